@@ -1,0 +1,101 @@
+"""The ResNeXt generator, trained to a pixel loss: the first stage of SRGAN-ResNeXt.
+
+Source: Juhong et al. 2023, Biomed. Opt. Express 14(1):18-36; blocks of Xie et al. 2017. The paper
+gives neither widths nor losses: sizes gpu and paper are our reading of it (16 blocks of 32 groups),
+laptop keeps every module and works at low resolution throughout.
+
+    python -m histojax.main --config=configs/generator.py
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def generator(size: str) -> ConfigDict:
+    """The network's fields, shared with srgan.py and joint.py."""
+    if size == "smoke":
+        return ConfigDict(
+            dict(
+                blocks=1,
+                features=16,
+                width=32,
+                cardinality=4,
+                activation="relu",
+                norm="none",
+                head_kernel=3,
+                upsampling="direct",
+                skip="bicubic",
+                output="linear",
+            )
+        )
+    if size == "laptop":
+        return ConfigDict(
+            dict(
+                blocks=8,
+                features=48,
+                width=64,
+                cardinality=2,
+                activation="prelu",
+                norm="none",
+                head_kernel=3,
+                upsampling="direct",
+                skip="bicubic",
+                output="linear",
+            )
+        )
+    if size == "gpu":
+        return ConfigDict(
+            dict(
+                blocks=16,
+                features=64,
+                width=256,
+                cardinality=32,
+                activation="prelu",
+                norm="none",
+                head_kernel=9,
+                tail_kernel=9,
+                upsampling="pixel_shuffle",
+                skip="bicubic",
+                output="linear",
+            )
+        )
+    return ConfigDict(
+        dict(
+            blocks=16,
+            features=64,
+            width=128,
+            cardinality=32,
+            activation="prelu",
+            norm="batch",
+            head_kernel=9,
+            tail_kernel=9,
+            upsampling="pixel_shuffle",
+            skip="none",
+            output="tanh",
+        )
+    )
+
+
+def get_config(size: str = "laptop") -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper."""
+    size = base.check_size(size)
+    config = base.base("generator", "generator")
+    config.generator = generator(size)
+    config.loss = ConfigDict({"pixel": "l1", "pixel_weight": 1.0})  # l1 | mse | charbonnier
+    config.ema_decay = 0.999
+    config.data.augmentation = ConfigDict(
+        {"flips": True, "rotations": True, "stain_sigma": 0.0, "stain_bias": 0.0}
+    )
+    config.data.crop = {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
+    config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    config.steps = {"smoke": 20, "laptop": 2_000, "gpu": 60_000, "paper": 20_000}[size]
+    config.optimizer = base.optimizer(
+        {"smoke": 1e-3, "laptop": 1e-3, "gpu": 5e-4, "paper": 2e-4}[size]
+    )
+    if size == "paper":
+        config.optimizer.update(schedule="constant", warmup_steps=0, b1=0.5, clip_norm=0.0)
+        config.loss.pixel = "mse"
+    return base.paced(config, size)

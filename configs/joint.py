@@ -1,0 +1,67 @@
+"""The main job: low-resolution image in, enhanced image and nuclei out, both networks together.
+
+Source: Juhong et al. 2023, joint SRGAN-ResNeXt and Inception U-Net, each started from its own run;
+the loss and its weights are ours, because the paper gives none. On an empty workdir this trains
+four stages, each in its folder: generator, segmentation, srgan, joint.
+
+    python -m histojax.main --config=configs/joint.py
+    python -m histojax.main --config=configs/joint.py --config.data.source=folder:$MONUSEG
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base, segmentation, srgan
+
+
+def get_config(size: str = "laptop") -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper."""
+    size = base.check_size(size)
+    config = base.base("joint", "joint")
+    start = srgan.get_config(size)
+    config.generator = start.generator.copy_and_resolve_references()
+    config.segmenter = segmentation.segmenter(size)
+    config.discriminator = srgan.discriminator(size)
+    config.threshold = 0.5  # of the foreground probability
+    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
+    config.loss = ConfigDict(
+        {
+            "pixel": "l1",
+            "pixel_weight": 1.0,
+            "features": srgan.feature_group(size),
+            "adversarial": {"form": "relativistic", "weight": 5e-3},  # 0: off
+            "bce_weight": 0.5,
+            "dice_weight": 0.5,
+            "squared_dice": False,
+            "mask_weight": 0.05,  # mask loss on the enhanced image, through the generator
+            "real_mask_weight": 0.02,  # on the real image, to keep the segmenter's skill
+        }
+    )
+    # Step at which each network starts to learn; -1: never.
+    config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
+    config.ema_decay = 0.995
+    config.data.augmentation = ConfigDict(
+        {"flips": True, "rotations": True, "stain_sigma": 0.1, "stain_bias": 0.02}
+    )
+    config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    config.steps = {"smoke": 10, "laptop": 400, "gpu": 10_000, "paper": 10_000}[size]
+    config.optimizer = base.optimizer(
+        {"smoke": 1e-4, "laptop": 1e-4, "gpu": 5e-5, "paper": 5e-5}[size]
+    )
+    config.segmenter_optimizer = base.optimizer(
+        {"smoke": 5e-4, "laptop": 5e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=1e-4
+    )
+    config.discriminator_optimizer = base.optimizer(
+        {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5
+    )
+    config.init.generator = start
+    config.init.segmenter = start.init.segmenter
+    stages = (start.init.generator, start.init.segmenter, start)
+    base.share(config, stages)
+    # The length of every stage in one place: --config.lengths.generator=12000.
+    config.lengths = ConfigDict({"joint": config.get_ref("steps")})
+    for stage in stages:
+        config.lengths[stage.name] = stage.get_ref("steps")
+    return base.paced(config, size)

@@ -1,0 +1,44 @@
+"""The Inception U-Net, trained on real high-resolution images and their nuclear masks.
+
+Source: Juhong et al. 2023 name the network and give nothing of it; ours is a U-Net (Ronneberger et
+al. 2015) of inception blocks (Szegedy et al. 2015) with batch normalisation, trained on
+cross-entropy and soft Dice.
+
+    python -m histojax.main --config=configs/segmentation.py
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+
+
+def segmenter(size: str) -> ConfigDict:
+    """The network's fields, shared with srgan.py and joint.py."""
+    if size == "smoke":
+        return ConfigDict(dict(depth=2, features=8, blocks_per_level=1))
+    if size == "laptop":
+        return ConfigDict(dict(depth=4, features=24, blocks_per_level=1))
+    return ConfigDict(dict(depth=4, features=64, blocks_per_level=2))
+
+
+def get_config(size: str = "laptop") -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper."""
+    size = base.check_size(size)
+    config = base.base("segmentation", "segmentation")
+    config.segmenter = segmenter(size)
+    config.threshold = 0.5  # of the foreground probability
+    config.loss = ConfigDict({"bce_weight": 0.5, "dice_weight": 0.5, "squared_dice": False})
+    config.ema_decay = 0.995
+    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
+    config.data.augmentation = ConfigDict(
+        {"flips": True, "rotations": True, "stain_sigma": 0.2, "stain_bias": 0.05}
+    )
+    config.data.crop = {"smoke": 32, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    config.steps = {"smoke": 20, "laptop": 1_000, "gpu": 20_000, "paper": 20_000}[size]
+    config.optimizer = base.optimizer(
+        {"smoke": 2e-3, "laptop": 2e-3, "gpu": 1e-3, "paper": 2e-4}[size], weight_decay=1e-4
+    )
+    return base.paced(config, size)

@@ -1,0 +1,69 @@
+"""SRGAN-ResNeXt: the generator trained against a PatchGAN, with feature and pixel terms.
+
+Source: Juhong et al. 2023; the terms and their weights follow Ledig et al. 2017 in form and are
+ours in value, because the paper gives none. The discriminator judges 70x70 patches (Isola et al.
+2017). The feature network is the run's own segmentation encoder in the small sizes, where nothing
+has to be fetched, and VGG19 in gpu and paper.
+
+    python -m histojax.main --config=configs/srgan.py
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base, generator, segmentation
+
+
+def feature_group(size: str) -> ConfigDict:
+    """Where and how images are compared in features, shared with joint.py."""
+    if size in ("gpu", "paper"):
+        layers = {"relu1_2": 0.1, "relu2_2": 0.1, "relu3_4": 1.0, "relu4_4": 1.0}
+        return ConfigDict(
+            dict(network="vgg19", path="", sha256="", layers=layers, form="l1", weight=0.1)
+        )
+    layers = {"level1": 1.0} if size == "smoke" else {"level1": 1.0, "level2": 1.0}
+    return ConfigDict(
+        dict(network="segmenter", path="", sha256="", layers=layers, form="l1", weight=0.05)
+    )
+
+
+def discriminator(size: str) -> ConfigDict:
+    """The network's fields, shared with joint.py."""
+    features = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
+    return ConfigDict(dict(features=features, norm="none", spectral_norm=True))
+
+
+def get_config(size: str = "laptop") -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper."""
+    size = base.check_size(size)
+    config = base.base("srgan", "srgan")
+    config.generator = generator.generator(size)
+    config.discriminator = discriminator(size)
+    config.segmenter = segmentation.segmenter(size)
+    config.loss = ConfigDict(
+        {
+            "pixel": "l1",
+            "pixel_weight": 1.0,
+            "features": feature_group(size),
+            "adversarial": {"form": "relativistic", "weight": 5e-3},
+        }
+    )
+    config.begin = ConfigDict({"generator": 0, "discriminator": 0})  # step of first learning
+    config.ema_decay = 0.995
+    config.data.augmentation = ConfigDict(
+        {"flips": True, "rotations": True, "stain_sigma": 0.0, "stain_bias": 0.0}
+    )
+    config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    config.steps = {"smoke": 10, "laptop": 500, "gpu": 20_000, "paper": 20_000}[size]
+    config.optimizer = base.optimizer(
+        {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 2e-4}[size], b1=0.5
+    )
+    config.discriminator_optimizer = base.optimizer(
+        {"smoke": 2e-4, "laptop": 4e-4, "gpu": 2e-4, "paper": 2e-4}[size], b1=0.5
+    )
+    config.init.generator = generator.get_config(size)
+    config.init.segmenter = segmentation.get_config(size)
+    base.share(config, (config.init.generator, config.init.segmenter))
+    return base.paced(config, size)

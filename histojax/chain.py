@@ -1,0 +1,202 @@
+"""A config and the runs it starts from, trained in order; then the scores and the report.
+
+`config.init` names, by network, the run that a stage starts from: a workdir, or the config of an
+earlier stage, which is trained first in a folder of its own below the chain's workdir. A stage that
+is done is not trained again.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import platform
+import sys
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from histojax import __version__, config, evaluation, runs, train
+from histojax.errors import UserError
+from histojax.imaging import report, writers
+
+Tree = Any
+
+
+def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+    """Trains what a config describes and everything it starts from.
+
+    Args:
+        settings: with `init`: network -> workdir (str) or config of an earlier stage.
+        workdir: the run's folder; a chain's stages get folders below it, named as configs are.
+
+    Returns:
+        The summary that summary.json holds.
+
+    Raises:
+        UserError: for a failure that the user can mend.
+        SystemExit: with status 0, when a signal stopped the run after its checkpoint was written.
+    """
+    try:
+        ordered = stages_of(settings)
+        if len(ordered) == 1:
+            return run_stage(settings, workdir, {})
+        started = time.time()
+        names = [stage.name for stage in ordered]
+        whole = settings.copy_and_resolve_references()
+        whole.chain = names
+        config.claim(whole, workdir)
+        for stage in ordered:
+            run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
+        return summarise_chain(workdir, names, seconds=time.time() - started)
+    except train.Stopped as stopped:
+        train.say(str(stopped))
+        sys.exit(0)
+
+
+def stages_of(settings: ConfigDict) -> list[ConfigDict]:
+    """The config and all that it starts from, earliest first, each name once.
+
+    Raises:
+        UserError: if two different configs carry one name.
+    """
+    found: dict[str, ConfigDict] = {}
+
+    def visit(stage: ConfigDict) -> None:
+        for start in stage.init.values():
+            if isinstance(start, ConfigDict):
+                visit(start)
+        known = found.setdefault(stage.name, stage)
+        different = config.differences(config.resolved(known), config.resolved(stage))
+        if different:
+            raise UserError(
+                f"two stages of this chain are called {stage.name!r} but differ in "
+                f"{'; '.join(different)}; give them different names"
+            )
+
+    visit(settings)
+    return list(found.values())
+
+
+def run_stage(
+    settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+) -> dict[str, Any]:
+    """Trains one stage unless it is done, and writes its summary.json and report.html."""
+    summary = workdir / "summary.json"
+    if summary.exists() and config.read(summary).get("steps") == settings.steps:
+        config.claim(settings, workdir)
+        train.say(f"{settings.name}: done at step {settings.steps}, in {workdir}")
+        return config.read(summary)
+    starts = starting_variables(settings, folders)
+    trained = train.train(settings, workdir, starts)
+    if jax.process_index() != 0:
+        return {}
+    return summarise_stage(trained)
+
+
+def starting_variables(
+    settings: ConfigDict, folders: Mapping[str, pathlib.Path]
+) -> dict[str, Tree]:
+    """Network -> variables, from the runs that `init` names.
+
+    The run named for the generator also gives its discriminator, where it has one. A named run
+    that lacks the network is refused.
+    """
+    starts: dict[str, Tree] = {}
+    for network, start in settings.init.items():
+        if not start:
+            continue
+        folder = folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
+        variables = runs.starting_variables(folder)
+        if network not in variables:
+            raise UserError(
+                f"init.{network}={folder} holds no {network}, but {', '.join(variables)}; name a "
+                "run that trains one"
+            )
+        starts[network] = variables[network]
+        if network == "generator" and "discriminator" in variables:
+            starts["discriminator"] = variables["discriminator"]
+    return starts
+
+
+def summarise_stage(trained: runs.Run) -> dict[str, Any]:
+    """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
+    train.say(f"{trained.config.name}: scoring the val split")
+    table = evaluation.score_workdir(trained.workdir)
+    last = runs.newest(trained.workdir)
+    summary = {
+        "name": trained.config.name,
+        "stage": trained.config.stage,
+        "steps": trained.config.steps,
+        "checkpoint_step": trained.step,
+        "seconds": last.meta()["seconds"],
+        "parameters": {
+            name: sum(leaf.size for leaf in jax.tree.leaves(params))
+            for name, params in trained.state.params.items()
+        },
+        **table,
+        **circumstances(),
+    }
+    writers.write_json(trained.workdir / "summary.json", summary)
+    place = report.run_report(trained.workdir)
+    train.say(f"{trained.config.name}: {place}")
+    return summary
+
+
+def summarise_chain(
+    workdir: pathlib.Path, names: list[str], *, seconds: float
+) -> dict[str, Any]:
+    """The table over all stages, with the chain's own summary.json and report.html."""
+    if jax.process_index() != 0:
+        return {}
+    stages = {
+        name: {"folder": name, "summary": config.read(workdir / name / "summary.json")}
+        for name in names
+    }
+    path = workdir / "summary.json"
+    if path.exists() and config.read(path).get("stages") == stages:
+        train.say(f"everything is done: {workdir / 'report.html'}")
+        return config.read(path)
+    train.say("scoring every way from the low-resolution image to a mask")
+    table = evaluation.score_workdir(workdir)
+    trained = sum(stage["summary"]["seconds"] for stage in stages.values())
+    summary = {
+        "name": names[-1],
+        "stages": stages,
+        "seconds": seconds,
+        "training_seconds": trained,
+        **table,
+        **circumstances(),
+    }
+    writers.write_json(path, summary)
+    print(evaluation.table_text(table["metrics"]))
+    train.say(str(report.chain_report(workdir)))
+    return summary
+
+
+def circumstances() -> dict[str, Any]:
+    """Hardware and versions that a number was made with."""
+    import flax
+    import numpy
+    import optax
+
+    devices = jax.devices()
+    return {
+        "hardware": {
+            "devices": len(devices),
+            "kind": devices[0].device_kind,
+            "platform": devices[0].platform,
+            "host": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+        },
+        "versions": {
+            "histojax": __version__,
+            "python": platform.python_version(),
+            "jax": jax.__version__,
+            "flax": flax.__version__,
+            "optax": optax.__version__,
+            "numpy": numpy.__version__,
+        },
+    }

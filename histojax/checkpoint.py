@@ -1,0 +1,235 @@
+"""Checkpoints: state, data position and meta (config, thresholds, scales) in one composite.
+
+A workdir keeps two series, checkpoints/last (to go on from; the one before is kept too) and
+checkpoints/best (to use). Orbax writes beside and renames, so a kill leaves no half checkpoint
+under a final name; one that was damaged later is passed over for the one before, and that is said.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from absl import logging
+
+from histojax.errors import UserError
+
+Tree = Any
+FORMAT = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """A checkpoint as read back.
+
+    Attributes:
+        step: steps the run had taken.
+        state: the tree, as asked for.
+        data: the input pipeline's position.
+        meta: config, thresholds, mpp_in, mpp_out, best, seconds, format.
+    """
+
+    step: int
+    state: Tree
+    data: Any
+    meta: dict[str, Any]
+
+
+class Series:
+    """The checkpoints of one folder, the newest `keep` of them."""
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+        self.folder = folder.absolute()
+        self.keep = keep
+        self._manager: ocp.CheckpointManager | None = None
+
+    def _open(self) -> ocp.CheckpointManager:
+        if self._manager is None:
+            self._manager = ocp.CheckpointManager(
+                self.folder,
+                options=ocp.CheckpointManagerOptions(
+                    max_to_keep=self.keep, enable_async_checkpointing=False, create=True
+                ),
+            )
+        return self._manager
+
+    def steps(self) -> list[int]:
+        """Steps that have a checkpoint, oldest first."""
+        if not self.folder.is_dir():
+            return []
+        return sorted(int(p.name) for p in self.folder.iterdir() if p.name.isdigit())
+
+    def save(self, step: int, state: Tree, *, data: Any, meta: Mapping[str, Any]) -> None:
+        """Writes the checkpoint of a step and drops the oldest beyond `keep`.
+
+        Checkpoints of this step or later, left by a run that has since gone back, are replaced.
+
+        Raises:
+            UserError: if the disk will not take it; earlier checkpoints stay.
+        """
+        try:
+            manager = self._open()
+            for later in [s for s in self.steps() if s >= step]:
+                manager.delete(later)
+            manager.save(
+                step,
+                args=ocp.args.Composite(
+                    state=ocp.args.StandardSave(_storable(state)),
+                    data=ocp.args.JsonSave({"position": data}),
+                    meta=ocp.args.JsonSave({"format": FORMAT, **meta}),
+                ),
+                force=True,
+            )
+        except (OSError, ValueError) as error:
+            if isinstance(error, ValueError) and "space" not in str(error).lower():
+                raise
+            raise UserError(
+                f"the checkpoint of step {step} could not be written to {self.folder} ({error}); "
+                "make room and run the same command again, which goes on from the one before"
+            ) from error
+
+    def restore(self, template: Tree) -> Restored | None:
+        """The newest checkpoint that can be read, in the form of `template`; None if there is none.
+
+        Args:
+            template: a tree of arrays; the result has its structure, dtypes and shardings.
+
+        Raises:
+            UserError: if the checkpoint is of another architecture (every missing and extra name
+                is listed) or every checkpoint is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                return self._read(step, template)
+            except UserError:
+                raise
+            except Exception as error:  # orbax raises many kinds for damaged files
+                logging.warning(
+                    "checkpoint %s of step %d is damaged (%s); using the one before",
+                    self.folder,
+                    step,
+                    str(error).splitlines()[0] if str(error) else type(error).__name__,
+                )
+        if steps:
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read (steps {steps} are damaged); remove "
+                "the folder to start this run afresh"
+            )
+        return None
+
+    def meta(self) -> dict[str, Any]:
+        """The meta of the newest readable checkpoint.
+
+        Raises:
+            UserError: if there is no checkpoint.
+        """
+        for step in reversed(self.steps()):
+            try:
+                return self._json(step, "meta")
+            except Exception as error:
+                logging.warning("checkpoint %s/%d is damaged: %s", self.folder, step, error)
+        raise UserError(
+            f"{self.folder} holds no checkpoint; train the run first, with the command that made "
+            "its folder"
+        )
+
+    def _json(self, step: int, item: str) -> Any:
+        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+            return reader.restore(self.folder / str(step) / item)
+
+    def _read(self, step: int, template: Tree) -> Restored:
+        meta = self._json(step, "meta")
+        if meta.get("format", 0) > FORMAT:
+            raise UserError(
+                f"{self.folder}/{step} was written by a newer histojax (format {meta['format']}, "
+                f"this one reads up to {FORMAT}); update histojax to use it"
+            )
+        place = self.folder / str(step) / "state"
+        wanted = _storable(template)
+        with ocp.StandardCheckpointer() as reader:
+            stored = _shapes(getattr(reader.metadata(place), "item_metadata", None))
+            if not stored:
+                raise ValueError("its list of arrays cannot be read")
+            check_names(stored, _shapes(wanted), place)
+            state = reader.restore(place, jax.tree.map(_abstract, wanted))
+        data = self._json(step, "data")["position"]
+        return Restored(step, _usable(state, template), data, meta)
+
+    def close(self) -> None:
+        """Ends the manager, if one was opened."""
+        if self._manager is not None:
+            self._manager.close()
+
+
+def check_names(
+    stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], place: Any
+) -> None:
+    """Compares names and shapes of a stored tree with those a model needs.
+
+    Raises:
+        UserError: listing every name that is missing (-), extra (+) or of another shape (~).
+    """
+    missing = [f"- {name} {wanted[name]}" for name in wanted if name not in stored]
+    extra = [f"+ {name} {stored[name]}" for name in stored if name not in wanted]
+    other = [
+        f"~ {name} stored {stored[name]}, needed {wanted[name]}"
+        for name in wanted
+        if name in stored and tuple(stored[name]) != tuple(wanted[name])
+    ]
+    if missing or extra or other:
+        raise UserError(
+            f"the checkpoint {place} is of another architecture than this config's (- missing, "
+            "+ extra, ~ other shape); use the config it was trained with or another workdir:\n"
+            + "\n".join(missing + extra + other)
+        )
+
+
+def _is_key(x: Any) -> bool:
+    return hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key)
+
+
+def _storable(tree: Tree) -> Tree:
+    """Typed PRNG keys as their numbers; everything else as it is."""
+
+    def forth(x: Any) -> Any:
+        if not _is_key(x):
+            return x
+        if isinstance(x, jax.ShapeDtypeStruct):
+            return jax.eval_shape(jax.random.key_data, x)
+        return jax.random.key_data(x)
+
+    return jax.tree.map(forth, tree)
+
+
+def _usable(stored: Tree, template: Tree) -> Tree:
+    """The inverse of `_storable`, into the template's structure."""
+    return jax.tree.map(
+        lambda like, value: jax.random.wrap_key_data(value) if _is_key(like) else value,
+        template,
+        stored,
+    )
+
+
+def _abstract(x: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=getattr(x, "sharding", None))
+
+
+def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {
+        "/".join(_name(part) for part in path): tuple(getattr(leaf, "shape", ()) or ())
+        for path, leaf in leaves
+    }
+
+
+def _name(part: Any) -> str:
+    for attribute in ("name", "key", "idx"):
+        if hasattr(part, attribute):
+            return str(getattr(part, attribute))
+    return str(part)

@@ -1,0 +1,84 @@
+"""Configs as kept in a workdir: resolved, written, read back and compared."""
+
+from __future__ import annotations
+
+import json
+import os
+import pathlib
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+
+# A run may go on with another of these: they change how long or how loudly it runs, not what it is.
+FREE = ("steps", "log", "eval", "checkpoint", "lengths", "max_skipped")
+
+
+def resolved(config: ConfigDict) -> dict[str, Any]:
+    """The config as plain JSON values, references resolved and tuples as lists."""
+    return json.loads(json.dumps(config.to_dict()))
+
+
+def restored(values: dict[str, Any]) -> ConfigDict:
+    """The inverse of `resolved`."""
+    return ConfigDict(values)
+
+
+def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
+    """Fields in which two resolved configs differ, as "name: old -> new", free ones left out."""
+    found = []
+    for name in sorted(set(old) | set(new)):
+        if name in FREE:
+            continue
+        path = f"{prefix}{name}"
+        if name not in old or name not in new:
+            found.append(f"{path}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}")
+        elif isinstance(old[name], dict) and isinstance(new[name], dict):
+            found += differences(old[name], new[name], f"{path}.")
+        elif old[name] != new[name]:
+            found.append(f"{path}: {old[name]!r} -> {new[name]!r}")
+    return found
+
+
+def read(path: pathlib.Path) -> dict[str, Any]:
+    """The resolved config that a workdir holds.
+
+    Raises:
+        UserError: if it is not there or not JSON.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise UserError(
+            f"{path.parent} is not a workdir: it holds no config.json; name the folder of a run"
+        ) from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path} is not JSON ({error}); restore or remove the workdir") from error
+
+
+def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
+    """Writes the config into a new workdir, or checks it against the one that is there.
+
+    Raises:
+        UserError: if the workdir was started with another config (every differing field is
+            listed) or cannot be written.
+    """
+    path = workdir / "config.json"
+    values = resolved(config)
+    if path.exists():
+        found = differences(read(path), values)
+        if found:
+            raise UserError(
+                f"{workdir} was started with another config; use another --workdir or take back: "
+                + "; ".join(found)
+            )
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        beside = path.with_suffix(".json.tmp")
+        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
+        os.replace(beside, path)
+    except OSError as error:
+        raise UserError(
+            f"--workdir={workdir} cannot be written ({error.strerror}); name a folder that can"
+        ) from error

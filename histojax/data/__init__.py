@@ -1,0 +1,1 @@
+"""Data: sources, degradation, stain, augmentation and the input pipeline."""

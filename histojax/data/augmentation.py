@@ -1,0 +1,242 @@
+"""Random crops, the eight flips and rotations, stain and light jitter.
+
+An example is a dict of registered arrays of one field of view: "hr" (H, W, 3) uint8 and, where
+present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Geometry moves all of them
+together; colour changes the images alone. What is random is drawn first and then applied by
+functions that run on NumPy arrays (host) and on jax.numpy arrays (inside a jitted function) alike.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from histojax.data import stain
+from histojax.errors import UserError
+
+IMAGES = ("hr", "lr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Augmentation:
+    """What is varied, and by how much.
+
+    Attributes:
+      flips: mirror along each axis with probability 1/2.
+      rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the square.
+      stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
+      stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
+      brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
+      contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
+      zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
+        labels (host only); (1, 1) is off. It changes the pixel size, so it suits segmentation
+        across scanners and not super-resolution at a known scale.
+
+    Raises:
+      UserError: when a value breaks its rule.
+    """
+
+    flips: bool = True
+    rotations: bool = True
+    stain_sigma: float = 0.0
+    stain_bias: float = 0.0
+    brightness: float = 0.0
+    contrast: float = 0.0
+    zoom: tuple[float, float] = (1.0, 1.0)
+
+    def __post_init__(self):
+        for field in ("flips", "rotations"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
+        for field in ("stain_sigma", "stain_bias", "brightness", "contrast"):
+            value = getattr(self, field)
+            if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
+                raise UserError(
+                    f"augmentation.{field}={value!r} is out of range; give a number from 0 (off) "
+                    "to below 1"
+                )
+        zoom = self.zoom
+        if not (
+            isinstance(zoom, (tuple, list))
+            and len(zoom) == 2
+            and all(isinstance(v, (int, float)) for v in zoom)
+            and 0.25 <= zoom[0] <= zoom[1] <= 4.0
+        ):
+            raise UserError(
+                f"augmentation.zoom={zoom!r} is not a range; give (low, high) with "
+                "0.25 <= low <= high <= 4"
+            )
+        object.__setattr__(self, "zoom", tuple(float(v) for v in zoom))
+
+    @classmethod
+    def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
+        """Reads `config.data.augmentation`; fields left out keep their defaults.
+
+        Raises:
+          UserError: for an unknown field or a value that breaks its rule.
+        """
+        values = dict(config.items()) if config is not None else {}
+        known = [field.name for field in dataclasses.fields(cls)]
+        unknown = sorted(set(values) - set(known))
+        if unknown:
+            raise UserError(f"augmentation has no field {unknown[0]!r}; its fields are {known}")
+        return cls(**values)
+
+    @property
+    def zooms(self) -> bool:
+        return self.zoom != (1.0, 1.0)
+
+
+NONE = Augmentation(flips=False, rotations=False)
+
+
+def symmetries(augmentation: Augmentation) -> tuple[int, ...]:
+    """The indices of `dihedral` that an augmentation draws from, evenly."""
+    if augmentation.flips and augmentation.rotations:
+        return tuple(range(8))
+    if augmentation.flips:
+        return (0, 1, 2, 3)
+    if augmentation.rotations:
+        return (0, 3, 5, 6)
+    return (0,)
+
+
+def dihedral(image: Any, index: Any) -> Any:
+    """One of the eight symmetries of the square.
+
+    Args:
+      image: (H, W) or (H, W, C); square where the axes are to be exchanged on a JAX array.
+      index: 0..7; bit 2 exchanges rows and columns, then bit 0 reverses the rows and bit 1 the
+        columns. 0 is the identity, 3 the half turn, 5 and 6 the quarter turns.
+
+    Returns:
+      The transformed image; a view for NumPy.
+    """
+    xp = image.__array_namespace__()
+    if xp is np:
+        if index & 4:
+            image = image.swapaxes(0, 1)
+        if index & 1:
+            image = image[::-1]
+        if index & 2:
+            image = image[:, ::-1]
+        return image
+    image = xp.where(index & 4, image.swapaxes(0, 1), image)
+    image = xp.where(index & 1, image[::-1], image)
+    return xp.where(index & 2, image[:, ::-1], image)
+
+
+def _uniform(rng: Any, count: int) -> Any:
+    """float32 (count,) in [0, 1) from a np.random.Generator or a JAX key."""
+    if isinstance(rng, np.random.Generator):
+        return rng.random(count, dtype=np.float32)
+    import jax
+
+    return jax.random.uniform(rng, (count,))
+
+
+def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
+    """Draws the upper left corner of a crop, every position alike.
+
+    Args:
+      rng: np.random.Generator or JAX key.
+      height: of the image in px, at least `crop`; may be traced.
+      width: likewise.
+      crop: side of the crop in px.
+      step: the corner is a multiple of this, so that a registered image at 1/step keeps pace.
+
+    Returns:
+      int32 (2,): y, x.
+    """
+    u = _uniform(rng, 2)
+    xp = u.__array_namespace__()
+    places = (xp.asarray([height, width]) - crop) // step + 1
+    return xp.minimum(xp.floor(u * places).astype(xp.int32), places - 1).astype(xp.int32) * step
+
+
+def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
+    """Draws one example's augmentation, except for its crop.
+
+    Args:
+      augmentation: the ranges.
+      rng: np.random.Generator, or a JAX key inside a jitted function.
+
+    Returns:
+      "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
+      float32 of the light (shift in [-1, 1] of the full range), "zoom" float32.
+    """
+    if isinstance(rng, np.random.Generator):
+        stain_rng = rng
+    else:
+        import jax
+
+        rng, stain_rng = jax.random.split(rng)
+    u = _uniform(rng, 4)
+    xp = u.__array_namespace__()
+    allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
+    low, high = augmentation.zoom
+    return {
+        "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
+        "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
+        "shift": augmentation.brightness * (2.0 * u[2] - 1.0),
+        "zoom": low * (high / low) ** u[3],
+        **stain.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng),
+    }
+
+
+def light(image: Any, parameters: Mapping[str, Any]) -> Any:
+    """Contrast about mid-grey, then brightness.
+
+    Args:
+      image: (H, W, 3) uint8, NumPy or JAX.
+      parameters: "gain", "shift" (shares of the full range).
+
+    Returns:
+      uint8 (H, W, 3): round(clip((v - 127.5) gain + 127.5 + 255 shift)).
+    """
+    xp = image.__array_namespace__()
+    grey = np.arange(256, dtype=np.float32) if xp is np else image.astype(xp.float32)
+    grey = (grey - 127.5) * parameters["gain"] + 127.5 + 255.0 * parameters["shift"]
+    grey = xp.floor(xp.clip(grey, 0.0, 255.0) + 0.5).astype(xp.uint8)
+    return np.take(grey, image) if xp is np else grey
+
+
+def apply(
+    example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
+) -> dict[str, Any]:
+    """Moves and recolours a cropped example.
+
+    Args:
+      example: registered arrays, cropped; see the head of this module.
+      parameters: what `sample_parameters` drew.
+      augmentation: what is switched on (its ranges are not read again).
+
+    Returns:
+      A new dict of the same fields, shapes and dtypes; NumPy arrays may be views.
+    """
+    moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
+    recolours = augmentation.stain_sigma > 0 or augmentation.stain_bias > 0
+    relights = augmentation.brightness > 0 or augmentation.contrast > 0
+    for name in IMAGES:
+        if name in moved and recolours:
+            moved[name] = stain.jitter(moved[name], parameters)
+        if name in moved and relights:
+            moved[name] = light(moved[name], parameters)
+    return moved
+
+
+def resample(array: np.ndarray, size: int) -> np.ndarray:
+    """(n, n) labels by nearest neighbour or (n, n, 3) uint8 by bilinear -> side `size` (host)."""
+    if array.shape[0] == size and array.shape[1] == size:
+        return array
+    if array.ndim == 3:
+        image = Image.fromarray(np.ascontiguousarray(array))
+        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+    rows = (np.arange(size) * 2 + 1) * array.shape[0] // (2 * size)
+    columns = (np.arange(size) * 2 + 1) * array.shape[1] // (2 * size)
+    return array[np.ix_(rows, columns)]

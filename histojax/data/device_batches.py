@@ -1,0 +1,191 @@
+"""Training batches made on the device, from a set that lies in its memory as uint8.
+
+JAX is imported inside the functions: grain's worker processes import this package too, and must
+not start JAX.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from histojax.data import augmentation as augmentation_lib
+from histojax.data import degradation as degradation_lib
+from histojax.data.recipe import Recipe, finish, read_checked
+
+
+@dataclasses.dataclass(frozen=True)
+class Store:
+    """A whole set, padded to its largest image: arrays (N, H, W, ...) and sizes int32 (N, 2)."""
+
+    arrays: dict[str, np.ndarray]
+    sizes: np.ndarray
+
+
+def load_store(source: Any, recipe: Recipe, max_bytes: int) -> Store | None:
+    """Reads every image of a source for `DeviceBatches`.
+
+    Returns:
+      The padded set, or None as soon as it is seen to need more than `max_bytes`.
+    """
+    images = []
+    largest: dict[str, tuple[int, ...]] = {}
+    width_of: dict[str, int] = {}
+    for index in range(len(source)):
+        image = read_checked(source, index, recipe)
+        for field in recipe.stored:
+            shape = image[field].shape
+            grown = np.maximum(largest.get(field, shape), shape)
+            largest[field] = tuple(int(n) for n in grown)
+            width_of[field] = max(width_of.get(field, 0), image[field].dtype.itemsize)
+        needed = len(source) * sum(np.prod(largest[f]) * width_of[f] for f in recipe.stored)
+        if needed > max_bytes:
+            return None
+        images.append(image)
+    arrays = {}
+    for field in recipe.stored:
+        dtype = np.result_type(*(image[field].dtype for image in images))
+        arrays[field] = np.zeros((len(images), *largest[field]), dtype)
+        for row, image in zip(arrays[field], images, strict=True):
+            height, width = image[field].shape[:2]
+            row[:height, :width] = image[field]
+    sizes = np.array([image["hr"].shape[:2] for image in images], np.int32)
+    return Store(arrays, sizes)
+
+
+class DeviceBatches:
+    """Endless training batches made on the device from a set that lies in its memory.
+
+    Stateless: batch number `position` is a jitted function of the set, the seed and the position.
+    Each epoch draws every image once, in an order of its own. Rows of a batch have random keys of
+    their own, so a batch does not depend on how many devices share it.
+
+    Args:
+      store: the set.
+      recipe: what is made of each image; its degradation must run on the device.
+      batch_size: B of the global batch.
+      seed: 0 .. 2**32 - 1.
+      sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
+        computing its own rows, also across processes. None: on the default device.
+      process_index: without `sharding`, the part of the global batch that this process makes ...
+      process_count: ... of so many.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        seed: int,
+        sharding: Any = None,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        import jax
+        from jax.sharding import NamedSharding, PartitionSpec
+
+        self._seed = np.uint32(seed)
+        self._batch_size = batch_size
+        self._count = len(store.sizes)
+        self._position = 0
+        arrays = {**store.arrays, "sizes": store.sizes}
+        make = jax.vmap(_device_example(recipe), in_axes=(None, 0, 0))
+        rows = slice(None)
+        if sharding is None:
+            local = batch_size // process_count
+            rows = slice(process_index * local, (process_index + 1) * local)
+            self._arrays = jax.device_put(arrays)
+        else:
+            split, whole = PartitionSpec(sharding.spec[0]), PartitionSpec()
+            # Random draws and slices only: there is no gradient for the check to guard.
+            make = jax.shard_map(
+                make,
+                mesh=sharding.mesh,
+                in_specs=(whole, split, split),
+                out_specs=split,
+                check_vma=False,
+            )
+            replicated = NamedSharding(sharding.mesh, whole)
+            self._arrays = {
+                name: jax.make_array_from_callback(
+                    array.shape, replicated, lambda index, array=array: array[index]
+                )
+                for name, array in arrays.items()
+            }
+
+        def batch(arrays, seed, position, epoch, first):
+            order_key, example_key = jax.random.split(jax.random.key(seed))
+            images = _epoch_order(order_key, self._count, epoch, first, batch_size)
+            position_key = jax.random.fold_in(example_key, position)
+            keys = jax.vmap(lambda row: jax.random.fold_in(position_key, row))(
+                jax.numpy.arange(batch_size)
+            )
+            return make(arrays, images[rows], keys[rows])
+
+        self._make = jax.jit(batch)
+
+    def __iter__(self) -> DeviceBatches:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        epoch, first = divmod(self._position * self._batch_size, self._count)
+        batch = self._make(
+            self._arrays,
+            self._seed,
+            np.uint32(self._position),
+            np.uint32(epoch),
+            np.uint32(first),
+        )
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position of the next batch; JSON-able."""
+        return {"position": self._position}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues with the batch at the given position."""
+        self._position = int(state["position"])
+
+    def close(self) -> None:
+        """Nothing runs in the background; here for the likeness with `HostBatches`."""
+
+
+def _epoch_order(key: Any, count: int, epoch: Any, first: Any, batch_size: int) -> Any:
+    """Images of the `batch_size` examples from number `first` of `epoch` on, int32."""
+    import jax
+    import jax.numpy as jnp
+
+    epochs = epoch + jnp.arange((batch_size + count - 2) // count + 1, dtype=jnp.uint32)
+    orders = jax.vmap(lambda e: jax.random.permutation(jax.random.fold_in(key, e), count))(epochs)
+    return orders.reshape(-1)[first + jnp.arange(batch_size, dtype=jnp.uint32)]
+
+
+def _device_example(recipe: Recipe) -> Any:
+    """(arrays of the whole set, image number, key) -> one example, in jax.numpy."""
+    import jax
+
+    def example(arrays, index, key):
+        crop_key, augmentation_key, degradation_key = jax.random.split(key, 3)
+        height, width = arrays["sizes"][index]
+        y, x = augmentation_lib.sample_origin(crop_key, height, width, recipe.crop, recipe.step)
+        cropped = {}
+        for field in recipe.stored:
+            scale = recipe.scale if field == "lr" else 1
+            array, side = arrays[field], recipe.crop // scale
+            tail = array.shape[3:]
+            start = (index, y // scale, x // scale) + (0,) * len(tail)
+            cropped[field] = jax.lax.dynamic_slice(array, start, (1, side, side, *tail))[0]
+        augmentation = augmentation_lib.sample_parameters(recipe.augmentation, augmentation_key)
+        degradation = {}
+        if recipe.degrades:
+            degradation = degradation_lib.sample_parameters(
+                recipe.degradation, degradation_key, recipe.lr_shape
+            )
+        return finish(cropped, recipe, augmentation, degradation)
+
+    return example

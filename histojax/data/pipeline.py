@@ -1,0 +1,438 @@
+"""Batches of crops for training and evaluation.
+
+A batch is a dict of the fields asked for, of B crops each:
+
+    "hr" uint8 (B, crop, crop, 3)     "lr" uint8 (B, crop/r, crop/r, 3)
+    "mask" uint8 (B, crop, crop)      "instances" int32 (B, crop, crop)
+
+Training batches come in one of two ways, and `train_batches` chooses. On the host, grain maps image
+indices to augmented crops in threads or worker processes (`HostBatches`). On the device, the whole
+set lies in the accelerator's memory and one jitted function makes a batch from an integer
+(`device_batches.DeviceBatches`). Both streams are pure functions of (seed, position), so the
+position alone, a number, resumes either.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+
+from histojax.data import augmentation as augmentation_lib
+from histojax.data import degradation as degradation_lib
+from histojax.data.device_batches import DeviceBatches, load_store
+from histojax.data.recipe import ImageCache, Recipe, cut, finish, make_recipe
+from histojax.errors import UserError
+
+PLACEMENTS = ("auto", "host", "device")
+_GIB = 2**30
+# Visits of `crops_per_image` crops whose order is mixed; as many images are held decoded at once.
+_MIXED_VISITS = 16
+_BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainExample:
+    """Image index and generator -> one augmented example: what grain maps over the stream."""
+
+    images: ImageCache
+    recipe: Recipe
+
+    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        recipe = self.recipe
+        image = self.images[index]
+        height, width = image["hr"].shape[:2]
+        parameters = augmentation_lib.sample_parameters(recipe.augmentation, rng)
+        size = recipe.crop
+        if recipe.augmentation.zooms:
+            size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
+        y, x = augmentation_lib.sample_origin(rng, height, width, size, recipe.step)
+        cropped = cut(image, int(y), int(x), size, recipe)
+        if size != recipe.crop:
+            cropped = {
+                field: augmentation_lib.resample(array, recipe.crop)
+                for field, array in cropped.items()
+            }
+        degradation = {}
+        if recipe.degrades:
+            degradation = degradation_lib.sample_parameters(
+                recipe.degradation, rng, recipe.lr_shape
+            )
+        return finish(cropped, recipe, parameters, degradation)
+
+
+@functools.lru_cache(maxsize=64)
+def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
+    return np.random.default_rng(seed).permutation(count)
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageOrder:
+    """The endless stream of image numbers: every image once an epoch, each epoch in a new order.
+
+    An image stays for `crops_per_image` places at each visit, and the places of _MIXED_VISITS
+    visits are mixed. (grain's own shuffle spends a millisecond a number on sets of a few dozen.)
+    """
+
+    count: int
+    seed: int
+    crops_per_image: int = 1
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, place: int) -> int:
+        visit = place
+        if self.crops_per_image > 1:
+            places = _MIXED_VISITS * self.crops_per_image
+            block, place = divmod(place, places)
+            mixed = _permutation((self.seed, 1, block), places)[place]
+            visit = block * _MIXED_VISITS + int(mixed) // self.crops_per_image
+        epoch, number = divmod(visit, self.count)
+        return int(_permutation((self.seed, 0, epoch), self.count)[number])
+
+
+@contextlib.contextmanager
+def _single_threaded_children() -> Iterator[None]:
+    """Processes started inside run BLAS on one thread: workers would fight over the cores."""
+    before = {name: os.environ.get(name) for name in _BLAS_THREADS}
+    os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+class HostBatches:
+    """Endless training batches made by grain on the host; NumPy arrays.
+
+    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p,
+    p + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
+
+    Args:
+      source: the images; picklable when `workers` > 0.
+      recipe: what is made of each.
+      batch_size: of this process.
+      seed: 0 .. 2**32 - 1.
+      workers: worker processes; 0 uses threads. A script that uses workers needs the usual
+        `if __name__ == "__main__":`, for they are spawned.
+      crops_per_image: crops drawn each time that an image is visited; above 1 an image that does
+        not fit `cache_bytes` is read once for all of them.
+      cache_bytes: decoded images kept in memory, all workers together.
+      process_index: p.
+      process_count: n.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        recipe: Recipe,
+        *,
+        batch_size: int,
+        seed: int,
+        workers: int = 0,
+        crops_per_image: int = 1,
+        cache_bytes: int = _GIB,
+        process_index: int = 0,
+        process_count: int = 1,
+    ):
+        order = ImageOrder(len(source), seed, crops_per_image)
+        images = grain.MapDataset.source(order).seed(seed)
+        cache = ImageCache(source, recipe, cache_bytes // max(1, workers))
+        examples = images.random_map(_TrainExample(cache, recipe))
+        examples = examples[process_index::process_count]
+        self._batches = examples.batch(batch_size, drop_remainder=True)
+        self._workers = workers
+        self._position = 0
+        self._iterator = None
+
+    def __iter__(self) -> HostBatches:
+        return self
+
+    def _start(self) -> dict[str, np.ndarray]:
+        """Starts the threads or workers at the position, and returns the first batch."""
+        batches = self._batches[self._position :]
+        if not self._workers:
+            threads = min(4, os.cpu_count() or 1)
+            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+            self._iterator = iter(batches.to_iter_dataset(options))
+            return next(self._iterator)
+        from absl import flags
+
+        if not flags.FLAGS.is_parsed():
+            # grain reads absl flags when it starts workers; a notebook or test has parsed none.
+            flags.FLAGS.mark_as_parsed()
+        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
+        dataset = batches.to_iter_dataset(options).mp_prefetch(
+            grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4)
+        )
+        with _single_threaded_children():
+            self._iterator = iter(dataset)
+            return next(self._iterator)
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        batch = self._start() if self._iterator is None else next(self._iterator)
+        self._position += 1
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """The position of the next batch; JSON-able."""
+        return {"position": self._position}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues with the batch at the given position."""
+        self.close()
+        self._position = int(state["position"])
+
+    def close(self) -> None:
+        """Stops the threads or workers; the next batch starts them again."""
+        if self._iterator is not None:
+            self._iterator.close()
+            self._iterator = None
+
+
+def _needs_host(recipe: Recipe) -> str | None:
+    """What keeps a recipe off the device, in words, or None."""
+    if recipe.degrades and not degradation_lib.runs_on_device(recipe.degradation):
+        return "JPEG degradation runs on the host only (degradation.jpeg_probability=0 drops it)"
+    if recipe.augmentation.zooms:
+        return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
+    return None
+
+
+def _whole_number(value: Any, name: str, least: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
+        raise UserError(f"{name}={value!r} is not a whole number from {least}; give one")
+    return int(value)
+
+
+def train_batches(
+    source: Any,
+    data_config: Mapping[str, Any],
+    *,
+    fields: Sequence[str],
+    batch_size: int,
+    seed: int,
+    process_index: int = 0,
+    process_count: int = 1,
+    sharding: Any = None,
+) -> HostBatches | DeviceBatches:
+    """Endless training batches with a position that can be saved.
+
+    Args:
+      source: the images.
+      data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto", "host"
+        or "device"; auto takes the device where there is an accelerator, the set fits device_bytes
+        and every step can run there), device_bytes, workers, crops_per_image, cache_bytes.
+      fields: the batch's fields, out of `FIELDS`.
+      batch_size: B of the global batch, over all processes.
+      seed: 0 .. 2**32 - 1.
+      process_index: of this process.
+      process_count: number of processes; each makes B / process_count examples, all different.
+      sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
+        NumPy arrays of this process's part whatever it says.
+
+    Returns:
+      An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
+      next batch is identical to the one that followed get_state.
+
+    Raises:
+      UserError: for a config value that breaks its rule, fields that the source does not hold, or
+        device placement where it is not possible. An unusable image is refused when it is read.
+    """
+    recipe = make_recipe(source, data_config, fields)
+    _whole_number(batch_size, "batch size", 1)
+    _whole_number(seed, "seed", 0)
+    workers = _whole_number(data_config.get("workers", 0), "config.data.workers", 0)
+    visits = _whole_number(data_config.get("crops_per_image", 1), "config.data.crops_per_image", 1)
+    device_bytes = _whole_number(
+        data_config.get("device_bytes", 2 * _GIB), "config.data.device_bytes", 0
+    )
+    cache_bytes = _whole_number(data_config.get("cache_bytes", _GIB), "config.data.cache_bytes", 0)
+    placement = data_config.get("placement", "auto")
+    if placement not in PLACEMENTS:
+        raise UserError(
+            f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
+        )
+    if seed >= 2**32:
+        raise UserError(f"seed={seed} is too large; give one below 2**32")
+    if batch_size % process_count:
+        raise UserError(
+            f"batch size {batch_size} cannot be split over {process_count} processes; choose a "
+            f"multiple of {process_count}"
+        )
+
+    reason = _needs_host(recipe)
+    if placement == "device" and reason:
+        raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
+    if placement == "device" or (placement == "auto" and not reason and _has_accelerator()):
+        store = load_store(source, recipe, device_bytes)
+        if store is None and placement == "device":
+            raise UserError(
+                f"config.data.placement='device' is not possible: the set of {len(source)} images "
+                f"does not fit config.data.device_bytes={device_bytes}; raise that or use 'host'"
+            )
+        if store is not None:
+            return DeviceBatches(
+                store,
+                recipe,
+                batch_size=batch_size,
+                seed=seed,
+                sharding=sharding,
+                process_index=process_index,
+                process_count=process_count,
+            )
+    return HostBatches(
+        source,
+        recipe,
+        batch_size=batch_size // process_count,
+        seed=seed,
+        workers=workers,
+        crops_per_image=visits,
+        cache_bytes=cache_bytes,
+        process_index=process_index,
+        process_count=process_count,
+    )
+
+
+def _has_accelerator() -> bool:
+    import jax
+
+    return jax.default_backend() != "cpu"
+
+
+def crop_origins(
+    height: int, width: int, crop: int, crops_per_image: int, step: int = 1
+) -> list[tuple[int, int]]:
+    """Corners (y, x) of a regular grid of crops; one crop is the centre one.
+
+    Args:
+      height: of the image in px.
+      width: likewise.
+      crop: side in px.
+      crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
+      step: corners are rounded down to multiples of this.
+    """
+    side = round(crops_per_image**0.5)
+    shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
+    rows = [int((height - crop) * share) // step * step for share in shares]
+    columns = [int((width - crop) * share) // step * step for share in shares]
+    return [(y, x) for y in rows for x in columns]
+
+
+class EvalBatches:
+    """The same padded batches at every iteration; see `eval_batches`."""
+
+    def __init__(
+        self,
+        images: ImageCache,
+        recipe: Recipe,
+        *,
+        count: int,
+        batch_size: int,
+        crops_per_image: int,
+        seed: int,
+    ):
+        self._images = images
+        self._recipe = recipe
+        self._count = count
+        self._batch_size = batch_size
+        self._crops_per_image = crops_per_image
+        self._seed = seed
+
+    @property
+    def examples(self) -> int:
+        """How many examples there are, padding left out."""
+        return self._count * self._crops_per_image
+
+    def __len__(self) -> int:
+        return -(-self.examples // self._batch_size)
+
+    def _example(self, number: int) -> dict[str, np.ndarray]:
+        recipe = self._recipe
+        index, place = divmod(number, self._crops_per_image)
+        image = self._images[index]
+        height, width = image["hr"].shape[:2]
+        y, x = crop_origins(height, width, recipe.crop, self._crops_per_image, recipe.step)[place]
+        degradation = {}
+        if recipe.degrades:
+            name = image["name"] if place == 0 else f"{image['name']}#{place}"
+            degradation = degradation_lib.sample_parameters(
+                recipe.degradation,
+                degradation_lib.evaluation_rng(self._seed, name),
+                recipe.lr_shape,
+            )
+        return finish(cut(image, y, x, recipe.crop, recipe), recipe, None, degradation)
+
+    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
+        for first in range(0, self.examples, self._batch_size):
+            last = min(first + self._batch_size, self.examples)
+            rows = [self._example(number) for number in range(first, last)]
+            padding = self._batch_size - len(rows)
+            rows += rows[-1:] * padding
+            batch = {field: np.stack([row[field] for row in rows]) for field in rows[0]}
+            batch["weight"] = np.ones(self._batch_size, np.float32)
+            batch["weight"][self._batch_size - padding :] = 0.0
+            yield batch
+
+
+def eval_batches(
+    source: Any,
+    data_config: Mapping[str, Any],
+    *,
+    fields: Sequence[str],
+    batch_size: int,
+    crop: int | None = None,
+    limit: int | None = None,
+    crops_per_image: int = 1,
+    seed: int = 0,
+) -> EvalBatches:
+    """Finite, deterministic batches without augmentation, to watch a run by.
+
+    Args:
+      source: the images, in their order.
+      data_config: `config.data`: crop, scale, degradation, cache_bytes.
+      fields: the batch's fields, out of `FIELDS`.
+      batch_size: B; the last batch is padded to it by repeating its last example.
+      crop: side in hr px; None takes `config.data.crop`.
+      limit: at most so many images, the first ones; None takes all.
+      crops_per_image: 1 for the centre, n^2 for a grid of n by n.
+      seed: with the image's name, the seed of its degradation.
+
+    Returns:
+      An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
+      padding and 1 elsewhere.
+
+    Raises:
+      UserError: for a config value that breaks its rule or fields that the source does not hold.
+    """
+    recipe = make_recipe(source, data_config, fields, crop=crop, augment=False)
+    _whole_number(batch_size, "batch size", 1)
+    _whole_number(crops_per_image, "crops per image", 1)
+    if round(crops_per_image**0.5) ** 2 != crops_per_image:
+        raise UserError(
+            f"{crops_per_image} crops per image make no square grid; give 1, 4, 9, 16, ..."
+        )
+    count = len(source)
+    if limit is not None:
+        count = min(count, _whole_number(limit, "limit", 1))
+    cache_bytes = _whole_number(data_config.get("cache_bytes", _GIB), "config.data.cache_bytes", 0)
+    return EvalBatches(
+        ImageCache(source, recipe, cache_bytes),
+        recipe,
+        count=count,
+        batch_size=batch_size,
+        crops_per_image=crops_per_image,
+        seed=seed,
+    )

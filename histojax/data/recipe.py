@@ -1,0 +1,237 @@
+"""How one example is made of one image of a source: read, cut, augment, degrade.
+
+A source gives whole images by index: source[i] -> {"name": str, "hr": uint8 (H, W, 3), and where
+present "instances": int32 (H, W), "mask": uint8 (H, W), "lr": uint8 (H/r, W/r, 3)}. An example is a
+dict of the fields asked for, cut to one crop and registered with each other.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from histojax.data import augmentation as augmentation_lib
+from histojax.data import degradation as degradation_lib
+from histojax.errors import UserError
+
+FIELDS = ("lr", "hr", "mask", "instances")
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """How one example is made of one image.
+
+    Attributes:
+      crop: side of the crop in hr px.
+      fields: what a batch holds.
+      stored: what is read of each image for it.
+      degradation: how lr is made where it is not stored.
+      augmentation: what is varied.
+    """
+
+    crop: int
+    fields: tuple[str, ...]
+    stored: tuple[str, ...]
+    degradation: degradation_lib.Degradation
+    augmentation: augmentation_lib.Augmentation
+
+    @property
+    def scale(self) -> int:
+        return self.degradation.scale
+
+    @property
+    def degrades(self) -> bool:
+        return "lr" in self.fields and "lr" not in self.stored
+
+    @property
+    def lr_shape(self) -> tuple[int, int, int]:
+        return (self.crop // self.scale, self.crop // self.scale, 3)
+
+    @property
+    def step(self) -> int:
+        """Crops start at multiples of this many px: r where lr is a registered image."""
+        return self.scale if "lr" in self.stored else 1
+
+
+def make_recipe(
+    source: Any,
+    data_config: Mapping[str, Any],
+    fields: Sequence[str],
+    *,
+    crop: int | None = None,
+    augment: bool = True,
+) -> Recipe:
+    """Reads the data config against what the source offers.
+
+    Args:
+      source: the images; the first is read.
+      data_config: `config.data`.
+      fields: the batch's fields, out of `FIELDS`.
+      crop: side in hr px; None takes `config.data.crop`.
+      augment: whether `config.data.augmentation` applies.
+
+    Raises:
+      UserError: for an empty source, a field that it does not hold, or a config value that breaks
+        its rule.
+    """
+    unknown = sorted(set(fields) - set(FIELDS))
+    if unknown or not fields:
+        raise UserError(f"batch fields {list(fields)} are not known; choose out of {list(FIELDS)}")
+    if not len(source):
+        raise UserError("the data source holds no images; check config.data.source and split")
+    first = source[0]
+    stored = ["hr"]
+    if "lr" in fields and "lr" in first:
+        stored.append("lr")
+    if "mask" in fields and "mask" in first:
+        stored.append("mask")
+    wants_instances = "instances" in fields or ("mask" in fields and "mask" not in first)
+    if wants_instances and "instances" not in first:
+        missing = "instances" if "instances" in fields else "mask"
+        raise UserError(
+            f"{missing!r} is asked for, but image {first['name']!r} has no annotation; choose a "
+            "labelled config.data.source"
+        )
+    if wants_instances:
+        stored.append("instances")
+
+    crop = data_config.get("crop", 96) if crop is None else crop
+    degradation = degradation_lib.Degradation.from_config(
+        data_config.get("degradation"), data_config.get("scale", 4)
+    )
+    if not isinstance(crop, int) or crop < 1 or crop % degradation.scale:
+        raise UserError(
+            f"config.data.crop={crop!r} is not a positive multiple of config.data.scale="
+            f"{degradation.scale}; choose one"
+        )
+    augmentation = augmentation_lib.NONE
+    if augment:
+        augmentation = augmentation_lib.Augmentation.from_config(data_config.get("augmentation"))
+    if augmentation.zooms and "lr" in stored:
+        raise UserError(
+            "augmentation.zoom cannot be used with real lr images, whose scale is fixed; set it to "
+            "(1, 1)"
+        )
+    return Recipe(crop, tuple(fields), tuple(stored), degradation, augmentation)
+
+
+def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
+    """The stored fields of one image and its name, checked; labels in the narrowest integer."""
+    record = source[index]
+    name = record["name"]
+    missing = [field for field in recipe.stored if field not in record]
+    if missing:
+        raise UserError(
+            f"image {name!r} has no {missing[0]!r}, which others of its set have; add it or leave "
+            "the image out"
+        )
+    kept = {field: np.asarray(record[field]) for field in recipe.stored}
+    height, width = kept["hr"].shape[:2]
+    if min(height, width) < recipe.crop:
+        raise UserError(
+            f"image {name!r} is {height}x{width} pixels, smaller than the crop of {recipe.crop}; "
+            "lower config.data.crop or leave the image out"
+        )
+    for field in kept:
+        scale = recipe.scale if field == "lr" else 1
+        shape = (height // scale, width // scale)
+        if kept[field].shape[:2] != shape:
+            raise UserError(
+                f"{field!r} of image {name!r} is {kept[field].shape[0]}x{kept[field].shape[1]} "
+                f"pixels, not {shape[0]}x{shape[1]} as its hr image asks for; register the two"
+            )
+    if "instances" in kept and kept["instances"].max(initial=0) < 2**16:
+        kept["instances"] = kept["instances"].astype(np.uint16)
+    return {"name": name, **kept}
+
+
+class ImageCache:
+    """The images of a source as `read_checked` gives them, the last ones used kept in memory.
+
+    Safe between threads. A pickled copy, as a worker process gets, starts empty.
+    """
+
+    def __init__(self, source: Any, recipe: Recipe, max_bytes: int):
+        self._source = source
+        self._recipe = recipe
+        self._max_bytes = max_bytes
+        self._start_empty()
+
+    def _start_empty(self) -> None:
+        self._images: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
+        self._bytes = 0
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"source": self._source, "recipe": self._recipe, "max_bytes": self._max_bytes}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._source, self._recipe = state["source"], state["recipe"]
+        self._max_bytes = state["max_bytes"]
+        self._start_empty()
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        with self._lock:
+            if index in self._images:
+                self._images.move_to_end(index)
+                return self._images[index]
+        image = read_checked(self._source, index, self._recipe)
+        with self._lock:
+            if index not in self._images:
+                self._images[index] = image
+                self._bytes += _nbytes(image)
+                while self._bytes > self._max_bytes and len(self._images) > 1:
+                    self._bytes -= _nbytes(self._images.popitem(last=False)[1])
+        return image
+
+
+def _nbytes(image: Mapping[str, Any]) -> int:
+    return sum(value.nbytes for value in image.values() if isinstance(value, np.ndarray))
+
+
+def cut(image: Mapping[str, Any], y: int, x: int, size: int, recipe: Recipe) -> dict[str, Any]:
+    """Cuts (size, size) px at (y, x) of the hr image out of every stored field: views."""
+    cropped = {}
+    for field in recipe.stored:
+        scale = recipe.scale if field == "lr" else 1
+        rows = slice(y // scale, (y + size) // scale)
+        columns = slice(x // scale, (x + size) // scale)
+        cropped[field] = image[field][rows, columns]
+    return cropped
+
+
+def finish(
+    cropped: Mapping[str, Any],
+    recipe: Recipe,
+    augmentation: Mapping[str, Any] | None,
+    degradation: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Augments and degrades one crop, on NumPy or JAX arrays.
+
+    Args:
+      cropped: the stored fields of one crop.
+      recipe: what is to be made of it.
+      augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
+      degradation: parameters drawn by `degradation.sample_parameters`.
+
+    Returns:
+      The fields of one example, as the head of this module has them, without B.
+    """
+    example = dict(cropped)
+    if augmentation is not None:
+        example = augmentation_lib.apply(example, augmentation, recipe.augmentation)
+    if recipe.degrades:
+        example["lr"] = degradation_lib.degrade(example["hr"], recipe.degradation, degradation)
+    if "mask" in recipe.fields and "mask" not in example:
+        example["mask"] = example["instances"] > 0
+    xp = example["hr"].__array_namespace__()
+    dtypes = {"mask": xp.uint8, "instances": xp.int32}
+    return {
+        field: example[field].astype(dtypes.get(field, xp.uint8), copy=False)
+        for field in recipe.fields
+    }

@@ -1,0 +1,416 @@
+"""Data sources: random access to named images with their labels, split by patient.
+
+A source is what training and evaluation read from. `open_source` gives one for a data SPEC:
+"synthetic" (made-up tissue) or "folder:ROOT":
+
+    ROOT/images/NAME.(png|jpg|jpeg|bmp|tif|tiff|svs)  the high-resolution images
+    ROOT/instances/NAME.(png|tif|tiff|bmp)            label images, 0 = background, or
+    ROOT/masks/NAME.(png|tif|tiff|bmp)                {0, 1} or {0, 255}; otherwise class indices
+    ROOT/lr/NAME.*                                    registered low-resolution images, optional
+    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...]}
+    ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
+
+Everything that the headers of the files can show is checked when a source is opened, so that a run
+with a flaw in its data fails in its first second.
+"""
+
+from __future__ import annotations
+
+import collections
+import dataclasses
+import functools
+import hashlib
+import json
+import logging
+import pathlib
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from histojax.data.splits import checked_splits, group_of, names_of_split
+from histojax.errors import UserError
+from histojax.imaging.reader import image_size, open_image, read_image, read_labels
+
+_log = logging.getLogger(__name__)
+
+_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
+_LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+
+
+class Source(Protocol):
+    """Named images with random access; picklable, so that worker processes can hold one.
+
+    source[i] is a dict of "name" (str), "hr" (uint8 (H, W, 3)) and, where the data has them,
+    "instances" (int32 (H, W), 0 = background), "mask" (uint8 (H, W), 0 = background, 1 or a class
+    index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to.
+
+    Attributes:
+      names, groups: one str for each image; images of a group (a patient) share a split.
+      mpp: micrometres per pixel of "hr", None where unknown.
+      classes: names of the mask's values, from 0.
+    """
+
+    names: list[str]
+    groups: list[str]
+    mpp: float | None
+    classes: list[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> dict[str, Any]: ...
+
+    def fingerprint(self) -> str: ...
+
+
+def open_source(
+    spec: str,
+    *,
+    split: str,
+    seed: int = 0,
+    group_pattern: str | None = "",
+    val_fraction: float = 0.2,
+    synthetic: Mapping[str, Any] | None = None,
+    cache_bytes: int = 2**31,
+    require_labels: bool = True,
+    crop: int | None = None,
+    scale: int = 4,
+) -> Source:
+    """Opens the data that a SPEC names.
+
+    Args:
+      spec: "synthetic" or "folder:ROOT".
+      split: "train", "val", "test" or "all" (every image of a folder, in a split or not).
+      seed: of the synthetic tissue, or of the split of a folder without splits.json.
+      group_pattern: regular expression, searched in each name; its first group (or the whole
+        match) is the image's group. Empty: the first 12 characters of a TCGA barcode, else the
+        text before the first "_", else the name.
+      val_fraction: part of the groups that goes to val, at least one, where splits.json is absent.
+      synthetic: further arguments of `histojax.data.synthetic.SyntheticSource`.
+      cache_bytes: bound on the decoded images that a folder source keeps, in each process.
+      require_labels: whether an image without instances or mask is an error.
+      crop: smallest side that every image must have, px of "hr".
+      scale: size of "hr" over that of "lr".
+
+    Raises:
+      UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
+    """
+    if spec == "synthetic":
+        from histojax.data.synthetic import SyntheticSource
+
+        options = dict(synthetic or {})
+        size = options.get("size")
+        if crop is not None and size is not None and size < crop:
+            raise UserError(
+                f"data.synthetic.size={size} px is smaller than data.crop={crop} px: raise the "
+                "size or lower the crop"
+            )
+        return SyntheticSource(split=split, seed=seed, **options)
+    if spec.startswith("folder:") and spec != "folder:":
+        return FolderSource(
+            spec.removeprefix("folder:"),
+            split=split,
+            seed=seed,
+            group_pattern=group_pattern,
+            val_fraction=val_fraction,
+            cache_bytes=cache_bytes,
+            require_labels=require_labels,
+            crop=crop,
+            scale=scale,
+        )
+    hint = f", here folder:{spec}" if spec and pathlib.Path(spec).is_dir() else ""
+    raise UserError(
+        f'data source {spec!r} is unknown: give "synthetic", or "folder:ROOT" with a folder that '
+        f"holds images/{hint}"
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Item:
+    name: str
+    group: str
+    image: pathlib.Path
+    instances: pathlib.Path | None
+    mask: pathlib.Path | None
+    lr: pathlib.Path | None
+
+
+class FolderSource:
+    """A folder of images; see the module's docstring for its layout and `Source` for its use.
+
+    Where there are instances and no mask, "mask" is instances > 0. Label values are kept as they
+    are in the file. Decoded images are kept, the most recently used ones, up to cache_bytes.
+    """
+
+    def __init__(
+        self,
+        root: str | pathlib.Path,
+        *,
+        split: str,
+        seed: int = 0,
+        group_pattern: str | None = "",
+        val_fraction: float = 0.2,
+        cache_bytes: int = 2**31,
+        require_labels: bool = True,
+        crop: int | None = None,
+        scale: int = 4,
+    ):
+        """Lists and checks the folder; the arguments are those of `open_source`."""
+        self.root = pathlib.Path(root).expanduser()
+        self.split = split
+        self._cache_bytes = cache_bytes
+        images = _images(self.root)
+        splits = None
+        if (content := _json_object(self.root / "splits.json")) is not None:
+            splits = checked_splits(self.root / "splits.json", content, images)
+        mpp, self.classes = _description(self.root)
+        groups = {name: group_of(name, group_pattern) for name in images}
+        chosen = names_of_split(self.root, split, splits, groups, seed, val_fraction)
+
+        instances = _files(self.root / "instances", _LABEL_SUFFIXES)
+        masks = _files(self.root / "masks", _LABEL_SUFFIXES)
+        lr = _files(self.root / "lr", _IMAGE_SUFFIXES)
+        self._items = [
+            _Item(
+                name, groups[name], images[name], instances.get(name), masks.get(name), lr.get(name)
+            )
+            for name in chosen
+        ]
+        stated = []
+        for item in self._items:
+            if require_labels and item.instances is None and item.mask is None:
+                raise _without_labels(self.root, item.name, bool(instances or masks))
+            if lr and item.lr is None:
+                raise UserError(
+                    f"{item.name} has no low-resolution image in {self.root / 'lr'}, where others "
+                    "have one: add it, or take lr/ away to have all of them degraded"
+                )
+            stated.append(_check_item(item, crop, scale))
+        self.names = [item.name for item in self._items]
+        self.groups = [item.group for item in self._items]
+        self.mpp = mpp if mpp is not None else _common_mpp(self.root, stated)
+        self._start_cache()
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self._items))[index]
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return dict(self._cache[index])
+        item = self._items[index]
+        record = {"name": item.name, "hr": read_image(item.image)}
+        if item.instances is not None:
+            record["instances"] = read_labels(item.instances)
+        if item.mask is not None:
+            record["mask"] = _mask(item.mask, self.classes)
+        elif item.instances is not None:
+            record["mask"] = (record["instances"] > 0).astype(np.uint8)
+        if item.lr is not None:
+            record["lr"] = read_image(item.lr)
+        for array in _arrays(record):
+            array.flags.writeable = False
+        self._keep(index, record)
+        return dict(record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_cache", "_lock", "_kept")
+        return {name: value for name, value in self.__dict__.items() if name not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start_cache()
+
+    def __repr__(self) -> str:
+        return f"FolderSource({str(self.root)!r}, split={self.split!r}, images={len(self)})"
+
+    @functools.cached_property
+    def _digest(self) -> str:
+        digest = hashlib.sha256()
+        for item in self._items:
+            for role in ("image", "instances", "mask", "lr"):
+                path = getattr(item, role)
+                if path is not None:
+                    digest.update(f"{item.name}\0{role}\0{path.stat().st_size}\0".encode())
+                    with path.open("rb") as stream:
+                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+        return digest.hexdigest()[:16]
+
+    def fingerprint(self) -> str:
+        """Returns 16 hex digits of SHA-256 over names, sizes and bytes of this split's files."""
+        return self._digest
+
+    def _start_cache(self) -> None:
+        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
+        self._kept = 0
+        self._lock = threading.Lock()
+
+    def _keep(self, index: int, record: dict[str, Any]) -> None:
+        size = sum(array.nbytes for array in _arrays(record))
+        with self._lock:
+            if index in self._cache or size > self._cache_bytes:
+                return
+            self._cache[index] = record
+            self._kept += size
+            while self._kept > self._cache_bytes:
+                _, oldest = self._cache.popitem(last=False)
+                self._kept -= sum(array.nbytes for array in _arrays(oldest))
+
+
+def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
+    return [value for value in record.values() if isinstance(value, np.ndarray)]
+
+
+def _name(path: pathlib.Path) -> str:
+    return path.stem.removesuffix(".ome")
+
+
+def _files(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+    """Returns {name: path} of a folder's files, in order of name; empty where there is none."""
+    if not folder.is_dir():
+        return {}
+    files: dict[str, pathlib.Path] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: path.name):
+        if path.name.startswith(".") or path.suffix.lower() not in suffixes or path.is_dir():
+            continue
+        name = _name(path)
+        if name in files:
+            raise UserError(
+                f"{files[name].name} and {path.name} in {folder} share the name {name!r}: "
+                "keep or rename one of them"
+            )
+        files[name] = path
+    return dict(sorted(files.items()))
+
+
+def _images(root: pathlib.Path) -> dict[str, pathlib.Path]:
+    if not root.exists():
+        raise UserError(f"data folder {root} does not exist: give the path of a folder")
+    if not root.is_dir():
+        raise UserError(f"data folder {root} is a file: give the folder that holds images/")
+    folder = root / "images"
+    if not folder.is_dir():
+        raise UserError(
+            f"data folder {root} has no images/ folder: put the images in {folder} and their "
+            "labels in instances/ or masks/ beside it"
+        )
+    images = _files(folder, _IMAGE_SUFFIXES)
+    if not images:
+        raise UserError(
+            f"{folder} holds no images: put files there that end in {', '.join(_IMAGE_SUFFIXES)}"
+        )
+    return images
+
+
+def _json_object(path: pathlib.Path) -> dict[str, Any] | None:
+    """Returns the object in a JSON file, or None where there is no file."""
+    if not path.exists():
+        return None
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise UserError(f"{path} is not valid JSON ({error}): mend it") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} holds a {type(content).__name__}, and an object {{...}} is due")
+    return content
+
+
+def _description(root: pathlib.Path) -> tuple[float | None, list[str]]:
+    """Returns (mpp, classes) of dataset.json; background and nucleus where it names none."""
+    path = root / "dataset.json"
+    content = _json_object(path) or {}
+    unknown = sorted(set(content) - {"mpp", "classes"})
+    if unknown:
+        _log.warning("%s: %s not used (it may hold mpp and classes)", path, ", ".join(unknown))
+    mpp = content.get("mpp")
+    number = isinstance(mpp, int | float) and not isinstance(mpp, bool)
+    if mpp is not None and not (number and 0 < mpp < 1000):
+        raise UserError(
+            f'{path} says "mpp": {json.dumps(mpp)}, and a number of micrometres per pixel is due, '
+            "such as 0.25"
+        )
+    classes = content.get("classes", ["background", "nucleus"])
+    listed = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
+    if not listed or len(set(classes)) != len(classes) or not 2 <= len(classes) <= 256:
+        raise UserError(
+            f'{path} says "classes": {json.dumps(classes)}, and a list of 2 to 256 different '
+            'names is due, the background first, such as ["background", "nucleus"]'
+        )
+    return (None if mpp is None else float(mpp)), classes
+
+
+def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
+    if not others:
+        return UserError(
+            f"data folder {root} has no labels: put label images of the same names in instances/ "
+            "or masks/, or name the folder in data.unlabelled"
+        )
+    return UserError(
+        f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
+        f"({', '.join(_LABEL_SUFFIXES)}): add it, or move the image to a folder of its own and "
+        "name that in data.unlabelled"
+    )
+
+
+def _check_item(item: _Item, crop: int | None, scale: int) -> float | None:
+    """Checks an item's sizes by the headers of its files; returns the image's own mpp."""
+    with open_image(item.image) as image:
+        height, width, mpp = image.height, image.width, image.mpp
+    if crop is not None and min(height, width) < crop:
+        raise UserError(
+            f"{item.image} of {height} x {width} px is smaller than the crop of {crop} px: lower "
+            "data.crop or take the image out"
+        )
+    for path in (item.instances, item.mask):
+        if path is not None and image_size(path) != (height, width):
+            of = "{} x {} px".format(*image_size(path))
+            raise UserError(
+                f"{path} is {of}, and its image {item.image.name} is {height} x {width} px: "
+                "give the labels the size of the image"
+            )
+    if item.lr is not None:
+        low = image_size(item.lr)
+        if (low[0] * scale, low[1] * scale) != (height, width):
+            raise UserError(
+                f"{item.lr} is {low[0]} x {low[1]} px, and 1/{scale} of its image's "
+                f"{height} x {width} px is due: crop or resample one of them"
+            )
+        with open_image(item.lr):
+            pass
+    return mpp
+
+
+def _common_mpp(root: pathlib.Path, stated: Sequence[float | None]) -> float | None:
+    """Returns the scale that all files state within 1 %, else None."""
+    known = [mpp for mpp in stated if mpp is not None]
+    if not known:
+        return None
+    if len(known) == len(stated) and max(known) <= 1.01 * min(known):
+        return known[0]
+    _log.warning(
+        "%s: %d of %d images state their scale, from %.3g to %.3g um per pixel: taken as unknown; "
+        "dataset.json can say it",
+        root,
+        len(known),
+        len(stated),
+        min(known),
+        max(known),
+    )
+    return None
+
+
+def _mask(path: pathlib.Path, classes: Sequence[str]) -> np.ndarray:
+    """Returns the mask uint8 (H, W): {0, 1}, or class indices below len(classes)."""
+    values = read_labels(path)
+    if len(classes) == 2 and values.max() == 255 and ((values == 0) | (values == 255)).all():
+        return (values == 255).astype(np.uint8)
+    if values.max() >= len(classes):
+        raise UserError(
+            f"{path} holds the value {values.max()}, and a mask holds 0 and 1, 0 and 255, or "
+            f"indices of the {len(classes)} classes {list(classes)}: name the classes in "
+            "dataset.json, or put label images in instances/"
+        )
+    return values.astype(np.uint8)

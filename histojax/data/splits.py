@@ -1,0 +1,159 @@
+"""Which images train, which validate: groups of images of one patient, kept on one side."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import pathlib
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_SPLITS = ("train", "val", "test")
+_TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
+_OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
+
+
+def group_of(name: str, pattern: str | None = "") -> str:
+    """Returns the group (patient) that an image's name tells.
+
+    Args:
+      name: the image's name without its ending.
+      pattern: regular expression; its first group, or the whole match, is the group. Empty: the
+        first 12 characters of a TCGA barcode, else the text before the first "_", else the name.
+
+    Raises:
+      UserError: the pattern is malformed or does not match.
+    """
+    if not pattern:
+        patient = _TCGA_PATIENT.match(name)
+        return patient[0] if patient else (name.split("_")[0] or name)
+    try:
+        match = re.search(pattern, name)
+    except re.error as error:
+        raise UserError(
+            f"data.group_pattern={pattern!r} is not a regular expression ({error}): mend it, or "
+            "leave it empty"
+        ) from error
+    group = match and (match[1] if match.re.groups else match[0])
+    if not group:
+        raise UserError(
+            f"data.group_pattern={pattern!r} finds no group in the image name {name!r}: write one "
+            "that matches every name, or leave it empty"
+        )
+    return group
+
+
+def split_groups(
+    groups: Sequence[str], *, seed: int, val_fraction: float = 0.2
+) -> tuple[list[str], list[str]]:
+    """Returns (train, val) groups: ordered by SHA-256 of (seed, group), the first ones to val.
+
+    round(val_fraction * number of groups) go to val, at least one and at most all but one.
+    """
+    distinct = sorted(
+        set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
+    )
+    count = min(max(1, round(val_fraction * len(distinct))), len(distinct) - 1)
+    return distinct[count:], distinct[:count]
+
+
+def checked_splits(
+    path: pathlib.Path, content: Mapping[str, Any], images: Mapping[str, pathlib.Path]
+) -> dict[str, list[str]]:
+    """Returns {split: names} from the content of splits.json; splits without names are left out.
+
+    Args:
+      path: of splits.json, to name it.
+      content: {"train": [...], "val": [...], "test": [...]} of names or file names.
+      images: {name: path} of the images that there are.
+
+    Raises:
+      UserError: another split, an image that is not there, or one that is named twice.
+    """
+    by_file = {image.name: name for name, image in images.items()}
+    unknown = sorted(set(content) - set(_SPLITS))
+    if unknown:
+        raise UserError(f"{path} names the split {unknown[0]!r}: only train, val and test are used")
+    splits: dict[str, list[str]] = {}
+    seen: dict[str, str] = {}
+    for split, names in content.items():
+        if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+            raise UserError(f"{path}: {split!r} is not a list of image names: make it one")
+        splits[split] = [by_file.get(name, name) for name in names]
+        for name in splits[split]:
+            if name not in images:
+                raise UserError(
+                    f"{path} names {name!r} in {split!r}, and images/ has no such image: "
+                    "add the image or take the name out"
+                )
+            if name in seen:
+                raise UserError(
+                    f"{path} names {name!r} twice (in {seen[name]!r} and {split!r}): keep one"
+                )
+            seen[name] = split
+    left = len(images) - len(seen)
+    if left:
+        _log.warning("%s: %d of %d images are in no split and not used", path, left, len(images))
+    return {split: names for split, names in splits.items() if names}
+
+
+def names_of_split(
+    root: pathlib.Path,
+    split: str,
+    splits: Mapping[str, list[str]] | None,
+    groups: Mapping[str, str],
+    seed: int,
+    val_fraction: float,
+) -> list[str]:
+    """Returns the sorted names of a split, no group of which is on the other side of training.
+
+    Args:
+      root: the data folder, to name it.
+      split: "train", "val", "test" or "all".
+      splits: of splits.json, or None to split by group.
+      groups: {name: group} of all images.
+      seed, val_fraction: of the split by group; see `split_groups`.
+
+    Raises:
+      UserError: no such split, a single group, or (for train and val) a group in two splits.
+    """
+    if split == "all":
+        return sorted(groups)
+    there = list(splits) if splits is not None else ["train", "val"]
+    if split not in there:
+        where = "splits.json" if splits is not None else "without splits.json"
+        raise UserError(
+            f"data folder {root} has no split {split!r}: {where} there are "
+            f"{', '.join([*there, 'all'])}"
+        )
+    if splits is None:
+        if not 0 < val_fraction < 1:
+            raise UserError(f"val_fraction={val_fraction} is not between 0 and 1: give, say, 0.2")
+        distinct = sorted(set(groups.values()))
+        if len(distinct) == 1:
+            raise UserError(
+                f"the {len(groups)} images of {root} are all of one group ({distinct[0]!r}), so "
+                "train and val cannot be of different patients: add another patient, write "
+                f"splits.json or set data.group_pattern ({_OWN_GROUPS})"
+            )
+        parts = split_groups(list(groups.values()), seed=seed, val_fraction=val_fraction)
+        wanted = set(parts[there.index(split)])
+        return sorted(name for name, group in groups.items() if group in wanted)
+    side: dict[str, str] = {}
+    for other, names in splits.items():
+        for name in names:
+            if side.setdefault(groups[name], other) != other:
+                fault = (
+                    f"{root / 'splits.json'} puts the group {groups[name]!r} in "
+                    f"{side[groups[name]]!r} and in {other!r} (by {name!r}): move its images to "
+                    f"one split, or set data.group_pattern ({_OWN_GROUPS})"
+                )
+                if split != "test":
+                    raise UserError(fault)
+                _log.warning("%s", fault)
+    return sorted(splits[split])

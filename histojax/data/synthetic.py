@@ -1,0 +1,152 @@
+"""The built-in data: synthetic H&E tissue as a source, one simulated patient in one split only."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import json
+import threading
+from typing import Any
+
+import numpy as np
+
+from histojax.data import tissue as model
+from histojax.data.tissue import tissue as tissue
+from histojax.errors import UserError
+
+_SPLITS = ("train", "val", "test")
+# Patients of a split are numbered from a multiple of this, so that the number of training images
+# never changes what is validated on.
+_PATIENTS_PER_SPLIT = 1_000_000
+
+
+class SyntheticSource:
+    """Made-up tissue with exact nuclei; see `histojax.data.sources.Source` for the contract.
+
+    Attributes:
+        names: "synthetic-<split>-<patient>-<k>", k the patch of the patient.
+        groups: the patients, "synthetic-<split>-<patient>".
+        mpp: 0.25 um/px.
+        classes: "background", "nucleus".
+    """
+
+    mpp: float | None = model.MPP
+
+    def __init__(
+        self,
+        *,
+        split: str = "train",
+        seed: int = 0,
+        train: int = 512,
+        val: int = 12,
+        test: int = 24,
+        size: int = 256,
+        patches_per_patient: int = model.PATCHES_PER_PATIENT,
+        cache_bytes: int = 2**29,
+    ):
+        """Opens a split; nothing is drawn before it is asked for.
+
+        Args:
+            split: "train", "val", "test", or "all" (the three one after the other).
+            seed: 0 or more; another seed is another set of patients.
+            train, val, test: number of images of each split.
+            size: side of an image in px, at least 16.
+            patches_per_patient: images of one patient; the last patient of a split may have fewer.
+            cache_bytes: bound on the drawn images that are kept, in each process; 0 keeps none.
+
+        Raises:
+            UserError: an argument is out of range.
+        """
+        if split not in (*_SPLITS, "all"):
+            raise UserError(
+                f'data split "{split}" is unknown: choose "train", "val", "test" or "all".'
+            )
+        counts = {"train": train, "val": val, "test": test}
+        largest = _PATIENTS_PER_SPLIT * patches_per_patient
+        for name, value, least, most in (
+            ("seed", seed, 0, 2**63),
+            ("size", size, 16, 2**14),
+            ("patches_per_patient", patches_per_patient, 1, 2**20),
+            *((name, count, 0, largest) for name, count in counts.items()),
+        ):
+            if int(value) != value or not least <= value <= most:
+                raise UserError(
+                    f"data.synthetic has {name}={value}, which must be a whole number from "
+                    f"{least} to {most}; change {name}."
+                )
+        self.split, self.seed, self.size = split, int(seed), int(size)
+        self.patches_per_patient = int(patches_per_patient)
+        self.counts = {name: int(count) for name, count in counts.items()}
+        self.classes = ["background", "nucleus"]
+        self.names: list[str] = []
+        self.groups: list[str] = []
+        self._indices: list[int] = []
+        for number, name in enumerate(_SPLITS):
+            if split in (name, "all"):
+                first = number * _PATIENTS_PER_SPLIT * self.patches_per_patient
+                for i in range(self.counts[name]):
+                    patient, k = divmod(i, self.patches_per_patient)
+                    self.groups.append(f"synthetic-{name}-{patient:04d}")
+                    self.names.append(f"{self.groups[-1]}-{k}")
+                    self._indices.append(first + i)
+        self._cache_bytes = int(cache_bytes)
+        self._forget()
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Image `index`: "name", "hr" uint8 (S, S, 3), "instances" int32, "mask" uint8 (S, S).
+
+        The arrays are read only. Safe to call from several threads.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a source of {len(self)}")
+        index = int(index) % len(self)
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return dict(self._cache[index])
+        drawn = tissue(
+            self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
+        )
+        arrays = {
+            "hr": drawn["image"],
+            "instances": drawn["instances"],
+            "mask": (drawn["instances"] > 0).astype(np.uint8),
+        }
+        for array in arrays.values():
+            array.flags.writeable = False
+        sample = {"name": self.names[index], **arrays}
+        # All images are of one size, so the bound in bytes is a bound on their number.
+        most = self._cache_bytes // sum(array.nbytes for array in arrays.values())
+        with self._lock:
+            self._cache[index] = sample
+            while len(self._cache) > most:
+                self._cache.popitem(last=False)
+        return dict(sample)
+
+    def fingerprint(self) -> str:
+        """Short hex string of what decides the images: model version, seed, split, counts, size."""
+        identity = {
+            "model": model.MODEL_VERSION,
+            "seed": self.seed,
+            "split": self.split,
+            "counts": self.counts,
+            "size": self.size,
+            "patches_per_patient": self.patches_per_patient,
+        }
+        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+
+    def _forget(self) -> None:
+        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
+        self._lock = threading.Lock()
+
+    def __getstate__(self) -> dict[str, Any]:
+        state = dict(self.__dict__)
+        del state["_cache"], state["_lock"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._forget()

@@ -1,0 +1,50 @@
+"""Scores a trained run, or a chain of them, on a data set.
+
+    python -m histojax.evaluate --workdir=DIR --data=SPEC
+
+writes metrics.json (means with 95 % intervals), per_image.csv and figures/, and prints the table.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
+_DATA = flags.DEFINE_string("data", None, "SPEC: synthetic or folder:ROOT; default the run's own.")
+_SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
+_ENHANCER = flags.DEFINE_string(
+    "enhancer", None, "Put before the run's segmenter: bicubic, none, or the folder of a run."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; default DIR/evaluation.")
+_FEATURES = flags.DEFINE_multi_string(
+    "features", [], "Feature network for feature_distance_<network>, NAME or NAME=WEIGHTS."
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and evaluates."""
+    del argv
+    from histojax import evaluation  # after flags, so that --help and bad flags answer at once
+
+    command.set_up_cache()
+    table = evaluation.score_workdir(
+        pathlib.Path(_WORKDIR.value),
+        data=_DATA.value,
+        split=_SPLIT.value,
+        enhancer=_ENHANCER.value,
+        features=_FEATURES.value,
+        output=pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None,
+    )
+    print(evaluation.table_text(table["metrics"]))
+    for name, m in table["differences"].items():
+        print(f"{name}: {m['mean']:+.4f} [{m['low']:+.4f}, {m['high']:+.4f}]")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("workdir")
+    command.run(main)

@@ -1,0 +1,384 @@
+"""Scores of trained runs on a data set, on whole images, tile by tile.
+
+The low-resolution input is made from each image by the run's own
+degradation, always alike for the same image, or read where the data has real ones. A chained
+workdir is scored row by row: bicubic, every generator, and every way from the low-resolution image
+to a mask, beside the mask found in the real high-resolution image and by Otsu's threshold.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax import config, inference, runs
+from histojax.data import degradation, sources
+from histojax.errors import UserError
+from histojax.imaging import figures, nuclei, writers
+from histojax.metrics import image_quality, intervals, overlap
+from histojax.stages import content
+
+Image = np.ndarray
+# Feature maps are compared on windows of this side, which bounds their memory.
+_FEATURE_WINDOW = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """What is scored.
+
+    Attributes:
+        enhancers: name -> (lr uint8 (h, w, 3) -> uint8 (r h, r w, 3)).
+        segmenters: name -> (image uint8 (H, W, 3) -> bool (H, W)).
+        rows: (row's name, enhancer or None for the real image, segmenter).
+        features: network -> (sr, hr uint8 (H, W, 3) -> distance).
+    """
+
+    enhancers: Mapping[str, Callable[[Image], Image]]
+    segmenters: Mapping[str, Callable[[Image], np.ndarray]]
+    rows: Sequence[tuple[str, str | None, str]]
+    features: Mapping[str, Callable[[Image, Image], float]]
+
+
+def evaluate(
+    methods: Methods,
+    source: sources.Source,
+    settings: ConfigDict,
+    *,
+    figure: Callable[[str, dict[str, Image]], None] | None = None,
+) -> list[dict[str, Any]]:
+    """Per-image scores: {"name", "group", "<metric>_<method or row>": value}.
+
+    Args:
+        methods: what is scored.
+        source: a data set; masks are needed where there are rows.
+        settings: a run's config: seed, data.scale, data.degradation.
+        figure: called with each image's name and {caption: picture}.
+
+    Raises:
+        UserError: if images lack the annotation that rows need.
+    """
+    recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
+    results = []
+    for index in range(len(source)):
+        sample = source[index]
+        hr, lr, mask = image_pair(sample, recipe, settings.seed)
+        row: dict[str, Any] = {"name": sample["name"], "group": source.groups[index]}
+        pictures: dict[str, Image] = {"lr": lr}
+        enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
+        for name, sr in enhanced.items():
+            scores = {
+                **image_quality.score_rgb(sr, hr),
+                **image_quality.score_luma(sr, hr, shave=settings.data.scale),
+                "power_spectrum_error": image_quality.power_spectrum_error(
+                    sr, hr, scale=settings.data.scale
+                ),
+                **{
+                    f"feature_distance_{network}": distance(sr, hr)
+                    for network, distance in methods.features.items()
+                },
+            }
+            row.update({f"{metric}_{name}": value for metric, value in scores.items()})
+            pictures[f"{name} {scores['psnr_rgb']:.2f} dB"] = sr
+        pictures["hr"] = hr
+        if methods.rows and mask is None:
+            raise UserError(
+                f"{sample['name']} has no instances or mask, which the rows "
+                f"{', '.join(name for name, _, _ in methods.rows)} are scored against; annotate "
+                "it or evaluate a generator alone"
+            )
+        for name, enhancer, segmenter in methods.rows:
+            image = hr if enhancer is None else enhanced[enhancer]
+            found = methods.segmenters[segmenter](image)
+            scores = overlap.score_mask(found.astype(np.uint8), mask)
+            row.update({f"{metric}_{name}": value for metric, value in scores.items()})
+            pictures[f"{name} Dice {scores['dice']:.3f}"] = writers.overlay(
+                image, found.astype(np.uint8)
+            )
+        if methods.rows:
+            pictures["annotation"] = writers.overlay(hr, mask)
+        if figure is not None:
+            figure(sample["name"], pictures)
+        results.append(row)
+    return results
+
+
+def image_pair(
+    sample: Mapping[str, Any], recipe: degradation.Degradation, seed: int
+) -> tuple[Image, Image, np.ndarray | None]:
+    """(hr, lr, mask or None) of a sample; hr is cut to a multiple of the scale.
+
+    The low-resolution image is the sample's own where it has one, else made by the recipe with
+    parameters drawn from (seed, name).
+    """
+    scale = recipe.scale
+    height, width = (side - side % scale for side in sample["hr"].shape[:2])
+    hr = np.ascontiguousarray(sample["hr"][:height, :width])
+    lr = sample.get("lr")
+    if lr is None:
+        rng = degradation.evaluation_rng(seed, sample["name"])
+        shape = (height // scale, width // scale, 3)
+        parameters = degradation.sample_parameters(recipe, rng, shape)
+        lr = degradation.degrade(hr, recipe, parameters)
+    mask = sample.get("instances", sample.get("mask"))
+    if mask is not None:
+        mask = (mask[:height, :width] > 0).astype(np.uint8)
+    return hr, np.asarray(lr[: height // scale, : width // scale]), mask
+
+
+def summary_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
+    """Metric -> mean and 95 % bootstrap interval over images."""
+    names = [name for name in results[0] if name not in ("name", "group")]
+    return {
+        name: intervals.bootstrap_mean([row[name] for row in results])._asdict() for name in names
+    }
+
+
+def differences_of(
+    results: list[dict[str, Any]], pairs: Sequence[tuple[str, str]]
+) -> dict[str, dict[str, float]]:
+    """Paired difference over images, "a - b" -> mean and 95 % interval."""
+    return {
+        f"{a} - {b}": intervals.paired_difference(
+            [row[a] for row in results], [row[b] for row in results]
+        )._asdict()
+        for a, b in pairs
+        if a in results[0] and b in results[0]
+    }
+
+
+def bicubic(scale: int) -> Callable[[Image], Image]:
+    """Pillow's bicubic enlargement, the baseline of every table."""
+    return lambda lr: np.asarray(degradation.upsample(lr, scale, "bicubic"))
+
+
+def run_enhancer(run: runs.Run, sizes: Sequence[tuple[int, int]]) -> Callable[[Image], Image]:
+    """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
+    network = inference.enhancer(run)
+    core = network.core(sizes)
+    return lambda lr: network(lr, core=core)["sr"]
+
+
+def run_segmenter(
+    run: runs.Run, sizes: Sequence[tuple[int, int]]
+) -> Callable[[Image], np.ndarray]:
+    """A run's segmenter on whole images, at the threshold its checkpoint records."""
+    network = inference.segmenter(run)
+    core, threshold = network.core(sizes), run.meta["thresholds"]["mask"]
+    return lambda image: network(image, core=core)["mask"][..., 0] >= threshold
+
+
+def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], float]:
+    """Mean feature distance over windows of an image, all layers of the network."""
+
+    @jax.jit
+    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+        images = jnp.concatenate([a, b]).astype(jnp.float32) / 255
+        maps = network.features(network.variables, images, network.layers)
+        n = a.shape[0]
+        return image_quality.feature_distance(
+            {k: v[:n].astype(jnp.float32) for k, v in maps.items()},
+            {k: v[n:].astype(jnp.float32) for k, v in maps.items()},
+        )
+
+    def metric(sr: Image, hr: Image) -> float:
+        side = min(_FEATURE_WINDOW, *(s - s % 16 for s in hr.shape[:2]))
+        values = [
+            float(distance(sr[None, y : y + side, x : x + side], hr[None, y : y + side, x : x + side])[0])
+            for y in range(0, hr.shape[0] - side + 1, side)
+            for x in range(0, hr.shape[1] - side + 1, side)
+        ]
+        return float(np.mean(values))
+
+    return metric
+
+
+def sizes_of(source: sources.Source, scale: int) -> list[tuple[int, int]]:
+    """(H, W) of every image, cut to multiples of the scale."""
+    return [
+        tuple(side - side % scale for side in source[i]["hr"].shape[:2]) for i in range(len(source))
+    ]
+
+
+def methods_of(
+    folders: Mapping[str, runs.Run],
+    source: sources.Source,
+    settings: ConfigDict,
+    *,
+    enhancer: str | None = None,
+    features: Mapping[str, content.FeatureNetwork] | None = None,
+) -> Methods:
+    """The rows of the table that a set of runs calls for.
+
+    Args:
+        folders: run's name -> run, in the order of training.
+        source: what they will be scored on.
+        settings: a run's config.
+        enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
+            of a run, or None for all that the runs offer.
+        features: network's name -> feature network for feature distances.
+    """
+    scale = settings.data.scale
+    hr_sizes = sizes_of(source, scale)
+    lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
+    generators = {name: run for name, run in folders.items() if hasattr(run.stage, "enhance")}
+    masks = {name: run for name, run in folders.items() if hasattr(run.stage, "segment")}
+    enhancers: dict[str, Callable[[Image], Image]] = {}
+    if enhancer != "none":
+        enhancers["bicubic"] = bicubic(scale)
+    if enhancer is None:
+        enhancers.update({name: run_enhancer(run, lr_sizes) for name, run in generators.items()})
+    elif enhancer not in ("bicubic", "none"):
+        outside = runs.load(pathlib.Path(enhancer))
+        if not hasattr(outside.stage, "enhance"):
+            raise UserError(
+                f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
+                "images; name a generator, srgan or joint run, bicubic or none"
+            )
+        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes)
+    segmenters: dict[str, Callable[[Image], np.ndarray]] = {}
+    rows: list[tuple[str, str | None, str]] = []
+    if masks:
+        segmenters["otsu"] = nuclei.otsu_haematoxylin
+        rows.append(("otsu", None, "otsu"))
+    for name, run in masks.items():
+        segmenters[name] = run_segmenter(run, hr_sizes)
+        if name == "joint" and enhancer is None:
+            rows.append(("joint", "joint", "joint"))
+            rows.append(("hr_to_joint", None, "joint"))
+            continue
+        label = "s" if name == "segmentation" else name
+        # The joint run's own generator is scored with its own segmenter, not with another's.
+        rows += [(f"{e}_to_{label}", e, name) for e in enhancers if e != "joint"]
+        rows.append((f"hr_to_{label}", None, name))
+    return Methods(
+        enhancers,
+        segmenters,
+        rows,
+        {name: feature_metric(network) for name, network in (features or {}).items()},
+    )
+
+
+def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
+    """The trained runs below a workdir by name: those of a chain, or the one."""
+    if (workdir / "checkpoints").is_dir():
+        run = runs.load(workdir)
+        return {run.config.name: run}
+    names = config.read(workdir / "config.json").get("chain", [])
+    found = {name: runs.load(workdir / name) for name in names if (workdir / name / "checkpoints").is_dir()}
+    if not found:
+        raise UserError(f"{workdir} holds no trained stage yet; train it with histojax.main")
+    return found
+
+
+def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
+    """The segmentation run's encoder, at the layers that no run among these was trained on."""
+    if "segmentation" not in folders:
+        return {}
+    run = folders["segmentation"]
+    network = content.segmenter_features(
+        run.stage.segmenter, run.state.variables("segmenter", averaged=True)
+    )
+    trained_on = {
+        layer
+        for other in folders.values()
+        if other.config.loss.get("features", {}).get("network") == "segmenter"
+        for layer in other.config.loss.features.layers
+    }
+    layers = tuple(layer for layer in network.layers if layer not in trained_on)
+    return {"segmenter": dataclasses.replace(network, layers=layers)} if layers else {}
+
+
+def score_workdir(
+    workdir: pathlib.Path,
+    *,
+    data: str | None = None,
+    split: str = "val",
+    enhancer: str | None = None,
+    features: Sequence[str] = (),
+    output: pathlib.Path | None = None,
+) -> dict[str, Any]:
+    """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
+
+    Returns:
+        What metrics.json holds: {"metrics", "differences", "data"}.
+
+    Raises:
+        UserError: for whatever is wrong with workdir, data or flags.
+    """
+    folders = stage_runs(workdir)
+    last = next(reversed(folders.values()))
+    settings = last.config.copy_and_resolve_references()
+    if data is not None:
+        settings.data.source = data
+    needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
+    source = open_data(settings, split, labels=needs_masks)
+    networks = own_features(folders)
+    for entry in features:
+        name, _, path = entry.partition("=")
+        networks[name] = content.pretrained_features(name, path=path)
+    methods = methods_of(folders, source, settings, enhancer=enhancer, features=networks)
+    output = output or workdir / "evaluation"
+
+    def figure(name: str, pictures: dict[str, Image]) -> None:
+        figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
+
+    results = evaluate(methods, source, settings, figure=figure)
+    table = {
+        "metrics": summary_of(results),
+        "differences": differences_of(results, comparisons(methods)),
+        "data": {
+            "source": "folder" if settings.data.source.startswith("folder:") else
+            settings.data.source,
+            "split": split,
+            "images": len(source),
+            "fingerprint": source.fingerprint(),
+            "degradation": config.resolved(settings.data.degradation),
+        },
+    }
+    writers.write_csv(output / "per_image.csv", results)
+    writers.write_json(output / "metrics.json", table)
+    return table
+
+
+def open_data(settings: ConfigDict, split: str, *, labels: bool) -> sources.Source:
+    """A split of the config's data for evaluation of whole images."""
+    data = settings.data
+    return sources.open_source(
+        data.source,
+        split=split,
+        seed=settings.seed,
+        group_pattern=data.group_pattern,
+        synthetic=data.synthetic.to_dict(),
+        require_labels=labels,
+        scale=data.scale,
+    )
+
+
+def comparisons(methods: Methods) -> list[tuple[str, str]]:
+    """The differences that the table is read for, as pairs of metric names."""
+    pairs = []
+    for name in methods.enhancers:
+        if name != "bicubic":
+            pairs += [(f"psnr_rgb_{name}", "psnr_rgb_bicubic"), (f"ssim_rgb_{name}", "ssim_rgb_bicubic")]
+    if "joint" in methods.segmenters:
+        for row, _, _ in methods.rows:
+            if row not in ("joint", "otsu", "hr_to_joint"):
+                pairs.append(("dice_joint", f"dice_{row}"))
+    return pairs
+
+
+def table_text(metrics: Mapping[str, Mapping[str, float]]) -> str:
+    """The means as lines of "metric_method  mean [low, high]"."""
+    width = max(len(name) for name in metrics)
+    return "\n".join(
+        f"{name:<{width}}  {m['mean']:9.4f}  [{m['low']:.4f}, {m['high']:.4f}]"
+        for name, m in sorted(metrics.items())
+    )

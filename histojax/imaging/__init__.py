@@ -1,0 +1,1 @@
+"""Images in use: read, tile, label, write, report; never imports stages."""

@@ -1,0 +1,117 @@
+"""What every image format shares on its way to RGB: sample conversions and refusals."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import pathlib
+from collections.abc import Iterator
+
+import numpy as np
+
+from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
+_said: set[tuple[str, str]] = set()
+
+
+def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
+    """Returns (height, width) of an image of that stored size once it is upright."""
+    return (width, height) if orientation >= 5 else (height, width)
+
+
+def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
+    """Turns stored pixels (H, W, ...) upright (EXIF 2.3, tag 274; TIFF 6.0, Orientation)."""
+    if orientation >= 5:
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return pixels
+
+
+def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
+    """Converts full-range uint16 samples v to uint8 round(v / 257).
+
+    Raises:
+      UserError: no colour sample reaches 2**15, so the samples are likely 10 to 14-bit.
+    """
+    colours = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
+    if colours.max() < 2**15:
+        raise UserError(
+            f"{path} holds 16-bit samples up to {colours.max()} only, so the value of white is "
+            "unknown (the full range ends at 65535): convert it to 8-bit RGB"
+        )
+    return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
+
+
+def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False) -> np.ndarray:
+    """Returns RGB (H, W, 3) from uint8 grey, grey + alpha, RGB or RGBA, composited over white.
+
+    Args:
+      path: named in the log where there is transparency.
+      pixels: uint8 (H, W) or (H, W, 1 to 4).
+      premultiplied: whether the colours are already multiplied by alpha.
+    """
+    if pixels.ndim == 2:
+        pixels = pixels[..., None]
+    colours, alpha = pixels, None
+    if pixels.shape[2] in (2, 4):
+        colours, alpha = pixels[..., :-1], pixels[..., -1:]
+    if alpha is not None and (alpha < 255).any():
+        log_once(path, "is transparent in places: composited over white")
+        clear = 255 - alpha.astype(np.uint16)
+        if premultiplied:
+            colours = np.minimum(colours + clear, 255).astype(np.uint8)
+        else:
+            # At most 255 * 255 + 127, which uint16 holds.
+            colours = (colours.astype(np.uint16) * alpha + 255 * clear + 127) // 255
+            colours = colours.astype(np.uint8)
+    shape = (*pixels.shape[:2], 3)
+    return np.ascontiguousarray(np.broadcast_to(colours, shape))
+
+
+def log_once(path: pathlib.Path, what: str) -> None:
+    """Warns of something about a file, the first time in this process."""
+    if (str(path), what) not in _said:
+        _said.add((str(path), what))
+        _log.warning("%s %s", path, what)
+
+
+def truncated(path: pathlib.Path) -> UserError:
+    """Returns the refusal of a file that ends early."""
+    return UserError(f"{path} is truncated (the file ends before its image): copy it again")
+
+
+@contextlib.contextmanager
+def refused_if_damaged(path: pathlib.Path) -> Iterator[None]:
+    """Turns what a parser or decoder raises within into the refusal of the file.
+
+    Malformed files make Pillow, tifffile and the codecs raise nearly every kind of exception.
+    """
+    try:
+        yield
+    except (UserError, MemoryError):
+        raise
+    except Exception as error:
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: pathlib.Path, error: Exception) -> UserError:
+    said = " ".join(str(error).split()) or type(error).__name__
+    if "truncated" in said.lower():
+        return truncated(path)
+    return UserError(
+        f"{path} cannot be decoded, it is damaged or of an unusual kind ({said}): "
+        "copy or export it again"
+    )
+
+
+def check_pixels(path: pathlib.Path, pixels: int, max_pixels: int, what: str = "") -> None:
+    """Refuses to decode more pixels at once than the caller allows."""
+    if pixels > max_pixels:
+        raise UserError(
+            f"{path} needs {what}{pixels} pixels decoded at once, and the limit is {max_pixels}: "
+            "save it as a tiled 8-bit TIFF and read it by region, or raise the limit"
+        )

@@ -1,0 +1,318 @@
+"""Pictures that a run leaves: samples during training, comparisons and agreement maps after it.
+
+Axes: H, W pixels of the high-resolution side, h = H / r and w = W / r, C channels. Sheets are PNG
+files that also say what they hold (`read_sheet`), so that a report can caption them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.PngImagePlugin
+
+from histojax.data.degradation import upsample
+from histojax.imaging.writers import atomic_path, overlay, panels
+
+# Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.
+FOUND, EXTRA, MISSED = (64, 64, 64), (230, 159, 0), (0, 114, 178)
+AGREEMENT = {"nucleus found": FOUND, "found, not annotated": EXTRA, "annotated, missed": MISSED}
+ANNOTATED, PREDICTED = (0, 255, 0), (240, 96, 0)
+
+_GAP = 6
+_SMALLEST = 160
+_CELL = 192
+_NOTES = "histojax"
+
+
+@dataclasses.dataclass(frozen=True)
+class Sheet:
+    """What a sheet of pictures says of itself.
+
+    Attributes:
+        captions: of its pictures, left to right, of each row; alike rows are named once.
+        focus: boxes (x, y, width, height), px, of the pictures that change during training.
+        legend: meaning -> colour "#rrggbb".
+    """
+
+    captions: tuple[tuple[str, ...], ...] = ()
+    focus: tuple[tuple[int, int, int, int], ...] = ()
+    legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
+
+
+def agreement(
+    predicted: np.ndarray, annotated: np.ndarray, image: np.ndarray | None = None
+) -> np.ndarray:
+    """Where two masks agree: FOUND in both, EXTRA predicted only, MISSED annotated only.
+
+    Args:
+        predicted, annotated: bool or integer (H, W), foreground where not 0.
+        image: uint8 (H, W, 3), shown pale and grey beneath; None for white.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: shapes that differ.
+    """
+    predicted, annotated = np.asarray(predicted) > 0, np.asarray(annotated) > 0
+    if predicted.shape != annotated.shape:
+        raise ValueError(f"masks of {predicted.shape} and {annotated.shape} cannot be compared")
+    if image is None:
+        drawn = np.full((*predicted.shape, 3), 255, np.uint8)
+    else:
+        # The darkest tissue stays lighter than every colour drawn on it.
+        grey = 160 + np.asarray(PIL.Image.fromarray(image).convert("L"), np.float32) * (95 / 255)
+        drawn = np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+    drawn[predicted & annotated] = FOUND
+    drawn[predicted & ~annotated] = EXTRA
+    drawn[~predicted & annotated] = MISSED
+    return drawn
+
+
+def write_samples(
+    path: str | Path,
+    rows: Sequence[Mapping[str, np.ndarray]],
+    *,
+    scale: int,
+    threshold: float = 0.5,
+) -> None:
+    """Writes one PNG with a row for each sample, of the pictures that there are.
+
+    In order: input (pixels enlarged), bicubic, enhanced, original, annotated (contours), predicted
+    (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours).
+
+    Args:
+        path: final name; its folder is made.
+        rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
+            "predicted_sr" uint8 (H, W, 3), "predicted_mask" float (H, W) or (H, W, 1) in [0, 1].
+        scale: r.
+        threshold: probability from which on a pixel is nuclear.
+
+    Raises:
+        UserError: the disk refuses.
+        ValueError: no rows, or a row without pictures.
+    """
+    if not rows:
+        raise ValueError("no samples to draw")
+    drawn = [_sample_row(row, scale, threshold) for row in rows]
+    if not all(drawn):
+        raise ValueError("a sample without lr, hr, mask or prediction cannot be drawn")
+    legend = {}
+    if any("agreement" in dict(row) for row in drawn):
+        legend = {meaning: _hex(colour) for meaning, colour in AGREEMENT.items()}
+    layouts = {tuple((caption, picture.shape) for caption, picture in row) for row in drawn}
+    sheet = panels(drawn, gap=_GAP)
+    focus = _focus(drawn, sheet.shape[0]) if len(layouts) == 1 else ()
+    _write(path, sheet, Sheet(_captions(drawn), focus, legend))
+
+
+def write_comparison(
+    path: str | Path,
+    name: str,
+    pictures: Mapping[str, np.ndarray],
+    *,
+    crops: int = 2,
+    size: int = 96,
+) -> None:
+    """Writes one image's pictures side by side, zoomed in where there is most to see.
+
+    For each crop: where it lies, then the pictures up to "hr"; beneath them those after "hr"
+    (masks drawn on what they were found in), "annotation" first.
+
+    Args:
+        path: final name; its folder is made.
+        name: of the image, shown above the overview.
+        pictures: caption -> uint8 (H, W, 3), or (h, w, 3) with H = r h and W = r w for some
+            whole r (shown with its pixels enlarged). "hr" is where crops are chosen (`busiest`);
+            without it the last picture of the largest size.
+        crops: how many windows, fewer where the image holds no more without overlap.
+        size: side of a window, px; the image's shorter side where that is smaller.
+
+    Raises:
+        UserError: the disk refuses.
+        ValueError: no pictures, or sizes that are no multiples.
+    """
+    if not pictures:
+        raise ValueError("no pictures to compare")
+    largest = max(picture.shape[0] * picture.shape[1] for picture in pictures.values())
+    full = [c for c, p in pictures.items() if p.shape[0] * p.shape[1] == largest]
+    reference = pictures["hr" if "hr" in pictures else full[-1]]
+    height, width = reference.shape[:2]
+    scales = {caption: _ratio(caption, picture, height, width)
+              for caption, picture in pictures.items()}
+    step = max(scales.values())
+    side = max(min(size, height, width) // step * step, step)
+    captions = list(pictures)
+    end = captions.index("hr") + 1 if "hr" in pictures else len(captions)
+    images, masks = captions[:end], captions[end:]
+    masks.sort(key=lambda caption: caption != "annotation")
+
+    rows = []
+    for y, x in busiest(reference, side, count=crops, step=step):
+        def cut(caption: str, y: int = y, x: int = x) -> tuple[str, np.ndarray]:
+            r = scales[caption]
+            part = pictures[caption][y // r : (y + side) // r, x // r : (x + side) // r]
+            factor = max(_CELL // side, 1) * r
+            return caption, np.repeat(np.repeat(part, factor, axis=0), factor, axis=1)
+
+        rows.append([(_shortened(name), _overview(reference, y, x, side)), *map(cut, images)])
+        if masks:
+            rows.append([cut(caption) for caption in masks])
+    _write(path, panels(rows, cell=max(_CELL, side), gap=_GAP), Sheet(_captions(rows)))
+
+
+def busiest(image: np.ndarray, side: int, *, count: int, step: int = 1) -> list[tuple[int, int]]:
+    """Corners (y, x) of the windows with the largest gradient energy, best first, none overlapping.
+
+    Args:
+        image: uint8 (H, W, 3) or (H, W).
+        side: of a window, px, at most H and W.
+        count: how many at most.
+        step: corners are multiples of it.
+
+    Returns:
+        One corner at least; of equal windows the first in raster order.
+    """
+    grey = image.astype(np.float64)
+    grey = grey.mean(axis=2) if grey.ndim == 3 else grey
+    energy = np.zeros(grey.shape)
+    energy[:-1] += np.diff(grey, axis=0) ** 2
+    energy[:, :-1] += np.diff(grey, axis=1) ** 2
+    sums = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
+    # Rounded, so that sums taken along different ways do not order equal windows.
+    windows = windows[::step, ::step].round(3)
+    corners: list[tuple[int, int]] = []
+    while len(corners) < count and np.isfinite(windows).any():
+        row, column = np.unravel_index(np.nanargmax(windows), windows.shape)
+        y, x = int(row) * step, int(column) * step
+        corners.append((y, x))
+        ys, xs = np.arange(windows.shape[0]) * step, np.arange(windows.shape[1]) * step
+        windows[np.ix_(abs(ys - y) < side, abs(xs - x) < side)] = np.nan
+    return corners
+
+
+def read_sheet(image: PIL.Image.Image) -> Sheet:
+    """What an opened PNG of this module says of itself; an empty Sheet for any other image."""
+    try:
+        notes = json.loads(getattr(image, "text", {})[_NOTES])
+        focus = tuple(tuple(int(side) for side in box) for box in notes["focus"])
+        captions = tuple(tuple(map(str, row)) for row in notes["captions"])
+        return Sheet(captions, focus, dict(notes["legend"]))
+    except (KeyError, TypeError, ValueError):
+        return Sheet()
+
+
+def _sample_row(
+    row: Mapping[str, np.ndarray], scale: int, threshold: float
+) -> list[tuple[str, np.ndarray]]:
+    """The (caption, picture) of a sample, all of one size."""
+    drawn: list[tuple[str, np.ndarray]] = []
+    lr, hr, sr = row.get("lr"), row.get("hr"), row.get("predicted_sr")
+    mask, probability = row.get("mask"), row.get("predicted_mask")
+    sizes = [np.shape(image)[:2] for image in (hr, sr, mask, probability) if image is not None]
+    height, width = sizes[0] if sizes else np.multiply(lr.shape[:2], scale)
+    factor = -(-_SMALLEST // max(height, width))
+
+    def add(caption: str, picture: np.ndarray, by: int = factor) -> None:
+        drawn.append((caption, _enlarged(picture, by)))
+
+    if lr is not None:
+        add("input", lr, scale * factor)
+        add("bicubic", np.asarray(upsample(lr, scale)))
+    if sr is not None:
+        add("enhanced", sr)
+    if hr is not None:
+        add("original", hr)
+    if mask is not None:
+        mask = (np.asarray(mask) > 0).astype(np.uint8)
+        beneath = next((image for image in (hr, sr) if image is not None), None)
+        big = _enlarged(mask, factor)
+        if beneath is None:
+            drawn.append(("annotated", big * 255))
+        else:
+            drawn.append(("annotated", overlay(_enlarged(beneath, factor), big, ANNOTATED)))
+    if probability is not None:
+        probability = np.asarray(probability, np.float32).reshape(height, width)
+        # A probability that is not a number is drawn as none.
+        grey = np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
+        found = (probability >= threshold).astype(np.uint8)
+        grey = np.repeat(_enlarged(grey, factor)[..., None], 3, axis=2)
+        drawn.append(("predicted", overlay(grey, _enlarged(found, factor), PREDICTED)))
+        if mask is not None:
+            add("agreement", agreement(found, mask, sr if sr is not None else hr))
+    return drawn
+
+
+def _captions(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> tuple[tuple[str, ...], ...]:
+    return tuple(dict.fromkeys(tuple(caption for caption, _ in row) for row in rows))
+
+
+def _focus(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], sheet_height: int
+) -> tuple[tuple[int, int, int, int], ...]:
+    """Boxes of the predictions in the row with most detail; all rows are laid out alike."""
+    captions = [caption for caption, _ in rows[0]]
+    shown = [caption for caption in ("enhanced", "predicted") if caption in captions]
+    against = next((c for c in ("original", "annotated", "input") if c in captions), None)
+    if not shown or against is None:
+        return ()
+    reference = captions.index(against)
+    detail = [np.abs(np.diff(row[reference][1].astype(np.int16), axis=1)).mean() for row in rows]
+    height, width = rows[0][0][1].shape[:2]
+    top = _GAP + int(np.argmax(detail)) * ((sheet_height - _GAP) // len(rows))
+    return tuple(
+        (_GAP + captions.index(caption) * (width + _GAP), top, width, height) for caption in shown
+    )
+
+
+def _overview(image: np.ndarray, y: int, x: int, side: int) -> np.ndarray:
+    """The whole image, reduced, with a frame around a window of it."""
+    small = PIL.Image.fromarray(image)
+    small.thumbnail((_CELL, _CELL), PIL.Image.Resampling.LANCZOS)
+    drawn = np.array(small)
+    ratio = drawn.shape[0] / image.shape[0], drawn.shape[1] / image.shape[1]
+    top, left = int(y * ratio[0]), int(x * ratio[1])
+    bottom = max(min(round((y + side) * ratio[0]), drawn.shape[0]) - 1, top)
+    right = max(min(round((x + side) * ratio[1]), drawn.shape[1]) - 1, left)
+    for row in (top, bottom):
+        drawn[row, left : right + 1] = (0, 0, 0)
+    for column in (left, right):
+        drawn[top : bottom + 1, column] = (0, 0, 0)
+    return drawn
+
+
+def _ratio(caption: str, picture: np.ndarray, height: int, width: int) -> int:
+    """How many px of (height, width) a px of the picture covers."""
+    ratio = height // max(picture.shape[0], 1)
+    if ratio < 1 or (picture.shape[0] * ratio, picture.shape[1] * ratio) != (height, width):
+        raise ValueError(
+            f"{caption} of {picture.shape[:2]} is no whole fraction of {(height, width)}"
+        )
+    return ratio
+
+
+def _enlarged(picture: np.ndarray, factor: int) -> np.ndarray:
+    return np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
+
+
+def _shortened(name: str, length: int = 28) -> str:
+    return name if len(name) <= length else f"{name[: length - 3]}..."
+
+
+def _hex(colour: tuple[int, int, int]) -> str:
+    return "#" + bytes(colour).hex()
+
+
+def _write(path: str | Path, image: np.ndarray, sheet: Sheet) -> None:
+    notes = PIL.PngImagePlugin.PngInfo()
+    values: dict[str, Any] = dataclasses.asdict(sheet)
+    notes.add_text(_NOTES, json.dumps(values))
+    with atomic_path(path) as beside:
+        PIL.Image.fromarray(image).save(beside, format="PNG", pnginfo=notes)

@@ -1,0 +1,337 @@
+"""From a foreground mask to nuclei: connected components, in memory or by strips.
+
+Both forms give the same labels: instances are numbered 1..n by the raster order of their first
+pixel, so neither the tile nor the strip can change them. Foreground and background use dual
+connectivities (8 and 4, or 4 and 8), so that a hole is what one component encloses.
+
+Axes: H, W pixels. Masks are (H, W), non-zero where there is foreground; labels are int32 (H, W),
+0 where there is background. Areas are px of the mask.
+"""
+
+from __future__ import annotations
+
+import itertools
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import scipy.ndimage
+import scipy.sparse.csgraph
+import skimage.color
+import skimage.filters
+
+from histojax.errors import UserError
+from histojax.imaging.tiling import recut
+from histojax.imaging.writers import disk_errors
+
+_DUAL = {4: 8, 8: 4}
+
+
+def otsu_haematoxylin(image: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
+    """Baseline nuclear mask: Otsu's threshold on the smoothed haematoxylin density.
+
+    Colour deconvolution with the standard haematoxylin-eosin-DAB vectors (Ruifrok and Johnston
+    2001), a Gaussian, then one global threshold for the image (Otsu 1979). An image of one colour
+    has no foreground.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        sigma: of the Gaussian, px; 0 for none, where chromatin's texture breaks nuclei up.
+
+    Returns:
+        uint8 {0, 1} (H, W).
+    """
+    haematoxylin = skimage.color.rgb2hed(image)[..., 0]
+    if haematoxylin.min() == haematoxylin.max():
+        return np.zeros(image.shape[:2], np.uint8)
+    smooth = scipy.ndimage.gaussian_filter(haematoxylin, sigma)
+    return (smooth > skimage.filters.threshold_otsu(smooth)).astype(np.uint8)
+
+
+def _structure(connectivity: int) -> np.ndarray:
+    if connectivity not in _DUAL:
+        raise UserError(
+            f"A connectivity of {connectivity} is not known: "
+            "give 4 (edges) or 8 (edges and corners)."
+        )
+    return scipy.ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
+
+
+def _first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
+    """Flat index of the first pixel of labels 0..count in raster order (0 for label 0)."""
+    pixels = np.flatnonzero(labels)[::-1]
+    first = np.zeros(count + 1, np.int64)
+    # Where an index is repeated the last assignment stands, and here that is the first pixel.
+    first[labels.ravel()[pixels]] = pixels
+    return first
+
+
+def fill_holes(mask: np.ndarray, max_area: int, connectivity: int = 8) -> np.ndarray:
+    """Fills the holes of at most `max_area` px; bool (H, W).
+
+    A hole is a component of the background (of the dual connectivity) that does not touch the
+    border of the image. What lies inside a hole does not count towards its area.
+    """
+    mask = np.asarray(mask) != 0
+    structure = _structure(_DUAL.get(connectivity, connectivity))
+    if max_area <= 0:
+        return mask
+    background, _ = scipy.ndimage.label(~mask, structure)
+    fill = np.bincount(background.ravel()) <= max_area
+    for edge in (background[0], background[-1], background[:, 0], background[:, -1]):
+        fill[edge] = False
+    fill[0] = False
+    return mask | fill[background]
+
+
+def label_mask(
+    mask: np.ndarray, *, min_area: int = 0, max_hole: int = 0, connectivity: int = 8
+) -> np.ndarray:
+    """Connected components of a mask as instances.
+
+    Args:
+        mask: (H, W), non-zero where there is foreground.
+        min_area: smaller components are dropped, px, after their holes are filled.
+        max_hole: holes of at most this area are filled, px; 0 fills none.
+        connectivity: 8 (edges and corners) or 4 (edges).
+
+    Returns:
+        int32 (H, W): 0 background, 1..n in raster order of each instance's first pixel.
+    """
+    labels, count = scipy.ndimage.label(
+        fill_holes(mask, max_hole, connectivity), _structure(connectivity)
+    )
+    keep = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= max(min_area, 1))
+    keep = keep[keep > 0]
+    table = np.zeros(count + 1, np.int32)
+    order = np.argsort(_first_pixels(labels, count)[keep])
+    table[keep[order]] = np.arange(1, len(keep) + 1)
+    return table[labels]
+
+
+class StripLabeller:
+    """Labels a mask that does not fit in memory: strips in, top to bottom, then labels out.
+
+    The first pass labels each strip by itself, writes these provisional numbers to a temporary
+    file and notes which of them meet across strips; `finish` joins them, and the second pass reads
+    the file back through a table. Memory is bounded by a strip and by some tens of bytes for each
+    provisional component. The file (4 bytes a pixel) has no name and goes with the process.
+
+    With `max_hole` the background is labelled as well, since a hole may span strips.
+
+    A context manager, which closes the file unless `finish` has handed it over.
+    """
+
+    def __init__(
+        self,
+        width: int,
+        *,
+        min_area: int = 0,
+        max_hole: int = 0,
+        connectivity: int = 8,
+        folder: str | Path | None = None,
+    ):
+        """
+        Args:
+            width: W of every strip, px.
+            min_area, max_hole, connectivity: as in `label_mask`.
+            folder: where the temporary file lies; by default the system's temporary folder.
+        """
+        self.width, self.height = width, 0
+        self.min_area, self.max_hole, self.connectivity = min_area, max_hole, connectivity
+        self._foreground = _structure(connectivity)
+        self._background = _structure(_DUAL[connectivity])
+        self._folder = folder
+        self._count = 0
+        self._areas: list[np.ndarray] = [np.zeros(1, np.int64)]
+        self._firsts: list[np.ndarray] = [np.zeros(1, np.int64)]
+        self._holes: list[np.ndarray] = [np.zeros(1, bool)]
+        self._borders: list[np.ndarray] = []
+        self._joins: list[np.ndarray] = []
+        self._contacts: list[np.ndarray] = []
+        self._last_row: tuple[np.ndarray, np.ndarray] | None = None
+        with disk_errors(folder):
+            # Plain reads and writes rather than a memory map, whose pages would count as ours.
+            self._file: BinaryIO | None = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def add(self, mask: np.ndarray) -> None:
+        """Takes the next strip, (rows, W), non-zero where there is foreground."""
+        if mask.ndim != 2 or mask.shape[1] != self.width:
+            raise ValueError(f"a strip of shape {mask.shape} does not have {self.width} columns")
+        if not len(mask):
+            return
+        foreground = np.asarray(mask) != 0
+        ids, count = scipy.ndimage.label(foreground, self._foreground)
+        holes = np.zeros(count, bool)
+        if self.max_hole > 0:
+            background, more = scipy.ndimage.label(~foreground, self._background)
+            np.add(background, count, out=ids, where=~foreground)
+            holes = np.concatenate([holes, np.ones(more, bool)])
+            count += more
+        if self._count + count >= 2**32:
+            raise UserError(
+                f"The mask has more than {2**32:,} parts, too many to number: smooth it first."
+            )
+        self._areas.append(np.bincount(ids.ravel(), minlength=count + 1)[1:])
+        self._firsts.append(_first_pixels(ids, count)[1:] + self.height * self.width)
+        self._holes.append(holes)
+        ids = ids.astype(np.uint32)
+        np.add(ids, np.uint32(self._count), out=ids, where=ids > 0)
+        if self.max_hole > 0:
+            sides = [ids[:, 0], ids[:, -1], *([ids[0]] if self.height == 0 else [])]
+            self._borders.append(np.unique(np.concatenate(sides)))
+            for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
+                self._contacts.append(_pairs(ids[a], ids[b], foreground[a], ~foreground[b]))
+                self._contacts.append(_pairs(ids[b], ids[a], foreground[b], ~foreground[a]))
+        self._join(ids[0], foreground[0])
+        self._last_row = ids[-1].copy(), foreground[-1].copy()
+        with disk_errors(self._folder):
+            self._file.write(ids.data)
+        self._count += count
+        self.height += len(mask)
+
+    def _join(self, ids: np.ndarray, foreground: np.ndarray) -> None:
+        """Notes which parts of a strip's first row meet those of the row above."""
+        if self._last_row is None:
+            return
+        above, above_foreground = self._last_row
+        everywhere = slice(None)
+        diagonals = [(slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))]
+        straight = [(everywhere, everywhere)]
+        reach = straight + (diagonals if self.connectivity == 8 else [])
+        for a, b in reach:
+            self._joins.append(_pairs(above[a], ids[b], above_foreground[a], foreground[b]))
+        if self.max_hole > 0:
+            reach = straight + (diagonals if self.connectivity == 4 else [])
+            for a, b in reach:
+                self._joins.append(_pairs(above[a], ids[b], ~above_foreground[a], ~foreground[b]))
+            self._contacts.append(_pairs(above, ids, above_foreground, ~foreground))
+            self._contacts.append(_pairs(ids, above, foreground, ~above_foreground))
+
+    def finish(self) -> StripLabels:
+        """Joins the parts, drops what is too small and numbers the rest."""
+        areas, firsts = np.concatenate(self._areas), np.concatenate(self._firsts)
+        holes = np.concatenate(self._holes)
+        group = _components(self._count + 1, self._joins)
+        if self.max_hole > 0 and self.height:
+            borders = np.concatenate([*self._borders, self._last_row[0]])
+            fill = np.bincount(group, weights=areas) <= self.max_hole
+            fill[group[borders]] = False
+            filled = holes & fill[group]
+            contacts = np.concatenate(self._contacts)
+            joined = contacts[filled[contacts[:, 1]]]
+            group = _components(self._count + 1, [*self._joins, joined])
+            holes = holes & ~filled
+        nucleus = ~holes
+        nucleus[0] = False
+        sizes = np.bincount(group[nucleus], weights=areas[nucleus], minlength=group.max() + 1)
+        first = np.full(len(sizes), np.iinfo(np.int64).max)
+        np.minimum.at(first, group[nucleus], firsts[nucleus])
+        kept = np.flatnonzero(sizes >= max(self.min_area, 1))
+        kept = kept[np.argsort(first[kept])]
+        number = np.zeros(len(sizes), np.int32)
+        number[kept] = np.arange(1, len(kept) + 1)
+        table = np.where(nucleus, number[group], 0).astype(np.int32)
+        with disk_errors(self._folder):
+            self._file.flush()
+        file, self._file = self._file, None
+        return StripLabels(file, table, self.height, self.width, sizes[kept].astype(np.int64))
+
+    def close(self) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def __enter__(self) -> StripLabeller:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class StripLabels:
+    """Labels on disk, read by rows or by region: int32, 0 background, 1..n in raster order.
+
+    A context manager, which closes the temporary file. `areas` are the n areas, px.
+    """
+
+    def __init__(
+        self, file: BinaryIO, table: np.ndarray, height: int, width: int, areas: np.ndarray
+    ):
+        self.height, self.width, self.areas = height, width, areas
+        self._file, self._table = file, table
+
+    @property
+    def count(self) -> int:
+        """Number of instances n."""
+        return len(self.areas)
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """int32 (height, width) of the region at y, x, px, cut off at the border of the image."""
+        height = max(min(height, self.height - y), 0)
+        self._file.seek(4 * y * self.width)
+        data = self._file.read(4 * height * self.width)
+        ids = np.frombuffer(data, np.uint32).reshape(height, self.width)
+        return self._table[ids[:, x : x + width]]
+
+    def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
+        """int32 (rows, W), top to bottom; the last may have fewer rows."""
+        for y in range(0, self.height, rows):
+            yield self.read(y, 0, rows, self.width)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def __enter__(self) -> StripLabels:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+def label_strips(
+    strips: Iterable[np.ndarray],
+    *,
+    min_area: int = 0,
+    max_hole: int = 0,
+    connectivity: int = 8,
+    folder: str | Path | None = None,
+    rows: int | None = None,
+) -> StripLabels:
+    """`label_mask` for a mask given by strips (rows, W), top to bottom; see `StripLabeller`.
+
+    Args:
+        rows: recut the strips to this many rows first; by default they are taken as they come.
+    """
+    pieces = iter(strips if rows is None else recut(strips, rows))
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("no strips to label")
+    with StripLabeller(
+        first.shape[1],
+        min_area=min_area,
+        max_hole=max_hole,
+        connectivity=connectivity,
+        folder=folder,
+    ) as labeller:
+        for strip in itertools.chain([first], pieces):
+            labeller.add(strip)
+        return labeller.finish()
+
+
+def _pairs(a: np.ndarray, b: np.ndarray, where_a: np.ndarray, where_b: np.ndarray) -> np.ndarray:
+    """Distinct (a, b) at the places where both conditions hold, int64 (n, 2)."""
+    where = where_a & where_b
+    code = np.unique(a[where].astype(np.uint64) << np.uint64(32) | b[where].astype(np.uint64))
+    pairs = np.stack([code >> np.uint64(32), code & np.uint64(2**32 - 1)], axis=-1)
+    return pairs.astype(np.int64)
+
+
+def _components(nodes: int, pairs: list[np.ndarray]) -> np.ndarray:
+    """Component number of each node of a graph that is given by its edges, int32 (nodes,)."""
+    edges = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
+    graph = scipy.sparse.coo_matrix(
+        (np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)
+    )
+    return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]

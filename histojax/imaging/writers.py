@@ -1,0 +1,271 @@
+"""Files that are whole or absent: images, streamed TIFF, JSON, tables, and pictures for reports.
+
+Every file is written beside its final name and renamed, so that a run that is stopped leaves
+nothing half-written under that name. Axes: H, W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import itertools
+import json
+import math
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import PIL.Image
+import PIL.ImageDraw
+import PIL.ImageFont
+import skimage.segmentation
+import tifffile
+
+from histojax.errors import UserError
+from histojax.imaging.tiling import recut
+
+_TIFF_TILE = 512
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path | None) -> Iterator[None]:
+    """Turns what the disk refuses (no space, no permission, no folder) into a UserError."""
+    try:
+        yield
+    except OSError as error:
+        where = "the temporary folder" if path is None else str(path)
+        reason = error.strerror or str(error)
+        raise UserError(
+            f"Writing to {where} failed ({reason}): free space there or name a folder that can be "
+            "written."
+        ) from error
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to `path` at the end and removed on failure.
+
+    The folder is made where it is missing.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    path = Path(path)
+    beside = path.with_name(f".{path.name}.{os.getpid()}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+def write_png(path: str | Path, image: np.ndarray) -> None:
+    """Writes uint8 (H, W, 3) or (H, W), or integer labels 0 .. 65,535 as uint16 (H, W)."""
+    if image.dtype != np.uint8:
+        if image.ndim != 2 or image.min() < 0 or image.max() > 65_535:
+            raise ValueError(f"a PNG holds labels of 0 to 65,535, not {image.dtype} {image.shape}")
+        image = image.astype(np.uint16)
+    with atomic_path(path) as beside:
+        PIL.Image.fromarray(image).save(beside, format="PNG")
+
+
+def write_tiff(path: str | Path, image: np.ndarray, *, mpp: float | None = None) -> None:
+    """Writes an image or labels that fit in memory; see `stream_tiff`."""
+    stream_tiff(path, [image], height=image.shape[0], width=image.shape[1], mpp=mpp)
+
+
+def stream_tiff(
+    path: str | Path,
+    strips: Iterable[np.ndarray],
+    *,
+    height: int,
+    width: int,
+    mpp: float | None = None,
+) -> None:
+    """Writes a tiled, deflated TIFF from strips, with a row of tiles in memory.
+
+    Args:
+        path: final name; BigTIFF beyond 4 GiB of pixels.
+        strips: uint8 (rows, W, 3), uint8 (rows, W), or integer labels (rows, W), top to bottom, of
+            any heights that sum to H. Labels of any other integer type are written as uint32.
+        height: H, width: W, px.
+        mpp: um per px, kept in the resolution tags (px per cm).
+
+    Raises:
+        UserError: the disk refuses.
+        ValueError: strips of the wrong width, number of rows or type; a negative label.
+    """
+    pieces = recut(strips, _TIFF_TILE)
+    first = next(pieces, None)
+    if first is None:
+        raise ValueError("no strips to write")
+    channels = first.shape[2:]
+    if channels not in ((), (3,)) or not (
+        first.dtype == np.uint8 or (not channels and np.issubdtype(first.dtype, np.integer))
+    ):
+        raise ValueError(f"strips are uint8 RGB or integer labels, not {first.dtype} {first.shape}")
+    dtype = np.dtype(np.uint8 if first.dtype == np.uint8 else np.uint32)
+
+    written = 0
+
+    def check_rows() -> None:
+        if written != height:
+            raise ValueError(f"the strips have {written} rows, not {height}")
+
+    def tiles() -> Iterator[np.ndarray]:
+        nonlocal written
+        for piece in itertools.chain([first], pieces):
+            if piece.shape[1:] != (width, *channels):
+                raise ValueError(f"a strip of shape {piece.shape} does not have {width} columns")
+            if piece.dtype != np.uint8 and piece.size and piece.min() < 0:
+                raise ValueError(f"a label of {piece.min()} is negative")
+            written += len(piece)
+            for x in range(0, width, _TIFF_TILE):
+                part = piece[:, x : x + _TIFF_TILE]
+                tile = np.zeros((_TIFF_TILE, _TIFF_TILE, *channels), dtype)
+                tile[: part.shape[0], : part.shape[1]] = part
+                yield tile
+        check_rows()
+
+    resolution = {}
+    if mpp is not None:
+        resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    size = height * width * math.prod(channels) * dtype.itemsize
+    with (
+        atomic_path(path) as beside,
+        tifffile.TiffWriter(beside, bigtiff=size > 2**32 - 2**25) as writer,
+    ):
+        writer.write(
+            tiles(),
+            shape=(height, width, *channels),
+            dtype=dtype,
+            photometric="rgb" if channels else "minisblack",
+            tile=(_TIFF_TILE, _TIFF_TILE),
+            compression="adobe_deflate",
+            predictor=bool(channels),
+            # tifffile encodes this many bytes of tiles before it writes them: one row of tiles.
+            buffersize=max(_TIFF_TILE * width * math.prod(channels) * dtype.itemsize, 1),
+            metadata=None,
+            software="histojax",
+            **resolution,
+        )
+        # The writer takes the tiles that the shape needs and asks for no more.
+        written += sum(len(piece) for piece in pieces)
+        check_rows()
+
+
+def _plain(value: Any) -> Any:
+    """JSON's own types; numbers that JSON cannot hold (NaN, infinities) become None."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, (np.ndarray, np.generic)):
+        return _plain(value.tolist())
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def write_json(path: str | Path, value: Any) -> None:
+    """Writes JSON; NumPy values become plain ones, NaN and infinities null."""
+    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    with atomic_path(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")
+
+
+def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Writes a table: a column for each key, in order of first appearance.
+
+    A value that a row does not have, None and NaN become empty cells; infinities are "inf".
+    """
+    rows = list(rows)
+    columns = list(dict.fromkeys(key for row in rows for key in row))
+    with atomic_path(path) as beside, open(beside, "w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, columns, restval="")
+        writer.writeheader()
+        for row in rows:
+            # NaN is the one value that differs from itself.
+            writer.writerow({key: "" if value != value else value for key, value in row.items()})
+
+
+def overlay(
+    image: np.ndarray, instances: np.ndarray, colour: tuple[int, int, int] = (0, 255, 0)
+) -> np.ndarray:
+    """The image with the contour of each instance drawn one pixel wide, inside the instance.
+
+    Args:
+        image: uint8 (H, W, 3). instances: integer (H, W), 0 background; a {0, 1} mask will do.
+
+    Returns:
+        uint8 (H, W, 3), a copy.
+    """
+    drawn = image.copy()
+    # The image is framed by background, so that an instance cut by the border is closed there.
+    framed = np.pad(instances, 1)
+    contour = skimage.segmentation.find_boundaries(framed, connectivity=1, mode="inner")
+    drawn[contour[1:-1, 1:-1]] = colour
+    return drawn
+
+
+def _rgb(image: np.ndarray) -> np.ndarray:
+    """uint8 RGB for display; bool and {0, 1} masks become black and white."""
+    image = np.asarray(image)
+    if image.dtype == bool or (image.ndim == 2 and image.size and image.max() <= 1):
+        image = image.astype(np.uint8) * 255
+    if image.dtype != np.uint8:
+        raise ValueError(f"pictures are uint8 or masks, not {image.dtype}")
+    return np.repeat(image[..., None], 3, axis=2) if image.ndim == 2 else image
+
+
+def panels(
+    rows: Sequence[Sequence[tuple[str, np.ndarray]]], *, cell: int | None = None, gap: int = 6
+) -> np.ndarray:
+    """A sheet of captioned pictures, row by row, dark text on white.
+
+    Args:
+        rows: of (caption, picture): uint8 (H, W, 3) or (H, W), or a {0, 1} mask. Rows may differ
+            in length.
+        cell: longest side of a picture on the sheet, px; by default that of the largest. Smaller
+            pictures are enlarged by whole factors with their pixels kept square (so that a
+            low-resolution input is shown as it is), larger ones are reduced.
+        gap: px around each picture.
+
+    Returns:
+        uint8 (height, width, 3).
+    """
+    pictures = [[(caption, _rgb(image)) for caption, image in row] for row in rows]
+    if cell is None:
+        cell = max(max(image.shape[:2]) for row in pictures for _, image in row)
+    font = PIL.ImageFont.load_default()
+    placed, y, sheet_width = [], gap, 0
+    for row in pictures:
+        x, row_height = gap, 0
+        for caption, image in row:
+            longest = max(image.shape[:2])
+            picture = PIL.Image.fromarray(image)
+            if longest <= cell:
+                size = tuple(side * (cell // longest) for side in picture.size)
+                picture = picture.resize(size, PIL.Image.Resampling.NEAREST)
+            else:
+                picture.thumbnail((cell, cell), PIL.Image.Resampling.LANCZOS)
+            left, top, right, bottom = font.getbbox(caption) if caption else (0, 0, 0, 0)
+            placed.append((x, y, caption, picture))
+            x += max(picture.width, math.ceil(right - left)) + gap
+            row_height = max(row_height, picture.height + math.ceil(bottom) + gap)
+        y += row_height + gap
+        sheet_width = max(sheet_width, x)
+    sheet = PIL.Image.new("RGB", (sheet_width, y), "white")
+    draw = PIL.ImageDraw.Draw(sheet)
+    for x, top, caption, picture in placed:
+        sheet.paste(picture, (x, top))
+        draw.text((x, top + picture.height + gap // 2), caption, fill=(30, 30, 30), font=font)
+    return np.asarray(sheet)

@@ -1,0 +1,1 @@
+"""Losses: pure, keyword-only, unreduced."""

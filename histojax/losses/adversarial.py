@@ -1,0 +1,81 @@
+"""Adversarial losses, each as the pair (discriminator's, generator's), one value per judged patch.
+
+`real` and `fake` are the discriminator's logits, (B, h, w, 1), for real and generated images.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+
+def _softplus(x: jax.Array) -> jax.Array:
+    return jnp.logaddexp(x, 0.0)
+
+
+def bce_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Cross-entropy of calling real 1 and fake 0 (Goodfellow et al. 2014, eq. 1)."""
+    return _softplus(-real) + _softplus(fake)
+
+
+def bce_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Non-saturating form: cross-entropy of fakes being called 1; `real` is not used."""
+    del real
+    return _softplus(-fake)
+
+
+def lsgan_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Half the squared distance to 1 for real and 0 for fake (Mao et al. 2017, eq. 2)."""
+    return 0.5 * (jnp.square(real - 1.0) + jnp.square(fake))
+
+
+def lsgan_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Half the squared distance of fakes to 1; `real` is not used."""
+    del real
+    return 0.5 * jnp.square(fake - 1.0)
+
+
+def hinge_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Margin of 1 on both sides (Lim and Ye 2017; Miyato et al. 2018, eq. 16)."""
+    return jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake)
+
+
+def hinge_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """The negated judgement of fakes (Miyato et al. 2018, eq. 17); `real` is not used."""
+    del real
+    return -fake
+
+
+def relativistic_discriminator(
+    *, real: jax.Array, fake: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+    """Relativistic average form: real against the mean fake, fake against the mean real.
+
+    Source: Jolicoeur-Martineau 2018, eq. 8 and 9; used for images by ESRGAN (Wang et al. 2018).
+    `axis_name` averages the opposing judgement over that mapped axis, so that the loss does not
+    depend on how many devices share the batch.
+    """
+    return _softplus(-(real - _mean(fake, axis_name))) + _softplus(fake - _mean(real, axis_name))
+
+
+def relativistic_generator(
+    *, real: jax.Array, fake: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+    """The discriminator's relativistic average loss with the roles exchanged."""
+    return relativistic_discriminator(real=fake, fake=real, axis_name=axis_name)
+
+
+def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
+    mean = jnp.mean(x)
+    return mean if axis_name is None else lax.pmean(mean, axis_name)
+
+
+FORMS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
+    "bce": (bce_discriminator, bce_generator),
+    "lsgan": (lsgan_discriminator, lsgan_generator),
+    "hinge": (hinge_discriminator, hinge_generator),
+    "relativistic": (relativistic_discriminator, relativistic_generator),
+}

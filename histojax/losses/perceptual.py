@@ -1,0 +1,49 @@
+"""Distance between images in the feature space of a network."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+
+
+def feature_loss(
+    *,
+    prediction: Mapping[str, jax.Array],
+    target: Mapping[str, jax.Array],
+    weights: Mapping[str, float],
+    form: str = "l1",
+) -> jax.Array:
+    """Weighted difference of feature maps, one value per image, shape (B,).
+
+    Each layer's difference is divided by the mean magnitude of the target's features of that
+    layer, so that weights mean the same whatever network the features come from.
+
+    Args:
+        prediction: layer name -> (B, h, w, C) features of the generated image.
+        target: the same of the real image; no gradient flows into it.
+        weights: layer name -> weight; these layers are compared.
+        form: "l1" or "mse".
+
+    Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 (there without normalisation).
+    """
+    total = jnp.zeros(())
+    for layer, weight in weights.items():
+        real = jax.lax.stop_gradient(target[layer].astype(_at_least_float32(target[layer])))
+        difference = prediction[layer].astype(real.dtype) - real
+        axes = tuple(range(1, real.ndim))
+        if form == "l1":
+            distance = jnp.mean(jnp.abs(difference), axes)
+            size = jnp.mean(jnp.abs(real), axes)
+        elif form == "mse":
+            distance = jnp.mean(jnp.square(difference), axes)
+            size = jnp.mean(jnp.square(real), axes)
+        else:
+            raise ValueError(f"form={form!r} is neither 'l1' nor 'mse'")
+        total = total + weight * distance / (size + 1e-8)
+    return total
+
+
+def _at_least_float32(x: jax.Array) -> jnp.dtype:
+    return jnp.promote_types(x.dtype, jnp.float32)

@@ -1,0 +1,33 @@
+"""Losses of a predicted mask against the annotated one."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+
+
+def binary_cross_entropy(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Cross-entropy per pixel of (B, H, W, C) logits against a mask in {0, 1} (or soft in [0, 1]).
+
+    Written so that neither large positive nor large negative logits overflow.
+    """
+    return jnp.maximum(logits, 0.0) - logits * mask + jnp.logaddexp(0.0, -jnp.abs(logits))
+
+
+def soft_dice(
+    *, logits: jax.Array, mask: jax.Array, smooth: float = 1.0, squared: bool = False
+) -> jax.Array:
+    """1 - soft Dice of sigmoid(logits) per image and channel, shape (B, C).
+
+    (2 sum(p m) + s) / (sum(p) + sum(m) + s), or with squared terms in the denominator
+    (Milletari et al. 2016, eq. 5). `smooth` makes an empty mask met by an empty prediction
+    cost nothing.
+    """
+    probability = jax.nn.sigmoid(logits)
+    axes = (1, 2)
+    overlap = jnp.sum(probability * mask, axes)
+    if squared:
+        size = jnp.sum(jnp.square(probability), axes) + jnp.sum(jnp.square(mask), axes)
+    else:
+        size = jnp.sum(probability, axes) + jnp.sum(mask, axes)
+    return 1.0 - (2.0 * overlap + smooth) / (size + smooth)

@@ -1,0 +1,197 @@
+"""How near an enhanced image is to its original: PSNR, SSIM, spectra and feature distances.
+
+Two protocols, never mixed. P1 (`score_rgb`): the three channels of uint8 RGB, data range 255,
+SSIM per channel and averaged. P2 (`score_luma`): BT.601 luma without the outer `shave` pixels.
+Networks' outputs are quantised to uint8 (rounded, clipped) before they are scored.
+
+Axes: H, W pixels, C channels.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from histojax.errors import UserError
+
+# Wang et al. 2004, section III.C: an 11-tap Gaussian window of sigma 1.5, K1 .01, K2 .03.
+_RADIUS = 5
+_TAPS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2)
+_WINDOW = _TAPS / _TAPS.sum()
+_K1, _K2 = 0.01, 0.03
+
+
+def _check_same(a: np.ndarray, b: np.ndarray) -> None:
+    if a.shape != b.shape:
+        raise ValueError(f"images of {a.shape} and {b.shape} cannot be compared")
+
+
+def _check_quantised(*images: np.ndarray) -> None:
+    for image in images:
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+            raise ValueError(
+                f"images are scored as uint8 (H, W, 3), not as {image.dtype} {image.shape}"
+            )
+
+
+def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
+    """Peak signal-to-noise ratio, 10 log10(range^2 / MSE), over all pixels and channels, dB.
+
+    Infinite for identical images; means over images leave such values out and count them
+    (`intervals.bootstrap_mean`), since one of them would hide all others.
+    """
+    _check_same(a, b)
+    error = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
+    return math.inf if error == 0 else 10.0 * math.log10(data_range**2 / error)
+
+
+def _local_mean(image: np.ndarray) -> np.ndarray:
+    """Gaussian-weighted mean of each window that lies inside the image: (H - 10, W - 10, ...)."""
+    inside = slice(_RADIUS, -_RADIUS)
+    rows = scipy.ndimage.correlate1d(image, _WINDOW, axis=0)[inside]
+    return scipy.ndimage.correlate1d(rows, _WINDOW, axis=1)[:, inside]
+
+
+def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
+    """Structural similarity (Wang et al. 2004, equation 13), averaged over windows and channels.
+
+    Only windows that lie inside the image count (the outer 5 px are centres of none), with
+    weighted population variances: scikit-image's structural_similarity(gaussian_weights=True,
+    sigma=1.5, use_sample_covariance=False).
+
+    Args:
+        a, b: (H, W) or (H, W, C), any real type; H and W at least 11.
+
+    Raises:
+        UserError: an image smaller than the window.
+    """
+    _check_same(a, b)
+    if min(a.shape[:2]) < len(_WINDOW):
+        raise UserError(
+            f"SSIM needs images of at least {len(_WINDOW)} x {len(_WINDOW)} px and got "
+            f"{a.shape[0]} x {a.shape[1]}: leave such images out of the evaluation."
+        )
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
+    scores = []
+    for channel in np.ndindex(a.shape[2:]):
+        x, y = a[(..., *channel)], b[(..., *channel)]
+        mean_x, mean_y = _local_mean(x), _local_mean(y)
+        mean_xy, squares = mean_x * mean_y, mean_x**2 + mean_y**2
+        covariance = _local_mean(x * y) - mean_xy
+        # The two variances appear only as their sum, which takes one filter rather than two.
+        variances = _local_mean(x * x + y * y) - squares
+        quotient = ((2 * mean_xy + c1) * (2 * covariance + c2)) / (
+            (squares + c1) * (variances + c2)
+        )
+        scores.append(quotient.mean())
+    return float(np.mean(scores))
+
+
+def luma_bt601(image: np.ndarray) -> np.ndarray:
+    """BT.601 luma of uint8 RGB, 16 (black) to 235 (white), not rounded: float64 (H, W).
+
+    The Y of MATLAB's rgb2ycbcr, which the super-resolution literature scores.
+    """
+    return 16.0 + image.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255.0)
+
+
+def score_rgb(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
+    """Protocol P1: {"psnr_rgb", "ssim_rgb"} of two uint8 RGB images (H, W, 3)."""
+    _check_quantised(sr, hr)
+    return {"psnr_rgb": psnr(sr, hr), "ssim_rgb": ssim(sr, hr)}
+
+
+def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, float]:
+    """Protocol P2: {"psnr_y", "ssim_y"} of uint8 RGB (H, W, 3), `shave` px cut off every side.
+
+    Raises:
+        UserError: too little of the image is left.
+    """
+    _check_quantised(sr, hr)
+    _check_same(sr, hr)
+    inside = slice(shave, -shave or None)
+    if min(hr.shape[:2]) < 2 * shave + len(_WINDOW):
+        raise UserError(
+            f"The luma scores of an image of {hr.shape[0]} x {hr.shape[1]} px need at least "
+            f"{2 * shave + len(_WINDOW)} px a side: leave such images out of the evaluation."
+        )
+    a, b = luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
+    return {"psnr_y": psnr(a, b), "ssim_y": ssim(a, b)}
+
+
+def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
+    """Mean power per annulus of spatial frequency between `lowest` and .5 cycles per px."""
+    height, width = luma.shape
+    window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
+    # The window's own mean is taken out with the image's, so that a flat image has no power.
+    centred = window * (luma - np.sum(window * luma) / np.sum(window))
+    power = np.abs(np.fft.fft2(centred)) ** 2 / np.sum(window**2)
+    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
+    bins = max(math.floor((0.5 - lowest) * min(height, width)), 1)
+    annulus = np.floor((frequency - lowest) / (0.5 - lowest) * bins).astype(int)
+    inside = (annulus >= 0) & (annulus < bins)
+    counts = np.bincount(annulus[inside], minlength=bins)
+    sums = np.bincount(annulus[inside], weights=power[inside], minlength=bins)
+    return sums[counts > 0] / counts[counts > 0]
+
+
+def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+    """How far the power of fine detail is from the original's, dB; 0 for identical images.
+
+    The power spectrum of the Hann-windowed luma is averaged over annuli of one frequency step
+    (1 / min(H, W) cycles per px), and the error is the mean over annuli of
+    |10 log10(P_sr) - 10 log10(P_hr)|.
+
+    Only annuli from the low-resolution Nyquist frequency, 1 / (2 scale), to the image's own, 1/2
+    cycles per px, count: below it the input already holds the detail and every method would score
+    near 0, above it a method must make the detail up, and blur (too little power) and noise or
+    checkerboards (too much) both cost. Phase plays no part, so plausible texture in the wrong place
+    is not punished as it is by PSNR. The power of rounding to uint8, 1/12 grey level squared, is
+    added to both spectra: what lies below it cannot be told from rounding.
+
+    Args:
+        sr, hr: uint8 RGB (H, W, 3).
+        scale: output px per low-resolution px, 2 or more.
+    """
+    _check_quantised(sr, hr)
+    _check_same(sr, hr)
+    lowest = 1.0 / (2 * scale)
+    ours, theirs = (_radial_power(luma_bt601(image), lowest) + 1.0 / 12.0 for image in (sr, hr))
+    return float(np.mean(np.abs(10.0 * np.log10(ours / theirs)))) if len(ours) else 0.0
+
+
+def feature_distance(features_a: Any, features_b: Any) -> Any:
+    """Distance of two images in a network's features: LPIPS without its calibrated heads.
+
+    Each position's feature vector is scaled to unit length; squared differences are summed over
+    channels, averaged over positions, then over layers (Zhang et al. 2018, equation 1, w = 1).
+    0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
+
+    Args:
+        features_a, features_b: {layer: array} or a sequence of layers, NumPy or JAX arrays
+            (..., H, W, C), the same layers and shapes in both.
+
+    Returns:
+        Of shape (...): one distance for each image of a batch.
+    """
+    if isinstance(features_a, Mapping):
+        if features_a.keys() != features_b.keys():
+            raise ValueError(f"layers {list(features_a)} and {list(features_b)} differ")
+        features_b = [features_b[name] for name in features_a]
+        features_a = list(features_a.values())
+    if len(features_a) != len(features_b) or not len(features_a):
+        raise ValueError(f"{len(features_a)} and {len(features_b)} layers cannot be compared")
+    distances = []
+    for a, b in zip(features_a, features_b, strict=True):
+        _check_same(a, b)
+        distances.append(((_unit(a) - _unit(b)) ** 2).sum(-1).mean((-2, -1)))
+    return sum(distances) / len(distances)
+
+
+def _unit(features: Any) -> Any:
+    return features / ((features**2).sum(-1, keepdims=True) ** 0.5 + 1e-10)

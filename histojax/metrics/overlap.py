@@ -1,0 +1,78 @@
+"""How well masks agree: IoU and Dice, from one confusion matrix.
+
+A matrix of one image gives that image's score; the sum of the matrices of many images gives the
+pooled score. Rows are the truth, columns the prediction. Where neither holds the class there is
+nothing to find and nothing was found, which scores 1.
+
+Axes: H, W pixels, K classes (0 is background).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) -> np.ndarray:
+    """Pixel counts int64 (K, K): [i, j] pixels of true class i were called j.
+
+    Args:
+        prediction, truth: integer or bool class indices of one shape, 0 .. K - 1.
+
+    Raises:
+        ValueError: shapes that differ, or a class outside 0 .. K - 1.
+    """
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f"masks of {prediction.shape} and {truth.shape} cannot be compared")
+    for name, mask in (("prediction", prediction), ("truth", truth)):
+        if mask.dtype != bool and not np.issubdtype(mask.dtype, np.integer):
+            raise ValueError(f"the {name} holds class indices, not {mask.dtype}")
+        if mask.size and (mask.min() < 0 or mask.max() >= classes):
+            raise ValueError(
+                f"the {name} holds classes {mask.min()} to {mask.max()}, not 0 to {classes - 1}"
+            )
+    index = truth.astype(np.int64).ravel() * classes + prediction.astype(np.int64).ravel()
+    return np.bincount(index, minlength=classes**2).reshape(classes, classes)
+
+
+def _foreground(matrix: np.ndarray) -> tuple[int, int, int]:
+    """True positives, false positives, false negatives of foreground, all classes but 0 as one."""
+    return int(matrix[1:, 1:].sum()), int(matrix[0, 1:].sum()), int(matrix[1:, 0].sum())
+
+
+def iou(matrix: np.ndarray) -> float:
+    """Foreground intersection over union, TP / (TP + FP + FN), in 0 .. 1; 1 where both are empty.
+
+    Args:
+        matrix: of `confusion`; classes from 1 on count as one foreground.
+    """
+    hit, extra, missed = _foreground(matrix)
+    union = hit + extra + missed
+    return hit / union if union else 1.0
+
+
+def dice(matrix: np.ndarray) -> float:
+    """Foreground Dice, 2 TP / (2 TP + FP + FN), in 0 .. 1; 1 where both are empty; see `iou`."""
+    hit, extra, missed = _foreground(matrix)
+    total = 2 * hit + extra + missed
+    return 2 * hit / total if total else 1.0
+
+
+def class_iou(matrix: np.ndarray) -> np.ndarray:
+    """IoU of each class, float64 (K,); NaN for a class that neither mask holds."""
+    hit = np.diag(matrix).astype(np.float64)
+    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
+    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+
+
+def mean_iou(matrix: np.ndarray) -> float:
+    """Mean IoU over the classes that either mask holds, background included, in 0 .. 1."""
+    scores = class_iou(matrix)
+    present = scores[~np.isnan(scores)]
+    return float(present.mean()) if present.size else 1.0
+
+
+def score_mask(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) -> dict[str, float]:
+    """{"iou", "dice", "miou"} of one image; arguments as in `confusion`."""
+    matrix = confusion(prediction, truth, classes=classes)
+    return {"iou": iou(matrix), "dice": dice(matrix), "miou": mean_iou(matrix)}

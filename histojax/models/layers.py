@@ -1,0 +1,375 @@
+"""Layers that several networks share: convolutions in the form that suits the backend, resizing.
+
+B batch, H and W pixels, C channels, r an integer scale factor. Kernels are (kh, kw, C_in / groups,
+C_out), the layout of `flax.linen.Conv`, whatever form computes them, so trees are interchangeable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+DIMENSIONS = ("NHWC", "HWIO", "NHWC")
+GROUPED_FORMS = ("auto", "grouped", "merged", "block_diagonal")
+WEIGHT_GRADIENTS = ("auto", "xla", "rearranged")
+MERGED_CHANNELS = 32
+NARROW_CHANNELS = 16
+
+Initializer = Callable[..., jax.Array]
+
+
+def grouped_conv_form(backend: str) -> str:
+    """The form of a grouped convolution on a backend: the one place where it is chosen.
+
+    On CPU, XLA's weight gradient with feature_group_count is about 100 times slower than that of
+    the dense convolution it replaces, and dense blocks of 32 channels are three times faster
+    again than one dense kernel. The choice for GPU and TPU has not been measured.
+
+    Args:
+      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` names it.
+    """
+    return "merged" if backend == "cpu" else "grouped"
+
+
+def weight_gradient_form(backend: str) -> str:
+    """The form of a convolution's weight gradient on a backend: the one place where it is chosen.
+
+    "rearranged" computes XLA's sums in the arrangement that is faster on CPU: about 5 times for
+    1x1 kernels, 4 times for a 9x9 kernel to RGB, 2 times for 64 -> 256 channels at 128 x 128
+    pixels. The choice for GPU and TPU has not been measured.
+    """
+    return "rearranged" if backend == "cpu" else "xla"
+
+
+def _resolve(form: str, allowed: tuple[str, ...], choose: Callable[[str], str]) -> str:
+    if form not in allowed:
+        raise ValueError(f"form {form!r} is not one of {', '.join(allowed)}")
+    return choose(jax.default_backend()) if form == "auto" else form
+
+
+def _same_convolution(x: jax.Array, kernel: jax.Array, groups: int = 1) -> jax.Array:
+    return lax.conv_general_dilated(
+        x, kernel, (1, 1), "SAME", dimension_numbers=DIMENSIONS, feature_group_count=groups
+    )
+
+
+@jax.custom_vjp
+def _rearranged_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    return _same_convolution(x, kernel)
+
+
+def _rearranged_forward(x, kernel):
+    return _same_convolution(x, kernel), (x, kernel)
+
+
+def _rearranged_backward(residuals, g):
+    x, kernel = residuals
+    (dx,) = jax.vjp(lambda x: _same_convolution(x, kernel), x)[1](g)
+    c_in, c_out = kernel.shape[2:]
+    if kernel.shape[:2] == (1, 1):
+        return dx, jnp.einsum("bhwi,bhwo->io", x, g)[None, None]
+    # The correlation of x with g is that of g with x, mirrored. XLA's CPU backend is fastest with
+    # the wider of the two first, unless one is very narrow: then with that one first.
+    narrow = min(c_in, c_out) < NARROW_CHANNELS
+    if (c_out < c_in) if narrow else (c_out > c_in):
+        mirrored = jnp.swapaxes(kernel, 2, 3)
+        (dk,) = jax.vjp(lambda k: _same_convolution(g, k), mirrored)[1](x)
+        return dx, jnp.swapaxes(dk[::-1, ::-1], 2, 3)
+    (dk,) = jax.vjp(lambda k: _same_convolution(x, k), kernel)[1](g)
+    return dx, dk
+
+
+_rearranged_convolution.defvjp(_rearranged_forward, _rearranged_backward)
+
+
+def _varying_axes(x: jax.Array) -> frozenset[str]:
+    kind = getattr(jax.typeof(x), "mat", None)
+    return frozenset(getattr(kind, "varying", ()))
+
+
+def convolve(x: jax.Array, kernel: jax.Array, *, weight_gradient: str = "auto") -> jax.Array:
+    """Convolution at stride 1 with zero padding that keeps the size.
+
+    Args:
+      x: (B, H, W, C_in).
+      kernel: (kh, kw, C_in, C_out), kh and kw odd.
+      weight_gradient: "auto" (see `weight_gradient_form`), "xla" or
+        "rearranged". They compute the same sums.
+
+    Returns:
+      (B, H, W, C_out) in the dtype of x.
+    """
+    form = _resolve(weight_gradient, WEIGHT_GRADIENTS, weight_gradient_form)
+    if form == "xla":
+        return _same_convolution(x, kernel)
+    # Under shard_map a replicated kernel meets a varying batch; a custom gradient must be told,
+    # and the cast's transpose is the sum over devices that autodiff would have inserted.
+    varying = _varying_axes(x) - _varying_axes(kernel)
+    if varying:
+        kernel = lax.pcast(kernel, tuple(varying), to="varying")
+    return _rearranged_convolution(x, kernel)
+
+
+def merge_groups(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
+    """Writes neighbouring groups of a grouped kernel as dense block-diagonal kernels.
+
+    Args:
+      kernel: (kh, kw, C_in / groups, C_out).
+      groups: groups of the convolution.
+      merged: number of dense kernels, a divisor of groups.
+
+    Returns:
+      (merged, kh, kw, C_in / merged, C_out / merged), zero off the blocks.
+    """
+    kh, kw, c_in, c_out = kernel.shape
+    inside = groups // merged
+    blocks = kernel.reshape(kh, kw, c_in, merged, inside, c_out // groups)
+    eye = jnp.eye(inside, dtype=kernel.dtype)
+    dense = jnp.einsum("yxcsmo,nm->syxncmo", blocks, eye)
+    return dense.reshape(merged, kh, kw, inside * c_in, c_out // merged)
+
+
+def _merged_count(channels: int, groups: int) -> int:
+    # The most dense kernels that hold at least MERGED_CHANNELS input channels each.
+    fitting = [
+        n for n in range(1, groups + 1) if groups % n == 0 and channels // n >= MERGED_CHANNELS
+    ]
+    return max(fitting, default=1)
+
+
+def grouped_convolve(
+    x: jax.Array, kernel: jax.Array, groups: int, *, form: str = "auto"
+) -> jax.Array:
+    """Grouped convolution at stride 1 with zero padding that keeps the size.
+
+    Args:
+      x: (B, H, W, C_in).
+      kernel: (kh, kw, C_in / groups, C_out).
+      groups: number of groups; output channels o C_out/groups ... see input group o.
+      form: "grouped" (XLA's feature_group_count), "block_diagonal" (one dense kernel), "merged"
+        (dense kernels over neighbouring groups, at least 32 channels each), or "auto"
+        (see `grouped_conv_form`). All compute the same function.
+
+    Returns:
+      (B, H, W, C_out) in the dtype of x.
+    """
+    form = _resolve(form, GROUPED_FORMS, grouped_conv_form)
+    if form == "grouped":
+        return _same_convolution(x, kernel, groups)
+    merged = 1 if form == "block_diagonal" else _merged_count(x.shape[-1], groups)
+    parts = zip(jnp.split(x, merged, -1), merge_groups(kernel, groups, merged), strict=True)
+    return jnp.concatenate([convolve(part, dense) for part, dense in parts], -1)
+
+
+class Conv(nn.Module):
+    """Convolution at stride 1, zero padding that keeps the size; parameters as `flax.linen.Conv`.
+
+    Attributes:
+      features: output channels.
+      kernel_size: odd side of the kernel.
+      use_bias: whether a bias is added.
+      weight_gradient: see `convolve`.
+      dtype: computation dtype; parameters are float32.
+    """
+
+    features: int
+    kernel_size: int = 3
+    use_bias: bool = True
+    weight_gradient: str = "auto"
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), weight_gradient=self.weight_gradient
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class GroupedConv(nn.Module):
+    """Grouped convolution (aggregated transformations, Xie et al. 2017, figure 3c).
+
+    Attributes:
+      features: output channels, a multiple of groups.
+      groups: the cardinality.
+      kernel_size: odd side of the kernel.
+      form: see `grouped_convolve`; "auto" takes the backend's.
+      dtype: computation dtype; parameters are float32.
+    """
+
+    features: int
+    groups: int
+    kernel_size: int = 3
+    use_bias: bool = False
+    form: str = "auto"
+    kernel_init: Initializer = nn.initializers.lecun_normal()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        if x.shape[-1] % self.groups or self.features % self.groups:
+            raise ValueError(
+                f"{x.shape[-1]} -> {self.features} channels do not divide into "
+                f"{self.groups} groups: both must be multiples of the cardinality"
+            )
+        shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        y = grouped_convolve(
+            x.astype(self.dtype), kernel.astype(self.dtype), self.groups, form=self.form
+        )
+        if self.use_bias:
+            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            y = y + bias.astype(self.dtype)
+        return y
+
+
+class PReLU(nn.Module):
+    """Leaky rectifier with one learned slope a channel, .25 at first (He et al. 2015, eq. 1)."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        slope = self.param(
+            "negative_slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32
+        )
+        return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
+
+
+def activate(kind: str, x: jax.Array, *, name: str | None = None) -> jax.Array:
+    """Applies "relu" or "prelu" inside a compact module; `name` names the slopes' scope."""
+    if kind == "relu":
+        return nn.relu(x)
+    if kind == "prelu":
+        return PReLU(name=name)(x)
+    raise ValueError(f"activation {kind!r} is not one of relu, prelu")
+
+
+def norm_layer(
+    kind: str,
+    *,
+    train: bool,
+    axis_name: str | None = None,
+    dtype: Any = jnp.float32,
+    name: str | None = None,
+) -> Callable[[jax.Array], jax.Array]:
+    """A normalisation by name, ready to be applied to (B, H, W, C).
+
+    Args:
+      kind: "batch" (momentum .9, epsilon 1e-5), "instance" (no learned scale or offset: nothing
+        to synchronise) or "none".
+      train: whether the batch's own statistics are used and the running ones updated.
+      axis_name: device axis over which the batch statistics are averaged.
+    """
+    if kind == "batch":
+        return nn.BatchNorm(
+            use_running_average=not train,
+            momentum=0.9,
+            epsilon=1e-5,
+            axis_name=axis_name if train else None,
+            dtype=dtype,
+            name=name,
+        )
+    if kind == "instance":
+        return nn.InstanceNorm(
+            epsilon=1e-5, use_bias=False, use_scale=False, dtype=dtype, name=name
+        )
+    if kind == "none":
+        return lambda x: x
+    raise ValueError(f"norm {kind!r} is not one of batch, instance, none")
+
+
+def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
+    """Spreads channels over an r times finer grid (Shi et al. 2016, eq. 4, PyTorch's order).
+
+    Input channel c r^2 + i r + j becomes channel c of the pixel (r y + i, r x + j).
+
+    Args:
+      x: (B, H, W, C r^2).
+      r: scale factor.
+
+    Returns:
+      (B, r H, r W, C).
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, h, w, c // (r * r), r, r).transpose(0, 1, 4, 2, 5, 3)
+    return x.reshape(b, h * r, w * r, c // (r * r))
+
+
+def pixel_unshuffle(x: jax.Array, r: int) -> jax.Array:
+    """The inverse of `pixel_shuffle`: (B, r H, r W, C) to (B, H, W, C r^2)."""
+    b, h, w, c = x.shape
+    x = x.reshape(b, h // r, r, w // r, r, c).transpose(0, 1, 3, 5, 2, 4)
+    return x.reshape(b, h // r, w // r, c * r * r)
+
+
+def nearest_upsample(x: jax.Array, r: int) -> jax.Array:
+    """Repeats every pixel r times along both axes: (B, H, W, C) to (B, r H, r W, C)."""
+    return jnp.repeat(jnp.repeat(x, r, axis=1), r, axis=2)
+
+
+def _triangle(t: np.ndarray) -> np.ndarray:
+    return np.maximum(0.0, 1.0 - np.abs(t))
+
+
+def _keys_cubic(t: np.ndarray) -> np.ndarray:
+    # Keys 1981, eq. 4, with a = -1/2, as Pillow's BICUBIC.
+    t = np.abs(t)
+    near = 1.5 * t**3 - 2.5 * t**2 + 1.0
+    far = -0.5 * t**3 + 2.5 * t**2 - 4.0 * t + 2.0
+    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
+
+
+def _upsample_axis(x: jax.Array, r: int, axis: int, kernel, radius: int) -> jax.Array:
+    # Output pixel r i + p sees inputs i - radius ... i + radius with weights that depend on p
+    # alone: the half-pixel grid puts it at i + (p + 1/2) / r - 1/2.
+    phase = (np.arange(r) + 0.5) / r - 0.5
+    offsets = np.arange(-radius, radius + 1)
+    weights = kernel(offsets[None, :] - phase[:, None])
+
+    size = x.shape[axis]
+    inside = np.pad(np.ones(size), radius)
+    mass = sum(w[:, None] * inside[k : k + size] for k, w in enumerate(weights.T))
+    along_axis = [size if a == axis else 1 for a in range(x.ndim)]
+    padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
+    phases = []
+    for p in range(r):
+        taps = [
+            (weights[p, k] / mass[p]).reshape(along_axis).astype(x.dtype)
+            * lax.slice_in_dim(padded, k, k + size, axis=axis)
+            for k in range(len(offsets))
+            if weights[p, k] != 0
+        ]
+        phases.append(sum(taps))
+    shape = [r * n if a == axis else n for a, n in enumerate(x.shape)]
+    return jnp.stack(phases, axis + 1).reshape(shape)
+
+
+def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
+    """Enlarges r times on the half-pixel grid, as Pillow's resize does in floating point.
+
+    Weights that fall outside the image are dropped and the rest renormalised to sum to 1.
+
+    Args:
+      x: (B, H, W, C), float.
+      r: integer scale factor.
+      method: "bilinear" or "bicubic" (Keys, a = -1/2).
+
+    Returns:
+      (B, r H, r W, C); bicubic overshoots the range of x near edges.
+    """
+    kernels = {"bilinear": (_triangle, 1), "bicubic": (_keys_cubic, 2)}
+    if method not in kernels:
+        raise ValueError(f"method {method!r} is not one of {', '.join(kernels)}")
+    kernel, radius = kernels[method]
+    return _upsample_axis(_upsample_axis(x, r, 1, kernel, radius), r, 2, kernel, radius)

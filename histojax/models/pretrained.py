@@ -1,0 +1,202 @@
+"""Reads networks that others trained into our parameter trees, without running any of their code.
+
+Formats: safetensors, and NumPy archives without pickles. Layouts: PyTorch's ("features.0.weight",
+kernels C_out, C_in, kh, kw; VGG19 as timm publishes it) and Keras' ("fire2/squeeze1x1/kernel",
+kernels kh, kw, C_in, C_out, as ours).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from histojax.errors import UserError
+from histojax.models import squeezenet, vgg
+
+VGG19_REPOSITORY = "timm/vgg19.tv_in1k"
+VGG19_FILE = "model.safetensors"
+FEATURE_NETWORKS = ("vgg19", "squeezenet1_1")
+
+
+def load_feature_network(
+    name: str, path: str = "", sha256: str = "", *, path_field: str = "config.features.path"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A frozen feature network with its ImageNet weights.
+
+    Args:
+      name: "vgg19" or "squeezenet1_1".
+      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
+      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
+      path_field: the config field of `path`, named in messages.
+
+    Returns:
+      (module, {"params": tree}); module.apply(variables, images, taps) gives {tap: features} for
+      images (B, H, W, 3) in [0, 1].
+
+    Raises:
+      UserError: an unknown name; a file that is missing, unreadable, of another SHA-256 or of
+        another network; no network to fetch it.
+    """
+    if name == "vgg19":
+        module, convert = vgg.VGG19(), convert_vgg19
+        file = pathlib.Path(path) if path else _fetch_vgg19(path_field)
+        size, taps = 16, vgg.TAPS[-1:]
+    elif name == "squeezenet1_1":
+        module, convert = squeezenet.SqueezeNet(), convert_keras
+        if not path:
+            raise UserError(
+                "The feature network squeezenet1_1 has no published download: save the Keras "
+                "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
+                f"layer names and name the file in {path_field}, or take vgg19."
+            )
+        file = pathlib.Path(path)
+        size, taps = 31, squeezenet.TAPS[-1:]
+    else:
+        raise UserError(
+            f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
+            "choose one of these."
+        )
+    arrays = read_arrays(file, sha256, path_field=path_field)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, taps), images)
+    return module, {"params": fit_tree(convert(arrays), expected["params"], source=str(file))}
+
+
+def read_arrays(
+    path: pathlib.Path | str, sha256: str = "", *, path_field: str = "config.features.path"
+) -> dict[str, np.ndarray]:
+    """All arrays of a .safetensors or .npz file, after its SHA-256 was compared.
+
+    Raises:
+      UserError: the file is missing, has another SHA-256, another ending, holds pickled objects
+        or cannot be read.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"The weight file {path} does not exist: correct {path_field}.")
+    if sha256:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            raise UserError(
+                f"The weight file {path} has SHA-256 {found} where {sha256.lower()} is expected: "
+                "fetch it again, or correct the expected value."
+            )
+    if path.suffix == ".npz":
+        try:
+            with np.load(path, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"The weight file {path} is not a complete NumPy archive of plain arrays "
+                f"({error}): fetch it again, or save it without pickled objects."
+            ) from error
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"The weight file {path} is not a complete safetensors file ({error}): "
+                "fetch it again."
+            ) from error
+    raise UserError(
+        f"The weight file {path} ends in {path.suffix or 'nothing'}: weights are read from "
+        ".safetensors or .npz, convert it to one of these."
+    )
+
+
+def convert_vgg19(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names and layout of torchvision's and timm's VGG19 to ours; the classifier is left out.
+
+    Args:
+      arrays: {"features.N.weight": (C_out, C_in, 3, 3), "features.N.bias": (C_out,)}, N counting
+        convolutions, ReLUs and poolings; other names pass unchanged, to be reported.
+
+    Returns:
+      {"convB_I/kernel": (3, 3, C_in, C_out), "convB_I/bias": (C_out,)}.
+    """
+    names = {}
+    index = 0
+    for layer in vgg.LAYERS:
+        if index and layer.endswith("_1"):
+            index += 1  # the pooling before a block
+        names[f"features.{index}"] = f"conv{layer}"
+        index += 2
+    converted = {}
+    for key, array in arrays.items():
+        # timm writes the classifier as pre_logits and head, torchvision as classifier.
+        if key.startswith(("classifier.", "pre_logits.", "head.")):
+            continue
+        layer, _, kind = key.rpartition(".")
+        if layer in names and kind == "weight" and array.ndim == 4:
+            converted[f"{names[layer]}/kernel"] = array.transpose(2, 3, 1, 0)
+        elif layer in names and kind == "bias":
+            converted[f"{names[layer]}/bias"] = array
+        else:
+            converted[key] = array
+    return converted
+
+
+def convert_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keras' names and layout, which are ours."""
+    return dict(arrays)
+
+
+def fit_tree(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], *, source: str
+) -> dict[str, Any]:
+    """Nests named arrays as a parameter tree, float32, once all names and shapes agree.
+
+    Args:
+      arrays: {"module/submodule/parameter": array}.
+      expected: nested tree with leaves that have `.shape`.
+      source: where the arrays are from, for the message.
+
+    Raises:
+      UserError: listing every missing name (-) and every extra one (+) with its shape; a parameter
+        of another shape appears as both.
+    """
+    wanted = {key: leaf.shape for key, leaf in traverse_util.flatten_dict(expected, sep="/").items()}
+    found = {key: array.shape for key, array in arrays.items()}
+    lines = [f"- {k} {s}" for k, s in sorted(wanted.items()) if found.get(k) != s]
+    lines += [f"+ {k} {s}" for k, s in sorted(found.items()) if wanted.get(k) != s]
+    if lines:
+        raise UserError(
+            f"The weights of {source} are not those of the network, - missing and + extra: "
+            f"{'; '.join(lines)}; give the file of this network."
+        )
+    leaves = {key: np.asarray(arrays[key], np.float32) for key in wanted}
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _fetch_vgg19(path_field: str) -> pathlib.Path:
+    remedy = (
+        f"download {VGG19_FILE} of https://huggingface.co/{VGG19_REPOSITORY} on a machine that is "
+        f"connected and name the file in {path_field}"
+    )
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"VGG19's weights are fetched by huggingface_hub, which is not installed: install it, "
+            f"or {remedy}."
+        ) from error
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(VGG19_REPOSITORY, VGG19_FILE))
+    except Exception as error:  # the hub raises its own, requests', httpx's and OS errors
+        raise UserError(
+            f"VGG19's weights could not be fetched from {VGG19_REPOSITORY} "
+            f"({type(error).__name__}): {remedy}."
+        ) from error

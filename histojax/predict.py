@@ -1,0 +1,48 @@
+"""Applies a trained run to images: enhanced image, nuclei and an index of them.
+
+    python -m histojax.predict --workdir=DIR --input=PATH [--input=PATH ...] --output=DIR
+
+writes NAME.sr.tif and NAME.labels.tif, as far as the run makes them, and index.html. Images are read
+and written in strips, so their size is bounded by the disk and not by memory.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
+_INPUT = flags.DEFINE_multi_string("input", None, "Image, or folder of images; may be repeated.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_MPP = flags.DEFINE_float(
+    "mpp", None, "Micrometres per pixel of the input, where the file does not say or is wrong."
+)
+_RESAMPLE = flags.DEFINE_bool(
+    "resample", False, "Resample inputs whose scale is more than a factor of 2 off the run's."
+)
+_TILE = flags.DEFINE_integer("tile", 1024, "Largest tile, output px; memory follows it.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and predicts."""
+    del argv
+    from histojax import prediction  # after flags, so that --help and bad flags answer at once
+
+    command.set_up_cache()
+    prediction.predict_files(
+        pathlib.Path(_WORKDIR.value),
+        [pathlib.Path(path) for path in _INPUT.value],
+        pathlib.Path(_OUTPUT.value),
+        mpp=_MPP.value,
+        resample=_RESAMPLE.value,
+        tile=_TILE.value,
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "input", "output"])
+    command.run(main)

@@ -1,0 +1,230 @@
+"""Trained runs on the user's own images."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import pathlib
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from histojax import inference, runs
+from histojax.errors import UserError
+from histojax.imaging import nuclei, reader, report, tiling, writers
+from histojax.imaging.scaling import ResampledReader
+from histojax.train import say
+
+# Scales this close are taken as equal: resampling would cost more than it mends.
+_SAME_SCALE = 0.05
+_PREVIEW = 384
+
+
+@dataclasses.dataclass(frozen=True)
+class Prediction:
+    """What was made of one image.
+
+    Attributes:
+        name: of the input file, without its ending.
+        size: (H, W) of the outputs, px.
+        mpp: um per output px, None where unknown.
+        sr, labels: files written, None where the run does not make them.
+        nuclei: how many were found, None where the run finds none.
+        note: what was done about the scale, a sentence.
+    """
+
+    name: str
+    size: tuple[int, int]
+    mpp: float | None
+    sr: pathlib.Path | None
+    labels: pathlib.Path | None
+    nuclei: int | None
+    note: str
+
+
+def predict_files(
+    workdir: pathlib.Path,
+    inputs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    mpp: float | None = None,
+    resample: bool = False,
+    tile: int = inference.LARGEST_TILE,
+) -> list[Prediction]:
+    """Predicts every image and writes index.html; see `histojax.predict`.
+
+    Raises:
+        UserError: for a file that cannot be read or a scale that does not fit. Results of the
+            images before it stay, and the index lists them.
+    """
+    files = image_files(inputs)
+    run = runs.load(workdir)
+    network = inference.predictor(run, largest=tile)
+    done: list[Prediction] = []
+    try:
+        for number, path in enumerate(files, 1):
+            say(f"{number}/{len(files)} {path}")
+            done.append(predict_file(run, network, path, output, mpp=mpp, resample=resample))
+            say(f"  {done[-1].note}" + (
+                f"; {done[-1].nuclei} nuclei" if done[-1].nuclei is not None else ""))
+    finally:
+        if done:
+            write_index(output, workdir, files, done)
+    say(str(output / "index.html"))
+    return done
+
+
+def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The images among files and folders, in order of name.
+
+    Raises:
+        UserError: for a path that is not there, a folder without images, or two files whose
+            results would have one name.
+    """
+    files: list[pathlib.Path] = []
+    for path in inputs:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in reader.SUFFIXES)
+            if not found:
+                raise UserError(
+                    f"--input={path} is a folder without images; images end in "
+                    f"{', '.join(reader.SUFFIXES)}"
+                )
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"--input={path} does not exist; name an image or a folder of images")
+    names: dict[str, pathlib.Path] = {}
+    for path in files:
+        other = names.setdefault(path.stem, path)
+        if other is not path:
+            raise UserError(
+                f"{other} and {path} would both be written as {path.stem}.sr.tif; rename one or "
+                "predict them into two folders"
+            )
+    return files
+
+
+def predict_file(
+    run: runs.Run,
+    network: inference.TiledNetwork,
+    path: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    mpp: float | None,
+    resample: bool,
+) -> Prediction:
+    """Enhances and segments one image, strip by strip, into `output`."""
+    with reader.open_image(path) as image:
+        known = mpp if mpp is not None else image.mpp
+        factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
+        scaled = image if factor == 1.0 else ResampledReader(image, factor)
+        mpp_out = None if known is None else known / factor / network.scale
+        height, width = scaled.height * network.scale, scaled.width * network.scale
+        makes_sr = hasattr(run.stage, "enhance")
+        finds = hasattr(run.stage, "segment")
+        settings = run.config.get("nuclei", {})
+        with contextlib.ExitStack() as stack:
+            labeller = None
+            if finds:
+                labeller = stack.enter_context(
+                    nuclei.StripLabeller(
+                        width,
+                        min_area=settings.get("min_area", 0),
+                        max_hole=settings.get("max_hole", 0),
+                    )
+                )
+            threshold = run.meta["thresholds"]["mask"]
+
+            def strips() -> Iterator[np.ndarray]:
+                for strip in tiling.strips(network.tiles(scaled)):
+                    if labeller is not None:
+                        labeller.add(strip.outputs["mask"][..., 0] >= threshold)
+                    yield strip.outputs.get("sr")
+
+            sr = output / f"{path.stem}.sr.tif" if makes_sr else None
+            if sr is not None:
+                writers.stream_tiff(sr, strips(), height=height, width=width, mpp=mpp_out)
+            else:
+                for _ in strips():
+                    pass
+            labels, count = None, None
+            if labeller is not None:
+                labels = output / f"{path.stem}.labels.tif"
+                with labeller.finish() as found:
+                    count = found.count
+                    writers.stream_tiff(
+                        labels, found.strips(), height=height, width=width, mpp=mpp_out
+                    )
+    return Prediction(path.stem, (height, width), mpp_out, sr, labels, count, note)
+
+
+def scale_factor(
+    mpp: float | None, mpp_in: float | None, path: pathlib.Path, *, resample: bool
+) -> tuple[float, str]:
+    """(factor to resample an image by, a sentence about it).
+
+    Args:
+        mpp: of the image, um per px.
+        mpp_in: that the run was trained for.
+        path: for messages.
+        resample: whether factors beyond 2 are allowed.
+
+    Raises:
+        UserError: if the scales are further apart than 2 and `resample` is not set.
+    """
+    if mpp is not None and mpp <= 0:
+        raise UserError(f"--mpp={mpp} has to be above 0, in micrometres per pixel")
+    if mpp is None:
+        return 1.0, "scale unknown, taken as it is (--mpp=... says it)"
+    if mpp_in is None:
+        return 1.0, f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
+    factor = mpp / mpp_in
+    if abs(factor - 1) <= _SAME_SCALE:
+        return 1.0, f"at {mpp:g} um/px, as the run was trained"
+    if not (0.5 <= factor <= 2 or resample):
+        raise UserError(
+            f"{path} has {mpp:g} um/px and the run was trained for {mpp_in:g}; that is more than a "
+            "factor of 2 apart: use a run for this scale, correct --mpp, or add --resample"
+        )
+    return factor, f"resampled from {mpp:g} to {mpp_in:g} um/px"
+
+
+def write_index(
+    output: pathlib.Path,
+    workdir: pathlib.Path,
+    files: Sequence[pathlib.Path],
+    done: Sequence[Prediction],
+) -> None:
+    """index.html: each image's numbers, files and a preview of its middle."""
+    rows = []
+    for path, made in zip(files, done, strict=False):
+        rows.append((made, preview(path, made)))
+    report.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
+
+
+def preview(path: pathlib.Path, made: Prediction) -> np.ndarray:
+    """Input | enhanced | nuclei at the middle of the image, uint8 (h, w, 3)."""
+    size = min(_PREVIEW, *made.size)
+    y, x = (made.size[0] - size) // 2, (made.size[1] - size) // 2
+    with reader.open_image(path) as image:
+        step = image.height / made.size[0]
+        side = max(1, round(size * step))
+        before = image.read(
+            min(round(y * step), image.height - 1),
+            min(round(x * step), image.width - 1),
+            min(side, image.height - round(y * step)),
+            min(side, image.width - round(x * step)),
+        )
+    row = [("input", before)]
+    shown = before
+    if made.sr is not None:
+        with reader.open_image(made.sr) as image:
+            shown = image.read(y, x, size, size)
+        row.append(("enhanced", shown))
+    if made.labels is not None:
+        if shown.shape[:2] == (size, size):
+            labels = reader.read_label_region(made.labels, y, x, size, size)
+            row.append(("nuclei", writers.overlay(shown, labels)))
+    return writers.panels([row], cell=size)

@@ -1,0 +1,108 @@
+"""A trained run, read back from its workdir."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax import checkpoint, config
+from histojax.errors import UserError
+from histojax.stages import build_stage
+from histojax.stages.state import State
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """What a workdir holds, ready to use.
+
+    Attributes:
+        workdir: its folder.
+        config: as it was trained.
+        stage: the stage, for its `enhance`, `segment` and `predict`.
+        state: of the checkpoint; optimiser states and frozen networks are left out.
+        step: of the checkpoint.
+        meta: thresholds, mpp_in, mpp_out and what else the checkpoint records.
+    """
+
+    workdir: pathlib.Path
+    config: ConfigDict
+    stage: Any
+    state: State
+    step: int
+    meta: dict[str, Any]
+
+
+def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
+    """The folder of the run that a workdir stands for: itself, or a chain's last stage.
+
+    Raises:
+        UserError: if it is no workdir.
+    """
+    if (workdir / "checkpoints").is_dir():
+        return workdir
+    inner = workdir / config.read(workdir / "config.json")["name"]
+    if not (inner / "checkpoints").is_dir():
+        raise UserError(
+            f"{workdir} holds no trained stage yet; run histojax.main with --workdir={workdir}"
+        )
+    return inner
+
+
+def example_batch(settings: ConfigDict) -> dict[str, np.ndarray]:
+    """One batch element of the shapes that a config trains on, all zeros."""
+    crop, scale = settings.data.crop, settings.data.scale
+    return {
+        "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
+        "hr": np.zeros((1, crop, crop, 3), np.uint8),
+        "mask": np.zeros((1, crop, crop), np.uint8),
+    }
+
+
+def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
+    """The best checkpoint of a workdir (the last where no best is kept).
+
+    Args:
+        workdir: a stage's folder, or a chain's.
+        precision: compute dtype to use instead of the config's.
+
+    Raises:
+        UserError: if there is none, it is damaged, or of another architecture.
+    """
+    folder = stage_folder(workdir)
+    settings = config.restored(config.read(folder / "config.json"))
+    if precision is not None:
+        settings.precision = precision
+    if "features" in settings.get("loss", {}):
+        # Only training looks at feature distances, so their network is not needed here.
+        settings.loss.features.weight = 0.0
+    stage = build_stage(settings, {})
+    batch = example_batch(settings)
+    template = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch))
+    series = newest(folder)
+    restored = series.restore(template)
+    if restored is None:
+        raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
+    return Run(folder, settings, stage, restored.state, restored.step, restored.meta)
+
+
+def newest(folder: pathlib.Path) -> checkpoint.Series:
+    """The series to use of a stage's folder: the best where there is one, else the last."""
+    best = checkpoint.Series(folder / "checkpoints" / "best")
+    return best if best.steps() else checkpoint.Series(folder / "checkpoints" / "last")
+
+
+def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
+    """Network -> variables of a run, averaged parameters where it keeps them.
+
+    Raises:
+        UserError: as `load`.
+    """
+    run = load(workdir)
+    return {name: run.state.variables(name, averaged=True) for name in run.state.params}

@@ -1,0 +1,73 @@
+"""One step on many devices: jit(shard_map(step)) over a mesh with the one axis "data".
+
+The state is replicated, the batch split along its first axis. Inside, the step is the per-device
+program that pmap ran: it averages its gradients, metrics and BatchNorm statistics over "data".
+shard_map's replication checker is off (check_vma=False), because with it on, the gradient of
+replicated parameters is already summed over devices and averaging it again would be wrong.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding
+from jax.sharding import PartitionSpec as P
+
+AXIS = "data"
+Tree = Any
+
+
+def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh of all devices (of all processes), or of those given, along "data"."""
+    devices = list(jax.devices() if devices is None else devices)
+    return jax.make_mesh((len(devices),), (AXIS,), axis_types=(AxisType.Auto,), devices=devices)
+
+
+def train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
+    """`step(state, batch, axis_name=...)` compiled over the mesh; the state is donated."""
+
+    def per_device(state: Tree, batch: Tree) -> tuple[Tree, Tree]:
+        return step(state, batch, axis_name=AXIS)
+
+    mapped = jax.shard_map(
+        per_device, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
+    )
+    return jax.jit(mapped, donate_argnums=0)
+
+
+def eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[[Tree, Tree], Tree]:
+    """`step(state, batch)` compiled over the mesh; outputs stay split along their first axis."""
+    mapped = jax.shard_map(
+        step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
+    )
+    return jax.jit(mapped)
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """The tree whole on every device of the mesh."""
+    return jax.device_put(tree, NamedSharding(mesh, P()))
+
+
+def batch_sharding(mesh: Mesh) -> NamedSharding:
+    """How a batch lies: its first axis split over "data"."""
+    return NamedSharding(mesh, P(AXIS))
+
+
+def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
+    """This process's share of a batch, put on its devices as part of the global batch."""
+    sharding = batch_sharding(mesh)
+    return {
+        name: value
+        if isinstance(value, jax.Array) and value.sharding == sharding
+        else jax.make_array_from_process_local_data(sharding, np.asarray(value))
+        for name, value in batch.items()
+    }
+
+
+def local_rows(array: jax.Array) -> np.ndarray:
+    """The rows of an array split over "data" that lie on this process's devices, in order."""
+    shards = sorted(array.addressable_shards, key=lambda shard: shard.index[0].start or 0)
+    return np.concatenate([np.asarray(shard.data) for shard in shards])

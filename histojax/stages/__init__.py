@@ -1,0 +1,39 @@
+"""Training stages: pure functions over an explicit state.
+
+A stage is a frozen dataclass, made by its module's `build_stage(config, starts)`:
+
+    fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W)
+    networks      name -> linen module
+    init          (rng, batch) -> state
+    train_step    (state, batch, *, axis_name) -> (state, metrics); a per-device program
+    eval_step     (state, batch) -> arrays
+    predict       (state, uint8 images) -> {"sr": uint8, "mask": probability}, as far as it makes them
+    enhance       (state, uint8 lr) -> uint8 sr, where it has a generator
+    segment       (state, uint8 image) -> foreground probability, where it has a segmenter
+    evaluate      on the host: (outputs, batch) -> {name: (sum, count)}
+    best          (metric name, "max" | "min"): what picks the best checkpoint
+    phases        ((step, what learns from there on), ...)
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+
+STAGES = ("generator", "segmentation", "srgan", "joint")
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Any]) -> Any:
+    """The stage named `config.stage`, started from the given variables by network.
+
+    Raises:
+        UserError: for a stage or value that cannot be used.
+    """
+    if config.stage not in STAGES:
+        raise UserError(f"stage={config.stage!r} is not known; choose one of {', '.join(STAGES)}")
+    return importlib.import_module(f"histojax.stages.{config.stage}").build_stage(config, starts)

@@ -1,0 +1,152 @@
+"""The part of a generator's loss that asks for likeness to the real image."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+from histojax.losses import perceptual, pixel
+from histojax.models import pretrained
+from histojax.stages import build
+
+Tree = Any
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class FeatureNetwork:
+    """A frozen network in whose layers images are compared.
+
+    Attributes:
+        name: "segmenter", "vgg19" or "squeezenet1_1".
+        features: (variables, images (B, H, W, 3) in [0, 1], layer names) -> {layer: features}.
+        variables: what `features` reads; a training state carries them as `frozen["features"]`.
+        layers: every layer that can be compared, shallow first.
+    """
+
+    name: str
+    features: Callable[[Tree, jax.Array, tuple[str, ...]], Mapping[str, jax.Array]]
+    variables: Tree
+    layers: tuple[str, ...]
+
+
+def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
+    """The encoder of a segmentation network as a feature network."""
+
+    def features(
+        variables: Tree, images: jax.Array, layers: tuple[str, ...]
+    ) -> dict[str, jax.Array]:
+        maps = segmenter.apply(variables, images, train=False, method="encode")
+        return {layer: maps[layer] for layer in layers}
+
+    return FeatureNetwork("segmenter", features, variables, tuple(segmenter.encoder_layers))
+
+
+def pretrained_features(name: str, *, path: str = "", sha256: str = "") -> FeatureNetwork:
+    """VGG19 or SqueezeNet 1.1 with weights from a path, or fetched by name.
+
+    Raises:
+        UserError: if the weights cannot be had or are not what they should be.
+    """
+    network, variables = pretrained.load_feature_network(name, path=path, sha256=sha256)
+
+    def features(
+        variables: Tree, images: jax.Array, layers: tuple[str, ...]
+    ) -> Mapping[str, jax.Array]:
+        return network.apply(variables, images, layers)
+
+    return FeatureNetwork(name, features, variables, tuple(network.layers))
+
+
+def feature_network(
+    config: ConfigDict, segmenter: nn.Module | None, starts: Mapping[str, Tree]
+) -> FeatureNetwork:
+    """The network that `config` (fields network, path, sha256) names.
+
+    Raises:
+        UserError: for an unknown name, or "segmenter" where the run starts from none.
+    """
+    if config.network == "segmenter":
+        if segmenter is None or "segmenter" not in starts:
+            raise UserError(
+                "loss.features.network='segmenter' needs init.segmenter, the segmentation run "
+                "whose encoder is used; name one, or choose vgg19 or squeezenet1_1"
+            )
+        return segmenter_features(segmenter, starts["segmenter"])
+    return pretrained_features(config.network, path=config.path, sha256=config.sha256)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Content:
+    """Pixel and feature terms, with their weights.
+
+    Attributes:
+        pixel: one of losses.pixel.FORMS.
+        pixel_weight: 0 leaves the term out.
+        network: where features are compared; None leaves the term out.
+        layers: layer name -> weight.
+        feature_form: "l1" or "mse".
+        feature_weight: weight of the weighted sum over layers.
+    """
+
+    pixel: Callable[..., jax.Array]
+    pixel_weight: float
+    network: FeatureNetwork | None = None
+    layers: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    feature_form: str = "l1"
+    feature_weight: float = 0.0
+
+    @property
+    def frozen(self) -> dict[str, Tree]:
+        """What a training state has to carry for `loss`."""
+        return {} if self.network is None else {"features": self.network.variables}
+
+    def loss(
+        self, frozen: Mapping[str, Tree], sr: jax.Array, hr: jax.Array
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """(weighted loss, its terms) of sr against hr, both (B, H, W, 3) in [0, 1]."""
+        per_pixel = jnp.mean(self.pixel(prediction=sr, target=hr))
+        terms = {"loss_pixel": per_pixel}
+        total = self.pixel_weight * per_pixel
+        if self.network is not None:
+            names = tuple(self.layers)
+            per_image = perceptual.feature_loss(
+                prediction=self.network.features(frozen["features"], sr, names),
+                target=self.network.features(frozen["features"], hr, names),
+                weights=self.layers,
+                form=self.feature_form,
+            )
+            terms["loss_feature"] = jnp.mean(per_image)
+            total = total + self.feature_weight * terms["loss_feature"]
+        return total, terms
+
+
+def build_content(
+    config: ConfigDict, segmenter: nn.Module | None, starts: Mapping[str, Tree]
+) -> Content:
+    """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
+
+    Raises:
+        UserError: for a form, network or layer that is not known.
+    """
+    form = build.choice(config.pixel, pixel.FORMS, "loss.pixel")
+    group = config.get("features")
+    if group is None or group.weight == 0:
+        return Content(form, config.pixel_weight)
+    network = feature_network(group, segmenter, starts)
+    layers = dict(group.layers) or {layer: 1.0 for layer in network.layers}
+    for layer in layers:
+        if layer not in network.layers:
+            raise UserError(
+                f"loss.features.layers has {layer!r}, which {network.name} does not; its layers "
+                f"are {', '.join(network.layers)}"
+            )
+    if group.form not in ("l1", "mse"):
+        raise UserError(f"loss.features.form={group.form!r} is not known; choose l1 or mse")
+    return Content(form, config.pixel_weight, network, layers, group.form, group.weight)

@@ -1,0 +1,125 @@
+"""Pre-training of the generator with a pixel loss: low-resolution image in, high-resolution out.
+
+    python -m histojax.stages.generator --config=configs/generator.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.stages import build, content, scoring
+from histojax.stages.images import quantise, unit
+from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+
+Tree = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator:
+    """The stage; see `histojax.stages` for what its members mean."""
+
+    generator: nn.Module
+    optimizers: Mapping[str, optax.GradientTransformation]
+    content: content.Content
+    ema_decay: float
+    starts: Mapping[str, Tree]
+    dtype: jnp.dtype
+
+    fields = ("lr", "hr")
+    best = ("psnr_rgb", "max")
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"generator": self.generator}
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        sample = unit(batch["lr"][:1], self.dtype)
+        return create(
+            rng,
+            {"generator": (self.generator, sample)},
+            self.optimizers,
+            averaged=("generator",),
+            start={k: v for k, v in self.starts.items() if k == "generator"},
+            frozen=self.content.frozen,
+        )
+
+    def train_step(
+        self, state: State, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
+        generator = self.generator.clone(bn_axis_name=axis_name)
+        key = step_key(state, axis_name)
+
+        def objective(params: Tree) -> tuple[jax.Array, Any]:
+            sr, stats = apply(generator, params, state.batch_stats["generator"], lr, key=key)
+            loss, terms = self.content.loss(state.frozen, sr, hr)
+            error = jnp.mean(jnp.square(jnp.clip(sr, 0.0, 1.0) - hr), (1, 2, 3))
+            psnr = jnp.mean(-10.0 * jnp.log10(jnp.maximum(error, 1e-10)))
+            return loss, (stats, {**terms, "loss": loss, "psnr": psnr})
+
+        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["generator"])
+        grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
+        return advance(
+            state,
+            self.optimizers,
+            {"generator": grads},
+            {"generator": stats},
+            metrics,
+            ema_decay=self.ema_decay,
+        )
+
+    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
+        """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
+        variables = state.variables("generator", averaged=True)
+        return quantise(self.generator.apply(variables, unit(lr, self.dtype), train=False))
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        return self.predict(state, batch["lr"])
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return {"sr": self.enhance(state, image)}
+
+    def evaluate(
+        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> scoring.Sums:
+        return scoring.score_images(outputs["sr"], batch["hr"], batch["weight"])
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
+        return ((0, "generator learns"),)
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Generator:
+    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+
+    Raises:
+        UserError: for a config value that cannot be used.
+    """
+    dtype = build.compute_dtype(config)
+    generator = build.module(
+        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
+    )
+    return Generator(
+        generator=generator,
+        optimizers={"generator": build.optimizer(config.optimizer, config.steps, "optimizer")},
+        content=content.build_content(config.loss, None, starts),
+        ema_decay=config.ema_decay,
+        starts=starts,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+if __name__ == "__main__":
+    from histojax import main
+
+    main.run()

@@ -1,0 +1,214 @@
+"""Generator and segmenter trained together: low-resolution image in, enhanced image and mask out.
+
+The segmentation loss is taken on the generator's output and flows through it, so that the generator
+learns to draw what the segmenter needs, and the segmenter learns to read what the generator draws.
+
+    python -m histojax.stages.joint --config=configs/joint.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.stages import build, content, critic, scoring, segmentation
+from histojax.stages.images import foreground, quantise, unit
+from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+
+Tree = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Joint:
+    """The stage; see `histojax.stages` for what its members mean.
+
+    Attributes:
+        mask_weight: of the mask loss on the enhanced image.
+        real_mask_weight: of the mask loss on the real high-resolution image, which keeps the
+            segmenter good at what it was trained for; 0 leaves it out.
+        begin: network -> step at which it starts to learn; a network that never learns has no
+            optimiser.
+    """
+
+    generator: nn.Module
+    segmenter: nn.Module
+    critic: critic.Critic | None
+    optimizers: Mapping[str, optax.GradientTransformation]
+    content: content.Content
+    mask_loss: segmentation.MaskLoss
+    mask_weight: float
+    real_mask_weight: float
+    threshold: float
+    ema_decay: float
+    starts: Mapping[str, Tree]
+    begin: Mapping[str, int]
+    dtype: jnp.dtype
+
+    fields = ("lr", "hr", "mask")
+    best = ("dice_pooled", "max")
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        found = {"generator": self.generator, "segmenter": self.segmenter}
+        if self.critic is not None:
+            found["discriminator"] = self.critic.discriminator
+        return found
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        hr = unit(batch["hr"][:1], self.dtype)
+        samples = {"generator": unit(batch["lr"][:1], self.dtype)}
+        networks = {name: (m, samples.get(name, hr)) for name, m in self.networks.items()}
+        return create(
+            rng,
+            networks,
+            self.optimizers,
+            averaged=("generator", "segmenter"),
+            start={k: v for k, v in self.starts.items() if k in networks},
+            frozen=self.content.frozen,
+        )
+
+    def train_step(
+        self, state: State, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
+        mask = foreground(batch["mask"], self.dtype)
+        generator = self.generator.clone(bn_axis_name=axis_name)
+        segmenter = self.segmenter.clone(bn_axis_name=axis_name)
+        key = step_key(state, axis_name)
+
+        def enhance(params: Tree) -> tuple[jax.Array, Tree]:
+            return apply(generator, params, state.batch_stats["generator"], lr, key=key)
+
+        def objective(sr: jax.Array, params: Tree) -> tuple[jax.Array, Any]:
+            loss, terms = self.content.loss(state.frozen, sr, hr)
+            if self.critic is not None:
+                terms["loss_adversarial"] = self.critic.loss(
+                    state, hr, sr, key=key, axis_name=axis_name
+                )
+                loss = loss + terms["loss_adversarial"]
+            stats = state.batch_stats["segmenter"]
+            if self.real_mask_weight > 0:
+                logits, stats = apply(segmenter, params, stats, hr, key=key)
+                terms["loss_mask_real"] = self.mask_loss(logits, mask)
+                loss = loss + self.real_mask_weight * terms["loss_mask_real"]
+            logits, stats = apply(segmenter, params, stats, sr, key=key)
+            terms["loss_mask"] = self.mask_loss(logits, mask)
+            terms["accuracy"] = segmentation.pixel_accuracy(logits, mask)
+            loss = loss + self.mask_weight * terms["loss_mask"]
+            return loss, (stats, {**terms, "loss": loss})
+
+        sr, pullback, generator_stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
+        (sensitivity, segmenter_grads), (segmenter_stats, metrics) = jax.grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(sr, state.params["segmenter"])
+        grads, batch_stats = {}, {}
+        if "generator" in self.optimizers:
+            grads["generator"] = pullback(sensitivity)[0]
+            batch_stats["generator"] = generator_stats
+        if "segmenter" in self.optimizers:
+            grads["segmenter"] = segmenter_grads
+            batch_stats["segmenter"] = segmenter_stats
+        if self.critic is not None:
+            grads["discriminator"], batch_stats["discriminator"], more = self.critic.gradients(
+                state, hr, sr, key=key, axis_name=axis_name
+            )
+            metrics = {**metrics, **more}
+        grads, batch_stats, metrics = mean_over((grads, batch_stats, metrics), axis_name)
+        return advance(
+            state,
+            self.optimizers,
+            grads,
+            batch_stats,
+            metrics,
+            ema_decay=self.ema_decay,
+            begin=self.begin,
+        )
+
+    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
+        """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
+        variables = state.variables("generator", averaged=True)
+        return quantise(self.generator.apply(variables, unit(lr, self.dtype), train=False))
+
+    def segment(self, state: State, image: jax.Array) -> jax.Array:
+        """uint8 (B, H, W, 3) -> foreground probability (B, H, W, 1), by averaged parameters."""
+        variables = state.variables("segmenter", averaged=True)
+        return jax.nn.sigmoid(
+            self.segmenter.apply(variables, unit(image, self.dtype), train=False)
+        )
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        return self.predict(state, batch["lr"])
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        sr = self.enhance(state, image)
+        return {"sr": sr, "mask": self.segment(state, sr)}
+
+    def evaluate(
+        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> scoring.Sums:
+        return {
+            **scoring.score_images(outputs["sr"], batch["hr"], batch["weight"]),
+            **scoring.score_masks(
+                outputs["mask"][..., 0], batch["mask"], batch["weight"], self.threshold
+            ),
+        }
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
+        return build.phases(self.begin, self.networks)
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
+    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+
+    Raises:
+        UserError: for a config value that cannot be used.
+    """
+    dtype = build.compute_dtype(config)
+    generator = build.module(
+        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
+    )
+    segmenter = segmentation.build_segmenter(config, dtype)
+    judge = critic.build_critic(config, dtype=dtype)
+    begin = build.begin(config.begin, ("generator", "segmenter", "discriminator"))
+    groups = {
+        "generator": "optimizer",
+        "segmenter": "segmenter_optimizer",
+        "discriminator": "discriminator_optimizer",
+    }
+    if judge is None:
+        del groups["discriminator"]
+    return Joint(
+        generator=generator,
+        segmenter=segmenter,
+        critic=judge,
+        optimizers={
+            name: build.optimizer(config[group], config.steps, group)
+            for name, group in groups.items()
+            if name in begin
+        },
+        content=content.build_content(config.loss, segmenter, starts),
+        mask_loss=segmentation.build_mask_loss(config.loss),
+        mask_weight=config.loss.mask_weight,
+        real_mask_weight=config.loss.real_mask_weight,
+        threshold=config.threshold,
+        ema_decay=config.ema_decay,
+        starts=starts,
+        begin=begin,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+if __name__ == "__main__":
+    from histojax import main
+
+    main.run()

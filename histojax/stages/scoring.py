@@ -1,0 +1,35 @@
+"""Host-side scores of evaluation batches, as (sum, count) pairs to be divided once at the end."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from histojax.metrics import image_quality
+
+Sums = dict[str, tuple[float, float]]
+
+
+def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
+    """PSNR and SSIM (protocol P1) of uint8 images (B, H, W, 3); weight 0 marks padding."""
+    rows = [image_quality.score_rgb(sr[i], hr[i]) for i in np.flatnonzero(weight)]
+    return {
+        name: (float(np.sum([row[name] for row in rows])), float(len(rows)))
+        for name in ("psnr_rgb", "ssim_rgb")
+    }
+
+
+def score_masks(
+    probability: np.ndarray, mask: np.ndarray, weight: np.ndarray, threshold: float
+) -> Sums:
+    """Foreground Dice and IoU pooled over all pixels of (B, H, W) maps; weight 0 marks padding.
+
+    Pooled, because these are crops: a crop without nuclei says little by itself.
+    """
+    kept = np.flatnonzero(weight)
+    predicted, actual = probability[kept] >= threshold, mask[kept] > 0
+    overlap = float(np.sum(predicted & actual))
+    total = float(np.sum(predicted)) + float(np.sum(actual))
+    return {
+        "dice_pooled": (2.0 * overlap, total),
+        "iou_pooled": (overlap, total - overlap),
+    }

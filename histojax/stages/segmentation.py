@@ -1,0 +1,166 @@
+"""Training of the nuclei segmenter: high-resolution image in, nuclear mask out.
+
+    python -m histojax.stages.segmentation --config=configs/segmentation.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+from histojax.losses import segmentation as losses
+from histojax.models.inception_unet import InceptionUNet
+from histojax.stages import build, scoring
+from histojax.stages.images import foreground, unit
+from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+
+Tree = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class MaskLoss:
+    """Weighted cross-entropy and soft Dice of a predicted mask."""
+
+    bce_weight: float
+    dice_weight: float
+    squared_dice: bool = False
+
+    def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
+        """Loss () of logits against a mask in {0, 1}, both (B, H, W, 1)."""
+        bce = jnp.mean(losses.binary_cross_entropy(logits=logits, mask=mask))
+        dice = jnp.mean(losses.soft_dice(logits=logits, mask=mask, squared=self.squared_dice))
+        return self.bce_weight * bce + self.dice_weight * dice
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Segmentation:
+    """The stage; see `histojax.stages` for what its members mean."""
+
+    segmenter: nn.Module
+    optimizers: Mapping[str, optax.GradientTransformation]
+    loss: MaskLoss
+    threshold: float
+    ema_decay: float
+    starts: Mapping[str, Tree]
+    dtype: jnp.dtype
+
+    fields = ("hr", "mask")
+    best = ("dice_pooled", "max")
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        return {"segmenter": self.segmenter}
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        sample = unit(batch["hr"][:1], self.dtype)
+        return create(
+            rng,
+            {"segmenter": (self.segmenter, sample)},
+            self.optimizers,
+            averaged=("segmenter",),
+            start={k: v for k, v in self.starts.items() if k == "segmenter"},
+        )
+
+    def train_step(
+        self, state: State, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        image, mask = unit(batch["hr"], self.dtype), foreground(batch["mask"], self.dtype)
+        segmenter = self.segmenter.clone(bn_axis_name=axis_name)
+        key = step_key(state, axis_name)
+
+        def objective(params: Tree) -> tuple[jax.Array, Any]:
+            logits, stats = apply(segmenter, params, state.batch_stats["segmenter"], image, key=key)
+            loss = self.loss(logits, mask)
+            return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, mask)})
+
+        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["segmenter"])
+        grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
+        return advance(
+            state,
+            self.optimizers,
+            {"segmenter": grads},
+            {"segmenter": stats},
+            metrics,
+            ema_decay=self.ema_decay,
+        )
+
+    def segment(self, state: State, image: jax.Array) -> jax.Array:
+        """uint8 (B, H, W, 3) -> foreground probability (B, H, W, 1), by averaged parameters."""
+        variables = state.variables("segmenter", averaged=True)
+        return jax.nn.sigmoid(
+            self.segmenter.apply(variables, unit(image, self.dtype), train=False)
+        )
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        return self.predict(state, batch["hr"])
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return {"mask": self.segment(state, image)}
+
+    def evaluate(
+        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> scoring.Sums:
+        return scoring.score_masks(
+            outputs["mask"][..., 0], batch["mask"], batch["weight"], self.threshold
+        )
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
+        return ((0, "segmenter learns"),)
+
+
+def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Share of pixels on the right side of probability one half, ()."""
+    return jnp.mean(((logits > 0) == (mask > 0.5)).astype(logits.dtype))
+
+
+def build_mask_loss(config: ConfigDict) -> MaskLoss:
+    """The mask loss of fields bce_weight, dice_weight and squared_dice.
+
+    Raises:
+        UserError: if both weights are 0 or one is negative.
+    """
+    if min(config.bce_weight, config.dice_weight) < 0 or config.bce_weight + config.dice_weight == 0:
+        raise UserError(
+            f"loss.bce_weight={config.bce_weight} and loss.dice_weight={config.dice_weight} have "
+            "to be 0 or more, and one of them above 0"
+        )
+    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice)
+
+
+def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
+    """The segmentation network of group `segmenter`."""
+    return build.module(InceptionUNet, config.segmenter, "segmenter", dtype=dtype)
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
+    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+
+    Raises:
+        UserError: for a config value that cannot be used.
+    """
+    dtype = build.compute_dtype(config)
+    return Segmentation(
+        segmenter=build_segmenter(config, dtype),
+        optimizers={"segmenter": build.optimizer(config.optimizer, config.steps, "optimizer")},
+        loss=build_mask_loss(config.loss),
+        threshold=config.threshold,
+        ema_decay=config.ema_decay,
+        starts=starts,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+if __name__ == "__main__":
+    from histojax import main
+
+    main.run()

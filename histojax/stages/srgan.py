@@ -1,0 +1,160 @@
+"""Adversarial training of the generator: feature, adversarial and pixel terms.
+
+    python -m histojax.stages.srgan --config=configs/srgan.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.stages import build, content, critic, scoring, segmentation
+from histojax.stages.images import quantise, unit
+from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+
+Tree = Any
+Batch = Mapping[str, jax.Array]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SRGAN:
+    """The stage; see `histojax.stages` for what its members mean."""
+
+    generator: nn.Module
+    critic: critic.Critic | None
+    optimizers: Mapping[str, optax.GradientTransformation]
+    content: content.Content
+    ema_decay: float
+    starts: Mapping[str, Tree]
+    begin: Mapping[str, int]
+    dtype: jnp.dtype
+
+    fields = ("lr", "hr")
+    # Distortion and likeness to real tissue pull apart here, so no metric of distortion may pick
+    # the checkpoint; the last one is the run's result.
+    best = ("step", "max")
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        found = {"generator": self.generator}
+        if self.critic is not None:
+            found["discriminator"] = self.critic.discriminator
+        return found
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        networks = {"generator": (self.generator, unit(batch["lr"][:1], self.dtype))}
+        if self.critic is not None:
+            sample = unit(batch["hr"][:1], self.dtype)
+            networks["discriminator"] = (self.critic.discriminator, sample)
+        return create(
+            rng,
+            networks,
+            self.optimizers,
+            averaged=("generator",),
+            start={k: v for k, v in self.starts.items() if k in networks},
+            frozen=self.content.frozen,
+        )
+
+    def train_step(
+        self, state: State, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
+        generator = self.generator.clone(bn_axis_name=axis_name)
+        key = step_key(state, axis_name)
+
+        def enhance(params: Tree) -> tuple[jax.Array, Tree]:
+            return apply(generator, params, state.batch_stats["generator"], lr, key=key)
+
+        def objective(sr: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+            loss, terms = self.content.loss(state.frozen, sr, hr)
+            if self.critic is not None:
+                adversarial = self.critic.loss(state, hr, sr, key=key, axis_name=axis_name)
+                terms["loss_adversarial"] = adversarial
+                loss = loss + adversarial
+            return loss, {**terms, "loss": loss}
+
+        sr, pullback, stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
+        sensitivity, metrics = jax.grad(objective, has_aux=True)(sr)
+        grads = {"generator": pullback(sensitivity)[0]}
+        batch_stats = {"generator": stats}
+        if self.critic is not None:
+            own, batch_stats["discriminator"], more = self.critic.gradients(
+                state, hr, sr, key=key, axis_name=axis_name
+            )
+            grads["discriminator"] = own
+            metrics = {**metrics, **more}
+        grads, batch_stats, metrics = mean_over((grads, batch_stats, metrics), axis_name)
+        return advance(
+            state,
+            self.optimizers,
+            grads,
+            batch_stats,
+            metrics,
+            ema_decay=self.ema_decay,
+            begin=self.begin,
+        )
+
+    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
+        """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
+        variables = state.variables("generator", averaged=True)
+        return quantise(self.generator.apply(variables, unit(lr, self.dtype), train=False))
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        return self.predict(state, batch["lr"])
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return {"sr": self.enhance(state, image)}
+
+    def evaluate(
+        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> scoring.Sums:
+        return scoring.score_images(outputs["sr"], batch["hr"], batch["weight"])
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
+        if self.critic is None:
+            return ((0, "generator learns without a discriminator"),)
+        return build.phases(self.begin, self.networks)
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
+    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+
+    Raises:
+        UserError: for a config value that cannot be used.
+    """
+    dtype = build.compute_dtype(config)
+    generator = build.module(
+        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
+    )
+    segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in starts else None
+    judge = critic.build_critic(config, dtype=dtype)
+    optimizers = {"generator": build.optimizer(config.optimizer, config.steps, "optimizer")}
+    if judge is not None:
+        optimizers["discriminator"] = build.optimizer(
+            config.discriminator_optimizer, config.steps, "discriminator_optimizer"
+        )
+    return SRGAN(
+        generator=generator,
+        critic=judge,
+        optimizers=optimizers,
+        content=content.build_content(config.loss, segmenter, starts),
+        ema_decay=config.ema_decay,
+        starts=starts,
+        begin=build.begin(config.begin, ("generator", "discriminator")),
+        dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+if __name__ == "__main__":
+    from histojax import main
+
+    main.run()

@@ -1,0 +1,214 @@
+"""What a training step carries from one call to the next, and the few moves all stages share.
+
+A step is a per-device program: arrays are this device's share of the batch, and `axis_name` names
+the mapped axis over which gradients, metrics and BatchNorm statistics are averaged (None: there is
+but one device).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import linen as nn
+from flax import struct
+from jax import lax
+from jax.flatten_util import ravel_pytree
+
+Tree = Any
+
+
+class State(struct.PyTreeNode):
+    """The whole of a training run, network by network.
+
+    Attributes:
+        step: steps taken, those skipped included, int32 ().
+        skipped: steps whose loss or gradient was not finite, int32 ().
+        skipped_in_a_row: how many of these came last without a finite one between, int32 ().
+        rng: typed key of the run; a step's key is folded from it and `step`.
+        params, batch_stats, opt_state, ema: network name -> tree. `ema` averages `params` of the
+            networks that are used afterwards.
+        frozen: network name -> variables that are read but never trained.
+    """
+
+    step: jax.Array
+    skipped: jax.Array
+    skipped_in_a_row: jax.Array
+    rng: jax.Array
+    params: dict[str, Tree]
+    batch_stats: dict[str, Tree]
+    opt_state: dict[str, Tree]
+    ema: dict[str, Tree]
+    frozen: dict[str, Tree]
+
+    def variables(self, network: str, *, averaged: bool = False) -> dict[str, Tree]:
+        """The variables of a network as linen takes them; averaged parameters where asked for."""
+        params = self.ema if averaged and network in self.ema else self.params
+        return {"params": params[network], "batch_stats": self.batch_stats[network]}
+
+
+def create(
+    rng: jax.Array,
+    networks: Mapping[str, tuple[nn.Module, jax.Array]],
+    optimizers: Mapping[str, optax.GradientTransformation],
+    *,
+    averaged: tuple[str, ...] = (),
+    start: Mapping[str, Tree] | None = None,
+    frozen: Mapping[str, Tree] | None = None,
+) -> State:
+    """A state at step 0.
+
+    Args:
+        rng: typed key.
+        networks: name -> (module, an input of the shape it will see).
+        optimizers: name -> optax transformation, for every network that is trained.
+        averaged: names whose parameters are averaged.
+        start: name -> variables of an earlier run, used in place of fresh ones.
+        frozen: name -> variables that are only read.
+    """
+    start = start or {}
+    params, batch_stats = {}, {}
+    for index, (name, (module, sample)) in enumerate(networks.items()):
+        if name in start:
+            variables = start[name]
+        else:
+            key = jax.random.fold_in(rng, index)
+            variables = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))(key, sample)
+        params[name] = variables["params"]
+        batch_stats[name] = variables.get("batch_stats", {})
+    return State(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+        rng=jax.random.fold_in(rng, len(networks)),
+        params=params,
+        batch_stats=batch_stats,
+        opt_state={name: tx.init(params[name]) for name, tx in optimizers.items()},
+        # Copied, because a donated state must not hold one buffer twice.
+        ema={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
+        frozen=dict(frozen or {}),
+    )
+
+
+def step_key(state: State, axis_name: str | None) -> jax.Array:
+    """This step's key, another one on every device."""
+    key = jax.random.fold_in(state.rng, state.step)
+    return key if axis_name is None else jax.random.fold_in(key, lax.axis_index(axis_name))
+
+
+def apply(
+    module: nn.Module,
+    params: Tree,
+    batch_stats: Tree,
+    x: jax.Array,
+    *,
+    key: jax.Array,
+    method: Callable[..., Any] | None = None,
+) -> tuple[Any, Tree]:
+    """A training-mode call: (output, updated batch statistics)."""
+    output, updated = module.apply(
+        {"params": params, "batch_stats": batch_stats},
+        x,
+        train=True,
+        mutable=["batch_stats"],
+        rngs={"dropout": key},
+        method=method,
+    )
+    return output, updated.get("batch_stats", {})
+
+
+def mean_over(tree: Tree, axis_name: str | None) -> Tree:
+    """The tree averaged over the mapped axis, in one all-reduce whatever its leaves."""
+    if axis_name is None:
+        return tree
+    flat, unravel = ravel_pytree(tree)
+    return unravel(lax.pmean(flat, axis_name))
+
+
+def all_finite(*trees: Tree) -> jax.Array:
+    """Whether every number of the trees is finite, bool ()."""
+    leaves = [jnp.all(jnp.isfinite(leaf)) for tree in trees for leaf in jax.tree.leaves(tree)]
+    return jnp.all(jnp.stack(leaves))
+
+
+def advance(
+    state: State,
+    optimizers: Mapping[str, optax.GradientTransformation],
+    grads: Mapping[str, Tree],
+    batch_stats: Mapping[str, Tree],
+    metrics: Mapping[str, jax.Array],
+    *,
+    ema_decay: float,
+    begin: Mapping[str, int] | None = None,
+) -> tuple[State, dict[str, jax.Array]]:
+    """The next state from averaged gradients, or the old one when anything is not finite.
+
+    Args:
+        state: the state before the step.
+        optimizers: network name -> transformation, the same as at `create`.
+        grads: network name -> gradients, averaged over devices.
+        batch_stats: network name -> updated statistics.
+        metrics: name -> scalar, averaged over devices; looked at for being finite too.
+        ema_decay: weight of the old average, once the run is old enough: min(decay,
+            (1 + t) / (10 + t)), so that the start of a run does not linger in it.
+        begin: network name -> step at which it starts to learn; until then its parameters,
+            statistics and optimiser state stand still (default 0).
+
+    Returns:
+        (next state, metrics with `skipped` and the global gradient norm of every network).
+    """
+    finite = all_finite(dict(grads), dict(metrics))
+    params, opt_state = dict(state.params), dict(state.opt_state)
+    stats = dict(state.batch_stats)
+    norms = {}
+    for name, grad in grads.items():
+        norms[f"gradient_norm_{name}"] = optax.tree.norm(grad)
+        updates, optimizer_state = optimizers[name].update(
+            grad, state.opt_state[name], state.params[name]
+        )
+        moved = (
+            optax.apply_updates(state.params[name], updates),
+            optimizer_state,
+            batch_stats.get(name, stats[name]),
+        )
+        kept = (state.params[name], state.opt_state[name], stats[name])
+        first = (begin or {}).get(name, 0)
+        if first > 0:
+            awake = state.step >= first
+            moved = jax.tree.map(lambda new, old, a=awake: jnp.where(a, new, old), moved, kept)
+        params[name], opt_state[name], stats[name] = moved
+    finite &= all_finite({name: params[name] for name in grads})
+    taken = (state.step - state.skipped).astype(jnp.float32)
+    decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
+    ema = {
+        name: jax.tree.map(
+            lambda old, new: old + (1.0 - decay).astype(old.dtype) * (new - old),
+            old,
+            params[name],
+        )
+        for name, old in state.ema.items()
+    }
+    moved = (params, stats, opt_state, ema)
+    kept = (state.params, state.batch_stats, state.opt_state, state.ema)
+    params, stats, opt_state, ema = jax.tree.map(
+        lambda new, old: jnp.where(finite, new, old), moved, kept
+    )
+    bad = jnp.where(finite, 0, 1).astype(jnp.int32)
+    next_state = state.replace(
+        step=state.step + 1,
+        skipped=state.skipped + bad,
+        skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1).astype(jnp.int32),
+        params=params,
+        batch_stats=stats,
+        opt_state=opt_state,
+        ema=ema,
+    )
+    return next_state, {
+        **metrics,
+        **norms,
+        "skipped": next_state.skipped,
+        "skipped_in_a_row": next_state.skipped_in_a_row,
+    }

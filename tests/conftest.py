@@ -1,0 +1,25 @@
+"""Shared fixtures; eight CPU devices are forced so that device counts can be compared."""
+
+import os
+import pathlib
+
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+).strip()
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def real_data() -> pathlib.Path:
+    """The folder of real H&E sets (monuseg/, tnbc/, slides/), or a skip that says why."""
+    root = os.environ.get("HISTOJAX_TEST_DATA", "")
+    if not root:
+        pytest.skip(
+            "HISTOJAX_TEST_DATA is not set: it names the folder that holds monuseg/ and tnbc/"
+        )
+    path = pathlib.Path(root)
+    if not path.is_dir():
+        pytest.skip(f"HISTOJAX_TEST_DATA={root} is not a folder")
+    return path

@@ -1,0 +1,194 @@
+import itertools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from histojax.data import augmentation as A
+from histojax.data import degradation, stain
+from histojax.errors import UserError
+
+SQUARE = np.arange(9).reshape(3, 3)
+
+
+def test_dihedral_gives_the_eight_symmetries():
+    rotations = [np.rot90(SQUARE, k) for k in range(4)]
+    expected = {image.tobytes() for r in rotations for image in (r.copy(), r[::-1].copy())}
+    assert {A.dihedral(SQUARE, i).tobytes() for i in range(8)} == expected
+    assert len(expected) == 8
+    np.testing.assert_array_equal(A.dihedral(SQUARE, 0), SQUARE)
+    np.testing.assert_array_equal(A.dihedral(SQUARE, 3), np.rot90(SQUARE, 2))
+    quarter_turns = {A.dihedral(SQUARE, i).tobytes() for i in (5, 6)}
+    assert quarter_turns == {np.rot90(SQUARE, k).tobytes() for k in (1, 3)}
+
+
+@pytest.mark.parametrize(("flips", "rotations"), list(itertools.product([True, False], repeat=2)))
+def test_what_is_switched_on_is_a_group(flips, rotations):
+    drawn = A.symmetries(A.Augmentation(flips=flips, rotations=rotations))
+    assert len(drawn) == {0: 1, 1: 4, 2: 8}[flips + rotations]
+    images = {A.dihedral(SQUARE, i).tobytes() for i in drawn}
+    products = {A.dihedral(A.dihedral(SQUARE, i), j).tobytes() for i in drawn for j in drawn}
+    assert products == images
+    if rotations and not flips:
+        assert images == {np.rot90(SQUARE, k).tobytes() for k in range(4)}
+
+
+@pytest.mark.parametrize("index", range(8))
+def test_dihedral_is_the_same_on_the_device_and_commutes_with_reduction(index):
+    hr = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    np.testing.assert_array_equal(jax.jit(A.dihedral)(hr, index), A.dihedral(hr, index))
+    labels = np.arange(1024, dtype=np.int32).reshape(32, 32)
+    np.testing.assert_array_equal(A.dihedral(jnp.asarray(labels), index), A.dihedral(labels, index))
+    box = degradation.downsample(hr.astype(np.float32), 4, "box")
+    moved = degradation.downsample(A.dihedral(hr, index).astype(np.float32), 4, "box")
+    np.testing.assert_allclose(moved, A.dihedral(box, index), atol=1e-4)
+
+
+ALL = A.Augmentation(stain_sigma=0.2, stain_bias=0.1, brightness=0.1, contrast=0.2)
+
+
+def example(size=32):
+    rng = np.random.default_rng(0)
+    instances = rng.integers(0, 70_000, (size, size), dtype=np.int32)
+    return {
+        "hr": rng.integers(0, 256, (size, size, 3), dtype=np.uint8),
+        "lr": rng.integers(0, 256, (size // 4, size // 4, 3), dtype=np.uint8),
+        "instances": instances,
+        "mask": (instances > 35_000).astype(np.uint8),
+    }
+
+
+def test_labels_move_with_the_image_and_keep_their_values():
+    fields = example()
+    y, x = np.indices((32, 32))
+    fields["hr"] = np.stack([y, x, y], axis=-1).astype(np.uint8)
+    for index in range(8):
+        moved = A.apply(fields, {"dihedral": index}, A.Augmentation())
+        at = moved["hr"][..., 0], moved["hr"][..., 1]
+        np.testing.assert_array_equal(moved["instances"], fields["instances"][at])
+        np.testing.assert_array_equal(moved["mask"], fields["mask"][at])
+        assert {f: (a.shape, a.dtype) for f, a in moved.items()} == {
+            f: (a.shape, a.dtype) for f, a in fields.items()
+        }
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_host_and_device_agree_for_equal_parameters(seed):
+    fields = example()
+    parameters = A.sample_parameters(ALL, np.random.default_rng(seed))
+    on_host = A.apply(fields, parameters, ALL)
+    on_device = jax.jit(lambda f, p: A.apply(f, p, ALL))(fields, parameters)
+    for name in ("instances", "mask"):
+        np.testing.assert_array_equal(on_host[name], on_device[name])
+    for name in ("hr", "lr"):
+        assert on_device[name].dtype == np.uint8
+        difference = np.abs(on_host[name].astype(int) - np.asarray(on_device[name]))
+        # Stain and light round once each.
+        assert difference.max() <= 2
+        assert difference.mean() < 0.01
+        assert (on_host[name] != A.dihedral(fields[name], parameters["dihedral"])).any()
+
+
+def test_one_image_and_its_lr_get_one_colour():
+    fields = example()
+    fields["lr"] = fields["hr"][:8, :8]
+    parameters = {**A.sample_parameters(ALL, np.random.default_rng(0)), "dihedral": 0}
+    moved = A.apply(fields, parameters, ALL)
+    np.testing.assert_array_equal(moved["lr"], moved["hr"][:8, :8])
+
+
+def test_nothing_switched_on_changes_nothing():
+    fields = example()
+    parameters = A.sample_parameters(A.NONE, np.random.default_rng(0))
+    assert parameters["zoom"] == 1
+    np.testing.assert_array_equal(parameters["alpha"], 1)
+    for name, array in A.apply(fields, parameters, A.NONE).items():
+        np.testing.assert_array_equal(array, fields[name])
+
+
+def test_drawn_parameters_fill_their_ranges():
+    wide = A.Augmentation(stain_sigma=0.3, brightness=0.1, contrast=0.2, zoom=(0.5, 2.0))
+    rng = np.random.default_rng(0)
+    host = [A.sample_parameters(wide, rng) for _ in range(4000)]
+    host = {name: np.stack([p[name] for p in host]) for name in host[0]}
+    keys = jax.random.split(jax.random.key(0), 4000)
+    device = jax.jit(jax.vmap(lambda key: A.sample_parameters(wide, key)))(keys)
+    for drawn in (host, device):
+        counts = np.bincount(np.asarray(drawn["dihedral"]), minlength=8)
+        assert counts.shape == (8,)
+        assert counts.min() > 400
+        gain, shift, zoom = (np.asarray(drawn[n]) for n in ("gain", "shift", "zoom"))
+        assert 0.8 <= gain.min() < 0.81 < 1.19 < gain.max() <= 1.2
+        assert -0.1 <= shift.min() < -0.09 < 0.09 < shift.max() <= 0.1
+        assert 0.5 <= zoom.min() < 0.51 < 1.95 < zoom.max() <= 2.0
+        # As often larger as smaller.
+        assert np.median(zoom) == pytest.approx(1, abs=0.05)
+        assert np.ptp(np.asarray(drawn["alpha"])) > 0.5
+    only_turns = A.Augmentation(flips=False)
+    turned = jax.jit(jax.vmap(lambda key: A.sample_parameters(only_turns, key)))(keys)
+    assert set(np.asarray(turned["dihedral"]).tolist()) == {0, 3, 5, 6}
+
+
+def test_origins_cover_the_image_on_the_grid():
+    rng = np.random.default_rng(0)
+    host = np.stack([A.sample_origin(rng, 50, 40, 32, 4) for _ in range(500)])
+    keys = jax.random.split(jax.random.key(0), 500)
+    device = jax.jit(
+        lambda height, width: jax.vmap(lambda k: A.sample_origin(k, height, width, 32, 4))(keys)
+    )(50, 40)
+    for origins in (host, np.asarray(device)):
+        assert set(origins[:, 0].tolist()) == {0, 4, 8, 12, 16}
+        assert set(origins[:, 1].tolist()) == {0, 4, 8}
+    np.testing.assert_array_equal(A.sample_origin(rng, 32, 32, 32), (0, 0))
+
+
+def test_light_about_mid_grey():
+    image = np.array([[[0, 127, 255]]], np.uint8)
+    # (0 - 127.5) / 2 + 127.5 + 25.5 = 89.25; (127 - 127.5) / 2 + 153 = 152.75; 63.75 + 153 = 216.75
+    for namespace in (np, jnp):
+        got = A.light(namespace.asarray(image), {"gain": np.float32(0.5), "shift": np.float32(0.1)})
+        np.testing.assert_array_equal(got, [[[89, 153, 217]]])
+        got = A.light(namespace.asarray(image), {"gain": np.float32(2), "shift": np.float32(0)})
+        np.testing.assert_array_equal(got, [[[0, 127, 255]]])
+
+
+def test_resample_keeps_labels_whole():
+    labels = np.arange(16, dtype=np.int32).reshape(4, 4) * 1000
+    np.testing.assert_array_equal(A.resample(labels, 8), labels.repeat(2, 0).repeat(2, 1))
+    np.testing.assert_array_equal(A.resample(labels, 2), labels[1::2, 1::2])
+    image = np.full((5, 5, 3), 77, np.uint8)
+    np.testing.assert_array_equal(A.resample(image, 8), np.full((8, 8, 3), 77))
+
+
+def test_config_is_read_and_checked():
+    read = A.Augmentation.from_config({"flips": False, "zoom": [0.8, 1.25]})
+    assert read == A.Augmentation(flips=False, zoom=(0.8, 1.25))
+    assert read.zooms
+    assert not A.Augmentation.from_config(None).zooms
+    hash(read)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"flip": True}, "'flip'.*flips"),
+        ({"flips": 1}, "flips=1"),
+        ({"stain_sigma": 1.0}, "stain_sigma=1.0"),
+        ({"stain_bias": -0.1}, "stain_bias=-0.1"),
+        ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
+        ({"zoom": 2.0}, "zoom=2.0"),
+    ],
+)
+def test_bad_config_is_refused(config, match):
+    with pytest.raises(UserError, match=match):
+        A.Augmentation.from_config(config)
+
+
+def test_stain_jitter_is_the_stain_modules():
+    fields = example()
+    only = A.Augmentation(stain_sigma=0.2)
+    parameters = {**A.sample_parameters(only, np.random.default_rng(0)), "dihedral": 0}
+    np.testing.assert_array_equal(
+        A.apply(fields, parameters, only)["hr"], stain.jitter(fields["hr"], parameters)
+    )

@@ -1,0 +1,265 @@
+import json
+import os
+
+import numpy as np
+import pytest
+
+from histojax.data import degradation
+from histojax.data.device_batches import DeviceBatches
+from histojax.data.pipeline import (
+    HostBatches,
+    ImageOrder,
+    crop_origins,
+    eval_batches,
+    train_batches,
+)
+from histojax.errors import UserError
+from tests.data.coordinates import Coordinates, assert_registered
+
+CONFIG = {
+    "crop": 16,
+    "placement": "host",
+    "degradation": {"name": "microscope"},
+    "augmentation": {"stain_sigma": 0.2, "stain_bias": 0.05},
+}
+
+
+def host_batches(source=None, config=None, fields=("hr", "lr"), batch_size=4, seed=0, **kwargs):
+    return train_batches(
+        Coordinates() if source is None else source,
+        {**CONFIG, **(config or {})},
+        fields=fields,
+        batch_size=batch_size,
+        seed=seed,
+        **kwargs,
+    )
+
+
+def take(batches, count):
+    taken = [{f: np.array(a) for f, a in next(batches).items()} for _ in range(count)]
+    return taken
+
+
+def assert_equal(left, right):
+    assert len(left) == len(right)
+    for a, b in zip(left, right, strict=True):
+        assert a.keys() == b.keys()
+        for field in a:
+            assert a[field].dtype == b[field].dtype
+            np.testing.assert_array_equal(a[field], b[field])
+
+
+@pytest.mark.parametrize("first_label", [1, 70_000])
+def test_fields_stay_registered(first_label):
+    batches = host_batches(
+        Coordinates(fields=("instances", "lr"), first_label=first_label),
+        {"augmentation": {}},
+        ("hr", "lr", "mask", "instances"),
+        batch_size=32,
+    )
+    origins = set()
+    for batch in take(batches, 3):
+        assert {f: (a.shape, a.dtype) for f, a in batch.items()} == {
+            "hr": ((32, 16, 16, 3), np.uint8),
+            "lr": ((32, 4, 4, 3), np.uint8),
+            "mask": ((32, 16, 16), np.uint8),
+            "instances": ((32, 16, 16), np.int32),
+        }
+        assert_registered(batch, first_label)
+        assert (batch["mask"] == 1).all()
+        y, x = (batch["hr"][..., c].min(axis=(1, 2)).tolist() for c in (0, 1))
+        origins |= set(zip(y, x, strict=True))
+    assert len(origins) > 30
+    batches.close()
+
+
+def test_lr_is_the_degraded_crop():
+    config = {"degradation": {"name": "bilinear"}}
+    batches = host_batches(config=config)
+    for batch in take(batches, 2):
+        for hr, lr in zip(batch["hr"], batch["lr"], strict=True):
+            np.testing.assert_array_equal(lr, degradation.downsample(hr, 4, "bilinear"))
+    batches.close()
+
+
+def test_a_saved_position_resumes_to_the_identical_batch():
+    batches = host_batches()
+    take(batches, 3)
+    state = json.loads(json.dumps(batches.get_state()))
+    expected = take(batches, 3)
+    for resumed in (host_batches(), batches):
+        resumed.set_state(state)
+        assert resumed.get_state() == state
+        assert_equal(take(resumed, 3), expected)
+        resumed.close()
+    other = host_batches(seed=1)
+    other.set_state(state)
+    assert (take(other, 1)[0]["hr"] != expected[0]["hr"]).any()
+    other.close()
+
+
+def test_workers_give_what_threads_give(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    threads = host_batches()
+    expected = take(threads, 5)
+    threads.close()
+    workers = host_batches(config={"workers": 2})
+    assert_equal(take(workers, 3), expected[:3])
+    assert "OMP_NUM_THREADS" not in os.environ
+    state = workers.get_state()
+    take(workers, 1)
+    workers.set_state(state)
+    assert_equal(take(workers, 2), expected[3:])
+    workers.close()
+
+
+def test_processes_take_different_examples_of_one_stream():
+    whole = host_batches(batch_size=6)
+    expected = take(whole, 4)
+    whole.close()
+    rows = np.concatenate([batch["hr"] for batch in expected])
+    for process in range(3):
+        part = host_batches(batch_size=6, process_index=process, process_count=3)
+        got = np.concatenate([batch["hr"] for batch in take(part, 4)])
+        np.testing.assert_array_equal(got, rows[process::3])
+        part.close()
+
+
+def test_every_epoch_visits_every_image_once():
+    order = ImageOrder(7, seed=3)
+    epochs = np.array([order[i] for i in range(70)]).reshape(10, 7)
+    np.testing.assert_array_equal(np.sort(epochs, axis=1), np.tile(np.arange(7), (10, 1)))
+    assert len({tuple(epoch) for epoch in epochs}) > 5
+    assert [order[i] for i in range(70)] != [ImageOrder(7, seed=4)[i] for i in range(70)]
+    # Far beyond 32 bits, where a long run may come to stand.
+    assert order[7 * 2**33] in range(7)
+
+
+def test_a_visit_gives_its_crops_near_each_other():
+    order = ImageOrder(160, seed=0, crops_per_image=4)
+    places = [order[i] for i in range(640)]
+    assert np.bincount(places).tolist() == [4] * 160
+    # Blocks of 16 visits are mixed: one block holds 16 images, 4 times each, out of order.
+    block = places[:64]
+    assert sorted(np.bincount(block)[np.unique(block)].tolist()) == [4] * 16
+    assert block[0:4] != [block[0]] * 4
+
+
+def test_an_image_is_read_once_for_all_crops_of_a_visit():
+    source = Coordinates(sizes=((32, 32),) * 64)
+    config = {"crops_per_image": 4, "cache_bytes": 16 * 32 * 32 * 3, "degradation": {}}
+    batches = host_batches(source, config, fields=("hr",), batch_size=64)
+    source.reads = 0
+    inner = batches._batches
+    for number in range(4):
+        assert inner[number]["hr"].shape == (64, 16, 16, 3)
+    assert source.reads == 64
+
+
+def test_zoom_resamples_image_and_labels_together():
+    config = {
+        "augmentation": {"zoom": (2.0, 2.0), "flips": False, "rotations": False},
+        "crop": 32,
+    }
+    batches = host_batches(config=config, fields=("hr", "instances"))
+    for batch in take(batches, 2):
+        assert batch["hr"].shape == (4, 32, 32, 3)
+        # 16 pixels of the image are 32 here: every label covers 2 x 2, and the image keeps pace.
+        labels = batch["instances"]
+        np.testing.assert_array_equal(labels[:, ::2, ::2].repeat(2, 1).repeat(2, 2), labels)
+        rows = (labels - 1) // 64
+        assert np.abs(batch["hr"][..., 0].astype(int) - rows).max() <= 1
+    batches.close()
+
+
+def test_placement_is_chosen_and_refused():
+    device = host_batches(config={"placement": "device", "degradation": {}})
+    assert isinstance(device, DeviceBatches)
+    assert next(device)["lr"].shape == (4, 4, 4, 3)
+    assert isinstance(host_batches(), HostBatches)
+    # The tests run on the CPU, where auto stays on the host.
+    assert isinstance(host_batches(config={"placement": "auto"}), HostBatches)
+    for config, match in (
+        ({}, "JPEG"),
+        ({"degradation": {}, "augmentation": {"zoom": (0.8, 1.25)}}, "zoom"),
+        ({"degradation": {}, "device_bytes": 1000}, "device_bytes=1000"),
+    ):
+        with pytest.raises(UserError, match=match):
+            host_batches(config={**config, "placement": "device"})
+
+
+@pytest.mark.parametrize(
+    ("config", "kwargs", "match"),
+    [
+        ({"placement": "gpu"}, {}, r"placement='gpu'.*\['auto', 'host', 'device'\]"),
+        ({"workers": -1}, {}, "workers=-1"),
+        ({"crops_per_image": 0}, {}, "crops_per_image=0"),
+        ({}, {"batch_size": 0}, "batch size=0"),
+        ({}, {"batch_size": 5, "process_count": 2}, "batch size 5.*2 processes"),
+        ({}, {"seed": 2**32}, "seed=4294967296"),
+        ({}, {"seed": -1}, "seed=-1"),
+    ],
+)
+def test_bad_values_are_refused(config, kwargs, match):
+    with pytest.raises(UserError, match=match):
+        host_batches(config=config, **kwargs)
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_an_unusable_image_ends_the_stream_with_its_name(workers):
+    source = Coordinates(sizes=((40, 40), (12, 40)))
+    batches = host_batches(source, {"workers": workers})
+    with pytest.raises(UserError, match="'image1' is 12x40"):
+        take(batches, 3)
+    batches.close()
+
+
+def test_crops_of_evaluation_are_a_regular_grid():
+    assert crop_origins(40, 56, 16, 1) == [(12, 20)]
+    assert crop_origins(40, 56, 16, 4) == [(0, 0), (0, 40), (24, 0), (24, 40)]
+    assert crop_origins(40, 56, 16, 9)[4] == (12, 20)
+    assert crop_origins(42, 58, 16, 1, step=4) == [(12, 20)]
+
+
+def test_evaluation_reads_centres_in_order_and_pads_the_last_batch():
+    source = Coordinates(fields=("instances", "lr"))
+    batches = eval_batches(source, CONFIG, fields=("hr", "lr", "instances"), batch_size=2)
+    assert len(batches) == 2
+    assert batches.examples == 3
+    first, last = list(batches)
+    for batch in (first, last):
+        assert_registered(batch)
+    np.testing.assert_array_equal(first["weight"], np.ones(2, np.float32))
+    np.testing.assert_array_equal(last["weight"], np.array([1, 0], np.float32))
+    assert last["weight"].dtype == np.float32
+    corners = [tuple(hr[0, 0]) for batch in (first, last) for hr in batch["hr"]]
+    assert corners[:3] == [(12, 20, 0), (16, 8, 1), (8, 12, 2)]
+    limited = eval_batches(source, CONFIG, fields=("hr",), batch_size=2, limit=1, crop=32)
+    assert [batch["hr"].shape for batch in limited] == [(2, 32, 32, 3)]
+    grid = eval_batches(source, CONFIG, fields=("hr",), batch_size=4, crops_per_image=4)
+    assert len(list(grid)) == len(grid) == 3
+
+
+def test_evaluation_is_degraded_alike_every_time():
+    def run(batch_size, seed=0, crops_per_image=4):
+        batches = eval_batches(
+            Coordinates(), CONFIG, fields=("lr",), batch_size=batch_size, seed=seed,
+            crops_per_image=crops_per_image,
+        )  # fmt: skip
+        first, second = (
+            np.concatenate([b["lr"][b["weight"] > 0] for b in batches]) for _ in range(2)
+        )
+        np.testing.assert_array_equal(first, second)
+        return first
+
+    np.testing.assert_array_equal(run(2), run(5))
+    assert (run(2) != run(2, seed=1)).any()
+
+
+def test_bad_evaluation_is_refused():
+    with pytest.raises(UserError, match="5 crops per image"):
+        eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, crops_per_image=5)
+    with pytest.raises(UserError, match="limit=0"):
+        eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, limit=0)
+    with pytest.raises(UserError, match="smaller than the crop of 64"):
+        list(eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, crop=64))

@@ -1,0 +1,131 @@
+import pickle
+
+import jax
+import numpy as np
+import pytest
+
+from histojax.data import augmentation, degradation
+from histojax.data.recipe import ImageCache, finish, make_recipe, read_checked
+from histojax.errors import UserError
+from tests.data.coordinates import Coordinates
+
+
+def test_only_what_is_needed_is_stored():
+    def stored(source_fields, fields):
+        return make_recipe(Coordinates(fields=source_fields), {"crop": 16}, fields).stored
+
+    assert stored(("instances", "mask", "lr"), ("hr",)) == ("hr",)
+    assert stored(("instances", "mask", "lr"), ("lr", "mask")) == ("hr", "lr", "mask")
+    assert stored(("instances",), ("hr", "mask")) == ("hr", "instances")
+    assert stored((), ("lr", "hr")) == ("hr",)
+
+
+def test_mask_is_the_labelled_pixels_unless_there_is_one():
+    labels = np.array([[0, 70_000], [3, 0]], np.int32).repeat(8, 0).repeat(8, 1)
+    hr = np.zeros((16, 16, 3), np.uint8)
+    recipe = make_recipe(Coordinates(), {"crop": 16}, ("mask", "instances"), augment=False)
+    made = finish({"hr": hr, "instances": labels}, recipe, None, {})
+    assert made["mask"].dtype == np.uint8
+    assert made["instances"].dtype == np.int32
+    np.testing.assert_array_equal(made["mask"], labels > 0)
+    np.testing.assert_array_equal(made["instances"], labels)
+    given = Coordinates(fields=("instances", "mask"))
+    recipe = make_recipe(given, {"crop": 16}, ("mask",), augment=False)
+    image = read_checked(given, 0, recipe)
+    np.testing.assert_array_equal(finish(image, recipe, None, {})["mask"], given[0]["mask"])
+
+
+def test_host_and_device_agree_for_equal_parameters():
+    config = {
+        "crop": 32,
+        "degradation": {"name": "microscope", "jpeg_probability": 0.0},
+        "augmentation": {"stain_sigma": 0.2, "stain_bias": 0.05},
+    }
+    recipe = make_recipe(Coordinates(), config, ("lr", "hr", "mask", "instances"))
+    rng = np.random.default_rng(0)
+    cropped = {
+        "hr": rng.integers(0, 256, (32, 32, 3), dtype=np.uint8),
+        "instances": rng.integers(0, 2, (32, 32), dtype=np.uint16),
+    }
+    drawn = augmentation.sample_parameters(recipe.augmentation, rng)
+    blur = degradation.sample_parameters(recipe.degradation, rng, recipe.lr_shape)
+    on_host = finish(cropped, recipe, drawn, blur)
+    on_device = jax.jit(lambda *arguments: finish(arguments[0], recipe, *arguments[1:]))(
+        cropped, drawn, blur
+    )
+    assert set(on_host) == set(on_device) == {"lr", "hr", "mask", "instances"}
+    for field, array in on_host.items():
+        assert array.dtype == on_device[field].dtype
+        difference = np.abs(array.astype(int) - np.asarray(on_device[field]))
+        assert difference.max() <= (1 if field in ("lr", "hr") else 0)
+
+
+def test_cache_keeps_to_its_bytes_and_forgets_the_oldest():
+    source = Coordinates(sizes=((32, 32),) * 4)
+    recipe = make_recipe(source, {"crop": 16}, ("hr",))
+    source.reads = 0
+    cache = ImageCache(source, recipe, max_bytes=2 * 32 * 32 * 3)
+    for index in (0, 1, 0, 1, 2, 1, 2):
+        assert cache[index]["hr"][0, 0, 2] == index
+    assert source.reads == 3
+    cache[0]
+    assert source.reads == 4
+    copy = pickle.loads(pickle.dumps(cache))
+    assert copy[1]["hr"][0, 0, 2] == 1
+
+
+def test_labels_are_cached_in_the_narrowest_integer():
+    for first_label, dtype in ((1, np.uint16), (70_000, np.int32)):
+        source = Coordinates(first_label=first_label)
+        recipe = make_recipe(source, {"crop": 16}, ("instances",))
+        image = read_checked(source, 0, recipe)
+        assert image["instances"].dtype == dtype
+        np.testing.assert_array_equal(image["instances"], source[0]["instances"])
+
+
+@pytest.mark.parametrize(
+    ("source", "config", "fields", "match"),
+    [
+        (Coordinates(sizes=()), {}, ("hr",), "no images"),
+        (Coordinates(fields=()), {}, ("hr", "mask"), "'mask'.*'image0' has no annotation"),
+        (Coordinates(fields=("mask",)), {}, ("instances",), "'instances'.*'image0'"),
+        (Coordinates(), {}, ("hr", "depth"), "depth"),
+        (Coordinates(), {"crop": 30}, ("hr",), "crop=30.*scale=4"),
+        (Coordinates(), {"crop": 0}, ("hr",), "crop=0"),
+        (Coordinates(), {"degradation": {"name": "x"}}, ("hr",), "'x'"),
+        (Coordinates(), {"augmentation": {"x": 1}}, ("hr",), "'x'"),
+        (Coordinates(fields=("lr",)), {"augmentation": {"zoom": (1, 2)}}, ("lr",), "zoom"),
+    ],
+)
+def test_what_cannot_be_made_is_refused(source, config, fields, match):
+    with pytest.raises(UserError, match=match):
+        make_recipe(source, config, fields)
+
+
+class Broken(Coordinates):
+    def __init__(self, change, **kwargs):
+        super().__init__(**kwargs)
+        self.change = change
+
+    def __getitem__(self, index):
+        record = super().__getitem__(index)
+        if index:
+            self.change(record)
+        return record
+
+
+@pytest.mark.parametrize(
+    ("fields", "change", "match"),
+    [
+        (("mask",), lambda r: r.pop("mask"), "'image1' has no 'mask'"),
+        (("mask",), lambda r: r.update(mask=r["mask"][1:]), "'mask' of image 'image1' is 47x32"),
+        (("lr",), lambda r: r.update(lr=r["lr"][:, 1:]), "'lr' of image 'image1' is 12x7.*12x8"),
+        ((), lambda r: r.update(hr=r["hr"][:12]), "'image1' is 12x32.*crop of 16"),
+    ],
+)
+def test_unusable_images_are_named(fields, change, match):
+    source = Broken(change, fields=fields)
+    recipe = make_recipe(source, {"crop": 16}, ("hr", *fields))
+    read_checked(source, 0, recipe)
+    with pytest.raises(UserError, match=match):
+        read_checked(source, 1, recipe)

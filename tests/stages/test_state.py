@@ -1,0 +1,103 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+from histojax.stages import state as states
+
+OPTIMIZERS = {"net": optax.sgd(0.5)}
+
+
+def make(**changes):
+    state = states.State(
+        step=jnp.zeros((), jnp.int32),
+        skipped=jnp.zeros((), jnp.int32),
+        skipped_in_a_row=jnp.zeros((), jnp.int32),
+        rng=jax.random.key(0),
+        params={"net": {"w": jnp.asarray([1.0, 2.0])}},
+        batch_stats={"net": {"mean": jnp.zeros(2)}},
+        opt_state={"net": OPTIMIZERS["net"].init({"w": jnp.zeros(2)})},
+        ema={"net": {"w": jnp.asarray([1.0, 2.0])}},
+        frozen={},
+    )
+    return state.replace(**changes)
+
+
+def advance(state, grad, stats=1.0, loss=0.0, **options):
+    return states.advance(
+        state,
+        OPTIMIZERS,
+        {"net": {"w": jnp.asarray(grad)}},
+        {"net": {"mean": jnp.full(2, stats)}},
+        {"loss": jnp.asarray(loss)},
+        **{"ema_decay": 0.5, **options},
+    )
+
+
+def test_a_finite_step_moves_everything():
+    state, metrics = advance(make(), [2.0, -2.0])
+    np.testing.assert_allclose(state.params["net"]["w"], [0.0, 3.0])
+    np.testing.assert_allclose(state.batch_stats["net"]["mean"], [1.0, 1.0])
+    # decay at the first step is min(.5, 1/10): w_ema = w + .9 (new - w)
+    np.testing.assert_allclose(state.ema["net"]["w"], [0.1, 2.9], rtol=1e-6)
+    assert int(state.step) == 1
+    assert int(state.skipped) == 0
+    np.testing.assert_allclose(metrics["gradient_norm_net"], np.sqrt(8), rtol=1e-6)
+
+
+def test_the_average_decays_as_asked_once_the_run_is_old():
+    state, _ = advance(make(step=jnp.asarray(1000, jnp.int32)), [2.0, -2.0])
+    np.testing.assert_allclose(state.ema["net"]["w"], [0.5, 2.5])
+
+
+def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
+    for grad, loss in (([np.nan, 0.0], 0.0), ([0.0, 0.0], np.inf), ([3e38, -3e38], 0.0)):
+        start = make(
+            params={"net": {"w": jnp.asarray([-3e38, 3e38])}}, skipped_in_a_row=jnp.int32(2)
+        )
+        state, metrics = advance(start, grad, loss=loss)
+        np.testing.assert_array_equal(state.params["net"]["w"], start.params["net"]["w"])
+        np.testing.assert_array_equal(state.ema["net"]["w"], start.ema["net"]["w"])
+        np.testing.assert_array_equal(state.batch_stats["net"]["mean"], [0.0, 0.0])
+        assert int(state.step) == 1
+        assert int(state.skipped) == 1
+        assert int(metrics["skipped_in_a_row"]) == 3
+
+
+def test_a_finite_step_ends_the_row_of_skipped_ones():
+    state, _ = advance(make(skipped=jnp.int32(4), skipped_in_a_row=jnp.int32(4)), [0.0, 0.0])
+    assert int(state.skipped_in_a_row) == 0
+    assert int(state.skipped) == 4
+
+
+def test_a_network_stands_still_until_its_step():
+    asleep, _ = advance(make(), [2.0, 2.0], begin={"net": 1})
+    np.testing.assert_array_equal(asleep.params["net"]["w"], [1.0, 2.0])
+    np.testing.assert_array_equal(asleep.batch_stats["net"]["mean"], [0.0, 0.0])
+    awake, _ = advance(asleep, [2.0, 2.0], begin={"net": 1})
+    np.testing.assert_allclose(awake.params["net"]["w"], [0.0, 1.0])
+
+
+def test_mean_over_devices_is_one_all_reduce():
+    devices = jax.devices()[:4]
+    tree = {"a": jnp.arange(8.0).reshape(4, 2), "b": jnp.arange(4.0)}
+
+    def mean(t):
+        return states.mean_over(t, "data")
+
+    averaged = jax.pmap(mean, axis_name="data", devices=devices)(tree)
+    np.testing.assert_allclose(averaged["a"][0], [3.0, 4.0])
+    np.testing.assert_allclose(averaged["b"], [1.5] * 4)
+
+
+def test_keys_differ_between_steps_and_devices():
+    state = make()
+
+    def key(s):
+        return jax.random.key_data(states.step_key(s, "data"))
+
+    replicated = jax.tree.map(lambda x: jnp.stack([x, x]), state.replace(opt_state={}))
+    keys = jax.pmap(key, axis_name="data", devices=jax.devices()[:2])(replicated)
+    assert not np.array_equal(keys[0], keys[1])
+    later = states.step_key(state.replace(step=jnp.int32(1)), None)
+    assert not np.array_equal(jax.random.key_data(later), jax.random.key_data(state.rng))

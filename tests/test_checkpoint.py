@@ -1,0 +1,101 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from histojax import checkpoint
+from histojax.errors import UserError
+
+
+def tree(value=0.0, width=3):
+    return {
+        "params": {"dense": {"kernel": jnp.full((2, width), value), "bias": jnp.zeros(width)}},
+        "rng": jax.random.key(7),
+        "step": jnp.asarray(4, jnp.int32),
+    }
+
+
+def save(series, step, value):
+    series.save(step, tree(value), data={"position": step}, meta={"best": value, "seconds": 1.0})
+
+
+def test_what_is_saved_comes_back_whole(tmp_path):
+    series = checkpoint.Series(tmp_path)
+    save(series, 4, 2.5)
+    restored = series.restore(tree())
+    assert restored.step == 4
+    assert restored.data == {"position": 4}
+    assert restored.meta["best"] == 2.5
+    np.testing.assert_array_equal(restored.state["params"]["dense"]["kernel"], np.full((2, 3), 2.5))
+    expected = jax.random.key_data(jax.random.split(jax.random.key(7))[0])
+    got = jax.random.key_data(jax.random.split(restored.state["rng"])[0])
+    np.testing.assert_array_equal(got, expected)
+
+
+def test_nothing_saved_is_none(tmp_path):
+    assert checkpoint.Series(tmp_path / "none").restore(tree()) is None
+
+
+def test_only_the_newest_are_kept(tmp_path):
+    series = checkpoint.Series(tmp_path, keep=2)
+    for step in (1, 2, 3):
+        save(series, step, float(step))
+    assert series.steps() == [2, 3]
+
+
+def test_a_step_is_saved_again_after_going_back(tmp_path):
+    series = checkpoint.Series(tmp_path, keep=2)
+    save(series, 5, 1.0)
+    again = checkpoint.Series(tmp_path, keep=2)
+    save(again, 5, 2.0)
+    save(again, 4, 3.0)
+    assert checkpoint.Series(tmp_path).restore(tree()).step == 4
+    assert checkpoint.Series(tmp_path).restore(tree()).meta["best"] == 3.0
+
+
+@pytest.mark.parametrize("damage", ["state", "meta"])
+def test_a_half_written_checkpoint_is_passed_over_and_said(tmp_path, damage, caplog):
+    series = checkpoint.Series(tmp_path)
+    save(series, 1, 1.0)
+    save(series, 2, 2.0)
+    files = [p for p in (tmp_path / "2" / damage).rglob("*") if p.is_file()]
+    assert files
+    for file in files:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with caplog.at_level("WARNING"):
+        restored = checkpoint.Series(tmp_path).restore(tree())
+    assert restored.step == 1
+    assert "step 2 is damaged" in caplog.text
+
+
+def test_all_damaged_is_refused(tmp_path):
+    series = checkpoint.Series(tmp_path)
+    save(series, 1, 1.0)
+    for file in (tmp_path / "1" / "meta").rglob("*"):
+        file.write_bytes(b"")
+    with pytest.raises(UserError, match=r"steps \[1\] are damaged"):
+        checkpoint.Series(tmp_path).restore(tree())
+
+
+def test_another_architecture_lists_every_name(tmp_path):
+    series = checkpoint.Series(tmp_path)
+    save(series, 1, 1.0)
+    other = tree(width=5)
+    other["params"]["head"] = {"kernel": jnp.zeros((1, 1))}
+    del other["params"]["dense"]["bias"]
+    with pytest.raises(UserError) as failure:
+        checkpoint.Series(tmp_path).restore(other)
+    lines = str(failure.value).splitlines()[1:]
+    assert lines == [
+        "- params/head/kernel (1, 1)",
+        "+ params/dense/bias (3,)",
+        "~ params/dense/kernel stored (2, 3), needed (2, 5)",
+    ]
+
+
+def test_a_newer_format_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+    save(checkpoint.Series(tmp_path), 1, 1.0)
+    monkeypatch.undo()
+    with pytest.raises(UserError, match="newer histojax"):
+        checkpoint.Series(tmp_path).restore(tree())

@@ -1,0 +1,49 @@
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from histojax import config
+from histojax.errors import UserError
+
+
+def settings(**changes):
+    return ConfigDict({"name": "x", "steps": 5, "data": {"crop": 32, "range": (1, 2)}, **changes})
+
+
+def test_a_resolved_config_is_plain_json_and_comes_back():
+    values = config.resolved(settings())
+    assert json.loads(json.dumps(values)) == values
+    assert values["data"]["range"] == [1, 2]
+    assert config.resolved(config.restored(values)) == values
+
+
+def test_differences_name_every_field_but_length_and_logging():
+    old = config.resolved(settings())
+    new = config.resolved(settings(steps=9, log={"every": 1}, data={"crop": 64, "range": (1, 3)}))
+    assert config.differences(old, new) == ["data.crop: 32 -> 64", "data.range: [1, 2] -> [1, 3]"]
+    assert config.differences(old, config.resolved(settings(extra=1))) == ["extra: absent -> 1"]
+
+
+def test_claim_writes_then_accepts_then_refuses(tmp_path):
+    config.claim(settings(), tmp_path / "run")
+    config.claim(settings(steps=50), tmp_path / "run")
+    assert config.read(tmp_path / "run" / "config.json")["steps"] == 50
+    with pytest.raises(UserError, match=r"data\.crop: 32 -> 48") as failure:
+        config.claim(settings(data={"crop": 48, "range": (1, 2)}), tmp_path / "run")
+    assert "--workdir" in str(failure.value)
+    assert config.read(tmp_path / "run" / "config.json")["data"]["crop"] == 32
+
+
+def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        config.claim(settings(), tmp_path / "file" / "run")
+
+
+def test_a_folder_that_is_no_workdir_is_named(tmp_path):
+    with pytest.raises(UserError, match=r"holds no config\.json"):
+        config.read(tmp_path / "config.json")
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(UserError, match="is not JSON"):
+        config.read(tmp_path / "config.json")

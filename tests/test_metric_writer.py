@@ -1,0 +1,51 @@
+import io
+
+import pytest
+
+from histojax.errors import UserError
+from histojax.metric_writer import MetricWriter, read_metrics
+
+
+def test_lines_are_there_before_close(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(3, "train", {"loss": 0.5})
+    assert read_metrics(tmp_path / "metrics.jsonl") == [{"step": 3, "split": "train", "loss": 0.5}]
+    writer.close()
+
+
+def test_a_number_that_is_not_finite_is_null(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.write(1, "val", {"psnr": float("inf"), "loss": float("nan")})
+    writer.close()
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["psnr"] is None
+    assert read_metrics(tmp_path / "metrics.jsonl")[0]["loss"] is None
+
+
+def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
+    writer = MetricWriter(tmp_path)
+    for step in (1, 2, 3):
+        writer.write(step, "train", {"loss": step})
+    writer.close()
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 4, "spl')  # cut short by a kill
+    writer = MetricWriter(tmp_path, resume_step=2)
+    writer.write(3, "train", {"loss": 30})
+    writer.close()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    assert [(row["step"], row["loss"]) for row in rows] == [(1, 1), (2, 2), (3, 30)]
+
+
+def test_tensorboard_without_its_package_says_so(tmp_path, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
+    with pytest.raises(UserError, match="tensorboardX"):
+        MetricWriter(tmp_path, tensorboard=True)
+
+
+def test_a_disk_that_takes_no_more_is_said(tmp_path):
+    writer = MetricWriter(tmp_path)
+    writer.close()
+    with open("/dev/full", "wb", buffering=0) as full:
+        writer._file = io.TextIOWrapper(full, write_through=True)
+        with pytest.raises(UserError, match="goes on from the last checkpoint"):
+            writer.write(1, "train", {"loss": 1.0})
+        writer._file.detach()
