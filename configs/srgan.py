@@ -30,8 +30,9 @@ def feature_group(size: str) -> ConfigDict:
 
 def discriminator(size: str) -> ConfigDict:
     """The network's fields, shared with joint.py."""
-    features = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
-    return ConfigDict(dict(features=features, norm="none", spectral_norm=True))
+    first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
+    widths = (first, 2 * first, 4 * first, 8 * first)
+    return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
 
 
 def get_config(size: str = "laptop") -> ConfigDict:

@@ -3,8 +3,8 @@
     python -m launch.tissue_report --real=folder:ROOT --output=DIR
 
 Both are measured on squares of `--size` px. A real image gives the mean over its squares, a
-simulated patient the mean over its patches, and the table gives the mean, the median and the
-5-95 % range over images and over patients.
+simulated patient the mean over its patches, and the table gives the mean, the median, and the 5th
+and 95th percentile over images and over patients.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import pathlib
+import sys
 import time
 from collections.abc import Iterator
 
@@ -23,6 +24,7 @@ from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 
 from histojax.data import tissue as model
+from histojax.errors import UserError
 
 _REAL = flags.DEFINE_string("real", "", "Real images with instances: folder:ROOT.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the real images.")
@@ -149,12 +151,26 @@ def format_table(table: dict[str, dict[str, dict[str, float]]]) -> str:
 
 
 def main(argv: list[str]) -> None:
+    try:
+        report(argv)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2)
+
+
+def report(argv: list[str]) -> None:
+    """Measures, then writes table.json and contact_sheet.png and prints the table.
+
+    Raises:
+        UserError: a flag is missing, or the real images cannot be read.
+    """
     from histojax.data.sources import open_source
 
     if len(argv) > 1:
-        raise app.UsageError(f"unknown arguments {argv[1:]}")
-    if not _REAL.value or not _OUTPUT.value:
-        raise app.UsageError("--real=folder:ROOT and --output=DIR are needed")
+        raise UserError(f"arguments {argv[1:]} are unknown: write options as --name=value.")
+    for flag in (_REAL, _OUTPUT):
+        if not flag.value:
+            raise UserError(f"--{flag.name} is empty: give --real=folder:ROOT and --output=DIR.")
     size = _SIZE.value
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
@@ -163,6 +179,11 @@ def main(argv: list[str]) -> None:
     real_rows, real_squares = [], []
     for i in range(len(source)):
         sample = source[i]
+        if "instances" not in sample:
+            raise UserError(
+                f"{sample['name']} of {_REAL.value} has no instances, which areas are measured on: "
+                "give a folder with instances/."
+            )
         squares = list(_squares(sample["hr"], sample["instances"], size))
         real_rows.append(_mean([statistics(*square) for square in squares]))
         real_squares.append(squares[len(squares) // 2][0])

@@ -137,7 +137,7 @@ def _uniform(rng: Any, count: int) -> Any:
         return rng.random(count, dtype=np.float32)
     import jax
 
-    return jax.random.uniform(rng, (count,))
+    return jax.random.uniform(rng, (count,), dtype=np.float32)
 
 
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:

@@ -326,8 +326,8 @@ def sample_parameters(
         import jax
 
         uniform_key, noise_key = jax.random.split(rng)
-        u = jax.random.uniform(uniform_key, (_UNIFORMS,))
-        noise = jax.random.normal(noise_key, shape)
+        u = jax.random.uniform(uniform_key, (_UNIFORMS,), dtype=np.float32)
+        noise = jax.random.normal(noise_key, shape, dtype=np.float32)
     xp = u.__array_namespace__()
 
     def within(bounds, i):

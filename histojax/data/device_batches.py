@@ -36,6 +36,8 @@ def load_store(source: Any, recipe: Recipe, max_bytes: int) -> Store | None:
     width_of: dict[str, int] = {}
     for index in range(len(source)):
         image = read_checked(source, index, recipe)
+        if "instances" in image and image["instances"].max(initial=0) < 2**16:
+            image["instances"] = image["instances"].astype(np.uint16)
         for field in recipe.stored:
             shape = image[field].shape
             grown = np.maximum(largest.get(field, shape), shape)
@@ -66,12 +68,12 @@ class DeviceBatches:
     Args:
       store: the set.
       recipe: what is made of each image; its degradation must run on the device.
-      batch_size: B of the global batch.
+      batch_size: B, of this process; the global batch has B x process_count rows.
       seed: 0 .. 2**32 - 1.
       sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
         computing its own rows, also across processes. None: on the default device.
-      process_index: without `sharding`, the part of the global batch that this process makes ...
-      process_count: ... of so many.
+      process_index: which rows of the global batch are this process's, without `sharding`.
+      process_count: number of processes.
     """
 
     def __init__(
@@ -89,15 +91,15 @@ class DeviceBatches:
         from jax.sharding import NamedSharding, PartitionSpec
 
         self._seed = np.uint32(seed)
-        self._batch_size = batch_size
+        total = batch_size * process_count
+        self._total = total
         self._count = len(store.sizes)
         self._position = 0
         arrays = {**store.arrays, "sizes": store.sizes}
         make = jax.vmap(_device_example(recipe), in_axes=(None, 0, 0))
         rows = slice(None)
         if sharding is None:
-            local = batch_size // process_count
-            rows = slice(process_index * local, (process_index + 1) * local)
+            rows = slice(process_index * batch_size, (process_index + 1) * batch_size)
             self._arrays = jax.device_put(arrays)
         else:
             split, whole = PartitionSpec(sharding.spec[0]), PartitionSpec()
@@ -119,10 +121,10 @@ class DeviceBatches:
 
         def batch(arrays, seed, position, epoch, first):
             order_key, example_key = jax.random.split(jax.random.key(seed))
-            images = _epoch_order(order_key, self._count, epoch, first, batch_size)
+            images = _epoch_order(order_key, self._count, epoch, first, total)
             position_key = jax.random.fold_in(example_key, position)
             keys = jax.vmap(lambda row: jax.random.fold_in(position_key, row))(
-                jax.numpy.arange(batch_size)
+                jax.numpy.arange(total)
             )
             return make(arrays, images[rows], keys[rows])
 
@@ -132,7 +134,7 @@ class DeviceBatches:
         return self
 
     def __next__(self) -> dict[str, Any]:
-        epoch, first = divmod(self._position * self._batch_size, self._count)
+        epoch, first = divmod(self._position * self._total, self._count)
         batch = self._make(
             self._arrays,
             self._seed,

@@ -28,12 +28,12 @@ import numpy as np
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.recipe import ImageCache, Recipe, cut, finish, make_recipe
+from histojax.data.recipe import Recipe, cut, finish, make_recipe, read_checked
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")
 _GIB = 2**30
-# Visits of `crops_per_image` crops whose order is mixed; as many images are held decoded at once.
+# Visits of `crops_per_image` crops whose order is mixed: so many images are in use at a time.
 _MIXED_VISITS = 16
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -42,12 +42,12 @@ _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class _TrainExample:
     """Image index and generator -> one augmented example: what grain maps over the stream."""
 
-    images: ImageCache
+    source: Any
     recipe: Recipe
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
         recipe = self.recipe
-        image = self.images[index]
+        image = read_checked(self.source, index, recipe)
         height, width = image["hr"].shape[:2]
         parameters = augmentation_lib.sample_parameters(recipe.augmentation, rng)
         size = recipe.crop
@@ -127,9 +127,8 @@ class HostBatches:
       seed: 0 .. 2**32 - 1.
       workers: worker processes; 0 uses threads. A script that uses workers needs the usual
         `if __name__ == "__main__":`, for they are spawned.
-      crops_per_image: crops drawn each time that an image is visited; above 1 an image that does
-        not fit `cache_bytes` is read once for all of them.
-      cache_bytes: decoded images kept in memory, all workers together.
+      crops_per_image: crops drawn each time that an image is visited. They come near each other,
+        for a source that keeps a few dozen images decoded but not all.
       process_index: p.
       process_count: n.
     """
@@ -143,14 +142,12 @@ class HostBatches:
         seed: int,
         workers: int = 0,
         crops_per_image: int = 1,
-        cache_bytes: int = _GIB,
         process_index: int = 0,
         process_count: int = 1,
     ):
         order = ImageOrder(len(source), seed, crops_per_image)
         images = grain.MapDataset.source(order).seed(seed)
-        cache = ImageCache(source, recipe, cache_bytes // max(1, workers))
-        examples = images.random_map(_TrainExample(cache, recipe))
+        examples = images.random_map(_TrainExample(source, recipe))
         examples = examples[process_index::process_count]
         self._batches = examples.batch(batch_size, drop_remainder=True)
         self._workers = workers
@@ -234,12 +231,12 @@ def train_batches(
       source: the images.
       data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto", "host"
         or "device"; auto takes the device where there is an accelerator, the set fits device_bytes
-        and every step can run there), device_bytes, workers, crops_per_image, cache_bytes.
+        and every step can run there), device_bytes, workers, crops_per_image.
       fields: the batch's fields, out of `FIELDS`.
-      batch_size: B of the global batch, over all processes.
+      batch_size: B, of this process.
       seed: 0 .. 2**32 - 1.
       process_index: of this process.
-      process_count: number of processes; each makes B / process_count examples, all different.
+      process_count: number of processes; all make B examples, all different.
       sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
         NumPy arrays of this process's part whatever it says.
 
@@ -259,7 +256,6 @@ def train_batches(
     device_bytes = _whole_number(
         data_config.get("device_bytes", 2 * _GIB), "config.data.device_bytes", 0
     )
-    cache_bytes = _whole_number(data_config.get("cache_bytes", _GIB), "config.data.cache_bytes", 0)
     placement = data_config.get("placement", "auto")
     if placement not in PLACEMENTS:
         raise UserError(
@@ -267,12 +263,6 @@ def train_batches(
         )
     if seed >= 2**32:
         raise UserError(f"seed={seed} is too large; give one below 2**32")
-    if batch_size % process_count:
-        raise UserError(
-            f"batch size {batch_size} cannot be split over {process_count} processes; choose a "
-            f"multiple of {process_count}"
-        )
-
     reason = _needs_host(recipe)
     if placement == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
@@ -296,11 +286,10 @@ def train_batches(
     return HostBatches(
         source,
         recipe,
-        batch_size=batch_size // process_count,
+        batch_size=batch_size,
         seed=seed,
         workers=workers,
         crops_per_image=visits,
-        cache_bytes=cache_bytes,
         process_index=process_index,
         process_count=process_count,
     )
@@ -336,7 +325,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        images: ImageCache,
+        source: Any,
         recipe: Recipe,
         *,
         count: int,
@@ -344,7 +333,7 @@ class EvalBatches:
         crops_per_image: int,
         seed: int,
     ):
-        self._images = images
+        self._source = source
         self._recipe = recipe
         self._count = count
         self._batch_size = batch_size
@@ -362,7 +351,7 @@ class EvalBatches:
     def _example(self, number: int) -> dict[str, np.ndarray]:
         recipe = self._recipe
         index, place = divmod(number, self._crops_per_image)
-        image = self._images[index]
+        image = read_checked(self._source, index, recipe)
         height, width = image["hr"].shape[:2]
         y, x = crop_origins(height, width, recipe.crop, self._crops_per_image, recipe.step)[place]
         degradation = {}
@@ -402,7 +391,7 @@ def eval_batches(
 
     Args:
       source: the images, in their order.
-      data_config: `config.data`: crop, scale, degradation, cache_bytes.
+      data_config: `config.data`: crop, scale, degradation.
       fields: the batch's fields, out of `FIELDS`.
       batch_size: B; the last batch is padded to it by repeating its last example.
       crop: side in hr px; None takes `config.data.crop`.
@@ -427,9 +416,8 @@ def eval_batches(
     count = len(source)
     if limit is not None:
         count = min(count, _whole_number(limit, "limit", 1))
-    cache_bytes = _whole_number(data_config.get("cache_bytes", _GIB), "config.data.cache_bytes", 0)
     return EvalBatches(
-        ImageCache(source, recipe, cache_bytes),
+        source,
         recipe,
         count=count,
         batch_size=batch_size,

@@ -7,9 +7,7 @@ dict of the fields asked for, cut to one crop and registered with each other.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -121,7 +119,7 @@ def make_recipe(
 
 
 def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
-    """The stored fields of one image and its name, checked; labels in the narrowest integer."""
+    """The stored fields of one image and its name, checked against the recipe."""
     record = source[index]
     name = record["name"]
     missing = [field for field in recipe.stored if field not in record]
@@ -145,53 +143,7 @@ def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
                 f"{field!r} of image {name!r} is {kept[field].shape[0]}x{kept[field].shape[1]} "
                 f"pixels, not {shape[0]}x{shape[1]} as its hr image asks for; register the two"
             )
-    if "instances" in kept and kept["instances"].max(initial=0) < 2**16:
-        kept["instances"] = kept["instances"].astype(np.uint16)
     return {"name": name, **kept}
-
-
-class ImageCache:
-    """The images of a source as `read_checked` gives them, the last ones used kept in memory.
-
-    Safe between threads. A pickled copy, as a worker process gets, starts empty.
-    """
-
-    def __init__(self, source: Any, recipe: Recipe, max_bytes: int):
-        self._source = source
-        self._recipe = recipe
-        self._max_bytes = max_bytes
-        self._start_empty()
-
-    def _start_empty(self) -> None:
-        self._images: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"source": self._source, "recipe": self._recipe, "max_bytes": self._max_bytes}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self._source, self._recipe = state["source"], state["recipe"]
-        self._max_bytes = state["max_bytes"]
-        self._start_empty()
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        with self._lock:
-            if index in self._images:
-                self._images.move_to_end(index)
-                return self._images[index]
-        image = read_checked(self._source, index, self._recipe)
-        with self._lock:
-            if index not in self._images:
-                self._images[index] = image
-                self._bytes += _nbytes(image)
-                while self._bytes > self._max_bytes and len(self._images) > 1:
-                    self._bytes -= _nbytes(self._images.popitem(last=False)[1])
-        return image
-
-
-def _nbytes(image: Mapping[str, Any]) -> int:
-    return sum(value.nbytes for value in image.values() if isinstance(value, np.ndarray))
 
 
 def cut(image: Mapping[str, Any], y: int, x: int, size: int, recipe: Recipe) -> dict[str, Any]:

@@ -87,7 +87,7 @@ def sample_parameters(stain_sigma: float, stain_bias: float, rng: Any) -> dict[s
     else:
         import jax
 
-        u = jax.random.uniform(rng, (2, 3))
+        u = jax.random.uniform(rng, (2, 3), dtype=np.float32)
     u = 2.0 * u - 1.0
     return {"alpha": 1.0 + stain_sigma * u[0], "beta": stain_bias * u[1]}
 

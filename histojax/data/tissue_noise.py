@@ -87,7 +87,10 @@ class Noise:
             [(1 - t) ** 3, 3 * t**3 - 6 * t**2 + 4, -3 * t**3 + 3 * t**2 + 3 * t + 1, t**3]
         ) / np.float32(6.0 * 0.69)
         rows = sum(weights[k] * knots[:, base + k] for k in range(4))
-        return sum(weights[k][:, None] * rows[base + k] for k in range(4))
+        field = weights[0][:, None] * rows[base]
+        for k in range(1, 4):
+            field += weights[k][:, None] * rows[base + k]
+        return field
 
 
 def step(value: np.ndarray, centre: float, width: float) -> np.ndarray:

@@ -142,7 +142,7 @@ def _positions(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Candidates (y, x, group), also a little outside the patch, so that its edge cuts nuclei."""
     size = ground.form.shape[0]
-    margin = 2.0 * patient.radius
+    margin = 1.5 * patient.radius
     span = size + 2 * margin
     crowding = {"discohesive": 1.15, "clear": 0.55, "gland": 1.25}.get(ground.kind, 1.0)
     filling = patient.filling * crowding
@@ -292,11 +292,11 @@ def _draw(nuclei: Nuclei, part: np.ndarray, reach: int, noise: Noise) -> tuple[n
     alpha = (depth + 1.1) / of(nuclei.edge) + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
     vesicular = of(nuclei.vesicular)
-    core = grain * (of(nuclei.clumping) * (0.8 + 0.7 * vesicular)) + (1 - 0.6 * vesicular)
+    core = grain * (of(nuclei.clumping) * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
     core += of(nuclei.tilt[:, 0]) * u + of(nuclei.tilt[:, 1]) * v
     np.maximum(core, 0.2, out=core)
     rim = np.maximum(1 - np.abs(depth - 1.0) * np.float32(0.4), 0)
-    core += rim * ((0.2 + 1.4 * vesicular) * of(nuclei.membrane))
+    core += rim * ((0.2 + 1.7 * vesicular) * of(nuclei.membrane))
     spot_y, spot_x = of(nuclei.spot[:, 0]), of(nuclei.spot[:, 1])
     off = (u - spot_x) ** 2 * (major / minor) + (v - spot_y) ** 2 * (minor / major)
     core += of(nuclei.nucleolus) * np.maximum(1 - 14.0 * off, 0)

@@ -62,7 +62,7 @@ def draw_patient(seed: int, number: int) -> Patient:
 
     # Most slides are stained alike; some are thick and dark, grey-blue with little eosin, or pale.
     style = rng.choice(4, p=(0.68, 0.15, 0.08, 0.09))
-    texture = uniform(0.8, 1.5)
+    texture = uniform(0.75, 1.4)
     strength = np.exp(0.24 * normal())
     nuclear = 1.42 * strength * np.exp(0.12 * normal())
     cytoplasm = np.array([0.28, 0.54]) * strength * np.exp(np.array([0.35, 0.30]) * normal(2))
@@ -77,6 +77,10 @@ def draw_patient(seed: int, number: int) -> Patient:
     elif style == 3:
         nuclear, cytoplasm, stroma = nuclear * 0.5, cytoplasm * (0.45, 0.95), stroma * (0.4, 0.8)
 
+    # However dark the slide, nuclei stay darker than what surrounds them.
+    cytoplasm[0] = min(cytoplasm[0], 0.55 * nuclear)
+    stroma[0] = min(stroma[0], 0.45 * nuclear)
+
     scale = uniform(0.37, 0.56) if rng.random() < 0.15 else uniform(0.88, 1.1)
     return Patient(
         stains=stains,
@@ -90,7 +94,7 @@ def draw_patient(seed: int, number: int) -> Patient:
         nuclear=float(nuclear),
         nuclear_spread=uniform(0.14, 0.40),
         faint=uniform(0.05, 0.45),
-        vesicular=rng.beta(1.3, 1.3),
+        vesicular=rng.beta(1.1, 1.1),
         clumping=uniform(0.12, 0.38),
         nucleoli=rng.beta(0.8, 1.2),
         cytoplasm=tuple(cytoplasm),

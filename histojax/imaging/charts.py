@@ -46,7 +46,7 @@ def line_chart(series: Sequence[Series], *, title: str, log: bool | None = None)
     values = [y for _, y in points if len(y)]
     if not values:
         return ""
-    lowest, highest = (f(np.concatenate(values)) for f in (np.min, np.max))
+    lowest, highest = (float(f(np.concatenate(values))) for f in (np.min, np.max))
     if log is None:
         log = bool(lowest > 0 and highest / lowest > _LOG_RATIO)
     log = log and lowest > 0
@@ -119,7 +119,7 @@ class _Plot:
         if left == right:
             left, right = left - 1, right + 1
         if log:
-            margin = max((high / low) ** 0.05, 1.05)
+            margin = max(math.exp(0.05 * (math.log(high) - math.log(low))), 1.05)
             return cls(left, right, low / margin, high * margin, True)
         margin = (high - low) * 0.05 or max(abs(high) * 0.05, 0.5)
         # Counts, errors and scores start at a zero that they never go below.
@@ -132,7 +132,8 @@ class _Plot:
 
     def y(self, value: float) -> float:
         if self.log:
-            share = math.log(value / self.low) / math.log(self.high / self.low)
+            bottom = math.log(self.low)
+            share = (math.log(value) - bottom) / (math.log(self.high) - bottom)
         else:
             share = (value - self.low) / (self.high - self.low)
         return HEIGHT - _BOTTOM - share * (HEIGHT - _TOP - _BOTTOM)

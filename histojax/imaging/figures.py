@@ -217,7 +217,11 @@ def _sample_row(
     lr, hr, sr = row.get("lr"), row.get("hr"), row.get("predicted_sr")
     mask, probability = row.get("mask"), row.get("predicted_mask")
     sizes = [np.shape(image)[:2] for image in (hr, sr, mask, probability) if image is not None]
-    height, width = sizes[0] if sizes else np.multiply(lr.shape[:2], scale)
+    if lr is not None and not sizes:
+        sizes = [(lr.shape[0] * scale, lr.shape[1] * scale)]
+    if not sizes:
+        return []
+    height, width = sizes[0]
     factor = -(-_SMALLEST // max(height, width))
 
     def add(caption: str, picture: np.ndarray, by: int = factor) -> None:

@@ -90,16 +90,16 @@ font-size:12.5px;color:var(--soft)}
 .legend b{color:var(--ink);font-weight:600;font-variant-numeric:tabular-nums}
 .legend i{display:inline-block;width:14px;height:3px;border-radius:2px;background:var(--c);
 margin-right:6px;vertical-align:middle}
+.legend i,.best{-webkit-print-color-adjust:exact;print-color-adjust:exact}
 .key i{width:12px;height:12px}
 .c0{--c:var(--c0)}.c1{--c:var(--c1)}.c2{--c:var(--c2)}.c3{--c:var(--c3)}
 .c4{--c:var(--c4)}.c5{--c:var(--c5)}.c6{--c:var(--c6)}.c7{--c:var(--c7)}
 .picture{margin:16px 0;break-inside:avoid}
 .picture img{display:block;max-width:100%;height:auto;background:#fff;border-radius:6px;
 border:1px solid var(--line)}
-.picture figcaption{font-size:13px;color:var(--soft);margin-top:6px;max-width:110ch}
-.strip{display:flex;flex-wrap:wrap;gap:12px;margin:12px 0}
+.picture figcaption{font-size:13px;color:var(--soft);margin-top:6px}
+.strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:12px}
 .strip .picture{margin:0}
-.strip img{max-width:260px}
 .missing{color:var(--soft);font-style:italic}
 details{margin:12px 0;border:1px solid var(--line);border-radius:8px;padding:8px 16px}
 summary{cursor:pointer;font-weight:600}
@@ -290,5 +290,5 @@ def _jpeg(image: np.ndarray, widest: int, quality: int) -> bytes:
         picture = picture.resize((widest, height), PIL.Image.Resampling.LANCZOS)
     stream = io.BytesIO()
     # Contours are one pixel wide: halved chroma would smear them.
-    picture.save(stream, format="JPEG", quality=quality, subsampling=0, optimize=True)
+    picture.save(stream, format="JPEG", quality=quality, subsampling=0)
     return stream.getvalue()

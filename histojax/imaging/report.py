@@ -37,14 +37,11 @@ _STAGES = {
     "segmentation": "the nuclei segmenter, on high-resolution images",
     "joint": "generator and segmenter together, from low-resolution image to nuclear mask",
 }
-_NOTE = (
-    "Means over whole images with 95 % bootstrap intervals in small print. ★ marks the best of "
+_NOTE = "Means over whole images with 95 % bootstrap intervals in small print. ★ marks the best of "
+_NOTE_ALONE = "each column."
+_NOTE_REFERENCES = (
     "each column among the methods that start from the low-resolution image; rows in italics read "
     "the real high-resolution image and are there for reference."
-)
-_NOTE_REAL = (
-    "Means over whole images with 95 % bootstrap intervals in small print. ★ marks the best of "
-    "each column; all rows read the real high-resolution image."
 )
 
 
@@ -212,21 +209,22 @@ def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     stage = summary.get("stage") or config.get("stage")
     steps = finite(summary.get("steps") or config.get("steps"))
     data = config.get("data") or {}
-    what = f"This run trains {_STAGES.get(stage, f'stage {stage}') if stage else 'a network'}"
-    parts = [what]
+    parts = [f"This run trains {_STAGES.get(stage, f'stage {stage}') if stage else 'a network'}"]
     if steps is not None:
+        parts[0] += ","
         parts.append(f"for {steps:,.0f} steps")
     if data.get("batch_size"):
         parts.append(f"of {data['batch_size']} crops")
     if data.get("source"):
-        parts.append(f"of {_source(data['source'])}")
+        synthetic = data["source"] == "synthetic"
+        parts.append("of synthetic tissue" if synthetic else f"of {data['source']}")
     sentence = " ".join(parts) + "."
     seconds = finite(summary.get("seconds"))
     if seconds is not None:
         sentence += f" It took {_duration(seconds)}."
     at = finite(summary.get("checkpoint_step"))
     if at is not None and at != steps:
-        sentence += f" Its best checkpoint is that of step {at:,.0f}."
+        sentence += f" The checkpoint used is that of step {at:,.0f}."
     return f"{sentence} {_scored_on(summary)}".strip()
 
 
@@ -237,10 +235,6 @@ def _scored_on(summary: Mapping[str, Any]) -> str:
     count = finite(data.get("images"))
     images = "images" if count is None else "1 image" if count == 1 else f"{count:,.0f} images"
     return f"Scored on {images} of the {data.get('split', '?')} split."
-
-
-def _source(source: Any) -> str:
-    return "synthetic tissue" if source == "synthetic" else str(source)
 
 
 def _command(config: Mapping[str, Any], summary: Mapping[str, Any], workdir: Path) -> str:
@@ -275,9 +269,9 @@ def _results(summary: Mapping[str, Any], stages: Sequence[str] = ()) -> str:
     ):
         table = scoreboard.score_table(columns, caption=caption)
         if table:
-            methods = {method for column in columns.values() for method in column}
-            real = all(scoreboard.is_reference(method) for method in methods)
-            parts.append(f"{table}<p><small>{_NOTE_REAL if real else _NOTE}</small></p>")
+            kinds = {scoreboard.is_reference(m) for column in columns.values() for m in column}
+            note = _NOTE + (_NOTE_REFERENCES if len(kinds) > 1 else _NOTE_ALONE)
+            parts.append(f"{table}<p><small>{note}</small></p>")
     parts.append(scoreboard.difference_table(summary.get("differences") or {}))
     parts.append(scoreboard.other_table(scores.others))
     return "".join(parts)
@@ -350,11 +344,11 @@ def _training(workdir: Path) -> str:
 
 
 _CHARTS = (
+    ("Loss and its terms", re.compile(r"loss(?!_discriminator)")),
+    ("Loss of the discriminator", re.compile(r"loss_discriminator")),
     ("PSNR, dB", re.compile(r"psnr")),
     ("SSIM", re.compile(r"ssim")),
     ("Nuclear mask: overlap pooled over crops", re.compile(r"dice|iou")),
-    ("Loss of the discriminator", re.compile(r"loss_discriminator")),
-    ("Loss and its terms", re.compile(r"loss")),
     ("Accuracy", re.compile(r"accuracy|real_above_fake")),
     ("Gradient norms", re.compile(r"gradient_norm")),
 )

@@ -119,9 +119,10 @@ def score_text(value: Any, metric: str, *, signed: bool = False) -> str:
     if number is None:
         return MISSING
     decimals = describe(metric).decimals
-    if number and abs(number) < 0.5 * 10.0**-decimals:
-        return f"{number:{'+' if signed else ''}.1e}"
-    return f"{number:{'+' if signed else ''}.{decimals}f}".replace("-", "−")
+    small = 0 < abs(number) < 0.5 * 10.0**-decimals
+    digits = f"{abs(number):.1e}" if small else f"{abs(number):.{decimals}f}"
+    sign = "−" if number < 0 else "+" if signed and number > 0 else ""
+    return sign + digits
 
 
 def best_methods(column: Mapping[str, Mapping[str, Any]], metric: str) -> set[str]:

@@ -160,7 +160,8 @@ class InceptionUNet(nn.Module):
             raise ValueError(f"features={self.features} is not a multiple of 4, one a branch")
         if self.depth < 1 or self.blocks_per_level < 1:
             raise ValueError(
-                f"depth={self.depth} and blocks_per_level={self.blocks_per_level} must be at least 1"
+                f"depth={self.depth} and blocks_per_level={self.blocks_per_level}: "
+                "both must be at least 1"
             )
 
         def level(features: int, name: str) -> list[InceptionBlock]:

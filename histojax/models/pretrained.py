@@ -93,7 +93,7 @@ def read_arrays(
             )
     if path.suffix == ".npz":
         try:
-            with np.load(path, allow_pickle=False) as archive:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
         except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
             raise UserError(
@@ -168,7 +168,8 @@ def fit_tree(
       UserError: listing every missing name (-) and every extra one (+) with its shape; a parameter
         of another shape appears as both.
     """
-    wanted = {key: leaf.shape for key, leaf in traverse_util.flatten_dict(expected, sep="/").items()}
+    parameters = traverse_util.flatten_dict(expected, sep="/")
+    wanted = {key: leaf.shape for key, leaf in parameters.items()}
     found = {key: array.shape for key, array in arrays.items()}
     lines = [f"- {k} {s}" for k, s in sorted(wanted.items()) if found.get(k) != s]
     lines += [f"+ {k} {s}" for k, s in sorted(found.items()) if wanted.get(k) != s]
@@ -193,6 +194,9 @@ def _fetch_vgg19(path_field: str) -> pathlib.Path:
             f"VGG19's weights are fetched by huggingface_hub, which is not installed: install it, "
             f"or {remedy}."
         ) from error
+    cached = huggingface_hub.try_to_load_from_cache(VGG19_REPOSITORY, VGG19_FILE)
+    if isinstance(cached, str):
+        return pathlib.Path(cached)
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(VGG19_REPOSITORY, VGG19_FILE))
     except Exception as error:  # the hub raises its own, requests', httpx's and OS errors

@@ -1,4 +1,7 @@
-"""VGG19's convolutional part as a feature network (Simonyan & Zisserman 2015, table 1, column E)."""
+"""VGG19's convolutional part as a feature network.
+
+Simonyan & Zisserman 2015, table 1, column E.
+"""
 
 from __future__ import annotations
 

@@ -60,7 +60,7 @@ class Critic:
         fake = jax.lax.stop_gradient(fake)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
-            stats = state.batch_stats["discriminator"]
+            stats = state.statistics["discriminator"]
             on_real, stats = apply(discriminator, params, stats, real, key=key)
             on_fake, stats = apply(discriminator, params, stats, fake, key=key)
             metrics = {
@@ -79,7 +79,7 @@ class Critic:
         """The generator's weighted adversarial loss (), differentiable in `fake`."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
         _, loss_of = self._losses(axis_name)
-        params, stats = state.params["discriminator"], state.batch_stats["discriminator"]
+        params, stats = state.params["discriminator"], state.statistics["discriminator"]
         on_fake, _ = apply(discriminator, params, stats, fake, key=key)
         on_real, _ = apply(discriminator, params, stats, real, key=key)
         return self.weight * jnp.mean(loss_of(real=jax.lax.stop_gradient(on_real), fake=on_fake))

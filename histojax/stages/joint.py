@@ -87,7 +87,7 @@ class Joint:
         key = step_key(state, axis_name)
 
         def enhance(params: Tree) -> tuple[jax.Array, Tree]:
-            return apply(generator, params, state.batch_stats["generator"], lr, key=key)
+            return apply(generator, params, state.statistics["generator"], lr, key=key)
 
         def objective(sr: jax.Array, params: Tree) -> tuple[jax.Array, Any]:
             loss, terms = self.content.loss(state.frozen, sr, hr)
@@ -96,7 +96,7 @@ class Joint:
                     state, hr, sr, key=key, axis_name=axis_name
                 )
                 loss = loss + terms["loss_adversarial"]
-            stats = state.batch_stats["segmenter"]
+            stats = state.statistics["segmenter"]
             if self.real_mask_weight > 0:
                 logits, stats = apply(segmenter, params, stats, hr, key=key)
                 terms["loss_mask_real"] = self.mask_loss(logits, mask)
@@ -111,24 +111,24 @@ class Joint:
         (sensitivity, segmenter_grads), (segmenter_stats, metrics) = jax.grad(
             objective, argnums=(0, 1), has_aux=True
         )(sr, state.params["segmenter"])
-        grads, batch_stats = {}, {}
+        grads, statistics = {}, {}
         if "generator" in self.optimizers:
             grads["generator"] = pullback(sensitivity)[0]
-            batch_stats["generator"] = generator_stats
+            statistics["generator"] = generator_stats
         if "segmenter" in self.optimizers:
             grads["segmenter"] = segmenter_grads
-            batch_stats["segmenter"] = segmenter_stats
+            statistics["segmenter"] = segmenter_stats
         if self.critic is not None:
-            grads["discriminator"], batch_stats["discriminator"], more = self.critic.gradients(
+            grads["discriminator"], statistics["discriminator"], more = self.critic.gradients(
                 state, hr, sr, key=key, axis_name=axis_name
             )
             metrics = {**metrics, **more}
-        grads, batch_stats, metrics = mean_over((grads, batch_stats, metrics), axis_name)
+        grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
         return advance(
             state,
             self.optimizers,
             grads,
-            batch_stats,
+            statistics,
             metrics,
             ema_decay=self.ema_decay,
             begin=self.begin,

@@ -79,7 +79,7 @@ class Segmentation:
         key = step_key(state, axis_name)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
-            logits, stats = apply(segmenter, params, state.batch_stats["segmenter"], image, key=key)
+            logits, stats = apply(segmenter, params, state.statistics["segmenter"], image, key=key)
             loss = self.loss(logits, mask)
             return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, mask)})
 

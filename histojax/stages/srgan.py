@@ -72,7 +72,7 @@ class SRGAN:
         key = step_key(state, axis_name)
 
         def enhance(params: Tree) -> tuple[jax.Array, Tree]:
-            return apply(generator, params, state.batch_stats["generator"], lr, key=key)
+            return apply(generator, params, state.statistics["generator"], lr, key=key)
 
         def objective(sr: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
             loss, terms = self.content.loss(state.frozen, sr, hr)
@@ -85,19 +85,19 @@ class SRGAN:
         sr, pullback, stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
         sensitivity, metrics = jax.grad(objective, has_aux=True)(sr)
         grads = {"generator": pullback(sensitivity)[0]}
-        batch_stats = {"generator": stats}
+        statistics = {"generator": stats}
         if self.critic is not None:
-            own, batch_stats["discriminator"], more = self.critic.gradients(
+            own, statistics["discriminator"], more = self.critic.gradients(
                 state, hr, sr, key=key, axis_name=axis_name
             )
             grads["discriminator"] = own
             metrics = {**metrics, **more}
-        grads, batch_stats, metrics = mean_over((grads, batch_stats, metrics), axis_name)
+        grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
         return advance(
             state,
             self.optimizers,
             grads,
-            batch_stats,
+            statistics,
             metrics,
             ema_decay=self.ema_decay,
             begin=self.begin,

@@ -29,8 +29,10 @@ class State(struct.PyTreeNode):
         skipped: steps whose loss or gradient was not finite, int32 ().
         skipped_in_a_row: how many of these came last without a finite one between, int32 ().
         rng: typed key of the run; a step's key is folded from it and `step`.
-        params, batch_stats, opt_state, ema: network name -> tree. `ema` averages `params` of the
-            networks that are used afterwards.
+        params, opt_state, ema: network name -> tree. `ema` averages `params` of the networks that
+            are used afterwards.
+        statistics: network name -> collection -> tree: all that a network keeps beside its
+            parameters ("batch_stats", "spectral").
         frozen: network name -> variables that are read but never trained.
     """
 
@@ -39,7 +41,7 @@ class State(struct.PyTreeNode):
     skipped_in_a_row: jax.Array
     rng: jax.Array
     params: dict[str, Tree]
-    batch_stats: dict[str, Tree]
+    statistics: dict[str, Tree]
     opt_state: dict[str, Tree]
     ema: dict[str, Tree]
     frozen: dict[str, Tree]
@@ -47,7 +49,7 @@ class State(struct.PyTreeNode):
     def variables(self, network: str, *, averaged: bool = False) -> dict[str, Tree]:
         """The variables of a network as linen takes them; averaged parameters where asked for."""
         params = self.ema if averaged and network in self.ema else self.params
-        return {"params": params[network], "batch_stats": self.batch_stats[network]}
+        return {"params": params[network], **self.statistics[network]}
 
 
 def create(
@@ -70,7 +72,7 @@ def create(
         frozen: name -> variables that are only read.
     """
     start = start or {}
-    params, batch_stats = {}, {}
+    params, statistics = {}, {}
     for index, (name, (module, sample)) in enumerate(networks.items()):
         if name in start:
             variables = start[name]
@@ -78,14 +80,14 @@ def create(
             key = jax.random.fold_in(rng, index)
             variables = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))(key, sample)
         params[name] = variables["params"]
-        batch_stats[name] = variables.get("batch_stats", {})
+        statistics[name] = {k: v for k, v in variables.items() if k != "params"}
     return State(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         rng=jax.random.fold_in(rng, len(networks)),
         params=params,
-        batch_stats=batch_stats,
+        statistics=statistics,
         opt_state={name: tx.init(params[name]) for name, tx in optimizers.items()},
         # Copied, because a donated state must not hold one buffer twice.
         ema={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
@@ -102,22 +104,21 @@ def step_key(state: State, axis_name: str | None) -> jax.Array:
 def apply(
     module: nn.Module,
     params: Tree,
-    batch_stats: Tree,
+    statistics: Tree,
     x: jax.Array,
     *,
     key: jax.Array,
     method: Callable[..., Any] | None = None,
 ) -> tuple[Any, Tree]:
-    """A training-mode call: (output, updated batch statistics)."""
-    output, updated = module.apply(
-        {"params": params, "batch_stats": batch_stats},
+    """A training-mode call: (output, updated statistics)."""
+    return module.apply(
+        {"params": params, **statistics},
         x,
         train=True,
-        mutable=["batch_stats"],
+        mutable=list(statistics),
         rngs={"dropout": key},
         method=method,
     )
-    return output, updated.get("batch_stats", {})
 
 
 def mean_over(tree: Tree, axis_name: str | None) -> Tree:
@@ -138,7 +139,7 @@ def advance(
     state: State,
     optimizers: Mapping[str, optax.GradientTransformation],
     grads: Mapping[str, Tree],
-    batch_stats: Mapping[str, Tree],
+    statistics: Mapping[str, Tree],
     metrics: Mapping[str, jax.Array],
     *,
     ema_decay: float,
@@ -150,7 +151,7 @@ def advance(
         state: the state before the step.
         optimizers: network name -> transformation, the same as at `create`.
         grads: network name -> gradients, averaged over devices.
-        batch_stats: network name -> updated statistics.
+        statistics: network name -> updated statistics.
         metrics: name -> scalar, averaged over devices; looked at for being finite too.
         ema_decay: weight of the old average, once the run is old enough: min(decay,
             (1 + t) / (10 + t)), so that the start of a run does not linger in it.
@@ -162,7 +163,7 @@ def advance(
     """
     finite = all_finite(dict(grads), dict(metrics))
     params, opt_state = dict(state.params), dict(state.opt_state)
-    stats = dict(state.batch_stats)
+    stats = dict(state.statistics)
     norms = {}
     for name, grad in grads.items():
         norms[f"gradient_norm_{name}"] = optax.tree.norm(grad)
@@ -172,7 +173,7 @@ def advance(
         moved = (
             optax.apply_updates(state.params[name], updates),
             optimizer_state,
-            batch_stats.get(name, stats[name]),
+            statistics.get(name, stats[name]),
         )
         kept = (state.params[name], state.opt_state[name], stats[name])
         first = (begin or {}).get(name, 0)
@@ -192,7 +193,7 @@ def advance(
         for name, old in state.ema.items()
     }
     moved = (params, stats, opt_state, ema)
-    kept = (state.params, state.batch_stats, state.opt_state, state.ema)
+    kept = (state.params, state.statistics, state.opt_state, state.ema)
     params, stats, opt_state, ema = jax.tree.map(
         lambda new, old: jnp.where(finite, new, old), moved, kept
     )
@@ -202,7 +203,7 @@ def advance(
         skipped=state.skipped + bad,
         skipped_in_a_row=jnp.where(finite, 0, state.skipped_in_a_row + 1).astype(jnp.int32),
         params=params,
-        batch_stats=stats,
+        statistics=stats,
         opt_state=opt_state,
         ema=ema,
     )

@@ -101,7 +101,7 @@ def test_processes_share_out_the_global_batch():
     source = Coordinates()
     whole = take(device_batches(source, ("hr",), 6), 2)
     parts = [
-        take(device_batches(source, ("hr",), 6, process_index=p, process_count=2), 2)
+        take(device_batches(source, ("hr",), 3, process_index=p, process_count=2), 2)
         for p in range(2)
     ]
     for number, batch in enumerate(whole):

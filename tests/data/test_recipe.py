@@ -1,11 +1,9 @@
-import pickle
-
 import jax
 import numpy as np
 import pytest
 
 from histojax.data import augmentation, degradation
-from histojax.data.recipe import ImageCache, finish, make_recipe, read_checked
+from histojax.data.recipe import finish, make_recipe, read_checked
 from histojax.errors import UserError
 from tests.data.coordinates import Coordinates
 
@@ -58,29 +56,6 @@ def test_host_and_device_agree_for_equal_parameters():
         assert array.dtype == on_device[field].dtype
         difference = np.abs(array.astype(int) - np.asarray(on_device[field]))
         assert difference.max() <= (1 if field in ("lr", "hr") else 0)
-
-
-def test_cache_keeps_to_its_bytes_and_forgets_the_oldest():
-    source = Coordinates(sizes=((32, 32),) * 4)
-    recipe = make_recipe(source, {"crop": 16}, ("hr",))
-    source.reads = 0
-    cache = ImageCache(source, recipe, max_bytes=2 * 32 * 32 * 3)
-    for index in (0, 1, 0, 1, 2, 1, 2):
-        assert cache[index]["hr"][0, 0, 2] == index
-    assert source.reads == 3
-    cache[0]
-    assert source.reads == 4
-    copy = pickle.loads(pickle.dumps(cache))
-    assert copy[1]["hr"][0, 0, 2] == 1
-
-
-def test_labels_are_cached_in_the_narrowest_integer():
-    for first_label, dtype in ((1, np.uint16), (70_000, np.int32)):
-        source = Coordinates(first_label=first_label)
-        recipe = make_recipe(source, {"crop": 16}, ("instances",))
-        image = read_checked(source, 0, recipe)
-        assert image["instances"].dtype == dtype
-        np.testing.assert_array_equal(image["instances"], source[0]["instances"])
 
 
 @pytest.mark.parametrize(

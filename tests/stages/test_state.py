@@ -15,7 +15,7 @@ def make(**changes):
         skipped_in_a_row=jnp.zeros((), jnp.int32),
         rng=jax.random.key(0),
         params={"net": {"w": jnp.asarray([1.0, 2.0])}},
-        batch_stats={"net": {"mean": jnp.zeros(2)}},
+        statistics={"net": {"mean": jnp.zeros(2)}},
         opt_state={"net": OPTIMIZERS["net"].init({"w": jnp.zeros(2)})},
         ema={"net": {"w": jnp.asarray([1.0, 2.0])}},
         frozen={},
@@ -37,7 +37,7 @@ def advance(state, grad, stats=1.0, loss=0.0, **options):
 def test_a_finite_step_moves_everything():
     state, metrics = advance(make(), [2.0, -2.0])
     np.testing.assert_allclose(state.params["net"]["w"], [0.0, 3.0])
-    np.testing.assert_allclose(state.batch_stats["net"]["mean"], [1.0, 1.0])
+    np.testing.assert_allclose(state.statistics["net"]["mean"], [1.0, 1.0])
     # decay at the first step is min(.5, 1/10): w_ema = w + .9 (new - w)
     np.testing.assert_allclose(state.ema["net"]["w"], [0.1, 2.9], rtol=1e-6)
     assert int(state.step) == 1
@@ -58,7 +58,7 @@ def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
         state, metrics = advance(start, grad, loss=loss)
         np.testing.assert_array_equal(state.params["net"]["w"], start.params["net"]["w"])
         np.testing.assert_array_equal(state.ema["net"]["w"], start.ema["net"]["w"])
-        np.testing.assert_array_equal(state.batch_stats["net"]["mean"], [0.0, 0.0])
+        np.testing.assert_array_equal(state.statistics["net"]["mean"], [0.0, 0.0])
         assert int(state.step) == 1
         assert int(state.skipped) == 1
         assert int(metrics["skipped_in_a_row"]) == 3
@@ -73,7 +73,7 @@ def test_a_finite_step_ends_the_row_of_skipped_ones():
 def test_a_network_stands_still_until_its_step():
     asleep, _ = advance(make(), [2.0, 2.0], begin={"net": 1})
     np.testing.assert_array_equal(asleep.params["net"]["w"], [1.0, 2.0])
-    np.testing.assert_array_equal(asleep.batch_stats["net"]["mean"], [0.0, 0.0])
+    np.testing.assert_array_equal(asleep.statistics["net"]["mean"], [0.0, 0.0])
     awake, _ = advance(asleep, [2.0, 2.0], begin={"net": 1})
     np.testing.assert_allclose(awake.params["net"]["w"], [0.0, 1.0])
 

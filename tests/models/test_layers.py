@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import AxisType, PartitionSpec
+from PIL import Image
+
+from histojax.models import layers
+
+
+def _normal(seed: int, *shape: int) -> jax.Array:
+    return jnp.asarray(np.random.default_rng(seed).standard_normal(shape), jnp.float32)
+
+
+def _value_and_gradients(f, x, kernel):
+    y, pull = jax.vjp(f, x, kernel)
+    return (y, *pull(_normal(9, *y.shape)))
+
+
+@pytest.mark.parametrize("form", ["block_diagonal", "merged"])
+@pytest.mark.parametrize(("channels", "groups", "out"), [(128, 32, 128), (64, 4, 32), (12, 3, 6)])
+def test_grouped_forms_agree_with_xla_in_value_and_gradients(form, channels, groups, out):
+    x = _normal(0, 2, 5, 6, channels)
+    kernel = _normal(1, 3, 3, channels // groups, out)
+    naive = jax.jit(
+        lambda x, k: _value_and_gradients(
+            lambda x, k: layers.grouped_convolve(x, k, groups, form="grouped"), x, k
+        )
+    )(x, kernel)
+    ours = jax.jit(
+        lambda x, k: _value_and_gradients(
+            lambda x, k: layers.grouped_convolve(x, k, groups, form=form), x, k
+        )
+    )(x, kernel)
+    for a, b in zip(ours, naive, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+def test_a_grouped_kernel_sees_its_own_group_alone():
+    # Two groups of two channels; output o takes its group's second channel, one pixel to the right.
+    x = jnp.arange(2 * 3 * 4, dtype=jnp.float32).reshape(1, 2, 3, 4)
+    kernel = jnp.zeros((3, 3, 2, 2)).at[1, 2, 1, :].set(1.0)
+    for form in ("grouped", "merged", "block_diagonal"):
+        y = np.asarray(layers.grouped_convolve(x, kernel, 2, form=form))
+        np.testing.assert_array_equal(y[0, :, :2, 0], x[0, :, 1:, 1])
+        np.testing.assert_array_equal(y[0, :, :2, 1], x[0, :, 1:, 3])
+        np.testing.assert_array_equal(y[0, :, 2], 0)
+
+
+def test_the_cpu_never_runs_feature_group_count():
+    assert layers.grouped_conv_form("cpu") == "merged"
+    x, kernel = jnp.zeros((1, 4, 4, 128)), jnp.zeros((3, 3, 4, 128))
+    text = jax.jit(lambda x, k: layers.grouped_convolve(x, k, 32)).lower(x, kernel).as_text()
+    assert text.count("stablehlo.convolution") == 4
+    assert "feature_group_count = 32" not in text
+
+
+@pytest.mark.parametrize(
+    ("side", "c_in", "c_out"), [(1, 6, 20), (3, 16, 48), (3, 48, 16), (9, 20, 3), (9, 3, 20)]
+)
+def test_rearranged_weight_gradient_is_xlas(side, c_in, c_out):
+    x, kernel = _normal(0, 2, 7, 6, c_in), _normal(1, side, side, c_in, c_out)
+    results = [
+        jax.jit(
+            lambda x, k, form=form: _value_and_gradients(
+                lambda x, k: layers.convolve(x, k, weight_gradient=form), x, k
+            )
+        )(x, kernel)
+        for form in ("rearranged", "xla")
+    ]
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()))
+
+
+@pytest.mark.parametrize("check_vma", [True, False])
+def test_gradient_of_a_replicated_kernel_under_shard_map(check_vma):
+    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
+    x, kernel = _normal(0, 4, 5, 5, 16), _normal(1, 3, 3, 16, 48)
+
+    def loss(kernel, x):
+        return (layers.convolve(x, kernel, weight_gradient="rearranged") ** 2).mean()
+
+    def step(kernel, x):
+        if check_vma:
+            return jax.grad(lambda k: jax.lax.pmean(loss(k, x), "data"))(kernel)
+        return jax.lax.pmean(jax.grad(loss)(kernel, x), "data")
+
+    specs = (PartitionSpec(), PartitionSpec("data"))
+    parallel = jax.jit(
+        jax.shard_map(
+            step, mesh=mesh, in_specs=specs, out_specs=PartitionSpec(), check_vma=check_vma
+        )
+    )
+    whole = jax.jit(jax.grad(loss))(kernel, x)
+    np.testing.assert_allclose(parallel(kernel, x), whole, atol=1e-5 * float(jnp.abs(whole).max()))
+
+
+def test_conv_trees_are_interchangeable_with_linens():
+    x = _normal(0, 2, 6, 5, 8)
+    pairs = [
+        (layers.Conv(16, 5), nn.Conv(16, (5, 5))),
+        (
+            layers.GroupedConv(16, 4, use_bias=True),
+            nn.Conv(16, (3, 3), feature_group_count=4),
+        ),
+    ]
+    for ours, theirs in pairs:
+        variables = jax.jit(theirs.init)(jax.random.key(0), x)
+        assert jax.tree.map(jnp.shape, jax.jit(ours.init)(jax.random.key(0), x)) == jax.tree.map(
+            jnp.shape, variables
+        )
+        np.testing.assert_allclose(
+            ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5
+        )
+
+
+def test_a_width_that_does_not_divide_is_refused():
+    with pytest.raises(ValueError, match="multiples of the cardinality"):
+        layers.GroupedConv(16, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
+    with pytest.raises(ValueError, match="fastest"):
+        layers.grouped_convolve(jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 4)), 2, form="fastest")
+
+
+def test_pixel_shuffle_puts_channel_c_r2_plus_i_r_plus_j_at_row_i_column_j():
+    r, channels = 3, 2
+    x = jnp.arange(1 * 2 * 4 * channels * r * r, dtype=jnp.float32).reshape(1, 2, 4, -1)
+    y = np.asarray(layers.pixel_shuffle(x, r))
+    assert y.shape == (1, 6, 12, 2)
+    for row in range(6):
+        for column in range(12):
+            for c in range(channels):
+                k = c * r * r + (row % r) * r + column % r
+                assert y[0, row, column, c] == x[0, row // r, column // r, k]
+    np.testing.assert_array_equal(layers.pixel_unshuffle(jnp.asarray(y), r), x)
+
+
+@pytest.mark.parametrize("r", [2, 3, 4, 8])
+@pytest.mark.parametrize(
+    ("method", "resample"),
+    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)],
+)
+@pytest.mark.parametrize("size", [(7, 5), (1, 3)])
+def test_upsample_is_pillows_to_float_accuracy_borders_included(r, method, resample, size):
+    h, w = size
+    x = np.random.default_rng(r).random((2, h, w, 3), np.float32)
+    y = jax.jit(lambda x: layers.upsample(x, r, method))(x)
+    for b in range(2):
+        for c in range(3):
+            plane = Image.fromarray(x[b, :, :, c]).resize((w * r, h * r), resample)
+            np.testing.assert_allclose(y[b, :, :, c], np.asarray(plane), atol=2e-6)
+
+
+def test_bilinear_has_half_pixel_centres():
+    x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
+    np.testing.assert_allclose(
+        layers.upsample(x, 2, "bilinear")[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7
+    )
+
+
+def test_nearest_repeats_pixels():
+    y = layers.nearest_upsample(jnp.arange(4.0).reshape(1, 2, 2, 1), 2)
+    np.testing.assert_array_equal(y[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
+
+
+def test_prelu_starts_at_a_quarter_in_every_channel():
+    x = jnp.array([[-4.0, 2.0, -1.0]])
+    y, variables = layers.PReLU().init_with_output(jax.random.key(0), x)
+    np.testing.assert_array_equal(y, [[-1.0, 2.0, -0.25]])
+    assert variables["params"]["negative_slope"].shape == (3,)
+
+
+def test_batch_norm_keeps_nine_tenths_of_its_running_mean():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return layers.norm_layer("batch", train=train, name="norm")(x)
+
+    x = jnp.full((2, 3, 3, 1), 5.0)
+    variables = Net().init(jax.random.key(0), x, train=False)
+    y, updated = Net().apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y, 0, atol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], [0.5], rtol=1e-6)
+    np.testing.assert_allclose(
+        Net().apply(variables, x, train=False), 5 / np.sqrt(1 + 1e-5), rtol=1e-6
+    )
+
+
+def test_unknown_names_are_refused_with_the_choices():
+    with pytest.raises(ValueError, match="batch, instance, none"):
+        layers.norm_layer("layer", train=True)
+    with pytest.raises(ValueError, match="bilinear, bicubic"):
+        layers.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")
+    with pytest.raises(ValueError, match="relu, prelu"):
+        layers.activate("swish", jnp.zeros(1))

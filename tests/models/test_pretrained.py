@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import hashlib
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from histojax.errors import UserError
+from histojax.models import pretrained
+from tests.models.test_squeezenet import published_arrays as squeezenet_arrays
+from tests.models.test_vgg import published_arrays as vgg_arrays
+
+
+@pytest.fixture
+def squeezenet_file(tmp_path):
+    path = tmp_path / "squeezenet.npz"
+    np.savez(path, **squeezenet_arrays())
+    return path
+
+
+def test_squeezenet_from_npz(squeezenet_file):
+    digest = hashlib.sha256(squeezenet_file.read_bytes()).hexdigest()
+    module, variables = pretrained.load_feature_network(
+        "squeezenet1_1", str(squeezenet_file), digest.upper()
+    )
+    kernel = variables["params"]["fire5"]["expand3x3"]["kernel"]
+    np.testing.assert_array_equal(kernel, squeezenet_arrays()["fire5/expand3x3/kernel"])
+    x = jax.random.uniform(jax.random.key(0), (1, 32, 32, 3))
+    assert module.apply(variables, x, ("fire2",))["fire2"].shape == (1, 7, 7, 128)
+
+
+def test_vgg19_from_safetensors_with_its_classifier_left_out(tmp_path):
+    arrays = vgg_arrays(16)
+    extra = {"pre_logits.fc1.weight": np.zeros((2, 2), np.float32), "head.fc.bias": np.zeros(2)}
+    save_file(arrays | extra, tmp_path / "model.safetensors")
+    _, variables = pretrained.load_feature_network("vgg19", str(tmp_path / "model.safetensors"))
+    # The 16th convolution is module 34 of torchvision's list: 15 convolutions, 15 ReLUs, 4 pools.
+    np.testing.assert_array_equal(
+        variables["params"]["conv5_4"]["kernel"],
+        arrays["features.34.weight"].transpose(2, 3, 1, 0),
+    )
+    assert len(variables["params"]) == 16
+
+
+def test_another_sha256_names_both(squeezenet_file):
+    digest = hashlib.sha256(squeezenet_file.read_bytes()).hexdigest()
+    with pytest.raises(UserError, match=rf"{digest}.*{'0' * 64}"):
+        pretrained.load_feature_network("squeezenet1_1", str(squeezenet_file), "0" * 64)
+
+
+def test_a_mismatch_lists_every_missing_and_extra_name(tmp_path):
+    arrays = squeezenet_arrays()
+    arrays["fire2/squeeze1x1/weights"] = arrays.pop("fire2/squeeze1x1/kernel")
+    arrays["conv1/bias"] = np.zeros(96, np.float32)
+    np.savez(tmp_path / "other.npz", **arrays)
+    with pytest.raises(UserError) as error:
+        pretrained.load_feature_network("squeezenet1_1", str(tmp_path / "other.npz"))
+    for line in (
+        "- conv1/bias (64,)",
+        "+ conv1/bias (96,)",
+        "- fire2/squeeze1x1/kernel (1, 1, 64, 16)",
+        "+ fire2/squeeze1x1/weights (1, 1, 64, 16)",
+    ):
+        assert line in str(error.value)
+    assert str(error.value).count(" (") == 4
+
+
+def test_pickled_objects_are_refused_and_not_run(tmp_path):
+    class Bomb:
+        def __reduce__(self):
+            return (pytest.fail, ("a pickle was run",))
+
+    np.savez(tmp_path / "bomb.npz", **{"conv1/kernel": np.array([Bomb()], dtype=object)})
+    with pytest.raises(UserError, match="without pickled objects"):
+        pretrained.read_arrays(tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("name", ["cut.npz", "cut.safetensors"])
+def test_truncated_files_are_refused(tmp_path, name):
+    whole = tmp_path / f"whole{name[3:]}"
+    if name.endswith("npz"):
+        np.savez(whole, a=np.zeros(1000))
+    else:
+        save_file({"a": np.zeros(1000)}, whole)
+    (tmp_path / name).write_bytes(whole.read_bytes()[:4000])
+    with pytest.raises(UserError, match=rf"{name}.*fetch it again"):
+        pretrained.read_arrays(tmp_path / name)
+
+
+def test_missing_files_unknown_endings_and_names(tmp_path):
+    with pytest.raises(UserError, match=r"absent\.npz does not exist: correct loss\.path"):
+        pretrained.load_feature_network(
+            "squeezenet1_1", str(tmp_path / "absent.npz"), path_field="loss.path"
+        )
+    (tmp_path / "model.pth").write_bytes(b"x")
+    with pytest.raises(UserError, match="convert it"):
+        pretrained.read_arrays(tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"resnet50.*vgg19, squeezenet1_1"):
+        pretrained.load_feature_network("resnet50")
+    with pytest.raises(UserError, match=r"name the file in loss\.path"):
+        pretrained.load_feature_network("squeezenet1_1", path_field="loss.path")
+
+
+def test_offline_says_what_to_fetch_and_where_to_name_it(monkeypatch):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+
+    def unreachable(*args, **kwargs):
+        raise OSError("Name or service not known")
+
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", unreachable)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *a: None)
+    with pytest.raises(UserError) as error:
+        pretrained.load_feature_network("vgg19", path_field="loss.features.path")
+    for part in ("timm/vgg19.tv_in1k", "model.safetensors", "loss.features.path"):
+        assert part in str(error.value)
+
+
+def test_a_fetched_file_is_not_asked_for_again(monkeypatch, tmp_path):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    save_file(vgg_arrays(16), tmp_path / "model.safetensors")
+    monkeypatch.setattr(
+        huggingface_hub,
+        "try_to_load_from_cache",
+        lambda *a: str(tmp_path / "model.safetensors"),
+    )
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("asked again"))
+    module, _ = pretrained.load_feature_network("vgg19")
+    assert type(module).__name__ == "VGG19"
