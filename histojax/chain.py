@@ -45,8 +45,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             return run_stage(settings, workdir, {})
         started = time.time()
         names = [stage.name for stage in ordered]
-        whole = settings.copy_and_resolve_references()
-        whole.chain = names
+        whole = config.restored({**config.resolved(settings), "chain": names})
         config.claim(whole, workdir)
         for stage in ordered:
             run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})

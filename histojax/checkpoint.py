@@ -153,7 +153,7 @@ class Series:
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:
-            stored = _shapes(getattr(reader.metadata(place), "item_metadata", None))
+            stored = _shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
             if not stored:
                 raise ValueError("its list of arrays cannot be read")
             check_names(stored, _shapes(wanted), place)

@@ -153,9 +153,7 @@ class InceptionUNet(nn.Module):
         for field, allowed in choices.items():
             value = getattr(self, field)
             if value not in allowed:
-                raise ValueError(
-                    f"{field}={value!r} is not one of {', '.join(map(str, allowed))}"
-                )
+                raise ValueError(f"{field}={value!r} is not one of {', '.join(map(str, allowed))}")
         if self.features % 4 or self.features < 4:
             raise ValueError(f"features={self.features} is not a multiple of 4, one a branch")
         if self.depth < 1 or self.blocks_per_level < 1:

@@ -92,9 +92,7 @@ class PatchDiscriminator(nn.Module):
                 name=f"conv_{i}",
             )
             if self.spectral_norm:
-                spectral = nn.SpectralNorm(
-                    conv, collection_name="spectral", name=f"spectral_{i}"
-                )
+                spectral = nn.SpectralNorm(conv, collection_name="spectral", name=f"spectral_{i}")
                 x = spectral(x, update_stats=train)
             else:
                 x = conv(x)

@@ -158,9 +158,7 @@ class ResNeXtGenerator(nn.Module):
         for field, allowed in choices.items():
             value = getattr(self, field)
             if value not in allowed:
-                raise ValueError(
-                    f"{field}={value!r} is not one of {', '.join(map(str, allowed))}"
-                )
+                raise ValueError(f"{field}={value!r} is not one of {', '.join(map(str, allowed))}")
         for field in ("head_kernel", "tail_kernel"):
             if getattr(self, field) % 2 == 0:
                 raise ValueError(f"{field}={getattr(self, field)} is even: kernels have odd sides")
@@ -225,6 +223,4 @@ class ResNeXtGenerator(nn.Module):
             else:
                 x = nearest_upsample(x, r)
                 x = nn.relu(Conv(256, 3, dtype=self.dtype, name=name)(x))
-        return Conv(
-            3, self.tail_kernel, kernel_init=last_init, dtype=self.dtype, name="tail"
-        )(x)
+        return Conv(3, self.tail_kernel, kernel_init=last_init, dtype=self.dtype, name="tail")(x)

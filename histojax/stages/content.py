@@ -13,10 +13,11 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 from histojax.losses import perceptual, pixel
-from histojax.models import pretrained
+from histojax.models import pretrained, squeezenet, vgg
 from histojax.stages import build
 
 Tree = Any
+_LAYERS = {"vgg19": vgg.TAPS, "squeezenet1_1": squeezenet.TAPS}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -45,7 +46,8 @@ def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
         maps = segmenter.apply(variables, images, train=False, method="encode")
         return {layer: maps[layer] for layer in layers}
 
-    return FeatureNetwork("segmenter", features, variables, tuple(segmenter.encoder_layers))
+    layers = tuple(f"level{n}" for n in range(segmenter.depth + 1))
+    return FeatureNetwork("segmenter", features, variables, layers)
 
 
 def pretrained_features(name: str, *, path: str = "", sha256: str = "") -> FeatureNetwork:
@@ -54,14 +56,16 @@ def pretrained_features(name: str, *, path: str = "", sha256: str = "") -> Featu
     Raises:
         UserError: if the weights cannot be had or are not what they should be.
     """
-    network, variables = pretrained.load_feature_network(name, path=path, sha256=sha256)
+    network, variables = pretrained.load_feature_network(
+        name, path=path, sha256=sha256, path_field="loss.features.path"
+    )
 
     def features(
         variables: Tree, images: jax.Array, layers: tuple[str, ...]
     ) -> Mapping[str, jax.Array]:
         return network.apply(variables, images, layers)
 
-    return FeatureNetwork(name, features, variables, tuple(network.layers))
+    return FeatureNetwork(name, features, variables, _LAYERS[name])
 
 
 def feature_network(

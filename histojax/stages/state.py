@@ -75,7 +75,8 @@ def create(
     params, statistics = {}, {}
     for index, (name, (module, sample)) in enumerate(networks.items()):
         if name in start:
-            variables = start[name]
+            # Copied, because the state is donated step by step and its start is not ours to lose.
+            variables = jax.tree.map(jnp.copy, start[name])
         else:
             key = jax.random.fold_in(rng, index)
             variables = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))(key, sample)
@@ -91,7 +92,7 @@ def create(
         opt_state={name: tx.init(params[name]) for name, tx in optimizers.items()},
         # Copied, because a donated state must not hold one buffer twice.
         ema={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
-        frozen=dict(frozen or {}),
+        frozen=jax.tree.map(jnp.copy, dict(frozen or {})),
     )
 
 
@@ -129,10 +130,12 @@ def mean_over(tree: Tree, axis_name: str | None) -> Tree:
     return unravel(lax.pmean(flat, axis_name))
 
 
-def all_finite(*trees: Tree) -> jax.Array:
-    """Whether every number of the trees is finite, bool ()."""
-    leaves = [jnp.all(jnp.isfinite(leaf)) for tree in trees for leaf in jax.tree.leaves(tree)]
-    return jnp.all(jnp.stack(leaves))
+def all_finite(values: Mapping[str, jax.Array]) -> jax.Array:
+    """Whether every one of these scalars is finite, bool ()."""
+    finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(v) for v in values.values()])))
+    # Every update below depends on this one bit. Without the barrier XLA's CPU backend fuses its
+    # computation into each of their hundreds of kernels and compiles ten times as long.
+    return lax.optimization_barrier(finite)
 
 
 def advance(
@@ -161,12 +164,12 @@ def advance(
     Returns:
         (next state, metrics with `skipped` and the global gradient norm of every network).
     """
-    finite = all_finite(dict(grads), dict(metrics))
+    # A norm is finite only where all its gradients are, and their squares too, which Adam takes.
+    norms = {f"gradient_norm_{name}": optax.tree.norm(grad) for name, grad in grads.items()}
+    finite = all_finite({**metrics, **norms})
     params, opt_state = dict(state.params), dict(state.opt_state)
     stats = dict(state.statistics)
-    norms = {}
     for name, grad in grads.items():
-        norms[f"gradient_norm_{name}"] = optax.tree.norm(grad)
         updates, optimizer_state = optimizers[name].update(
             grad, state.opt_state[name], state.params[name]
         )
@@ -181,7 +184,6 @@ def advance(
             awake = state.step >= first
             moved = jax.tree.map(lambda new, old, a=awake: jnp.where(a, new, old), moved, kept)
         params[name], opt_state[name], stats[name] = moved
-    finite &= all_finite({name: params[name] for name in grads})
     taken = (state.step - state.skipped).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
     ema = {

@@ -112,9 +112,7 @@ def test_conv_trees_are_interchangeable_with_linens():
         assert jax.tree.map(jnp.shape, jax.jit(ours.init)(jax.random.key(0), x)) == jax.tree.map(
             jnp.shape, variables
         )
-        np.testing.assert_allclose(
-            ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5
-        )
+        np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
 def test_a_width_that_does_not_divide_is_refused():

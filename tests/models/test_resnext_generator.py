@@ -57,9 +57,7 @@ def test_every_scale_and_upsampling(upsampling, scale):
 def test_an_untrained_network_with_a_skip_is_bicubic_interpolation(upsampling, output):
     model = ResNeXtGenerator(**SMALL, upsampling=upsampling, skip="bicubic", output=output)
     x = jax.random.uniform(jax.random.key(0), (1, 6, 7, 3))
-    y, variables = jax.jit(partial(model.init_with_output, train=False))(
-        jax.random.key(1), x
-    )
+    y, variables = jax.jit(partial(model.init_with_output, train=False))(jax.random.key(1), x)
     np.testing.assert_allclose(y, upsample(x, 4, "bicubic"), atol=1e-6)
 
     def loss(params):
@@ -131,9 +129,9 @@ def test_synchronised_statistics_make_two_devices_one():
     x = jax.random.uniform(jax.random.key(0), (4, 6, 6, 3))
     single = ResNeXtGenerator(**SMALL)
     variables = jax.jit(partial(single.init, train=True))(jax.random.key(1), x)
-    expected, whole = jax.jit(
-        partial(single.apply, train=True, mutable=["batch_stats"])
-    )(variables, x)
+    expected, whole = jax.jit(partial(single.apply, train=True, mutable=["batch_stats"]))(
+        variables, x
+    )
     synchronised = ResNeXtGenerator(**SMALL, bn_axis_name="data")
     mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
     y, updated = jax.jit(
