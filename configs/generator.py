@@ -38,7 +38,7 @@ def generator(size: str) -> ConfigDict:
                 features=48,
                 width=64,
                 cardinality=2,
-                activation="prelu",
+                activation="relu",
                 norm="none",
                 head_kernel=3,
                 upsampling="direct",
@@ -91,9 +91,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
     )
     config.data.crop = {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
-    config.steps = {"smoke": 20, "laptop": 2_000, "gpu": 60_000, "paper": 20_000}[size]
+    config.steps = {"smoke": 20, "laptop": 3_000, "gpu": 60_000, "paper": 20_000}[size]
     config.optimizer = base.optimizer(
-        {"smoke": 1e-3, "laptop": 1e-3, "gpu": 5e-4, "paper": 2e-4}[size]
+        {"smoke": 1e-3, "laptop": 3e-3, "gpu": 5e-4, "paper": 2e-4}[size]
     )
     if size == "paper":
         config.optimizer.update(schedule="constant", warmup_steps=0, b1=0.5, clip_norm=0.0)

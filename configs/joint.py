@@ -30,7 +30,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel": "l1",
             "pixel_weight": 1.0,
             "features": srgan.feature_group(size),
-            "adversarial": {"form": "relativistic", "weight": 5e-3},  # 0: off
+            "adversarial": {"form": "relativistic", "weight": 2e-2},  # 0: off
             "bce_weight": 0.5,
             "dice_weight": 0.5,
             "squared_dice": False,
@@ -46,7 +46,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     )
     config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
-    config.steps = {"smoke": 10, "laptop": 400, "gpu": 10_000, "paper": 10_000}[size]
+    config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
     config.optimizer = base.optimizer(
         {"smoke": 1e-4, "laptop": 1e-4, "gpu": 5e-5, "paper": 5e-5}[size]
     )

@@ -24,7 +24,7 @@ def feature_group(size: str) -> ConfigDict:
         )
     layers = {"level1": 1.0} if size == "smoke" else {"level1": 1.0, "level2": 1.0}
     return ConfigDict(
-        dict(network="segmenter", path="", sha256="", layers=layers, form="l1", weight=0.05)
+        dict(network="segmenter", path="", sha256="", layers=layers, form="l1", weight=0.1)
     )
 
 
@@ -47,7 +47,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel": "l1",
             "pixel_weight": 1.0,
             "features": feature_group(size),
-            "adversarial": {"form": "relativistic", "weight": 5e-3},
+            "adversarial": {"form": "relativistic", "weight": 2e-2},
         }
     )
     config.begin = ConfigDict({"generator": 0, "discriminator": 0})  # step of first learning
@@ -57,7 +57,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     )
     config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
-    config.steps = {"smoke": 10, "laptop": 500, "gpu": 20_000, "paper": 20_000}[size]
+    config.steps = {"smoke": 10, "laptop": 300, "gpu": 20_000, "paper": 20_000}[size]
     config.optimizer = base.optimizer(
         {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 2e-4}[size], b1=0.5
     )

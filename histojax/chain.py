@@ -12,17 +12,24 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, config, evaluation, runs, train
+from histojax import __version__, checkpoint, command, config, evaluation, runs, train
 from histojax.errors import UserError
 from histojax.imaging import report, writers
+from histojax.progress import say
+from histojax.stages import build_stage
 
 Tree = Any
+# What every config has, whatever its stage.
+FIELDS = (
+    "name", "stage", "seed", "steps", "precision", "data", "eval", "checkpoint", "log", "init",
+)
 
 
 def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
@@ -41,6 +48,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     try:
         ordered = stages_of(settings)
+        rehearse(ordered)
         if len(ordered) == 1:
             return run_stage(settings, workdir, {})
         started = time.time()
@@ -51,7 +59,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
         return summarise_chain(workdir, names, seconds=time.time() - started)
     except train.Stopped as stopped:
-        train.say(str(stopped))
+        say(str(stopped))
         sys.exit(0)
 
 
@@ -59,11 +67,17 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
     """The config and all that it starts from, earliest first, each name once.
 
     Raises:
-        UserError: if two different configs carry one name.
+        UserError: if two different configs carry one name, or one lacks a field.
     """
     found: dict[str, ConfigDict] = {}
 
     def visit(stage: ConfigDict) -> None:
+        missing = [field for field in FIELDS if field not in stage]
+        if missing:
+            raise UserError(
+                f"the config {stage.get('name', '')!r} lacks the field {missing[0]}; start from "
+                "one of those in configs/"
+            )
         for start in stage.init.values():
             if isinstance(start, ConfigDict):
                 visit(start)
@@ -79,16 +93,52 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
     return list(found.values())
 
 
+def rehearse(ordered: list[ConfigDict]) -> None:
+    """Goes through all stages by shape alone, so that a bad value costs seconds and not hours.
+
+    Raises:
+        UserError: for a config value that a stage refuses, a run that it cannot start from, or
+            data that it cannot train on.
+    """
+    shapes: dict[str, dict[str, Tree]] = {}
+
+    def variables_of(start: ConfigDict | str) -> dict[str, Tree]:
+        if isinstance(start, ConfigDict):
+            return shapes[start.name]
+        return runs.starting_variables(pathlib.Path(start))
+
+    for settings in ordered:
+        train.check(settings, jax.device_count())
+        stage = build_stage(settings, starting_variables(settings, variables_of))
+        state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
+        for split in ("train", "val"):
+            train.open_split(settings, split, labels="mask" in stage.fields)
+        batch = runs.example_batch(settings, settings.eval.crop)
+        try:
+            jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{settings.name}: eval.crop={settings.eval.crop}: {error}") from error
+        shapes[settings.name] = {
+            name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables(name))
+            for name in state.params
+        }
+
+
 def run_stage(
     settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
     summary = workdir / "summary.json"
-    if summary.exists() and config.read(summary).get("steps") == settings.steps:
+    if summary.exists() and config.read(summary).get("steps", 0) >= settings.steps:
         config.claim(settings, workdir)
-        train.say(f"{settings.name}: done at step {settings.steps}, in {workdir}")
+        say(f"{settings.name}: done at step {config.read(summary)['steps']}, in {workdir}")
         return config.read(summary)
-    starts = starting_variables(settings, folders)
+    starts = starting_variables(
+        settings,
+        lambda start: runs.starting_variables(
+            folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
+        ),
+    )
     trained = train.train(settings, workdir, starts)
     if jax.process_index() != 0:
         return {}
@@ -96,9 +146,9 @@ def run_stage(
 
 
 def starting_variables(
-    settings: ConfigDict, folders: Mapping[str, pathlib.Path]
+    settings: ConfigDict, variables_of: Callable[[ConfigDict | str], Mapping[str, Tree]]
 ) -> dict[str, Tree]:
-    """Network -> variables, from the runs that `init` names.
+    """Network -> variables, from the runs that `init` names, of which `variables_of` gives them.
 
     The run named for the generator also gives its discriminator, where it has one. A named run
     that lacks the network is refused.
@@ -107,11 +157,11 @@ def starting_variables(
     for network, start in settings.init.items():
         if not start:
             continue
-        folder = folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
-        variables = runs.starting_variables(folder)
+        variables = variables_of(start)
         if network not in variables:
+            name = start.name if isinstance(start, ConfigDict) else start
             raise UserError(
-                f"init.{network}={folder} holds no {network}, but {', '.join(variables)}; name a "
+                f"init.{network}={name} holds no {network}, but {', '.join(variables)}; name a "
                 "run that trains one"
             )
         starts[network] = variables[network]
@@ -122,13 +172,13 @@ def starting_variables(
 
 def summarise_stage(trained: runs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
-    train.say(f"{trained.config.name}: scoring the val split")
+    say(f"{trained.config.name}: scoring the val split")
     table = evaluation.score_workdir(trained.workdir)
-    last = runs.newest(trained.workdir)
+    last = checkpoint.Series(trained.workdir / "checkpoints" / "last")
     summary = {
         "name": trained.config.name,
         "stage": trained.config.stage,
-        "steps": trained.config.steps,
+        "steps": last.steps()[-1],
         "checkpoint_step": trained.step,
         "seconds": last.meta()["seconds"],
         "parameters": {
@@ -140,7 +190,7 @@ def summarise_stage(trained: runs.Run) -> dict[str, Any]:
     }
     writers.write_json(trained.workdir / "summary.json", summary)
     place = report.run_report(trained.workdir)
-    train.say(f"{trained.config.name}: {place}")
+    say(f"{trained.config.name}: {place}")
     return summary
 
 
@@ -156,9 +206,9 @@ def summarise_chain(
     }
     path = workdir / "summary.json"
     if path.exists() and config.read(path).get("stages") == stages:
-        train.say(f"everything is done: {workdir / 'report.html'}")
+        say(f"everything is done: {workdir / 'report.html'}")
         return config.read(path)
-    train.say("scoring every way from the low-resolution image to a mask")
+    say("scoring every way from the low-resolution image to a mask")
     table = evaluation.score_workdir(workdir)
     trained = sum(stage["summary"]["seconds"] for stage in stages.values())
     summary = {
@@ -171,18 +221,20 @@ def summarise_chain(
     }
     writers.write_json(path, summary)
     print(evaluation.table_text(table["metrics"]))
-    train.say(str(report.chain_report(workdir)))
+    say(str(report.chain_report(workdir)))
     return summary
 
 
 def circumstances() -> dict[str, Any]:
-    """Hardware and versions that a number was made with."""
+    """Command, hardware and versions that a number was made with."""
     import flax
     import numpy
     import optax
 
     devices = jax.devices()
+    given = command.repeatable()
     return {
+        **({"command": given} if given else {}),
         "hardware": {
             "devices": len(devices),
             "kind": devices[0].device_kind,

@@ -153,10 +153,10 @@ class Series:
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:
-            stored = _shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
+            stored = shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
             if not stored:
                 raise ValueError("its list of arrays cannot be read")
-            check_names(stored, _shapes(wanted), place)
+            check_names(stored, shapes(wanted), place)
             state = reader.restore(place, jax.tree.map(_abstract, wanted))
         data = self._json(step, "data")["position"]
         return Restored(step, _usable(state, template), data, meta)
@@ -220,7 +220,8 @@ def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=getattr(x, "sharding", None))
 
 
-def _shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
+    """Path of names -> shape, of every array of a tree."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
     return {
         "/".join(_name(part) for part in path): tuple(getattr(leaf, "shape", ()) or ())

@@ -3,12 +3,22 @@
 from __future__ import annotations
 
 import os
+import pathlib
+import re
+import shlex
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
+from ml_collections import ConfigDict
 
 from histojax.errors import UserError
+
+# --config.init.NETWORK=FOLDER: a run to start from, in the place of the config that would be
+# trained first. ml_collections itself would take only another config there.
+_START = re.compile(r"--?config\.((?:init\.\w+\.)*)init\.(\w+)=(?!\{)(.*)")
+_LONGEST = 300
 
 
 def run(main: Callable[[Sequence[str]], None]) -> None:
@@ -26,32 +36,112 @@ def run(main: Callable[[Sequence[str]], None]) -> None:
             if error.filename is None:
                 raise
             _fail(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
+        except KeyboardInterrupt:
+            sys.exit(130)
 
     app.run(guarded, flags_parser=_parse)
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; whatever a config file or override raises becomes one sentence."""
+    starts = [match for word in argv if (match := _START.fullmatch(word))]
+    argv = [word for word in argv if not _START.fullmatch(word)]
+    _check_config_file(argv)
+    # ml_collections looks for overrides here, whatever is passed to it.
+    sys.argv[:] = argv
     try:
         rest = flags.FLAGS(argv)
-        # A config file is read when its flag is first looked at: here, not later in main.
+        # A config file's failure to be read is kept until the config is first looked at.
         for name in flags.FLAGS:
-            getattr(flags.FLAGS, name)
+            getattr(flags.FLAGS[name].value, "name", None)
+        for match in starts:
+            _start_from(flags.FLAGS["config"].value, *match.groups())
     except flags.Error as error:
-        _fail(" ".join(str(error).split()))
+        _fail(_sentence(str(error)))
     except UserError as error:
         _fail(str(error))
-    except OSError as error:
-        _fail(f"{error.filename}: {error.strerror}; name a config file that exists")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        _fail(f"the config cannot be made: {' '.join(str(error).split())}")
+    except (AttributeError, KeyError) as error:
+        _fail(_unknown_field(str(error.args[0] if error.args else error), argv))
+    except Exception as error:  # a config file is a program, and may raise anything
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        place = "" if frame.filename.startswith("<") else f" ({frame.filename}:{frame.lineno})"
+        _fail(_sentence(f"the config cannot be made: {type(error).__name__}: {error}{place}"))
     return rest
+
+
+def _check_config_file(argv: Sequence[str]) -> None:
+    for word, following in zip(argv, [*argv[1:], ""], strict=True):
+        flag, _, value = word.lstrip("-").partition("=")
+        if not word.startswith("-") or flag != "config":
+            continue
+        path = (value if "=" in word else following).partition(":")[0]
+        if path and not pathlib.Path(path).is_file():
+            _fail(f"--config={path} is not a file; name a config file, such as configs/joint.py")
+
+
+def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> None:
+    """Puts a run's folder where a config starts from an earlier stage, in all of its chain."""
+    place = config
+    for name in outer.split(".")[1:-1:2]:
+        place = place.init[name]
+    if network not in place.init:
+        with place.init.unlocked():
+            place.init[network] = folder
+        return
+    replaced = place.init[network]
+
+    def visit(stage: ConfigDict) -> None:
+        for name, start in stage.init.items():
+            if start is replaced:
+                with stage.init.ignore_type(), stage.init.unlocked():
+                    stage.init[name] = folder
+            elif isinstance(start, ConfigDict):
+                visit(start)
+
+    visit(config)
+
+
+def _unknown_field(message: str, argv: Sequence[str]) -> str:
+    """A sentence about an override whose field the config does not have."""
+    field = re.match(r"\W*(\w+)", message)
+    named = [
+        word
+        for word in argv
+        if field and re.fullmatch(rf"--?config\.(.*\.)?{field[1]}(\..*)?(=.*)?", word)
+    ]
+    if not named:
+        return _sentence(f"the config cannot be made: {message}")
+    meant = re.search(r'Did you mean "([^"]+)"', message)
+    remedy = f"did you mean {meant[1]!r}?" if meant else "see the config file for those it has"
+    return f"{named[0]}: the config has no such field; {remedy}"
+
+
+def _sentence(message: str) -> str:
+    """One line of bearable length: of a traceback its last, of a missing value the flag."""
+    missing = re.search(r"Flag (--\S+) must have a value other than None", message)
+    if missing:
+        return f"{missing[1]} is missing, and has no default; give it as {missing[1]}=..."
+    head, _, trace = message.partition("Error whilst parsing config file")
+    if trace:
+        reason = trace.strip().splitlines()[-1]
+        message = f"{head}{reason.removeprefix('ValueError: ').removeprefix('TypeError: ')}"
+    line = " ".join(message.split())
+    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
 
 
 def _fail(sentence: str) -> None:
     print(f"histojax: {sentence}", file=sys.stderr)
     sys.stderr.flush()
     sys.exit(2)
+
+
+def repeatable() -> str | None:
+    """The command line of this process, where it is a command of histojax, as typed in a shell."""
+    words = sys.orig_argv
+    for place, word in enumerate(words[:-1]):
+        if word == "-m" and words[place + 1].startswith("histojax."):
+            return shlex.join(["python", *words[place:]])
+    return None
 
 
 def set_up_cache() -> None:

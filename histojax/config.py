@@ -33,12 +33,19 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
             continue
         path = f"{prefix}{name}"
         if name not in old or name not in new:
-            found.append(f"{path}: {old.get(name, 'absent')} -> {new.get(name, 'absent')}")
+            before, after = (
+                _brief(values[name]) if name in values else "absent" for values in (old, new)
+            )
+            found.append(f"{path}: {before} -> {after}")
         elif isinstance(old[name], dict) and isinstance(new[name], dict):
             found += differences(old[name], new[name], f"{path}.")
         elif old[name] != new[name]:
-            found.append(f"{path}: {old[name]!r} -> {new[name]!r}")
+            found.append(f"{path}: {_brief(old[name])} -> {_brief(new[name])}")
     return found
+
+
+def _brief(value: Any) -> str:
+    return f"a group of {len(value)} fields" if isinstance(value, dict) else repr(value)
 
 
 def read(path: pathlib.Path) -> dict[str, Any]:
@@ -75,7 +82,7 @@ def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
             )
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        beside = path.with_suffix(".json.tmp")
+        beside = path.with_name(f"config.json.{os.getpid()}.tmp")
         beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         os.replace(beside, path)
     except OSError as error:

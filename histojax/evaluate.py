@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import command, host_memory
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
 _DATA = flags.DEFINE_string("data", None, "SPEC: synthetic or folder:ROOT; default the run's own.")
@@ -32,6 +32,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax import evaluation  # after flags, so that --help and bad flags answer at once
 
     command.set_up_cache()
+    host_memory.keep_freed_memory()
     table = evaluation.score_workdir(
         pathlib.Path(_WORKDIR.value),
         data=_DATA.value,

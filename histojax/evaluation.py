@@ -190,12 +190,12 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
 
     def metric(sr: Image, hr: Image) -> float:
         side = min(_FEATURE_WINDOW, *(s - s % 16 for s in hr.shape[:2]))
-        values = [
-            float(distance(sr[None, y : y + side, x : x + side], hr[None, y : y + side, x : x + side])[0])
+        windows = [
+            (slice(y, y + side), slice(x, x + side))
             for y in range(0, hr.shape[0] - side + 1, side)
             for x in range(0, hr.shape[1] - side + 1, side)
         ]
-        return float(np.mean(values))
+        return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
 
     return metric
 
@@ -256,7 +256,8 @@ def methods_of(
             continue
         label = "s" if name == "segmentation" else name
         # The joint run's own generator is scored with its own segmenter, not with another's.
-        rows += [(f"{e}_to_{label}", e, name) for e in enhancers if e != "joint"]
+        paired = [e for e in enhancers if e != "joint" or enhancer is not None]
+        rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
     return Methods(
         enhancers,
@@ -272,7 +273,8 @@ def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
         run = runs.load(workdir)
         return {run.config.name: run}
     names = config.read(workdir / "config.json").get("chain", [])
-    found = {name: runs.load(workdir / name) for name in names if (workdir / name / "checkpoints").is_dir()}
+    trained = [name for name in names if (workdir / name / "checkpoints").is_dir()]
+    found = {name: runs.load(workdir / name) for name in trained}
     if not found:
         raise UserError(f"{workdir} holds no trained stage yet; train it with histojax.main")
     return found
@@ -367,7 +369,7 @@ def comparisons(methods: Methods) -> list[tuple[str, str]]:
     pairs = []
     for name in methods.enhancers:
         if name != "bicubic":
-            pairs += [(f"psnr_rgb_{name}", "psnr_rgb_bicubic"), (f"ssim_rgb_{name}", "ssim_rgb_bicubic")]
+            pairs += [(f"{m}_{name}", f"{m}_bicubic") for m in ("psnr_rgb", "ssim_rgb")]
     if "joint" in methods.segmenters:
         for row, _, _ in methods.rows:
             if row not in ("joint", "otsu", "hr_to_joint"):

@@ -12,10 +12,10 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import command
+from histojax import command, host_memory
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:SIZE], e.g. configs/joint.py:gpu.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; default runs/<config>[-<size>].")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>[-<size>].")
 
 
 def default_workdir(config_flag: str) -> pathlib.Path:
@@ -31,6 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax import chain  # after flags, so that --help and bad flags answer at once
 
     command.set_up_cache()
+    host_memory.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     chain.run(_CONFIG.value, workdir)
 

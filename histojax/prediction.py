@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import math
 import pathlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from histojax import inference, runs
 from histojax.errors import UserError
 from histojax.imaging import nuclei, reader, report, tiling, writers
 from histojax.imaging.scaling import ResampledReader
-from histojax.train import say
+from histojax.progress import say
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
@@ -54,25 +55,34 @@ def predict_files(
     """Predicts every image and writes index.html; see `histojax.predict`.
 
     Raises:
-        UserError: for a file that cannot be read or a scale that does not fit. Results of the
-            images before it stay, and the index lists them.
+        UserError: after the others are done, for images that cannot be read or whose scale does
+            not fit. The index lists those that could be.
     """
     files = image_files(inputs)
     run = runs.load(workdir)
     network = inference.predictor(run, largest=tile)
-    done: list[Prediction] = []
-    try:
-        for number, path in enumerate(files, 1):
-            say(f"{number}/{len(files)} {path}")
-            done.append(predict_file(run, network, path, output, mpp=mpp, resample=resample))
-            say(f"  {done[-1].note}" + (
-                f"; {done[-1].nuclei} nuclei" if done[-1].nuclei is not None else ""))
-    finally:
-        if done:
-            write_index(output, workdir, files, done)
-    say(str(output / "index.html"))
-    return done
-
+    done: dict[pathlib.Path, Prediction] = {}
+    failures: list[UserError] = []
+    for number, path in enumerate(files, 1):
+        say(f"{number}/{len(files)} {path}")
+        try:
+            made = predict_file(run, network, path, output, mpp=mpp, resample=resample)
+        except UserError as failure:
+            failures.append(failure)
+            continue
+        done[path] = made
+        say(f"  {made.note}" + ("" if made.nuclei is None else f"; {made.nuclei} nuclei"))
+    if done:
+        write_index(output, workdir, done)
+        say(str(output / "index.html"))
+    if len(failures) == 1:
+        raise failures[0]
+    if failures:
+        raise UserError(
+            f"{len(failures)} of {len(files)} images could not be predicted: "
+            + "; ".join(map(str, failures))
+        )
+    return list(done.values())
 
 def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The images among files and folders, in order of name.
@@ -174,7 +184,7 @@ def scale_factor(
     Raises:
         UserError: if the scales are further apart than 2 and `resample` is not set.
     """
-    if mpp is not None and mpp <= 0:
+    if mpp is not None and not 0 < mpp < math.inf:
         raise UserError(f"--mpp={mpp} has to be above 0, in micrometres per pixel")
     if mpp is None:
         return 1.0, "scale unknown, taken as it is (--mpp=... says it)"
@@ -194,13 +204,10 @@ def scale_factor(
 def write_index(
     output: pathlib.Path,
     workdir: pathlib.Path,
-    files: Sequence[pathlib.Path],
-    done: Sequence[Prediction],
+    done: Mapping[pathlib.Path, Prediction],
 ) -> None:
     """index.html: each image's numbers, files and a preview of its middle."""
-    rows = []
-    for path, made in zip(files, done, strict=False):
-        rows.append((made, preview(path, made)))
+    rows = [(made, preview(path, made)) for path, made in done.items()]
     report.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
 
 
@@ -223,8 +230,7 @@ def preview(path: pathlib.Path, made: Prediction) -> np.ndarray:
         with reader.open_image(made.sr) as image:
             shown = image.read(y, x, size, size)
         row.append(("enhanced", shown))
-    if made.labels is not None:
-        if shown.shape[:2] == (size, size):
-            labels = reader.read_label_region(made.labels, y, x, size, size)
-            row.append(("nuclei", writers.overlay(shown, labels)))
+    if made.labels is not None and shown.shape[:2] == (size, size):
+        labels = reader.read_label_region(made.labels, y, x, size, size)
+        row.append(("nuclei", writers.overlay(shown, labels)))
     return writers.panels([row], cell=size)

@@ -55,14 +55,30 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     return inner
 
 
-def example_batch(settings: ConfigDict) -> dict[str, np.ndarray]:
-    """One batch element of the shapes that a config trains on, all zeros."""
-    crop, scale = settings.data.crop, settings.data.scale
+def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np.ndarray]:
+    """One batch element of the shapes that a config trains on (or of another crop), all zeros."""
+    crop, scale = crop or settings.data.crop, settings.data.scale
     return {
         "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
         "hr": np.zeros((1, crop, crop, 3), np.uint8),
         "mask": np.zeros((1, crop, crop), np.uint8),
     }
+
+
+def fresh_state(stage: Any, settings: ConfigDict) -> State:
+    """A stage's state before its first step.
+
+    Raises:
+        UserError: if its networks cannot be made as the config has them, or do not fit the crop or
+            the variables that they start from.
+    """
+    try:
+        return stage.init(jax.random.key(settings.seed), example_batch(settings))
+    except (TypeError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise UserError(
+            f"{settings.name}: its networks cannot be made: {reason}; mend the config's field"
+        ) from error
 
 
 def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
@@ -83,13 +99,13 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
         # Only training looks at feature distances, so their network is not needed here.
         settings.loss.features.weight = 0.0
     stage = build_stage(settings, {})
-    batch = example_batch(settings)
-    template = jax.eval_shape(lambda: stage.init(jax.random.key(0), batch))
+    template = jax.eval_shape(lambda: fresh_state(stage, settings))
     series = newest(folder)
     restored = series.restore(template)
     if restored is None:
         raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
-    return Run(folder, settings, stage, restored.state, restored.step, restored.meta)
+    state = restored.state.replace(opt_state={})
+    return Run(folder, settings, stage, state, restored.step, restored.meta)
 
 
 def newest(folder: pathlib.Path) -> checkpoint.Series:

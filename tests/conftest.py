@@ -1,10 +1,15 @@
-"""Shared fixtures; eight CPU devices are forced so that device counts can be compared."""
+"""Shared fixtures. Eight CPU devices are forced, so that device counts can be compared, and XLA's
+optimiser is off, because compiling takes far longer than the tiny networks of the tests run."""
 
 import os
 import pathlib
 
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+    ]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

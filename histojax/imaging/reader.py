@@ -62,6 +62,9 @@ _MAGIC = (
     (b"MM\0+", "TIFF"),
 )
 
+# Endings by which folders are searched for images; what a file is, its first bytes say.
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
+
 Path = str | os.PathLike[str]
 
 
@@ -179,15 +182,8 @@ def read_labels(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
         raise _lossy(path)
     if kind == "TIFF":
         with open_tiff(path) as tiff, refused_if_damaged(path):
-            page = full_resolution_page(path, tiff)
+            page = _label_page(path, tiff)
             check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
-            if page.dtype is None or page.dtype.kind not in "bui":
-                raise UserError(
-                    f"{path} holds {page.dtype} samples, and labels are whole numbers: save them "
-                    "as uint16 PNG or uint32 TIFF"
-                )
-            if page.compression in JPEG_COMPRESSIONS:
-                raise _lossy(path)
             segments = Segments(path, tiff, page, cache_bytes=0)
             raw = segments.read(0, 0, page.imagelength, page.imagewidth)
             values = orient(raw, orientation_of(page))
@@ -207,6 +203,43 @@ def read_labels(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
             "2147483647: number them anew"
         )
     return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np.ndarray:
+    """Reads a region of a label map in TIFF as int32 (height, width), in the memory of its tiles.
+
+    Args:
+      path: TIFF of one channel, not rotated by an orientation tag, as `writers.stream_tiff` makes.
+      y, x: top left corner, px.
+      height, width: size of the region, px.
+
+    Raises:
+      UserError: not a TIFF, damaged, lossy, or of samples that are not whole numbers.
+      ValueError: the region is empty or reaches beyond the image.
+    """
+    path = pathlib.Path(path)
+    if _kind(path) != "TIFF":
+        raise UserError(f"{path} is not a TIFF: regions of labels are read from TIFF alone")
+    with open_tiff(path) as tiff, refused_if_damaged(path):
+        page = _label_page(path, tiff)
+        if page.samplesperpixel != 1 or orientation_of(page) != 1:
+            raise UserError(f"{path} is not an upright label map of one channel: read it whole")
+        if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
+            raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
+        raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
+    return raw[..., 0].astype(np.int32)
+
+
+def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = full_resolution_page(path, tiff)
+    if page.dtype is None or page.dtype.kind not in "bui":
+        raise UserError(
+            f"{path} holds {page.dtype} samples, and labels are whole numbers: save them "
+            "as uint16 PNG or uint32 TIFF"
+        )
+    if page.compression in JPEG_COMPRESSIONS:
+        raise _lossy(path)
+    return page
 
 
 def image_size(path: Path) -> tuple[int, int]:

@@ -35,7 +35,9 @@ class ResampledReader:
         image = PIL.Image.fromarray(np.ascontiguousarray(source))
         return np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS, box=box))
 
-    def _span(self, start: int, length: int, size: int, source: int) -> tuple[int, int, float, float]:
+    def _span(
+        self, start: int, length: int, size: int, source: int
+    ) -> tuple[int, int, float, float]:
         """(first, last source px to read, exact begin, exact end of the region in source px)."""
         step = source / size
         begin, end = start * step, min((start + length) * step, source)

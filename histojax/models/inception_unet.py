@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv, norm_layer, pixel_shuffle, pixel_unshuffle, upsample
+from histojax.models.layers import Conv, full_precision, norm_layer, pixel_shuffle, pixel_unshuffle, upsample
 
 
 class InceptionBlock(nn.Module):
@@ -194,7 +194,7 @@ class InceptionUNet(nn.Module):
         self.head = Conv(
             self.outputs * self.stem_stride**2,
             1 if self.stem_stride == 1 else 3,
-            dtype=jnp.float32,
+            dtype=jnp.promote_types(self.dtype, jnp.float32),
             name="head",
         )
 
@@ -255,5 +255,5 @@ class InceptionUNet(nn.Module):
             y = jnp.concatenate([levels[f"level{n}"], y], -1)
             for block in self.decoder[n]:
                 y = block(y, train=train)
-        logits = self.head(y.astype(jnp.float32))
+        logits = self.head(full_precision(y))
         return pixel_shuffle(logits, self.stem_stride) if self.stem_stride > 1 else logits

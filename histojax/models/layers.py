@@ -289,6 +289,11 @@ def norm_layer(
     raise ValueError(f"norm {kind!r} is not one of batch, instance, none")
 
 
+def full_precision(x: jax.Array) -> jax.Array:
+    """x in float32, or as it is where it is wider: what networks hand to losses."""
+    return x.astype(jnp.promote_types(x.dtype, jnp.float32))
+
+
 def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
     """Spreads channels over an r times finer grid (Shi et al. 2016, eq. 4, PyTorch's order).
 

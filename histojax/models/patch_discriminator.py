@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import norm_layer
+from histojax.models.layers import full_precision, norm_layer
 
 KERNEL = 4
 PADDING = ((1, 1), (1, 1))
@@ -107,5 +107,5 @@ class PatchDiscriminator(nn.Module):
             if not last:
                 x = nn.leaky_relu(x, 0.2)
                 hidden.append(x)
-        logits = x.astype(jnp.float32)
+        logits = full_precision(x)
         return (logits, hidden) if features else logits

@@ -17,12 +17,14 @@ from histojax.models.layers import (
     Conv,
     GroupedConv,
     activate,
+    full_precision,
     nearest_upsample,
     norm_layer,
     pixel_shuffle,
     upsample,
 )
 
+_SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 UPSAMPLING_STEPS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
 
 
@@ -66,16 +68,67 @@ class ResNeXtBlock(nn.Module):
             name="grouped",
         )(y)
         y = activate(self.activation, normalise(y, "grouped_norm"), name="grouped_act")
-        y = Conv(x.shape[-1], 1, use_bias=bias, dtype=self.dtype, name="expand")(y)
+        y = Conv(
+            x.shape[-1],
+            1,
+            use_bias=bias,
+            kernel_init=_last_init(self.norm),
+            dtype=self.dtype,
+            name="expand",
+        )(y)
         y = normalise(y, "expand_norm")
         return x + self.residual_scale * y
+
+
+class ResidualBlock(nn.Module):
+    """x + s f(x), f = two 3x3 convolutions: SRResNet's block, to compare ResNeXt's with.
+
+    Source: Ledig et al. 2017, figure 4. Attributes as in `ResNeXtBlock`.
+    """
+
+    activation: str = "prelu"
+    norm: str = "batch"
+    residual_scale: float = 1.0
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        y = x
+        for i, init in enumerate((nn.initializers.lecun_normal(), _last_init(self.norm))):
+            y = Conv(
+                x.shape[-1],
+                3,
+                use_bias=self.norm != "batch",
+                kernel_init=init,
+                dtype=self.dtype,
+                name=f"conv_{i}",
+            )(y)
+            y = norm_layer(
+                self.norm,
+                train=train,
+                axis_name=self.bn_axis_name,
+                dtype=self.dtype,
+                name=f"norm_{i}",
+            )(y)
+            if i == 0:
+                y = activate(self.activation, y, name="act")
+        return x + self.residual_scale * y
+
+
+def _last_init(norm: str) -> nn.initializers.Initializer:
+    """Without normalisation a block starts close to the identity, or deep trunks run away
+    (Wang et al. 2018, section 3.1)."""
+    return nn.initializers.lecun_normal() if norm == "batch" else _SMALL
 
 
 class ResNeXtGenerator(nn.Module):
     """Low-resolution RGB to RGB at r times the size.
 
     Attributes:
-      blocks: number of ResNeXt blocks.
+      blocks: number of residual blocks.
+      block: "resnext", or "residual" for the plain block of SRResNet, which has no use for width
+        and cardinality.
       features: channels of the trunk.
       width, cardinality, residual_scale: see `ResNeXtBlock`.
       activation: "prelu" (SRGAN) or "relu".
@@ -96,6 +149,7 @@ class ResNeXtGenerator(nn.Module):
     """
 
     blocks: int = 16
+    block: str = "resnext"
     features: int = 64
     width: int = 128
     cardinality: int = 32
@@ -140,7 +194,8 @@ class ResNeXtGenerator(nn.Module):
                     low, high = low // r - 1, high // r + 1
                 else:
                     low, high = (low - 1) // r, (high + 1) // r
-        radius = self.blocks + 1 + self.head_kernel // 2
+        per_block = 2 if self.block == "residual" else 1
+        radius = per_block * self.blocks + 1 + self.head_kernel // 2
         low, high = low - radius, high + radius
         if self.skip == "bicubic":
             low, high = min(low, -2), max(high, 2)
@@ -149,6 +204,7 @@ class ResNeXtGenerator(nn.Module):
     def _check(self) -> None:
         choices = {
             "scale": tuple(UPSAMPLING_STEPS),
+            "block": ("resnext", "residual"),
             "norm": ("batch", "none"),
             "activation": ("prelu", "relu"),
             "upsampling": ("pixel_shuffle", "nearest256", "direct"),
@@ -183,28 +239,36 @@ class ResNeXtGenerator(nn.Module):
         x = Conv(self.features, self.head_kernel, dtype=self.dtype, name="head")(x)
         x = head = activate(self.activation, x, name="head_act")
         for i in range(self.blocks):
-            x = ResNeXtBlock(
-                width=self.width,
-                cardinality=self.cardinality,
-                activation=self.activation,
-                norm=self.norm,
-                residual_scale=self.residual_scale,
-                grouped_form=self.grouped_form,
-                bn_axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"block_{i}",
-            )(x, train=train)
+            x = self._block(f"block_{i}")(x, train=train)
         bias = self.norm != "batch"
         x = Conv(self.features, 3, use_bias=bias, dtype=self.dtype, name="trunk")(x)
         x = head + norm_layer(
             self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="trunk_norm"
         )(x)
-        y = self._upsample(x).astype(jnp.float32)
+        y = full_precision(self._upsample(x))
         if self.output == "tanh":
             y = jnp.tanh(y) if self.skip == "bicubic" else (jnp.tanh(y) + 1) / 2
         if self.skip == "bicubic":
-            y = y + upsample(images.astype(jnp.float32), self.scale, "bicubic")
+            y = y + upsample(full_precision(images), self.scale, "bicubic")
         return y
+
+    def _block(self, name: str) -> nn.Module:
+        shared = {
+            "activation": self.activation,
+            "norm": self.norm,
+            "residual_scale": self.residual_scale,
+            "bn_axis_name": self.bn_axis_name,
+            "dtype": self.dtype,
+            "name": name,
+        }
+        if self.block == "residual":
+            return ResidualBlock(**shared)
+        return ResNeXtBlock(
+            width=self.width,
+            cardinality=self.cardinality,
+            grouped_form=self.grouped_form,
+            **shared,
+        )
 
     def _upsample(self, x: jax.Array) -> jax.Array:
         """Trunk features (B, H, W, C) to the output before its activation, (B, r H, r W, 3)."""

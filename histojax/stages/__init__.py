@@ -7,7 +7,7 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
     init          (rng, batch) -> state
     train_step    (state, batch, *, axis_name) -> (state, metrics); a per-device program
     eval_step     (state, batch) -> arrays
-    predict       (state, uint8 images) -> {"sr": uint8, "mask": probability}, as far as it makes them
+    predict       (state, uint8 images) -> {"sr": uint8, "mask": probability} or one of them
     enhance       (state, uint8 lr) -> uint8 sr, where it has a generator
     segment       (state, uint8 image) -> foreground probability, where it has a segmenter
     evaluate      on the host: (outputs, batch) -> {name: (sum, count)}

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from flax import linen as nn
+
+from histojax.stages.state import State
 
 
 def unit(image: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -22,3 +25,18 @@ def foreground(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     """A batch's mask (B, H, W), any class above 0, as (B, H, W, 1) of zeros and ones."""
     return (mask > 0).astype(dtype)[..., None]
 
+
+def enhanced(
+    generator: nn.Module, state: State, lr: jax.Array, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
+    variables = state.variables("generator", averaged=True)
+    return quantise(generator.apply(variables, unit(lr, dtype), train=False))
+
+
+def foreground_probability(
+    segmenter: nn.Module, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """uint8 (B, H, W, 3) -> probability of a nucleus (B, H, W, 1), by the averaged parameters."""
+    variables = state.variables("segmenter", averaged=True)
+    return jax.nn.sigmoid(segmenter.apply(variables, unit(image, dtype), train=False))

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
-from histojax.stages.images import foreground, quantise, unit
+from histojax.stages.images import enhanced, foreground, foreground_probability, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
@@ -135,16 +135,10 @@ class Joint:
         )
 
     def enhance(self, state: State, lr: jax.Array) -> jax.Array:
-        """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
-        variables = state.variables("generator", averaged=True)
-        return quantise(self.generator.apply(variables, unit(lr, self.dtype), train=False))
+        return enhanced(self.generator, state, lr, self.dtype)
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
-        """uint8 (B, H, W, 3) -> foreground probability (B, H, W, 1), by averaged parameters."""
-        variables = state.variables("segmenter", averaged=True)
-        return jax.nn.sigmoid(
-            self.segmenter.apply(variables, unit(image, self.dtype), train=False)
-        )
+        return foreground_probability(self.segmenter, state, image, self.dtype)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["lr"])

@@ -20,7 +20,7 @@ from histojax.errors import UserError
 from histojax.losses import segmentation as losses
 from histojax.models.inception_unet import InceptionUNet
 from histojax.stages import build, scoring
-from histojax.stages.images import foreground, unit
+from histojax.stages.images import foreground, foreground_probability, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
@@ -95,11 +95,7 @@ class Segmentation:
         )
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
-        """uint8 (B, H, W, 3) -> foreground probability (B, H, W, 1), by averaged parameters."""
-        variables = state.variables("segmenter", averaged=True)
-        return jax.nn.sigmoid(
-            self.segmenter.apply(variables, unit(image, self.dtype), train=False)
-        )
+        return foreground_probability(self.segmenter, state, image, self.dtype)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["hr"])
@@ -129,7 +125,8 @@ def build_mask_loss(config: ConfigDict) -> MaskLoss:
     Raises:
         UserError: if both weights are 0 or one is negative.
     """
-    if min(config.bce_weight, config.dice_weight) < 0 or config.bce_weight + config.dice_weight == 0:
+    weights = (config.bce_weight, config.dice_weight)
+    if min(weights) < 0 or sum(weights) == 0:
         raise UserError(
             f"loss.bce_weight={config.bce_weight} and loss.dice_weight={config.dice_weight} have "
             "to be 0 or more, and one of them above 0"

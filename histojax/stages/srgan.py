@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
-from histojax.stages.images import quantise, unit
+from histojax.stages.images import enhanced, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
@@ -104,9 +104,7 @@ class SRGAN:
         )
 
     def enhance(self, state: State, lr: jax.Array) -> jax.Array:
-        """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
-        variables = state.variables("generator", averaged=True)
-        return quantise(self.generator.apply(variables, unit(lr, self.dtype), train=False))
+        return enhanced(self.generator, state, lr, self.dtype)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["lr"])

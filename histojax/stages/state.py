@@ -18,6 +18,8 @@ from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
+from histojax import checkpoint
+
 Tree = Any
 
 
@@ -70,16 +72,24 @@ def create(
         averaged: names whose parameters are averaged.
         start: name -> variables of an earlier run, used in place of fresh ones.
         frozen: name -> variables that are only read.
+
+    Raises:
+        UserError: if a network and the variables it should start from are of two architectures.
     """
     start = start or {}
     params, statistics = {}, {}
     for index, (name, (module, sample)) in enumerate(networks.items()):
+        key = jax.random.fold_in(rng, index)
+        fresh = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))
         if name in start:
+            wanted = jax.eval_shape(fresh, key, sample)
+            checkpoint.check_names(
+                checkpoint.shapes(start[name]), checkpoint.shapes(wanted), f"of init.{name}"
+            )
             # Copied, because the state is donated step by step and its start is not ours to lose.
             variables = jax.tree.map(jnp.copy, start[name])
         else:
-            key = jax.random.fold_in(rng, index)
-            variables = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))(key, sample)
+            variables = fresh(key, sample)
         params[name] = variables["params"]
         statistics[name] = {k: v for k, v in variables.items() if k != "params"}
     return State(

@@ -1,0 +1,98 @@
+"""A training run watched on fixed crops of its val split, and its best step picked by them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax import sharding
+from histojax.data import pipeline, sources
+from histojax.imaging import figures
+
+Tree = Any
+
+
+@dataclasses.dataclass
+class Progress:
+    """What the loop knows beside the state; kept in a checkpoint's meta.
+
+    Attributes:
+        best: value of the stage's best metric so far, None before the first evaluation.
+        seconds: wall time spent in this run, over all its resumptions.
+    """
+
+    best: float | None = None
+    seconds: float = 0.0
+
+
+class Validation:
+    """Evaluates on fixed crops of the val split, and draws a few of them."""
+
+    def __init__(
+        self,
+        stage: Any,
+        source: sources.Source,
+        settings: ConfigDict,
+        mesh: jax.sharding.Mesh,
+        workdir: pathlib.Path,
+    ):
+        size = settings.eval.batch_size
+        size += -size % mesh.size
+        self._batches = list(
+            pipeline.eval_batches(
+                source,
+                settings.data,
+                fields=tuple(dict.fromkeys((*stage.fields, "hr"))),
+                batch_size=size,
+                crop=settings.eval.crop,
+                limit=settings.eval.crops,
+                seed=settings.seed,
+            )
+        )
+        self._stage, self._mesh, self._workdir = stage, mesh, workdir
+        self._step = sharding.eval_step(stage.eval_step, mesh)
+        self._pictures = settings.eval.pictures
+        self._scale = settings.data.scale
+
+    def __call__(self, state: Tree, step: int) -> dict[str, float]:
+        """Metric -> value over all crops; also writes samples/step_<step>.png."""
+        sums: dict[str, np.ndarray] = {}
+        shown: list[dict[str, np.ndarray]] = []
+        for batch in self._batches:
+            arrays = {k: v for k, v in batch.items() if k in self._stage.fields}
+            outputs = self._step(state, sharding.place_batch(arrays, self._mesh))
+            outputs = {name: sharding.local_rows(value) for name, value in outputs.items()}
+            for name, pair in self._stage.evaluate(outputs, batch).items():
+                sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair)
+            for i in np.flatnonzero(batch["weight"])[: self._pictures - len(shown)]:
+                shown.append(
+                    {
+                        **{k: batch[k][i] for k in self._stage.fields},
+                        **{f"predicted_{k}": v[i] for k, v in outputs.items()},
+                    }
+                )
+        if shown and jax.process_index() == 0:
+            figures.write_samples(
+                self._workdir / "samples" / f"step_{step:07d}.png", shown, scale=self._scale
+            )
+        return {name: float(total / count) if count else 1.0 for name, (total, count) in
+                sums.items()}
+
+
+def better(rule: tuple[str, str], values: Mapping[str, float], progress: Progress) -> bool:
+    """Whether these values are the best so far by the rule; remembers them if so."""
+    name, sense = rule
+    value = values[name]
+    if not math.isfinite(value):
+        return False
+    if progress.best is not None and (value <= progress.best) == (sense == "max"):
+        return False
+    progress.best = value
+    return True

@@ -1,0 +1,331 @@
+"""Measures how fast a config's stages train, read their data and enhance images on this machine.
+
+    python -m launch.benchmark --config=configs/joint.py:laptop --output=runs/benchmark
+    python -m launch.benchmark --what=grouped,streaming
+
+prints tables and writes benchmark.json. What is measured (--what):
+
+    step        each stage's training step (compilation, time, FLOP, memory), its input pipeline
+                alone, and both together
+    inference   tiled inference of the networks that each stage has
+    input       the input pipeline alone, for each number of --workers
+    grouped     the full-size generator's step (configs/generator.py:paper): the form of grouped
+                convolution in use against XLA's own, and against PyTorch where it is installed
+    streaming   a made-up slide through a small untrained network, file to files: memory and time
+
+Every measurement has a process of its own; networks are untrained.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from histojax import command
+from histojax.errors import UserError
+
+WHAT = ("step", "inference", "input", "grouped", "streaming")
+NOTES = {
+    "seconds": "median of `repeats` runs after a warm-up, each waited for; seconds_10 and "
+    "seconds_90 are percentiles; a first run over 10 s is the only one",
+    "compile_seconds": "tracing and XLA, without JAX's cache of compiled programs",
+    "flop": "of the program that runs, on all devices, as XLA counts it: a grouped convolution run "
+    "as dense or merged kernels counts with the zeros off its blocks",
+    "flop_grouped": "of the same step with a kernel for each group: what the network asks for",
+    "peak_flops": "FLOP a second that a large matrix product reaches in the step's compute dtype, "
+    "in the same process; not a data sheet's figure",
+    "share_of_peak": "flop / seconds / peak_flops",
+    "planned_bytes": "arguments, results and temporaries of one step on one device, by XLA's plan",
+    "peak_bytes": "of the fullest device where the backend counts it (peak_of = device), else the "
+    "process's resident high-water mark, compilation included",
+    "input": "pairs a second from the pipeline alone, once its images have been read or drawn",
+    "together": "images a second with batches from the pipeline, dispatched ahead as in training; "
+    "begins with its buffers partly full",
+    "bottleneck": "whichever of step and input alone is slower",
+    "times_slower": "step of this form / step of the form in use, at equal batch",
+    "times_faster": "step of the form in use / PyTorch's step, at equal batch",
+}
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", "configs/joint.py:laptop", "FILE[:SIZE]; all stages of its chain are measured."
+)
+_STAGES = flags.DEFINE_list("stages", [], "Only these stages of the chain, by name.")
+_WHAT = flags.DEFINE_list("what", list(WHAT[:3]), f"Out of {', '.join(WHAT)}.")
+_STEPS = flags.DEFINE_integer("steps", 20, "Steps, or images, that are timed.", 1)
+_SECONDS = flags.DEFINE_float("seconds", 5.0, "For which an input pipeline is watched.", 0.0)
+_WORKERS = flags.DEFINE_list("workers", ["0", "1", "2"], "input: numbers of worker processes.")
+_SIZE = flags.DEFINE_integer("inference_size", 1_024, "inference: side of the output, px.", 4)
+_BATCH = flags.DEFINE_integer("grouped_batch", 4, "grouped: images a step.", 1)
+_NAIVE = flags.DEFINE_integer(
+    "naive_batch", 1, "grouped: images a step in other forms; XLA's takes half a minute each.", 1
+)
+_FORMS = flags.DEFINE_list(
+    "forms", ["grouped"], "grouped: forms to compare: grouped (XLA's), merged, block_diagonal."
+)
+_SLIDE = flags.DEFINE_integer("streaming_size", 5_000, "streaming: side of the input, px.", 1)
+_TILE = flags.DEFINE_integer("streaming_tile", 1_024, "streaming: largest tile, output px.", 16)
+_NETWORKS = flags.DEFINE_enum(
+    "streaming_networks", "joint", ["joint", "generator"], "streaming: networks, of size smoke."
+)
+_OUTPUT = flags.DEFINE_string("output", "runs/benchmark", "Folder of benchmark.json.")
+
+
+def chosen(names: Sequence[str], known: Sequence[str], flag: str) -> list[str]:
+    """The names, in the order of `known`.
+
+    Raises:
+        UserError: for a name that is not known.
+    """
+    for name in names:
+        if name not in known:
+            raise UserError(f"--{flag} has {name!r}, which is none of {', '.join(known)}")
+    return [name for name in known if name in names]
+
+
+def worker_counts(values: Sequence[str]) -> list[int]:
+    """Whole numbers of 0 or more from a flag's texts.
+
+    Raises:
+        UserError: for any other text.
+    """
+    for value in values:
+        if not value.isdecimal():
+            raise UserError(f"--workers has {value!r}; give whole numbers from 0, such as 0,1,2")
+    return [int(value) for value in values]
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags, measures, prints and writes."""
+    del argv
+    from histojax import chain, config  # after flags, so that --help and bad flags answer at once
+    from histojax.imaging import writers
+    from histojax.models import layers
+    from launch import benchmark_grouped, benchmark_stages, benchmark_streaming
+    from launch.benchmark_timing import apart, cores
+
+    ordered = {stage.name: config.resolved(stage) for stage in chain.stages_of(_CONFIG.value)}
+    stages = chosen(_STAGES.value or list(ordered), list(ordered), "stages")
+    what = chosen(_WHAT.value, WHAT, "what")
+    workers = worker_counts(_WORKERS.value)
+    forms = chosen(_FORMS.value, layers.GROUPED_FORMS[1:], "forms")
+    path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
+    result: dict[str, Any] = {
+        "config": flags.FLAGS["config"].config_filename,
+        "cores_used": cores(),
+        "load_average": list(os.getloadavg()),
+        **apart(chain.circumstances),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "notes": NOTES,
+    }
+
+    def keep(place: dict[str, Any], name: str, value: Any) -> None:
+        place[name] = value
+        writers.write_json(path, result)
+
+    def say(name: str) -> None:
+        print(f"measuring {name}", file=sys.stderr, flush=True)
+
+    options = {
+        "step": (
+            benchmark_stages.measure_step,
+            dict(steps=_STEPS.value, seconds=_SECONDS.value, trains=True),
+        ),
+        "inference": (
+            benchmark_stages.measure_inference,
+            dict(size=_SIZE.value, repeats=_STEPS.value),
+        ),
+        "input": (
+            benchmark_stages.measure_input,
+            dict(workers=workers, seconds=_SECONDS.value, trains=True),
+        ),
+    }
+    wanted = [name for name in what if name in options]
+    if wanted:
+        result["stages"] = {stage: {} for stage in stages}
+        for stage in stages:
+            for name in wanted:
+                say(f"{stage}: {name}")
+                measure, values = options[name]
+                keep(result["stages"][stage], name, apart(measure, ordered[stage], **values))
+    if "grouped" in what:
+        say("grouped")
+        measured = benchmark_grouped.measure(
+            batch_size=_BATCH.value,
+            naive_batch_size=_NAIVE.value,
+            repeats=_STEPS.value,
+            forms=forms,
+        )
+        keep(result, "grouped", measured)
+    if "streaming" in what:
+        say("streaming")
+        smoke = benchmark_streaming.NETWORKS[_NETWORKS.value].get_config("smoke")
+        measured = apart(
+            benchmark_streaming.measure, config.resolved(smoke), _SLIDE.value, _TILE.value
+        )
+        keep(result, "streaming", measured)
+    keep(result, "load_average_after", list(os.getloadavg()))
+    print(tables(result))
+    print(path, file=sys.stderr)
+
+
+def tables(result: Mapping[str, Any]) -> str:
+    """What benchmark.json holds, as text to be read."""
+    parts = [_circumstances(result)]
+    stages = result.get("stages", {})
+    for title, name, rows in (
+        ("training step", "step", _step_rows),
+        ("tiled inference", "inference", _inference_rows),
+        ("input pipeline alone", "input", _input_rows),
+    ):
+        found = [row for stage, made in stages.items() if name in made
+                 for row in rows(stage, made[name])]
+        if found:
+            parts.append(f"{title}\n{aligned(found)}")
+    if "grouped" in result:
+        parts.append(_grouped(result["grouped"]))
+    if "streaming" in result:
+        parts.append(_streaming(result["streaming"]))
+    return "\n\n".join(parts)
+
+
+def aligned(rows: Sequence[Mapping[str, str]]) -> str:
+    """Rows of equal keys as lines under a header, the first column left and all others right."""
+    columns = list(rows[0])
+    lines = [columns, *([row[column] for column in columns] for row in rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(columns))]
+    return "\n".join(
+        "  ".join(
+            [line[0].ljust(widths[0])]
+            + [cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True)]
+        )
+        for line in lines
+    )
+
+
+def _circumstances(result: Mapping[str, Any]) -> str:
+    hardware, versions = result["hardware"], result["versions"]
+    return (
+        f"{result['config']} on {hardware['devices']} x {hardware['kind']} "
+        f"({hardware['platform']}), {hardware['host']}, {len(result['cores_used'])} of "
+        f"{hardware['cores']} cores, load {result['load_average'][0]:.1f}\n"
+        + ", ".join(f"{name} {version}" for name, version in versions.items())
+    )
+
+
+def _mib(size: float | None) -> str:
+    return "-" if size is None else f"{size / 2**20:,.0f}"
+
+
+def _giga(value: float | None) -> str:
+    return "-" if value is None else f"{value / 1e9:,.1f}"
+
+
+def _milliseconds(row: Mapping[str, Any]) -> dict[str, str]:
+    low, middle, high = (1e3 * row[name] for name in ("seconds_10", "seconds", "seconds_90"))
+    return {"ms": f"{middle:,.1f}", "10-90 %": f"{low:,.1f}-{high:,.1f}"}
+
+
+def _step_rows(stage: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
+    share = row["share_of_peak"]
+    return [
+        {
+            "stage": stage,
+            "batch": str(row["batch_size"]),
+            "compile s": f"{row['compile_seconds']:.1f}",
+            **_milliseconds(row),
+            "images/s": f"{row['images_per_second']:.1f}",
+            f"MiB ({row['peak_of']})": _mib(row["peak_bytes"]),
+            "planned MiB": _mib(row["planned_bytes"]),
+            "GFLOP": _giga(row["flop"]),
+            "grouped": _giga(row["flop_grouped"]),
+            "of peak": "-" if share is None else f"{share:.1%}",
+            "peak GFLOP/s": f"{_giga(row['peak_flops'])} {row['dtype']}",
+            "input pairs/s": f"{row['input']['pairs_per_second']:.1f}",
+            "together images/s": f"{row['together']['images_per_second']:.1f}",
+            "bottleneck": row["bottleneck"],
+        }
+    ]
+
+
+def _inference_rows(
+    stage: str, rows: Mapping[str, Mapping[str, Any]]
+) -> list[dict[str, str]]:
+    return [
+        {
+            "stage": stage,
+            "network": name,
+            "output px": f"{row['size']}",
+            "first s": f"{row['first_seconds']:.1f}",
+            **_milliseconds(row),
+            "MP/s": f"{row['megapixels_per_second']:.2f}",
+            f"MiB ({row['peak_of']})": _mib(row["peak_bytes"]),
+        }
+        for name, row in rows.items()
+    ]
+
+
+def _input_rows(stage: str, rows: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "stage": stage,
+            "fields": "+".join(row["fields"]),
+            "crop": str(row["crop"]),
+            "batch": str(row["batch_size"]),
+            "placement": row["placement"],
+            "workers": str(row["workers"]),
+            "pairs/s": f"{row['pairs_per_second']:.1f}",
+            "all images read": "yes" if row["images_seen"] else "no",
+        }
+        for row in rows
+    ]
+
+
+def _grouped(measured: Mapping[str, Any]) -> str:
+    rows = []
+    for row in (*measured["used"], *measured["others"], measured["torch"]):
+        if "seconds" not in row:
+            continue
+        ratio = "1 (in use)" if "compile_seconds" in row else "-"
+        if "times_slower" in row:
+            ratio = f"{row['times_slower']:.2f} x as long"
+        elif "times_faster" in row:
+            ratio = f"{1 / row['times_faster']:.2f} x as long"
+        rows.append(
+            {
+                "form": row.get("form", "PyTorch channels_last"),
+                "batch": str(row["batch_size"]),
+                "parameters": f"{row['parameters']:,}",
+                "compile s": f"{row['compile_seconds']:.1f}" if "compile_seconds" in row else "-",
+                **_milliseconds(row),
+                "runs": str(row["repeats"]),
+                "images/s": f"{row['batch_size'] / row['seconds']:.2f}",
+                "GFLOP": _giga(row.get("flop")),
+                f"MiB ({row['peak_of']})": _mib(row["peak_bytes"]),
+                "at equal batch": ratio,
+            }
+        )
+    text = f"full-size generator's training step, crop {measured['crop']}\n{aligned(rows)}"
+    if "skipped" in measured["torch"]:
+        text += f"\nPyTorch skipped: {measured['torch']['skipped']}"
+    return text
+
+
+def _streaming(row: Mapping[str, Any]) -> str:
+    size, made = row["input_size"], row["output_size"]
+    nuclei = "" if row["nuclei"] is None else f", {row['nuclei']:,} components"
+    return (
+        f"streaming\n{size:,} x {size:,} -> {made:,} x {made:,} px, {row['networks']}, untrained: "
+        f"{row['seconds']:.0f} s, {row['megapixels_per_second']:.2f} MP/s, "
+        f"peak {_mib(row['peak_bytes'])} MiB{nuclei}"
+    )
+
+
+if __name__ == "__main__":
+    command.run(main)

@@ -1,0 +1,72 @@
+"""A slide-sized image streamed in and out: how much memory it takes, and how long.
+
+The networks are untrained and small (the smoke size): memory is bounded by the tile, the strip and
+the number of nuclei, and not by what the weights say.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import tempfile
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from configs import generator, joint
+from histojax import config, inference, prediction
+from histojax.data.tissue import tissue
+from histojax.imaging import writers
+from launch import benchmark_timing as timing
+from launch.benchmark_stages import untrained_run
+
+NETWORKS = {"joint": joint, "generator": generator}
+_PATCH = 512
+
+
+def slide_strips(size: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """Rows of a made-up slide, uint8 (rows, size, 3): one patch of synthetic tissue, repeated."""
+    patch = tissue(seed, 0, _PATCH)["image"]
+    across = -(-size // _PATCH)
+    strip = np.tile(patch, (1, across, 1))[:, :size]
+    for y in range(0, size, _PATCH):
+        yield strip[: size - y]
+
+
+def measure(values: Mapping[str, Any], size: int, tile: int) -> dict[str, Any]:
+    """Predicts a made-up tiled TIFF, file to files, in a temporary folder.
+
+    Args:
+        values: config of the run, whose networks are untrained.
+        size: side of the input, px.
+        tile: largest tile, output px.
+
+    Returns:
+        input_size, output_size (px, sides), seconds (files read and written, compilation included),
+        megapixels_per_second of output, peak_bytes of this process since it began, nuclei, bytes of
+        the files, tile.
+    """
+    run = untrained_run(config.restored(dict(values)))
+    with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
+        source = pathlib.Path(folder) / "slide.tif"
+        writers.stream_tiff(source, slide_strips(size), height=size, width=size, mpp=1.0)
+        network = inference.predictor(run, largest=tile)
+        started = time.perf_counter()
+        made = prediction.predict_file(
+            run, network, source, pathlib.Path(folder), mpp=None, resample=False
+        )
+        seconds = time.perf_counter() - started
+        files = {"input": source, "sr": made.sr, "labels": made.labels}
+        sizes = {name: path.stat().st_size for name, path in files.items() if path is not None}
+    return {
+        "networks": values["name"],
+        "input_size": size,
+        "output_size": made.size[0],
+        "tile": tile,
+        "seconds": seconds,
+        "megapixels_per_second": made.size[0] * made.size[1] / 1e6 / seconds,
+        "peak_bytes": timing.process_peak_bytes(),
+        "nuclei": made.nuclei,
+        "file_bytes": sizes,
+    }
