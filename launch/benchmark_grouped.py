@@ -196,7 +196,8 @@ def measure(
 
     Returns:
         network, crop; used: rows of the form in use; others: rows with times_slower, how many times
-        the step of the form in use they take; torch: a row, with times_faster where it was run.
+        the step of the form in use they take; torch: a row, with times_faster where it was run. The
+        same two in CPU time end in _cpu.
     """
     settings = settings or paper_config()
     values = config.resolved(settings)
@@ -216,13 +217,15 @@ def measure(
             repeats=repeats,
             trains=True,
         )
-        row["times_slower"] = row["seconds"] / used[naive_batch_size]["seconds"]
+        row["times_slower"] = _ratio(row, used[naive_batch_size])
+        row["times_slower_cpu"] = _ratio(row, used[naive_batch_size], "cpu_seconds")
         others.append(row)
     torch_row = timing.apart(
         measure_torch, values, batch_size=batch_size, repeats=repeats, trains=True
     )
     if "seconds" in torch_row:
-        torch_row["times_faster"] = used[batch_size]["seconds"] / torch_row["seconds"]
+        torch_row["times_faster"] = _ratio(used[batch_size], torch_row)
+        torch_row["times_faster_cpu"] = _ratio(used[batch_size], torch_row, "cpu_seconds")
     return {
         "network": values["generator"],
         "crop": values["data"]["crop"],
@@ -230,3 +233,7 @@ def measure(
         "others": others,
         "torch": torch_row,
     }
+
+
+def _ratio(a: Mapping[str, Any], b: Mapping[str, Any], of: str = "seconds") -> float:
+    return a[of] / b[of]

@@ -174,12 +174,12 @@ def measure_input(
     chosen = settings.data.placement
     on_device = chosen == "device" or (chosen == "auto" and jax.default_backend() != "cpu")
     rows = []
-    for placement, count in [("host", n) for n in workers] + [("auto", 0)] * on_device:
+    for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
         settings.data.update(placement=placement, workers=count)
         source = train.open_split(settings, "train", labels="mask" in stage.fields)
         batches = _batches(settings, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
-            continue  # the set does not fit or a step cannot run there
+            break  # the set does not fit or a step cannot run there
         rows.append(
             {
                 "placement": "host" if placement == "host" else "device",

@@ -26,8 +26,8 @@ from jax.sharding import PartitionSpec as P
 from histojax import command, host_memory, sharding
 from histojax.errors import UserError
 
-# A first run of more than so many seconds is counted itself, once, instead of warming up.
-PATIENCE = 10.0
+# No run is begun once so many seconds are gone.
+PATIENCE = 30.0
 
 
 def apart(
@@ -71,29 +71,39 @@ def _prepared(
 def repeated(
     run: Callable[[], Any], repeats: int, *, patience: float = PATIENCE
 ) -> dict[str, float]:
-    """Wall seconds of a run that blocks until its results are there.
+    """Seconds of a run that blocks until its results are there.
 
-    The first run warms up and is left out, unless it takes more than `patience` seconds: then it is
-    the only one.
+    The first run warms up and is left out, unless it alone takes more than `patience` seconds: then
+    it is the only one. Others follow until there are `repeats` or `patience` seconds are gone, and
+    at least one.
 
     Returns:
-        seconds (median), seconds_10 and seconds_90 (percentiles), repeats.
+        seconds (median), seconds_10 and seconds_90 (percentiles) of wall time; cpu_seconds (median
+        over the process's threads together), which other processes on the machine change less;
+        repeats.
     """
     first = _seconds(run)
-    taken = [first] if first > patience else [_seconds(run) for _ in range(repeats)]
-    low, high = np.percentile(taken, (10, 90))
+    taken = [first] if first[0] > patience else []
+    left = patience - first[0]
+    while not taken or (len(taken) < repeats and left > 0):
+        taken.append(_seconds(run))
+        left -= taken[-1][0]
+    wall, cpu = zip(*taken, strict=True)
+    low, high = np.percentile(wall, (10, 90))
     return {
-        "seconds": statistics.median(taken),
+        "seconds": statistics.median(wall),
         "seconds_10": float(low),
         "seconds_90": float(high),
+        "cpu_seconds": statistics.median(cpu),
         "repeats": len(taken),
     }
 
 
-def _seconds(run: Callable[[], Any]) -> float:
-    started = time.perf_counter()
+def _seconds(run: Callable[[], Any]) -> tuple[float, float]:
+    """Wall and CPU seconds of one run."""
+    wall, cpu = time.perf_counter(), time.process_time()
     run()
-    return time.perf_counter() - started
+    return time.perf_counter() - wall, time.process_time() - cpu
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
@@ -185,5 +195,5 @@ def matmul_peak(mesh: Mesh, dtype: Any, *, size: int | None = None, repeats: int
         )
     )
     product(left).block_until_ready()
-    seconds = [_seconds(lambda: product(left).block_until_ready()) for _ in range(repeats)]
+    seconds = [_seconds(lambda: product(left).block_until_ready())[0] for _ in range(repeats)]
     return 2.0 * mesh.size * size**3 / min(seconds)

@@ -28,3 +28,14 @@ def real_data() -> pathlib.Path:
     if not path.is_dir():
         pytest.skip(f"HISTOJAX_TEST_DATA={root} is not a folder")
     return path
+
+
+@pytest.fixture(scope="session")
+def trained_chain(tmp_path_factory) -> pathlib.Path:
+    """The workdir of a whole chain (generator, segmentation, srgan, joint), tiny; read only."""
+    from histojax import chain
+    from tests import tiny
+
+    workdir = tmp_path_factory.mktemp("chain") / "run"
+    chain.run(tiny.config("joint"), workdir)
+    return workdir

@@ -2,12 +2,16 @@
 
 import json
 
+import jax
 import numpy as np
 import tifffile
 from PIL import Image
 
 from configs import generator, joint, segmentation, srgan
+from histojax import checkpoint, runs
+from histojax import config as histojax_config
 from histojax.data import synthetic
+from histojax.stages import build_stage
 
 CONFIGS = {"generator": generator, "segmentation": segmentation, "srgan": srgan, "joint": joint}
 
@@ -65,3 +69,61 @@ def write_tiff(path, image, mpp=None):
     if mpp is not None:
         options = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     tifffile.imwrite(path, image, photometric="rgb", **options)
+
+
+def built(name, settings=None):
+    """(stage, its first state, one batch of noise) of a tiny config, in float32."""
+    settings = settings or config(name)
+    starts = {}
+    if name in ("srgan", "joint"):
+        inner = build_stage(config("segmentation"), {})
+        first = runs.fresh_state(inner, config("segmentation"))
+        starts["segmenter"] = first.variables("segmenter")
+    stage = build_stage(settings, starts)
+    return stage, runs.fresh_state(stage, settings), batch_for(stage)
+
+
+def batch_for(stage, size=4, crop=16):
+    """Smooth random images with their reductions, and a mask that the images show."""
+    rng = np.random.default_rng(3)
+    coarse = rng.integers(40, 216, (size, crop // 4, crop // 4, 3)).astype(np.uint8)
+    hr = coarse.repeat(4, 1).repeat(4, 2)
+    mask = (hr[..., 0] < 128).astype(np.uint8)
+    arrays = {"lr": coarse, "hr": hr, "mask": mask}
+    return {field: arrays[field] for field in stage.fields}
+
+
+def stepped(stage, state, batch, steps):
+    """(state after so many steps on one batch, metrics of each step)."""
+    step = jax.jit(stage.train_step)
+    history = []
+    for _ in range(steps):
+        state, metrics = step(state, batch)
+        history.append(jax.device_get(metrics))
+    return state, history
+
+
+def same(a, b):
+    """Whether two trees hold the same numbers, bit for bit."""
+    leaves = zip(jax.tree.leaves(plain(a)), jax.tree.leaves(plain(b)), strict=True)
+    return all(np.array_equal(x, y) for x, y in leaves)
+
+
+def plain(tree):
+    """A tree as NumPy arrays, typed keys as their numbers."""
+
+    def leaf(x):
+        if hasattr(x, "dtype") and jax.dtypes.issubdtype(x.dtype, jax.dtypes.prng_key):
+            x = jax.random.key_data(x)
+        return np.asarray(x)
+
+    return jax.tree.map(leaf, tree)
+
+
+def last_state(workdir, step=None):
+    """The whole state of a stage's last checkpoint, or of that of a step."""
+    settings = histojax_config.restored(histojax_config.read(workdir / "config.json"))
+    stage = build_stage(settings, {})
+    template = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    series = checkpoint.Series(workdir / "checkpoints" / "last")
+    return (series.restore(template) if step is None else series._read(step, template)).state

@@ -14,7 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv, full_precision, norm_layer, pixel_shuffle, pixel_unshuffle, upsample
+from histojax.models.layers import (
+    Conv,
+    full_precision,
+    max_pool,
+    norm_layer,
+    pixel_shuffle,
+    pixel_unshuffle,
+    upsample,
+)
 
 
 class InceptionBlock(nn.Module):
@@ -67,7 +75,7 @@ class InceptionBlock(nn.Module):
         else:
             five = nn.relu(conv(five, quarter, 3, "five_0"))
             five = nn.relu(conv(five, quarter, 3, "five_1"))
-        pooled = nn.max_pool(x, (3, 3), (1, 1), "SAME")
+        pooled = max_pool(x, 3, 1, padding=1)
         pooled = nn.relu(conv(pooled, quarter, 1, "pooled"))
         y = jnp.concatenate([one, three, five, pooled], -1)
         if self.fuse:
@@ -224,7 +232,7 @@ class InceptionUNet(nn.Module):
         levels = {}
         for n, blocks in enumerate(self.encoder):
             if n:
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x, 2, 2)
             for block in blocks:
                 x = block(x, train=train)
             if n >= self.depth - 1:

@@ -6,6 +6,7 @@ C_out), the layout of `flax.linen.Conv`, whatever form computes them, so trees a
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -287,6 +288,35 @@ def norm_layer(
     if kind == "none":
         return lambda x: x
     raise ValueError(f"norm {kind!r} is not one of batch, instance, none")
+
+
+def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax.Array:
+    """Maximum over square windows, one axis after the other.
+
+    Written as maxima of shifted slices: the gradient of XLA's reduce_window (select_and_scatter)
+    takes 20 to 30 times as long on CPU. Where a window's maximum is attained more than once the
+    gradient is shared among those pixels.
+
+    Args:
+      x: (B, H, W, C).
+      window, stride: in pixels.
+      padding: pixels of minus infinity on every side.
+
+    Returns:
+      (B, (H + 2 padding - window) // stride + 1, ..., C).
+    """
+    for axis in (1, 2):
+        if padding:
+            widths = [(0, 0, 0)] * 4
+            widths[axis] = (padding, padding, 0)
+            x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), widths)
+        count = (x.shape[axis] - window) // stride + 1
+        shifted = [
+            lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis)
+            for i in range(window)
+        ]
+        x = functools.reduce(jnp.maximum, shifted)
+    return x
 
 
 def full_precision(x: jax.Array) -> jax.Array:

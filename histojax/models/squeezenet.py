@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv
+from histojax.models.layers import Conv, max_pool
 
 # Fire module: (squeeze, expand) channels; those in POOLED follow a max pooling.
 FIRES = {
@@ -78,7 +78,7 @@ class SqueezeNet(nn.Module):
         found["conv1"] = x = nn.relu(conv1(x))
         for name in TAPS[1 : deepest + 1]:
             if name in POOLED:
-                x = nn.max_pool(x, (3, 3), (2, 2))
+                x = max_pool(x, 3, 2)
             found[name] = x = Fire(*FIRES[name], dtype=self.dtype, name=name)(x)
         return {tap: found[tap].astype(jnp.float32) for tap in taps}
 

@@ -12,7 +12,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv
+from histojax.models.layers import Conv, max_pool
 
 BLOCKS = ((64, 2), (128, 2), (256, 4), (512, 4), (512, 4))
 LAYERS = tuple(f"{b}_{i}" for b, (_, n) in enumerate(BLOCKS, 1) for i in range(1, n + 1))
@@ -63,7 +63,7 @@ class VGG19(nn.Module):
         x = x.astype(self.dtype)
         for index, layer in enumerate(LAYERS[: deepest // 2 + 1]):
             if index and layer.endswith("_1"):
-                x = nn.max_pool(x, (2, 2), (2, 2))
+                x = max_pool(x, 2, 2)
             x = Conv(BLOCKS[int(layer[0]) - 1][0], dtype=self.dtype, name=f"conv{layer}")(x)
             if f"conv{layer}" in taps:
                 found[f"conv{layer}"] = x.astype(jnp.float32)

@@ -193,3 +193,24 @@ def test_unknown_names_are_refused_with_the_choices():
         layers.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")
     with pytest.raises(ValueError, match="relu, prelu"):
         layers.activate("swish", jnp.zeros(1))
+
+
+@pytest.mark.parametrize(("window", "stride", "padding"), [(2, 2, 0), (3, 1, 1), (3, 2, 0)])
+def test_max_pool_is_linens_and_so_is_its_gradient(window, stride, padding):
+    x = jax.random.normal(jax.random.key(0), (2, 9, 11, 3))
+
+    def linen(x):
+        sides = [(padding, padding)] * 2
+        return nn.max_pool(x, (window, window), (stride, stride), sides)
+
+    def ours(x):
+        return layers.max_pool(x, window, stride, padding=padding)
+
+    np.testing.assert_array_equal(ours(x), linen(x))
+    ours_gradient, gradient = (jax.grad(lambda x, f=f: (f(x) ** 2).sum())(x) for f in (ours, linen))
+    np.testing.assert_allclose(ours_gradient, gradient, rtol=1e-6, atol=1e-6)
+
+
+def test_max_pool_shares_the_gradient_among_equals():
+    gradient = jax.grad(lambda x: layers.max_pool(x, 2, 2).sum())(jnp.ones((1, 2, 2, 1)))
+    np.testing.assert_allclose(gradient.ravel(), 0.25)

@@ -1,0 +1,128 @@
+"""Commands run as users run them: what they say and the status they end with."""
+
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from histojax import command
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+SMOKE = "--config=configs/generator.py:smoke"
+
+
+def run(module, *words):
+    """(exit status, standard error) of python -m histojax.MODULE."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"histojax.{module}", *map(str, words)],
+        cwd=ROOT,
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+def refused(module, *words):
+    """The one sentence that a command ends with, at status 2 and without a traceback."""
+    status, said = run(module, *words)
+    assert status == 2, said
+    assert "Traceback" not in said
+    last = said.strip().splitlines()[-1]
+    assert last.startswith("histojax: ")
+    assert len(last) < 500
+    return last
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ([], "--config is missing"),
+        (["--config=configs/none.py"], "--config=configs/none.py is not a file"),
+        (["--config=configs"], "--config=configs is not a file"),
+        (["--config=configs/generator.py:huge"], "size 'huge' is not known; choose one of smoke"),
+        ([SMOKE, "--nope=1"], "Unknown command line flag 'nope'"),
+        ([SMOKE, "word"], "'word' is not a flag"),
+        ([SMOKE, "--config.data.crpo=1"], "--config.data.crpo=1: the config has no such field; "
+         "did you mean 'crop'?"),
+        ([SMOKE, "--config.nothing.at=1"], "--config.nothing.at=1: the config has no such field"),
+        ([SMOKE, "--config.steps=many"], "--config.steps=many: invalid literal for int()"),
+        ([SMOKE, "--config.data=3"], "Failed to parse '3' as a ConfigDict"),
+    ],
+)
+def test_a_flag_that_cannot_be_read_is_one_sentence(words, expected):
+    assert expected in refused("main", *words)
+
+
+@pytest.mark.parametrize(
+    ("program", "expected"),
+    [
+        ("1 / 0", "ZeroDivisionError: division by zero"),
+        ("def get_config(:", "SyntaxError"),
+        ("def get_config(size=''): raise KeyError('depth')", "depth"),
+        ("", "has no attribute 'get_config'"),
+        (
+            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'name': 'x'})",
+            "the config 'x' lacks the field stage",
+        ),
+    ],
+)
+def test_a_config_file_that_fails_is_one_sentence(tmp_path, program, expected):
+    file = tmp_path / "broken.py"
+    file.write_text(program)
+    assert expected in refused("main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("--config.data.source=folder:/nowhere", "/nowhere"),
+        ("--config.data.source=nonsense", "data source 'nonsense' is unknown"),
+        ("--config.generator.cardinality=3", "do not divide into 3 groups"),
+        ("--config.precision=half", "precision='half' is not known"),
+        ("--config.init.generator=/nowhere", "/nowhere is not a workdir"),
+    ],
+)
+def test_a_bad_value_leaves_no_workdir(tmp_path, override, expected):
+    workdir = tmp_path / "run"
+    assert expected in refused("main", SMOKE, override, f"--workdir={workdir}")
+    assert not workdir.exists()
+
+
+def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    said = refused("main", SMOKE, f"--workdir={tmp_path / 'file' / 'run'}")
+    assert "cannot be written" in said
+
+
+def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
+    root = tiny.folder(tmp_path / "data")
+    file = root / "images" / "p1.png"
+    file.write_bytes(file.read_bytes()[:-200])
+    said = refused(
+        "main", SMOKE, f"--config.data.source=folder:{root}", f"--workdir={tmp_path / 'run'}"
+    )
+    assert "p1.png" in said
+
+
+def test_evaluate_and_predict_refuse_what_is_no_workdir(tmp_path):
+    assert "holds no config.json" in refused("evaluate", f"--workdir={tmp_path}")
+    said = refused("predict", f"--workdir={tmp_path}", f"--input={tmp_path}", "--output=/tmp/x")
+    assert "is a folder without images" in said
+    assert "workdir" in refused("evaluate")
+    assert "input" in refused("predict", f"--workdir={tmp_path}", "--output=/tmp/x")
+
+
+def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):
+    monkeypatch.setattr(
+        sys, "orig_argv", ["/usr/bin/python3", "-m", "histojax.main", "--workdir=my runs/a"]
+    )
+    assert command.repeatable() == "python -m histojax.main '--workdir=my runs/a'"
+    monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest"])
+    assert command.repeatable() is None

@@ -1,0 +1,234 @@
+import os
+import pathlib
+import random
+import signal
+import subprocess
+import sys
+import time
+
+import jax
+import numpy as np
+import pytest
+
+from histojax import train
+from histojax.data import pipeline
+from histojax.errors import UserError
+from histojax.metric_writer import read_metrics
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[1]
+ONE = jax.devices()[:1]
+
+
+def rows(workdir):
+    """metrics.jsonl without wall times."""
+    found = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("train") / "run"
+    train.train(tiny.config(), workdir, devices=ONE)
+    return workdir
+
+
+class Poisoned:
+    """Batches as floats; those of the given steps (the first is 1) hold one NaN."""
+
+    def __init__(self, batches, steps):
+        self._batches, self._steps, self._taken = batches, steps, 0
+
+    def __next__(self):
+        batch = {k: v.astype(np.float32) / 255 for k, v in next(self._batches).items()}
+        self._taken += 1
+        if self._taken in self._steps:
+            batch["hr"][0, 0, 0, 0] = np.nan
+        return batch
+
+    def __getattr__(self, name):
+        return getattr(self._batches, name)
+
+
+def poison(monkeypatch, steps):
+    made = pipeline.train_batches
+    monkeypatch.setattr(
+        train.pipeline, "train_batches", lambda *a, **k: Poisoned(made(*a, **k), set(steps))
+    )
+
+
+def test_a_run_leaves_what_a_workdir_holds(undisturbed):
+    assert sorted(p.name for p in (undisturbed / "checkpoints").iterdir()) == ["best", "last"]
+    assert [p.name for p in sorted((undisturbed / "samples").iterdir())] == [
+        "step_0000002.png",
+        "step_0000004.png",
+    ]
+    assert [(row["step"], row["split"]) for row in rows(undisturbed)] == [
+        (1, "train"), (2, "train"), (2, "val"), (3, "train"), (4, "train"), (4, "val"),
+    ]
+    state = tiny.last_state(undisturbed)
+    assert int(state.step) == 4
+    assert int(state.skipped) == 0
+
+
+def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
+    undisturbed, tmp_path, monkeypatch
+):
+    write = train.MetricWriter.write
+
+    def write_and_signal(self, step, split, values):
+        write(self, step, split, values)
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(train.MetricWriter, "write", write_and_signal)
+    with pytest.raises(train.Stopped, match="stopped at step 3, checkpoint written"):
+        train.train(tiny.config(), tmp_path, devices=ONE)
+    monkeypatch.undo()
+    assert int(tiny.last_state(tmp_path).step) == 3
+    train.train(tiny.config(), tmp_path, devices=ONE)
+    assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
+    assert rows(tmp_path) == rows(undisturbed)
+
+
+def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(
+    undisturbed, tmp_path, caplog
+):
+    train.train(tiny.config(), tmp_path, devices=ONE)
+    for file in (tmp_path / "checkpoints" / "last" / "4" / "state").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+    with caplog.at_level("WARNING"):
+        train.train(tiny.config(), tmp_path, devices=ONE)
+    assert "step 4 is damaged" in caplog.text
+    assert "using the one before" in caplog.text
+    assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
+    assert rows(tmp_path) == rows(undisturbed)
+
+
+def test_another_seed_gives_other_weights(undisturbed, tmp_path):
+    settings = tiny.config()
+    settings.seed = 1
+    train.train(settings, tmp_path, devices=ONE)
+    assert not tiny.same(tiny.last_state(tmp_path).params, tiny.last_state(undisturbed).params)
+
+
+def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
+    poison(monkeypatch, {2, 3})
+    train.train(tiny.config(), tmp_path, devices=ONE)
+    state = tiny.last_state(tmp_path)
+    assert int(state.step) == 4
+    assert int(state.skipped) == 2
+    assert int(state.skipped_in_a_row) == 0
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tiny.plain(state.params)))
+    trained = [row for row in rows(tmp_path) if row["split"] == "train"]
+    assert [row["skipped"] for row in trained] == [0, 1, 2, 2]
+    assert [row["loss"] is None for row in trained] == [False, True, True, False]
+
+
+def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_path, monkeypatch):
+    poison(monkeypatch, range(3, 99))
+    settings = tiny.config(steps=10)
+    settings.max_skipped = 3
+    with pytest.raises(UserError, match="3 steps in a row were not finite") as failure:
+        train.train(settings, tmp_path, devices=ONE)
+    assert f"{tmp_path}/checkpoints/last/4" in str(failure.value)
+    before, after = tiny.last_state(tmp_path, 2), tiny.last_state(tmp_path, 4)
+    for part in ("params", "ema", "opt_state", "statistics"):
+        assert tiny.same(getattr(before, part), getattr(after, part))
+    assert int(after.skipped) == 2
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("steps", 0, "steps=0 has to be a whole number of 1 or more"),
+        ("data.crop", 18, "data.crop=18 has to be a multiple of data.scale=4"),
+        ("eval.crop", 30, "eval.crop=30 has to be a multiple of data.scale=4"),
+        ("data.batch_size", 7, "data.batch_size=7 has to be a multiple of the 2 devices; choose 8"),
+    ],
+)
+def test_a_value_out_of_range_is_named(field, value, message):
+    settings = tiny.config()
+    settings.update_from_flattened_dict({field: value})
+    with pytest.raises(UserError, match=message):
+        train.check(settings, devices=2)
+
+
+def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+    settings = tiny.config()
+    settings.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
+    settings.data.crop = 128
+    with pytest.raises(UserError, match=r"p\d"):
+        train.train(settings, tmp_path / "run", devices=ONE)
+    assert not (tmp_path / "run").exists()
+
+
+def test_better_goes_by_the_rule_and_passes_over_what_is_not_finite():
+    progress = train.Progress()
+    values = [1.0, float("nan"), 0.5, 2.0]
+    assert [train.better(("x", "max"), {"x": v}, progress) for v in values] == [
+        True, False, False, True,
+    ]
+    progress = train.Progress()
+    assert [train.better(("x", "min"), {"x": v}, progress) for v in values] == [
+        True, False, True, False,
+    ]
+
+
+def command(workdir):
+    overrides = {
+        "steps": 150, "log.every": 10, "checkpoint.every": 10, "eval.every": 75,
+        "data.crop": 16, "generator.features": 8, "generator.width": 8, "data.synthetic.train": 4,
+        "data.synthetic.size": 64, "eval.crop": 32,
+    }
+    return [
+        sys.executable, "-m", "histojax.main", "--config=configs/generator.py:smoke",
+        f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in overrides.items()),
+    ]
+
+
+def start(workdir):
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    return subprocess.Popen(
+        command(workdir), cwd=ROOT, env=environment, text=True,
+        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+    )
+
+
+def after_first_checkpoint(process, workdir, wait):
+    """Waits for a checkpoint that was not there before, and a moment more."""
+    folder = workdir / "checkpoints" / "last"
+    before = {p.name for p in folder.glob("[0-9]*")}
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if {p.name for p in folder.glob("[0-9]*") if p.name.isdigit()} - before:
+            break
+        time.sleep(0.002)
+    time.sleep(wait)
+
+
+def test_killed_and_terminated_runs_end_in_the_undisturbed_weights(tmp_path):
+    with start(tmp_path / "a") as process:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    wait = random.Random(5)
+    with start(tmp_path / "b") as process:
+        after_first_checkpoint(process, tmp_path / "b", wait.uniform(0, 0.1))
+        process.kill()
+        process.communicate(timeout=300)
+        assert process.returncode == -signal.SIGKILL
+    assert not (tmp_path / "b" / "summary.json").exists()
+    with start(tmp_path / "b") as process:
+        after_first_checkpoint(process, tmp_path / "b", wait.uniform(0, 0.05))
+        process.terminate()
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+        assert "going on from step" in said
+        assert "checkpoint written; the same command goes on from there" in said
+    assert 0 < int(tiny.last_state(tmp_path / "b").step) < 150
+    with start(tmp_path / "b") as process:
+        said = process.communicate(timeout=300)[1]
+        assert process.returncode == 0, said
+    assert tiny.same(tiny.last_state(tmp_path / "b"), tiny.last_state(tmp_path / "a"))
+    assert rows(tmp_path / "b") == rows(tmp_path / "a")
