@@ -30,17 +30,17 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel": "l1",
             "pixel_weight": 1.0,
             "features": srgan.feature_group(size),
-            "adversarial": {"form": "relativistic", "weight": 2e-2},  # 0: off
+            "adversarial": {"form": "relativistic", "weight": 1e-2},  # 0: off
             "bce_weight": 0.5,
             "dice_weight": 0.5,
             "squared_dice": False,
-            "mask_weight": 0.05,  # mask loss on the enhanced image, through the generator
-            "real_mask_weight": 0.02,  # on the real image, to keep the segmenter's skill
+            "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator
+            "real_mask_weight": 0.05,  # on the real image, to keep the segmenter's skill
         }
     )
     # Step at which each network starts to learn; -1: never.
     config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
-    config.ema_decay = 0.995
+    config.ema_decay = 0.99
     config.data.augmentation = ConfigDict(
         {"flips": True, "rotations": True, "stain_sigma": 0.1, "stain_bias": 0.02}
     )
@@ -48,13 +48,13 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
     config.optimizer = base.optimizer(
-        {"smoke": 1e-4, "laptop": 1e-4, "gpu": 5e-5, "paper": 5e-5}[size]
+        {"smoke": 1e-4, "laptop": 5e-5, "gpu": 5e-5, "paper": 5e-5}[size]
     )
     config.segmenter_optimizer = base.optimizer(
-        {"smoke": 5e-4, "laptop": 5e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=1e-4
+        {"smoke": 5e-4, "laptop": 3e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=1e-4
     )
     config.discriminator_optimizer = base.optimizer(
-        {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5
+        {"smoke": 2e-4, "laptop": 1e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5
     )
     config.init.generator = start
     config.init.segmenter = start.init.segmenter
