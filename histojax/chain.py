@@ -28,7 +28,16 @@ from histojax.stages import build_stage
 Tree = Any
 # What every config has, whatever its stage.
 FIELDS = (
-    "name", "stage", "seed", "steps", "precision", "data", "eval", "checkpoint", "log", "init",
+    "name",
+    "stage",
+    "seed",
+    "steps",
+    "precision",
+    "data",
+    "eval",
+    "checkpoint",
+    "log",
+    "init",
 )
 
 
@@ -112,7 +121,7 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         stage = build_stage(settings, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
-            train.open_split(settings, split, labels="mask" in stage.fields)
+            runs.open_split(settings, split, labels="mask" in stage.fields, crop=settings.data.crop)
         batch = runs.example_batch(settings, settings.eval.crop)
         try:
             jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})
@@ -194,9 +203,7 @@ def summarise_stage(trained: runs.Run) -> dict[str, Any]:
     return summary
 
 
-def summarise_chain(
-    workdir: pathlib.Path, names: list[str], *, seconds: float
-) -> dict[str, Any]:
+def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) -> dict[str, Any]:
     """The table over all stages, with the chain's own summary.json and report.html."""
     if jax.process_index() != 0:
         return {}

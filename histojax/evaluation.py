@@ -166,9 +166,7 @@ def run_enhancer(run: runs.Run, sizes: Sequence[tuple[int, int]]) -> Callable[[I
     return lambda lr: network(lr, core=core)["sr"]
 
 
-def run_segmenter(
-    run: runs.Run, sizes: Sequence[tuple[int, int]]
-) -> Callable[[Image], np.ndarray]:
+def run_segmenter(run: runs.Run, sizes: Sequence[tuple[int, int]]) -> Callable[[Image], np.ndarray]:
     """A run's segmenter on whole images, at the threshold its checkpoint records."""
     network = inference.segmenter(run)
     core, threshold = network.core(sizes), run.meta["thresholds"]["mask"]
@@ -321,7 +319,7 @@ def score_workdir(
     if data is not None:
         settings.data.source = data
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
-    source = open_data(settings, split, labels=needs_masks)
+    source = runs.open_split(settings, split, labels=needs_masks)
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")
@@ -337,8 +335,9 @@ def score_workdir(
         "metrics": summary_of(results),
         "differences": differences_of(results, comparisons(methods)),
         "data": {
-            "source": "folder" if settings.data.source.startswith("folder:") else
-            settings.data.source,
+            "source": "folder"
+            if settings.data.source.startswith("folder:")
+            else settings.data.source,
             "split": split,
             "images": len(source),
             "fingerprint": source.fingerprint(),
@@ -348,20 +347,6 @@ def score_workdir(
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
     return table
-
-
-def open_data(settings: ConfigDict, split: str, *, labels: bool) -> sources.Source:
-    """A split of the config's data for evaluation of whole images."""
-    data = settings.data
-    return sources.open_source(
-        data.source,
-        split=split,
-        seed=settings.seed,
-        group_pattern=data.group_pattern,
-        synthetic=data.synthetic.to_dict(),
-        require_labels=labels,
-        scale=data.scale,
-    )
 
 
 def comparisons(methods: Methods) -> list[tuple[str, str]]:

@@ -84,6 +84,7 @@ def predict_files(
         )
     return list(done.values())
 
+
 def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The images among files and folders, in order of name.
 

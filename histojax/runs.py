@@ -11,6 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
+from histojax.data import sources
 from histojax.errors import UserError
 from histojax.stages import build_stage
 from histojax.stages.state import State
@@ -122,3 +123,30 @@ def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
     """
     run = load(workdir)
     return {name: run.state.variables(name, averaged=True) for name in run.state.params}
+
+
+def open_split(
+    settings: ConfigDict, split: str, *, labels: bool, crop: int | None = None
+) -> sources.Source:
+    """A split of the data that a config names.
+
+    Args:
+        settings: a run's config.
+        split: "train", "val", "test" or "all".
+        labels: whether every image has to be annotated.
+        crop: smallest side that every image must have, px.
+
+    Raises:
+        UserError: for whatever is wrong with the data.
+    """
+    data = settings.data
+    return sources.open_source(
+        data.source,
+        split=split,
+        seed=settings.seed,
+        group_pattern=data.group_pattern,
+        synthetic=data.synthetic.to_dict(),
+        require_labels=labels,
+        crop=crop,
+        scale=data.scale,
+    )

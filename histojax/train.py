@@ -16,7 +16,7 @@ from absl import logging
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config, runs, sharding
-from histojax.data import pipeline, sources
+from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.metric_writer import MetricWriter
 from histojax.progress import ProgressLine, say
@@ -28,25 +28,6 @@ Tree = Any
 
 class Stopped(Exception):
     """The run was asked to stop, and its checkpoint is written."""
-
-
-def open_split(settings: ConfigDict, split: str, *, labels: bool) -> sources.Source:
-    """A split of the config's data, with what a run needs of it checked.
-
-    Raises:
-        UserError: for whatever is wrong with the data.
-    """
-    data = settings.data
-    return sources.open_source(
-        data.source,
-        split=split,
-        seed=settings.seed,
-        group_pattern=data.group_pattern,
-        synthetic=data.synthetic.to_dict(),
-        require_labels=labels,
-        crop=data.crop,
-        scale=data.scale,
-    )
 
 
 def train(
@@ -72,8 +53,8 @@ def train(
     check(settings, len(devices or jax.devices()))
     stage = build_stage(settings, starts or {})
     labels = "mask" in stage.fields
-    source = open_split(settings, "train", labels=labels)
-    held_out = open_split(settings, "val", labels=labels)
+    source = runs.open_split(settings, "train", labels=labels, crop=settings.data.crop)
+    held_out = runs.open_split(settings, "val", labels=labels, crop=settings.data.crop)
     config.claim(settings, workdir)
 
     mesh = sharding.data_mesh(devices)
@@ -129,6 +110,7 @@ def train(
         if writer is not None:
             writer.write(step, split, {**values, "seconds": progress.seconds})
 
+    recent: list[dict[str, jax.Array]] = []
     resumed_at, started = progress.seconds, time.perf_counter()
     # Dispatch runs ahead of the device, so metrics are read only where they are wanted.
     with _stop_signals() as stop:
@@ -138,12 +120,14 @@ def train(
                     say(f"{settings.name}: from step {step}, {phases[step]}")
                 batch = sharding.place_batch(next(batches), mesh)
                 state, metrics = take_step(state, batch)
+                recent.append(metrics)
                 step += 1
                 done = step == settings.steps
                 progress.seconds = resumed_at + time.perf_counter() - started
                 logged = step % settings.log.every == 0 or done
                 if logged:
-                    values = {name: float(value) for name, value in metrics.items()}
+                    values = mean_metrics(jax.device_get(recent))
+                    recent.clear()
                     record("train", values)
                     line.show(step, values)
                     _check_finite(values, settings, workdir, last)
@@ -171,15 +155,27 @@ def train(
     return runs.load(workdir)
 
 
+def mean_metrics(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """Each metric since the last line: the mean of the finite values, the last of the counts."""
+    values = {}
+    for name, last in rows[-1].items():
+        finite = [row[name] for row in rows if np.isfinite(row[name])]
+        counts = name.startswith("skipped")
+        values[name] = float(last if counts or not finite else np.mean(finite))
+    return values
+
+
 def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
     """Prints what is trained: each network's fields, parameters and GFLOP a forward image."""
     batch = {k: jax.numpy.asarray(v) for k, v in runs.example_batch(settings).items()}
     for name, module in stage.networks.items():
         image = (batch["lr"] if name == "generator" else batch["hr"]).astype(np.float32)
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params[name]))
-        cost = jax.jit(lambda v, x, m=module: m.apply(v, x, train=False)).lower(
-            state.variables(name), image
-        ).cost_analysis()
+        cost = (
+            jax.jit(lambda v, x, m=module: m.apply(v, x, train=False))
+            .lower(state.variables(name), image)
+            .cost_analysis()
+        )
         flop = (cost or {}).get("flops", math.nan)
         fields = ", ".join(f"{k}={v}" for k, v in settings.get(name, {}).items())
         say(
@@ -195,11 +191,16 @@ def check(settings: ConfigDict, devices: int) -> None:
         UserError: for a value out of its range.
     """
     data = settings.data
-    for name, value in (("steps", settings.steps), ("data.crop", data.crop),
-                        ("data.batch_size", data.batch_size), ("log.every", settings.log.every),
-                        ("eval.every", settings.eval.every), ("eval.crop", settings.eval.crop),
-                        ("eval.batch_size", settings.eval.batch_size),
-                        ("checkpoint.every", settings.checkpoint.every)):
+    for name, value in (
+        ("steps", settings.steps),
+        ("data.crop", data.crop),
+        ("data.batch_size", data.batch_size),
+        ("log.every", settings.log.every),
+        ("eval.every", settings.eval.every),
+        ("eval.crop", settings.eval.crop),
+        ("eval.batch_size", settings.eval.batch_size),
+        ("checkpoint.every", settings.checkpoint.every),
+    ):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} has to be a whole number of 1 or more")
     for name, crop in (("data.crop", data.crop), ("eval.crop", settings.eval.crop)):

@@ -82,8 +82,9 @@ class Validation:
             figures.write_samples(
                 self._workdir / "samples" / f"step_{step:07d}.png", shown, scale=self._scale
             )
-        return {name: float(total / count) if count else 1.0 for name, (total, count) in
-                sums.items()}
+        return {
+            name: float(total / count) if count else 1.0 for name, (total, count) in sums.items()
+        }
 
 
 def better(rule: tuple[str, str], values: Mapping[str, float], progress: Progress) -> bool:

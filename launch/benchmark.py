@@ -121,7 +121,6 @@ def main(argv: Sequence[str]) -> None:
     forms = chosen(_FORMS.value, layers.GROUPED_FORMS[1:], "forms")
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
     result: dict[str, Any] = {
-        "config": flags.FLAGS["config"].config_filename,
         "cores_used": cores(),
         "load_average": list(os.getloadavg()),
         **apart(chain.circumstances),
@@ -152,6 +151,7 @@ def main(argv: Sequence[str]) -> None:
     }
     wanted = [name for name in what if name in options]
     if wanted:
+        result["config"] = flags.FLAGS["config"].config_filename
         result["stages"] = {stage: {} for stage in stages}
         for stage in stages:
             for name in wanted:

@@ -126,9 +126,7 @@ def torch_generator(fields: Mapping[str, Any]) -> Any:
     )
 
 
-def measure_torch(
-    values: Mapping[str, Any], *, batch_size: int, repeats: int
-) -> dict[str, Any]:
+def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -> dict[str, Any]:
     """The same training step in PyTorch: channels_last, float32, Adam, averaged parameters, on CPU.
 
     Returns:

@@ -80,14 +80,12 @@ def measure_step(
     size = settings.data.batch_size
     stage = untrained_stage(settings)
     state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
-    source = train.open_split(settings, "train", labels="mask" in stage.fields)
+    source = runs.open_split(settings, "train", labels="mask" in stage.fields)
     batches = _batches(settings, source, stage.fields, sharding=sharding.batch_sharding(mesh))
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
 
-    take_step, measured = timing.compiled(
-        sharding.train_step(stage.train_step, mesh), state, batch
-    )
+    take_step, measured = timing.compiled(sharding.train_step(stage.train_step, mesh), state, batch)
 
     def step() -> None:
         nonlocal state
@@ -176,7 +174,7 @@ def measure_input(
     rows = []
     for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
         settings.data.update(placement=placement, workers=count)
-        source = train.open_split(settings, "train", labels="mask" in stage.fields)
+        source = runs.open_split(settings, "train", labels="mask" in stage.fields)
         batches = _batches(settings, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
             break  # the set does not fit or a step cannot run there
@@ -194,9 +192,7 @@ def measure_input(
     return rows
 
 
-def _input_rate(
-    batches: Any, settings: ConfigDict, images: int, seconds: float
-) -> dict[str, Any]:
+def _input_rate(batches: Any, settings: ConfigDict, images: int, seconds: float) -> dict[str, Any]:
     """Pairs a second of batches drawn one after the other, once the images have been read.
 
     Before, batches are drawn for one visit of every image by every worker, or for twice `seconds`,

@@ -15,8 +15,9 @@ def tables(result: Mapping[str, Any]) -> str:
         ("tiled inference", "inference", _inference_rows),
         ("input pipeline alone", "input", _input_rows),
     ):
-        found = [row for stage, made in stages.items() if name in made
-                 for row in rows(stage, made[name])]
+        found = [
+            row for stage, made in stages.items() if name in made for row in rows(stage, made[name])
+        ]
         if found:
             parts.append(f"{title}\n{aligned(found)}")
     if "grouped" in result:
@@ -43,7 +44,8 @@ def aligned(rows: Sequence[Mapping[str, str]]) -> str:
 def _circumstances(result: Mapping[str, Any]) -> str:
     hardware, versions = result["hardware"], result["versions"]
     return (
-        f"{result['config']} on {hardware['devices']} x {hardware['kind']} "
+        (f"{result['config']}\n" if "config" in result else "")
+        + f"{hardware['devices']} x {hardware['kind']} "
         f"({hardware['platform']}), {hardware['host']}, {len(result['cores_used'])} of "
         f"{hardware['cores']} cores, load {result['load_average'][0]:.1f}\n"
         + ", ".join(f"{name} {version}" for name, version in versions.items())
@@ -85,9 +87,7 @@ def _step_rows(stage: str, row: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _inference_rows(
-    stage: str, rows: Mapping[str, Mapping[str, Any]]
-) -> list[dict[str, str]]:
+def _inference_rows(stage: str, rows: Mapping[str, Mapping[str, Any]]) -> list[dict[str, str]]:
     return [
         {
             "stage": stage,
@@ -159,6 +159,7 @@ def _streaming(row: Mapping[str, Any]) -> str:
     nuclei = "" if row["nuclei"] is None else f", {row['nuclei']:,} nuclei"
     return (
         f"streaming\n{size:,} x {size:,} -> {made:,} x {made:,} px, {row['networks']}, untrained: "
-        f"{row['seconds']:.0f} s, {row['megapixels_per_second']:.2f} MP/s, "
+        f"{row['seconds']:.0f} s ({row['cpu_seconds']:.0f} s CPU), "
+        f"{row['megapixels_per_second']:.2f} MP/s, "
         f"peak {_mib(row['peak_bytes'])} MiB{nuclei}"
     )

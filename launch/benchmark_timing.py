@@ -155,8 +155,9 @@ def peak_memory() -> dict[str, Any]:
 
     peak_of is "device", the fullest device's, where the backend counts it, else "process".
     """
-    counts = [(device.memory_stats() or {}).get("peak_bytes_in_use")
-              for device in jax.local_devices()]
+    counts = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
+    ]
     if None not in counts:
         return {"peak_bytes": max(counts), "peak_of": "device"}
     return {"peak_bytes": process_peak_bytes(), "peak_of": "process"}

@@ -3,6 +3,7 @@ optimiser is off, because compiling takes far longer than the tiny networks of t
 
 import os
 import pathlib
+import tempfile
 
 os.environ["XLA_FLAGS"] = " ".join(
     [
@@ -12,6 +13,11 @@ os.environ["XLA_FLAGS"] = " ".join(
     ]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+    # What one test has compiled, the others need not.
+    _cache = tempfile.TemporaryDirectory(prefix="histojax-tests-", ignore_cleanup_errors=True)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import pytest
 

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from histojax import command
+from histojax import chain, command
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -48,8 +48,10 @@ def refused(module, *words):
         (["--config=configs/generator.py:huge"], "size 'huge' is not known; choose one of smoke"),
         ([SMOKE, "--nope=1"], "Unknown command line flag 'nope'"),
         ([SMOKE, "word"], "'word' is not a flag"),
-        ([SMOKE, "--config.data.crpo=1"], "--config.data.crpo=1: the config has no such field; "
-         "did you mean 'crop'?"),
+        (
+            [SMOKE, "--config.data.crpo=1"],
+            "--config.data.crpo=1: the config has no such field; did you mean 'crop'?",
+        ),
         ([SMOKE, "--config.nothing.at=1"], "--config.nothing.at=1: the config has no such field"),
         ([SMOKE, "--config.steps=many"], "--config.steps=many: invalid literal for int()"),
         ([SMOKE, "--config.data=3"], "Failed to parse '3' as a ConfigDict"),
@@ -67,7 +69,8 @@ def test_a_flag_that_cannot_be_read_is_one_sentence(words, expected):
         ("def get_config(size=''): raise KeyError('depth')", "depth"),
         ("", "has no attribute 'get_config'"),
         (
-            "from ml_collections import ConfigDict\ndef get_config(): return ConfigDict({'name': 'x'})",
+            "from ml_collections import ConfigDict\n"
+            "def get_config(): return ConfigDict({'name': 'x'})",
             "the config 'x' lacks the field stage",
         ),
     ],
@@ -77,6 +80,19 @@ def test_a_config_file_that_fails_is_one_sentence(tmp_path, program, expected):
     file.write_text(program)
     assert expected in refused("main", f"--config={file}", f"--workdir={tmp_path / 'run'}")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
+    settings = tiny.config("joint")
+    command._start_from(settings, "", "segmenter", "/runs/s")
+    assert settings.init.segmenter == "/runs/s"
+    assert settings.init.generator.init.segmenter == "/runs/s"
+    command._start_from(settings, "init.generator.", "generator", "/runs/g")
+    assert settings.init.generator.init.generator == "/runs/g"
+    assert [stage.name for stage in chain.stages_of(settings)] == ["srgan", "joint"]
+    alone = tiny.config("generator")
+    command._start_from(alone, "", "generator", "/runs/g")
+    assert alone.init.to_dict() == {"generator": "/runs/g"}
 
 
 @pytest.mark.parametrize(

@@ -64,16 +64,19 @@ def test_a_run_leaves_what_a_workdir_holds(undisturbed):
         "step_0000004.png",
     ]
     assert [(row["step"], row["split"]) for row in rows(undisturbed)] == [
-        (1, "train"), (2, "train"), (2, "val"), (3, "train"), (4, "train"), (4, "val"),
+        (1, "train"),
+        (2, "train"),
+        (2, "val"),
+        (3, "train"),
+        (4, "train"),
+        (4, "val"),
     ]
     state = tiny.last_state(undisturbed)
     assert int(state.step) == 4
     assert int(state.skipped) == 0
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
-    undisturbed, tmp_path, monkeypatch
-):
+def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(undisturbed, tmp_path, monkeypatch):
     write = train.MetricWriter.write
 
     def write_and_signal(self, step, split, values):
@@ -91,9 +94,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
     assert rows(tmp_path) == rows(undisturbed)
 
 
-def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(
-    undisturbed, tmp_path, caplog
-):
+def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, tmp_path, caplog):
     train.train(tiny.config(), tmp_path, devices=ONE)
     for file in (tmp_path / "checkpoints" / "last" / "4" / "state").rglob("*"):
         if file.is_file():
@@ -168,31 +169,72 @@ def test_better_goes_by_the_rule_and_passes_over_what_is_not_finite():
     progress = train.Progress()
     values = [1.0, float("nan"), 0.5, 2.0]
     assert [train.better(("x", "max"), {"x": v}, progress) for v in values] == [
-        True, False, False, True,
+        True,
+        False,
+        False,
+        True,
     ]
     progress = train.Progress()
     assert [train.better(("x", "min"), {"x": v}, progress) for v in values] == [
-        True, False, True, False,
+        True,
+        False,
+        True,
+        False,
     ]
+
+
+def test_many_processes_compare_notes_only_where_they_wait_anyway(monkeypatch):
+    from jax.experimental import multihost_utils
+
+    asked = []
+
+    def gather(value):
+        asked.append(int(value))
+        return np.asarray([0, 1])
+
+    monkeypatch.setattr(multihost_utils, "process_allgather", gather)
+    assert train._asked([signal.SIGTERM], together=False)
+    assert not train._asked([], together=True)
+    assert asked == []
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert not train._asked([signal.SIGTERM], together=False)
+    assert asked == []
+    assert train._asked([], together=True)
+    assert asked == [0]
 
 
 def command(workdir):
     overrides = {
-        "steps": 150, "log.every": 10, "checkpoint.every": 10, "eval.every": 75,
-        "data.crop": 16, "generator.features": 8, "generator.width": 8, "data.synthetic.train": 4,
-        "data.synthetic.size": 64, "eval.crop": 32,
+        "steps": 90,
+        "log.every": 10,
+        "checkpoint.every": 10,
+        "eval.every": 45,
+        "data.crop": 16,
+        "generator.features": 8,
+        "generator.width": 8,
+        "data.synthetic.train": 4,
+        "data.synthetic.size": 64,
+        "eval.crop": 32,
     }
     return [
-        sys.executable, "-m", "histojax.main", "--config=configs/generator.py:smoke",
-        f"--workdir={workdir}", *(f"--config.{k}={v}" for k, v in overrides.items()),
+        sys.executable,
+        "-m",
+        "histojax.main",
+        "--config=configs/generator.py:smoke",
+        f"--workdir={workdir}",
+        *(f"--config.{k}={v}" for k, v in overrides.items()),
     ]
 
 
 def start(workdir):
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
-        command(workdir), cwd=ROOT, env=environment, text=True,
-        stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
+        command(workdir),
+        cwd=ROOT,
+        env=environment,
+        text=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
 
 
@@ -226,7 +268,7 @@ def test_killed_and_terminated_runs_end_in_the_undisturbed_weights(tmp_path):
         assert process.returncode == 0, said
         assert "going on from step" in said
         assert "checkpoint written; the same command goes on from there" in said
-    assert 0 < int(tiny.last_state(tmp_path / "b").step) < 150
+    assert 0 < int(tiny.last_state(tmp_path / "b").step) < 90
     with start(tmp_path / "b") as process:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said

@@ -1,5 +1,6 @@
 """Configs so small that every stage trains in seconds, and folders of images to train on."""
 
+import functools
 import json
 
 import jax
@@ -74,13 +75,16 @@ def write_tiff(path, image, mpp=None):
 def built(name, settings=None):
     """(stage, its first state, one batch of noise) of a tiny config, in float32."""
     settings = settings or config(name)
-    starts = {}
-    if name in ("srgan", "joint"):
-        inner = build_stage(config("segmentation"), {})
-        first = runs.fresh_state(inner, config("segmentation"))
-        starts["segmenter"] = first.variables("segmenter")
+    starts = {"segmenter": segmenter_start()} if name in ("srgan", "joint") else {}
     stage = build_stage(settings, starts)
     return stage, runs.fresh_state(stage, settings), batch_for(stage)
+
+
+@functools.cache
+def segmenter_start():
+    """Variables of an untrained segmentation stage."""
+    settings = config("segmentation")
+    return runs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
 
 
 def batch_for(stage, size=4, crop=16):

@@ -217,9 +217,7 @@ def _runs(x: np.ndarray, y: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     return [(x[a:b], y[a:b]) for a, b in zip(starts, ends, strict=True) if b > a]
 
 
-def _band(
-    x: np.ndarray, low: np.ndarray, high: np.ndarray
-) -> list[tuple[np.ndarray, np.ndarray]]:
+def _band(x: np.ndarray, low: np.ndarray, high: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Outlines of the area between two bounds, one for each stretch without a gap."""
     lower, upper = _runs(x, low), _runs(x, high)
     return [
@@ -229,9 +227,7 @@ def _band(
     ]
 
 
-def _binned(
-    x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+def _binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Means, minima and maxima of about _POINTS bins of equally many points; NaN if all are."""
     edges = np.linspace(0, len(y), _POINTS + 1).round().astype(int)
     rows = []

@@ -144,8 +144,9 @@ def write_comparison(
     full = [c for c, p in pictures.items() if p.shape[0] * p.shape[1] == largest]
     reference = pictures["hr" if "hr" in pictures else full[-1]]
     height, width = reference.shape[:2]
-    scales = {caption: _ratio(caption, picture, height, width)
-              for caption, picture in pictures.items()}
+    scales = {
+        caption: _ratio(caption, picture, height, width) for caption, picture in pictures.items()
+    }
     step = max(scales.values())
     side = max(min(size, height, width) // step * step, step)
     captions = list(pictures)
@@ -155,6 +156,7 @@ def write_comparison(
 
     rows = []
     for y, x in busiest(reference, side, count=crops, step=step):
+
         def cut(caption: str, y: int = y, x: int = x) -> tuple[str, np.ndarray]:
             r = scales[caption]
             part = pictures[caption][y // r : (y + side) // r, x // r : (x + side) // r]

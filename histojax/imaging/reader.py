@@ -220,13 +220,15 @@ def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np
     path = pathlib.Path(path)
     if _kind(path) != "TIFF":
         raise UserError(f"{path} is not a TIFF: regions of labels are read from TIFF alone")
-    with open_tiff(path) as tiff, refused_if_damaged(path):
-        page = _label_page(path, tiff)
+    with open_tiff(path) as tiff:
+        with refused_if_damaged(path):
+            page = _label_page(path, tiff)
         if page.samplesperpixel != 1 or orientation_of(page) != 1:
             raise UserError(f"{path} is not an upright label map of one channel: read it whole")
         if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
             raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
-        raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
+        with refused_if_damaged(path):
+            raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
     return raw[..., 0].astype(np.int32)
 
 

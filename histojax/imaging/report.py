@@ -80,8 +80,10 @@ def chain_report(workdir: str | Path) -> Path:
     name = str(summary.get("name") or config.get("name") or workdir.name)
     folders = _stage_folders(workdir, config, summary)
     album = Album()
-    sections = [Section("Results", _results(summary, list(folders))),
-                Section("Evaluation", _evaluation(workdir, album))]
+    sections = [
+        Section("Results", _results(summary, list(folders))),
+        Section("Evaluation", _evaluation(workdir, album)),
+    ]
     for stage, (folder, own) in folders.items():
         own = own or _read(folder / "summary.json")
         link = quote(f"{folder.relative_to(workdir).as_posix()}/report.html")
@@ -107,9 +109,7 @@ def chain_report(workdir: str | Path) -> Path:
     return _finish(workdir, f"histojax: {name}", lead, sections, album)
 
 
-def prediction_index(
-    path: str | Path, *, workdir: str, rows: Sequence[tuple[Any, Any]]
-) -> None:
+def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any, Any]]) -> None:
     """Writes the index.html of predictions.
 
     Args:
@@ -398,8 +398,9 @@ def _samples(workdir: Path, album: Album, *, strip: bool = True) -> str:
             if focus is not None:
                 stages.append(album.place(Picture(f"step {_step_of(sheet):,}", focus)))
         if stages:
-            parts.append(f'<h3>One crop as training went on</h3><div class="strip">'
-                         f"{''.join(stages)}</div>")
+            parts.append(
+                f'<h3>One crop as training went on</h3><div class="strip">{"".join(stages)}</div>'
+            )
     return "".join(parts)
 
 
@@ -416,15 +417,18 @@ def _evaluation(workdir: Path, album: Album) -> str:
     places = sorted({round(i * (len(figures) - 1) / max(count - 1, 1)) for i in range(count)})
     parts = []
     if count < len(figures):
-        parts.append(f"<p>{count} of {len(figures):,} images, the others in "
-                     f"<code>evaluation/figures</code>.</p>")
+        parts.append(
+            f"<p>{count} of {len(figures):,} images, the others in "
+            f"<code>evaluation/figures</code>.</p>"
+        )
     for place in places:
         path = figures[place]
         picture = read_picture(
             path, f"{path.stem}: the windows with most detail, as framed at the left."
         )
         parts.append(
-            album.place(picture) if picture is not None
+            album.place(picture)
+            if picture is not None
             else missing(f"{path.name} cannot be read as a picture.")
         )
     return "".join(parts)

@@ -154,7 +154,7 @@ def score_table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]], *, capti
         )
         note = "<small>reads the real image</small>" if reference else ""
         body.append(
-            f'<tr{" class=reference" if reference else ""}>'
+            f"<tr{' class=reference' if reference else ''}>"
             f'<th scope="row">{text(method_label(method))}{note}</th>{cells}</tr>'
         )
     return (

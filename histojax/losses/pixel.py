@@ -16,9 +16,7 @@ def mse(*, prediction: jax.Array, target: jax.Array) -> jax.Array:
     return jnp.square(prediction - target)
 
 
-def charbonnier(
-    *, prediction: jax.Array, target: jax.Array, epsilon: float = 1e-3
-) -> jax.Array:
+def charbonnier(*, prediction: jax.Array, target: jax.Array, epsilon: float = 1e-3) -> jax.Array:
     """Smooth L1, sqrt(d^2 + epsilon^2), of (B, H, W, C) images in [0, 1], same shape.
 
     Source: Charbonnier et al. 1994; its use in super-resolution is Lai et al. 2017, eq. 3.

@@ -83,9 +83,7 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
     return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
 
 
-def optimizer(
-    config: ConfigDict, steps: int, group: str
-) -> optax.GradientTransformation:
+def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTransformation:
     """Adam (AdamW with weight decay on kernels) behind gradient clipping.
 
     Args:
@@ -133,11 +131,8 @@ def begin(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
 def phases(begin: Mapping[str, int], networks: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
     """(step, which networks learn from there on), in order of steps."""
     starts = sorted({begin[name] for name in networks if name in begin} | {0})
+    learning = [[n for n in networks if begin.get(n, start + 1) <= start] for start in starts]
     return tuple(
-        (
-            start,
-            (" and ".join(n for n in networks if begin.get(n, start + 1) <= start) or "nothing")
-            + " learn",
-        )
-        for start in starts
+        (start, f"{' and '.join(names) or 'nothing'} {'learn' if len(names) > 1 else 'learns'}")
+        for start, names in zip(starts, learning, strict=True)
     )

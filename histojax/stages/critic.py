@@ -73,7 +73,12 @@ class Critic:
         return grads, stats, metrics
 
     def loss(
-        self, state: State, real: jax.Array, fake: jax.Array, *, key: jax.Array,
+        self,
+        state: State,
+        real: jax.Array,
+        fake: jax.Array,
+        *,
+        key: jax.Array,
         axis_name: str | None,
     ) -> jax.Array:
         """The generator's weighted adversarial loss (), differentiable in `fake`."""

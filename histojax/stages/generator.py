@@ -1,6 +1,6 @@
 """Pre-training of the generator with a pixel loss: low-resolution image in, high-resolution out.
 
-    python -m histojax.stages.generator --config=configs/generator.py
+python -m histojax.stages.generator --config=configs/generator.py
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Training of the nuclei segmenter: high-resolution image in, nuclear mask out.
 
-    python -m histojax.stages.segmentation --config=configs/segmentation.py
+python -m histojax.stages.segmentation --config=configs/segmentation.py
 """
 
 from __future__ import annotations

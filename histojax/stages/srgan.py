@@ -1,6 +1,6 @@
 """Adversarial training of the generator: feature, adversarial and pixel terms.
 
-    python -m histojax.stages.srgan --config=configs/srgan.py
+python -m histojax.stages.srgan --config=configs/srgan.py
 """
 
 from __future__ import annotations

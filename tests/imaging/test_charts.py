@@ -103,7 +103,7 @@ def test_long_curves_are_averaged_with_their_range_shaded():
 
 
 def test_names_are_escaped():
-    chart = charts.line_chart([Series("<b>&\"", [0, 1], [1, 2])], title="<i>")
-    assert "<b>&\"" not in chart
+    chart = charts.line_chart([Series('<b>&"', [0, 1], [1, 2])], title="<i>")
+    assert '<b>&"' not in chart
     assert "<i>" not in chart.replace("<i></i>", "")
     ElementTree.fromstring(chart)

@@ -83,9 +83,18 @@ def _stage(folder, name="joint", **summary):
     rows = []
     for step in range(10, 41, 10):
         loss = None if step == 30 else 1.0 / step
-        rows.append({"step": step, "split": "train", "loss": loss, "loss_pixel": 0.5 / step,
-                     "gradient_norm_generator": 0.25, "skipped": 0, "skipped_in_a_row": 0,
-                     "seconds": step})
+        rows.append(
+            {
+                "step": step,
+                "split": "train",
+                "loss": loss,
+                "loss_pixel": 0.5 / step,
+                "gradient_norm_generator": 0.25,
+                "skipped": 0,
+                "skipped_in_a_row": 0,
+                "seconds": step,
+            }
+        )
     rows.append({"step": 40, "split": "val", "psnr_rgb": 26.54321, "dice_pooled": 0.81})
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     (folder / "metrics.jsonl").write_text(lines + '{"step": 41, "spl')
@@ -309,8 +318,13 @@ def test_pictures_share_the_room_of_a_page(tmp_path):
 
 def test_the_index_of_predictions(tmp_path):
     made = SimpleNamespace(
-        name="a <b>", size=(1000, 2000), mpp=0.5, sr=tmp_path / "a b.sr.tif",
-        labels=tmp_path / "a b.labels.tif", nuclei=1500, note="at 0.5 um/px",
+        name="a <b>",
+        size=(1000, 2000),
+        mpp=0.5,
+        sr=tmp_path / "a b.sr.tif",
+        labels=tmp_path / "a b.labels.tif",
+        nuclei=1500,
+        note="at 0.5 um/px",
     )
     bare = SimpleNamespace(
         name="c", size=(10, 20), mpp=None, sr=None, labels=None, nuclei=None, note="scale unknown"

@@ -32,16 +32,6 @@ def smoke(module):
     return config.resolved(module.get_config("smoke"))
 
 
-@pytest.fixture
-def in_process(monkeypatch):
-    """Measurements run here: that they can run apart is the command's test."""
-
-    def here(function, *arguments, trains=False, **options):
-        return function(*arguments, **options)
-
-    monkeypatch.setattr(benchmark_timing, "apart", here)
-
-
 def test_first_run_warms_up():
     calls = []
     spent = benchmark_timing.repeated(lambda: calls.append(0), 4)
@@ -179,29 +169,50 @@ def test_inference_of_every_network():
     assert rows["segment"]["core"] == 64
 
 
-def test_grouped_forms_and_pytorch_train_the_same_network(in_process):
-    settings = benchmark_grouped.paper_config(crop=32, **TINY)
-    made = benchmark_grouped.measure(
-        batch_size=2, naive_batch_size=1, repeats=2, settings=settings
-    )
-    assert [row["batch_size"] for row in made["used"]] == [2, 1]
-    assert [row["form"] for row in made["used"]] == ["merged", "merged"]
+def test_form_and_pytorch_train_the_same_network():
+    values = config.resolved(benchmark_grouped.paper_config(crop=32, **TINY))
+    row = benchmark_grouped.measure_form(values, form="auto", batch_size=2, repeats=2)
+    assert (row["form"], row["batch_size"], row["repeats"]) == ("merged", 2, 2)
+    assert min(row["seconds"], row["cpu_seconds"], row["flop"], row["peak_bytes"]) > 0
+    other = benchmark_grouped.measure_torch(values, batch_size=2, repeats=2)
+    if "skipped" not in other:
+        assert other["parameters"] == row["parameters"]
+        assert min(other["seconds"], other["cpu_seconds"]) > 0
+        assert other["threads"] == len(benchmark_timing.cores())
+
+
+def grouped_row(seconds, form="merged", batch_size=1):
+    spent = dict.fromkeys(("seconds", "seconds_10", "seconds_90"), seconds)
+    return {
+        **{"form": form, "batch_size": batch_size, "parameters": 10, "repeats": 1, **spent},
+        **{"cpu_seconds": 2 * seconds, "compile_seconds": 1.0, "flop": None},
+        **{"peak_bytes": 2**20, "peak_of": "device"},
+    }
+
+
+def test_ratios_are_between_equal_batches(monkeypatch):
+    seconds = {("auto", 4): 6.0, ("auto", 1): 2.0, ("grouped", 1): 30.0, "torch": 3.0}
+
+    def apart(function, values, *, batch_size, repeats, form=None, trains):
+        assert trains
+        if function is benchmark_grouped.measure_torch:
+            row = grouped_row(seconds["torch"], batch_size=batch_size)
+            without = ("form", "compile_seconds", "flop")
+            return {**{k: v for k, v in row.items() if k not in without}, "cpu_seconds": 1.5}
+        return grouped_row(seconds[form, batch_size], form, batch_size)
+
+    monkeypatch.setattr(benchmark_timing, "apart", apart)
+    made = benchmark_grouped.measure(batch_size=4, naive_batch_size=1, repeats=1)
+    assert [row["batch_size"] for row in made["used"]] == [4, 1]
     (naive,) = made["others"]
-    assert naive["form"] == "grouped"
-    ratio = naive["seconds"] / made["used"][1]["seconds"]
-    assert naive["times_slower"] == pytest.approx(ratio)
-    rows = [*made["used"], naive]
-    if "skipped" not in made["torch"]:
-        rows.append(made["torch"])
-        ratio = made["used"][0]["seconds"] / made["torch"]["seconds"]
-        assert made["torch"]["times_faster"] == pytest.approx(ratio)
-    assert len({row["parameters"] for row in rows}) == 1
-    for row in rows:
-        assert row["cpu_seconds"] > 0
+    assert naive["times_slower"] == naive["times_slower_cpu"] == 30 / 2
+    assert made["torch"]["times_faster"] == 6 / 3
+    assert made["torch"]["times_faster_cpu"] == 12 / 1.5
+    assert made["network"]["blocks"] == 16
     lines = benchmark_tables.tables({**circumstances(), "grouped": made}).splitlines()
-    assert len(lines) == 5 + len(rows) + ("skipped" in made["torch"])
-    assert lines[7].startswith("grouped")
-    assert f"{naive['times_slower']:.2f}" in lines[7].split()
+    assert [line.split()[0] for line in lines[5:]] == ["auto", "auto", "grouped", "PyTorch"]
+    assert "15.00" in lines[7].split()
+    assert "0.50" in lines[8].split()
 
 
 def test_pytorch_skipped_is_said(monkeypatch):
@@ -209,18 +220,7 @@ def test_pytorch_skipped_is_said(monkeypatch):
     values = config.resolved(benchmark_grouped.paper_config(crop=32, **TINY))
     row = benchmark_grouped.measure_torch(values, batch_size=1, repeats=1)
     assert row == {"skipped": "torch is not installed"}
-    used = {
-        "form": "merged",
-        "batch_size": 1,
-        "parameters": 10,
-        "compile_seconds": 1.0,
-        "flop": None,
-        "repeats": 1,
-        "peak_bytes": 2**20,
-        "peak_of": "device",
-        **dict.fromkeys(("seconds", "seconds_10", "seconds_90", "cpu_seconds"), 0.5),
-    }
-    grouped = {"crop": 32, "used": [used], "others": [], "torch": row}
+    grouped = {"crop": 32, "used": [grouped_row(0.5)], "others": [], "torch": row}
     text = benchmark_tables.tables({**circumstances(), "grouped": grouped})
     assert "2.00" in text.splitlines()[5]
     assert text.endswith("PyTorch skipped: torch is not installed")
@@ -263,7 +263,6 @@ def test_streaming_goes_from_file_to_files():
 
 def circumstances():
     return {
-        "config": "configs/joint.py:smoke",
         "hardware": {"devices": 1, "kind": "cpu", "platform": "cpu", "host": "x", "cores": 2},
         "versions": {"jax": jax.__version__},
         "cores_used": [0],
@@ -306,6 +305,7 @@ def test_command_prints_and_writes(tmp_path):
     assert result["versions"]["jax"] == jax.__version__
     assert result["cores_used"] == benchmark_timing.cores()
     assert result["command"].startswith("python -m launch.benchmark --config=configs/generator.py")
+    assert done.stdout.startswith("configs/generator.py:smoke\n8 x cpu")
     assert "tiled inference" in done.stdout
     assert f"jax {jax.__version__}" in done.stdout
 

@@ -1,0 +1,76 @@
+import jax.numpy as jnp
+import pytest
+from ml_collections import ConfigDict
+
+from configs import base
+from histojax.errors import UserError
+from histojax.models.inception_unet import InceptionUNet
+from histojax.stages import build
+
+
+def schedule(steps=110, **changes):
+    return build.learning_rate(
+        base.optimizer(1.0, warmup_steps=10, end_factor=0.1, **changes), steps, "optimizer"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "middle", "end"),
+    # Halfway, cosine decay is at the mean of start and end, and so is the line.
+    [("constant", 1.0, 1.0), ("cosine", 0.55, 0.1), ("linear", 0.55, 0.1)],
+)
+def test_the_learning_rate_warms_up_and_decays(kind, middle, end):
+    rate = schedule(schedule=kind)
+    assert [float(rate(step)) for step in (0, 5, 10)] == pytest.approx([0, 0.5, 1])
+    assert float(rate(60)) == pytest.approx(middle)
+    assert float(rate(110)) == pytest.approx(end)
+
+
+def test_a_warm_up_as_long_as_the_run_is_refused():
+    with pytest.raises(UserError, match=r"optimizer\.warmup_steps=10 has to be at least 0 and"):
+        schedule(steps=10)
+    with pytest.raises(UserError, match=r"optimizer\.schedule='step' is not known; choose one of"):
+        schedule(schedule="step")
+
+
+def test_weight_decay_spares_biases_and_scales():
+    group = base.optimizer(0.1, warmup_steps=0, schedule="constant", weight_decay=0.5)
+    tx = build.optimizer(group, 10, "optimizer")
+    params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    zero = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
+    updates, _ = tx.update(zero, tx.init(params), params)
+    assert float(updates["kernel"][0, 0]) == pytest.approx(-0.1 * 0.5)
+    assert float(updates["bias"][0]) == 0
+
+
+@pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "clip_norm"])
+def test_a_negative_value_is_refused(field):
+    group = base.optimizer(0.1)
+    group[field] = -1.0
+    with pytest.raises(UserError, match=rf"optimizer\.{field}=-1\.0 has to be 0 or more"):
+        build.optimizer(group, 1000, "optimizer")
+
+
+def test_a_module_has_the_fields_of_its_group_and_no_others():
+    made = build.module(
+        InceptionUNet, ConfigDict({"depth": 2, "features": 8}), "segmenter", dtype=jnp.float32
+    )
+    assert (made.depth, made.features) == (2, 8)
+    with pytest.raises(UserError, match=r"segmenter\.deep is not a field of InceptionUNet; its"):
+        build.module(InceptionUNet, ConfigDict({"deep": 2}), "segmenter", dtype=jnp.float32)
+
+
+def test_precision_is_named_or_follows_the_backend():
+    assert build.compute_dtype(ConfigDict({"precision": "auto"})) == jnp.float32
+    assert build.compute_dtype(ConfigDict({"precision": "bfloat16"})) == jnp.bfloat16
+    with pytest.raises(UserError, match="precision='half' is not known"):
+        build.compute_dtype(ConfigDict({"precision": "half"}))
+
+
+def test_phases_say_which_networks_learn_from_where():
+    begin = build.begin(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
+    assert begin == {"a": 5, "b": 0}
+    assert build.phases(begin, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
+    assert build.phases({"a": 3}, dict.fromkeys("a")) == ((0, "nothing learns"), (3, "a learns"))
+    with pytest.raises(UserError, match=r"begin\.a=-2 has to be -1"):
+        build.begin(ConfigDict({"a": -2}), ("a",))

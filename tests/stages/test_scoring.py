@@ -1,0 +1,27 @@
+import numpy as np
+import pytest
+
+from histojax.stages import scoring
+
+WEIGHT = np.asarray([1, 1, 0], np.float32)
+
+
+def test_images_are_scored_one_by_one_and_padding_left_out():
+    hr = np.random.default_rng(0).integers(20, 230, (3, 16, 16, 3)).astype(np.uint8)
+    sr = hr + np.asarray([1, 10, 99], np.uint8)[:, None, None, None]
+    total, count = scoring.score_images(sr, hr, WEIGHT)["psnr_rgb"]
+    # PSNR of a uniform error e is 20 log10(255 / e).
+    assert total == pytest.approx(20 * np.log10(255 / 1) + 20 * np.log10(255 / 10))
+    assert count == 2
+
+
+def test_masks_are_pooled_over_pixels():
+    mask = np.zeros((3, 4, 4), np.uint8)
+    mask[0, :2] = 3  # 8 px of a class above 0
+    probability = np.zeros((3, 4, 4), np.float32)
+    probability[0, 0] = 0.6  # 4 px right, 4 missed
+    probability[1, 0] = 0.5  # 4 px wrong: the threshold itself is foreground
+    probability[2] = 1.0
+    sums = scoring.score_masks(probability, mask, WEIGHT, 0.5)
+    assert sums["dice_pooled"] == (8.0, 16.0)
+    assert sums["iou_pooled"] == (4.0, 12.0)

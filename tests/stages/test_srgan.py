@@ -1,0 +1,90 @@
+import jax
+import numpy as np
+import pytest
+
+from histojax import runs
+from histojax.errors import UserError
+from histojax.losses import adversarial
+from histojax.stages import build_stage
+from tests import tiny
+
+
+@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
+def test_every_adversarial_form_takes_finite_steps(form):
+    settings = tiny.config("srgan")
+    settings.loss.adversarial.form = form
+    stage, state, batch = tiny.built("srgan", settings)
+    after, history = tiny.stepped(stage, state, batch, 3)
+    assert int(after.skipped) == 0
+    for metrics in history:
+        assert all(np.isfinite(value) for value in metrics.values())
+        assert metrics["gradient_norm_generator"] > 0
+        assert metrics["gradient_norm_discriminator"] > 0
+    for network in ("generator", "discriminator"):
+        assert not tiny.same(after.params[network], state.params[network])
+    assert tiny.same(after.frozen, state.frozen)
+
+
+def test_the_loss_goes_down_on_a_fixed_batch():
+    settings = tiny.config("srgan", steps=100)
+    settings.loss.adversarial.weight = 0.0
+    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("srgan", settings)
+    assert list(stage.networks) == ["generator"]
+    assert stage.phases() == ((0, "generator learns without a discriminator"),)
+    _, history = tiny.stepped(stage, state, batch, 25)
+    assert history[-1]["loss"] < 0.8 * history[0]["loss"]
+    assert history[-1]["loss_feature"] < history[0]["loss_feature"]
+
+
+def test_the_feature_term_reads_the_segmenter_and_moves_the_generator():
+    settings = tiny.config("srgan")
+    settings.loss.pixel_weight = 0.0
+    settings.loss.features.weight = 0.05
+    settings.loss.adversarial.weight = 0.0
+    stage, state, batch = tiny.built("srgan", settings)
+    _, (metrics,) = tiny.stepped(stage, state, batch, 1)
+    assert metrics["loss_feature"] > 0
+    assert metrics["loss"] == pytest.approx(0.05 * metrics["loss_feature"], rel=1e-5)
+    assert metrics["gradient_norm_generator"] > 0
+
+
+def test_the_discriminator_may_learn_alone_at_first():
+    settings = tiny.config("srgan")
+    settings.begin.generator = 2
+    stage, state, batch = tiny.built("srgan", settings)
+    assert stage.phases() == ((0, "discriminator learns"), (2, "generator and discriminator learn"))
+    early, _ = tiny.stepped(stage, state, batch, 2)
+    assert tiny.same(early.params["generator"], state.params["generator"])
+    assert tiny.same(early.ema["generator"], state.ema["generator"])
+    assert not tiny.same(early.params["discriminator"], state.params["discriminator"])
+    later, _ = tiny.stepped(stage, early, batch, 1)
+    assert not tiny.same(later.params["generator"], state.params["generator"])
+
+
+def test_it_starts_from_the_variables_given():
+    _, state, _ = tiny.built("generator")
+    start = jax.tree.map(lambda x: x + 1, state.variables("generator"))
+    settings = tiny.config("srgan")
+    settings.loss.features.weight = 0.0
+    begun = runs.fresh_state(build_stage(settings, {"generator": start}), settings)
+    assert tiny.same(begun.params["generator"], start["params"])
+    assert tiny.same(begun.ema["generator"], start["params"])
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "message"),
+    [
+        ("loss.adversarial.form", "minimax", "loss.adversarial.form='minimax' is not known"),
+        ("begin.generator", -2, r"begin\.generator=-2 has to be -1"),
+        ("loss.features.network", "segmenter", r"needs init\.segmenter"),
+        ("discriminator_optimizer.clip_norm", -1.0, r"discriminator_optimizer\.clip_norm=-1"),
+    ],
+)
+def test_a_value_that_cannot_be_used_is_named(field, value, message):
+    settings = tiny.config("srgan")
+    settings.update_from_flattened_dict({field: value})
+    if field != "loss.features.network":
+        settings.loss.features.weight = 0.0
+    with pytest.raises(UserError, match=message):
+        build_stage(settings, {})

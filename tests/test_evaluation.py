@@ -1,0 +1,208 @@
+import csv
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histojax import evaluation
+from histojax.data import degradation
+from histojax.errors import UserError
+from tests import tiny
+
+IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
+MASK_METRICS = {"dice", "iou", "miou"}
+
+
+class Two:
+    """Two annotated images; the second one's sides are no multiples of 4."""
+
+    def __init__(self, lr=None):
+        self._samples = []
+        for index, side in enumerate((64, 66)):
+            image, instances = tiny.tissue(index, side)
+            sample = {"name": f"n{index}", "hr": image, "instances": instances}
+            if lr is not None:
+                sample["lr"] = np.full((side // 4, side // 4, 3), lr, np.uint8)
+            self._samples.append(sample)
+        self.groups = ["a", "b"]
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        return self._samples[index]
+
+
+def methods(source, *, enhancers, segmenters=None, rows=()):
+    return evaluation.Methods(enhancers, segmenters or {}, rows, {})
+
+
+def by_lr(source, settings, answer):
+    """A function of lr that gives `answer(hr, mask)` of the image that it was made of."""
+    recipe = degradation.Degradation.from_config(settings.data.degradation, 4)
+    known = {}
+    for sample in source:
+        hr, lr, mask = evaluation.image_pair(sample, recipe, settings.seed)
+        known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, mask)
+    return lambda image: known[image.tobytes()]
+
+
+def test_a_perfect_enhancer_and_segmenter_score_perfectly():
+    source, settings = Two(), tiny.config("joint")
+    found = methods(
+        source,
+        enhancers={"perfect": by_lr(source, settings, lambda hr, mask: hr)},
+        segmenters={
+            "right": by_lr(source, settings, lambda hr, mask: mask > 0),
+            "nothing": lambda image: np.zeros(image.shape[:2], bool),
+        },
+        rows=[("sr", "perfect", "right"), ("hr", None, "right"), ("none", None, "nothing")],
+    )
+    pictures = {}
+    results = evaluation.evaluate(
+        found, source, settings, figure=lambda name, made: pictures.update({name: made})
+    )
+    assert [row["name"] for row in results] == ["n0", "n1"]
+    assert [row["group"] for row in results] == ["a", "b"]
+    for row in results:
+        assert row["ssim_rgb_perfect"] == pytest.approx(1)
+        assert row["psnr_rgb_perfect"] > 60
+        assert row["power_spectrum_error_perfect"] == pytest.approx(0, abs=1e-9)
+        for metric in MASK_METRICS:
+            assert row[f"{metric}_sr"] == row[f"{metric}_hr"] == 1
+        assert row["dice_none"] == 0
+    assert pictures["n1"]["hr"].shape == (64, 64, 3)
+    assert pictures["n1"]["annotation"].shape == (64, 64, 3)
+
+
+def test_real_low_resolution_images_replace_the_degradation():
+    seen = []
+
+    def enhancer(lr):
+        seen.append(lr)
+        return lr.repeat(4, 0).repeat(4, 1)
+
+    source = Two(lr=77)
+    evaluation.evaluate(methods(source, enhancers={"x": enhancer}), source, tiny.config())
+    assert [lr.shape for lr in seen] == [(16, 16, 3), (16, 16, 3)]
+    assert all((lr == 77).all() for lr in seen)
+
+
+def test_a_seed_makes_the_same_low_resolution_image_every_time():
+    settings = tiny.config()
+    settings.data.degradation.name = "microscope"
+    recipe = degradation.Degradation.from_config(settings.data.degradation, 4)
+    sample = Two()[0]
+    first, again = (evaluation.image_pair(sample, recipe, 1)[1] for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != evaluation.image_pair(sample, recipe, 2)[1]).any()
+
+
+def test_an_image_without_annotation_is_refused_where_masks_are_scored():
+    source = Two()
+    del source[1]["instances"]
+    segment = {"s": lambda image: np.zeros(image.shape[:2], bool)}
+    found = methods(source, enhancers={}, segmenters=segment, rows=[("hr_to_s", None, "s")])
+    with pytest.raises(UserError, match="n1 has no instances or mask"):
+        evaluation.evaluate(found, source, tiny.config())
+    bicubic = {"bicubic": evaluation.bicubic(4)}
+    assert len(evaluation.evaluate(methods(source, enhancers=bicubic), source, tiny.config())) == 2
+
+
+def test_a_chain_is_scored_in_every_row(trained_chain):
+    table = json.loads((trained_chain / "summary.json").read_text())
+    enhancers = ["bicubic", "generator", "srgan", "joint"]
+    rows = [
+        "otsu",
+        "bicubic_to_s",
+        "generator_to_s",
+        "srgan_to_s",
+        "hr_to_s",
+        "joint",
+        "hr_to_joint",
+    ]
+    expected = {f"{metric}_{name}" for metric in IMAGE_METRICS for name in enhancers}
+    expected |= {f"{metric}_{row}" for metric in MASK_METRICS for row in rows}
+    features = {key for key in table["metrics"] if key.startswith("feature_distance_")}
+    assert features == {f"feature_distance_segmenter_{name}" for name in enhancers}
+    assert set(table["metrics"]) == expected | features
+    assert set(table["differences"]) == {
+        *(f"{m}_{n} - {m}_bicubic" for m in ("psnr_rgb", "ssim_rgb") for n in enhancers[1:]),
+        *(f"dice_joint - dice_{row}" for row in rows[1:5]),
+    }
+    for entry in table["metrics"].values():
+        assert entry["low"] <= entry["mean"] <= entry["high"]
+    folder = trained_chain / "evaluation"
+    assert json.loads((folder / "metrics.json").read_text())["metrics"] == table["metrics"]
+    with (folder / "per_image.csv").open() as file:
+        images = list(csv.DictReader(file))
+    assert len(images) == 2
+    mean = np.mean([float(row["dice_joint"]) for row in images])
+    assert mean == pytest.approx(table["metrics"]["dice_joint"]["mean"])
+    assert len(list((folder / "figures").glob("*.png"))) == 2
+
+
+def scored(workdir, tmp_path, **options):
+    return evaluation.score_workdir(workdir, output=tmp_path / "out", **options)["metrics"]
+
+
+def test_an_enhancer_can_be_put_before_a_segmenter(trained_chain, tmp_path):
+    workdir = trained_chain / "segmentation"
+    none = scored(workdir, tmp_path, enhancer="none")
+    assert {key.removeprefix("dice_") for key in none if key.startswith("dice_")} == {
+        "otsu",
+        "hr_to_s",
+    }
+    assert not [key for key in none if key.startswith("psnr")]
+    by_run = scored(workdir, tmp_path, enhancer=str(trained_chain / "joint"))
+    assert {"dice_bicubic_to_s", "dice_joint_to_s", "dice_hr_to_s", "psnr_rgb_joint"} <= set(by_run)
+    assert by_run["dice_hr_to_s"] == none["dice_hr_to_s"]
+    table = json.loads((trained_chain / "summary.json").read_text())["metrics"]
+    assert by_run["psnr_rgb_joint"]["mean"] == pytest.approx(table["psnr_rgb_joint"]["mean"])
+    assert by_run["dice_bicubic_to_s"] == table["dice_bicubic_to_s"]
+
+
+def test_an_enhancer_that_does_not_enhance_is_refused(trained_chain, tmp_path):
+    with pytest.raises(UserError, match="is a segmentation run, which does not enhance"):
+        scored(
+            trained_chain / "segmentation", tmp_path, enhancer=str(trained_chain / "segmentation")
+        )
+    with pytest.raises(UserError, match="is not a workdir"):
+        scored(trained_chain / "segmentation", tmp_path, enhancer="bilinear")
+
+
+def test_a_folder_is_scored_with_its_own_low_resolution_images(trained_chain, tmp_path):
+    root = tiny.folder(tmp_path / "data")
+    (root / "lr").mkdir()
+    for file in (root / "images").iterdir():
+        grey = Image.new("RGB", (16, 16), (128, 128, 128))
+        grey.save(root / "lr" / file.name)
+    metrics = scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
+    assert metrics["psnr_rgb_bicubic"]["n"] == 4
+    hr = np.asarray(Image.open(root / "images" / "p0.png"), float) / 255
+    expected = -10 * np.log10(np.mean((hr - 128 / 255) ** 2))
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        row = next(row for row in csv.DictReader(file) if row["name"] == "p0")
+    assert float(row["psnr_rgb_bicubic"]) == pytest.approx(expected, abs=0.01)
+
+
+def test_data_without_annotation_suits_a_generator_alone(trained_chain, tmp_path):
+    root = tiny.folder(tmp_path / "data")
+    shutil.rmtree(root / "instances")
+    metrics = scored(trained_chain / "generator", tmp_path, data=f"folder:{root}")
+    assert "psnr_rgb_generator" in metrics
+    with pytest.raises(UserError, match="has no labels"):
+        scored(trained_chain / "segmentation", tmp_path, data=f"folder:{root}")
+
+
+def test_means_and_differences_are_taken_over_images():
+    results = [
+        {"name": "a", "group": "a", "x": 1.0, "y": 0.0},
+        {"name": "b", "group": "b", "x": 3.0, "y": 2.5},
+    ]
+    assert evaluation.summary_of(results)["x"]["mean"] == 2
+    differences = evaluation.differences_of(results, [("x", "y"), ("x", "absent")])
+    assert list(differences) == ["x - y"]
+    assert differences["x - y"]["mean"] == 0.75

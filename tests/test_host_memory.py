@@ -1,0 +1,34 @@
+import platform
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import numpy as np, resource
+from histojax import host_memory
+kept = host_memory.keep_freed_memory()
+for _ in range(3):
+    np.ones(2**23)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(10):
+    np.ones(2**23)
+print(kept, resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc has mallopt")
+def test_freed_memory_is_used_again_without_page_faults():
+    said = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert said[0] == "True"
+    # Ten arrays of 64 MiB are 163,840 pages of 4 KiB, where each is mapped anew.
+    assert int(said[1]) < 1000
+
+
+def test_other_systems_are_left_alone(monkeypatch):
+    from histojax import host_memory
+
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert host_memory.keep_freed_memory() is False

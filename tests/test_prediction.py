@@ -1,0 +1,187 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tifffile
+from PIL import Image
+
+from histojax import inference, prediction, runs
+from histojax.errors import UserError
+from histojax.imaging import reader
+from tests import tiny
+
+
+@pytest.fixture(scope="module")
+def joint(trained_chain):
+    return runs.load(trained_chain / "joint")
+
+
+def write_inputs(folder):
+    """One image of 40 x 56 px as PNG, JPEG and TIFF (which tells its scale)."""
+    folder.mkdir()
+    image = tiny.tissue(5, 64)[0][:40, :56]
+    Image.fromarray(image).save(folder / "a.png")
+    Image.fromarray(image).save(folder / "b.jpg", quality=95)
+    tiny.write_tiff(folder / "c.tif", image, mpp=1.0)
+    return image
+
+
+def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    made = prediction.predict_files(trained_chain, [tmp_path / "in"], tmp_path / "out")
+    assert [p.name for p in made] == ["a", "b", "c"]
+    assert {p.size for p in made} == {(160, 224)}
+    for one in made:
+        sr = reader.read_image(one.sr)
+        labels = reader.read_labels(one.labels)
+        assert sr.shape == (160, 224, 3)
+        assert labels.shape == (160, 224)
+        assert set(np.unique(labels)) - {0} == set(range(1, one.nuclei + 1))
+    np.testing.assert_array_equal(reader.read_image(made[0].sr), reader.read_image(made[2].sr))
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels")] + ["index.html"]
+    )
+    assert (made[0].mpp, made[1].mpp) == (None, None)
+    assert "scale unknown" in made[0].note
+    with reader.open_image(made[2].sr) as image:
+        assert image.mpp == pytest.approx(0.25, rel=1e-3)
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert all(f"{name}.sr.tif" in index for name in "abc")
+
+
+def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    made = [
+        prediction.predict_files(
+            trained_chain / "generator", [tmp_path / "in" / "a.png"], tmp_path / str(t), tile=t
+        )[0]
+        for t in (64, 1024)
+    ]
+    assert made[0].labels is None
+    tiles, whole = (reader.read_image(one.sr).astype(int) for one in made)
+    assert np.abs(tiles - whole).max() <= 1
+
+
+def test_nuclei_are_joined_across_tiles(joint, tmp_path):
+    y, x = np.mgrid[:96, :96]
+    first = (y - 32) ** 2 + (x - 32) ** 2 <= 15**2  # lies on the corner of four tiles
+    second = (y - 64) ** 2 + (x - 80) ** 2 <= 9**2  # lies on the border of two
+    image = np.full((96, 96, 3), 255, np.uint8)
+    image[first | second] = 0
+    Image.fromarray(image).save(tmp_path / "discs.png")
+    network = inference.TiledNetwork(
+        windows=lambda windows: {
+            "sr": windows,
+            "mask": (windows[..., :1] < 128).astype(np.float32),
+        },
+        halo=0,
+        stride=1,
+        scale=1,
+        largest=32,
+    )
+    made = prediction.predict_file(
+        joint, network, tmp_path / "discs.png", tmp_path, mpp=None, resample=False
+    )
+    assert made.nuclei == 2
+    labels = tifffile.imread(made.labels)
+    assert (labels[first] == 1).all()
+    assert (labels[second] == 2).all()
+    assert np.count_nonzero(labels) == np.count_nonzero(first | second)
+    np.testing.assert_array_equal(reader.read_image(made.sr), image)
+
+
+def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    broken = tmp_path / "in" / "b.jpg"
+    broken.write_bytes(broken.read_bytes()[:600])
+    with pytest.raises(UserError, match=r"b\.jpg"):
+        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+    made = sorted(p.name for p in (tmp_path / "out").iterdir())
+    assert made == ["a.sr.tif", "c.sr.tif", "index.html"]
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "a.sr.tif" in index
+    assert "c.sr.tif" in index
+    assert "b.sr.tif" not in index
+
+
+def test_all_failures_are_counted(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    for name in ("a.png", "b.jpg"):
+        file = tmp_path / "in" / name
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match="2 of 3 images could not be predicted") as failure:
+        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+    assert "a.png" in str(failure.value)
+    assert "b.jpg" in str(failure.value)
+
+
+def test_inputs_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        prediction.image_files([tmp_path / "none.png"])
+    with pytest.raises(UserError, match=r"is a folder without images; images end in \.png"):
+        prediction.image_files([tmp_path])
+    for name in ("x.png", "x.tif"):
+        (tmp_path / name).write_bytes(b"")
+    with pytest.raises(UserError, match=r"would both be written as x\.sr\.tif"):
+        prediction.image_files([tmp_path])
+    (tmp_path / "X2.PNG").write_bytes(b"")
+    (tmp_path / "notes.txt").write_bytes(b"")
+    (tmp_path / "x.tif").unlink()
+    assert [p.name for p in prediction.image_files([tmp_path])] == ["X2.PNG", "x.png"]
+
+
+@pytest.mark.parametrize(
+    ("mpp", "mpp_in", "factor"),
+    [
+        (None, 1.0, 1.0),
+        (0.5, None, 1.0),
+        (1.0, 1.0, 1.0),
+        (1.04, 1.0, 1.0),
+        (0.5, 1.0, 0.5),
+        (2.0, 1.0, 2.0),
+        (1.5, 1.0, 1.5),
+    ],
+)
+def test_an_image_is_brought_to_the_scale_of_the_run(tmp_path, mpp, mpp_in, factor):
+    found, note = prediction.scale_factor(mpp, mpp_in, tmp_path, resample=False)
+    assert found == pytest.approx(factor)
+    assert note
+
+
+@pytest.mark.parametrize("mpp", [0.4, 2.5])
+def test_a_scale_beyond_a_factor_of_two_needs_resample(tmp_path, mpp):
+    with pytest.raises(UserError, match=r"more than a factor of 2 apart: .*--resample"):
+        prediction.scale_factor(mpp, 1.0, tmp_path, resample=False)
+    assert prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)[0] == pytest.approx(mpp)
+
+
+@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_scale_that_is_no_scale_is_refused(tmp_path, mpp):
+    with pytest.raises(UserError, match="has to be above 0"):
+        prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)
+
+
+def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    run = runs.load(trained_chain / "generator")
+    run = dataclasses.replace(run, meta={**run.meta, "mpp_in": 2.0})
+    made = prediction.predict_file(
+        run, inference.predictor(run), tmp_path / "in" / "c.tif", tmp_path, mpp=None, resample=False
+    )
+    assert made.size == (4 * 20, 4 * 28)
+    assert made.mpp == pytest.approx(0.5, rel=1e-3)
+    assert made.note == "resampled from 1 to 2 um/px"
+    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
+
+
+def test_a_region_of_labels_is_read(tmp_path):
+    labels = np.arange(40 * 30, dtype=np.uint32).reshape(40, 30)
+    tifffile.imwrite(tmp_path / "l.tif", labels, tile=(16, 16))
+    got = reader.read_label_region(tmp_path / "l.tif", 5, 7, 20, 11)
+    assert got.dtype == np.int32
+    np.testing.assert_array_equal(got, labels[5:25, 7:18])
+    with pytest.raises(ValueError, match="is not inside"):
+        reader.read_label_region(tmp_path / "l.tif", 30, 0, 20, 10)
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "l.png")
+    with pytest.raises(UserError, match="is not a TIFF"):
+        reader.read_label_region(tmp_path / "l.png", 0, 0, 2, 2)

@@ -1,0 +1,89 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from histojax import runs
+from histojax.errors import UserError
+from histojax.stages import build_stage
+from tests import tiny
+
+
+def test_a_chain_stands_for_its_last_stage(trained_chain):
+    assert runs.stage_folder(trained_chain) == trained_chain / "joint"
+    assert runs.stage_folder(trained_chain / "srgan") == trained_chain / "srgan"
+    run = runs.load(trained_chain)
+    assert run.config.name == "joint"
+    assert run.workdir == trained_chain / "joint"
+    assert run.meta["thresholds"] == {"mask": 0.5}
+    assert not run.state.opt_state
+
+
+def test_the_best_checkpoint_is_used_and_else_the_last(trained_chain, tmp_path):
+    folder = tmp_path / "generator"
+    shutil.copytree(trained_chain / "generator", folder)
+    (best,) = (folder / "checkpoints" / "best").glob("[0-9]*")
+    assert runs.load(folder).step == int(best.name)
+    shutil.rmtree(folder / "checkpoints" / "best")
+    run = runs.load(folder)
+    assert run.step == 4
+    assert tiny.same(run.state.params, tiny.last_state(folder).params)
+
+
+def test_averaged_variables_start_the_next_stage(trained_chain):
+    run = runs.load(trained_chain / "srgan")
+    variables = runs.starting_variables(trained_chain / "srgan")
+    assert sorted(variables) == ["discriminator", "generator"]
+    assert tiny.same(variables["generator"]["params"], run.state.ema["generator"])
+    assert not tiny.same(variables["generator"]["params"], run.state.params["generator"])
+    assert tiny.same(variables["discriminator"]["params"], run.state.params["discriminator"])
+
+
+def test_a_folder_without_a_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"is not a workdir: it holds no config\.json"):
+        runs.load(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"name": "joint"}))
+    with pytest.raises(UserError, match="holds no trained stage yet"):
+        runs.load(tmp_path)
+
+
+def test_a_run_begun_but_without_a_checkpoint_is_refused(trained_chain, tmp_path):
+    shutil.copy(trained_chain / "generator" / "config.json", tmp_path)
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UserError, match="holds no checkpoint yet"):
+        runs.load(tmp_path)
+
+
+def test_a_checkpoint_of_another_architecture_lists_every_name(trained_chain, tmp_path):
+    folder = tmp_path / "generator"
+    shutil.copytree(trained_chain / "generator", folder)
+    values = json.loads((folder / "config.json").read_text())
+    values["generator"]["blocks"] = 2
+    values["generator"]["activation"] = "prelu"
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match="is of another architecture") as failure:
+        runs.load(folder)
+    missing = [line for line in str(failure.value).splitlines() if line.startswith("- params/")]
+    assert any("block_1/grouped/kernel" in line for line in missing)
+    assert not [line for line in str(failure.value).splitlines() if line.startswith("+ ")]
+
+
+def test_precision_can_be_chosen_at_use(trained_chain):
+    lr = np.full((1, 8, 8, 3), 128, np.uint8)
+    made = [
+        np.asarray(run.stage.enhance(run.state, lr), int)
+        for run in (
+            runs.load(trained_chain / "generator", precision=precision)
+            for precision in ("float32", "bfloat16")
+        )
+    ]
+    assert made[0].shape == (1, 32, 32, 3)
+    assert np.abs(made[0] - made[1]).max() <= 3
+
+
+def test_networks_that_cannot_be_made_are_named():
+    settings = tiny.config()
+    settings.generator.cardinality = 3
+    with pytest.raises(UserError, match=r"generator: its networks cannot be made: .* 3 groups"):
+        runs.fresh_state(build_stage(settings, {}), settings)
