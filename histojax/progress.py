@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 
@@ -70,3 +70,43 @@ def say(text: str) -> None:
     """A line to the user, from one process of many."""
     if jax.process_index() == 0:
         print(text, file=sys.stderr, flush=True)
+
+
+class SinceLastLine:
+    """Metrics summed over the steps since the last line of metrics.jsonl.
+
+    Values stay on the device until a line or a checkpoint wants them, so that dispatch can run
+    ahead. The sums go into checkpoints, so that a resumed run writes the same lines.
+    """
+
+    def __init__(self, sums: Mapping[str, Sequence[float]] | None = None):
+        """Goes on from what `sums` returned, or from nothing."""
+        self._sums = {name: tuple(pair) for name, pair in (sums or {}).items()}
+        self._pending: list[Mapping[str, jax.Array]] = []
+
+    def add(self, metrics: Mapping[str, jax.Array]) -> None:
+        """Takes a step's metrics."""
+        self._pending.append(metrics)
+
+    def sums(self) -> dict[str, tuple[float, float]]:
+        """Metric -> (sum of its finite values, their number); of counts the last, and 1."""
+        for row in jax.device_get(self._pending):
+            for name, value in row.items():
+                total, number = self._sums.get(name, (0.0, 0.0))
+                if name.startswith("skipped"):
+                    self._sums[name] = (float(value), 1.0)
+                elif math.isfinite(value):
+                    self._sums[name] = (total + float(value), number + 1.0)
+                else:
+                    self._sums[name] = (total, number)
+        self._pending = []
+        return dict(self._sums)
+
+    def take(self) -> dict[str, float]:
+        """Each metric's mean, NaN where none was finite; starts anew."""
+        means = {
+            name: total / number if number else math.nan
+            for name, (total, number) in self.sums().items()
+        }
+        self._sums = {}
+        return means

@@ -19,7 +19,7 @@ from histojax import checkpoint, config, runs, sharding
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.metric_writer import MetricWriter
-from histojax.progress import ProgressLine, say
+from histojax.progress import ProgressLine, SinceLastLine, say
 from histojax.stages import build_stage
 from histojax.validation import Progress, Validation, better
 
@@ -74,12 +74,13 @@ def train(
     describe(stage, state, settings)
     frozen = sharding.replicate(state.frozen, mesh)
     state = sharding.replicate(state.replace(frozen={}), mesh)
-    progress, step = Progress(), 0
+    progress, since, step = Progress(), SinceLastLine(), 0
     restored = last.restore(state)
     if restored is not None:
         state, step = restored.state, restored.step
         batches.set_state(restored.data)
         progress = Progress(restored.meta["best"], restored.meta["seconds"])
+        since = SinceLastLine(restored.meta["since"])
         say(f"{settings.name}: going on from step {step}")
     state = state.replace(frozen=frozen)
 
@@ -103,6 +104,7 @@ def train(
                 "mpp_out": source.mpp,
                 "best": progress.best,
                 "seconds": progress.seconds,
+                "since": since.sums(),
             },
         )
 
@@ -110,7 +112,6 @@ def train(
         if writer is not None:
             writer.write(step, split, {**values, "seconds": progress.seconds})
 
-    recent: list[dict[str, jax.Array]] = []
     resumed_at, started = progress.seconds, time.perf_counter()
     # Dispatch runs ahead of the device, so metrics are read only where they are wanted.
     with _stop_signals() as stop:
@@ -120,14 +121,13 @@ def train(
                     say(f"{settings.name}: from step {step}, {phases[step]}")
                 batch = sharding.place_batch(next(batches), mesh)
                 state, metrics = take_step(state, batch)
-                recent.append(metrics)
+                since.add(metrics)
                 step += 1
                 done = step == settings.steps
                 progress.seconds = resumed_at + time.perf_counter() - started
                 logged = step % settings.log.every == 0 or done
                 if logged:
-                    values = mean_metrics(jax.device_get(recent))
-                    recent.clear()
+                    values = since.take()
                     record("train", values)
                     line.show(step, values)
                     _check_finite(values, settings, workdir, last)
@@ -153,16 +153,6 @@ def train(
             last.close()
             best.close()
     return runs.load(workdir)
-
-
-def mean_metrics(rows: list[dict[str, np.ndarray]]) -> dict[str, float]:
-    """Each metric since the last line: the mean of the finite values, the last of the counts."""
-    values = {}
-    for name, last in rows[-1].items():
-        finite = [row[name] for row in rows if np.isfinite(row[name])]
-        counts = name.startswith("skipped")
-        values[name] = float(last if counts or not finite else np.mean(finite))
-    return values
 
 
 def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
