@@ -122,6 +122,11 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
             runs.open_split(settings, split, labels="mask" in stage.fields, crop=settings.data.crop)
+        batch = runs.example_batch(settings)
+        try:
+            jax.eval_shape(stage.train_step, state, {name: batch[name] for name in stage.fields})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{settings.name}: data.crop={settings.data.crop}: {error}") from error
         batch = runs.example_batch(settings, settings.eval.crop)
         try:
             jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})

@@ -201,7 +201,8 @@ def _storable(tree: Tree) -> Tree:
         if not _is_key(x):
             return x
         if isinstance(x, jax.ShapeDtypeStruct):
-            return jax.eval_shape(jax.random.key_data, x)
+            numbers = jax.eval_shape(jax.random.key_data, x)
+            return jax.ShapeDtypeStruct(numbers.shape, numbers.dtype, sharding=x.sharding)
         return jax.random.key_data(x)
 
     return jax.tree.map(forth, tree)

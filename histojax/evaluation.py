@@ -240,6 +240,11 @@ def methods_of(
                 f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
                 "images; name a generator, srgan or joint run, bicubic or none"
             )
+        if outside.config.data.scale != scale:
+            raise UserError(
+                f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
+                f"trained for x{scale}; name one of the same scale"
+            )
         enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes)
     segmenters: dict[str, Callable[[Image], np.ndarray]] = {}
     rows: list[tuple[str, str | None, str]] = []
@@ -248,13 +253,13 @@ def methods_of(
         rows.append(("otsu", None, "otsu"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes)
-        if name == "joint" and enhancer is None:
-            rows.append(("joint", "joint", "joint"))
-            rows.append(("hr_to_joint", None, "joint"))
+        if run.config.stage == "joint" and enhancer is None:
+            rows.append((name, name, name))
+            rows.append((f"hr_to_{name}", None, name))
             continue
-        label = "s" if name == "segmentation" else name
-        # The joint run's own generator is scored with its own segmenter, not with another's.
-        paired = [e for e in enhancers if e != "joint" or enhancer is not None]
+        label = "s" if run.config.stage == "segmentation" else name
+        # A joint run's own generator is scored with its own segmenter, not with another's.
+        paired = [e for e in enhancers if e not in masks or enhancer is not None]
         rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
     return Methods(
@@ -280,9 +285,9 @@ def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
 
 def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
     """The segmentation run's encoder, at the layers that no run among these was trained on."""
-    if "segmentation" not in folders:
+    run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
+    if run is None:
         return {}
-    run = folders["segmentation"]
     network = content.segmenter_features(
         run.stage.segmenter, run.state.variables("segmenter", averaged=True)
     )
@@ -355,10 +360,11 @@ def comparisons(methods: Methods) -> list[tuple[str, str]]:
     for name in methods.enhancers:
         if name != "bicubic":
             pairs += [(f"{m}_{name}", f"{m}_bicubic") for m in ("psnr_rgb", "ssim_rgb")]
-    if "joint" in methods.segmenters:
-        for row, _, _ in methods.rows:
-            if row not in ("joint", "otsu", "hr_to_joint"):
-                pairs.append(("dice_joint", f"dice_{row}"))
+    own = [row for row, enhancer, segmenter in methods.rows if row == enhancer == segmenter]
+    for joint in own:
+        for row, _, segmenter in methods.rows:
+            if segmenter != joint and row != "otsu":
+                pairs.append((f"dice_{joint}", f"dice_{row}"))
     return pairs
 
 

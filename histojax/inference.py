@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
@@ -98,8 +99,8 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1) -> 
     halo, stride = 0, 1
     if has_segmenter:
         network = run.stage.segmenter
-        # The segmenter's grid is aligned to its stride; `scale` input px of it are one px here.
-        stride = -(-network.stride // scale)
+        # The segmenter's grid is aligned to its stride; `scale` px of its input are one px here.
+        stride = network.stride // math.gcd(network.stride, scale)
         halo = -(-network.halo // scale)
     if has_generator:
         halo += run.stage.generator.halo

@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
@@ -100,7 +101,12 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
         # Only training looks at feature distances, so their network is not needed here.
         settings.loss.features.weight = 0.0
     stage = build_stage(settings, {})
-    template = jax.eval_shape(lambda: fresh_state(stage, settings))
+    # Named explicitly, because a checkpoint of many devices is used on one as well.
+    here = SingleDeviceSharding(jax.local_devices()[0])
+    template = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(lambda: fresh_state(stage, settings)),
+    )
     series = newest(folder)
     restored = series.restore(template)
     if restored is None:

@@ -61,7 +61,7 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
     sharding = batch_sharding(mesh)
     return {
         name: value
-        if isinstance(value, jax.Array) and value.sharding == sharding
+        if isinstance(value, jax.Array) and value.sharding.is_equivalent_to(sharding, value.ndim)
         else jax.make_array_from_process_local_data(sharding, np.asarray(value))
         for name, value in batch.items()
     }

@@ -52,6 +52,7 @@ class Validation:
                 fields=tuple(dict.fromkeys((*stage.fields, "hr"))),
                 batch_size=size,
                 crop=settings.eval.crop,
+                crops_per_image=math.isqrt(max(settings.eval.crops // len(source), 1)) ** 2,
                 limit=settings.eval.crops,
                 seed=settings.seed,
             )

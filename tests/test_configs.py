@@ -72,3 +72,12 @@ def test_a_size_changes_no_choice_of_data():
     for name in NAMES:
         sources = {tiny.CONFIGS[name].get_config(size).data.source for size in base.SIZES}
         assert sources == {"synthetic"}
+
+
+def test_a_network_set_once_is_set_in_the_whole_chain():
+    settings = tiny.CONFIGS["joint"].get_config("laptop")
+    settings.generator.blocks = 12
+    settings.segmenter.features = 32
+    for stage in chain.stages_of(settings):
+        assert stage.get("generator", {}).get("blocks", 12) == 12
+        assert stage.get("segmenter", {}).get("features", 32) == 32

@@ -1,10 +1,11 @@
 import json
 import shutil
 
+import jax
 import numpy as np
 import pytest
 
-from histojax import runs
+from histojax import checkpoint, config, runs, sharding
 from histojax.errors import UserError
 from histojax.stages import build_stage
 from tests import tiny
@@ -87,3 +88,16 @@ def test_networks_that_cannot_be_made_are_named():
     settings.generator.cardinality = 3
     with pytest.raises(UserError, match=r"generator: its networks cannot be made: .* 3 groups"):
         runs.fresh_state(build_stage(settings, {}), settings)
+
+
+def test_a_checkpoint_of_many_devices_is_used_on_one(tmp_path):
+    settings = tiny.config()
+    mesh = sharding.data_mesh(jax.devices()[:4])
+    stage = build_stage(settings, {})
+    state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
+    config.claim(settings, tmp_path)
+    series = checkpoint.Series(tmp_path / "checkpoints" / "last")
+    series.save(1, state, data={}, meta={"thresholds": {}})
+    run = runs.load(tmp_path)
+    assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(run.state.params))
+    assert tiny.same(run.state.params, state.params)

@@ -183,3 +183,9 @@ def test_evaluation_is_split_over_devices():
     step = sharding.eval_step(lambda state, batch: {"y": batch["x"] * state}, mesh)
     out = step(jnp.asarray(3.0), sharding.place_batch({"x": np.arange(8.0)}, mesh))["y"]
     np.testing.assert_array_equal(sharding.local_rows(out), 3 * np.arange(8.0))
+
+
+def test_a_batch_that_lies_right_is_not_moved():
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    made = jax.jit(lambda: jnp.zeros((4, 2)), out_shardings=sharding.batch_sharding(mesh))()
+    assert sharding.place_batch({"x": made}, mesh)["x"] is made

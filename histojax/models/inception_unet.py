@@ -94,7 +94,8 @@ class InceptionUNet(nn.Module):
       features: channels of level 0; level l has features * 2^l.
       depth: number of poolings; 4 gives the U-Net's 64 ... 1024.
       blocks_per_level: Inception blocks in each level, in encoder and decoder.
-      five, residual, fuse, norm: see `InceptionBlock`; norm is "batch", "instance" or "none".
+      five, residual, fuse, norm: see `InceptionBlock`; norm is "batch", "none", or "instance",
+        which pools over the window: tiles then differ from the whole image.
       upsampling: "transposed" (2x2, stride 2; computed as a 1x1 convolution and a pixel shuffle,
         which is the same operation) or "bilinear" (half-pixel grid, then a 3x3 convolution).
       dropout: rate at the end of the two deepest encoder levels.

@@ -96,12 +96,14 @@ class Joint:
                     state, hr, sr, key=key, axis_name=axis_name
                 )
                 loss = loss + terms["loss_adversarial"]
-            stats = state.statistics["segmenter"]
+            start = state.statistics["segmenter"]
             if self.real_mask_weight > 0:
-                logits, stats = apply(segmenter, params, stats, hr, key=key)
+                # Its statistics are dropped: the running ones, which are all that is used
+                # afterwards, are to describe the enhanced images that the segmenter will read.
+                logits, _ = apply(segmenter, params, start, hr, key=key)
                 terms["loss_mask_real"] = self.mask_loss(logits, mask)
                 loss = loss + self.real_mask_weight * terms["loss_mask_real"]
-            logits, stats = apply(segmenter, params, stats, sr, key=key)
+            logits, stats = apply(segmenter, params, start, sr, key=key)
             terms["loss_mask"] = self.mask_loss(logits, mask)
             terms["accuracy"] = segmentation.pixel_accuracy(logits, mask)
             loss = loss + self.mask_weight * terms["loss_mask"]
@@ -118,7 +120,7 @@ class Joint:
         if "segmenter" in self.optimizers:
             grads["segmenter"] = segmenter_grads
             statistics["segmenter"] = segmenter_stats
-        if self.critic is not None:
+        if "discriminator" in self.optimizers:
             grads["discriminator"], statistics["discriminator"], more = self.critic.gradients(
                 state, hr, sr, key=key, axis_name=axis_name
             )

@@ -84,13 +84,14 @@ class SRGAN:
 
         sr, pullback, stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
         sensitivity, metrics = jax.grad(objective, has_aux=True)(sr)
-        grads = {"generator": pullback(sensitivity)[0]}
-        statistics = {"generator": stats}
-        if self.critic is not None:
-            own, statistics["discriminator"], more = self.critic.gradients(
+        grads, statistics = {}, {}
+        if "generator" in self.optimizers:
+            grads["generator"] = pullback(sensitivity)[0]
+            statistics["generator"] = stats
+        if "discriminator" in self.optimizers:
+            grads["discriminator"], statistics["discriminator"], more = self.critic.gradients(
                 state, hr, sr, key=key, axis_name=axis_name
             )
-            grads["discriminator"] = own
             metrics = {**metrics, **more}
         grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
         return advance(
@@ -135,19 +136,22 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
     )
     segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in starts else None
     judge = critic.build_critic(config, dtype=dtype)
-    optimizers = {"generator": build.optimizer(config.optimizer, config.steps, "optimizer")}
-    if judge is not None:
-        optimizers["discriminator"] = build.optimizer(
-            config.discriminator_optimizer, config.steps, "discriminator_optimizer"
-        )
+    begin = build.begin(config.begin, ("generator", "discriminator"))
+    groups = {"generator": "optimizer", "discriminator": "discriminator_optimizer"}
+    if judge is None:
+        del groups["discriminator"]
     return SRGAN(
         generator=generator,
         critic=judge,
-        optimizers=optimizers,
+        optimizers={
+            name: build.optimizer(config[group], config.steps, group)
+            for name, group in groups.items()
+            if name in begin
+        },
         content=content.build_content(config.loss, segmenter, starts),
         ema_decay=config.ema_decay,
         starts=starts,
-        begin=build.begin(config.begin, ("generator", "discriminator")),
+        begin=begin,
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

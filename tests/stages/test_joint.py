@@ -47,6 +47,15 @@ def test_a_network_that_never_learns_stands_still(frozen, free):
     assert f"gradient_norm_{frozen}" not in history[0]
 
 
+def test_a_discriminator_that_never_learns_still_judges():
+    settings = settings_for(**{"begin.discriminator": -1, "loss.adversarial.weight": 0.1})
+    stage, state, batch = tiny.built("joint", settings)
+    after, history = tiny.stepped(stage, state, batch, 1)
+    assert tiny.same(after.params["discriminator"], state.params["discriminator"])
+    assert history[0]["loss_adversarial"] > 0
+    assert "loss_discriminator" not in history[0]
+
+
 def test_a_network_may_join_later():
     stage, state, batch = tiny.built("joint", settings_for(**{"begin.segmenter": 2}))
     assert stage.phases() == ((0, "generator learns"), (2, "generator and segmenter learn"))

@@ -62,6 +62,20 @@ def test_the_discriminator_may_learn_alone_at_first():
     assert not tiny.same(later.params["generator"], state.params["generator"])
 
 
+@pytest.mark.parametrize(
+    ("frozen", "free"), [("generator", "discriminator"), ("discriminator", "generator")]
+)
+def test_a_network_that_never_learns_stands_still(frozen, free):
+    settings = tiny.config("srgan")
+    settings.begin[frozen] = -1
+    stage, state, batch = tiny.built("srgan", settings)
+    assert stage.phases() == ((0, f"{free} learns"),)
+    after, history = tiny.stepped(stage, state, batch, 2)
+    assert tiny.same(after.params[frozen], state.params[frozen])
+    assert not tiny.same(after.params[free], state.params[free])
+    assert f"gradient_norm_{frozen}" not in history[0]
+
+
 def test_it_starts_from_the_variables_given():
     _, state, _ = tiny.built("generator")
     start = jax.tree.map(lambda x: x + 1, state.variables("generator"))
