@@ -4,7 +4,11 @@ Source: Juhong et al. 2023, Biomed. Opt. Express 14(1):18-36; blocks of Xie et a
 gives neither widths nor losses: sizes gpu and paper are our reading of it (16 blocks of 32 groups),
 laptop keeps every module and works at low resolution throughout.
 
-    python -m histojax.main --config=configs/generator.py
+    python -m histojax.main --config=configs/generator.py --config.data.source=folder:$MONUSEG \
+        --config.steps=10000
+
+laptop, two shared CPU cores, 11 min 26 s: 30.67 dB, SSIM .871 on the 6 MoNuSeg val images (bicubic
+28.04, .801). gpu and paper: not run.
 """
 
 from __future__ import annotations

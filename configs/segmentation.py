@@ -4,7 +4,11 @@ Source: Juhong et al. 2023 name the network and give nothing of it; ours is a U-
 al. 2015) of inception blocks (Szegedy et al. 2015) with batch normalisation, trained on
 cross-entropy and soft Dice.
 
-    python -m histojax.main --config=configs/segmentation.py
+    python -m histojax.main --config=configs/segmentation.py \
+        --config.data.source=folder:$MONUSEG --config.steps=4000
+
+laptop, two shared CPU cores, 29 min 14 s: Dice .823 on the 6 MoNuSeg val images (Otsu on
+haematoxylin .751). gpu and paper: not run.
 """
 
 from __future__ import annotations

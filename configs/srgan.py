@@ -5,7 +5,11 @@ ours in value, because the paper gives none. The discriminator judges 70x70 patc
 2017). The feature network is the run's own segmentation encoder in the small sizes, where nothing
 has to be fetched, and VGG19 in gpu and paper.
 
-    python -m histojax.main --config=configs/srgan.py
+    python -m histojax.main --config=configs/srgan.py --config.data.source=folder:$MONUSEG
+
+laptop, 400 steps after the generator's 10,000 and the segmentation's 4,000, some 5 minutes on two
+shared CPU cores: 29.37 dB, spectrum error 3.6 dB (generator 12.0) on the 6 MoNuSeg val images. gpu
+and paper: not run.
 """
 
 from __future__ import annotations
