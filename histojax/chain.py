@@ -63,6 +63,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         started = time.time()
         names = [stage.name for stage in ordered]
         whole = config.restored({**config.resolved(settings), "chain": names})
+        check_lengths(ordered, workdir)
         config.claim(whole, workdir)
         for stage in ordered:
             run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
@@ -138,15 +139,53 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         }
 
 
+def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
+    """Checks that no stage would be trained on after others have started from it.
+
+    Raises:
+        UserError: if so, with the folders that would have to be trained again.
+    """
+    stale: dict[str, str] = {}  # stage -> the lengthened stage that it stands on
+    for stage in ordered:
+        folder = workdir / stage.name
+        if (folder / "summary.json").exists() and done(stage, folder) is None:
+            stale[stage.name] = stage.name
+        for start in stage.init.values():
+            if isinstance(start, ConfigDict) and start.name in stale:
+                stale[stage.name] = stale[start.name]
+    begun = [
+        name
+        for name, start in stale.items()
+        if name != start and (workdir / name / "checkpoints").is_dir()
+    ]
+    if begun:
+        first = stale[begun[0]]
+        folders = ", ".join(str(workdir / name) for name in begun)
+        raise UserError(
+            f"{first} would be trained further, but {', '.join(begun)} started from it as it was: "
+            f"remove {folders} to have them trained anew, use another --workdir, or take the new "
+            f"length of {first} back"
+        )
+
+
+def done(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any] | None:
+    """The summary of a stage that has all its steps, else None."""
+    path = workdir / "summary.json"
+    if not path.exists():
+        return None
+    summary = config.read(path)
+    return summary if summary.get("steps", 0) >= settings.steps else None
+
+
 def run_stage(
     settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
-    summary = workdir / "summary.json"
-    if summary.exists() and config.read(summary).get("steps", 0) >= settings.steps:
+    summary = done(settings, workdir)
+    if summary is not None:
         config.claim(settings, workdir)
-        say(f"{settings.name}: done at step {config.read(summary)['steps']}, in {workdir}")
-        return config.read(summary)
+        say(f"{settings.name}: done at step {summary['steps']}, in {workdir}")
+        return summary
     starts = starting_variables(
         settings,
         lambda start: runs.starting_variables(

@@ -122,7 +122,7 @@ def newest(folder: pathlib.Path) -> checkpoint.Series:
 
 
 def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
-    """Network -> variables of a run, averaged parameters where it keeps them.
+    """Network -> variables of a run, averaged where it keeps them so.
 
     Raises:
         UserError: as `load`.

@@ -102,6 +102,31 @@ def test_training_length_may_change_and_the_run_goes_on(trained_chain, tmp_path,
     assert int(tiny.last_state(workdir).step) == 6
 
 
+def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_path, no_training):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained_chain, workdir)
+    settings = tiny.config("joint")
+    settings.init.generator.init.generator.steps = 6
+    with pytest.raises(UserError) as failure:
+        chain.run(settings, workdir)
+    assert str(failure.value).startswith(
+        "generator would be trained further, but srgan, joint started from it as it was: "
+        f"remove {workdir}/srgan, {workdir}/joint to have them trained anew"
+    )
+    for name in ("srgan", "joint"):
+        shutil.rmtree(workdir / name)
+    with pytest.raises(AssertionError, match="a stage was trained"):
+        chain.run(settings, workdir)
+
+
+def test_the_last_stage_may_always_be_lengthened(trained_chain, tmp_path, no_training):
+    shutil.copytree(trained_chain, tmp_path / "run")
+    settings = tiny.config("joint")
+    settings.steps = 6
+    with pytest.raises(AssertionError, match="a stage was trained"):
+        chain.run(settings, tmp_path / "run")
+
+
 def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_path, no_training):
     for field, value, message in (
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
@@ -143,7 +168,7 @@ def test_a_run_is_started_from_by_its_folder(trained_chain):
     )
     assert sorted(starts) == ["generator", "segmenter"]
     run = runs.load(generator)
-    assert tiny.same(starts["generator"]["params"], run.state.ema["generator"])
+    assert tiny.same(starts["generator"], run.state.ema["generator"])
 
 
 def test_a_generator_run_brings_its_discriminator(trained_chain):

@@ -29,7 +29,7 @@ def foreground(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
 def enhanced(
     generator: nn.Module, state: State, lr: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged parameters."""
+    """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged variables."""
     variables = state.variables("generator", averaged=True)
     return quantise(generator.apply(variables, unit(lr, dtype), train=False))
 
@@ -37,6 +37,6 @@ def enhanced(
 def foreground_probability(
     segmenter: nn.Module, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """uint8 (B, H, W, 3) -> probability of a nucleus (B, H, W, 1), by the averaged parameters."""
+    """uint8 (B, H, W, 3) -> probability of a nucleus (B, H, W, 1), by the averaged variables."""
     variables = state.variables("segmenter", averaged=True)
     return jax.nn.sigmoid(segmenter.apply(variables, unit(image, dtype), train=False))

@@ -31,10 +31,13 @@ class State(struct.PyTreeNode):
         skipped: steps whose loss or gradient was not finite, int32 ().
         skipped_in_a_row: how many of these came last without a finite one between, int32 ().
         rng: typed key of the run; a step's key is folded from it and `step`.
-        params, opt_state, ema: network name -> tree. `ema` averages `params` of the networks that
-            are used afterwards.
+        params, opt_state: network name -> tree.
         statistics: network name -> collection -> tree: all that a network keeps beside its
             parameters ("batch_stats", "spectral").
+        ema: name -> averaged variables, of the networks that are used afterwards: parameters and
+            statistics alike, so that the two describe the same stretch of training. BatchNorm's
+            own running statistics remember some ten batches; averaged parameters read with those
+            of the last ten score a little less.
         frozen: network name -> variables that are read but never trained.
     """
 
@@ -49,9 +52,10 @@ class State(struct.PyTreeNode):
     frozen: dict[str, Tree]
 
     def variables(self, network: str, *, averaged: bool = False) -> dict[str, Tree]:
-        """The variables of a network as linen takes them; averaged parameters where asked for."""
-        params = self.ema if averaged and network in self.ema else self.params
-        return {"params": params[network], **self.statistics[network]}
+        """The variables of a network as linen takes them; averaged ones where asked for and kept."""
+        if averaged and network in self.ema:
+            return self.ema[network]
+        return {"params": self.params[network], **self.statistics[network]}
 
 
 def create(
@@ -69,7 +73,7 @@ def create(
         rng: typed key.
         networks: name -> (module, an input of the shape it will see).
         optimizers: name -> optax transformation, for every network that is trained.
-        averaged: names whose parameters are averaged.
+        averaged: names whose variables are averaged.
         start: name -> variables of an earlier run, used in place of fresh ones.
         frozen: name -> variables that are only read.
 
@@ -101,7 +105,10 @@ def create(
         statistics=statistics,
         opt_state={name: tx.init(params[name]) for name, tx in optimizers.items()},
         # Copied, because a donated state must not hold one buffer twice.
-        ema={name: jax.tree.map(jnp.copy, params[name]) for name in averaged},
+        ema={
+            name: jax.tree.map(jnp.copy, {"params": params[name], **statistics[name]})
+            for name in averaged
+        },
         frozen=jax.tree.map(jnp.copy, dict(frozen or {})),
     )
 
@@ -200,7 +207,7 @@ def advance(
         name: jax.tree.map(
             lambda old, new: old + (1.0 - decay).astype(old.dtype) * (new - old),
             old,
-            params[name],
+            {"params": params[name], **stats[name]},
         )
         for name, old in state.ema.items()
     }

@@ -29,7 +29,7 @@ def test_enhanced_images_are_scored_against_the_real_ones():
     assert sums["ssim_rgb"] == (pytest.approx(3), 3)
 
 
-def test_evaluation_is_by_the_averaged_parameters():
+def test_evaluation_is_by_the_averaged_variables():
     stage, state, batch = tiny.built("generator")
     zeros = {"generator": {k: v for k, v in state.ema["generator"].items()}}
     moved, _ = tiny.stepped(stage, state, batch, 3)

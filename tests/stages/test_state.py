@@ -17,7 +17,7 @@ def make(**changes):
         params={"net": {"w": jnp.asarray([1.0, 2.0])}},
         statistics={"net": {"mean": jnp.zeros(2)}},
         opt_state={"net": OPTIMIZERS["net"].init({"w": jnp.zeros(2)})},
-        ema={"net": {"w": jnp.asarray([1.0, 2.0])}},
+        ema={"net": {"params": {"w": jnp.asarray([1.0, 2.0])}, "mean": jnp.zeros(2)}},
         frozen={},
     )
     return state.replace(**changes)
@@ -39,7 +39,8 @@ def test_a_finite_step_moves_everything():
     np.testing.assert_allclose(state.params["net"]["w"], [0.0, 3.0])
     np.testing.assert_allclose(state.statistics["net"]["mean"], [1.0, 1.0])
     # decay at the first step is min(.5, 1/10): w_ema = w + .9 (new - w)
-    np.testing.assert_allclose(state.ema["net"]["w"], [0.1, 2.9], rtol=1e-6)
+    np.testing.assert_allclose(state.ema["net"]["params"]["w"], [0.1, 2.9], rtol=1e-6)
+    np.testing.assert_allclose(state.ema["net"]["mean"], [0.9, 0.9], rtol=1e-6)
     assert int(state.step) == 1
     assert int(state.skipped) == 0
     np.testing.assert_allclose(metrics["gradient_norm_net"], np.sqrt(8), rtol=1e-6)
@@ -47,7 +48,8 @@ def test_a_finite_step_moves_everything():
 
 def test_the_average_decays_as_asked_once_the_run_is_old():
     state, _ = advance(make(step=jnp.asarray(1000, jnp.int32)), [2.0, -2.0])
-    np.testing.assert_allclose(state.ema["net"]["w"], [0.5, 2.5])
+    np.testing.assert_allclose(state.ema["net"]["params"]["w"], [0.5, 2.5])
+    np.testing.assert_allclose(state.ema["net"]["mean"], [0.5, 0.5])
 
 
 def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
@@ -57,7 +59,10 @@ def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
         )
         state, metrics = advance(start, grad, loss=loss)
         np.testing.assert_array_equal(state.params["net"]["w"], start.params["net"]["w"])
-        np.testing.assert_array_equal(state.ema["net"]["w"], start.ema["net"]["w"])
+        np.testing.assert_array_equal(
+            state.ema["net"]["params"]["w"], start.ema["net"]["params"]["w"]
+        )
+        np.testing.assert_array_equal(state.ema["net"]["mean"], [0.0, 0.0])
         np.testing.assert_array_equal(state.statistics["net"]["mean"], [0.0, 0.0])
         assert int(state.step) == 1
         assert int(state.skipped) == 1
