@@ -25,6 +25,10 @@ _FEATURES = flags.DEFINE_multi_string(
     "features", [], "Feature network for feature_distance_<network>, NAME or NAME=WEIGHTS."
 )
 
+_ENSEMBLE = flags.DEFINE_bool(
+    "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
+)
+
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates."""
@@ -39,6 +43,7 @@ def main(argv: Sequence[str]) -> None:
         split=_SPLIT.value,
         enhancer=_ENHANCER.value,
         features=_FEATURES.value,
+        ensemble=_ENSEMBLE.value,
         output=pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None,
     )
     print(evaluation.table_text(table["metrics"]))

@@ -159,16 +159,20 @@ def bicubic(scale: int) -> Callable[[Image], Image]:
     return lambda lr: np.asarray(degradation.upsample(lr, scale, "bicubic"))
 
 
-def run_enhancer(run: runs.Run, sizes: Sequence[tuple[int, int]]) -> Callable[[Image], Image]:
+def run_enhancer(
+    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
+) -> Callable[[Image], Image]:
     """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
-    network = inference.enhancer(run)
+    network = inference.enhancer(run, ensemble=ensemble)
     core = network.core(sizes)
     return lambda lr: network(lr, core=core)["sr"]
 
 
-def run_segmenter(run: runs.Run, sizes: Sequence[tuple[int, int]]) -> Callable[[Image], np.ndarray]:
+def run_segmenter(
+    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
+) -> Callable[[Image], np.ndarray]:
     """A run's segmenter on whole images, at the threshold its checkpoint records."""
-    network = inference.segmenter(run)
+    network = inference.segmenter(run, ensemble=ensemble)
     core, threshold = network.core(sizes), run.meta["thresholds"]["mask"]
     return lambda image: network(image, core=core)["mask"][..., 0] >= threshold
 
@@ -212,6 +216,7 @@ def methods_of(
     *,
     enhancer: str | None = None,
     features: Mapping[str, content.FeatureNetwork] | None = None,
+    ensemble: bool = False,
 ) -> Methods:
     """The rows of the table that a set of runs calls for.
 
@@ -222,6 +227,7 @@ def methods_of(
         enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
             of a run, or None for all that the runs offer.
         features: network's name -> feature network for feature distances.
+        ensemble: whether networks are averaged over the eight flips and rotations.
     """
     scale = settings.data.scale
     hr_sizes = sizes_of(source, scale)
@@ -232,7 +238,8 @@ def methods_of(
     if enhancer != "none":
         enhancers["bicubic"] = bicubic(scale)
     if enhancer is None:
-        enhancers.update({name: run_enhancer(run, lr_sizes) for name, run in generators.items()})
+        for name, run in generators.items():
+            enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
     elif enhancer not in ("bicubic", "none"):
         outside = runs.load(pathlib.Path(enhancer))
         if not hasattr(outside.stage, "enhance"):
@@ -245,14 +252,16 @@ def methods_of(
                 f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
                 f"trained for x{scale}; name one of the same scale"
             )
-        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes)
+        enhancers[pathlib.Path(enhancer).name] = run_enhancer(
+            outside, lr_sizes, ensemble=ensemble
+        )
     segmenters: dict[str, Callable[[Image], np.ndarray]] = {}
     rows: list[tuple[str, str | None, str]] = []
     if masks:
         segmenters["otsu"] = nuclei.otsu_haematoxylin
         rows.append(("otsu", None, "otsu"))
     for name, run in masks.items():
-        segmenters[name] = run_segmenter(run, hr_sizes)
+        segmenters[name] = run_segmenter(run, hr_sizes, ensemble=ensemble)
         if run.config.stage == "joint" and enhancer is None:
             rows.append((name, name, name))
             rows.append((f"hr_to_{name}", None, name))
@@ -308,12 +317,13 @@ def score_workdir(
     split: str = "val",
     enhancer: str | None = None,
     features: Sequence[str] = (),
+    ensemble: bool = False,
     output: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
 
     Returns:
-        What metrics.json holds: {"metrics", "differences", "data"}.
+        What metrics.json holds: {"metrics", "differences", "ensemble", "data"}.
 
     Raises:
         UserError: for whatever is wrong with workdir, data or flags.
@@ -329,7 +339,9 @@ def score_workdir(
     for entry in features:
         name, _, path = entry.partition("=")
         networks[name] = content.pretrained_features(name, path=path)
-    methods = methods_of(folders, source, settings, enhancer=enhancer, features=networks)
+    methods = methods_of(
+        folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
+    )
     output = output or workdir / "evaluation"
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
@@ -339,6 +351,7 @@ def score_workdir(
     table = {
         "metrics": summary_of(results),
         "differences": differences_of(results, comparisons(methods)),
+        "ensemble": ensemble,
         "data": {
             "source": "folder"
             if settings.data.source.startswith("folder:")

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from histojax.imaging import tiling
@@ -22,7 +23,7 @@ class TiledNetwork:
     """A network made ready for images of any size.
 
     Attributes:
-        windows: uint8 (B, h, w, 3) -> {name: (B, h s, w s, C)}, jitted.
+        windows: uint8 (B, h, w, 3) -> {name: (B, h s, w s, C)}, of jitted parts.
         halo: receptive-field radius, input px.
         stride: total stride, input px.
         scale: output px per input px.
@@ -64,35 +65,86 @@ class TiledNetwork:
         )
 
 
-def enhancer(run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1) -> TiledNetwork:
-    """A run's generator: {"sr": uint8}."""
-    generator, scale = run.stage.generator, run.config.data.scale
+def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
+    """The mean of a network over the eight symmetries of the square, at eight times the work.
 
-    @jax.jit
-    def windows(lr: jax.Array) -> dict[str, jax.Array]:
-        return {"sr": run.stage.enhance(run.state, lr)}
+    Tissue has no up and no left, so a network's answers to an image turned and mirrored, turned
+    back, are eight opinions of one truth (the geometric self-ensemble of Lim et al. 2017, section
+    3.3). Each is computed by itself: at one window shape, one program serves all.
+
+    Args:
+        network: (B, h, w, C) -> (B, h s, w s, D), uint8 or float.
+
+    Returns:
+        The same function, symmetric in the same sense; uint8 means are rounded.
+    """
+
+    def mean(image: Any) -> jax.Array:
+        total = None
+        for index in range(8):
+            x = jnp.asarray(image)
+            x = x.swapaxes(1, 2) if index & 4 else x
+            y = network(_mirrored(x, index))
+            kept = y.dtype
+            y = _mirrored(y, index).astype(jnp.float32)
+            y = y.swapaxes(1, 2) if index & 4 else y
+            total = y if total is None else total + y
+        if jnp.issubdtype(kept, jnp.integer):
+            return jnp.floor(total / 8 + 0.5).astype(kept)
+        return (total / 8).astype(kept)
+
+    return mean
+
+
+def _mirrored(x: jax.Array, index: int) -> jax.Array:
+    return x[:, :: -1 if index & 1 else 1, :: -1 if index & 2 else 1]
+
+
+def _enhance(run: Run, ensemble: bool) -> Callable[[Any], jax.Array]:
+    network = jax.jit(lambda lr: run.stage.enhance(run.state, lr))
+    return symmetric_mean(network) if ensemble else network
+
+
+def _segment(run: Run, ensemble: bool) -> Callable[[Any], jax.Array]:
+    network = jax.jit(lambda image: run.stage.segment(run.state, image))
+    return symmetric_mean(network) if ensemble else network
+
+
+def enhancer(
+    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
+) -> TiledNetwork:
+    """A run's generator: {"sr": uint8}; `ensemble` as in `symmetric_mean`."""
+    generator, scale = run.stage.generator, run.config.data.scale
+    enhance = _enhance(run, ensemble)
+
+    def windows(lr: np.ndarray) -> dict[str, jax.Array]:
+        return {"sr": enhance(lr)}
 
     return TiledNetwork(
         windows, generator.halo, generator.stride, scale, largest // scale, batch_size
     )
 
 
-def segmenter(run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1) -> TiledNetwork:
-    """A run's segmenter: {"mask": foreground probability (H, W, 1)}."""
+def segmenter(
+    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
+) -> TiledNetwork:
+    """A run's segmenter: {"mask": foreground probability (H, W, 1)}; `ensemble` as above."""
     network = run.stage.segmenter
+    segment = _segment(run, ensemble)
 
-    @jax.jit
-    def windows(image: jax.Array) -> dict[str, jax.Array]:
-        return {"mask": run.stage.segment(run.state, image)}
+    def windows(image: np.ndarray) -> dict[str, jax.Array]:
+        return {"mask": segment(image)}
 
     return TiledNetwork(windows, network.halo, network.stride, 1, largest, batch_size)
 
 
-def predictor(run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1) -> TiledNetwork:
+def predictor(
+    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
+) -> TiledNetwork:
     """All a run makes of an image: {"sr"} and {"mask"} as far as it has the networks.
 
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
-    tiles agree with the whole here too.
+    tiles agree with the whole here too. `ensemble` as in `symmetric_mean`, of each network.
     """
     has_generator, has_segmenter = hasattr(run.stage, "enhance"), hasattr(run.stage, "segment")
     scale = run.config.data.scale if has_generator else 1
@@ -105,8 +157,14 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1) -> 
     if has_generator:
         halo += run.stage.generator.halo
 
-    @jax.jit
-    def windows(image: jax.Array) -> dict[str, jax.Array]:
-        return run.stage.predict(run.state, image)
+    enhance, segment = _enhance(run, ensemble), _segment(run, ensemble)
 
+    def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
+        outputs = {"sr": enhance(image)} if has_generator else {}
+        if has_segmenter:
+            outputs["mask"] = segment(outputs.get("sr", image))
+        return outputs
+
+    whole = jax.jit(lambda image: run.stage.predict(run.state, image))
+    windows = by_parts if ensemble else whole
     return TiledNetwork(windows, halo, stride, scale, max(largest // scale, stride), batch_size)

@@ -26,6 +26,10 @@ _RESAMPLE = flags.DEFINE_bool(
 )
 _TILE = flags.DEFINE_integer("tile", 1024, "Largest tile, output px; memory follows it.")
 
+_ENSEMBLE = flags.DEFINE_bool(
+    "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
+)
+
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
@@ -40,6 +44,7 @@ def main(argv: Sequence[str]) -> None:
         mpp=_MPP.value,
         resample=_RESAMPLE.value,
         tile=_TILE.value,
+        ensemble=_ENSEMBLE.value,
     )
 
 

@@ -51,6 +51,7 @@ def predict_files(
     mpp: float | None = None,
     resample: bool = False,
     tile: int = inference.LARGEST_TILE,
+    ensemble: bool = False,
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
@@ -60,7 +61,7 @@ def predict_files(
     """
     files = image_files(inputs)
     run = runs.load(workdir)
-    network = inference.predictor(run, largest=tile)
+    network = inference.predictor(run, largest=tile, ensemble=ensemble)
     done: dict[pathlib.Path, Prediction] = {}
     failures: list[UserError] = []
     for number, path in enumerate(files, 1):

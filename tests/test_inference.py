@@ -1,3 +1,5 @@
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -60,3 +62,48 @@ def test_the_receptive_fields_of_both_networks_add_up(joint):
     reach = joint.stage.generator.halo + joint.stage.segmenter.halo / 4
     assert both.halo >= reach
     assert both.stride * 4 % joint.stage.segmenter.stride == 0
+
+
+def test_the_symmetric_mean_is_symmetric():
+    weights = jnp.arange(35.0).reshape(1, 5, 7, 1) / 35
+
+    def network(x):  # sees where a pixel lies, as no convolution does
+        place = weights if x.shape[1] == 5 else weights.swapaxes(1, 2)
+        return x.sum(-1, keepdims=True) * place
+
+    image = jax.random.uniform(jax.random.key(0), (1, 5, 7, 3))
+    mean = inference.symmetric_mean(network)
+    found = mean(image)
+    assert found.shape == (1, 5, 7, 1)
+    # Over the eight symmetries a pixel's weight is the mean over its four mirror images.
+    places = (weights + weights[:, ::-1]) / 2
+    places = (places + places[:, :, ::-1]) / 2
+    np.testing.assert_allclose(found, image.sum(-1, keepdims=True) * places, rtol=1e-5)
+    for turn in (lambda x: x[:, ::-1], lambda x: x[:, :, ::-1], lambda x: x.swapaxes(1, 2)):
+        np.testing.assert_allclose(mean(turn(image)), turn(found), rtol=1e-5)
+
+
+def test_means_of_uint8_are_rounded():
+    def network(x):  # 200, and 201 in the upper row
+        return jnp.full(x.shape, 200, jnp.uint8).at[:, 0].add(1)
+
+    mean = inference.symmetric_mean(network)(jnp.zeros((1, 4, 4, 1), jnp.uint8))
+    assert mean.dtype == jnp.uint8
+    # A corner is in the upper row in four of eight views, the edge's middle in two, the rest never.
+    np.testing.assert_array_equal(mean[0, 0, :, 0], [201, 200, 200, 201])
+    np.testing.assert_array_equal(mean[0, 1:3, 1:3, 0], 200)
+
+
+def test_an_ensemble_over_tiles_agrees_with_the_whole_and_with_its_parts(joint):
+    image = lr_image(20, 28)
+    together = inference.predictor(joint, ensemble=True)
+    whole = together(image)
+    tiles = together(image, core=2 * together.stride * 4)
+    assert np.abs(whole["sr"].astype(int) - tiles["sr"]).max() <= 1
+    sr = inference.enhancer(joint, ensemble=True)(image)["sr"]
+    np.testing.assert_array_equal(sr, whole["sr"])
+    assert (sr != inference.predictor(joint)(image)["sr"]).any()
+    mask = inference.segmenter(joint, ensemble=True)(sr)["mask"]
+    # Beyond the image the one reads the enhanced margin and the other the mirrored image.
+    inside = (slice(32, -32), slice(32, -32))
+    np.testing.assert_allclose(mask[inside], whole["mask"][inside], atol=1e-4)
