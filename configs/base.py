@@ -59,6 +59,22 @@ def base(name: str, stage: str) -> ConfigDict:
     return config
 
 
+def augmentation(**changes: object) -> ConfigDict:
+    """Flips and quarter turns; colour and size as they are."""
+    return ConfigDict(
+        {
+            "flips": True,
+            "rotations": True,
+            "stain_sigma": 0.0,
+            "stain_bias": 0.0,
+            "brightness": 0.0,
+            "contrast": 0.0,
+            "zoom": (1.0, 1.0),
+            **changes,
+        }
+    )
+
+
 def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
     """AdamW: warm-up, cosine decay, clipping."""
     return ConfigDict(

@@ -20,67 +20,35 @@ from configs import base
 
 def generator(size: str) -> ConfigDict:
     """The network's fields, shared with srgan.py and joint.py."""
-    if size == "smoke":
-        return ConfigDict(
-            dict(
-                blocks=1,
-                features=16,
-                width=32,
-                cardinality=4,
-                activation="relu",
-                norm="none",
-                head_kernel=3,
-                upsampling="direct",
-                skip="bicubic",
-                output="linear",
-            )
-        )
-    if size == "laptop":
-        return ConfigDict(
-            dict(
-                blocks=8,
-                features=48,
-                width=64,
-                cardinality=2,
-                activation="relu",
-                norm="none",
-                head_kernel=3,
-                upsampling="direct",
-                skip="bicubic",
-                output="linear",
-            )
-        )
-    if size == "gpu":
-        return ConfigDict(
-            dict(
-                blocks=16,
-                features=64,
-                width=256,
-                cardinality=32,
-                activation="prelu",
-                norm="none",
-                head_kernel=9,
-                tail_kernel=9,
-                upsampling="pixel_shuffle",
-                skip="bicubic",
-                output="linear",
-            )
-        )
-    return ConfigDict(
-        dict(
-            blocks=16,
-            features=64,
-            width=128,
-            cardinality=32,
-            activation="prelu",
-            norm="batch",
-            head_kernel=9,
-            tail_kernel=9,
-            upsampling="pixel_shuffle",
-            skip="none",
-            output="tanh",
-        )
+    network = ConfigDict(
+        {
+            "blocks": 16,
+            "block": "resnext",  # resnext | residual: the plain block of SRResNet
+            "features": 64,
+            "width": 128,
+            "cardinality": 32,
+            "activation": "prelu",  # prelu | relu
+            "norm": "none",  # none | batch
+            "head_kernel": 9,
+            "tail_kernel": 9,
+            "upsampling": "pixel_shuffle",  # pixel_shuffle | nearest256 | direct
+            "skip": "bicubic",  # none | bicubic
+            "output": "linear",  # linear | tanh
+            "residual_scale": 1.0,
+            "grouped_form": "auto",  # auto | grouped | merged | block_diagonal
+        }
     )
+    if size in ("smoke", "laptop"):
+        network.update(activation="relu", head_kernel=3, upsampling="direct")
+    if size == "smoke":
+        network.update(blocks=1, features=16, width=32, cardinality=4)
+    elif size == "laptop":
+        network.update(blocks=8, features=48, width=64, cardinality=2)
+    elif size == "gpu":
+        network.width = 256
+    else:
+        network.update(norm="batch", skip="none", output="tanh")
+    return network
 
 
 def get_config(size: str = "laptop") -> ConfigDict:
@@ -90,9 +58,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.generator = generator(size)
     config.loss = ConfigDict({"pixel": "l1", "pixel_weight": 1.0})  # l1 | mse | charbonnier
     config.ema_decay = 0.999
-    config.data.augmentation = ConfigDict(
-        {"flips": True, "rotations": True, "stain_sigma": 0.0, "stain_bias": 0.0}
-    )
+    config.data.augmentation = base.augmentation()
     config.data.crop = {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 20, "laptop": 3_000, "gpu": 60_000, "paper": 20_000}[size]

@@ -44,9 +44,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     # Step at which each network starts to learn; -1: never.
     config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
     config.ema_decay = 0.99
-    config.data.augmentation = ConfigDict(
-        {"flips": True, "rotations": True, "stain_sigma": 0.1, "stain_bias": 0.02}
-    )
+    config.data.augmentation = base.augmentation(stain_sigma=0.25, stain_bias=0.05)
     config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]

@@ -20,11 +20,25 @@ from configs import base
 
 def segmenter(size: str) -> ConfigDict:
     """The network's fields, shared with srgan.py and joint.py."""
+    network = ConfigDict(
+        {
+            "depth": 4,
+            "features": 64,
+            "blocks_per_level": 2,
+            "five": "5x5",  # 5x5 | 3x3x2
+            "residual": False,
+            "fuse": False,
+            "norm": "batch",  # batch | instance | none
+            "upsampling": "transposed",  # transposed | bilinear
+            "dropout": 0.0,
+            "stem_stride": 1,
+        }
+    )
     if size == "smoke":
-        return ConfigDict(dict(depth=2, features=8, blocks_per_level=1))
-    if size == "laptop":
-        return ConfigDict(dict(depth=3, features=48, blocks_per_level=1, stem_stride=2))
-    return ConfigDict(dict(depth=4, features=64, blocks_per_level=2))
+        network.update(depth=2, features=8, blocks_per_level=1)
+    elif size == "laptop":
+        network.update(depth=3, features=48, blocks_per_level=1, stem_stride=2)
+    return network
 
 
 def get_config(size: str = "laptop") -> ConfigDict:
@@ -36,17 +50,11 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.loss = ConfigDict({"bce_weight": 0.5, "dice_weight": 0.5, "squared_dice": False})
     config.ema_decay = 0.995
     config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
-    config.data.augmentation = ConfigDict(
-        {
-            "flips": True,
-            "rotations": True,
-            "stain_sigma": 0.25,
-            "stain_bias": 0.05,
-            # Nuclei vary in size between organs and scanners. Resampling needs the host, which
-            # would hold an accelerator back.
-            "zoom": (0.8, 1.25) if size == "laptop" else (1.0, 1.0),
-        }
-    )
+    config.data.augmentation = base.augmentation(stain_sigma=0.25, stain_bias=0.05)
+    if size == "laptop":
+        # Nuclei vary in size between organs and scanners. Resampling needs the host, which would
+        # hold an accelerator back.
+        config.data.augmentation.zoom = (0.8, 1.25)
     config.data.crop = {"smoke": 32, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 20, "laptop": 900, "gpu": 20_000, "paper": 20_000}[size]

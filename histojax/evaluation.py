@@ -252,9 +252,7 @@ def methods_of(
                 f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
                 f"trained for x{scale}; name one of the same scale"
             )
-        enhancers[pathlib.Path(enhancer).name] = run_enhancer(
-            outside, lr_sizes, ensemble=ensemble
-        )
+        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], np.ndarray]] = {}
     rows: list[tuple[str, str | None, str]] = []
     if masks:

@@ -1,8 +1,11 @@
+import dataclasses
+
 import jax
 import pytest
 
 from configs import base
 from histojax import chain, config, runs, train
+from histojax.data.augmentation import Augmentation
 from histojax.stages import STAGES, build_stage
 from tests import tiny
 
@@ -29,6 +32,20 @@ def test_every_size_makes_its_networks(name, size):
     stage = build_stage(settings, {})
     state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
     assert set(state.params) == set(stage.networks)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", base.SIZES)
+def test_every_field_of_a_network_and_of_augmentation_can_be_set(name, size):
+    settings = tiny.CONFIGS[name].get_config(size)
+    settings.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
+    # What the stage itself sets.
+    fixed = {"parent", "name", "dtype", "bn_axis_name", "scale", "outputs"}
+    for network, module in build_stage(settings, {}).networks.items():
+        fields = {field.name for field in dataclasses.fields(module)}
+        assert set(settings[network]) == fields - fixed
+    fields = {field.name for field in dataclasses.fields(Augmentation)}
+    assert set(settings.data.augmentation) == fields
 
 
 @pytest.mark.parametrize("name", NAMES)

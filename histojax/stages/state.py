@@ -52,7 +52,7 @@ class State(struct.PyTreeNode):
     frozen: dict[str, Tree]
 
     def variables(self, network: str, *, averaged: bool = False) -> dict[str, Tree]:
-        """The variables of a network as linen takes them; averaged ones where asked for and kept."""
+        """The variables of a network as linen takes them; the averaged ones where asked for."""
         if averaged and network in self.ema:
             return self.ema[network]
         return {"params": self.params[network], **self.statistics[network]}
