@@ -31,11 +31,10 @@ import numpy as np
 
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
-from histojax.imaging.reader import image_size, open_image, read_image, read_labels
+from histojax.imaging.reader import SUFFIXES, image_size, open_image, read_image, read_labels
 
 _log = logging.getLogger(__name__)
 
-_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
 
 
@@ -170,7 +169,7 @@ class FolderSource:
 
         instances = _files(self.root / "instances", _LABEL_SUFFIXES)
         masks = _files(self.root / "masks", _LABEL_SUFFIXES)
-        lr = _files(self.root / "lr", _IMAGE_SUFFIXES)
+        lr = _files(self.root / "lr", SUFFIXES)
         self._items = [
             _Item(
                 name, groups[name], images[name], instances.get(name), masks.get(name), lr.get(name)
@@ -297,10 +296,10 @@ def _images(root: pathlib.Path) -> dict[str, pathlib.Path]:
             f"data folder {root} has no images/ folder: put the images in {folder} and their "
             "labels in instances/ or masks/ beside it"
         )
-    images = _files(folder, _IMAGE_SUFFIXES)
+    images = _files(folder, SUFFIXES)
     if not images:
         raise UserError(
-            f"{folder} holds no images: put files there that end in {', '.join(_IMAGE_SUFFIXES)}"
+            f"{folder} holds no images: put files there that end in {', '.join(SUFFIXES)}"
         )
     return images
 

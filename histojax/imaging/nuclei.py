@@ -10,9 +10,8 @@ Axes: H, W pixels. Masks are (H, W), non-zero where there is foreground; labels 
 
 from __future__ import annotations
 
-import itertools
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -23,7 +22,6 @@ import skimage.color
 import skimage.filters
 
 from histojax.errors import UserError
-from histojax.imaging.tiling import recut
 from histojax.imaging.writers import disk_errors
 
 _DUAL = {4: 8, 8: 4}
@@ -288,36 +286,6 @@ class StripLabels:
 
     def __exit__(self, *_) -> None:
         self.close()
-
-
-def label_strips(
-    strips: Iterable[np.ndarray],
-    *,
-    min_area: int = 0,
-    max_hole: int = 0,
-    connectivity: int = 8,
-    folder: str | Path | None = None,
-    rows: int | None = None,
-) -> StripLabels:
-    """`label_mask` for a mask given by strips (rows, W), top to bottom; see `StripLabeller`.
-
-    Args:
-        rows: recut the strips to this many rows first; by default they are taken as they come.
-    """
-    pieces = iter(strips if rows is None else recut(strips, rows))
-    first = next(pieces, None)
-    if first is None:
-        raise ValueError("no strips to label")
-    with StripLabeller(
-        first.shape[1],
-        min_area=min_area,
-        max_hole=max_hole,
-        connectivity=connectivity,
-        folder=folder,
-    ) as labeller:
-        for strip in itertools.chain([first], pieces):
-            labeller.add(strip)
-        return labeller.finish()
 
 
 def _pairs(a: np.ndarray, b: np.ndarray, where_a: np.ndarray, where_b: np.ndarray) -> np.ndarray:

@@ -75,11 +75,6 @@ def write_png(path: str | Path, image: np.ndarray) -> None:
         PIL.Image.fromarray(image).save(beside, format="PNG")
 
 
-def write_tiff(path: str | Path, image: np.ndarray, *, mpp: float | None = None) -> None:
-    """Writes an image or labels that fit in memory; see `stream_tiff`."""
-    stream_tiff(path, [image], height=image.shape[0], width=image.shape[1], mpp=mpp)
-
-
 def stream_tiff(
     path: str | Path,
     strips: Iterable[np.ndarray],

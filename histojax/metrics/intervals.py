@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -88,20 +88,3 @@ def paired_difference(
 def _codes(groups: Sequence[Hashable]) -> np.ndarray:
     numbers: dict[Hashable, int] = {}
     return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)
-
-
-Sums = dict[str, tuple[float, float]]
-
-
-def add_sums(total: Mapping[str, tuple], part: Mapping[str, tuple]) -> Sums:
-    """Adds {name: (sum, count)} of a batch to that of the batches before it."""
-    added = dict(total)
-    for name, (value, count) in part.items():
-        before_value, before_count = added.get(name, (0.0, 0.0))
-        added[name] = (before_value + value, before_count + count)
-    return added
-
-
-def divide_sums(total: Mapping[str, tuple]) -> dict[str, float]:
-    """{name: sum / count}; NaN where nothing was counted."""
-    return {name: float(s / c) if c else float("nan") for name, (s, c) in total.items()}

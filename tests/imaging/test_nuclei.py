@@ -15,6 +15,15 @@ def _mask(*rows):
     return np.array([[c == "#" for c in row] for row in rows], np.uint8)
 
 
+def label_strips(strips, *, rows=None, **options):
+    """The labels of a mask given by strips, recut to `rows` first where that is given."""
+    pieces = list(strips if rows is None else tiling.recut(strips, rows))
+    with nuclei.StripLabeller(pieces[0].shape[1], **options) as labeller:
+        for piece in pieces:
+            labeller.add(piece)
+        return labeller.finish()
+
+
 U_SHAPE = _mask(
     "#...#..#",
     "#...#..#",
@@ -58,7 +67,7 @@ RING_WITH_ISLAND = _mask(
 
 
 def _stream(mask, rows, **options):
-    with nuclei.label_strips([mask], rows=rows, **options) as labels:
+    with label_strips([mask], rows=rows, **options) as labels:
         pieces = list(labels.strips(5))
         return np.concatenate(pieces), labels.areas
 
@@ -154,7 +163,7 @@ def test_the_tile_does_not_change_the_labels(core):
         return {"mask": windows[..., 0].repeat(2, 1).repeat(2, 2)}
 
     strips = tiling.strips(tiling.tiled(network, image, core=core, halo=3, scale=2))
-    with nuclei.label_strips((strip.outputs["mask"] for strip in strips), min_area=12) as labels:
+    with label_strips((strip.outputs["mask"] for strip in strips), min_area=12) as labels:
         expected = nuclei.label_mask(image[..., 0].repeat(2, 0).repeat(2, 1), min_area=12)
         np.testing.assert_array_equal(labels.read(0, 0, 82, 106), expected)
         np.testing.assert_array_equal(labels.read(10, 20, 30, 500), expected[10:40, 20:])
@@ -182,18 +191,18 @@ def test_an_unknown_connectivity_and_an_unwritable_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="connectivity of 6"):
         nuclei.label_mask(U_SHAPE, connectivity=6)
     with pytest.raises(UserError, match="absent"):
-        nuclei.label_strips([U_SHAPE], folder=tmp_path / "absent")
+        label_strips([U_SHAPE], folder=tmp_path / "absent")
 
 
 def test_the_temporary_file_leaves_nothing_behind(tmp_path):
-    with nuclei.label_strips([U_SHAPE], folder=tmp_path) as labels:
+    with label_strips([U_SHAPE], folder=tmp_path) as labels:
         assert labels.count == 3
     assert os.listdir(tmp_path) == []
 
 
 def test_strips_of_another_width_are_refused():
     with pytest.raises(ValueError, match="8 columns"):
-        nuclei.label_strips([U_SHAPE, U_SHAPE[:, :5]])
+        label_strips([U_SHAPE, U_SHAPE[:, :5]])
 
 
 def test_otsu_finds_blue_on_pink():

@@ -12,6 +12,10 @@ from histojax.errors import UserError
 from histojax.imaging import writers
 
 
+def write_tiff(path, image):
+    writers.stream_tiff(path, [image], height=image.shape[0], width=image.shape[1])
+
+
 def _image(height, width):
     return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
 
@@ -37,7 +41,7 @@ def test_a_streamed_image_reads_back_by_another_reader(tmp_path, size, rows):
 
 def test_labels_beyond_16_bits_survive_as_uint32(tmp_path):
     labels = np.arange(700 * 600, dtype=np.int32).reshape(700, 600)
-    writers.write_tiff(tmp_path / "a.labels.tif", labels)
+    write_tiff(tmp_path / "a.labels.tif", labels)
     back = tifffile.imread(tmp_path / "a.labels.tif")
     assert back.dtype == np.uint32
     np.testing.assert_array_equal(back, labels)
@@ -74,9 +78,9 @@ def test_wrong_widths_types_and_negative_labels_are_refused(tmp_path):
     with pytest.raises(ValueError, match="columns"):
         writers.stream_tiff(path, [_image(9, 20)], height=9, width=21)
     with pytest.raises(ValueError, match="float"):
-        writers.write_tiff(path, np.zeros((9, 9, 3), np.float32))
+        write_tiff(path, np.zeros((9, 9, 3), np.float32))
     with pytest.raises(ValueError, match="negative"):
-        writers.write_tiff(path, np.full((9, 9), -1, np.int32))
+        write_tiff(path, np.full((9, 9), -1, np.int32))
     with pytest.raises(ValueError, match="65,535"):
         writers.write_png(path, np.full((9, 9), 65_536, np.int32))
     assert os.listdir(tmp_path) == []
@@ -84,7 +88,7 @@ def test_wrong_widths_types_and_negative_labels_are_refused(tmp_path):
 
 def test_an_interrupted_write_keeps_the_file_before(tmp_path):
     path = tmp_path / "a.tif"
-    writers.write_tiff(path, _image(30, 30))
+    write_tiff(path, _image(30, 30))
     before = path.read_bytes()
 
     def strips():

@@ -78,13 +78,3 @@ def test_a_paired_difference_is_narrow_where_the_images_differ_more_than_the_met
     assert intervals.paired_difference([np.inf, 1.0], [np.inf, 0.0]) == (1.0, 1.0, 1.0, 1, 1)
     with pytest.raises(ValueError, match="same images"):
         intervals.paired_difference([1.0], [1.0, 2.0])
-
-
-def test_sums_are_divided_once_at_the_end():
-    total = {}
-    for part in ({"dice": (3.0, 4)}, {"dice": (1.0, 1), "psnr": (60.0, 2)}, {"aji": (0.0, 0)}):
-        total = intervals.add_sums(total, part)
-    means = intervals.divide_sums(total)
-    assert means["dice"] == pytest.approx(4 / 5)
-    assert means["psnr"] == 30
-    assert np.isnan(means["aji"])
