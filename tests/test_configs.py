@@ -6,7 +6,8 @@ import pytest
 from configs import base
 from histojax import chain, config, runs, train
 from histojax.data.augmentation import Augmentation
-from histojax.stages import STAGES, build_stage
+from histojax.errors import UserError
+from histojax.stages import STAGES, build, build_stage
 from tests import tiny
 
 NAMES = sorted(tiny.CONFIGS)
@@ -25,7 +26,7 @@ def test_every_size_can_be_written_and_read_back(name, size):
         assert stage.data.source == "synthetic"
 
 
-@pytest.mark.parametrize("name", ["generator", "segmentation"])
+@pytest.mark.parametrize("name", ["generator", "segmentation", "srresnet", "unet"])
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_makes_its_networks(name, size):
     settings = tiny.CONFIGS[name].get_config(size)
@@ -43,7 +44,7 @@ def test_every_field_of_a_network_and_of_augmentation_can_be_set(name, size):
     fixed = {"parent", "name", "dtype", "bn_axis_name", "scale", "outputs"}
     for network, module in build_stage(settings, {}).networks.items():
         fields = {field.name for field in dataclasses.fields(module)}
-        assert set(settings[network]) == fields - fixed
+        assert set(settings[network]) - {"kind"} == fields - fixed
     fields = {field.name for field in dataclasses.fields(Augmentation)}
     assert set(settings.data.augmentation) == fields
 
@@ -85,14 +86,106 @@ def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
         assert all(one == found[0] for one in found)
 
 
+@pytest.mark.parametrize("size", ["smoke", "laptop", "gpu"])
+@pytest.mark.parametrize(
+    ("baseline", "ours", "allowed"),
+    [
+        ("srresnet", "generator", {"name", "generator"}),
+        ("unet", "segmentation", {"name", "segmenter", "loss.mse_weight"}),
+        (
+            "srgan_srresnet",
+            "srgan",
+            {
+                "name",
+                "generator",
+                "discriminator",
+                "loss.adversarial.form",
+                "init.generator.name",
+                "init.generator.generator",
+            },
+        ),
+    ],
+)
+def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours, allowed, size):
+    old, new = (config.resolved(tiny.CONFIGS[name].get_config(size)) for name in (ours, baseline))
+    # `differences` leaves out how long a run is.
+    assert new["steps"] == old["steps"]
+    fields = [line.partition(":")[0] for line in config.differences(old, new)]
+    assert fields
+    for field in fields:
+        assert any(field == name or field.startswith(f"{name}.") for name in allowed), field
+
+
+def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
+    def count(name):
+        settings = tiny.CONFIGS[name].get_config("laptop")
+        stage = build_stage(settings, {})
+        state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+        return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+    assert count("srresnet") == pytest.approx(count("generator"), rel=0.05)
+    assert count("unet") == pytest.approx(count("segmentation"), rel=0.05)
+
+
+def as_coded(crop=256):
+    """The SRGAN of 2021 without its feature network, which has to be fetched."""
+    settings = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
+    settings.loss.features.weight = 0.0
+    settings.data.crop = crop
+    return settings
+
+
+def test_the_networks_of_2021_have_the_parameters_counted_there():
+    def total(settings, network):
+        stage = build_stage(settings, {})
+        state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+        return sum(leaf.size for leaf in jax.tree.leaves(state.variables(network)))
+
+    assert total(as_coded(), "generator") == 1_447_747
+    assert total(tiny.CONFIGS["unet"].get_config("paper"), "segmenter") == 31_032_837
+
+
+def test_the_settings_of_2021():
+    settings = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
+    assert [stage.name for stage in chain.stages_of(settings)] == ["srgan_srresnet"]
+    assert settings.data.degradation.name == "bilinear"
+    assert (settings.data.batch_size, settings.steps) == (1, 20_000)
+    assert (settings.loss.pixel_weight, settings.loss.features.weight) == (0.0, 1.0)
+    assert settings.loss.features.layers.to_dict() == {"relu3_3": 1.0}
+    assert (settings.loss.adversarial.form, settings.loss.adversarial.weight) == ("brier", 1e-3)
+    for group in ("optimizer", "discriminator_optimizer"):
+        rate = build.learning_rate(settings[group], settings.steps, group)
+        assert float(rate(0)) == float(rate(19_999)) == pytest.approx(2e-4)
+        assert settings[group].b1 == 0.5
+
+
+def test_the_discriminator_of_2021_is_fixed_at_256_pixels():
+    settings = as_coded(crop=128)
+    stage = build_stage(settings, {})
+    with pytest.raises(UserError, match=r"128 x 128 pixels does not fit .* of size=256") as error:
+        jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    assert "\n" not in str(error.value)
+
+
+def test_the_baseline_s_discriminator_follows_the_crop():
+    settings = tiny.CONFIGS["srgan_srresnet"].get_config("laptop")
+    settings.data.crop = 96
+    assert settings.discriminator.size == 96
+
+
+def test_a_baseline_s_chain_is_rehearsed():
+    chain.rehearse(chain.stages_of(tiny.config("srgan_srresnet")))
+
+
 def test_a_size_changes_no_choice_of_data():
     for name in NAMES:
         sources = {tiny.CONFIGS[name].get_config(size).data.source for size in base.SIZES}
         assert sources == {"synthetic"}
 
 
-def test_a_network_set_once_is_set_in_the_whole_chain():
-    settings = tiny.CONFIGS["joint"].get_config("laptop")
+@pytest.mark.parametrize("name", ["joint", "srgan_srresnet"])
+def test_a_network_set_once_is_set_in_the_whole_chain(name):
+    settings = tiny.CONFIGS[name].get_config("laptop")
     settings.generator.blocks = 12
     settings.segmenter.features = 32
     for stage in chain.stages_of(settings):

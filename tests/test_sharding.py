@@ -9,11 +9,18 @@ import numpy as np
 import optax
 import pytest
 
-from configs import generator, joint, segmentation, srgan
+from configs import generator, joint, segmentation, srgan, srgan_srresnet, unet
 from histojax import runs, sharding
 from histojax.stages import build_stage
 
-CONFIGS = {"generator": generator, "segmentation": segmentation, "srgan": srgan, "joint": joint}
+CONFIGS = {
+    "generator": generator,
+    "segmentation": segmentation,
+    "srgan": srgan,
+    "joint": joint,
+    "srgan_srresnet": srgan_srresnet,
+    "unet": unet,
+}
 BATCH = 8
 STEPS = 20
 RATE = 1e-2
@@ -44,7 +51,7 @@ def build(name):
     """(stage, state, global batches) in float64."""
     config = settings(name)
     starts = {}
-    if name in ("srgan", "joint"):
+    if "segmenter" in config.init:
         inner = build_stage(settings("segmentation"), {})
         first = doubled(inner.init(jax.random.key(1), runs.example_batch(config)))
         starts["segmenter"] = first.variables("segmenter")

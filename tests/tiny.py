@@ -8,13 +8,29 @@ import numpy as np
 import tifffile
 from PIL import Image
 
-from configs import generator, joint, segmentation, srgan
+from configs import (
+    generator,
+    joint,
+    segmentation,
+    srgan,
+    srgan_srresnet,
+    srresnet,
+    unet,
+)
 from histojax import checkpoint, runs
 from histojax import config as histojax_config
 from histojax.data import synthetic
 from histojax.stages import build_stage
 
-CONFIGS = {"generator": generator, "segmentation": segmentation, "srgan": srgan, "joint": joint}
+CONFIGS = {
+    "generator": generator,
+    "segmentation": segmentation,
+    "srgan": srgan,
+    "joint": joint,
+    "srresnet": srresnet,
+    "srgan_srresnet": srgan_srresnet,
+    "unet": unet,
+}
 
 
 def config(name="generator", *, steps=4):
@@ -75,7 +91,7 @@ def write_tiff(path, image, mpp=None):
 def built(name, settings=None):
     """(stage, its first state, one batch of noise) of a tiny config, in float32."""
     settings = settings or config(name)
-    starts = {"segmenter": segmenter_start()} if name in ("srgan", "joint") else {}
+    starts = {"segmenter": segmenter_start()} if "segmenter" in settings.init else {}
     stage = build_stage(settings, starts)
     return stage, runs.fresh_state(stage, settings), batch_for(stage)
 

@@ -49,6 +49,14 @@ def hinge_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     return -fake
 
 
+def brier_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Half the squared error of the probability that an image is real (Brier 1950, eq. 2).
+
+    Least squares after a sigmoid, in place of LSGAN's on the logits; as in Juhong et al. 2021.
+    """
+    return 0.5 * (jnp.square(1.0 - jax.nn.sigmoid(real)) + jnp.square(jax.nn.sigmoid(fake)))
+
+
 def relativistic_discriminator(
     *, real: jax.Array, fake: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
@@ -75,6 +83,7 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
 
 FORMS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
     "bce": (bce_discriminator, bce_generator),
+    "brier": (brier_discriminator, bce_generator),
     "lsgan": (lsgan_discriminator, lsgan_generator),
     "hinge": (hinge_discriminator, hinge_generator),
     "relativistic": (relativistic_discriminator, relativistic_generator),

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+FORMS = ("l1", "mse", "raw_mse")
+
 
 def feature_loss(
     *,
@@ -18,16 +20,22 @@ def feature_loss(
     """Weighted difference of feature maps, one value per image, shape (B,).
 
     Each layer's difference is divided by the mean magnitude of the target's features of that
-    layer, so that weights mean the same whatever network the features come from.
+    layer, so that weights mean the same whatever network the features come from. "raw_mse" is not
+    divided.
 
     Args:
         prediction: layer name -> (B, h, w, C) features of the generated image.
         target: the same of the real image; no gradient flows into it.
         weights: layer name -> weight; these layers are compared.
-        form: "l1" or "mse".
+        form: "l1", "mse" or "raw_mse".
 
-    Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 (there without normalisation).
+    Raises:
+        ValueError: for another form.
+
+    Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
     """
+    if form not in FORMS:
+        raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}")
     total = jnp.zeros(())
     for layer, weight in weights.items():
         real = jax.lax.stop_gradient(target[layer].astype(_at_least_float32(target[layer])))
@@ -36,12 +44,10 @@ def feature_loss(
         if form == "l1":
             distance = jnp.mean(jnp.abs(difference), axes)
             size = jnp.mean(jnp.abs(real), axes)
-        elif form == "mse":
+        else:
             distance = jnp.mean(jnp.square(difference), axes)
             size = jnp.mean(jnp.square(real), axes)
-        else:
-            raise ValueError(f"form={form!r} is neither 'l1' nor 'mse'")
-        total = total + weight * distance / (size + 1e-8)
+        total = total + weight * distance / (1.0 if form == "raw_mse" else size + 1e-8)
     return total
 
 

@@ -14,6 +14,11 @@ def binary_cross_entropy(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
     return jnp.maximum(logits, 0.0) - logits * mask + jnp.logaddexp(0.0, -jnp.abs(logits))
 
 
+def squared_error(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
+    """Squared error per pixel of sigmoid(logits) (B, H, W, C) against a mask in {0, 1}."""
+    return jnp.square(jax.nn.sigmoid(logits) - mask)
+
+
 def soft_dice(
     *, logits: jax.Array, mask: jax.Array, smooth: float = 1.0, squared: bool = False
 ) -> jax.Array:

@@ -267,16 +267,18 @@ def norm_layer(
     """A normalisation by name, ready to be applied to (B, H, W, C).
 
     Args:
-      kind: "batch" (momentum .9, epsilon 1e-5), "instance" (no learned scale or offset: nothing
-        to synchronise) or "none".
+      kind: "batch" (momentum .9, epsilon 1e-5), "keras_batch" (momentum .8 and Keras' epsilon
+        1e-3, as in Juhong et al. 2021), "instance" (no learned scale or offset: nothing to
+        synchronise) or "none".
       train: whether the batch's own statistics are used and the running ones updated.
       axis_name: device axis over which the batch statistics are averaged.
     """
-    if kind == "batch":
+    if kind in ("batch", "keras_batch"):
+        momentum, epsilon = (0.9, 1e-5) if kind == "batch" else (0.8, 1e-3)
         return nn.BatchNorm(
             use_running_average=not train,
-            momentum=0.9,
-            epsilon=1e-5,
+            momentum=momentum,
+            epsilon=epsilon,
             axis_name=axis_name if train else None,
             dtype=dtype,
             name=name,
@@ -287,7 +289,7 @@ def norm_layer(
         )
     if kind == "none":
         return lambda x: x
-    raise ValueError(f"norm {kind!r} is not one of batch, instance, none")
+    raise ValueError(f"norm {kind!r} is not one of batch, keras_batch, instance, none")
 
 
 def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax.Array:

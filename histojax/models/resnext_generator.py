@@ -116,10 +116,37 @@ class ResidualBlock(nn.Module):
         return x + self.residual_scale * y
 
 
+class SingleConvBlock(nn.Module):
+    """x + s f(x), f = one 3x3 convolution, activation, norm: the block of Juhong et al. 2021.
+
+    Attributes as in `ResNeXtBlock`.
+    """
+
+    activation: str = "relu"
+    norm: str = "keras_batch"
+    residual_scale: float = 1.0
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        # The bias stays: the activation lies between it and the norm.
+        y = Conv(x.shape[-1], 3, kernel_init=_last_init(self.norm), dtype=self.dtype, name="conv")(
+            x
+        )
+        y = norm_layer(
+            self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
+        )(activate(self.activation, y, name="act"))
+        return x + self.residual_scale * y
+
+
 def _last_init(norm: str) -> nn.initializers.Initializer:
     """Without normalisation a block starts close to the identity, or deep trunks run away
     (Wang et al. 2018, section 3.1)."""
-    return nn.initializers.lecun_normal() if norm == "batch" else _SMALL
+    return _SMALL if norm == "none" else nn.initializers.lecun_normal()
+
+
+BLOCKS = {"resnext": ResNeXtBlock, "residual": ResidualBlock, "single": SingleConvBlock}
 
 
 class ResNeXtGenerator(nn.Module):
@@ -127,12 +154,13 @@ class ResNeXtGenerator(nn.Module):
 
     Attributes:
       blocks: number of residual blocks.
-      block: "resnext", or "residual" for the plain block of SRResNet, which has no use for width
-        and cardinality.
+      block: "resnext"; or "residual" for the plain block of SRResNet and "single" for the one
+        convolution of Juhong et al. 2021, which have no use for width and cardinality.
       features: channels of the trunk.
       width, cardinality, residual_scale: see `ResNeXtBlock`.
       activation: "prelu" (SRGAN) or "relu".
-      norm: "batch" or "none".
+      norm: "batch", "keras_batch" (see `layers.norm_layer`; convolutions keep their biases) or
+        "none".
       head_kernel, tail_kernel: sides of the first and the last convolution; "direct" has no tail
         at high resolution and does not use tail_kernel.
       upsampling: "pixel_shuffle" (a 3x3 convolution to 4 x features, pixel shuffle and activation
@@ -204,8 +232,8 @@ class ResNeXtGenerator(nn.Module):
     def _check(self) -> None:
         choices = {
             "scale": tuple(UPSAMPLING_STEPS),
-            "block": ("resnext", "residual"),
-            "norm": ("batch", "none"),
+            "block": tuple(BLOCKS),
+            "norm": ("batch", "keras_batch", "none"),
             "activation": ("prelu", "relu"),
             "upsampling": ("pixel_shuffle", "nearest256", "direct"),
             "skip": ("none", "bicubic"),
@@ -261,14 +289,13 @@ class ResNeXtGenerator(nn.Module):
             "dtype": self.dtype,
             "name": name,
         }
-        if self.block == "residual":
-            return ResidualBlock(**shared)
-        return ResNeXtBlock(
-            width=self.width,
-            cardinality=self.cardinality,
-            grouped_form=self.grouped_form,
-            **shared,
-        )
+        if self.block == "resnext":
+            shared |= {
+                "width": self.width,
+                "cardinality": self.cardinality,
+                "grouped_form": self.grouped_form,
+            }
+        return BLOCKS[self.block](**shared)
 
     def _upsample(self, x: jax.Array) -> jax.Array:
         """Trunk features (B, H, W, C) to the output before its activation, (B, r H, r W, 3)."""

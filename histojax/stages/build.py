@@ -35,7 +35,7 @@ def compute_dtype(config: ConfigDict) -> jnp.dtype:
 
 
 def module(
-    kind: type[nn.Module], fields: ConfigDict, group: str, *, dtype: jnp.dtype, **fixed: Any
+    kind: type[nn.Module], fields: Mapping[str, Any], group: str, *, dtype: jnp.dtype, **fixed: Any
 ) -> nn.Module:
     """A linen module from a config group whose fields are the module's own.
 
@@ -56,6 +56,19 @@ def module(
         return kind(**values, **fixed, dtype=dtype)
     except (TypeError, ValueError) as error:
         raise UserError(f"{group}: {error}") from error
+
+
+def network(
+    kinds: Mapping[str, type[nn.Module]], fields: Mapping[str, Any], group: str, **fixed: Any
+) -> nn.Module:
+    """`module` of the kind that the field `kind` of a config group names; absent: the first.
+
+    Raises:
+        UserError: naming a kind or field that there is not, or a value that is refused.
+    """
+    kind = choice(fields.get("kind", next(iter(kinds))), kinds, f"{group}.kind")
+    rest = {key: value for key, value in fields.items() if key != "kind"}
+    return module(kind, rest, group, **fixed)
 
 
 def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:

@@ -95,7 +95,7 @@ class Content:
         pixel_weight: 0 leaves the term out.
         network: where features are compared; None leaves the term out.
         layers: layer name -> weight.
-        feature_form: "l1" or "mse".
+        feature_form: one of losses.perceptual.FORMS.
         feature_weight: weight of the weighted sum over layers.
     """
 
@@ -151,6 +151,9 @@ def build_content(
                 f"loss.features.layers has {layer!r}, which {network.name} does not; its layers "
                 f"are {', '.join(network.layers)}"
             )
-    if group.form not in ("l1", "mse"):
-        raise UserError(f"loss.features.form={group.form!r} is not known; choose l1 or mse")
+    if group.form not in perceptual.FORMS:
+        raise UserError(
+            f"loss.features.form={group.form!r} is not known; choose one of "
+            f"{', '.join(perceptual.FORMS)}"
+        )
     return Content(form, config.pixel_weight, network, layers, group.form, group.weight)

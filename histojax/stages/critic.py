@@ -13,10 +13,13 @@ from ml_collections import ConfigDict
 
 from histojax.losses import adversarial
 from histojax.models.patch_discriminator import PatchDiscriminator
+from histojax.models.scalar_discriminator import ScalarDiscriminator
 from histojax.stages import build
 from histojax.stages.state import State, apply
 
 Tree = Any
+# By `discriminator.kind`; the first where a config names none.
+DISCRIMINATORS = {"patch": PatchDiscriminator, "scalar": ScalarDiscriminator}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -100,7 +103,7 @@ def build_critic(config: ConfigDict, *, dtype: jnp.dtype) -> Critic | None:
     if group.weight == 0:
         return None
     build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
-    discriminator = build.module(
-        PatchDiscriminator, config.discriminator, "discriminator", dtype=dtype
+    discriminator = build.network(
+        DISCRIMINATORS, config.discriminator, "discriminator", dtype=dtype
     )
     return Critic(discriminator, group.form, group.weight)

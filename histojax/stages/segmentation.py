@@ -19,27 +19,34 @@ from ml_collections import ConfigDict
 from histojax.errors import UserError
 from histojax.losses import segmentation as losses
 from histojax.models.inception_unet import InceptionUNet
+from histojax.models.unet import UNet
 from histojax.stages import build, scoring
 from histojax.stages.images import foreground, foreground_probability, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
+# By `segmenter.kind`; the first where a config names none.
+SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskLoss:
-    """Weighted cross-entropy and soft Dice of a predicted mask."""
+    """Weighted cross-entropy, soft Dice and squared error of a predicted mask."""
 
     bce_weight: float
     dice_weight: float
     squared_dice: bool = False
+    mse_weight: float = 0.0
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against a mask in {0, 1}, both (B, H, W, 1)."""
         bce = jnp.mean(losses.binary_cross_entropy(logits=logits, mask=mask))
         dice = jnp.mean(losses.soft_dice(logits=logits, mask=mask, squared=self.squared_dice))
-        return self.bce_weight * bce + self.dice_weight * dice
+        total = self.bce_weight * bce + self.dice_weight * dice
+        if self.mse_weight == 0:
+            return total
+        return total + self.mse_weight * jnp.mean(losses.squared_error(logits=logits, mask=mask))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -120,23 +127,24 @@ def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
-    """The mask loss of fields bce_weight, dice_weight and squared_dice.
+    """The mask loss of fields bce_weight, dice_weight, squared_dice and, where set, mse_weight.
 
     Raises:
-        UserError: if both weights are 0 or one is negative.
+        UserError: if all weights are 0 or one is negative.
     """
-    weights = (config.bce_weight, config.dice_weight)
+    mse_weight = config.get("mse_weight", 0.0)
+    weights = (config.bce_weight, config.dice_weight, mse_weight)
     if min(weights) < 0 or sum(weights) == 0:
         raise UserError(
-            f"loss.bce_weight={config.bce_weight} and loss.dice_weight={config.dice_weight} have "
-            "to be 0 or more, and one of them above 0"
+            f"loss.bce_weight={config.bce_weight}, loss.dice_weight={config.dice_weight} and "
+            f"loss.mse_weight={mse_weight} have to be 0 or more, and one of them above 0"
         )
-    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice)
+    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice, mse_weight)
 
 
 def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     """The segmentation network of group `segmenter`."""
-    return build.module(InceptionUNet, config.segmenter, "segmenter", dtype=dtype)
+    return build.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:

@@ -27,6 +27,15 @@ def test_lsgan_is_zero_where_each_judgement_is_at_its_aim():
     np.testing.assert_allclose(adversarial.lsgan_generator(real=ZERO, fake=ZERO), 0.5)
 
 
+def test_brier_is_bounded_and_zero_for_a_judge_that_is_sure_and_right():
+    undecided = adversarial.brier_discriminator(real=ZERO, fake=ZERO)
+    np.testing.assert_allclose(undecided, 0.5 * (0.25 + 0.25), rtol=1e-6)
+    right = adversarial.brier_discriminator(real=ZERO + 50, fake=ZERO - 50)
+    np.testing.assert_allclose(right, 0, atol=1e-6)
+    wrong = adversarial.brier_discriminator(real=ZERO - 50, fake=ZERO + 50)
+    np.testing.assert_allclose(wrong, 1, rtol=1e-6)
+
+
 def test_hinge_stops_at_the_margin():
     judged = adversarial.hinge_discriminator(real=ZERO + 3, fake=ZERO - 3)
     np.testing.assert_array_equal(judged, np.zeros(judged.shape))

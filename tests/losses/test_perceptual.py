@@ -25,6 +25,14 @@ def test_mse_form_divides_by_the_mean_square():
     np.testing.assert_allclose(loss, [0.25, 0.25], rtol=1e-6)
 
 
+def test_raw_mse_is_the_mean_square_itself():
+    loss = perceptual.feature_loss(
+        prediction=maps(3.0), target=maps(1.0), weights={"a": 1.0, "b": 0.5}, form="raw_mse"
+    )
+    # Differences of 2 and of 4.
+    np.testing.assert_allclose(loss, [4.0 + 0.5 * 16.0] * 2, rtol=1e-6)
+
+
 def test_images_are_kept_apart():
     target = maps(1.0)
     prediction = {k: v.at[1].add(1.0) for k, v in target.items()}

@@ -23,6 +23,13 @@ def test_cross_entropy_is_the_logit_where_confidently_wrong():
     np.testing.assert_allclose(gradient.ravel(), [-1.0, 1.0], atol=1e-6)
 
 
+def test_squared_error_of_the_probability():
+    logits = jnp.asarray([0.0, 0.0, 80.0, 80.0]).reshape(1, 2, 2, 1)
+    mask = jnp.asarray([0.0, 1.0, 1.0, 0.0]).reshape(1, 2, 2, 1)
+    loss = segmentation.squared_error(logits=logits, mask=mask)
+    np.testing.assert_allclose(loss.ravel(), [0.25, 0.25, 0.0, 1.0], atol=1e-6)
+
+
 def test_dice_of_half_overlapping_squares():
     # 4x8 mask columns 0-3, prediction columns 2-5: overlap 8, sizes 16 and 16.
     mask = jnp.zeros((1, 4, 8, 1)).at[:, :, :4].set(1.0)

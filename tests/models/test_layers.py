@@ -186,8 +186,23 @@ def test_batch_norm_keeps_nine_tenths_of_its_running_mean():
     )
 
 
+def test_batch_statistics_after_keras_move_by_a_fifth():
+    class Net(nn.Module):
+        @nn.compact
+        def __call__(self, x, train):
+            return layers.norm_layer("keras_batch", train=train, name="norm")(x)
+
+    # Mean 3, variance 4.
+    x = jnp.asarray([1.0, 5.0]).reshape(2, 1, 1, 1)
+    variables = Net().init(jax.random.key(0), x, train=False)
+    y, updated = Net().apply(variables, x, train=True, mutable=["batch_stats"])
+    np.testing.assert_allclose(y.ravel(), [-2 / np.sqrt(4.001), 2 / np.sqrt(4.001)], rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["mean"], [0.6], rtol=1e-6)
+    np.testing.assert_allclose(updated["batch_stats"]["norm"]["var"], [1.6], rtol=1e-6)
+
+
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="batch, instance, none"):
+    with pytest.raises(ValueError, match="batch, keras_batch, instance, none"):
         layers.norm_layer("layer", train=True)
     with pytest.raises(ValueError, match="bilinear, bicubic"):
         layers.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")

@@ -9,9 +9,20 @@ import pytest
 from jax.sharding import AxisType, PartitionSpec
 
 from histojax.models.layers import upsample
-from histojax.models.resnext_generator import ResNeXtBlock, ResNeXtGenerator
+from histojax.models.resnext_generator import (
+    ResidualBlock,
+    ResNeXtBlock,
+    ResNeXtGenerator,
+    SingleConvBlock,
+)
 
 SMALL = {"blocks": 1, "features": 8, "width": 16, "cardinality": 4}
+EARLIER = {
+    "block": "single",
+    "norm": "keras_batch",
+    "activation": "relu",
+    "upsampling": "nearest256",
+}
 
 
 def _count(tree) -> int:
@@ -40,6 +51,40 @@ def test_parameters_of_the_default_generator():
     # PReLU adds a slope a channel: head, two in each block, one after each doubling.
     prelu = _count(_shapes(ResNeXtGenerator())["params"])
     assert prelu - _count(variables["params"]) == 64 + 16 * 2 * 128 + 2 * 64
+
+
+def test_parameters_of_srresnet():
+    block = _count(_shapes(ResidualBlock(activation="relu"), 64)["params"])
+    assert block == 2 * 9 * 64 * 64 + 2 * 2 * 64 == 73_984
+    # Head with bias; trunk without; two doublings to 256; tail; a slope a channel at every PReLU.
+    head, trunk = 81 * 3 * 64 + 64, 9 * 64 * 64 + 2 * 64
+    doublings, tail = 2 * (9 * 64 * 256 + 256), 81 * 64 * 3 + 3
+    slopes = (1 + 16 + 2) * 64
+    model = ResNeXtGenerator(block="residual")
+    expected = head + 16 * block + trunk + doublings + tail + slopes
+    assert _count(_shapes(model)["params"]) == expected
+
+
+def test_parameters_and_statistics_of_the_generator_of_2021():
+    # Weights, biases, and four numbers a channel at the norm.
+    block = 9 * 64 * 64 + 64 + 4 * 64
+    assert _count(_shapes(SingleConvBlock(), 64)) == block == 37_184
+    head, trunk, tail = 81 * 3 * 64 + 64, block, 81 * 256 * 3 + 3
+    doublings = 9 * 64 * 256 + 256 + 9 * 256 * 256 + 256
+    expected = head + 16 * block + trunk + doublings + tail
+    assert _count(_shapes(ResNeXtGenerator(**EARLIER))) == expected == 1_447_747
+
+
+def test_the_block_of_2021_normalises_after_its_activation():
+    x = jax.random.normal(jax.random.key(0), (4, 8, 8, 16))
+    block = SingleConvBlock()
+    variables = jax.jit(partial(block.init, train=True))(jax.random.key(1), x)
+    train = jax.jit(partial(block.apply, train=True, mutable=["batch_stats"]))
+    branch = np.asarray(train(variables, x)[0] - x).reshape(-1, 16)
+    np.testing.assert_allclose(branch.mean(0), 0, atol=1e-5)
+    # What ReLU cut off, about half, is one value after the norm: the lowest of its channel.
+    lowest = np.isclose(branch, branch.min(0), atol=1e-5).mean(0)
+    assert np.all((lowest > 0.2) & (lowest < 0.8))
 
 
 @pytest.mark.parametrize("upsampling", ["pixel_shuffle", "nearest256", "direct"])
@@ -90,6 +135,8 @@ def test_tanh_is_mapped_to_zero_one_and_linear_is_not_clipped():
         {"scale": 3},
         {"scale": 8, "tail_kernel": 5},
         {"upsampling": "nearest256"},
+        {"block": "residual", "blocks": 2},
+        {"block": "single", "upsampling": "nearest256", "blocks": 2},
         {"upsampling": "direct", "skip": "bicubic"},
     ],
 )

@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 from configs import base
 from histojax.errors import UserError
 from histojax.models.inception_unet import InceptionUNet
+from histojax.models.unet import UNet
 from histojax.stages import build
 
 
@@ -58,6 +59,22 @@ def test_a_module_has_the_fields_of_its_group_and_no_others():
     assert (made.depth, made.features) == (2, 8)
     with pytest.raises(UserError, match=r"segmenter\.deep is not a field of InceptionUNet; its"):
         build.module(InceptionUNet, ConfigDict({"deep": 2}), "segmenter", dtype=jnp.float32)
+
+
+def test_a_group_may_name_the_kind_of_its_network():
+    kinds = {"inception_unet": InceptionUNet, "unet": UNet}
+    fields = {"depth": 1, "features": 4}
+
+    def made(**more):
+        group = ConfigDict({**fields, **more})
+        return build.network(kinds, group, "segmenter", dtype=jnp.float32)
+
+    assert made() == InceptionUNet(depth=1, features=4)
+    assert made(kind="unet") == UNet(depth=1, features=4)
+    with pytest.raises(UserError, match=r"segmenter\.kind='vit' is not known; choose one of incep"):
+        made(kind="vit")
+    with pytest.raises(UserError, match=r"segmenter\.five is not a field of UNet; its fields are"):
+        made(kind="unet", five="5x5")
 
 
 def test_precision_is_named_or_follows_the_backend():

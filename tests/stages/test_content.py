@@ -43,6 +43,17 @@ def test_the_loss_is_pixel_and_feature_term_by_weight(segmenter):
     assert float(nothing) == 0
 
 
+def test_a_plain_u_net_is_a_feature_network_too():
+    stage, state, _ = tiny.built("unet")
+    starts = {"segmenter": state.variables("segmenter")}
+    made = content.build_content(group(), stage.segmenter, starts)
+    assert list(made.layers) == ["level0", "level1"]
+    rng = np.random.default_rng(0)
+    sr, hr = (jnp.asarray(rng.random((2, 16, 16, 3), np.float32)) for _ in range(2))
+    assert float(made.loss(made.frozen, sr, hr)[1]["loss_feature"]) > 0
+    assert float(made.loss(made.frozen, hr, hr)[0]) == 0
+
+
 def test_no_weight_needs_no_network():
     made = content.build_content(group(weight=0.0, network="vgg19"), None, {})
     assert made.frozen == {}
@@ -55,7 +66,7 @@ def test_no_weight_needs_no_network():
     ("changes", "message"),
     [
         ({"layers": {"level9": 1.0}}, "has 'level9', which segmenter does not; its layers are"),
-        ({"form": "cosine"}, r"loss\.features\.form='cosine' is not known; choose l1 or mse"),
+        ({"form": "cosine"}, r"loss\.features\.form='cosine' is not known; choose one of l1, mse"),
         ({"network": "resnet"}, "'resnet' is not one of"),
     ],
 )

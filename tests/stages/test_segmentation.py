@@ -6,10 +6,11 @@ from histojax.stages import build_stage, segmentation
 from tests import tiny
 
 
-def test_the_loss_goes_down_on_a_fixed_batch():
-    settings = tiny.config("segmentation", steps=100)
+@pytest.mark.parametrize("name", ["segmentation", "unet"])
+def test_the_loss_goes_down_on_a_fixed_batch(name):
+    settings = tiny.config(name, steps=100)
     settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built("segmentation", settings)
+    stage, state, batch = tiny.built(name, settings)
     _, history = tiny.stepped(stage, state, batch, 20)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["accuracy"] > history[0]["accuracy"]
@@ -39,11 +40,14 @@ def test_mask_loss_is_its_weighted_terms():
     assert segmentation.MaskLoss(2.0, 0.0)(logits, mask) == pytest.approx(2 * np.log(2), rel=1e-5)
     # Soft Dice of p = 1/2 with two of four pixels set, smoothed by 1: 1 - (2 + 1) / (2 + 2 + 1).
     assert segmentation.MaskLoss(0.0, 1.0)(logits, mask) == pytest.approx(0.4, rel=1e-5)
+    # Half wrong everywhere, whatever the mask.
+    alone = segmentation.MaskLoss(0.0, 0.0, mse_weight=2.0)
+    assert alone(logits, mask) == pytest.approx(2 * 0.25, rel=1e-5)
 
 
-@pytest.mark.parametrize("weights", [(0.0, 0.0), (-1.0, 2.0)])
+@pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.0), (1.0, 0.0, -1.0)])
 def test_weights_that_leave_no_loss_are_refused(weights):
-    settings = tiny.config("segmentation")
-    settings.loss.bce_weight, settings.loss.dice_weight = weights
+    settings = tiny.config("unet")
+    settings.loss.bce_weight, settings.loss.dice_weight, settings.loss.mse_weight = weights
     with pytest.raises(UserError, match=r"have to be 0 or more, and one of them above 0"):
         build_stage(settings, {})

@@ -37,6 +37,39 @@ def test_the_loss_goes_down_on_a_fixed_batch():
     assert history[-1]["loss_feature"] < history[0]["loss_feature"]
 
 
+def test_the_baseline_s_networks_learn_together():
+    settings = tiny.config("srgan_srresnet", steps=100)
+    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("srgan_srresnet", settings)
+    assert [type(m).__name__ for m in stage.networks.values()] == [
+        "ResNeXtGenerator",
+        "ScalarDiscriminator",
+    ]
+    after, history = tiny.stepped(stage, state, batch, 25)
+    assert int(after.skipped) == 0
+    assert history[-1]["loss_pixel"] < 0.8 * history[0]["loss_pixel"]
+    for network in stage.networks:
+        for collection in ("params", "batch_stats"):
+            old, new = (s.variables(network)[collection] for s in (state, after))
+            assert not tiny.same(old, new)
+
+
+def test_one_image_a_step_gives_the_earlier_discriminator_nothing_to_say():
+    settings = tiny.config("srgan_srresnet")
+    # A crop of 16 px is one pixel after four halvings, as 256 px are after eight.
+    settings.discriminator.update(
+        widths=(4, 4, 4, 4), halving="every", order="activation_first", norm="keras_batch"
+    )
+    settings.loss.pixel_weight = 0.0
+    settings.loss.features.weight = 0.0
+    settings.loss.adversarial.update(form="brier", weight=1e-3)
+    stage, state, batch = tiny.built("srgan_srresnet", settings)
+    for count, moved in ((1, False), (2, True)):
+        some = {name: array[:count] for name, array in batch.items()}
+        _, (metrics,) = tiny.stepped(stage, state, some, 1)
+        assert (metrics["gradient_norm_generator"] > 0) == moved
+
+
 def test_the_feature_term_reads_the_segmenter_and_moves_the_generator():
     settings = tiny.config("srgan")
     settings.loss.pixel_weight = 0.0

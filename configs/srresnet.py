@@ -1,0 +1,52 @@
+"""SRResNet, trained to a pixel loss: the first stage of the SRGAN baseline.
+
+Source: Ledig et al. 2017, figure 4: sixteen blocks of two 3x3 convolutions with batch
+normalisation and PReLU, pixel shuffle, 9x9 kernels first and last. Data, crops, loss, optimiser and
+steps are those of generator.py, so that the two compare at equal steps; laptop has as many
+parameters as generator.py's (247,683 and 240,928). Size paper is the publication's own training.
+What the block alone is worth: generator.py with --config.generator.block=residual.
+
+    python -m histojax.main --config=configs/srresnet.py --config.data.source=folder:$MONUSEG \
+        --config.steps=10000
+
+Not run.
+"""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+from configs import base
+from configs import generator as resnext
+
+
+def generator(size: str) -> ConfigDict:
+    """The network's fields, shared with srgan_srresnet.py."""
+    network = resnext.generator(size)
+    network.update(
+        block="residual",  # has no use for width, cardinality and grouped_form
+        norm="batch",
+        activation="prelu",
+        head_kernel=9,
+        upsampling="pixel_shuffle",
+        skip="none",
+        output="linear",
+    )
+    if size == "laptop":
+        network.features = 32
+    return network
+
+
+def get_config(size: str = "laptop") -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper."""
+    size = base.check_size(size)
+    config = resnext.get_config(size)
+    config.name = "srresnet"
+    config.generator = generator(size)
+    if size == "paper":
+        config.data.crop = 96
+        config.data.batch_size = 16
+        config.steps = 1_000_000
+        config.optimizer.update(learning_rate=1e-4, b1=0.9, b2=0.999)
+        config.ema_decay = 0.0
+    return config
