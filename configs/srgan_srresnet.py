@@ -1,6 +1,6 @@
 """SRGAN, the baseline of SRGAN-ResNeXt: SRResNet against a discriminator of the whole image.
 
-Sizes smoke, laptop and gpu: networks and adversarial loss of Ledig et al. 2017 (figure 4, eq. 3 and
+Sizes smoke, laptop and gpu: networks and adversarial loss of Ledig et al. 2017 (figure 4, eq. 2 and
 6); feature and pixel terms, crops, steps and optimisers of srgan.py, so that the two compare at
 equal steps. The discriminator's dense layer is narrower than the published 1,024, because our crops
 are larger than its 96 pixels.
@@ -14,9 +14,11 @@ normalisation sees one value a channel and passes nothing of the image on: the a
 has no gradient, there as here. Two images mend it: --config.data.batch_size=2.
 
     python -m histojax.main --config=configs/srgan_srresnet.py \
-        --config.data.source=folder:$MONUSEG --workdir=runs/srgan_srresnet
+        --config.data.source=folder:$MONUSEG --config.init.generator.steps=10000 \
+        --config.init.segmenter.steps=4000 --config.steps=400
 
-Not run.
+The segmentation stage, which gives the feature network, is that of joint.py: its finished folder
+may be copied into this workdir instead of being trained again. Not run.
 """
 
 from __future__ import annotations
