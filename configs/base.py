@@ -51,7 +51,7 @@ def base(name: str, stage: str) -> ConfigDict:
         }
     )
     config.eval = ConfigDict(
-        {"every": 300, "crops": 24, "crop": 128, "batch_size": 8, "pictures": 4}
+        {"every": 300, "crops": 24, "crop": 256, "batch_size": 8, "pictures": 4}
     )
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
     config.log = ConfigDict({"every": 50, "tensorboard": False})

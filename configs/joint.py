@@ -47,6 +47,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.data.augmentation = base.augmentation(stain_sigma=0.25, stain_bias=0.05)
     config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
     config.optimizer = base.optimizer(
         {"smoke": 1e-4, "laptop": 5e-5, "gpu": 5e-5, "paper": 5e-5}[size]

@@ -45,14 +45,18 @@ class Validation:
     ):
         size = settings.eval.batch_size
         size += -size % mesh.size
+        side = min(min(source[i]["hr"].shape[:2]) for i in range(len(source)))
+        crop = fitting_crop(settings.eval.crop, side, step=_step(stage, settings.data.scale))
+        # As many an image as asked for, and no more than it takes to cover it.
+        across = min(math.isqrt(max(settings.eval.crops // len(source), 1)), -(-side // crop))
         self._batches = list(
             pipeline.eval_batches(
                 source,
                 settings.data,
                 fields=tuple(dict.fromkeys((*stage.fields, "hr"))),
                 batch_size=size,
-                crop=settings.eval.crop,
-                crops_per_image=math.isqrt(max(settings.eval.crops // len(source), 1)) ** 2,
+                crop=crop,
+                crops_per_image=across**2,
                 limit=settings.eval.crops,
                 seed=settings.seed,
             )
@@ -86,6 +90,20 @@ class Validation:
         return {
             name: float(total / count) if count else 1.0 for name, (total, count) in sums.items()
         }
+
+
+def fitting_crop(crop: int, side: int, *, step: int) -> int:
+    """The crop to evaluate on where the smallest image has this side: a multiple of `step`, px.
+
+    Larger crops tell more of whole images, because a network sees less well near a border.
+    """
+    return crop if crop <= side else max(side // step * step, step)
+
+
+def _step(stage: Any, scale: int) -> int:
+    """What a crop's side has to be a multiple of, px."""
+    segmenter = getattr(stage, "segmenter", None)
+    return scale if segmenter is None else math.lcm(scale, segmenter.stride)
 
 
 def better(rule: tuple[str, str], values: Mapping[str, float], progress: Progress) -> bool:

@@ -1,0 +1,66 @@
+import math
+
+import numpy as np
+import pytest
+
+from histojax import sharding, validation
+from histojax.data import sources
+from tests import tiny
+
+
+def built(tmp_path, *, size, crop, crops):
+    settings = tiny.config("segmentation")
+    settings.eval.update(crop=crop, crops=crops)
+    stage, state, _ = tiny.built("segmentation", settings)
+    source = sources.open_source(
+        f"folder:{tiny.folder(tmp_path / 'data', size=size)}", split="val", require_labels=True
+    )
+    mesh = sharding.data_mesh()
+    return validation.Validation(stage, source, settings, mesh, tmp_path / "run"), state
+
+
+def crops_of(watch):
+    batches = watch._batches
+    return np.concatenate([batch["hr"][batch["weight"] > 0] for batch in batches])
+
+
+def test_a_crop_larger_than_the_image_is_cut_to_it(tmp_path):
+    # 50 px hold 48, a multiple of the scale 4 and of the network's stride 2; one crop covers 48.
+    watch, state = built(tmp_path, size=50, crop=96, crops=9)
+    found = crops_of(watch)
+    assert found.shape == (4, 48, 48, 3)
+    values = watch(state, 3)
+    assert 0 <= values["dice_pooled"] <= 1
+    assert (tmp_path / "run" / "samples" / "step_0000003.png").is_file()
+
+
+def test_no_more_crops_are_taken_than_cover_an_image(tmp_path):
+    # Two across cover 64 px by crops of 32, whatever is asked for; all four are different.
+    watch, _ = built(tmp_path, size=64, crop=32, crops=100)
+    found = crops_of(watch)
+    assert found.shape == (4, 32, 32, 3)
+    assert len({crop.tobytes() for crop in found}) == 4
+
+
+def test_as_many_crops_are_taken_as_asked_for(tmp_path):
+    watch, _ = built(tmp_path, size=64, crop=16, crops=9)
+    assert crops_of(watch).shape == (9, 16, 16, 3)
+
+
+@pytest.mark.parametrize(
+    ("crop", "side", "step", "fits"),
+    [(128, 1000, 4, 128), (128, 128, 16, 128), (128, 100, 16, 96), (128, 10, 16, 16)],
+)
+def test_the_crop_that_fits(crop, side, step, fits):
+    assert validation.fitting_crop(crop, side, step=step) == fits
+
+
+def test_the_best_value_is_remembered_and_nonsense_is_not():
+    progress = validation.Progress()
+    rule = ("psnr", "max")
+    found = [
+        validation.better(rule, {"psnr": value}, progress) for value in (2.0, math.nan, 1.0, 3.0)
+    ]
+    assert found == [True, False, False, True]
+    assert progress.best == 3.0
+    assert validation.better(("loss", "min"), {"loss": 2.0}, progress)
