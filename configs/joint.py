@@ -44,7 +44,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     # Step at which each network starts to learn; -1: never.
     config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
     config.ema_decay = 0.99
-    config.data.augmentation = base.augmentation(stain_sigma=0.25, stain_bias=0.05)
+    config.data.augmentation = segmentation.augmentation()
     config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.eval.crops = 54
@@ -53,7 +53,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
         {"smoke": 1e-4, "laptop": 5e-5, "gpu": 5e-5, "paper": 5e-5}[size]
     )
     config.segmenter_optimizer = base.optimizer(
-        {"smoke": 5e-4, "laptop": 3e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=1e-4
+        {"smoke": 5e-4, "laptop": 3e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=0.05
     )
     config.discriminator_optimizer = base.optimizer(
         {"smoke": 2e-4, "laptop": 1e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5

@@ -41,6 +41,17 @@ def segmenter(size: str) -> ConfigDict:
     return network
 
 
+def augmentation(**changes: object) -> ConfigDict:
+    """Strong, because annotated images are few: shared with joint.py.
+
+    With weaker colours (stain .25 and .05 alone) the 24 images of MoNuSeg are learnt by heart: Dice
+    on val fell from .823 at 3,900 steps to .818 at 9,000.
+    """
+    return base.augmentation(
+        stain_sigma=0.4, stain_bias=0.1, brightness=0.1, contrast=0.2, **changes
+    )
+
+
 def get_config(size: str = "laptop") -> ConfigDict:
     """Sizes smoke, laptop, gpu, paper."""
     size = base.check_size(size)
@@ -50,17 +61,16 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.loss = ConfigDict({"bce_weight": 0.5, "dice_weight": 0.5, "squared_dice": False})
     config.ema_decay = 0.995
     config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
-    config.data.augmentation = base.augmentation(stain_sigma=0.25, stain_bias=0.05)
-    if size == "laptop":
-        # Nuclei vary in size between organs and scanners. Resampling needs the host, which would
-        # hold an accelerator back.
-        config.data.augmentation.zoom = (0.8, 1.25)
+    # Nuclei vary in size between organs and scanners. Resampling needs the host, which would hold
+    # an accelerator back.
+    zoom = (0.7, 1.4) if size == "laptop" else (1.0, 1.0)
+    config.data.augmentation = augmentation(zoom=zoom)
     config.data.crop = {"smoke": 32, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     # The best step is picked by nine crops of each of some six images: by fewer it is luck.
     config.eval.crops = 54
     config.steps = {"smoke": 20, "laptop": 900, "gpu": 20_000, "paper": 20_000}[size]
     config.optimizer = base.optimizer(
-        {"smoke": 2e-3, "laptop": 2e-3, "gpu": 1e-3, "paper": 2e-4}[size], weight_decay=1e-4
+        {"smoke": 2e-3, "laptop": 2e-3, "gpu": 1e-3, "paper": 2e-4}[size], weight_decay=0.05
     )
     return base.paced(config, size)
