@@ -97,7 +97,7 @@ class MixedSource:
         counts = [len(source) for source in self._sources]
         if weighted:
             longest = max(n / weight for n, weight in zip(counts, weights, strict=True))
-            # No source may come out shorter than it is, which rounding a whole number down would do.
+            # Rounding must not leave the longest source an image short.
             counts = [
                 max(n, round(longest * weight)) for n, weight in zip(counts, weights, strict=True)
             ]
@@ -149,11 +149,9 @@ class MixedSource:
 
 
 def _prefix(spec: str) -> str:
-    return (
-        spec.rstrip("/").rpartition("/")[2]
-        if spec.startswith("folder:")
-        else spec.replace("/", "-")
-    )
+    if spec.startswith("folder:"):
+        return spec.rstrip("/").rpartition("/")[2]
+    return spec.replace("/", "-")
 
 
 def _common_mpp(sources: Sequence[Any]) -> float | None:

@@ -72,17 +72,25 @@ def prepare(
     """
     chosen = dataset_of(dataset)
     name = dataset if name is None else name
+    source = pathlib.Path(source).expanduser()
+    layout.check_source(source)
+    if not prepared.NAME.fullmatch(name):
+        raise UserError(
+            f"--name={name!r} is not a name of small letters, digits and underscores that begins "
+            "with a letter: give another"
+        )
     folder = prepared.folder_of(name, data_dir)
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists: give --overwrite to prepare it anew, or another --name")
     from histojax.data.builders import writing  # half a second, after what is wrong at once
 
-    with writing.scratch_in(folder.parents[1]) as scratch:
-        with layout.opened(pathlib.Path(source).expanduser(), scratch) as root:
-            contents = _without(chosen.read(root), exclude, data_dir)
-            return writing.write(
-                chosen, contents, folder, scratch, name=name, progress=Bar(sys.stderr).show
-            )
+    bar = Bar(sys.stderr)
+    with (
+        writing.scratch_in(folder.parents[1]) as scratch,
+        layout.opened(source, scratch) as root,
+    ):
+        contents = _without(chosen.read(root), exclude, data_dir)
+        return writing.write(chosen, contents, folder, scratch, name=name, progress=bar.show)
 
 
 def _without(
@@ -107,7 +115,7 @@ def _without(
 
 
 class Bar:
-    """A progress bar that rewrites its line on a terminal, and is a line for each tenth elsewhere."""
+    """A progress bar: one line that rewrites itself on a terminal, else a line for each tenth."""
 
     def __init__(self, stream: Any):
         self._stream = stream
@@ -133,7 +141,7 @@ def description(folder: pathlib.Path) -> str:
     metadata = prepared.read_metadata(folder)
     entries = [entry for part in metadata["index"].values() for entry in part]
     counts = Counter({part: len(index) for part, index in metadata["index"].items()})
-    mpp = metadata["mpp"]
+    mpp, here = metadata["mpp"], folder.parents[1]
     lines = {
         metadata["title"]: str(folder),
         "images": f"{len(entries)} ({', '.join(f'{part} {n}' for part, n in counts.items())})",
@@ -142,7 +150,8 @@ def description(folder: pathlib.Path) -> str:
         "fingerprint": prepared.fingerprint_of(entries),
         "licence": metadata["licence"],
         "please cite": metadata["citation"],
-        "open it as": f"--config.data.source={folder.parent.name}",
+        "open it as": f"--config.data.source={folder.parent.name}"
+        + ("" if here == prepared.default_data_dir() else f" --config.data.data_dir={here}"),
     }
     return "\n".join(f"{what}: {value}" for what, value in lines.items())
 

@@ -110,7 +110,7 @@ def open_source(
                 group_pattern=group_pattern,
                 val_fraction=val_fraction,
                 synthetic=synthetic,
-                cache_bytes=cache_bytes,
+                cache_bytes=cache_bytes // max(1, spec.count("=")),
                 scale=scale,
                 data_dir=data_dir,
             ),

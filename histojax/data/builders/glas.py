@@ -32,14 +32,9 @@ def read(root: pathlib.Path) -> layout.Contents:
     pictures = [file for file in files if file.suffix in (".bmp", ".png", ".tif")]
     images = layout.by_key((f for f in pictures if _NAME.fullmatch(f.stem)), lambda f: f.stem)
     annotations = layout.by_key(
-        (f for f in pictures if _NAME.fullmatch(f.stem.removesuffix(_ANNOTATION)) is not None),
-        lambda f: f.stem,
+        (f for f in pictures if f.stem.endswith(_ANNOTATION)),
+        lambda f: f.stem.removesuffix(_ANNOTATION),
     )
-    annotations = {
-        key.removesuffix(_ANNOTATION): file
-        for key, file in annotations.items()
-        if key.endswith(_ANNOTATION)
-    }
     if not images or not annotations:
         raise layout.unrecognised(root, _LAYOUT)
     tables = [file.path for file in files if file.path.name.lower() == "grade.csv"]

@@ -164,7 +164,7 @@ def read_pair(image: pathlib.Path, labels: pathlib.Path) -> Record:
     """
     hr, instances = read_image(image), read_labels(labels)
     check_size(image, hr, labels, instances)
-    if np.count_nonzero(np.bincount(instances.ravel())[1:]) == 1:
+    if len(np.unique(instances[instances > 0])) == 1:
         instances = label_mask(instances, connectivity=4)
     return {"hr": hr, "instances": instances}
 
@@ -188,6 +188,17 @@ def unrecognised(root: pathlib.Path, layout: str) -> UserError:
     )
 
 
+def check_source(source: pathlib.Path) -> None:
+    """Refuses what is neither a folder nor an archive."""
+    if not source.exists():
+        raise UserError(f"--source={source} does not exist: give a folder or an archive that does")
+    if not source.is_dir() and not _is_archive(source):
+        raise UserError(
+            f"--source={source} is neither a folder nor an archive: give one of those "
+            f"({', '.join(ARCHIVES)})"
+        )
+
+
 @contextlib.contextmanager
 def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives the folder of a source; archives are unpacked to `scratch`, removed at the end.
@@ -197,16 +208,9 @@ def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
       scratch: an existing folder with room for what the archives hold.
 
     Raises:
-      UserError: no such source, or an archive that cannot be unpacked.
+      UserError: an archive cannot be unpacked.
     """
-    if not source.exists():
-        raise UserError(f"--source={source} does not exist: give a folder or an archive that does")
     if source.is_file():
-        if not _is_archive(source):
-            raise UserError(
-                f"--source={source} is neither a folder nor an archive: give one of those "
-                f"({', '.join(ARCHIVES)})"
-            )
         archives = [source]
     else:
         archives = [path for path in sorted(source.iterdir()) if _is_archive(path)]
@@ -215,6 +219,11 @@ def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
             return
     unpacked = scratch / "unpacked"
     try:
+        unpacked.mkdir()
+        if source.is_dir():  # tables that are published beside the archives
+            for path in sorted(set(source.iterdir()) - set(archives)):
+                if path.is_file():
+                    shutil.copy(path, unpacked)
         for archive in archives:
             _unpack(archive, unpacked / archive.name.partition(".")[0])
         yield unpacked

@@ -13,6 +13,8 @@ from histojax.data.splits import tcga_patient
 _log = logging.getLogger(__name__)
 
 _IMAGE, _LABELS = "_crop", "_labeled_mask_corrected"
+# Patches of the archive that were not segmented: 1,365 less these nine are the set's 1,356.
+_UNSEGMENTED = ("49", "59", "299", "310", "376", "450", "760", "981", "1312")
 _LAYOUT = f"N{_IMAGE}.png with N{_LABELS}.png beside it"
 
 
@@ -23,6 +25,9 @@ def read(root: pathlib.Path) -> layout.Contents:
     labels = layout.by_key(_ending(files, _LABELS), lambda file: file.stem.removesuffix(_LABELS))
     if not images or not labels:
         raise layout.unrecognised(root, _LAYOUT)
+    for number in _UNSEGMENTED:
+        if number not in labels:
+            images.pop(number, None)
     patients = _patients(files)
     unknown = [name for name in images if name not in patients]
     if unknown:
@@ -78,8 +83,8 @@ DATASET = layout.Dataset(
     ),
     homepage="https://doi.org/10.7937/tcia.2019.4a4dkp9u",
     obtain=(
-        "download manual_segmentation_data.tar.gz, unpack it, and put the table of patches and "
-        "TCGA barcodes (1365patches_to_TCGA-ID) beside the images"
+        "download manual_segmentation_data.tar.gz and the table of patches and TCGA barcodes "
+        "(1365patches_to_TCGA-ID) into one folder"
     ),
     layout=_LAYOUT,
     read=read,

@@ -7,6 +7,7 @@ record its name, group, size and digest, so that a set is opened without decodin
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
 import os
@@ -20,12 +21,13 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from histojax.data.builders.layout import Contents, Dataset, Example, Record
-from histojax.data.prepared import NAME, VERSION
+from histojax.data.prepared import VERSION
 from histojax.data.splits import tcga_patient
 from histojax.errors import UserError
 from histojax.imaging.writers import disk_errors
 
 _IMAGES = ("hr", "lr")
+_SHARD_BYTES = 2**28
 _DTYPES = {"instances": np.int32, "mask": np.uint8}
 
 Progress = Callable[[int, int, str], None]
@@ -40,8 +42,15 @@ def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     """
     with disk_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir) as scratch:
-            yield pathlib.Path(scratch)
+        scratch = tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir)
+    with scratch as folder:
+        try:
+            yield pathlib.Path(folder)
+        except OSError as error:
+            if error.filename and not str(error.filename).startswith(str(data_dir)):
+                raise  # of the source, which is not written to
+            with disk_errors(data_dir):
+                raise
 
 
 def write(
@@ -69,11 +78,6 @@ def write(
     Raises:
       UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
     """
-    if not NAME.fullmatch(name):
-        raise UserError(
-            f"--name={name!r} is not a name of small letters, digits and underscores that begins "
-            "with a letter: give another"
-        )
     _check(dataset, contents)
     written = _write(dataset, contents, scratch, name, progress)
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -128,8 +132,11 @@ def _write(
     return pathlib.Path(builder.data_dir)
 
 
-class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
-    """The tfds builder of any set: one tfds split for each part of it, in the given order."""
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """The tfds builder of any set: one tfds split for each part of it, in the given order.
+
+    GeneratorBasedBuilder would need TensorFlow from 1 GiB on, where it begins to shuffle on disk.
+    """
 
     VERSION = tfds.core.Version(VERSION)
 
@@ -148,7 +155,10 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
         self._parts = sorted({example.part for example in contents.examples})
         self._index: dict[str, list[dict[str, Any]]] = {part: [] for part in self._parts}
         progress(0, len(contents.examples), contents.examples[0].name)
-        self._fields = tuple(contents.examples[0].load())
+        first = contents.examples[0].load()
+        self._fields = tuple(first)
+        # The examples of a shard are held until it is written.
+        self._per_shard = max(1, _SHARD_BYTES // sum(array.nbytes for array in first.values()))
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -185,20 +195,22 @@ class _Builder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
             license=self._dataset.licence,
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(metadata),
-            disable_shuffling=True,
         )
 
-    def _split_generators(self, dl_manager: Any) -> dict[str, Iterator[tuple[int, dict]]]:
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
         del dl_manager
-        examples = self._contents.examples
-        return {
-            part: self._generate_examples(part, [e for e in examples if e.part == part])
-            for part in self._parts
-        }
+        shards = {}
+        for part in self._parts:
+            examples = [e for e in self._contents.examples if e.part == part]
+            shards[part] = [
+                functools.partial(self._records, part, examples[start : start + self._per_shard])
+                for start in range(0, len(examples), self._per_shard)
+            ]
+        return shards
 
-    def _generate_examples(
-        self, part: str, examples: Sequence[Example]
-    ) -> Iterator[tuple[int, dict]]:
+    def _records(self, part: str, examples: Sequence[Example]) -> Iterator[tuple[int, dict]]:
         for key, example in enumerate(examples):
             self._progress(self._done, len(self._contents.examples), example.name)
             record = example.load()
