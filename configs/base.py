@@ -30,7 +30,8 @@ def base(name: str, stage: str) -> ConfigDict:
 
     config.data = ConfigDict(
         {
-            "source": "synthetic",  # synthetic | folder:ROOT
+            "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
+            "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
             "scale": 4,
             "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
             "placement": "auto",  # host | device; auto: device on accelerators where the set fits
@@ -97,7 +98,7 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     for stage in stages:
         for field in ("seed", "precision"):
             stage[field] = config.get_ref(field)
-        for field in ("source", "scale", "group_pattern", "placement", "workers"):
+        for field in ("source", "data_dir", "scale", "group_pattern", "placement", "workers"):
             stage.data[field] = config.data.get_ref(field)
         for group in ("degradation", "synthetic"):
             for field in config.data[group]:

@@ -15,7 +15,9 @@ from absl import flags
 from histojax import command, host_memory
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
-_DATA = flags.DEFINE_string("data", None, "SPEC: synthetic or folder:ROOT; default the run's own.")
+_DATA = flags.DEFINE_string(
+    "data", None, "SPEC: synthetic, folder:ROOT or a prepared set; default the run's own."
+)
 _SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
 _ENHANCER = flags.DEFINE_string(
     "enhancer", None, "Put before the run's segmenter: bicubic, none, or the folder of a run."

@@ -351,9 +351,7 @@ def score_workdir(
         "differences": differences_of(results, comparisons(methods)),
         "ensemble": ensemble,
         "data": {
-            "source": "folder"
-            if settings.data.source.startswith("folder:")
-            else settings.data.source,
+            "source": "folder" if "folder:" in settings.data.source else settings.data.source,
             "split": split,
             "images": len(source),
             "fingerprint": source.fingerprint(),

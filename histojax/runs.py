@@ -155,4 +155,5 @@ def open_split(
         require_labels=labels,
         crop=crop,
         scale=data.scale,
+        data_dir=data.get("data_dir", ""),  # runs from before there was one lack it
     )

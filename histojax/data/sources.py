@@ -1,7 +1,8 @@
 """Data sources: random access to named images with their labels, split by patient.
 
 A source is what training and evaluation read from. `open_source` gives one for a data SPEC:
-"synthetic" (made-up tissue) or "folder:ROOT":
+"synthetic" (made-up tissue), the name of a set that `histojax.data.prepare` has prepared,
+"mix:SPEC=WEIGHT,..." of several, or "folder:ROOT":
 
     ROOT/images/NAME.(png|jpg|jpeg|bmp|tif|tiff|svs)  the high-resolution images
     ROOT/instances/NAME.(png|tif|tiff|bmp)            label images, 0 = background, or
@@ -29,6 +30,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared_names
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.reader import SUFFIXES, image_size, open_image, read_image, read_labels
@@ -75,26 +77,47 @@ def open_source(
     require_labels: bool = True,
     crop: int | None = None,
     scale: int = 4,
+    data_dir: str | pathlib.Path = "",
 ) -> Source:
     """Opens the data that a SPEC names.
 
     Args:
-      spec: "synthetic" or "folder:ROOT".
-      split: "train", "val", "test" or "all" (every image of a folder, in a split or not).
-      seed: of the synthetic tissue, or of the split of a folder without splits.json.
+      spec: "synthetic", "folder:ROOT", the NAME of a prepared set, or "mix:SPEC=WEIGHT,...".
+      split: "train", "val", "test" or "all" (every image, in a split or not).
+      seed: of the synthetic tissue, or of the split by group of a set without splits of its own.
       group_pattern: regular expression, searched in each name; its first group (or the whole
         match) is the image's group. Empty: the first 12 characters of a TCGA barcode, else the
         text before the first "_", else the name.
       val_fraction: part of the groups that goes to val, at least one, where splits.json is absent.
       synthetic: further arguments of `histojax.data.synthetic.SyntheticSource`.
-      cache_bytes: bound on the decoded images that a folder source keeps, in each process.
+      cache_bytes: bound on the decoded images that a source of files keeps, in each process.
       require_labels: whether an image without instances or mask is an error.
       crop: smallest side that every image must have, px of "hr".
       scale: size of "hr" over that of "lr".
+      data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
 
     Raises:
       UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
     """
+    if spec.startswith("mix:"):
+        from histojax.data.mixture import open_mixture
+
+        return open_mixture(
+            spec,
+            functools.partial(
+                open_source,
+                seed=seed,
+                group_pattern=group_pattern,
+                val_fraction=val_fraction,
+                synthetic=synthetic,
+                cache_bytes=cache_bytes // max(1, spec.count("=")),
+                scale=scale,
+                data_dir=data_dir,
+            ),
+            split=split,
+            require_labels=require_labels,
+            crop=crop,
+        )
     if spec == "synthetic":
         from histojax.data.synthetic import SyntheticSource
 
@@ -118,10 +141,28 @@ def open_source(
             crop=crop,
             scale=scale,
         )
+    base = spec.partition("/")[0]
+    if base in prepared_names(data_dir):
+        return PreparedSource(
+            spec,
+            split=split,
+            data_dir=data_dir,
+            seed=seed,
+            group_pattern=group_pattern,
+            val_fraction=val_fraction,
+            cache_bytes=cache_bytes,
+            crop=crop,
+            scale=scale,
+        )
+    if base in DATASETS:
+        raise UserError(
+            f"data set {base!r} is not prepared in {folder_of(base, data_dir).parents[1]}: run "
+            f"python -m histojax.data.prepare --dataset={base} --source=PATH, or set data.data_dir"
+        )
     hint = f", here folder:{spec}" if spec and pathlib.Path(spec).is_dir() else ""
     raise UserError(
         f'data source {spec!r} is unknown: give "synthetic", or "folder:ROOT" with a folder that '
-        f"holds images/{hint}"
+        f"holds images/{hint}, or the name of a prepared set"
     )
 
 
@@ -140,6 +181,9 @@ class FolderSource:
 
     Where there are instances and no mask, "mask" is instances > 0. Label values are kept as they
     are in the file. Decoded images are kept, the most recently used ones, up to cache_bytes.
+
+    Attributes:
+      splits: split -> names, as splits.json says; None without one.
     """
 
     def __init__(
@@ -163,6 +207,7 @@ class FolderSource:
         splits = None
         if (content := _json_object(self.root / "splits.json")) is not None:
             splits = checked_splits(self.root / "splits.json", content, images)
+        self.splits = splits
         mpp, self.classes = _description(self.root)
         groups = {name: group_of(name, group_pattern) for name in images}
         chosen = names_of_split(self.root, split, splits, groups, seed, val_fraction)

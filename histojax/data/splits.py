@@ -48,6 +48,12 @@ def group_of(name: str, pattern: str | None = "") -> str:
     return group
 
 
+def tcga_patient(text: str) -> str | None:
+    """Returns the TCGA patient ("TCGA-XX-XXXX") that a name or group speaks of, if any."""
+    patient = _TCGA_PATIENT.search(text)
+    return patient[0] if patient else None
+
+
 def split_groups(
     groups: Sequence[str], *, seed: int, val_fraction: float = 0.2
 ) -> tuple[list[str], list[str]]:

@@ -1,0 +1,1 @@
+"""Published data sets, read from the layouts in which they are published, one module each."""

@@ -1,0 +1,53 @@
+"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources`)."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+from histojax.data.builders import layout
+from histojax.data.sources import FolderSource
+
+_LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"
+
+
+def read(root: pathlib.Path) -> layout.Contents:
+    """Reads the folder as `folder:ROOT` would; splits.json says the parts, where it is there."""
+    if not (root / "images").is_dir():
+        inner = [path.parent for path in sorted(root.rglob("images")) if path.is_dir()]
+        if len(inner) != 1:
+            raise layout.unrecognised(root, _LAYOUT)
+        root = inner[0]
+    source = FolderSource(root, split="all", cache_bytes=0)
+    parts = dict.fromkeys(source.names, "train")
+    if source.splits is not None:
+        parts = {name: split for split, names in source.splits.items() for name in names}
+    splits = {part: [part] for part in ("train", "val", "test") if part in parts.values()}
+    return layout.Contents(
+        [
+            layout.Example(name, group, parts[name], functools.partial(_load, source, index))
+            for index, (name, group) in enumerate(zip(source.names, source.groups, strict=True))
+            if name in parts
+        ],
+        mpp=source.mpp,
+        classes=source.classes,
+        splits={"": splits},
+    )
+
+
+def _load(source: FolderSource, index: int) -> layout.Record:
+    record = source[index]
+    del record["name"]
+    return record
+
+
+DATASET = layout.Dataset(
+    name="folder",
+    title="a folder of images and annotations",
+    licence="its owner's",
+    citation="none stated",
+    homepage="",
+    obtain="lay the images and label images out as folder:ROOT expects",
+    layout=_LAYOUT,
+    read=read,
+)

@@ -1,0 +1,72 @@
+"""MoNuSeg 2018: H&E of seven organs at 40x, nuclei outlined in Aperio XML."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+
+from histojax.data.builders import layout, polygons
+from histojax.data.splits import group_of
+from histojax.errors import UserError
+from histojax.imaging.reader import read_image
+
+# The 14 images of the challenge's test set, of 14 patients, none of whom is in the training set.
+TEST_PATIENTS = (
+    *("TCGA-2Z-A9J9", "TCGA-44-2665", "TCGA-69-7764", "TCGA-A6-6782", "TCGA-AC-A2FO"),
+    *("TCGA-AO-A0J2", "TCGA-CU-A0YN", "TCGA-EJ-A46H", "TCGA-FG-A4MU", "TCGA-GL-6846"),
+    *("TCGA-HC-7209", "TCGA-HT-8564", "TCGA-IZ-8196", "TCGA-ZF-A9R5"),
+)
+_LAYOUT = "Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside NAME.xml"
+
+
+def read(root: pathlib.Path) -> layout.Contents:
+    """Pairs every TIFF with the XML of its name; test images are told by their patients."""
+    files = layout.files_of(root)
+    images = layout.by_key(
+        (file for file in files if file.suffix in (".tif", ".tiff")), lambda file: file.stem
+    )
+    annotations = layout.by_key(
+        (file for file in files if file.suffix == ".xml"), lambda file: file.stem
+    )
+    if not images or not annotations:
+        raise layout.unrecognised(root, _LAYOUT)
+    examples = []
+    for name, image, annotation in layout.pairs(images, annotations, expected="{}.xml"):
+        group = group_of(name)
+        examples.append(
+            layout.Example(
+                name=name,
+                group=group,
+                part="test" if group in TEST_PATIENTS else "train",
+                load=functools.partial(load, image.path, annotation.path),
+            )
+        )
+    return layout.Contents(examples, mpp=0.25)
+
+
+def load(image: pathlib.Path, annotation: pathlib.Path) -> layout.Record:
+    """Reads an image and draws its nuclei; where outlines overlap, the first one wins."""
+    hr = read_image(image)
+    regions = polygons.read_regions(annotation)
+    instances = polygons.draw_regions(regions, *hr.shape[:2])
+    if regions and not instances.any():
+        raise UserError(
+            f"{annotation}: none of its {len(regions)} regions lies in {image.name} of "
+            f"{hr.shape[0]} x {hr.shape[1]} px: give the image and the annotation of one release"
+        )
+    return {"hr": hr, "instances": instances}
+
+
+DATASET = layout.Dataset(
+    name="monuseg",
+    title="MoNuSeg 2018, multi-organ nuclei segmentation",
+    licence="CC BY-NC-SA 4.0",
+    citation=(
+        "N. Kumar et al., A multi-organ nucleus segmentation challenge, IEEE Transactions on "
+        "Medical Imaging 39(5), 2020, doi:10.1109/TMI.2019.2947628"
+    ),
+    homepage="https://monuseg.grand-challenge.org/Data/",
+    obtain="download the training and the test archive from the challenge's page into one folder",
+    layout=_LAYOUT,
+    read=read,
+)

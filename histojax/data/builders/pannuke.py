@@ -1,0 +1,125 @@
+"""PanNuke: 256-px H&E patches of 19 tissues at 40x in three folds, nuclei of five classes."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import re
+
+import numpy as np
+
+from histojax.data.builders import layout
+from histojax.errors import UserError
+
+CLASSES = ("background", "neoplastic", "inflammatory", "connective", "dead", "epithelial")
+_LAYOUT = "images.npy and masks.npy for each fold, in folders whose names have fold 1, 2 or 3"
+_FOLD = re.compile(r"fold[ _-]?([123])", re.IGNORECASE)
+# The three arrangements of the set's paper: train, val, test.
+_SPLITS = {"1": (1, 2, 3), "2": (2, 1, 3), "3": (3, 2, 1)}
+
+
+def read(root: pathlib.Path) -> layout.Contents:
+    """Finds the folds' arrays; "pannuke" opens the first official arrangement of them.
+
+    Patients are not published: every patch is a group of its own, and the folds are the splits.
+    """
+    files = [file for file in layout.files_of(root) if file.suffix == ".npy"]
+    images = layout.by_key((f for f in files if f.stem == "images" and _fold(f)), _fold)
+    masks = layout.by_key((f for f in files if f.stem == "masks" and _fold(f)), _fold)
+    if not images or not masks:
+        raise layout.unrecognised(root, _LAYOUT)
+    examples = []
+    for fold, image, mask in layout.pairs(images, masks, expected="masks.npy of fold {}"):
+        count = len(_array(image.path, 3))
+        if len(_array(mask.path, 6)) != count:
+            raise UserError(
+                f"{mask.path} holds {len(_array(mask.path, 6))} masks for {count} images: "
+                "download the fold again"
+            )
+        for index in range(count):
+            name = f"fold{fold}-{index:04d}"
+            examples.append(
+                layout.Example(
+                    name=name,
+                    group=name,
+                    part=f"fold{fold}",
+                    load=functools.partial(load, image.path, mask.path, index),
+                )
+            )
+    return layout.Contents(
+        examples, mpp=0.25, classes=CLASSES, splits=_arrangements(sorted(images))
+    )
+
+
+def load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Record:
+    """Reads one patch; where nuclei of two classes overlap, the first class wins."""
+    hr = _array(images, 3)[index]
+    if hr.min() < 0 or hr.max() > 255:
+        raise UserError(
+            f"{images}: image {index} holds {hr.min():g} to {hr.max():g}, and 0 to 255 is due: "
+            "download the fold again"
+        )
+    planes = _array(masks, 6)[index]
+    instances = np.zeros(planes.shape[:2], np.int32)
+    mask = np.zeros(planes.shape[:2], np.uint8)
+    for kind in range(1, len(CLASSES)):
+        numbers = planes[..., kind - 1].astype(np.int32)
+        free = (numbers > 0) & (instances == 0)
+        # A class numbers its nuclei by itself, so the numbers go on where the last class ended.
+        instances[free] = numbers[free] + instances.max()
+        mask[free] = kind
+    return {"hr": np.rint(hr).astype(np.uint8), "instances": instances, "mask": mask}
+
+
+def _fold(file: layout.File) -> str:
+    for folder in reversed(file.place):
+        if match := _FOLD.search(folder):
+            return match[1]
+    return ""
+
+
+@functools.lru_cache(maxsize=6)
+def _array(path: pathlib.Path, channels: int) -> np.ndarray:
+    """Maps an array (N, 256, 256, channels) into memory."""
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, EOFError) as error:
+        raise UserError(f"{path} is not a NumPy array ({error}): download it again") from error
+    if array.ndim != 4 or array.shape[-1] != channels or array.dtype.kind not in "fiu":
+        raise UserError(
+            f"{path} holds {array.dtype} {array.shape}, and numbers (N, 256, 256, {channels}) are "
+            "due: download the fold again"
+        )
+    return array
+
+
+def _arrangements(folds: list[str]) -> dict[str, dict[str, list[str]]]:
+    """The official arrangements where all folds are there, else one fold after the other."""
+    if len(folds) < 3:
+        roles = ("train", "test")
+        plain = {role: [f"fold{fold}"] for role, fold in zip(roles, folds, strict=False)}
+        return {"": plain}
+    official = {
+        variant: {
+            split: [f"fold{fold}"]
+            for split, fold in zip(("train", "val", "test"), order, strict=True)
+        }
+        for variant, order in _SPLITS.items()
+    }
+    return {"": official["1"], **official}
+
+
+DATASET = layout.Dataset(
+    name="pannuke",
+    title="PanNuke, nuclei of five classes in 19 tissues",
+    licence="CC BY-NC-SA 4.0",
+    citation=(
+        "J. Gamper et al., PanNuke dataset extension, insights and baselines, 2020, "
+        "arXiv:2003.10778; J. Gamper et al., PanNuke: an open pan-cancer histology dataset, ECDP "
+        "2019"
+    ),
+    homepage="https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke",
+    obtain="download fold_1.zip, fold_2.zip and fold_3.zip into one folder",
+    layout=_LAYOUT,
+    read=read,
+)

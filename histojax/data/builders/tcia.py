@@ -1,0 +1,91 @@
+"""TCIA pan-cancer patches: 1,356 manually segmented H&E patches of 14 TCGA cancer types at 40x."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import pathlib
+import re
+
+from histojax.data.builders import layout
+from histojax.data.splits import tcga_patient
+
+_log = logging.getLogger(__name__)
+
+_IMAGE, _LABELS = "_crop", "_labeled_mask_corrected"
+# Patches of the archive that were not segmented: 1,365 less these nine are the set's 1,356.
+_UNSEGMENTED = ("49", "59", "299", "310", "376", "450", "760", "981", "1312")
+_LAYOUT = f"N{_IMAGE}.png with N{_LABELS}.png beside it"
+
+
+def read(root: pathlib.Path) -> layout.Contents:
+    """Pairs N_crop.png with N_labeled_mask_corrected.png; a table gives patch N its patient."""
+    files = layout.files_of(root)
+    images = layout.by_key(_ending(files, _IMAGE), lambda file: file.stem.removesuffix(_IMAGE))
+    labels = layout.by_key(_ending(files, _LABELS), lambda file: file.stem.removesuffix(_LABELS))
+    if not images or not labels:
+        raise layout.unrecognised(root, _LAYOUT)
+    for number in _UNSEGMENTED:
+        if number not in labels:
+            images.pop(number, None)
+    patients = _patients(files)
+    unknown = [name for name in images if name not in patients]
+    if unknown:
+        _log.warning(
+            "the patients of %d of %d patches are not known, so each is taken as a patient of its "
+            "own and one patient can be on both sides of a split: put the table of patches and "
+            "TCGA barcodes from the set's page (a .txt or .csv file) into the source",
+            len(unknown),
+            len(images),
+        )
+    pairs = layout.pairs(images, labels, expected=f"{{}}{_LABELS}.png")
+    return layout.Contents(
+        [
+            layout.Example(
+                name=name,
+                group=patients.get(name, f"patch-{name}"),
+                part="train",
+                load=functools.partial(layout.read_pair, image.path, mask.path),
+            )
+            for name, image, mask in pairs
+        ],
+        mpp=0.25,
+        splits={"": {"train": ["train"]}},
+    )
+
+
+def _ending(files: list[layout.File], ending: str) -> list[layout.File]:
+    return [file for file in files if file.suffix == ".png" and file.stem.endswith(ending)]
+
+
+def _patients(files: list[layout.File]) -> dict[str, str]:
+    """Returns patch number -> patient, from lines "number,...TCGA-XX-XXXX..." of text files."""
+    patients = {}
+    for file in files:
+        if file.suffix not in (".txt", ".csv"):
+            continue
+        for line in file.path.read_text(encoding="utf-8", errors="replace").splitlines():
+            number = re.match(r'\s*"?(\d+)"?\s*[,;\t]', line)
+            patient = tcga_patient(line)
+            if number and patient:
+                patients[number[1]] = patient
+    return patients
+
+
+DATASET = layout.Dataset(
+    name="tcia",
+    title="TCIA pan-cancer nuclei, manually segmented patches",
+    licence="CC BY 3.0",
+    citation=(
+        "L. Hou et al., Dataset of segmented nuclei in hematoxylin and eosin stained "
+        "histopathology images of ten cancer types, Scientific Data 7, 2020, "
+        "doi:10.1038/s41597-020-0528-1; data doi:10.7937/tcia.2019.4a4dkp9u"
+    ),
+    homepage="https://doi.org/10.7937/tcia.2019.4a4dkp9u",
+    obtain=(
+        "download manual_segmentation_data.tar.gz and the table of patches and TCGA barcodes "
+        "(1365patches_to_TCGA-ID) into one folder"
+    ),
+    layout=_LAYOUT,
+    read=read,
+)

@@ -1,0 +1,254 @@
+"""Writes a data set as array_record through tensorflow_datasets, which needs no TensorFlow for it.
+
+A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json, which tells of every
+record its name, group, size and digest, so that a set is opened without decoding an image.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import os
+import pathlib
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from PIL import Image
+
+from histojax.data.builders.layout import Contents, Dataset, Example, Record
+from histojax.data.prepared import VERSION
+from histojax.data.splits import tcga_patient
+from histojax.errors import UserError
+from histojax.imaging.writers import disk_errors
+
+_IMAGES = ("hr", "lr")
+_SHARD_BYTES = 2**28
+_DTYPES = {"instances": np.int32, "mask": np.uint8}
+
+Progress = Callable[[int, int, str], None]
+
+
+@contextlib.contextmanager
+def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+    """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end.
+
+    Raises:
+      UserError: the disk refuses.
+    """
+    with disk_errors(data_dir):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        scratch = tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir)
+    with scratch as folder:
+        try:
+            yield pathlib.Path(folder)
+        except OSError as error:
+            if error.filename and not str(error.filename).startswith(str(data_dir)):
+                raise  # of the source, which is not written to
+            with disk_errors(data_dir):
+                raise
+
+
+def write(
+    dataset: Dataset,
+    contents: Contents,
+    folder: pathlib.Path,
+    scratch: pathlib.Path,
+    *,
+    name: str,
+    progress: Progress = lambda done, total, what: None,
+) -> pathlib.Path:
+    """Writes every example; nothing is there under the final name before the end.
+
+    Args:
+      dataset: whose set it is.
+      contents: what it holds.
+      folder: of the prepared set; one that is there is replaced.
+      scratch: a folder on the same disk, to write in first.
+      name: by which the set will be opened: small letters, digits and underscores.
+      progress: told (images done, images in all, name of the next image).
+
+    Returns:
+      `folder`.
+
+    Raises:
+      UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
+    """
+    _check(dataset, contents)
+    written = _write(dataset, contents, scratch, name, progress)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        os.replace(folder, scratch / "replaced")
+    os.replace(written, folder)
+    return folder
+
+
+def _check(dataset: Dataset, contents: Contents) -> None:
+    if not contents.examples:
+        raise UserError(f"no image of {dataset.name} is left: give a source that holds some")
+    part_of: dict[str, str] = {}
+    patients: dict[str, dict[str, str]] = {}
+    for example in contents.examples:
+        if example.name in part_of:
+            raise UserError(
+                f"two images of the source are called {example.name!r}: keep or rename one of them"
+            )
+        part_of[example.name] = example.part
+    for variant, splits in contents.splits.items():
+        split_of = {part: split for split, parts in splits.items() for part in parts}
+        for example in contents.examples:
+            patient, split = tcga_patient(example.group), split_of.get(example.part)
+            if patient is None or split is None:
+                continue
+            other = patients.setdefault(variant, {}).setdefault(patient, split)
+            if other != split:
+                raise UserError(
+                    f"patient {patient} is in {other!r} and, by {example.name!r}, in {split!r}: "
+                    "take the patient's images out of one of them"
+                )
+
+
+def _write(
+    dataset: Dataset, contents: Contents, scratch: pathlib.Path, name: str, progress: Progress
+) -> pathlib.Path:
+    builder = _Builder(dataset, contents, name, progress, data_dir=scratch)
+    tfds.disable_progress_bar()
+    try:
+        # tfds reports on standard output, which belongs to what the command itself prints.
+        with contextlib.redirect_stdout(io.StringIO()):
+            builder.download_and_prepare(
+                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+            )
+    except RuntimeError as error:  # of array_record's writer, as of a full disk
+        reason = " ".join(str(error).split())[:200]
+        raise UserError(
+            f"Writing to {scratch.parent} failed ({reason}): free space there or give another "
+            "--data_dir"
+        ) from error
+    return pathlib.Path(builder.data_dir)
+
+
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+    """The tfds builder of any set: one tfds split for each part of it, in the given order.
+
+    GeneratorBasedBuilder would need TensorFlow from 1 GiB on, where it begins to shuffle on disk.
+    """
+
+    VERSION = tfds.core.Version(VERSION)
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        contents: Contents,
+        name: str,
+        progress: Progress,
+        *,
+        data_dir: pathlib.Path,
+    ):
+        self.name = name
+        self._dataset, self._contents, self._progress = dataset, contents, progress
+        self._done = 0
+        self._parts = sorted({example.part for example in contents.examples})
+        self._index: dict[str, list[dict[str, Any]]] = {part: [] for part in self._parts}
+        progress(0, len(contents.examples), contents.examples[0].name)
+        first = contents.examples[0].load()
+        self._fields = tuple(first)
+        # The examples of a shard are held until it is written.
+        self._per_shard = max(1, _SHARD_BYTES // sum(array.nbytes for array in first.values()))
+        super().__init__(data_dir=data_dir, file_format="array_record")
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        features: dict[str, Any] = {
+            "name": tfds.features.Text(),
+            "group": tfds.features.Text(),
+        }
+        for field in self._fields:
+            if field in _IMAGES:
+                features[field] = tfds.features.Image(
+                    shape=(None, None, 3), dtype=np.uint8, encoding_format="png"
+                )
+            else:
+                features[field] = tfds.features.Tensor(
+                    shape=(None, None), dtype=_DTYPES[field], encoding="zlib"
+                )
+        metadata = {
+            "dataset": self._dataset.name,
+            "title": self._dataset.title,
+            "licence": self._dataset.licence,
+            "citation": self._dataset.citation,
+            "homepage": self._dataset.homepage,
+            "mpp": self._contents.mpp,
+            "classes": list(self._contents.classes),
+            "fields": list(self._fields),
+            "splits": self._contents.splits,
+            "index": self._index,
+        }
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self._dataset.title,
+            homepage=self._dataset.homepage,
+            citation=self._dataset.citation,
+            license=self._dataset.licence,
+            features=tfds.features.FeaturesDict(features),
+            metadata=tfds.core.MetadataDict(metadata),
+        )
+
+    def _shard_iterators_per_split(
+        self, dl_manager: Any
+    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+        del dl_manager
+        shards = {}
+        for part in self._parts:
+            examples = [e for e in self._contents.examples if e.part == part]
+            shards[part] = [
+                functools.partial(self._records, part, examples[start : start + self._per_shard])
+                for start in range(0, len(examples), self._per_shard)
+            ]
+        return shards
+
+    def _records(self, part: str, examples: Sequence[Example]) -> Iterator[tuple[int, dict]]:
+        for key, example in enumerate(examples):
+            self._progress(self._done, len(self._contents.examples), example.name)
+            record = example.load()
+            self._check_fields(example, record)
+            self._index[part].append(_entry(example, record))
+            encoded = {
+                field: _png(pixels) if field in _IMAGES else pixels
+                for field, pixels in record.items()
+            }
+            yield key, {"name": example.name, "group": example.group, **encoded}
+            self._done += 1
+        self._progress(self._done, len(self._contents.examples), "")
+
+    def _check_fields(self, example: Example, record: Record) -> None:
+        if missing := set(self._fields) ^ set(record):
+            raise UserError(
+                f"{sorted(missing)[0]!r} is there for some images and, as {example.name!r} shows, "
+                "not for all: give it for all of them or for none"
+            )
+
+
+def _entry(example: Example, record: Record) -> dict[str, Any]:
+    digest = hashlib.sha256()
+    for field in sorted(record):
+        pixels = record[field]
+        digest.update(f"{field}\0{pixels.dtype}\0{pixels.shape}\0".encode())
+        digest.update(np.ascontiguousarray(pixels))
+    height, width = record["hr"].shape[:2]
+    return {
+        "name": example.name,
+        "group": example.group,
+        "height": height,
+        "width": width,
+        "digest": digest.hexdigest(),
+    }
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG", compress_level=6)
+    return stream.getvalue()

@@ -1,0 +1,166 @@
+"""Several sets as one source, mixed by weight, no patient of which is in two of them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from histojax.data.splits import tcga_patient
+from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+_FIELDS = ("instances", "mask", "lr")
+
+
+def open_mixture(
+    spec: str,
+    open_one: Callable[..., Any],
+    *,
+    split: str,
+    require_labels: bool = True,
+    crop: int | None = None,
+) -> MixedSource:
+    """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
+
+    Args:
+      spec: of at least two sources with positive weights, which need not add up to 1.
+      open_one: opens one of them: (spec, split=, require_labels=, crop=) -> Source.
+      split: "train" follows the weights; the others hold every image once.
+      require_labels, crop: as `histojax.data.sources.open_source` has them.
+
+    Raises:
+      UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
+    """
+    weights = parse_mixture(spec)
+    sources = {
+        name: open_one(name, split=split, require_labels=require_labels, crop=crop)
+        for name in weights
+    }
+    patients: dict[str, str] = {}
+    for name in weights:
+        whole = open_one(name, split="all", require_labels=False, crop=None)
+        for group, image in zip(whole.groups, whole.names, strict=True):
+            patient = tcga_patient(group) or tcga_patient(image)
+            if patient is not None and patients.setdefault(patient, name) != name:
+                raise UserError(
+                    f"patient {patient} is in {patients[patient]} and in {name}: mix sets without "
+                    f"common patients, or prepare one with --exclude={patient} (--exclude=NAME "
+                    "leaves out all patients of a prepared set)"
+                )
+    return MixedSource(sources, list(weights.values()), weighted=split == "train")
+
+
+def parse_mixture(spec: str) -> dict[str, float]:
+    """Returns {spec: weight} of "mix:SPEC=WEIGHT,...", weights adding up to 1."""
+    weights: dict[str, float] = {}
+    for term in spec.removeprefix("mix:").split(","):
+        name, _, text = term.strip().rpartition("=")
+        try:
+            weight = float(text)
+        except ValueError:
+            weight = math.nan
+        if not name or name.startswith("mix:") or not 0 < weight < math.inf:
+            raise UserError(
+                f"data source {spec!r}: {term!r} is not SPEC=WEIGHT with a positive weight: write "
+                "it like mix:monuseg=0.7,tnbc=0.3"
+            )
+        if name in weights:
+            raise UserError(f"data source {spec!r} names {name!r} twice: name it once")
+        weights[name] = weight
+    if len(weights) < 2:
+        raise UserError(
+            f"data source {spec!r} mixes {len(weights)} set: name two or more, or give "
+            f"{next(iter(weights))!r} alone"
+        )
+    total = sum(weights.values())
+    return {name: weight / total for name, weight in weights.items()}
+
+
+class MixedSource:
+    """Several sources as one; see `histojax.data.sources.Source` for the contract.
+
+    Weighted, images of every source are repeated so that each makes up its weight of the whole and
+    every image is there once at least: an epoch is max(images / weight) long. Names are
+    "SOURCE-NAME", and so are groups that are no TCGA patients. Records hold the fields that all
+    sources have; where their classes differ, the mask is {0, 1}.
+    """
+
+    def __init__(self, sources: dict[str, Any], weights: Sequence[float], *, weighted: bool):
+        """Takes {spec: source} and their weights, which add up to 1."""
+        self._sources = list(sources.values())
+        counts = [len(source) for source in self._sources]
+        if weighted:
+            longest = max(n / weight for n, weight in zip(counts, weights, strict=True))
+            # Rounding must not leave the longest source an image short.
+            counts = [
+                max(n, round(longest * weight)) for n, weight in zip(counts, weights, strict=True)
+            ]
+        self._rows = [
+            (number, row % len(source))
+            for number, (source, count) in enumerate(zip(self._sources, counts, strict=True))
+            for row in range(count)
+        ]
+        self._prefixes = [_prefix(spec) for spec in sources]
+        self.names = [self._name(number, row) for number, row in self._rows]
+        self.groups = [
+            tcga_patient(group) or f"{self._prefixes[number]}-{group}"
+            for number, row in self._rows
+            for group in (self._sources[number].groups[row],)
+        ]
+        self.mpp = _common_mpp(self._sources)
+        first = self._sources[0].classes
+        self._binary = any(source.classes != first for source in self._sources)
+        self.classes = ["background", "nucleus"] if self._binary else list(first)
+        held = [set(source[0]) for source in self._sources if len(source)]
+        self._fields = [field for field in _FIELDS if all(field in have for have in held)]
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        number, row = self._rows[index]
+        record = self._sources[number][row]
+        mixed = {"name": self._name(number, row), "hr": record["hr"]}
+        mixed |= {field: record[field] for field in self._fields if field in record}
+        if self._binary and "mask" in mixed:
+            mixed["mask"] = (mixed["mask"] > 0).astype(np.uint8)
+            mixed["mask"].flags.writeable = False
+        return mixed
+
+    def __repr__(self) -> str:
+        return f"MixedSource({', '.join(self._prefixes)}, images={len(self)})"
+
+    def fingerprint(self) -> str:
+        """Returns 16 hex digits of SHA-256 over the sources' own and their shares."""
+        digest = hashlib.sha256()
+        for number, source in enumerate(self._sources):
+            count = sum(1 for other, _ in self._rows if other == number)
+            digest.update(f"{source.fingerprint()}\0{count}\0".encode())
+        return digest.hexdigest()[:16]
+
+    def _name(self, number: int, row: int) -> str:
+        return f"{self._prefixes[number]}-{self._sources[number].names[row]}"
+
+
+def _prefix(spec: str) -> str:
+    if spec.startswith("folder:"):
+        return spec.rstrip("/").rpartition("/")[2]
+    return spec.replace("/", "-")
+
+
+def _common_mpp(sources: Sequence[Any]) -> float | None:
+    known = [source.mpp for source in sources if source.mpp is not None]
+    if len(known) == len(sources) and max(known) <= 1.01 * min(known):
+        return known[0]
+    if known:
+        _log.warning(
+            "the mixed sets do not all state one scale (%s um per pixel): taken as unknown",
+            ", ".join(str(source.mpp) for source in sources),
+        )
+    return None

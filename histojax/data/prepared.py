@@ -1,0 +1,320 @@
+"""Prepared data sets as sources: random access by tensorflow_datasets, without TensorFlow."""
+
+from __future__ import annotations
+
+import collections
+import hashlib
+import io
+import json
+import logging
+import os
+import pathlib
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from histojax.data.splits import group_of, split_groups, tcga_patient
+from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+VERSION = "1.0.0"  # of what is written; a change of parsing or features is another
+NAME = re.compile(r"[a-z][a-z0-9_]*")
+# Sets that `histojax.data.prepare` knows how to read.
+DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
+_SPLITS = ("train", "val", "test")
+
+
+def default_data_dir() -> pathlib.Path:
+    """Where prepared sets lie where nothing else is said: $TFDS_DATA_DIR, ~/tensorflow_datasets."""
+    stated = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
+    return pathlib.Path(stated).expanduser()
+
+
+def folder_of(name: str, data_dir: str | pathlib.Path = "") -> pathlib.Path:
+    """The folder of a prepared set; it need not be there."""
+    root = pathlib.Path(data_dir).expanduser() if data_dir else default_data_dir()
+    return root / name / VERSION
+
+
+def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
+    """Names of the sets that lie prepared in a folder."""
+    root = folder_of("", data_dir).parent
+    return sorted(path.parts[-3] for path in root.glob(f"*/{VERSION}/metadata.json"))
+
+
+def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+    """What a prepared set says of itself: licence, citation, mpp, classes, splits and index.
+
+    Raises:
+      UserError: it is damaged or was not written by `histojax.data.prepare`.
+    """
+    path = folder / "metadata.json"
+    try:
+        metadata = json.loads(path.read_text(encoding="utf-8"))
+        missing = {"mpp", "classes", "fields", "splits", "index"} - set(metadata)
+        if missing:
+            raise ValueError(f"no {', '.join(sorted(missing))}")
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(
+            f"{path} is not the metadata of a prepared set ({error}): prepare the set again with "
+            "--overwrite"
+        ) from error
+    return metadata
+
+
+def fingerprint_of(entries: Sequence[Mapping[str, Any]]) -> str:
+    """Returns 16 hex digits of SHA-256 over names and pixels of the entries of an index."""
+    digest = hashlib.sha256()
+    for entry in sorted(entries, key=lambda entry: entry["name"]):
+        digest.update(f"{entry['name']}\0{entry['digest']}\0".encode())
+    return digest.hexdigest()[:16]
+
+
+class PreparedSource:
+    """A split of a prepared set; see `histojax.data.sources.Source` for the contract.
+
+    The set's own val and test images are val and test; where it has no val, its train images are
+    split by group as those of a folder are. Decoded images are kept, the most recently used ones,
+    up to cache_bytes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        split: str,
+        data_dir: str | pathlib.Path = "",
+        seed: int = 0,
+        group_pattern: str | None = "",
+        val_fraction: float = 0.2,
+        cache_bytes: int = 2**31,
+        crop: int | None = None,
+        scale: int = 4,
+    ):
+        """Opens a set; no image is read.
+
+        Args:
+          name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
+          split: "train", "val", "test" or "all".
+          data_dir: folder of prepared sets; empty: see `default_data_dir`.
+          seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
+
+        Raises:
+          UserError: the set has no such split or variant, is damaged, or an image is too small.
+        """
+        base, _, variant = name.partition("/")
+        self.name, self.split = name, split
+        self._folder = folder_of(base, data_dir)
+        self._cache_bytes = cache_bytes
+        metadata = read_metadata(self._folder)
+        if variant not in metadata["splits"]:
+            there = [f"{base}/{key}" if key else base for key in metadata["splits"]]
+            raise UserError(
+                f"data set {base} has no variant {variant!r}: choose one of {', '.join(there)}"
+            )
+        entries = [
+            {**entry, "part": part, "row": row}
+            for part in sorted(metadata["index"])
+            for row, entry in enumerate(metadata["index"][part])
+        ]
+        if group_pattern:
+            for entry in entries:
+                entry["group"] = group_of(entry["name"], group_pattern)
+        splits = metadata["splits"][variant]
+        self._entries = _of_split(name, entries, splits, split, seed, val_fraction)
+        for entry in self._entries:
+            _check_size(name, entry, crop)
+        self.names = [entry["name"] for entry in self._entries]
+        self.groups = [entry["group"] for entry in self._entries]
+        self.mpp = metadata["mpp"]
+        self.classes = list(metadata["classes"])
+        self._scale = scale
+        self._start()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        index = range(len(self._entries))[index]
+        with self._lock:
+            if index in self._cache:
+                self._cache.move_to_end(index)
+                return dict(self._cache[index])
+        record = self._read(self._entries[index])
+        size = sum(array.nbytes for array in _arrays(record))
+        with self._lock:
+            if index not in self._cache and size <= self._cache_bytes:
+                self._cache[index] = record
+                self._kept += size
+                while self._kept > self._cache_bytes:
+                    _, oldest = self._cache.popitem(last=False)
+                    self._kept -= sum(array.nbytes for array in _arrays(oldest))
+        return dict(record)
+
+    def __getstate__(self) -> dict[str, Any]:
+        dropped = ("_cache", "_kept", "_lock", "_parts")
+        return {name: value for name, value in self.__dict__.items() if name not in dropped}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._start()
+
+    def __repr__(self) -> str:
+        return f"PreparedSource({self.name!r}, split={self.split!r}, images={len(self)})"
+
+    def fingerprint(self) -> str:
+        """Returns 16 hex digits of SHA-256 over names and pixels of this split's images."""
+        return fingerprint_of(self._entries)
+
+    def _start(self) -> None:
+        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
+        self._kept = 0
+        self._lock = threading.Lock()
+        self._parts: dict[str, Any] | None = None
+
+    def _part(self, part: str) -> Any:
+        """The tfds data source of a part, opened by each process for itself."""
+        with self._lock:
+            if self._parts is None:
+                self._parts = _data_sources(self._folder)
+            return self._parts[part]
+
+    def _read(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            stored = self._part(entry["part"])[entry["row"]]
+            record: dict[str, Any] = {"name": entry["name"]}
+            for field in ("hr", "instances", "mask", "lr"):
+                if field in stored:
+                    record[field] = _decoded(stored[field])
+            if stored["name"].decode() != entry["name"]:
+                raise ValueError(f"another image, {stored['name'].decode()}, is in its place")
+        # The readers below raise whatever their formats do of a file that is damaged or gone.
+        except Exception as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise UserError(
+                f"image {entry['name']!r} of {self._folder} cannot be read ({reason}): prepare the "
+                "set again with --overwrite"
+            ) from error
+        if "mask" not in record and "instances" in record:
+            record["mask"] = (record["instances"] > 0).astype(np.uint8)
+        if "lr" in record:
+            low, high = record["lr"].shape, record["hr"].shape
+            if (low[0] * self._scale, low[1] * self._scale) != high[:2]:
+                raise UserError(
+                    f"the low-resolution image of {entry['name']!r} is {low[0]} x {low[1]} px, and "
+                    f"1/{self._scale} of {high[0]} x {high[1]} px is due: set data.scale to what "
+                    f"{self.name} was made with"
+                )
+        for array in _arrays(record):
+            array.flags.writeable = False
+        return record
+
+
+def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
+    return [value for value in record.values() if isinstance(value, np.ndarray)]
+
+
+def _data_sources(folder: pathlib.Path) -> dict[str, Any]:
+    # Half a second, which what reads no prepared set does not spend.
+    import tensorflow_datasets as tfds
+
+    builder = tfds.builder_from_directory(folder)
+    # PNG is left to Pillow: tfds would take OpenCV, and warn where that is missing.
+    images = [name for name, f in builder.info.features.items() if f.__class__.__name__ == "Image"]
+    decoders = {name: tfds.decode.SkipDecoding() for name in images}
+    return {
+        part: builder.as_data_source(part, decoders=decoders, file_format="array_record")
+        for part in builder.info.splits
+    }
+
+
+def _decoded(value: Any) -> np.ndarray:
+    if isinstance(value, bytes):
+        with Image.open(io.BytesIO(value)) as image:
+            return np.array(image)
+    return np.array(value)
+
+
+def _of_split(
+    name: str,
+    entries: Sequence[dict[str, Any]],
+    splits: Mapping[str, Sequence[str]],
+    split: str,
+    seed: int,
+    val_fraction: float,
+) -> list[dict[str, Any]]:
+    """The entries of a split, in order of name, with no patient on the other side of training."""
+    if split == "all":
+        return sorted(entries, key=lambda entry: entry["name"])
+    split_of = {part: role for role, parts in splits.items() for part in parts}
+    roles = {entry["name"]: split_of.get(entry["part"]) for entry in entries}
+    if "val" not in splits:
+        roles |= _carved(name, entries, roles, seed, val_fraction, needed=split != "test")
+    there = [role for role in _SPLITS if role in roles.values()]
+    if split not in there:
+        raise UserError(
+            f"data set {name} has no split {split!r}: there are {', '.join([*there, 'all'])}"
+        )
+    side: dict[str, str] = {}
+    shared = set()
+    for entry in entries:
+        role, group = roles[entry["name"]], entry["group"]
+        if role is None or side.setdefault(group, role) == role:
+            continue
+        fault = (
+            f"data set {name} has the group {group!r} in {side[group]!r} and, by "
+            f"{entry['name']!r}, in {role!r}"
+        )
+        if tcga_patient(group) or "test" not in (side[group], role):
+            raise UserError(
+                f"{fault}: prepare it without that group, or set data.group_pattern "
+                "(data.group_pattern='.*' makes every image its own group)"
+            )
+        shared.add(group)
+    if shared and split == "test":
+        _log.warning(
+            "%s: %d groups of the test images are in training too, as the set was published",
+            name,
+            len(shared),
+        )
+    chosen = [entry for entry in entries if roles[entry["name"]] == split]
+    return sorted(chosen, key=lambda entry: entry["name"])
+
+
+def _carved(
+    name: str,
+    entries: Sequence[dict[str, Any]],
+    roles: Mapping[str, str | None],
+    seed: int,
+    val_fraction: float,
+    *,
+    needed: bool,
+) -> dict[str, str]:
+    """name -> "train" or "val" of the train images, split by group."""
+    if not 0 < val_fraction < 1:
+        raise UserError(f"val_fraction={val_fraction} is not between 0 and 1: give, say, 0.2")
+    training = [entry for entry in entries if roles[entry["name"]] == "train"]
+    groups = [entry["group"] for entry in training]
+    if len(set(groups)) < 2:
+        if not needed or not training:
+            return {}
+        raise UserError(
+            f"the {len(training)} train images of {name} are all of one group ({groups[0]!r}), so "
+            "train and val cannot be of different patients: prepare more of the set, or set "
+            "data.group_pattern (data.group_pattern='.*' makes every image its own group)"
+        )
+    val = set(split_groups(groups, seed=seed, val_fraction=val_fraction)[1])
+    return {entry["name"]: "val" if entry["group"] in val else "train" for entry in training}
+
+
+def _check_size(name: str, entry: Mapping[str, Any], crop: int | None) -> None:
+    if crop is not None and min(entry["height"], entry["width"]) < crop:
+        raise UserError(
+            f"image {entry['name']!r} of {name}, {entry['height']} x {entry['width']} px, is "
+            f"smaller than the crop of {crop} px: lower data.crop or prepare the set without it"
+        )
