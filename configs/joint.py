@@ -33,7 +33,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel": "l1",
             "pixel_weight": 1.0,
             "features": srgan.feature_group(size),
-            "adversarial": {"form": "relativistic", "weight": 1e-2},  # 0: off
+            # A quarter of srgan.py's, which keeps the texture that is there: at half of it PSNR
+            # went on falling, by .40 dB in 600 steps on MoNuSeg. 0: off.
+            "adversarial": {"form": "relativistic", "weight": 5e-3},
             "bce_weight": 0.5,
             "dice_weight": 0.5,
             "squared_dice": False,
