@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import io
 import json
@@ -17,6 +16,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from histojax.data.record_cache import RecordCache, arrays_of
 from histojax.data.splits import group_of, split_groups, tcga_patient
 from histojax.errors import UserError
 
@@ -110,7 +110,7 @@ class PreparedSource:
         base, _, variant = name.partition("/")
         self.name, self.split = name, split
         self._folder = folder_of(base, data_dir)
-        self._cache_bytes = cache_bytes
+        self._cache = RecordCache(cache_bytes)
         metadata = read_metadata(self._folder)
         if variant not in metadata["splits"]:
             there = [f"{base}/{key}" if key else base for key in metadata["splits"]]
@@ -141,23 +141,15 @@ class PreparedSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self._entries))[index]
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return dict(self._cache[index])
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
         record = self._read(self._entries[index])
-        size = sum(array.nbytes for array in _arrays(record))
-        with self._lock:
-            if index not in self._cache and size <= self._cache_bytes:
-                self._cache[index] = record
-                self._kept += size
-                while self._kept > self._cache_bytes:
-                    _, oldest = self._cache.popitem(last=False)
-                    self._kept -= sum(array.nbytes for array in _arrays(oldest))
+        self._cache.keep(index, record)
         return dict(record)
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_cache", "_kept", "_lock", "_parts")
+        dropped = ("_lock", "_parts")
         return {name: value for name, value in self.__dict__.items() if name not in dropped}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -172,8 +164,6 @@ class PreparedSource:
         return fingerprint_of(self._entries)
 
     def _start(self) -> None:
-        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
-        self._kept = 0
         self._lock = threading.Lock()
         self._parts: dict[str, Any] | None = None
 
@@ -210,13 +200,9 @@ class PreparedSource:
                     f"1/{self._scale} of {high[0]} x {high[1]} px is due: set data.scale to what "
                     f"{self.name} was made with"
                 )
-        for array in _arrays(record):
+        for array in arrays_of(record):
             array.flags.writeable = False
         return record
-
-
-def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
-    return [value for value in record.values() if isinstance(value, np.ndarray)]
 
 
 def _data_sources(folder: pathlib.Path) -> dict[str, Any]:

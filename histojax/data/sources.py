@@ -17,20 +17,19 @@ with a flaw in its data fails in its first second.
 
 from __future__ import annotations
 
-import collections
 import dataclasses
 import functools
 import hashlib
 import json
 import logging
 import pathlib
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 
 from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared_names
+from histojax.data.record_cache import RecordCache, arrays_of
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.reader import SUFFIXES, image_size, open_image, read_image, read_labels
@@ -202,7 +201,7 @@ class FolderSource:
         """Lists and checks the folder; the arguments are those of `open_source`."""
         self.root = pathlib.Path(root).expanduser()
         self.split = split
-        self._cache_bytes = cache_bytes
+        self._cache = RecordCache(cache_bytes)
         images = _images(self.root)
         splits = None
         if (content := _json_object(self.root / "splits.json")) is not None:
@@ -234,17 +233,15 @@ class FolderSource:
         self.names = [item.name for item in self._items]
         self.groups = [item.group for item in self._items]
         self.mpp = mpp if mpp is not None else _common_mpp(self.root, stated)
-        self._start_cache()
 
     def __len__(self) -> int:
         return len(self._items)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         index = range(len(self._items))[index]
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return dict(self._cache[index])
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
         item = self._items[index]
         record = {"name": item.name, "hr": read_image(item.image)}
         if item.instances is not None:
@@ -255,18 +252,10 @@ class FolderSource:
             record["mask"] = (record["instances"] > 0).astype(np.uint8)
         if item.lr is not None:
             record["lr"] = read_image(item.lr)
-        for array in _arrays(record):
+        for array in arrays_of(record):
             array.flags.writeable = False
-        self._keep(index, record)
+        self._cache.keep(index, record)
         return dict(record)
-
-    def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_cache", "_lock", "_kept")
-        return {name: value for name, value in self.__dict__.items() if name not in dropped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start_cache()
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.root)!r}, split={self.split!r}, images={len(self)})"
@@ -286,26 +275,6 @@ class FolderSource:
     def fingerprint(self) -> str:
         """Returns 16 hex digits of SHA-256 over names, sizes and bytes of this split's files."""
         return self._digest
-
-    def _start_cache(self) -> None:
-        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
-        self._kept = 0
-        self._lock = threading.Lock()
-
-    def _keep(self, index: int, record: dict[str, Any]) -> None:
-        size = sum(array.nbytes for array in _arrays(record))
-        with self._lock:
-            if index in self._cache or size > self._cache_bytes:
-                return
-            self._cache[index] = record
-            self._kept += size
-            while self._kept > self._cache_bytes:
-                _, oldest = self._cache.popitem(last=False)
-                self._kept -= sum(array.nbytes for array in _arrays(oldest))
-
-
-def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
-    return [value for value in record.values() if isinstance(value, np.ndarray)]
 
 
 def _name(path: pathlib.Path) -> str:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import collections
 import hashlib
 import json
-import threading
 from typing import Any
 
 import numpy as np
 
 from histojax.data import tissue as model
+from histojax.data.record_cache import RecordCache
 from histojax.data.tissue import tissue as tissue
 from histojax.errors import UserError
 
@@ -89,8 +88,7 @@ class SyntheticSource:
                     self.groups.append(f"synthetic-{name}-{patient:04d}")
                     self.names.append(f"{self.groups[-1]}-{k}")
                     self._indices.append(first + i)
-        self._cache_bytes = int(cache_bytes)
-        self._forget()
+        self._cache = RecordCache(int(cache_bytes))
 
     def __len__(self) -> int:
         return len(self.names)
@@ -103,10 +101,9 @@ class SyntheticSource:
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a source of {len(self)}")
         index = int(index) % len(self)
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return dict(self._cache[index])
+        kept = self._cache.get(index)
+        if kept is not None:
+            return kept
         drawn = tissue(
             self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
         )
@@ -118,12 +115,7 @@ class SyntheticSource:
         for array in arrays.values():
             array.flags.writeable = False
         sample = {"name": self.names[index], **arrays}
-        # All images are of one size, so the bound in bytes is a bound on their number.
-        most = self._cache_bytes // sum(array.nbytes for array in arrays.values())
-        with self._lock:
-            self._cache[index] = sample
-            while len(self._cache) > most:
-                self._cache.popitem(last=False)
+        self._cache.keep(index, sample)
         return dict(sample)
 
     def fingerprint(self) -> str:
@@ -137,16 +129,3 @@ class SyntheticSource:
             "patches_per_patient": self.patches_per_patient,
         }
         return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
-
-    def _forget(self) -> None:
-        self._cache: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
-        self._lock = threading.Lock()
-
-    def __getstate__(self) -> dict[str, Any]:
-        state = dict(self.__dict__)
-        del state["_cache"], state["_lock"]
-        return state
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._forget()

@@ -12,14 +12,13 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from histojax.models import unet_frame
 from histojax.models.layers import (
     Conv,
     full_precision,
-    max_pool,
     nearest_upsample,
     norm_layer,
     pixel_shuffle,
-    pixel_unshuffle,
 )
 
 _HE = nn.initializers.he_normal()
@@ -91,11 +90,7 @@ class UNet(nn.Module):
     @property
     def halo(self) -> int:
         """Receptive-field radius in input pixels, worst over the phases, rounded up to stride."""
-        radius = 0
-        for pixel in range(self.stride):
-            low, high = self._field(pixel)
-            radius = max(radius, pixel - low, high - pixel)
-        return -(-radius // self.stride) * self.stride
+        return unet_frame.halo(self.stride, self._field)
 
     def _field(self, pixel: int) -> tuple[int, int]:
         # First and last input pixel that the output pixel depends on, walked from the end.
@@ -159,24 +154,15 @@ class UNet(nn.Module):
         Raises:
           ValueError: H or W is not a multiple of `stride`.
         """
-        _, h, w, _ = x.shape
-        if h % self.stride or w % self.stride:
-            raise ValueError(
-                f"an image of {h} x {w} pixels does not fit the network's stride: "
-                f"both sides must be multiples of {self.stride}"
-            )
-        x = (2 * x - 1).astype(self.dtype)
-        if self.stem_stride > 1:
-            x = pixel_unshuffle(x, self.stem_stride)
-        levels = {}
-        for n, block in enumerate(self.encoder):
-            if n:
-                x = max_pool(x, 2, 2)
-            x = block(x, train=train)
-            if n >= self.depth - 1:
-                x = self.drop(x, deterministic=not train)
-            levels[f"level{n}"] = x
-        return levels
+        return unet_frame.encode(
+            x,
+            [[block] for block in self.encoder],
+            self.drop,
+            stride=self.stride,
+            stem_stride=self.stem_stride,
+            dtype=self.dtype,
+            train=train,
+        )
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Segments images.

@@ -6,7 +6,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 
 from histojax.models.layers import upsample
 from histojax.models.resnext_generator import (
@@ -15,6 +14,7 @@ from histojax.models.resnext_generator import (
     ResNeXtGenerator,
     SingleConvBlock,
 )
+from tests.models.synchronised import check_two_devices_are_one
 
 SMALL = {"blocks": 1, "features": 8, "width": 16, "cardinality": 4}
 EARLIER = {
@@ -174,24 +174,7 @@ def test_bfloat16_computes_near_float32_and_returns_it():
 
 def test_synchronised_statistics_make_two_devices_one():
     x = jax.random.uniform(jax.random.key(0), (4, 6, 6, 3))
-    single = ResNeXtGenerator(**SMALL)
-    variables = jax.jit(partial(single.init, train=True))(jax.random.key(1), x)
-    expected, whole = jax.jit(partial(single.apply, train=True, mutable=["batch_stats"]))(
-        variables, x
-    )
-    synchronised = ResNeXtGenerator(**SMALL, bn_axis_name="data")
-    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
-    y, updated = jax.jit(
-        jax.shard_map(
-            lambda v, x: synchronised.apply(v, x, train=True, mutable=["batch_stats"]),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec("data")),
-            out_specs=(PartitionSpec("data"), PartitionSpec()),
-            check_vma=False,
-        )
-    )(variables, x)
-    np.testing.assert_allclose(y, expected, atol=1e-5)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updated, whole)
+    check_two_devices_are_one(ResNeXtGenerator(**SMALL), x, atol=1e-5)
 
 
 def test_a_field_value_that_is_not_offered_is_refused():

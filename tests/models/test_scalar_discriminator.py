@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import lax
-from jax.sharding import AxisType, PartitionSpec
 
 from histojax.models.scalar_discriminator import ScalarDiscriminator
+from tests.models.synchronised import check_two_devices_are_one
 
 EARLIER = {"halving": "every", "order": "activation_first", "norm": "keras_batch"}
 # Sixteen pixels become one, as 256 do through eight convolutions.
@@ -117,24 +117,8 @@ def test_a_field_value_that_is_not_offered_is_refused(field):
 
 
 def test_synchronised_statistics_make_two_devices_one():
-    single = ScalarDiscriminator(**SMALL, **EARLIER)
     x = jax.random.uniform(jax.random.key(0), (4, 16, 16, 3))
-    variables = jax.jit(partial(single.init, train=True))(jax.random.key(1), x)
-    train = partial(single.apply, train=True, mutable=["batch_stats"])
-    expected, whole = jax.jit(train)(variables, x)
-    synchronised = single.clone(bn_axis_name="data")
-    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
-    y, updated = jax.jit(
-        jax.shard_map(
-            lambda v, x: synchronised.apply(v, x, train=True, mutable=["batch_stats"]),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec("data")),
-            out_specs=(PartitionSpec("data"), PartitionSpec()),
-            check_vma=False,
-        )
-    )(variables, x)
-    np.testing.assert_allclose(y, expected, atol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updated, whole)
+    check_two_devices_are_one(ScalarDiscriminator(**SMALL, **EARLIER), x, atol=1e-4)
 
 
 def test_bfloat16_returns_float32():

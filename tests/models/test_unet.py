@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from jax.sharding import AxisType, PartitionSpec
 
 from histojax.models.unet import UNet
+from tests.models.synchronised import check_two_devices_are_one
 
 SMALL = {"features": 4, "depth": 2}
 
@@ -152,23 +152,7 @@ def test_dropout_acts_on_the_two_deepest_levels_in_training_alone():
 
 def test_synchronised_statistics_make_two_devices_one():
     x = jax.random.uniform(jax.random.key(0), (4, 8, 8, 3))
-    single = UNet(**SMALL, norm="batch", dropout=0.0)
-    variables = jax.jit(partial(single.init, train=False))(jax.random.key(1), x)
-    train = partial(single.apply, train=True, mutable=["batch_stats"])
-    expected, whole = jax.jit(train)(variables, x)
-    synchronised = single.clone(bn_axis_name="data")
-    mesh = jax.make_mesh((2,), ("data",), (AxisType.Auto,), devices=jax.devices()[:2])
-    y, updated = jax.jit(
-        jax.shard_map(
-            lambda v, x: synchronised.apply(v, x, train=True, mutable=["batch_stats"]),
-            mesh=mesh,
-            in_specs=(PartitionSpec(), PartitionSpec("data")),
-            out_specs=(PartitionSpec("data"), PartitionSpec()),
-            check_vma=False,
-        )
-    )(variables, x)
-    np.testing.assert_allclose(y, expected, atol=1e-4)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), updated, whole)
+    check_two_devices_are_one(UNet(**SMALL, norm="batch", dropout=0.0), x, atol=1e-4)
 
 
 def test_bfloat16_computes_near_float32_and_returns_it():
