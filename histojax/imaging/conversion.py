@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import pathlib
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -113,5 +115,44 @@ def check_pixels(path: pathlib.Path, pixels: int, max_pixels: int, what: str = "
     if pixels > max_pixels:
         raise UserError(
             f"{path} needs {what}{pixels} pixels decoded at once, and the limit is {max_pixels}: "
-            "save it as a tiled 8-bit TIFF and read it by region, or raise the limit"
+            "save it as a tiled 8-bit TIFF and read it by region, or raise max_pixels"
         )
+
+
+def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
+    """Returns float labels as int64, and others as they are.
+
+    Raises:
+      UserError: some are fractions or no numbers, or their type may have rounded two into one.
+    """
+    if values.dtype.kind != "f":
+        return values
+    whole = np.isfinite(values) & (values == np.round(values))
+    if not whole.all():
+        raise UserError(
+            f"{path} holds the {values.dtype} value {values[~whole][0]:g}, and labels are whole "
+            "numbers: save them as uint16 PNG or uint32 TIFF"
+        )
+    exact = 2 ** (np.finfo(values.dtype).nmant + 1)
+    if values.max() >= exact:
+        raise UserError(
+            f"{path} holds the label {values.max():.0f} as {values.dtype}, which tells whole "
+            f"numbers apart below {exact} only: save the labels as uint32 TIFF"
+        )
+    return values.astype(np.int64)
+
+
+def readable_name(path: pathlib.Path) -> str:
+    """A file's name without its ending, as text that can be written into tables and pages.
+
+    Raises:
+      UserError: the name's bytes are not text in the encoding of the file system.
+    """
+    try:
+        path.stem.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            f"the file name {os.fsencode(path.name)!r} in {path.parent} is not text in "
+            f"{sys.getfilesystemencoding()}: rename the file"
+        ) from None
+    return path.stem

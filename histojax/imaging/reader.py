@@ -33,6 +33,7 @@ from histojax.imaging.conversion import (
     oriented_size,
     refused_if_damaged,
     truncated,
+    whole_numbers,
 )
 from histojax.imaging.tiff import (
     JPEG_COMPRESSIONS,
@@ -65,6 +66,9 @@ _MAGIC = (
 # Endings by which folders are searched for images; what a file is, its first bytes say.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
 
+# What is decoded at once by default, px: 16,384 x 16,384, which takes 0.8 GiB as RGB.
+MAX_PIXELS = 2**28
+
 Path = str | os.PathLike[str]
 
 
@@ -75,6 +79,7 @@ class RegionReader:
       path: the file.
       height, width: size in pixels, after EXIF or TIFF orientation.
       mpp: micrometres per pixel as the file states it, or None; never guessed.
+      orientation: the EXIF or TIFF tag by which the stored pixels were turned, 1 for upright.
       segments_decoded: how many tiles or strips have been decoded so far; a format that is
         decoded whole counts as one.
     """
@@ -84,6 +89,7 @@ class RegionReader:
         self.height = height
         self.width = width
         self.mpp = mpp
+        self.orientation = 1
         self.segments_decoded = 0
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
@@ -117,7 +123,9 @@ class RegionReader:
         raise NotImplementedError
 
 
-def open_image(path: Path, *, max_pixels: int = 2**28, cache_bytes: int = 2**27) -> RegionReader:
+def open_image(
+    path: Path, *, max_pixels: int = MAX_PIXELS, cache_bytes: int = 2**27
+) -> RegionReader:
     """Opens an image for reading by region; only its header is read and checked here.
 
     TIFF is decoded by tile or strip (uncompressed strips in parts of about 1 MiB); a slide of any
@@ -136,7 +144,7 @@ def open_image(path: Path, *, max_pixels: int = 2**28, cache_bytes: int = 2**27)
     path = pathlib.Path(path)
     kind = _kind(path)
     if kind != "TIFF":
-        return _WholeReader(*_pillow_image(path, kind, max_pixels))
+        return _pillow_image(path, kind, max_pixels)
     tiff = open_tiff(path)
     try:
         with refused_if_damaged(path):
@@ -146,7 +154,7 @@ def open_image(path: Path, *, max_pixels: int = 2**28, cache_bytes: int = 2**27)
         raise
 
 
-def read_image(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
+def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads an image whole as uint8 RGB (H, W, 3).
 
     Grey, 1-bit and palette images become RGB. Transparency is composited over white (and said
@@ -166,15 +174,20 @@ def read_image(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
         return image.read(0, 0, image.height, image.width)
 
 
-def read_labels(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
+def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a label map or mask as int32 (H, W); the values are those of the file, unchanged.
 
-    Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, and RGB
-    whose three channels are equal.
+    Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, float TIFF
+    whose values are whole numbers, and RGB whose three channels are equal.
+
+    Args:
+      path: PNG, BMP or TIFF file.
+      max_pixels: largest map that is decoded, px.
 
     Raises:
       UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
-        negative, or beyond int32.
+        negative, beyond int32 (or beyond the whole numbers that its float type tells apart), or
+        too large.
     """
     path = pathlib.Path(path)
     kind = _kind(path)
@@ -186,7 +199,7 @@ def read_labels(path: Path, *, max_pixels: int = 2**28) -> np.ndarray:
             check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
             segments = Segments(path, tiff, page, cache_bytes=0)
             raw = segments.read(0, 0, page.imagelength, page.imagewidth)
-            values = orient(raw, orientation_of(page))
+            values = orient(whole_numbers(path, raw), orientation_of(page))
     else:
         values = _pillow_labels(path, kind, max_pixels)
     if values.ndim == 3:
@@ -229,12 +242,13 @@ def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np
             raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
         with refused_if_damaged(path):
             raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
+            raw = whole_numbers(path, raw)
     return raw[..., 0].astype(np.int32)
 
 
 def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     page = full_resolution_page(path, tiff)
-    if page.dtype is None or page.dtype.kind not in "bui":
+    if page.dtype is None or page.dtype.kind not in "buif":
         raise UserError(
             f"{path} holds {page.dtype} samples, and labels are whole numbers: save them "
             "as uint16 PNG or uint32 TIFF"
@@ -272,8 +286,11 @@ class _WholeReader(RegionReader):
         mpp: float | None,
         decode: Callable[[], np.ndarray],
         close: Callable[[], None] = lambda: None,
+        *,
+        orientation: int = 1,
     ):
         super().__init__(path, height, width, mpp)
+        self.orientation = orientation
         self._decode = decode
         self._close = close
         self._pixels: np.ndarray | None = None
@@ -336,7 +353,7 @@ def _tiff_image(
         return orient(to_rgb(raw), orientation)
 
     size = oriented_size(page.imagelength, page.imagewidth, orientation)
-    return _WholeReader(path, *size, mpp, decode, tiff.close)
+    return _WholeReader(path, *size, mpp, decode, tiff.close, orientation=orientation)
 
 
 def _kind(path: pathlib.Path) -> str:
@@ -408,9 +425,7 @@ def _png_header(stream: BinaryIO) -> tuple[int, int]:
     return depth, colour
 
 
-def _pillow_image(
-    path: pathlib.Path, kind: str, max_pixels: int
-) -> tuple[pathlib.Path, int, int, None, Callable[[], np.ndarray]]:
+def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReader:
     with path.open("rb") as stream:
         image = _open_pillow(path, kind, stream)
         mode = image.mode
@@ -431,7 +446,7 @@ def _pillow_image(
         return orient(flatten(path, pixels), orientation)
 
     size = oriented_size(image.height, image.width, orientation)
-    return path, *size, None, decode
+    return _WholeReader(path, *size, None, decode, orientation=orientation)
 
 
 def _decode_pillow(

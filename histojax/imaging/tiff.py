@@ -6,6 +6,7 @@ files that end early, and colours other than RGB.
 
 from __future__ import annotations
 
+import logging
 import math
 import pathlib
 import re
@@ -22,6 +23,9 @@ from PIL import Image
 
 from histojax.errors import UserError
 from histojax.imaging.conversion import eight_bits, flatten, log_once, refused_if_damaged, truncated
+
+# What it would log of a malformed file is checked here, and refused in one sentence.
+logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
 _MPP_RANGE = (0.05, 20.0)
 _APERIO_YCBCR_J2K = 33003

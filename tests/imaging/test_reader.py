@@ -1,7 +1,11 @@
 """Images and labels from every kind of file: converted rightly, or refused in one sentence."""
 
 import concurrent.futures
+import io
 import logging
+import shutil
+import struct
+import tracemalloc
 import zlib
 
 import imagecodecs
@@ -11,7 +15,13 @@ import tifffile
 from PIL import Image, ImageOps, TiffImagePlugin
 
 from histojax.errors import UserError
-from histojax.imaging.reader import image_size, open_image, read_image, read_labels
+from histojax.imaging.reader import (
+    image_size,
+    open_image,
+    read_image,
+    read_label_region,
+    read_labels,
+)
 
 
 def _smooth(height=48, width=64):
@@ -54,6 +64,7 @@ def test_jpeg_is_read(tmp_path):
     assert error.max() <= 8
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_grey_palette_and_one_bit_become_rgb(tmp_path, ending):
     grey = _noise()[..., 0]
@@ -80,6 +91,7 @@ def test_white_is_zero_tiff_is_inverted(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 1], grey)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_transparency_is_composited_over_white_and_said_once(tmp_path, caplog, ending):
     rgba = np.zeros((2, 2, 4), np.uint8)
@@ -118,6 +130,7 @@ def test_transparent_palette_entry_shows_white(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "a.png"), [[[255] * 3, [200, 0, 0]]])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "tif"])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_full_range_sixteen_bits_round_to_eight(tmp_path, ending, channels):
@@ -135,6 +148,7 @@ def test_full_range_sixteen_bits_round_to_eight(tmp_path, ending, channels):
         np.testing.assert_array_equal(reader.read(1, 1, 1, 3)[..., 0], rounded[1:, 1:])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "tif"])
 def test_twelve_bits_in_sixteen_are_refused(tmp_path, ending):
     samples = np.full((8, 8, 3), 4095, np.uint16)
@@ -146,6 +160,7 @@ def test_twelve_bits_in_sixteen_are_refused(tmp_path, ending):
     _refusal(lambda: read_image(path), path, "16-bit", "4095", "convert it to 8-bit RGB")
 
 
+@pytest.mark.faults
 def test_other_colours_and_samples_are_refused_by_name(tmp_path):
     cmyk = tmp_path / "cmyk.jpg"
     Image.new("CMYK", (8, 8)).save(cmyk)
@@ -169,6 +184,7 @@ def test_other_colours_and_samples_are_refused_by_name(tmp_path):
     _refusal(lambda: open_image(stack), "7 planes", "export a single plane")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("ending", ["jpg", "png", "tif"])
 def test_orientation_is_applied(tmp_path, orientation, ending):
@@ -188,6 +204,7 @@ def test_orientation_is_applied(tmp_path, orientation, ending):
     assert image_size(path) == upright.shape[:2]
     with open_image(path) as reader:
         assert (reader.height, reader.width) == upright.shape[:2]
+        assert reader.orientation == orientation
         np.testing.assert_array_equal(reader.read(5, 7, 9, 11), upright[5:14, 7:18])
 
 
@@ -217,6 +234,7 @@ def _whole_files(tmp_path):
         yield tmp_path / name
 
 
+@pytest.mark.faults
 def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path):
     """Never a picture that differs from the complete one: decoders that fill gaps are caught."""
     for path in _whole_files(tmp_path):
@@ -235,6 +253,7 @@ def test_a_file_cut_anywhere_is_refused_or_whole(tmp_path):
         assert refused >= 50, path
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif"])
 def test_half_a_file_is_called_truncated(tmp_path, ending):
     path = tmp_path / f"a.{ending}"
@@ -247,6 +266,7 @@ def test_half_a_file_is_called_truncated(tmp_path, ending):
         _refusal(lambda: open_image(path), "truncated")
 
 
+@pytest.mark.faults
 def test_a_jpeg_tile_that_is_cut_inside_its_file_is_refused(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, _noise(), photometric="rgb", tile=(32, 32), compression="jpeg")
@@ -260,6 +280,7 @@ def test_a_jpeg_tile_that_is_cut_inside_its_file_is_refused(tmp_path):
         _refusal(lambda: reader.read(0, 32, 8, 8), path, "tile 1", "copy it again")
 
 
+@pytest.mark.faults
 def test_what_is_not_an_image_is_refused(tmp_path):
     missing = tmp_path / "missing.png"
     _refusal(lambda: open_image(missing), missing, "does not exist", "give the path")
@@ -278,6 +299,7 @@ def test_what_is_not_an_image_is_refused(tmp_path):
     _refusal(lambda: read_image(damaged), damaged, "copy or export it again")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "jpg", "tif"])
 def test_scrambled_headers_are_refused_in_one_sentence_or_read(tmp_path, ending):
     """Whatever a parser raises on a malformed file, the user sees UserError alone."""
@@ -303,6 +325,7 @@ def test_scrambled_headers_are_refused_in_one_sentence_or_read(tmp_path, ending)
     assert all(str(path) in refusal and "\n" not in refusal for refusal in refusals)
 
 
+@pytest.mark.faults
 def test_size_is_checked_on_the_header(tmp_path):
     png, tif = tmp_path / "a.png", tmp_path / "a.tif"
     Image.fromarray(_noise()).save(png)
@@ -314,6 +337,102 @@ def test_size_is_checked_on_the_header(tmp_path):
     with open_image(tif, max_pixels=16 * 16) as reader:
         assert reader.read(40, 40, 8, 8).shape == (8, 8, 3)
     _refusal(lambda: open_image(tif, max_pixels=255), "a tile or strip of 256")
+
+
+def _png_of(height, width):
+    """A PNG whose header says any size, and that holds 64 KiB of zeros."""
+
+    def chunk(kind, data):
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    pixels = zlib.compress(bytes(2**16))
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(kind, data) for kind, data in chunks)
+
+
+def _saved(kind, place, size):
+    """A small image in Pillow's format, with a size of another written into its header."""
+    buffer = io.BytesIO()
+    Image.fromarray(_noise()).save(buffer, kind)
+    data = bytearray(buffer.getvalue())
+    start = place(data)
+    data[start : start + len(size)] = size
+    return bytes(data)
+
+
+def _huge(path):
+    """Writes an image of a few KiB whose header says 100,000 x 100,000 (JPEG: 65,000) px."""
+    side = 65_000 if path.suffix == ".jpg" else 100_000
+    if path.suffix == ".png":
+        path.write_bytes(_png_of(side, side))
+    elif path.suffix == ".jpg":
+        place = lambda data: data.index(b"\xff\xc0") + 5  # noqa: E731
+        path.write_bytes(_saved("JPEG", place, struct.pack(">HH", side, side)))
+    elif path.suffix == ".bmp":
+        path.write_bytes(_saved("BMP", lambda data: 18, struct.pack("<ii", side, side)))
+    else:
+        tifffile.imwrite(path, _noise(), photometric="rgb", compression="zlib", metadata=None)
+        with tifffile.TiffFile(path, mode="r+b") as tiff:
+            for tag in ("ImageWidth", "ImageLength", "RowsPerStrip"):
+                tiff.pages[0].tags[tag].overwrite(side)
+    return side
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("ending", ["png", "jpg", "bmp", "tif"])
+def test_an_absurd_size_is_refused_before_anything_is_decoded(tmp_path, ending, caplog):
+    path = tmp_path / f"a.{ending}"
+    side = _huge(path)
+    assert path.stat().st_size < 50_000
+    for call in (open_image, read_image, read_labels):
+        if (call, ending) == (read_labels, "jpg"):
+            continue
+        tracemalloc.start()
+        _refusal(lambda call=call: call(path), path, side**2, 2**28, "raise max_pixels")
+        peak = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert peak < 2**24
+    assert not caplog.messages
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("tile", [None, (16, 16)])
+def test_a_tiff_whose_size_its_strips_do_not_bear_out_is_refused(tmp_path, tile, caplog):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, _noise(), photometric="rgb", tile=tile, metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        for tag in ("ImageWidth", "ImageLength"):
+            tiff.pages[0].tags[tag].overwrite(100_000)
+    _refusal(lambda: open_image(path), path, "truncated", "copy it again")
+    assert not caplog.messages
+
+
+@pytest.mark.faults
+def test_a_file_is_what_its_bytes_say_whatever_its_name(tmp_path):
+    Image.fromarray(_smooth()).save(tmp_path / "a.jpg", quality=95)
+    Image.fromarray(_smooth()).save(tmp_path / "b.png")
+    expected = read_image(tmp_path / "a.jpg")
+    shutil.copy(tmp_path / "a.jpg", tmp_path / "jpeg.png")
+    np.testing.assert_array_equal(read_image(tmp_path / "jpeg.png"), expected)
+    shutil.copy(tmp_path / "b.png", tmp_path / "png.tif")
+    np.testing.assert_array_equal(read_image(tmp_path / "png.tif"), _smooth())
+    _refusal(lambda: read_labels(tmp_path / "jpeg.png"), "jpeg.png is compressed as JPEG")
+    Image.fromarray(_smooth()).save(tmp_path / "c.webp")
+    shutil.copy(tmp_path / "c.webp", tmp_path / "webp.png")
+    _refusal(lambda: read_image(tmp_path / "webp.png"), "webp.png is not a PNG, JPEG, BMP or TIFF")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("ending", ["png", "bmp", "tif"])
+def test_one_pixel_is_an_image(tmp_path, ending):
+    path = tmp_path / f"a.{ending}"
+    Image.new("RGB", (1, 1), (200, 20, 90)).save(path)
+    np.testing.assert_array_equal(read_image(path), [[[200, 20, 90]]])
+    assert image_size(path) == (1, 1)
+    Image.new("L", (1, 1), 7).save(path)
+    np.testing.assert_array_equal(read_labels(path), [[7]])
 
 
 @pytest.mark.parametrize(
@@ -525,12 +644,14 @@ def _as_grey(png):
     return png[:12] + header + crc + png[33:start] + png[end:]
 
 
+@pytest.mark.faults
 def test_equal_channels_are_one_label_map(tmp_path):
     mask = np.array([[0, 255], [255, 0]], np.uint8)
     Image.fromarray(np.repeat(mask[..., None], 3, -1)).save(tmp_path / "a.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "a.png"), mask)
 
 
+@pytest.mark.faults
 def test_labels_that_are_not_labels_are_refused(tmp_path):
     lossy = tmp_path / "a.jpg"
     Image.fromarray(_noise()).save(lossy)
@@ -538,9 +659,6 @@ def test_labels_that_are_not_labels_are_refused(tmp_path):
     colours = tmp_path / "a.png"
     Image.fromarray(_noise()).save(colours)
     _refusal(lambda: read_labels(colours), colours, "3 different channels", "uint16 PNG")
-    fractions = tmp_path / "float.tif"
-    tifffile.imwrite(fractions, np.zeros((4, 4), np.float32))
-    _refusal(lambda: read_labels(fractions), fractions, "float32", "uint32 TIFF")
     large = tmp_path / "large.tif"
     tifffile.imwrite(large, np.array([[0, 2**31]], np.uint32))
     _refusal(lambda: read_labels(large), large, 2**31, "number them anew")
@@ -549,6 +667,31 @@ def test_labels_that_are_not_labels_are_refused(tmp_path):
     _refusal(lambda: read_labels(negative), negative, "-1", "number them anew")
     missing = tmp_path / "missing.tif"
     _refusal(lambda: read_labels(missing), missing, "does not exist")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_labels_of_a_float_type_are_read_where_they_are_whole(tmp_path, dtype):
+    path = tmp_path / "a.tif"
+    last = 2 ** (np.finfo(dtype).nmant + 1) - 1  # from the next on, two may be rounded into one
+    labels = np.array([[0, 1, 7], [2, 300, min(last, 2**31 - 1)]], dtype)
+    tifffile.imwrite(path, labels)
+    read = read_labels(path)
+    assert read.dtype == np.int32
+    np.testing.assert_array_equal(read, labels.astype(np.int64))
+    np.testing.assert_array_equal(read_label_region(path, 1, 1, 1, 2), read[1:, 1:])
+    for value, said in ((0.5, "0.5"), (np.nan, "nan"), (np.inf, "inf")):
+        labels[0, 1] = value
+        tifffile.imwrite(path, labels)
+        for call in (read_labels, lambda path: read_label_region(path, 0, 0, 1, 3)):
+            _refusal(lambda call=call: call(path), path, dtype, said, "whole numbers")
+
+
+@pytest.mark.faults
+def test_float_labels_that_may_have_been_rounded_together_are_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, np.array([[0, 7, 2049]], np.float16))  # kept as 2048
+    _refusal(lambda: read_labels(path), path, "2048", "float16", "below 2048", "uint32 TIFF")
 
 
 def test_real_slides(real_data):
