@@ -38,6 +38,7 @@ def base(name: str, stage: str) -> ConfigDict:
             "device_bytes": 2**31,
             "workers": 0,  # processes that prepare batches; 0: threads of this one
             "crops_per_image": 4,
+            "max_pixels": 2**28,  # of an image or label map of a folder: larger ones are refused
             "degradation": {
                 "name": "bicubic",  # bicubic | bilinear | microscope
                 "kernel": "bicubic",
@@ -98,7 +99,15 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     for stage in stages:
         for field in ("seed", "precision"):
             stage[field] = config.get_ref(field)
-        for field in ("source", "data_dir", "scale", "group_pattern", "placement", "workers"):
+        for field in (
+            "source",
+            "data_dir",
+            "scale",
+            "group_pattern",
+            "placement",
+            "workers",
+            "max_pixels",
+        ):
             stage.data[field] = config.data.get_ref(field)
         for group in ("degradation", "synthetic"):
             for field in config.data[group]:

@@ -14,6 +14,7 @@ from ml_collections import ConfigDict
 from histojax import checkpoint, config
 from histojax.data import sources
 from histojax.errors import UserError
+from histojax.imaging import reader
 from histojax.stages import build_stage
 from histojax.stages.state import State
 
@@ -155,5 +156,7 @@ def open_split(
         require_labels=labels,
         crop=crop,
         scale=data.scale,
-        data_dir=data.get("data_dir", ""),  # runs from before there was one lack it
+        # Runs from before there were these two lack them.
+        data_dir=data.get("data_dir", ""),
+        max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
     )

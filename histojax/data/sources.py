@@ -11,6 +11,10 @@ A source is what training and evaluation read from. `open_source` gives one for 
     ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...]}
     ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
 
+A label image belongs to its image as viewers show it, that is turned upright by the EXIF or TIFF
+orientation of the image file. Names are compared in Unicode's composed form (NFC), so that an
+accent typed on one system matches that of another.
+
 Everything that the headers of the files can show is checked when a source is opened, so that a run
 with a flaw in its data fails in its first second.
 """
@@ -23,6 +27,7 @@ import hashlib
 import json
 import logging
 import pathlib
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -32,7 +37,15 @@ from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared
 from histojax.data.record_cache import RecordCache, arrays_of
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
-from histojax.imaging.reader import SUFFIXES, image_size, open_image, read_image, read_labels
+from histojax.imaging.conversion import check_pixels, log_once, readable_name
+from histojax.imaging.reader import (
+    MAX_PIXELS,
+    SUFFIXES,
+    image_size,
+    open_image,
+    read_image,
+    read_labels,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +90,7 @@ def open_source(
     crop: int | None = None,
     scale: int = 4,
     data_dir: str | pathlib.Path = "",
+    max_pixels: int = MAX_PIXELS,
 ) -> Source:
     """Opens the data that a SPEC names.
 
@@ -94,6 +108,7 @@ def open_source(
       crop: smallest side that every image must have, px of "hr".
       scale: size of "hr" over that of "lr".
       data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
+      max_pixels: largest image or label map that a folder may hold, px.
 
     Raises:
       UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
@@ -112,6 +127,7 @@ def open_source(
                 cache_bytes=cache_bytes // max(1, spec.count("=")),
                 scale=scale,
                 data_dir=data_dir,
+                max_pixels=max_pixels,
             ),
             split=split,
             require_labels=require_labels,
@@ -139,6 +155,7 @@ def open_source(
             require_labels=require_labels,
             crop=crop,
             scale=scale,
+            max_pixels=max_pixels,
         )
     base = spec.partition("/")[0]
     if base in prepared_names(data_dir):
@@ -174,6 +191,12 @@ class _Item:
     mask: pathlib.Path | None
     lr: pathlib.Path | None
 
+    @property
+    def files(self) -> dict[str, pathlib.Path]:
+        """Role -> path of the files that there are."""
+        roles = ("image", "instances", "mask", "lr")
+        return {role: path for role in roles if (path := getattr(self, role)) is not None}
+
 
 class FolderSource:
     """A folder of images; see the module's docstring for its layout and `Source` for its use.
@@ -197,11 +220,13 @@ class FolderSource:
         require_labels: bool = True,
         crop: int | None = None,
         scale: int = 4,
+        max_pixels: int = MAX_PIXELS,
     ):
         """Lists and checks the folder; the arguments are those of `open_source`."""
         self.root = pathlib.Path(root).expanduser()
         self.split = split
         self._cache = RecordCache(cache_bytes)
+        self._max_pixels = max_pixels
         images = _images(self.root)
         splits = None
         if (content := _json_object(self.root / "splits.json")) is not None:
@@ -229,7 +254,8 @@ class FolderSource:
                     f"{item.name} has no low-resolution image in {self.root / 'lr'}, where others "
                     "have one: add it, or take lr/ away to have all of them degraded"
                 )
-            stated.append(_check_item(item, crop, scale))
+            stated.append(_check_item(item, crop, scale, max_pixels))
+        self._stamps = {path: _stamp(path) for item in self._items for path in item.files.values()}
         self.names = [item.name for item in self._items]
         self.groups = [item.group for item in self._items]
         self.mpp = mpp if mpp is not None else _common_mpp(self.root, stated)
@@ -243,19 +269,34 @@ class FolderSource:
         if kept is not None:
             return kept
         item = self._items[index]
-        record = {"name": item.name, "hr": read_image(item.image)}
+        self._check_unchanged(item)
+        record = {"name": item.name, "hr": read_image(item.image, max_pixels=self._max_pixels)}
         if item.instances is not None:
-            record["instances"] = read_labels(item.instances)
+            record["instances"] = read_labels(item.instances, max_pixels=self._max_pixels)
         if item.mask is not None:
-            record["mask"] = _mask(item.mask, self.classes)
+            labels = read_labels(item.mask, max_pixels=self._max_pixels)
+            record["mask"] = _mask(item.mask, labels, self.classes)
         elif item.instances is not None:
             record["mask"] = (record["instances"] > 0).astype(np.uint8)
         if item.lr is not None:
-            record["lr"] = read_image(item.lr)
+            record["lr"] = read_image(item.lr, max_pixels=self._max_pixels)
         for array in arrays_of(record):
             array.flags.writeable = False
         self._cache.keep(index, record)
         return dict(record)
+
+    def _check_unchanged(self, item: _Item) -> None:
+        """Refuses an image whose files have gone since the folder was opened; says of changes."""
+        for path in item.files.values():
+            try:
+                stamp = _stamp(path)
+            except OSError as error:
+                raise UserError(
+                    f"{path} was there when the data were opened and cannot be read now "
+                    f"({error.strerror}): put it back, or leave the image out and start again"
+                ) from error
+            if stamp != self._stamps[path]:
+                log_once(path, "has changed since the data were opened: read as it is now")
 
     def __repr__(self) -> str:
         return f"FolderSource({str(self.root)!r}, split={self.split!r}, images={len(self)})"
@@ -264,12 +305,11 @@ class FolderSource:
     def _digest(self) -> str:
         digest = hashlib.sha256()
         for item in self._items:
-            for role in ("image", "instances", "mask", "lr"):
-                path = getattr(item, role)
-                if path is not None:
-                    digest.update(f"{item.name}\0{role}\0{path.stat().st_size}\0".encode())
-                    with path.open("rb") as stream:
-                        digest.update(hashlib.file_digest(stream, "sha256").digest())
+            self._check_unchanged(item)
+            for role, path in item.files.items():
+                digest.update(f"{item.name}\0{role}\0{path.stat().st_size}\0".encode())
+                with path.open("rb") as stream:
+                    digest.update(hashlib.file_digest(stream, "sha256").digest())
         return digest.hexdigest()[:16]
 
     def fingerprint(self) -> str:
@@ -277,8 +317,13 @@ class FolderSource:
         return self._digest
 
 
+def _stamp(path: pathlib.Path) -> tuple[int, int]:
+    status = path.stat()
+    return status.st_size, status.st_mtime_ns
+
+
 def _name(path: pathlib.Path) -> str:
-    return path.stem.removesuffix(".ome")
+    return unicodedata.normalize("NFC", readable_name(path).removesuffix(".ome"))
 
 
 def _files(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
@@ -368,22 +413,31 @@ def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
     )
 
 
-def _check_item(item: _Item, crop: int | None, scale: int) -> float | None:
+def _check_item(item: _Item, crop: int | None, scale: int, max_pixels: int) -> float | None:
     """Checks an item's sizes by the headers of its files; returns the image's own mpp."""
-    with open_image(item.image) as image:
-        height, width, mpp = image.height, image.width, image.mpp
+    with open_image(item.image, max_pixels=max_pixels) as image:
+        height, width, mpp, orientation = image.height, image.width, image.mpp, image.orientation
+    check_pixels(item.image, height * width, max_pixels)
     if crop is not None and min(height, width) < crop:
         raise UserError(
             f"{item.image} of {height} x {width} px is smaller than the crop of {crop} px: lower "
             "data.crop or take the image out"
         )
-    for path in (item.instances, item.mask):
-        if path is not None and image_size(path) != (height, width):
+    labels = [path for path in (item.instances, item.mask) if path is not None]
+    for path in labels:
+        if image_size(path) != (height, width):
             of = "{} x {} px".format(*image_size(path))
+            turned = f" once turned upright by its orientation {orientation}"
             raise UserError(
-                f"{path} is {of}, and its image {item.image.name} is {height} x {width} px: "
-                "give the labels the size of the image"
+                f"{path} is {of}, and its image {item.image.name} is {height} x {width} px"
+                f"{turned if orientation != 1 else ''}: give the labels the size of the image"
             )
+    if labels and orientation != 1:
+        log_once(
+            item.image,
+            f"is turned upright by its orientation {orientation}, as viewers show it, and its "
+            "labels are taken to be upright as they are",
+        )
     if item.lr is not None:
         low = image_size(item.lr)
         if (low[0] * scale, low[1] * scale) != (height, width):
@@ -391,7 +445,7 @@ def _check_item(item: _Item, crop: int | None, scale: int) -> float | None:
                 f"{item.lr} is {low[0]} x {low[1]} px, and 1/{scale} of its image's "
                 f"{height} x {width} px is due: crop or resample one of them"
             )
-        with open_image(item.lr):
+        with open_image(item.lr, max_pixels=max_pixels):
             pass
     return mpp
 
@@ -415,9 +469,8 @@ def _common_mpp(root: pathlib.Path, stated: Sequence[float | None]) -> float | N
     return None
 
 
-def _mask(path: pathlib.Path, classes: Sequence[str]) -> np.ndarray:
+def _mask(path: pathlib.Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """Returns the mask uint8 (H, W): {0, 1}, or class indices below len(classes)."""
-    values = read_labels(path)
     if len(classes) == 2 and values.max() == 255 and ((values == 0) | (values == 255)).all():
         return (values == 255).astype(np.uint8)
     if values.max() >= len(classes):

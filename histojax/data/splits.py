@@ -6,6 +6,7 @@ import hashlib
 import logging
 import pathlib
 import re
+import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -81,7 +82,7 @@ def checked_splits(
     Raises:
       UserError: another split, an image that is not there, or one that is named twice.
     """
-    by_file = {image.name: name for name, image in images.items()}
+    by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
     unknown = sorted(set(content) - set(_SPLITS))
     if unknown:
         raise UserError(f"{path} names the split {unknown[0]!r}: only train, val and test are used")
@@ -90,6 +91,7 @@ def checked_splits(
     for split, names in content.items():
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise UserError(f"{path}: {split!r} is not a list of image names: make it one")
+        names = [unicodedata.normalize("NFC", name) for name in names]
         splits[split] = [by_file.get(name, name) for name in names]
         for name in splits[split]:
             if name not in images:

@@ -3,13 +3,17 @@
 import hashlib
 import json
 import logging
+import os
 import pickle
+import unicodedata
 
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
+from histojax.data.device_batches import load_store
+from histojax.data.recipe import make_recipe
 from histojax.data.sources import FolderSource, open_source
 from histojax.data.splits import group_of, split_groups
 from histojax.errors import UserError
@@ -89,6 +93,7 @@ def test_uint32_tiff_instances_and_tiff_images(tmp_path):
     np.testing.assert_array_equal(source[0]["instances"], labels)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("foreground", [1, 255])
 def test_binary_masks(tmp_path, foreground):
     mask = (_labels() > 0).astype(np.uint8)
@@ -99,6 +104,7 @@ def test_binary_masks(tmp_path, foreground):
     np.testing.assert_array_equal(record["mask"], mask)
 
 
+@pytest.mark.faults
 def test_class_masks_need_their_names(root):
     classes = np.zeros((24, 32), np.uint8)
     classes[3:6], classes[9:12] = 1, 2
@@ -112,6 +118,140 @@ def test_class_masks_need_their_names(root):
     assert source.mpp == 0.25
     np.testing.assert_array_equal(source[0]["mask"], classes)
     np.testing.assert_array_equal(source[0]["instances"], _labels())
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("values", "told"), [((0, 128), 128), ((0, 1, 2), 2), ((0, 1, 255), 255)])
+def test_masks_of_other_values_are_refused_by_name(tmp_path, values, told):
+    mask = np.zeros((24, 32), np.uint8)
+    for row, value in enumerate(values):
+        mask[8 * row : 8 * row + 8] = value
+    _write(tmp_path / "images" / "a.png", _image("a"))
+    _write(tmp_path / "masks" / "a.png", mask)
+    source = open_source(f"folder:{tmp_path}", split="all")
+    with pytest.raises(UserError, match=rf"a\.png holds the value {told}, .*0 and 1, 0 and 255"):
+        source[0]
+
+
+@pytest.mark.faults
+def test_labels_belong_to_the_upright_image(tmp_path, caplog):
+    stored = _image("a")  # 24 x 32 px, which orientation 6 shows as 32 x 24
+    exif = Image.Exif()
+    exif[274] = 6
+    (tmp_path / "images").mkdir()
+    Image.fromarray(stored).save(tmp_path / "images" / "a.png", exif=exif)
+    _write(tmp_path / "instances" / "a.png", _labels(32, 24))
+    record = open_source(f"folder:{tmp_path}", split="all")[0]
+    # Orientation 6: the first stored row is the last column of what is shown.
+    np.testing.assert_array_equal(record["hr"][:, -1], stored[0])
+    np.testing.assert_array_equal(record["instances"], _labels(32, 24))
+    open_source(f"folder:{tmp_path}", split="all")
+    said = [line for line in caplog.messages if "turned upright by its orientation 6" in line]
+    assert len(said) == 1
+    _write(tmp_path / "instances" / "a.png", _labels(24, 32))
+    _refusal(
+        tmp_path,
+        "instances/a.png is 24 x 32 px",
+        "32 x 24 px once turned upright by its orientation 6",
+        "size of the image",
+    )
+
+
+@pytest.mark.faults
+def test_names_match_whichever_way_their_accents_are_stored(tmp_path):
+    """macOS writes e and a combining accent (NFD) where Linux writes one letter (NFC)."""
+    one, two = (unicodedata.normalize(form, "Prüfung é") for form in ("NFC", "NFD"))
+    assert one != two
+    _write(tmp_path / "images" / f"{one}.png", _image("a"))
+    _write(tmp_path / "instances" / f"{two}.png", _labels())
+    _write(tmp_path / "images" / "b.png", _image("b"))
+    _write(tmp_path / "instances" / "b.png", _labels())
+    for names in ([two], [f"{two}.png"], [one]):
+        _json(tmp_path / "splits.json", {"train": names, "val": ["b"]})
+        source = open_source(f"folder:{tmp_path}", split="train")
+        assert source.names == [one]
+        assert source[0]["instances"].max() == 300
+    _write(tmp_path / "images" / f"{two}.png", _image("a"))
+    _refusal(tmp_path, f"share the name {one!r}", "keep or rename one")
+
+
+@pytest.mark.faults
+def test_a_name_that_is_no_text_is_refused(root):
+    bad = os.fsencode(root / "images") + b"/caf\xe9.png"
+    os.rename(root / "images" / "p3_a.png", bad)
+    _refusal(root, r"caf\xe9.png", "is not text in utf-8", "rename the file")
+
+
+@pytest.mark.faults
+def test_a_name_of_255_bytes_is_a_name(tmp_path):
+    for letter in "ab":
+        _write(tmp_path / "images" / f"{letter * 251}.png", _image(letter))
+        _write(tmp_path / "instances" / f"{letter * 251}.png", _labels())
+    source = open_source(f"folder:{tmp_path}", split="all")
+    assert source.names == ["a" * 251, "b" * 251]
+    assert len(source.fingerprint()) == 16
+
+
+@pytest.mark.faults
+def test_an_image_beyond_max_pixels_is_refused_at_opening(root):
+    assert len(open_source(f"folder:{root}", split="all", max_pixels=24 * 32)) == 6
+    _refusal(root, "p1_a.png needs 768 pixels", "limit is 767", max_pixels=767)
+    for name in NAMES:
+        (root / "images" / f"{name}.png").unlink()
+        tifffile.imwrite(root / "images" / f"{name}.tif", _image(name), tile=(16, 16))
+    # Its tiles are small; a source reads it whole all the same.
+    _refusal(root, "p1_a.tif needs 768 pixels", "raise max_pixels", max_pixels=767)
+    mixture = f"mix:folder:{root}=1,folder:{root}/=1"
+    with pytest.raises(UserError, match="limit is 767"):
+        open_source(mixture, split="all", max_pixels=767)
+
+
+@pytest.mark.faults
+def test_a_file_that_vanishes_is_named_unless_it_is_kept(root):
+    source = FolderSource(root, split="all")
+    kept = source[0]["hr"]
+    for name in NAMES[:2]:
+        (root / "images" / f"{name}.png").unlink()
+    assert source[0]["hr"] is kept
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"p1_b\.png was there when the data were opened and"):
+            source[1]
+    with pytest.raises(UserError, match=r"p1_a\.png was there .*: put it back"):
+        source.fingerprint()
+    np.testing.assert_array_equal(source[2]["hr"], _image("p2_a"))
+
+
+@pytest.mark.faults
+def test_a_file_that_changes_is_said_once(root, caplog):
+    source = FolderSource(root, split="all", cache_bytes=0)
+    source[0], source[1]
+    assert not caplog.messages
+    label = root / "instances" / "p1_a.png"
+    _write(label, _labels() * 2)
+    # Of the same size and another time, as a change within one tick of the clock is not seen.
+    status = label.stat()
+    os.utime(label, ns=(status.st_atime_ns, status.st_mtime_ns + 10**9))
+    for _ in range(2):
+        np.testing.assert_array_equal(source[0]["instances"], _labels() * 2)
+    source[1]
+    assert [line for line in caplog.messages if "has changed since" in line] == [
+        f"{label} has changed since the data were opened: read as it is now"
+    ]
+
+
+@pytest.mark.faults
+def test_seventy_thousand_instances_stay_seventy_thousand(tmp_path):
+    labels = np.zeros((400, 800), np.uint32)
+    labels[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)
+    labels[labels > 70_000] = 0
+    _write(tmp_path / "images" / "a.png", np.zeros((400, 800, 3), np.uint8))
+    _write(tmp_path / "instances" / "a.tif", labels)
+    source = open_source(f"folder:{tmp_path}", split="all")
+    np.testing.assert_array_equal(source[0]["instances"], labels)
+    assert source[0]["mask"].sum() == 70_000
+    recipe = make_recipe(source, {"crop": 16}, ("hr", "instances"))
+    store = load_store(source, recipe, 2**30)
+    np.testing.assert_array_equal(store.arrays["instances"][0], labels)
 
 
 def test_real_low_resolution_images(root):
@@ -202,6 +342,7 @@ def test_splits_json(root, caplog):
     assert any("2 of 6 images are in no split" in line for line in caplog.messages)
 
 
+@pytest.mark.faults
 def test_splits_json_with_flaws_is_refused(root):
     path = root / "splits.json"
     _json(path, {"train": ["p1_a", "p9_z"]})
@@ -242,6 +383,7 @@ def test_a_single_group_is_refused_for_training(root):
     assert len(open_source(f"folder:{root}", split="all", group_pattern="^p")) == 6
 
 
+@pytest.mark.faults
 def test_folders_with_flaws_are_refused(root, tmp_path):
     _refusal(tmp_path / "none", tmp_path / "none", "does not exist", "give the path")
     _refusal(root / "images" / "p1_a.png", "is a file", "give the folder")
@@ -254,6 +396,7 @@ def test_folders_with_flaws_are_refused(root, tmp_path):
     _refusal(root, "p1_a.png and p1_a.tif", root / "images", "keep or rename")
 
 
+@pytest.mark.faults
 def test_missing_labels_are_refused_by_name(root):
     (root / "instances" / "p3_a.png").unlink()
     _refusal(root, "'p3_a'", "instances/p3_a or masks/p3_a", "add it", "data.unlabelled")
@@ -266,6 +409,7 @@ def test_missing_labels_are_refused_by_name(root):
     _refusal(root, root, "has no labels", "instances/ or masks/", "data.unlabelled")
 
 
+@pytest.mark.faults
 def test_sizes_are_checked_at_opening(root):
     _write(root / "instances" / "p2_a.png", _labels(24, 31))
     _refusal(
@@ -276,6 +420,7 @@ def test_sizes_are_checked_at_opening(root):
     _refusal(root, "p1_a.png of 24 x 32 px", "the crop of 25 px", "lower data.crop", crop=25)
 
 
+@pytest.mark.faults
 def test_files_cut_short_are_refused_at_opening(root):
     path = root / "images" / "p4_a.png"
     data = path.read_bytes()
@@ -287,6 +432,7 @@ def test_files_cut_short_are_refused_at_opening(root):
     _refusal(root, label, "truncated", "copy it again")
 
 
+@pytest.mark.faults
 def test_dataset_json_with_flaws_is_refused(root, caplog):
     path = root / "dataset.json"
     for mpp in (0, -1, "0.25", True):
