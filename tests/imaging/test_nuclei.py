@@ -170,6 +170,7 @@ def test_the_tile_does_not_change_the_labels(core):
         assert labels.count == expected.max()
 
 
+@pytest.mark.faults
 def test_many_components():
     mask = np.zeros((800, 1400), np.uint8)
     mask[::4, ::4] = 1
@@ -179,6 +180,7 @@ def test_many_components():
     assert labels[796, 1396] == 70_000
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("value", [0, 1])
 def test_empty_and_full_masks(value):
     mask = np.full((9, 7), value, np.uint8)
@@ -217,8 +219,22 @@ def test_otsu_finds_blue_on_pink():
     assert not smoothed[:18].any()
 
 
-def test_otsu_finds_nothing_on_one_colour():
-    assert nuclei.otsu_haematoxylin(np.full((8, 8, 3), 240, np.uint8)).sum() == 0
+@pytest.mark.faults
+@pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (128, 128, 128), (0, 0, 0)])
+def test_otsu_finds_nothing_on_one_colour(colour):
+    assert nuclei.otsu_haematoxylin(np.full((8, 8, 3), colour, np.uint8)).sum() == 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (225, 222, 228)])
+def test_otsu_finds_nothing_in_the_noise_of_blank_glass(colour):
+    image = np.random.default_rng(0).normal(colour, 3, (128, 128, 3)).clip(0, 255).round()
+    assert nuclei.otsu_haematoxylin(image.astype(np.uint8)).sum() == 0
+    # A pale nucleus on the same glass is found: 30 grey levels of red and green are absorbed.
+    image[40:60, 40:60, :2] -= 60
+    found = nuclei.otsu_haematoxylin(image.clip(0, 255).astype(np.uint8))
+    assert found[45:55, 45:55].all()
+    assert not found[:30].any()
 
 
 def test_otsu_on_real_tissue(real_data):
