@@ -2,20 +2,30 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from histojax.metrics import image_quality
 
 Sums = dict[str, tuple[float, float]]
 
+# PSNR of two images that differ by the rounding to uint8 alone, whose variance is 1/12: 58.9 dB.
+IDENTICAL = 10.0 * math.log10(255.0**2 * 12.0)
+
 
 def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
-    """PSNR and SSIM (protocol P1) of uint8 images (B, H, W, 3); weight 0 marks padding."""
+    """PSNR and SSIM (protocol P1) of uint8 images (B, H, W, 3); weight 0 marks padding.
+
+    PSNR counts up to IDENTICAL: a crop of blank glass is easily met exactly, and one infinite value
+    would leave a run without a best step.
+    """
     rows = [image_quality.score_rgb(sr[i], hr[i]) for i in np.flatnonzero(weight)]
-    return {
-        name: (float(np.sum([row[name] for row in rows])), float(len(rows)))
-        for name in ("psnr_rgb", "ssim_rgb")
+    values = {
+        "psnr_rgb": [min(row["psnr_rgb"], IDENTICAL) for row in rows],
+        "ssim_rgb": [row["ssim_rgb"] for row in rows],
     }
+    return {name: (float(np.sum(found)), float(len(found))) for name, found in values.items()}
 
 
 def score_masks(

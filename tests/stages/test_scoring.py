@@ -25,3 +25,17 @@ def test_masks_are_pooled_over_pixels():
     sums = scoring.score_masks(probability, mask, WEIGHT, 0.5)
     assert sums["dice_pooled"] == (8.0, 16.0)
     assert sums["iou_pooled"] == (4.0, 12.0)
+
+
+@pytest.mark.faults
+def test_a_crop_that_is_met_exactly_counts_as_one_that_rounding_alone_changed():
+    hr = np.full((3, 16, 16, 3), 255, np.uint8)
+    sr = hr.copy()
+    sr[1, :, ::2] -= 1  # a mean squared error of 1/2
+    sums = scoring.score_images(sr, hr, np.ones(3, np.float32))
+    total, count = sums["psnr_rgb"]
+    # The variance of rounding is 1/12: six times less, so that the exact crop is never the worse.
+    half = 20 * np.log10(255) + 10 * np.log10(2)
+    assert total == pytest.approx(half + 2 * (half + 10 * np.log10(6)))
+    assert count == 3
+    assert sums["ssim_rgb"][0] > 2.99
