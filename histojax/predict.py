@@ -24,6 +24,12 @@ _MPP = flags.DEFINE_float(
 _RESAMPLE = flags.DEFINE_bool(
     "resample", False, "Resample inputs whose scale is more than a factor of 2 off the run's."
 )
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels",
+    2**28,
+    "Largest image that is decoded whole, px; tiled TIFF is read by region, at any size.",
+    lower_bound=1,
+)
 _TILE = flags.DEFINE_integer("tile", 1024, "Largest tile, output px; memory follows it.")
 
 _ENSEMBLE = flags.DEFINE_bool(
@@ -45,6 +51,7 @@ def main(argv: Sequence[str]) -> None:
         resample=_RESAMPLE.value,
         tile=_TILE.value,
         ensemble=_ENSEMBLE.value,
+        max_pixels=_MAX_PIXELS.value,
     )
 
 

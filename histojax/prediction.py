@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import math
+import os
 import pathlib
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -12,13 +13,14 @@ import numpy as np
 
 from histojax import inference, runs
 from histojax.errors import UserError
-from histojax.imaging import nuclei, reader, report, tiling, writers
+from histojax.imaging import conversion, nuclei, reader, report, tiling, writers
 from histojax.imaging.scaling import ResampledReader
 from histojax.progress import say
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
 _PREVIEW = 384
+_LONGEST_NAME = 255  # bytes, of the usual file systems
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +54,7 @@ def predict_files(
     resample: bool = False,
     tile: int = inference.LARGEST_TILE,
     ensemble: bool = False,
+    max_pixels: int = reader.MAX_PIXELS,
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
@@ -67,14 +70,16 @@ def predict_files(
     for number, path in enumerate(files, 1):
         say(f"{number}/{len(files)} {path}")
         try:
-            made = predict_file(run, network, path, output, mpp=mpp, resample=resample)
+            made = predict_file(
+                run, network, path, output, mpp=mpp, resample=resample, max_pixels=max_pixels
+            )
         except UserError as failure:
             failures.append(failure)
             continue
         done[path] = made
         say(f"  {made.note}" + ("" if made.nuclei is None else f"; {made.nuclei} nuclei"))
     if done:
-        write_index(output, workdir, done)
+        write_index(output, workdir, done, max_pixels=max_pixels)
         say(str(output / "index.html"))
     if len(failures) == 1:
         raise failures[0]
@@ -96,7 +101,13 @@ def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     files: list[pathlib.Path] = []
     for path in inputs:
         if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in reader.SUFFIXES)
+            found = sorted(
+                p
+                for p in path.iterdir()
+                if p.suffix.lower() in reader.SUFFIXES
+                and not p.name.startswith(".")
+                and not p.is_dir()
+            )
             if not found:
                 raise UserError(
                     f"--input={path} is a folder without images; images end in "
@@ -126,9 +137,21 @@ def predict_file(
     *,
     mpp: float | None,
     resample: bool,
+    max_pixels: int = reader.MAX_PIXELS,
 ) -> Prediction:
-    """Enhances and segments one image, strip by strip, into `output`."""
-    with reader.open_image(path) as image:
+    """Enhances and segments one image, strip by strip, into `output`.
+
+    Raises:
+        UserError: for an image that cannot be read, whose scale does not fit, or whose name is too
+            long or no text.
+    """
+    name = conversion.readable_name(path)
+    if len(os.fsencode(longest := f"{name}.labels.tif")) > _LONGEST_NAME:
+        raise UserError(
+            f"{path} would be written as {longest}, and a name has at most {_LONGEST_NAME} bytes: "
+            "shorten the name of the image"
+        )
+    with reader.open_image(path, max_pixels=max_pixels) as image:
         known = mpp if mpp is not None else image.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
         scaled = image if factor == 1.0 else ResampledReader(image, factor)
@@ -155,7 +178,7 @@ def predict_file(
                         labeller.add(strip.outputs["mask"][..., 0] >= threshold)
                     yield strip.outputs.get("sr")
 
-            sr = output / f"{path.stem}.sr.tif" if makes_sr else None
+            sr = output / f"{name}.sr.tif" if makes_sr else None
             if sr is not None:
                 writers.stream_tiff(sr, strips(), height=height, width=width, mpp=mpp_out)
             else:
@@ -163,13 +186,13 @@ def predict_file(
                     pass
             labels, count = None, None
             if labeller is not None:
-                labels = output / f"{path.stem}.labels.tif"
+                labels = output / f"{name}.labels.tif"
                 with labeller.finish() as found:
                     count = found.count
                     writers.stream_tiff(
                         labels, found.strips(), height=height, width=width, mpp=mpp_out
                     )
-    return Prediction(path.stem, (height, width), mpp_out, sr, labels, count, note)
+    return Prediction(name, (height, width), mpp_out, sr, labels, count, note)
 
 
 def scale_factor(
@@ -207,17 +230,21 @@ def write_index(
     output: pathlib.Path,
     workdir: pathlib.Path,
     done: Mapping[pathlib.Path, Prediction],
+    *,
+    max_pixels: int = reader.MAX_PIXELS,
 ) -> None:
     """index.html: each image's numbers, files and a preview of its middle."""
-    rows = [(made, preview(path, made)) for path, made in done.items()]
+    rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
     report.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
 
 
-def preview(path: pathlib.Path, made: Prediction) -> np.ndarray:
+def preview(
+    path: pathlib.Path, made: Prediction, *, max_pixels: int = reader.MAX_PIXELS
+) -> np.ndarray:
     """Input | enhanced | nuclei at the middle of the image, uint8 (h, w, 3)."""
     size = min(_PREVIEW, *made.size)
     y, x = (made.size[0] - size) // 2, (made.size[1] - size) // 2
-    with reader.open_image(path) as image:
+    with reader.open_image(path, max_pixels=max_pixels) as image:
         step = image.height / made.size[0]
         side = max(1, round(size * step))
         before = image.read(

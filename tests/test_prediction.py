@@ -1,4 +1,6 @@
 import dataclasses
+import os
+import unicodedata
 
 import numpy as np
 import pytest
@@ -90,6 +92,7 @@ def test_nuclei_are_joined_across_tiles(joint, tmp_path):
     np.testing.assert_array_equal(reader.read_image(made.sr), image)
 
 
+@pytest.mark.faults
 def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
     broken = tmp_path / "in" / "b.jpg"
@@ -104,6 +107,7 @@ def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path):
     assert "b.sr.tif" not in index
 
 
+@pytest.mark.faults
 def test_all_failures_are_counted(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
     for name in ("a.png", "b.jpg"):
@@ -115,6 +119,7 @@ def test_all_failures_are_counted(trained_chain, tmp_path):
     assert "b.jpg" in str(failure.value)
 
 
+@pytest.mark.faults
 def test_inputs_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         prediction.image_files([tmp_path / "none.png"])
@@ -185,3 +190,121 @@ def test_a_region_of_labels_is_read(tmp_path):
     Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "l.png")
     with pytest.raises(UserError, match="is not a TIFF"):
         reader.read_label_region(tmp_path / "l.png", 0, 0, 2, 2)
+
+
+def by_darkness(windows):
+    """A hand-made run: the image as it is, and a probability that is low on white."""
+    grey = windows.astype(np.float32).mean(-1, keepdims=True)
+    return {"sr": windows, "mask": 1 / (1 + np.exp((grey - 128) / 16))}
+
+
+DARK = inference.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
+
+
+def predicted(joint, path, output, network=DARK, **options):
+    return prediction.predict_file(
+        joint, network, path, output, mpp=None, resample=False, **options
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("colour", "noise", "found"),
+    [((255, 255, 255), 0, 0), ((242, 240, 243), 3, 0), ((200, 200, 200), 0, 0), ((0, 0, 0), 0, 1)],
+)
+def test_blank_glass_has_no_nuclei(joint, tmp_path, colour, noise, found):
+    image = np.random.default_rng(0).normal(colour, noise, (70, 50, 3)).clip(0, 255).round()
+    Image.fromarray(image.astype(np.uint8)).save(tmp_path / "blank.png")
+    made = predicted(joint, tmp_path / "blank.png", tmp_path / "out")
+    assert made.nuclei == found
+    labels = reader.read_labels(made.labels)
+    assert labels.shape == (70, 50)
+    assert (labels == found).all()
+    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / "blank.png": made})
+    assert f"{found} nuc" in (tmp_path / "out" / "index.html").read_text()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("size", [(1, 1), (1, 37), (3, 2)])
+def test_an_image_of_a_pixel_is_predicted(trained_chain, tmp_path, size):
+    Image.new("RGB", size[::-1], (250, 249, 251)).save(tmp_path / "a.png")
+    made = prediction.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
+    assert made.size == (4 * size[0], 4 * size[1])
+    assert reader.read_image(made.sr).shape == (*made.size, 3)
+    assert reader.read_labels(made.labels).shape == made.size
+
+
+@pytest.mark.faults
+def test_a_photograph_is_predicted_as_it_is_shown(joint, tmp_path):
+    stored = tiny.tissue(5, 64)[0][:40, :56]
+    exif = Image.Exif()
+    exif[274] = 8  # shown turned to the left by a quarter
+    Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
+    made = predicted(joint, tmp_path / "a.png", tmp_path / "out")
+    assert made.size == (56, 40)
+    np.testing.assert_array_equal(reader.read_image(made.sr), np.rot90(stored))
+
+
+@pytest.mark.faults
+def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
+    image = Image.fromarray(tiny.tissue(5, 64)[0])
+    fits, long = "ü" * 122, "ü" * 122 + "x"  # of two bytes each; .labels.tif is 11 more
+    for name in (fits, long):
+        image.save(tmp_path / f"{name}.png")
+    assert predicted(joint, tmp_path / f"{fits}.png", tmp_path / "out").nuclei is not None
+    with pytest.raises(UserError, match=r"a name has at most 255 bytes: shorten the name"):
+        predicted(joint, tmp_path / f"{long}.png", tmp_path / "out")
+    bad = os.fsencode(tmp_path) + b"/caf\xe9.png"
+    os.rename(tmp_path / f"{long}.png", bad)
+    with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
+        predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}.labels.tif", f"{fits}.sr.tif"]
+
+
+@pytest.mark.faults
+def test_an_image_beyond_max_pixels_is_refused_and_a_tiled_one_is_not(joint, tmp_path):
+    image = tiny.tissue(5, 64)[0]
+    Image.fromarray(image).save(tmp_path / "a.png")
+    tifffile.imwrite(tmp_path / "b.tif", image, photometric="rgb", tile=(16, 16))
+    with pytest.raises(UserError, match=r"a\.png needs 4096 pixels .* limit is 4095"):
+        predicted(joint, tmp_path / "a.png", tmp_path / "out", max_pixels=4095)
+    assert not (tmp_path / "out").exists()
+    assert predicted(joint, tmp_path / "b.tif", tmp_path / "out", max_pixels=256).size == (64, 64)
+
+
+@pytest.mark.faults
+def test_seventy_thousand_nuclei_are_seventy_thousand_across_tiles(joint, tmp_path):
+    image = np.full((400, 800, 3), 255, np.uint8)
+    image[::2, ::2] = 0  # dots, none of which touches another
+    image[350:] = 255
+    Image.fromarray(image).save(tmp_path / "dots.png")
+    one = dataclasses.replace(joint, config=joint.config.copy_and_resolve_references())
+    one.config.nuclei.update(min_area=1, max_hole=0)
+    network = dataclasses.replace(DARK, largest=128)
+    made = predicted(one, tmp_path / "dots.png", tmp_path / "out", network)
+    assert made.nuclei == 175 * 400 == 70_000
+    with tifffile.TiffFile(made.labels) as tiff:
+        assert tiff.pages[0].dtype == np.uint32
+    labels = reader.read_labels(made.labels)
+    # Numbered in raster order, each dot once.
+    np.testing.assert_array_equal(labels[:350:2, ::2].ravel(), np.arange(1, 70_001))
+    assert np.count_nonzero(labels) == 70_000
+
+
+@pytest.mark.faults
+def test_hidden_files_and_folders_are_no_images(tmp_path):
+    (tmp_path / "._a.png").write_bytes(b"what macOS leaves on other disks")
+    (tmp_path / "folder.png").mkdir()
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert prediction.image_files([tmp_path]) == [tmp_path / "a.png"]
+
+
+@pytest.mark.faults
+def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path):
+    names = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    for shade, name in zip((0, 255), names, strict=True):
+        Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("this file system takes both forms for one name")
+    made = prediction.image_files([tmp_path])
+    assert {path.stem for path in made} == set(names)

@@ -39,6 +39,7 @@ def test_a_streamed_image_reads_back_by_another_reader(tmp_path, size, rows):
     assert os.listdir(path.parent) == ["a.sr.tif"]
 
 
+@pytest.mark.faults
 def test_labels_beyond_16_bits_survive_as_uint32(tmp_path):
     labels = np.arange(700 * 600, dtype=np.int32).reshape(700, 600)
     write_tiff(tmp_path / "a.labels.tif", labels)
@@ -101,6 +102,7 @@ def test_an_interrupted_write_keeps_the_file_before(tmp_path):
     assert os.listdir(tmp_path) == ["a.tif"]
 
 
+@pytest.mark.faults
 def test_png_of_images_and_labels(tmp_path):
     writers.write_png(tmp_path / "a.png", _image(5, 7))
     np.testing.assert_array_equal(np.asarray(PIL.Image.open(tmp_path / "a.png")), _image(5, 7))
@@ -192,3 +194,11 @@ def test_panels_show_small_pictures_enlarged_by_whole_pixels():
 def test_panels_reduce_to_the_cell():
     sheet = writers.panels([[("", _image(100, 50))]], cell=50, gap=2)
     assert sheet.shape[1] == 2 + 25 + 2
+
+
+@pytest.mark.faults
+def test_a_name_of_255_bytes_can_be_written(tmp_path):
+    path = tmp_path / ("é" * 125 + "x.tif")
+    assert len(os.fsencode(path.name)) == 255
+    write_tiff(path, _image(5, 7))
+    assert os.listdir(tmp_path) == [path.name]
