@@ -26,7 +26,9 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; default DI
 _FEATURES = flags.DEFINE_multi_string(
     "features", [], "Feature network for feature_distance_<network>, NAME or NAME=WEIGHTS."
 )
-
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", None, "Largest image of a folder, px; default the run's own.", lower_bound=1
+)
 _ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
 )
@@ -46,11 +48,12 @@ def main(argv: Sequence[str]) -> None:
         enhancer=_ENHANCER.value,
         features=_FEATURES.value,
         ensemble=_ENSEMBLE.value,
+        max_pixels=_MAX_PIXELS.value,
         output=pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None,
     )
     print(evaluation.table_text(table["metrics"]))
     for name, m in table["differences"].items():
-        print(f"{name}: {m['mean']:+.4f} [{m['low']:+.4f}, {m['high']:+.4f}]")
+        print(f"{name}: {evaluation.interval_text(m, sign='+')}")
 
 
 if __name__ == "__main__":

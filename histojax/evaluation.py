@@ -9,6 +9,7 @@ to a mask, beside the mask found in the real high-resolution image and by Otsu's
 from __future__ import annotations
 
 import dataclasses
+import math
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -202,11 +203,26 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
     return metric
 
 
-def sizes_of(source: sources.Source, scale: int) -> list[tuple[int, int]]:
-    """(H, W) of every image, cut to multiples of the scale."""
-    return [
-        tuple(side - side % scale for side in source[i]["hr"].shape[:2]) for i in range(len(source))
-    ]
+def sizes_of(
+    source: sources.Source, scale: int, *, smallest: int | None = None
+) -> list[tuple[int, int]]:
+    """(H, W) of every image, cut to multiples of the scale.
+
+    Raises:
+        UserError: for an image with a side below `smallest`, by default the scale, px.
+    """
+    smallest = scale if smallest is None else smallest
+    sizes = []
+    for index in range(len(source)):
+        sample = source[index]
+        height, width = (side - side % scale for side in sample["hr"].shape[:2])
+        if min(height, width) < smallest:
+            raise UserError(
+                f"image {sample['name']!r} has {height} x {width} px, cut to multiples of {scale}, "
+                f"and is scored from {smallest} px a side on: leave it out of the evaluation"
+            )
+        sizes.append((height, width))
+    return sizes
 
 
 def methods_of(
@@ -230,7 +246,8 @@ def methods_of(
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
     scale = settings.data.scale
-    hr_sizes = sizes_of(source, scale)
+    smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
+    hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
     generators = {name: run for name, run in folders.items() if hasattr(run.stage, "enhance")}
     masks = {name: run for name, run in folders.items() if hasattr(run.stage, "segment")}
@@ -316,6 +333,7 @@ def score_workdir(
     enhancer: str | None = None,
     features: Sequence[str] = (),
     ensemble: bool = False,
+    max_pixels: int | None = None,
     output: pathlib.Path | None = None,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
@@ -331,6 +349,9 @@ def score_workdir(
     settings = last.config.copy_and_resolve_references()
     if data is not None:
         settings.data.source = data
+    if max_pixels is not None:
+        with settings.data.unlocked():  # runs from before there was one lack it
+            settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
     source = runs.open_split(settings, split, labels=needs_masks)
     networks = own_features(folders)
@@ -341,6 +362,7 @@ def score_workdir(
         folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
     )
     output = output or workdir / "evaluation"
+    fingerprint = source.fingerprint()
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
@@ -354,7 +376,7 @@ def score_workdir(
             "source": "folder" if "folder:" in settings.data.source else settings.data.source,
             "split": split,
             "images": len(source),
-            "fingerprint": source.fingerprint(),
+            "fingerprint": fingerprint,
             "degradation": config.resolved(settings.data.degradation),
         },
     }
@@ -380,7 +402,18 @@ def comparisons(methods: Methods) -> list[tuple[str, str]]:
 def table_text(metrics: Mapping[str, Mapping[str, float]]) -> str:
     """The means as lines of "metric_method  mean [low, high]"."""
     width = max(len(name) for name in metrics)
-    return "\n".join(
-        f"{name:<{width}}  {m['mean']:9.4f}  [{m['low']:.4f}, {m['high']:.4f}]"
-        for name, m in sorted(metrics.items())
-    )
+    return "\n".join(f"{name:<{width}}  {interval_text(m)}" for name, m in sorted(metrics.items()))
+
+
+def interval_text(m: Mapping[str, float], *, sign: str = "") -> str:
+    """A mean with its interval, and how many images it does without; a dash for a mean of none.
+
+    Args:
+        m: of `summary_of` or `differences_of`.
+        sign: "+" to give the sign of positive numbers too.
+    """
+    text = f"{'-':>9}"
+    if math.isfinite(m["mean"]):
+        text = f"{m['mean']:{sign}9.4f}  [{m['low']:{sign}.4f}, {m['high']:{sign}.4f}]"
+    # PSNR alone is infinite, where the images are identical.
+    return text + (f"  (identical images left out: {m['left_out']})" if m["left_out"] else "")

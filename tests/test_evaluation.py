@@ -100,6 +100,7 @@ def test_a_seed_makes_the_same_low_resolution_image_every_time():
     assert (first != evaluation.image_pair(sample, recipe, 2)[1]).any()
 
 
+@pytest.mark.faults
 def test_an_image_without_annotation_is_refused_where_masks_are_scored():
     source = Two()
     del source[1]["instances"]
@@ -188,6 +189,7 @@ def test_a_folder_is_scored_with_its_own_low_resolution_images(trained_chain, tm
     assert float(row["psnr_rgb_bicubic"]) == pytest.approx(expected, abs=0.01)
 
 
+@pytest.mark.faults
 def test_data_without_annotation_suits_a_generator_alone(trained_chain, tmp_path):
     root = tiny.folder(tmp_path / "data")
     shutil.rmtree(root / "instances")
@@ -206,3 +208,74 @@ def test_means_and_differences_are_taken_over_images():
     differences = evaluation.differences_of(results, [("x", "y"), ("x", "absent")])
     assert list(differences) == ["x - y"]
     assert differences["x - y"]["mean"] == 0.75
+
+
+def annotated(root, images):
+    """A folder of images, by name, without nuclei."""
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for name, image in images.items():
+        Image.fromarray(image).save(root / "images" / f"{name}.png")
+        Image.fromarray(np.zeros(image.shape[:2], np.uint8)).save(root / "masks" / f"{name}.png")
+    return f"folder:{root}"
+
+
+def blank(value, side=64):
+    return np.full((side, side, 3), value, np.uint8)
+
+
+@pytest.mark.faults
+def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
+    data = annotated(
+        tmp_path / "data", {"white": blank(255), "black": blank(0), "grey": blank(128)}
+    )
+    metrics = scored(trained_chain, tmp_path, data=data, split="all")
+    # Bicubic meets a constant exactly, so that PSNR is infinite and SSIM 1.
+    assert (metrics["psnr_rgb_bicubic"]["n"], metrics["psnr_rgb_bicubic"]["left_out"]) == (0, 3)
+    assert metrics["ssim_rgb_bicubic"]["mean"] == pytest.approx(1)
+    assert metrics["power_spectrum_error_bicubic"]["mean"] == 0
+    assert metrics["dice_otsu"]["mean"] == 1  # nothing to find, nothing found
+    undefined = {name for name, m in metrics.items() if not np.isfinite(m["mean"])}
+    assert undefined == {"psnr_rgb_bicubic", "psnr_y_bicubic"}
+    text = evaluation.table_text(metrics)
+    assert "nan" not in text
+    assert "inf" not in text
+    line = next(line for line in text.splitlines() if line.startswith("psnr_rgb_bicubic"))
+    assert line.split(maxsplit=1)[1] == "-  (identical images left out: 3)"
+    assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
+    assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("size", [(1, 1), (3, 64), (18, 64)])
+def test_an_image_too_small_to_score_is_named_before_anything_is_written(
+    trained_chain, tmp_path, size
+):
+    data = annotated(
+        tmp_path / "data", {"a": blank(9), "tiny": np.zeros((*size, 3), np.uint8), "z": blank(9)}
+    )
+    with pytest.raises(UserError, match=r"image 'tiny' has .* and is scored from 19 px a side on"):
+        scored(trained_chain, tmp_path, data=data, split="all")
+    assert not (tmp_path / "out").exists()
+    if size == (18, 64):  # too small for SSIM, and large enough for a mask
+        segmenter = trained_chain / "segmentation"
+        assert scored(segmenter, tmp_path, data=data, split="all", enhancer="none")
+
+
+@pytest.mark.faults
+def test_names_of_255_bytes_accents_and_spaces_are_scored(trained_chain, tmp_path):
+    names = ["a" * 251, "Prüfung é", "two words"]
+    data = annotated(tmp_path / "da ta é", {name: blank(200) for name in names})
+    scored(trained_chain / "generator", tmp_path, data=data, split="all")
+    figures = {path.stem for path in (tmp_path / "out" / "figures").iterdir()}
+    assert figures == set(names)
+
+
+@pytest.mark.faults
+def test_max_pixels_is_the_run_s_unless_it_is_given(trained_chain, tmp_path):
+    data = annotated(tmp_path / "data", {"a": blank(200), "b": blank(100)})
+    generator = trained_chain / "generator"
+    with pytest.raises(UserError, match=r"a\.png needs 4096 pixels .* limit is 4095"):
+        scored(generator, tmp_path, data=data, split="all", max_pixels=4095)
+    assert not (tmp_path / "out").exists()
+    assert scored(generator, tmp_path, data=data, split="all", max_pixels=4096)

@@ -106,6 +106,11 @@ def score_rgb(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
     return {"psnr_rgb": psnr(sr, hr), "ssim_rgb": ssim(sr, hr)}
 
 
+def smallest_side(*, shave: int = 4) -> int:
+    """The least side of an image that both protocols score, px."""
+    return 2 * shave + len(_WINDOW)
+
+
 def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, float]:
     """Protocol P2: {"psnr_y", "ssim_y"} of uint8 RGB (H, W, 3), `shave` px cut off every side.
 
@@ -115,10 +120,10 @@ def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, f
     _check_quantised(sr, hr)
     _check_same(sr, hr)
     inside = slice(shave, -shave or None)
-    if min(hr.shape[:2]) < 2 * shave + len(_WINDOW):
+    if min(hr.shape[:2]) < smallest_side(shave=shave):
         raise UserError(
             f"The luma scores of an image of {hr.shape[0]} x {hr.shape[1]} px need at least "
-            f"{2 * shave + len(_WINDOW)} px a side: leave such images out of the evaluation."
+            f"{smallest_side(shave=shave)} px a side: leave such images out of the evaluation."
         )
     a, b = luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
     return {"psnr_y": psnr(a, b), "ssim_y": ssim(a, b)}

@@ -35,6 +35,7 @@ def test_psnr_is_taken_over_pixels_and_channels_together():
     assert image_quality.psnr(a, a) == math.inf
 
 
+@pytest.mark.faults
 def test_ssim_of_constants_is_the_luminance_term():
     c1 = (0.01 * 255) ** 2
     expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
@@ -96,6 +97,7 @@ def test_only_quantised_images_of_one_shape_are_scored():
         image_quality.score_luma(_grey(1)[..., 0], _grey(1)[..., 0])
 
 
+@pytest.mark.faults
 def test_images_below_the_window_are_refused():
     with pytest.raises(UserError, match="11 x 11 px and got 10 x 10"):
         image_quality.ssim(_grey(1, 10), _grey(1, 10))
@@ -118,6 +120,7 @@ def test_spectrum_error_of_a_doubled_amplitude_is_6_db():
     assert mirrored == pytest.approx(0, abs=1e-6)
 
 
+@pytest.mark.faults
 def test_spectrum_error_of_a_flat_image_is_bounded_by_the_rounding():
     # Grey +-20 has luma power (20 * 219 / 255)^2 per frequency, rounding has 1/12.
     power = (20 * 219 / 255) ** 2
@@ -190,3 +193,17 @@ def test_bicubic_enlargement_of_real_tissue(real_data):
     # Another implementation measured 28.04 dB and .801 on these six images.
     assert np.mean([score["psnr_rgb"] for score in scores]) == pytest.approx(28.04, abs=0.01)
     assert np.mean([score["ssim_rgb"] for score in scores]) == pytest.approx(0.801, abs=0.001)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_blank_images_have_scores(value):
+    image = np.full((40, 40, 3), value, np.uint8)
+    assert image_quality.score_rgb(image, image) == {"psnr_rgb": math.inf, "ssim_rgb": 1.0}
+    assert image_quality.score_luma(image, image) == {"psnr_y": math.inf, "ssim_y": 1.0}
+    assert image_quality.power_spectrum_error(image, image) == 0
+    features = {"layer": np.zeros((4, 4, 8))}  # what a network without biases makes of black
+    assert image_quality.feature_distance(features, features) == 0
+    assert image_quality.smallest_side() == 19
+    with pytest.raises(UserError, match="at least 19 px a side"):
+        image_quality.score_luma(image[:18], image[:18])
