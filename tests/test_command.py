@@ -5,7 +5,10 @@ import pathlib
 import subprocess
 import sys
 
+import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from histojax import chain, command
 from tests import tiny
@@ -14,12 +17,12 @@ ROOT = pathlib.Path(__file__).parents[1]
 SMOKE = "--config=configs/generator.py:smoke"
 
 
-def run(module, *words):
+def run(module, *words, **environment):
     """(exit status, standard error) of python -m histojax.MODULE."""
     done = subprocess.run(
         [sys.executable, "-m", f"histojax.{module}", *map(str, words)],
         cwd=ROOT,
-        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"},
+        env={**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu", **environment},
         capture_output=True,
         text=True,
         timeout=300,
@@ -28,9 +31,9 @@ def run(module, *words):
     return done.returncode, done.stderr
 
 
-def refused(module, *words):
+def refused(module, *words, **environment):
     """The one sentence that a command ends with, at status 2 and without a traceback."""
-    status, said = run(module, *words)
+    status, said = run(module, *words, **environment)
     assert status == 2, said
     assert "Traceback" not in said
     last = said.strip().splitlines()[-1]
@@ -39,6 +42,7 @@ def refused(module, *words):
     return last
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("words", "expected"),
     [
@@ -61,6 +65,7 @@ def test_a_flag_that_cannot_be_read_is_one_sentence(words, expected):
     assert expected in refused("main", *words)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("program", "expected"),
     [
@@ -95,6 +100,7 @@ def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
     assert alone.init.to_dict() == {"generator": "/runs/g"}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
@@ -117,6 +123,7 @@ def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
     assert "cannot be written" in said
 
 
+@pytest.mark.faults
 def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
     root = tiny.folder(tmp_path / "data")
     file = root / "images" / "p1.png"
@@ -127,12 +134,57 @@ def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
     assert "p1.png" in said
 
 
+@pytest.mark.faults
 def test_evaluate_and_predict_refuse_what_is_no_workdir(tmp_path):
     assert "holds no config.json" in refused("evaluate", f"--workdir={tmp_path}")
     said = refused("predict", f"--workdir={tmp_path}", f"--input={tmp_path}", "--output=/tmp/x")
     assert "is a folder without images" in said
     assert "workdir" in refused("evaluate")
     assert "input" in refused("predict", f"--workdir={tmp_path}", "--output=/tmp/x")
+
+
+@pytest.mark.faults
+def test_predict_in_the_c_locale_refuses_what_is_too_large_and_makes_the_rest(
+    trained_chain, tmp_path
+):
+    folder, output = tmp_path / "Prüfung mit Leerzeichen", tmp_path / "ergebnis é"
+    folder.mkdir()
+    image = tiny.tissue(5, 64)[0]
+    Image.fromarray(image[:40, :40]).save(folder / "zellkern ü.png")
+    Image.fromarray(image).save(folder / "zu groß.png")
+    tifffile.imwrite(folder / "in tiles.tif", image, photometric="rgb", tile=(16, 16))
+    said = refused(
+        "predict",
+        f"--workdir={trained_chain / 'generator'}",
+        f"--input={folder}",
+        f"--output={output}",
+        "--max_pixels=1600",
+        LC_ALL="C",
+    )
+    assert "needs 4096 pixels" in said
+    assert "raise max_pixels" in said
+    names = ["in tiles.sr.tif", "index.html", "zellkern ü.sr.tif"]
+    assert sorted(path.name for path in output.iterdir()) == names
+
+
+@pytest.mark.faults
+def test_evaluate_in_the_c_locale(trained_chain, tmp_path):
+    root = tmp_path / "Gewebe ä ö"
+    (root / "images").mkdir(parents=True)
+    for name, value in (("eins é", 255), ("zwei", 0)):
+        Image.fromarray(np.full((64, 64, 3), value, np.uint8)).save(root / "images" / f"{name}.png")
+    words = (
+        f"--workdir={trained_chain / 'generator'}",
+        f"--data=folder:{root}",
+        "--split=all",
+        f"--output={tmp_path / 'out é'}",
+    )
+    assert "limit is 4000" in refused("evaluate", *words, "--max_pixels=4000", LC_ALL="C")
+    assert not (tmp_path / "out é").exists()
+    assert "max_pixels" in refused("evaluate", *words, "--max_pixels=0", LC_ALL="C")
+    status, said = run("evaluate", *words, LC_ALL="C")
+    assert status == 0, said
+    assert (tmp_path / "out é" / "figures" / "eins é.png").is_file()
 
 
 def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):

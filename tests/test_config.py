@@ -23,6 +23,8 @@ def test_differences_name_every_field_but_length_and_logging():
     new = config.resolved(settings(steps=9, log={"every": 1}, data={"crop": 64, "range": (1, 3)}))
     assert config.differences(old, new) == ["data.crop: 32 -> 64", "data.range: [1, 2] -> [1, 3]"]
     assert config.differences(old, config.resolved(settings(extra=1))) == ["extra: absent -> 1"]
+    more = config.resolved(settings(data={"crop": 32, "range": (1, 2), "max_pixels": 9}))
+    assert config.differences(old, more) == []
 
 
 def test_claim_writes_then_accepts_then_refuses(tmp_path):

@@ -57,6 +57,7 @@ def test_the_default_is_laptop(name):
     assert default == config.resolved(module.get_config(""))
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", NAMES)
 def test_an_unknown_size_is_named(name):
     with pytest.raises(ValueError, match="size 'huge' is not known; choose one of smoke, laptop"):

@@ -169,6 +169,7 @@ def test_config_is_read_and_checked():
     hash(read)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("config", "match"),
     [

@@ -223,6 +223,7 @@ def test_config_is_read_and_checked():
     hash(read)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("config", "scale", "match"),
     [
@@ -242,6 +243,7 @@ def test_bad_config_is_refused(config, scale, match):
         D.Degradation.from_config(config, scale)
 
 
+@pytest.mark.faults
 def test_bad_sizes_and_names_are_refused():
     with pytest.raises(UserError, match="30x32"):
         D.downsample(np.zeros((30, 32, 3), np.uint8), 4)

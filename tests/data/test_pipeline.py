@@ -49,6 +49,7 @@ def assert_equal(left, right):
             np.testing.assert_array_equal(a[field], b[field])
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("first_label", [1, 70_000])
 def test_fields_stay_registered(first_label):
     batches = host_batches(
@@ -177,6 +178,7 @@ def test_placement_is_chosen_and_refused():
             host_batches(config={**config, "placement": "device"})
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("config", "kwargs", "match"),
     [
@@ -193,6 +195,7 @@ def test_bad_values_are_refused(config, kwargs, match):
         host_batches(config=config, **kwargs)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_an_unusable_image_ends_the_stream_with_its_name(workers):
     source = Coordinates(sizes=((40, 40), (12, 40)))
@@ -251,3 +254,49 @@ def test_bad_evaluation_is_refused():
         eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, limit=0)
     with pytest.raises(UserError, match="smaller than the crop of 64"):
         list(eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, crop=64))
+
+
+class Blank:
+    """One image of one colour without nuclei."""
+
+    def __init__(self, value):
+        self._value = value
+
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        return {
+            "name": "blank",
+            "hr": np.full((24, 20, 3), self._value, np.uint8),
+            "instances": np.zeros((24, 20), np.int32),
+        }
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("placement", ["host", "device"])
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_one_colour_stays_one_colour_through_every_step(value, placement):
+    """A blurred, reduced and recoloured constant is a constant, and white glass stays white."""
+    steps = {"name": "microscope", "noise_probability": 0.0, "jpeg_probability": 0.0}
+    zoom = (0.8, 1.25) if placement == "host" else (1.0, 1.0)
+    colours = {"stain_sigma": 0.4, "stain_bias": 0.1, "zoom": zoom}
+    for light in ({}, {"brightness": 0.1, "contrast": 0.2}):
+        batch = next(
+            host_batches(
+                Blank(value),
+                {
+                    "placement": placement,
+                    "degradation": steps,
+                    "augmentation": {**colours, **light},
+                },
+                ("hr", "lr", "mask"),
+                batch_size=16,
+            )
+        )
+        hr, lr = np.asarray(batch["hr"]), np.asarray(batch["lr"])
+        assert not np.asarray(batch["mask"]).any()
+        np.testing.assert_array_equal(hr, np.broadcast_to(hr[:, :1, :1], hr.shape))
+        np.testing.assert_array_equal(lr, np.broadcast_to(hr[:, :1, :1], lr.shape))
+        if value == 255 and not light:
+            assert (hr == 255).all()

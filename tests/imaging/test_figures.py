@@ -186,3 +186,18 @@ def test_other_pictures_say_nothing_of_themselves(tmp_path):
     PIL.Image.fromarray(_image(8, 8)).save(tmp_path / "a.jpg")
     for name in ("a.png", "a.jpg"):
         assert _open(tmp_path / name)[1] == figures.Sheet()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("value", [0, 128, 255])
+def test_blank_images_are_drawn(tmp_path, value):
+    hr, mask = np.full((32, 32, 3), value, np.uint8), np.zeros((32, 32), np.uint8)
+    pictures = {"lr": hr[::4, ::4], "sr": hr, "hr": hr, "annotation": hr}
+    figures.write_comparison(tmp_path / "a.png", "blank", pictures, crops=1, size=16)
+    row = {"lr": hr[::4, ::4], "hr": hr, "predicted_sr": hr, "mask": mask}
+    rows = [row | {"predicted_mask": np.full((32, 32, 1), p, np.float32)} for p in (0, 1)]
+    figures.write_samples(tmp_path / "b.png", rows, scale=4)
+    for name in ("a.png", "b.png"):
+        drawn, sheet = _open(tmp_path / name)
+        assert (drawn == value).all(-1).mean() > 0.05
+        assert sheet.captions

@@ -233,6 +233,7 @@ def test_an_empty_folder_is_said_in_words(tmp_path):
     assert "none has been trained yet" in parsed.text
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     "values",
     [
