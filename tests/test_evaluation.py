@@ -9,6 +9,7 @@ from PIL import Image
 from histojax import evaluation
 from histojax.data import degradation
 from histojax.errors import UserError
+from histojax.metrics import overlap
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
@@ -260,6 +261,18 @@ def test_an_image_too_small_to_score_is_named_before_anything_is_written(
     if size == (18, 64):  # too small for SSIM, and large enough for a mask
         segmenter = trained_chain / "segmentation"
         assert scored(segmenter, tmp_path, data=data, split="all", enhancer="none")
+
+
+@pytest.mark.faults
+def test_nuclei_numbered_beyond_16_bits_are_foreground():
+    instances = np.zeros((400, 800), np.int32)
+    instances[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)
+    # 65,536 is 0 to a uint16, and so is its double.
+    instances[0, 0] = 2**17
+    sample = {"name": "many", "hr": np.zeros((400, 800, 3), np.uint8), "instances": instances}
+    _, _, mask = evaluation.image_pair(sample, degradation.Degradation(), 0)
+    assert mask.sum() == 80_000
+    assert overlap.score_mask(instances > 0, mask) == {"iou": 1, "dice": 1, "miou": 1}
 
 
 @pytest.mark.faults

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import PngImagePlugin
 
 from histojax.data.record_cache import RecordCache, arrays_of
 from histojax.data.splits import group_of, split_groups, tcga_patient
@@ -221,7 +221,8 @@ def _data_sources(folder: pathlib.Path) -> dict[str, Any]:
 
 def _decoded(value: Any) -> np.ndarray:
     if isinstance(value, bytes):
-        with Image.open(io.BytesIO(value)) as image:
+        # Not by Image.open, whose guard against huge images is below what a folder may hold.
+        with PngImagePlugin.PngImageFile(io.BytesIO(value)) as image:
             return np.array(image)
     return np.array(value)
 

@@ -280,6 +280,13 @@ class FolderSource:
             record["mask"] = (record["instances"] > 0).astype(np.uint8)
         if item.lr is not None:
             record["lr"] = read_image(item.lr, max_pixels=self._max_pixels)
+        for labels in ("instances", "mask"):
+            if labels in record and record[labels].shape != record["hr"].shape[:2]:
+                raise UserError(
+                    f"{item.files.get(labels, item.instances)} and {item.image} have not been of "
+                    "one size since one of them changed: put back the one that was there when the "
+                    "data were opened"
+                )
         for array in arrays_of(record):
             array.flags.writeable = False
         self._cache.keep(index, record)

@@ -153,6 +153,6 @@ def readable_name(path: pathlib.Path) -> str:
     except UnicodeEncodeError:
         raise UserError(
             f"the file name {os.fsencode(path.name)!r} in {path.parent} is not text in "
-            f"{sys.getfilesystemencoding()}: rename the file"
+            f"{sys.getfilesystemencoding()}: rename the file, or set a UTF-8 locale"
         ) from None
     return path.stem

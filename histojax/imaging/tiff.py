@@ -192,6 +192,11 @@ def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
     if (np.asarray(page.dataoffsets[:needed], np.int64) + counts).max() > tiff.filehandle.size:
         raise truncated(path)
     left_out = np.count_nonzero(counts == 0)
+    if left_out == needed:
+        raise UserError(
+            f"{path} says {page.imagelength} x {page.imagewidth} px and holds none of its {needed} "
+            "tiles or strips: copy or export it again"
+        )
     if left_out:
         log_once(path, f"leaves out {left_out} of {needed} tiles: read as background")
     return page

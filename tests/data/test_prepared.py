@@ -5,6 +5,8 @@ import pickle
 
 import numpy as np
 import pytest
+import tifffile
+from PIL import Image
 
 from histojax.data import prepared
 from histojax.data.pipeline import train_batches
@@ -137,3 +139,24 @@ def test_damage_is_named(tmp_path):
     (folder / "metadata.json").write_text("{}")
     with pytest.raises(UserError, match="is not the metadata of a prepared set"):
         _open(tmp_path / "data")
+
+
+@pytest.mark.faults
+def test_large_images_and_many_instances_come_back_as_they_were(tmp_path, monkeypatch):
+    labels = np.zeros((400, 800), np.uint32)
+    labels[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)
+    labels[labels > 70_000] = 0
+    for folder in ("images", "instances"):
+        (tmp_path / "set" / folder).mkdir(parents=True)
+    for name in "ab":
+        tifffile.imwrite(tmp_path / "set" / "instances" / f"{name}.tif", labels)
+        Image.new("RGB", (800, 400), (250, 249, 251)).save(
+            tmp_path / "set" / "images" / f"{name}.png"
+        )
+    prepare("folder", tmp_path / "set", tmp_path / "data", name="many")
+    # Pillow's own guard, which is below max_pixels, as it would meet a larger image.
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    record = _open(tmp_path / "data", "many")[0]
+    assert record["hr"].shape == (400, 800, 3)
+    np.testing.assert_array_equal(record["instances"], labels)
+    assert record["mask"].sum() == 70_000

@@ -240,6 +240,14 @@ def test_a_file_that_changes_is_said_once(root, caplog):
 
 
 @pytest.mark.faults
+def test_a_file_that_changes_its_size_is_refused(root):
+    source = FolderSource(root, split="all", cache_bytes=0)
+    _write(root / "images" / "p2_a.png", _image("p2_a", 24, 40))
+    with pytest.raises(UserError, match=r"p2_a\.png and .*p2_a\.png have not been of one size"):
+        source[2]
+
+
+@pytest.mark.faults
 def test_seventy_thousand_instances_stay_seventy_thousand(tmp_path):
     labels = np.zeros((400, 800), np.uint32)
     labels[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)

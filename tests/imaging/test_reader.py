@@ -410,6 +410,15 @@ def test_a_tiff_whose_size_its_strips_do_not_bear_out_is_refused(tmp_path, tile,
 
 
 @pytest.mark.faults
+def test_a_tiff_without_any_of_its_tiles_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, _noise(32, 32), photometric="rgb", tile=(16, 16), metadata=None)
+    with tifffile.TiffFile(path, mode="r+b") as tiff:
+        tiff.pages[0].tags["TileByteCounts"].overwrite([0] * 4)
+    _refusal(lambda: open_image(path), path, "32 x 32 px", "none of its 4 tiles", "copy or export")
+
+
+@pytest.mark.faults
 def test_a_file_is_what_its_bytes_say_whatever_its_name(tmp_path):
     Image.fromarray(_smooth()).save(tmp_path / "a.jpg", quality=95)
     Image.fromarray(_smooth()).save(tmp_path / "b.png")
