@@ -36,7 +36,7 @@ def otsu_haematoxylin(image: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
 
     Colour deconvolution with the standard haematoxylin-eosin-DAB vectors (Ruifrok and Johnston
     2001), a Gaussian, then one global threshold for the image (Otsu 1979). An image without
-    contrast (blank glass, whatever its noise) has no foreground.
+    contrast (blank glass and its noise) has no foreground.
 
     Args:
         image: uint8 RGB (H, W, 3).

@@ -55,7 +55,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
-    beside = path.with_name(f".{zlib.crc32(path.name.encode()):08x}.{os.getpid()}.part")
+    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
