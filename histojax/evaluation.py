@@ -19,7 +19,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, runs
-from histojax.data import degradation, sources
+from histojax.data import degradation, resampling, sources
 from histojax.errors import UserError
 from histojax.imaging import figures, nuclei, writers
 from histojax.metrics import image_quality, intervals, overlap
@@ -156,7 +156,7 @@ def differences_of(
 
 def bicubic(scale: int) -> Callable[[Image], Image]:
     """Pillow's bicubic enlargement, the baseline of every table."""
-    return lambda lr: np.asarray(degradation.upsample(lr, scale, "bicubic"))
+    return lambda lr: np.asarray(resampling.upsample(lr, scale, "bicubic"))
 
 
 def run_enhancer(

@@ -6,6 +6,7 @@ import pytest
 from configs import base
 from histojax import chain, config, runs, train
 from histojax.data.augmentation import Augmentation
+from histojax.data.degradation import Degradation
 from histojax.errors import UserError
 from histojax.stages import STAGES, build, build_stage
 from tests import tiny
@@ -37,7 +38,7 @@ def test_every_size_makes_its_networks(name, size):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
-def test_every_field_of_a_network_and_of_augmentation_can_be_set(name, size):
+def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, size):
     settings = tiny.CONFIGS[name].get_config(size)
     settings.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
     # What the stage itself sets.
@@ -47,6 +48,10 @@ def test_every_field_of_a_network_and_of_augmentation_can_be_set(name, size):
         assert set(settings[network]) - {"kind"} == fields - fixed
     fields = {field.name for field in dataclasses.fields(Augmentation)}
     assert set(settings.data.augmentation) == fields
+    fields = {field.name for field in dataclasses.fields(Degradation)}
+    assert set(settings.data.degradation) == fields - {"scale"}
+    name = settings.data.degradation.name
+    assert Degradation.from_config(settings.data.degradation, 4) == Degradation(name=name)
 
 
 @pytest.mark.parametrize("name", NAMES)
