@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 SIZES = ("smoke", "laptop", "gpu", "paper")
+# Of the data group, what all stages of a chain have in common.
+SHARED_DATA = (
+    "source",
+    "data_dir",
+    "scale",
+    "group_pattern",
+    "placement",
+    "workers",
+    "max_shift",
+)
 
 
 def check_size(size: str) -> str:
@@ -32,12 +42,13 @@ def base(name: str, stage: str) -> ConfigDict:
         {
             "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
             "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-            "scale": 4,
+            "scale": 4,  # 2 | 3 | 4 | 8
             "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
             "placement": "auto",  # host | device; auto: device on accelerators where the set fits
             "device_bytes": 2**31,
             "workers": 0,  # processes that prepare batches; 0: threads of this one
             "crops_per_image": 4,
+            "max_shift": 1.0,  # hr px that a real lr image may lie off its hr image; 0: no check
             "degradation": {
                 "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
                 # bicubic and bilinear have no use for what follows.
@@ -69,12 +80,28 @@ def base(name: str, stage: str) -> ConfigDict:
         }
     )
     config.eval = ConfigDict(
-        {"every": 300, "crops": 24, "crop": 256, "batch_size": 8, "pictures": 4}
+        {
+            "every": 300,
+            "crops": 24,
+            "crop": 256,  # hr px at most: cut down to what the images, scale and strides allow
+            "batch_size": 8,
+            "pictures": 4,
+        }
     )
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
     config.log = ConfigDict({"every": 50, "tensorboard": False})
     config.init = ConfigDict()
     return config
+
+
+def crop(config: ConfigDict, side: int, stride: int = 1) -> FieldReference:
+    """Side of the training crops, hr px, that follows data.scale until it is set itself.
+
+    `side` at the scales 2, 4 and 8, whose multiple it is; at 3 the next below it that 3 and the
+    stride of a network that reads the crops both divide.
+    """
+    unit = stride * config.data.get_ref("scale")
+    return side // unit * unit
 
 
 def augmentation(**changes: object) -> ConfigDict:
@@ -115,7 +142,7 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     for stage in stages:
         for field in ("seed", "precision"):
             stage[field] = config.get_ref(field)
-        for field in ("source", "data_dir", "scale", "group_pattern", "placement", "workers"):
+        for field in SHARED_DATA:
             stage.data[field] = config.data.get_ref(field)
         for group in ("degradation", "synthetic"):
             for field in config.data[group]:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from histojax import config, inference, runs
 from histojax.data import degradation, resampling, sources
+from histojax.data.registration import check_registration
 from histojax.errors import UserError
 from histojax.imaging import figures, nuclei, writers
 from histojax.metrics import image_quality, intervals, overlap
@@ -333,6 +334,9 @@ def score_workdir(
         settings.data.source = data
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
     source = runs.open_split(settings, split, labels=needs_masks)
+    if any(hasattr(run.stage, "enhance") for run in folders.values()):
+        # Runs from before there was a limit lack it.
+        check_registration(source, settings.data.scale, settings.data.get("max_shift", 1.0))
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")

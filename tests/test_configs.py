@@ -9,6 +9,7 @@ from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
 from histojax.stages import STAGES, build, build_stage
+from histojax.stages.segmentation import build_segmenter
 from tests import tiny
 
 NAMES = sorted(tiny.CONFIGS)
@@ -52,6 +53,26 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
     assert set(settings.data.degradation) == fields - {"scale"}
     name = settings.data.degradation.name
     assert Degradation.from_config(settings.data.degradation, 4) == Degradation(name=name)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("size", base.SIZES)
+def test_crops_follow_the_scale_until_they_are_set(name, size):
+    if size == "paper" and name in ("srgan_srresnet", "unet"):
+        pytest.skip("as coded in 2021, at 256 px")
+    settings = tiny.CONFIGS[name].get_config(size)
+    four = [stage.data.crop for stage in chain.stages_of(settings)]
+    for scale in (2, 3, 8):
+        settings.data.scale = scale
+        for stage, crop in zip(chain.stages_of(settings), four, strict=True):
+            train.check(stage, devices=1)
+            if "segmenter" in stage:
+                assert stage.data.crop % build_segmenter(stage, "float32").stride == 0
+            assert crop - 48 < stage.data.crop <= crop
+            assert scale == 3 or stage.data.crop == crop
+    settings.data.crop = 24
+    settings.data.scale = 2
+    assert settings.data.crop == 24
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -54,7 +54,9 @@ def check_kernel(kernel: str) -> None:
 
 def check_scale(scale: int) -> None:
     if scale not in SCALES:
-        raise UserError(f"scale factor {scale!r} is not supported; choose one of {list(SCALES)}")
+        raise UserError(
+            f"scale factor {scale!r} (data.scale) is not supported; choose one of {list(SCALES)}"
+        )
 
 
 def check_size(height: int, width: int, scale: int) -> None:
