@@ -31,6 +31,10 @@ stage. Noise is independent from channel to channel, as a camera's is; photons a
 there is no shot noise in the second order. Nothing is enlarged above the hr image, which is the
 scanner's own resolution, and no kernel picks single pixels, which would shift the image. JPEG is
 that of slide scanners, 60 to 95, and ringing, which sharpening leaves, is rare.
+
+A second of one core (AMD EPYC, Zen 5, CPU time of sampling and degrading) makes 3,100 `microscope`,
+590 `blind` or 380 `second_order` pairs from 24 to 96 px, and 1,700, 370 or 280 from 32 to 128; most
+of the last two's is the blur, an FFT.
 """
 
 from __future__ import annotations
