@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from ml_collections import ConfigDict
+from ml_collections import ConfigDict, FieldReference
 
 SIZES = ("smoke", "laptop", "gpu", "paper")
+# Of the data group, what all stages of a chain have in common.
+SHARED_DATA = (
+    "source",
+    "data_dir",
+    "scale",
+    "group_pattern",
+    "placement",
+    "workers",
+    "max_shift",
+    "max_pixels",
+)
 
 
 def check_size(size: str) -> str:
@@ -32,33 +43,67 @@ def base(name: str, stage: str) -> ConfigDict:
         {
             "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
             "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-            "scale": 4,
+            "scale": 4,  # 2 | 3 | 4 | 8
             "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
             "placement": "auto",  # host | device; auto: device on accelerators where the set fits
             "device_bytes": 2**31,
             "workers": 0,  # processes that prepare batches; 0: threads of this one
             "crops_per_image": 4,
             "max_pixels": 2**28,  # of an image or label map of a folder: larger ones are refused
+            "max_shift": 1.0,  # hr px that a real lr image may lie off its hr image; 0: no check
             "degradation": {
-                "name": "bicubic",  # bicubic | bilinear | microscope
-                "kernel": "bicubic",
-                "blur_sigma": (0.5, 2.0),  # hr px
+                "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
+                # bicubic and bilinear have no use for what follows.
+                "kernel": "bicubic",  # of microscope: bicubic | bilinear | box | lanczos3
+                "kernels": ("bicubic", "bilinear", "box"),  # blind, second_order: drawn evenly
+                "blur_sigma": (0.5, 2.0),  # hr px; suits x4
                 "blur_probability": 1.0,
+                "anisotropic_probability": 0.5,  # of the blurs; not of microscope's
                 "noise_sigma": (0.0, 5.0),  # grey levels of 255
                 "noise_probability": 1.0,
+                "photons": (1e3, 2e4),  # at white
+                "photons_probability": 0.5,
                 "jpeg_quality": (60, 95),
                 "jpeg_probability": 0.5,
+                # second_order alone, from here on.
+                "resize": (1.0, 2.0),  # side between the two orders, in sides of the lr image
+                "second_blur_sigma": (0.2, 1.0),  # px of the image in between
+                "second_blur_probability": 0.5,
+                "second_noise_sigma": (0.0, 3.0),
+                "second_noise_probability": 0.5,
+                "second_photons": (1e3, 2e4),
+                "second_photons_probability": 0.0,
+                "second_jpeg_quality": (60, 95),
+                "second_jpeg_probability": 0.5,
+                "sinc_probability": 0.3,
+                "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
             },
             "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
         }
     )
     config.eval = ConfigDict(
-        {"every": 300, "crops": 24, "crop": 256, "batch_size": 8, "pictures": 4}
+        {
+            "every": 300,
+            "crops": 24,
+            "crop": 256,  # hr px at most: cut down to what the images, scale and strides allow
+            "batch_size": 8,
+            "pictures": 4,
+        }
     )
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
     config.log = ConfigDict({"every": 50, "tensorboard": False})
     config.init = ConfigDict()
     return config
+
+
+def crop(config: ConfigDict, side: int, stride: int = 1) -> FieldReference:
+    """Side of the training crops, hr px, that follows data.scale until it is set itself.
+
+    `side` at the scales 2, 4 and 8, whose multiple it is; at 3 the next below it that 3 and the
+    stride of a network that reads the crops both divide.
+    """
+    unit = stride * config.data.get_ref("scale")
+    return side // unit * unit
 
 
 def augmentation(**changes: object) -> ConfigDict:
@@ -99,15 +144,7 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     for stage in stages:
         for field in ("seed", "precision"):
             stage[field] = config.get_ref(field)
-        for field in (
-            "source",
-            "data_dir",
-            "scale",
-            "group_pattern",
-            "placement",
-            "workers",
-            "max_pixels",
-        ):
+        for field in SHARED_DATA:
             stage.data[field] = config.data.get_ref(field)
         for group in ("degradation", "synthetic"):
             for field in config.data[group]:

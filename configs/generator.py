@@ -59,7 +59,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.loss = ConfigDict({"pixel": "l1", "pixel_weight": 1.0})  # l1 | mse | charbonnier
     config.ema_decay = 0.999
     config.data.augmentation = base.augmentation()
-    config.data.crop = {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
+    config.data.crop = base.crop(
+        config, {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
+    )
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 20, "laptop": 3_000, "gpu": 60_000, "paper": 20_000}[size]
     config.optimizer = base.optimizer(

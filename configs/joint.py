@@ -48,7 +48,11 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
     config.ema_decay = 0.99
     config.data.augmentation = segmentation.augmentation()
-    config.data.crop = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.crop = base.crop(
+        config,
+        {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size],
+        stride=segmentation.stride(config.segmenter),
+    )
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]

@@ -41,6 +41,11 @@ def segmenter(size: str) -> ConfigDict:
     return network
 
 
+def stride(network: ConfigDict) -> int:
+    """Px that the sides of what a segmenter reads are multiples of."""
+    return network.get("stem_stride", 1) * 2**network.depth
+
+
 def augmentation(**changes: object) -> ConfigDict:
     """Strong, because annotated images are few: shared with joint.py.
 
@@ -65,7 +70,11 @@ def get_config(size: str = "laptop") -> ConfigDict:
     # an accelerator back.
     zoom = (0.7, 1.4) if size == "laptop" else (1.0, 1.0)
     config.data.augmentation = augmentation(zoom=zoom)
-    config.data.crop = {"smoke": 32, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.crop = base.crop(
+        config,
+        {"smoke": 32, "laptop": 128, "gpu": 256, "paper": 256}[size],
+        stride=stride(config.segmenter),
+    )
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     # The best step is picked by nine crops of each of some six images: by fewer it is luck.
     config.eval.crops = 54

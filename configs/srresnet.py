@@ -44,7 +44,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.name = "srresnet"
     config.generator = generator(size)
     if size == "paper":
-        config.data.crop = 96
+        config.data.crop = base.crop(config, 96)
         config.data.batch_size = 16
         config.steps = 1_000_000
         config.optimizer.update(learning_rate=1e-4, b1=0.9, b2=0.999)

@@ -20,10 +20,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import __version__, checkpoint, command, config, evaluation, runs, train
+from histojax.data.registration import check_registration
+from histojax.data.resampling import check_scale
 from histojax.errors import UserError
 from histojax.imaging import report, writers
 from histojax.progress import say
 from histojax.stages import build_stage
+from histojax.validation import crop_step, fitting_crop
 
 Tree = Any
 # What every config has, whatever its stage.
@@ -77,7 +80,8 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
     """The config and all that it starts from, earliest first, each name once.
 
     Raises:
-        UserError: if two different configs carry one name, or one lacks a field.
+        UserError: if two different configs carry one name, or one lacks a field or has a scale
+            factor that is not offered.
     """
     found: dict[str, ConfigDict] = {}
 
@@ -88,6 +92,8 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
                 f"the config {stage.get('name', '')!r} lacks the field {missing[0]}; start from "
                 "one of those in configs/"
             )
+        # First of all, because other fields follow from it.
+        check_scale(stage.data.scale)
         for start in stage.init.values():
             if isinstance(start, ConfigDict):
                 visit(start)
@@ -111,6 +117,7 @@ def rehearse(ordered: list[ConfigDict]) -> None:
             data that it cannot train on.
     """
     shapes: dict[str, dict[str, Tree]] = {}
+    registered: set[tuple[Any, ...]] = set()
 
     def variables_of(start: ConfigDict | str) -> dict[str, Tree]:
         if isinstance(start, ConfigDict):
@@ -122,13 +129,21 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         stage = build_stage(settings, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
-            runs.open_split(settings, split, labels="mask" in stage.fields, crop=settings.data.crop)
+            source = runs.open_split(
+                settings, split, labels="mask" in stage.fields, crop=settings.data.crop
+            )
+            images = (settings.data.source, settings.data.data_dir, settings.seed, split)
+            if "lr" in stage.fields and images not in registered:
+                check_registration(source, settings.data.scale, settings.data.max_shift)
+                registered.add(images)
         batch = runs.example_batch(settings)
         try:
             jax.eval_shape(stage.train_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:
             raise UserError(f"{settings.name}: data.crop={settings.data.crop}: {error}") from error
-        batch = runs.example_batch(settings, settings.eval.crop)
+        step = crop_step(stage, settings.data.scale)
+        crop = fitting_crop(settings.eval.crop, settings.eval.crop, step=step)
+        batch = runs.example_batch(settings, crop)
         try:
             jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:

@@ -20,7 +20,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, runs
-from histojax.data import degradation, sources
+from histojax.data import degradation, resampling, sources
+from histojax.data.registration import check_registration
 from histojax.errors import UserError
 from histojax.imaging import figures, nuclei, writers
 from histojax.metrics import image_quality, intervals, overlap
@@ -157,7 +158,7 @@ def differences_of(
 
 def bicubic(scale: int) -> Callable[[Image], Image]:
     """Pillow's bicubic enlargement, the baseline of every table."""
-    return lambda lr: np.asarray(degradation.upsample(lr, scale, "bicubic"))
+    return lambda lr: np.asarray(resampling.upsample(lr, scale, "bicubic"))
 
 
 def run_enhancer(
@@ -354,6 +355,9 @@ def score_workdir(
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
     source = runs.open_split(settings, split, labels=needs_masks)
+    if any(hasattr(run.stage, "enhance") for run in folders.values()):
+        # Runs from before there was a limit lack it.
+        check_registration(source, settings.data.scale, settings.data.get("max_shift", 1.0))
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")

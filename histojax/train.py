@@ -193,9 +193,12 @@ def check(settings: ConfigDict, devices: int) -> None:
     ):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} has to be a whole number of 1 or more")
-    for name, crop in (("data.crop", data.crop), ("eval.crop", settings.eval.crop)):
-        if crop % data.scale:
-            raise UserError(f"{name}={crop} has to be a multiple of data.scale={data.scale}")
+    if data.crop % data.scale:
+        nearest = max(data.crop // data.scale, 1) * data.scale
+        raise UserError(
+            f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
+            f"{nearest}"
+        )
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "

@@ -46,7 +46,8 @@ class Validation:
         size = settings.eval.batch_size
         size += -size % mesh.size
         side = min(min(source[i]["hr"].shape[:2]) for i in range(len(source)))
-        crop = fitting_crop(settings.eval.crop, side, step=_step(stage, settings.data.scale))
+        step = crop_step(stage, settings.data.scale)
+        crop = fitting_crop(settings.eval.crop, side, step=step)
         # As many an image as asked for, and no more than it takes to cover it.
         across = min(math.isqrt(max(settings.eval.crops // len(source), 1)), -(-side // crop))
         self._batches = list(
@@ -97,10 +98,10 @@ def fitting_crop(crop: int, side: int, *, step: int) -> int:
 
     Larger crops tell more of whole images, because a network sees less well near a border.
     """
-    return crop if crop <= side else max(side // step * step, step)
+    return max(min(crop, side) // step * step, step)
 
 
-def _step(stage: Any, scale: int) -> int:
+def crop_step(stage: Any, scale: int) -> int:
     """What a crop's side has to be a multiple of, px."""
     segmenter = getattr(stage, "segmenter", None)
     return scale if segmenter is None else math.lcm(scale, segmenter.stride)

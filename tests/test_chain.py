@@ -3,8 +3,10 @@ import pathlib
 import shutil
 
 import jax
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
+from PIL import Image
 
 from histojax import chain, config, runs, train
 from histojax.errors import UserError
@@ -132,18 +134,61 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
         ("segmenter.features", 6, "features=6 is not a multiple of 4"),
         ("loss.adversarial.form", "minimax", "loss.adversarial.form='minimax' is not known"),
-        ("eval.crop", 36, r"joint: eval.crop=36: an image of 36 x 36"),
+        ("data.crop", 20, r"joint: .*an image of 20 x 20 pixels does not fit"),
     ):
         settings = tiny.config("joint")
-        if field == "eval.crop":
-            settings.segmenter.depth = settings.init.segmenter.segmenter.depth = 3
-            settings.init.generator.segmenter.depth = 3
-            settings.eval.crop = 36
-        else:
-            settings.update_from_flattened_dict({field: value})
+        if field == "data.crop":
+            for stage in chain.stages_of(settings):
+                stage.get("segmenter", {}).update(depth=3)
+        settings.update_from_flattened_dict({field: value})
         with pytest.raises(UserError, match=message):
             chain.run(settings, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("srgan_srresnet", 8)])
+def test_every_scale_factor_is_rehearsed(name, scale):
+    settings = tiny.CONFIGS[name].get_config("smoke")
+    settings.data.scale = scale
+    ordered = chain.stages_of(settings)
+    assert {stage.data.scale for stage in ordered} == {scale}
+    chain.rehearse(ordered)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 5, 6])
+def test_another_scale_factor_is_refused(scale, tmp_path, no_training):
+    settings = tiny.CONFIGS["joint"].get_config("smoke")
+    settings.data.scale = scale
+    with pytest.raises(UserError, match=rf"scale factor {scale} .*one of \[2, 3, 4, 8\]"):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_shifted_pairs_are_found_before_anything_is_trained(tmp_path, no_training):
+    root = tiny.folder(tmp_path / "data", count=3, size=256, lr=4)
+    settings = tiny.config("generator")
+    settings.data.source = f"folder:{root}"
+    chain.rehearse([settings])
+    image = np.asarray(Image.open(root / "images" / "p2.png"))
+    tiny.write_lr(root, "p2", np.roll(image, -3, axis=0), 4)  # of the val split
+    with pytest.raises(UserError, match=r"1 of 1, 'p2' the furthest, (2\.9|3\.0|3\.1) hr px up"):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    settings.data.max_shift = 4.0
+    chain.rehearse([settings])
+
+
+def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
+    root = tiny.folder(tmp_path / "data", lr=4)
+    settings = tiny.config("srgan")
+    for stage in chain.stages_of(settings):
+        stage.data.source = f"folder:{root}"
+    checked = []
+    monkeypatch.setattr(
+        chain, "check_registration", lambda source, scale, limit: checked.append(source.split)
+    )
+    chain.rehearse(chain.stages_of(settings))
+    assert checked == ["train", "val"]
 
 
 def test_unlabelled_images_are_found_before_the_generator_is_trained(tmp_path, no_training):

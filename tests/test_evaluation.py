@@ -9,7 +9,7 @@ from PIL import Image
 from histojax import evaluation
 from histojax.data import degradation
 from histojax.errors import UserError
-from histojax.metrics import overlap
+from histojax.metrics import image_quality, overlap
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
@@ -76,6 +76,43 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
         assert row["dice_none"] == 0
     assert pictures["n1"]["hr"].shape == (64, 64, 3)
     assert pictures["n1"]["annotation"].shape == (64, 64, 3)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_whole_images_are_scored_at_every_scale(scale):
+    run = tiny.run("joint", scale)
+    source = Two()
+    found = evaluation.methods_of({"joint": run}, source, run.config)
+    pictures = {}
+    results = evaluation.evaluate(
+        found, source, run.config, figure=lambda name, made: pictures.update({name: made})
+    )
+    rows = {"psnr_rgb_joint", "psnr_rgb_bicubic", "dice_joint", "dice_hr_to_joint"}
+    assert rows <= set(results[1])
+    # 66 px are cut at the bottom and on the right to what the scale divides.
+    side = {2: 66, 3: 66, 8: 64}[scale]
+    hr = Image.fromarray(source[1]["hr"][:side, :side])
+    lr = hr.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
+    bicubic = lr.resize((side, side), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(pictures["n1"]["lr"], lr)
+    luma = [
+        image_quality.luma_bt601(np.asarray(image))[scale:-scale, scale:-scale]
+        for image in (hr, bicubic)
+    ]
+    assert results[1]["psnr_y_bicubic"] == pytest.approx(image_quality.psnr(*luma))
+    assert pictures["n0"]["hr"].shape[0] == {2: 64, 3: 63, 8: 64}[scale]
+
+
+def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
+    root = tiny.folder(tmp_path / "data", count=2, size=256, lr=4)
+    metrics = scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
+    assert metrics["psnr_rgb_bicubic"]["n"] == 2
+    image = np.asarray(Image.open(root / "images" / "p1.png"))
+    tiny.write_lr(root, "p1", np.roll(image, 5, axis=1), 4)
+    with pytest.raises(UserError, match=r"1 of 2, 'p1' the furthest, (4\.9|5\.0|5\.1) hr px right"):
+        scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
+    # A segmenter reads hr images alone.
+    scored(trained_chain / "segmentation", tmp_path, data=f"folder:{root}", split="all")
 
 
 def test_real_low_resolution_images_replace_the_degradation():

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from histojax import inference, runs
+from histojax.data import resampling
 from tests import tiny
 
 
@@ -29,6 +30,26 @@ def test_tiles_agree_with_the_whole(joint, height, width):
     # One grey level of sr, where rounding fell otherwise, moves a probability by little.
     assert np.abs(whole["mask"] - tiles["mask"]).max() < 1e-2
     assert np.median(np.abs(whole["mask"] - tiles["mask"])) < 1e-5
+
+
+@pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("joint", 8)])
+def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
+    run = tiny.run(name, scale)
+    network = inference.predictor(run)
+    assert network.scale == scale
+    image = lr_image(19, 26)
+    whole = network(image, core=32)
+    tiles = network(image, core=8)
+    assert set(whole) == ({"sr"} if name == "generator" else {"sr", "mask"})
+    assert whole["sr"].shape == (19 * scale, 26 * scale, 3)
+    # The network has something to say beyond its bicubic skip.
+    skip = np.asarray(resampling.upsample(image, scale)).astype(int)
+    assert np.abs(whole["sr"] - skip).mean() > 2
+    assert np.abs(whole["sr"].astype(int) - tiles["sr"]).max() <= 1
+    if name == "joint":
+        assert whole["mask"].shape == (19 * scale, 26 * scale, 1)
+        assert network.stride * scale % run.stage.segmenter.stride == 0
+        assert np.abs(whole["mask"] - tiles["mask"]).max() < 1e-2
 
 
 def test_segmenter_tiles_agree_with_the_whole(joint):

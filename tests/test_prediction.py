@@ -51,6 +51,21 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
     assert all(f"{name}.sr.tif" in index for name in "abc")
 
 
+@pytest.mark.parametrize("scale", [2, 3, 8])
+def test_size_and_micrometres_follow_the_scale_factor(scale, tmp_path):
+    write_inputs(tmp_path / "in")
+    run = tiny.run("generator", scale)
+    made = prediction.predict_file(
+        run, inference.predictor(run), tmp_path / "in" / "c.tif", tmp_path, mpp=None, resample=False
+    )
+    assert made.size == (40 * scale, 56 * scale)
+    assert made.mpp == pytest.approx(1 / scale, rel=1e-3)
+    with reader.open_image(made.sr) as image:
+        assert (image.height, image.width) == made.size
+        assert image.mpp == pytest.approx(1 / scale, rel=1e-3)
+    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
+
+
 def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
     made = [

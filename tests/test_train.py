@@ -144,8 +144,8 @@ def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_pa
     ("field", "value", "message"),
     [
         ("steps", 0, "steps=0 has to be a whole number of 1 or more"),
-        ("data.crop", 18, "data.crop=18 has to be a multiple of data.scale=4"),
-        ("eval.crop", 30, "eval.crop=30 has to be a multiple of data.scale=4"),
+        ("data.crop", 18, "data.crop=18 has to be a multiple of data.scale=4; choose 16"),
+        ("eval.crop", 0, "eval.crop=0 has to be a whole number of 1 or more"),
         ("data.batch_size", 7, "data.batch_size=7 has to be a multiple of the 2 devices; choose 8"),
     ],
 )

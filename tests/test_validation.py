@@ -49,7 +49,14 @@ def test_as_many_crops_are_taken_as_asked_for(tmp_path):
 
 @pytest.mark.parametrize(
     ("crop", "side", "step", "fits"),
-    [(128, 1000, 4, 128), (128, 128, 16, 128), (128, 100, 16, 96), (128, 10, 16, 16)],
+    [
+        (128, 1000, 4, 128),
+        (128, 128, 16, 128),
+        (128, 100, 16, 96),
+        (128, 10, 16, 16),
+        (256, 1000, 48, 240),
+        (256, 1000, 3, 255),
+    ],
 )
 def test_the_crop_that_fits(crop, side, step, fits):
     assert validation.fitting_crop(crop, side, step=step) == fits

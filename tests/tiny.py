@@ -17,9 +17,9 @@ from configs import (
     srresnet,
     unet,
 )
-from histojax import checkpoint, runs
+from histojax import chain, checkpoint, runs
 from histojax import config as histojax_config
-from histojax.data import synthetic
+from histojax.data import resampling, synthetic
 from histojax.stages import build_stage
 
 CONFIGS = {
@@ -65,8 +65,8 @@ def tissue(index, size=64):
     return sample["image"], sample["instances"]
 
 
-def folder(root, count=4, size=64, *, mpp=None):
-    """A folder source of `count` annotated images, the last one for val."""
+def folder(root, count=4, size=64, *, mpp=None, lr=None):
+    """A folder source of `count` annotated images, the last one for val; `lr`: pairs at 1/lr."""
     (root / "images").mkdir(parents=True)
     (root / "instances").mkdir()
     names = [f"p{index}" for index in range(count)]
@@ -74,10 +74,20 @@ def folder(root, count=4, size=64, *, mpp=None):
         image, instances = tissue(index, size)
         Image.fromarray(image).save(root / "images" / f"{name}.png")
         Image.fromarray(instances.astype(np.uint16)).save(root / "instances" / f"{name}.png")
+        if lr is not None:
+            write_lr(root, name, image, lr)
     (root / "splits.json").write_text(json.dumps({"train": names[:-1], "val": names[-1:]}))
     if mpp is not None:
         (root / "dataset.json").write_text(json.dumps({"mpp": mpp}))
     return root
+
+
+def write_lr(root, name, image, scale):
+    """The low-resolution image of one, as if a microscope had taken it."""
+    (root / "lr").mkdir(exist_ok=True)
+    height, width = (side - side % scale for side in image.shape[:2])
+    small = resampling.downsample(image[:height, :width], scale)
+    Image.fromarray(small).save(root / "lr" / f"{name}.png")
 
 
 def write_tiff(path, image, mpp=None):
@@ -101,6 +111,19 @@ def segmenter_start():
     """Variables of an untrained segmentation stage."""
     settings = config("segmentation")
     return runs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
+
+
+def run(name, scale=4):
+    """A run that has not been trained: random weights, which no layer of zeros hides."""
+    settings = config(name)
+    for stage in chain.stages_of(settings):
+        # A multiple of every scale factor and of the segmenter's stride.
+        stage.data.update(scale=scale, crop=24)
+    stage, state, _ = built(name, settings)
+    rng = np.random.default_rng(0)
+    weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)
+    meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
+    return runs.Run(None, settings, stage, state.replace(ema=weights), 0, meta)
 
 
 def batch_for(stage, size=4, crop=16):

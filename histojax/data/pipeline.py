@@ -201,8 +201,8 @@ class HostBatches:
 
 def _needs_host(recipe: Recipe) -> str | None:
     """What keeps a recipe off the device, in words, or None."""
-    if recipe.degrades and not degradation_lib.runs_on_device(recipe.degradation):
-        return "JPEG degradation runs on the host only (degradation.jpeg_probability=0 drops it)"
+    if recipe.degrades and (reason := degradation_lib.needs_host(recipe.degradation)):
+        return reason
     if recipe.augmentation.zooms:
         return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
     return None

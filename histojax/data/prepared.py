@@ -194,11 +194,11 @@ class PreparedSource:
             record["mask"] = (record["instances"] > 0).astype(np.uint8)
         if "lr" in record:
             low, high = record["lr"].shape, record["hr"].shape
-            if (low[0] * self._scale, low[1] * self._scale) != high[:2]:
+            if low[:2] != (high[0] // self._scale, high[1] // self._scale):
                 raise UserError(
                     f"the low-resolution image of {entry['name']!r} is {low[0]} x {low[1]} px, and "
-                    f"1/{self._scale} of {high[0]} x {high[1]} px is due: set data.scale to what "
-                    f"{self.name} was made with"
+                    f"1/{self._scale} of {high[0]} x {high[1]} px is due, rounded down: set "
+                    f"data.scale to what {self.name} was made with"
                 )
         for array in arrays_of(record):
             array.flags.writeable = False

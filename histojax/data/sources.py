@@ -7,7 +7,8 @@ A source is what training and evaluation read from. `open_source` gives one for 
     ROOT/images/NAME.(png|jpg|jpeg|bmp|tif|tiff|svs)  the high-resolution images
     ROOT/instances/NAME.(png|tif|tiff|bmp)            label images, 0 = background, or
     ROOT/masks/NAME.(png|tif|tiff|bmp)                {0, 1} or {0, 255}; otherwise class indices
-    ROOT/lr/NAME.*                                    registered low-resolution images, optional
+    ROOT/lr/NAME.*                                    registered low-resolution images, optional,
+                                                      1/r of the size, rounded down
     ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...]}
     ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
 
@@ -35,6 +36,7 @@ import numpy as np
 
 from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared_names
 from histojax.data.record_cache import RecordCache, arrays_of
+from histojax.data.resampling import SCALES
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
@@ -106,7 +108,8 @@ def open_source(
       cache_bytes: bound on the decoded images that a source of files keeps, in each process.
       require_labels: whether an image without instances or mask is an error.
       crop: smallest side that every image must have, px of "hr".
-      scale: size of "hr" over that of "lr".
+      scale: r, size of "hr" over that of "lr". Where r does not divide a side of "hr", its last
+        rows or columns are not used: "lr" shows the upper left floor(H / r) r x floor(W / r) r px.
       data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
       max_pixels: largest image or label map that a folder may hold, px.
 
@@ -219,10 +222,13 @@ class FolderSource:
         cache_bytes: int = 2**31,
         require_labels: bool = True,
         crop: int | None = None,
-        scale: int = 4,
+        scale: int | None = 4,
         max_pixels: int = MAX_PIXELS,
     ):
-        """Lists and checks the folder; the arguments are those of `open_source`."""
+        """Lists and checks the folder; the arguments are those of `open_source`.
+
+        `scale` None takes lr images of any of SCALES.
+        """
         self.root = pathlib.Path(root).expanduser()
         self.split = split
         self._cache = RecordCache(cache_bytes)
@@ -420,7 +426,9 @@ def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
     )
 
 
-def _check_item(item: _Item, crop: int | None, scale: int, max_pixels: int) -> float | None:
+def _check_item(
+    item: _Item, crop: int | None, scale: int | None, max_pixels: int
+) -> float | None:
     """Checks an item's sizes by the headers of its files; returns the image's own mpp."""
     with open_image(item.image, max_pixels=max_pixels) as image:
         height, width, mpp, orientation = image.height, image.width, image.mpp, image.orientation
@@ -447,10 +455,12 @@ def _check_item(item: _Item, crop: int | None, scale: int, max_pixels: int) -> f
         )
     if item.lr is not None:
         low = image_size(item.lr)
-        if (low[0] * scale, low[1] * scale) != (height, width):
+        scales = SCALES if scale is None else (scale,)
+        if low not in [(height // r, width // r) for r in scales]:
             raise UserError(
-                f"{item.lr} is {low[0]} x {low[1]} px, and 1/{scale} of its image's "
-                f"{height} x {width} px is due: crop or resample one of them"
+                f"{item.lr} is {low[0]} x {low[1]} px, and 1/{' or 1/'.join(map(str, scales))} of "
+                f"its image's {height} x {width} px is due, rounded down: crop or resample one of "
+                "them, or set data.scale"
             )
         with open_image(item.lr, max_pixels=max_pixels):
             pass

@@ -16,7 +16,7 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
-from histojax.data.degradation import upsample
+from histojax.data.resampling import upsample
 from histojax.imaging.writers import atomic_path, overlay, panels
 
 # Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.

@@ -210,6 +210,8 @@ def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     steps = finite(summary.get("steps") or config.get("steps"))
     data = config.get("data") or {}
     parts = [f"This run trains {_STAGES.get(stage, f'stage {stage}') if stage else 'a network'}"]
+    if data.get("scale") and stage != "segmentation":
+        parts[0] += f", at x{data['scale']}"
     if steps is not None:
         parts[0] += ","
         parts.append(f"for {steps:,.0f} steps")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from histojax.data import augmentation as A
-from histojax.data import degradation, stain
+from histojax.data import resampling, stain
 from histojax.errors import UserError
 
 SQUARE = np.arange(9).reshape(3, 3)
@@ -40,8 +40,8 @@ def test_dihedral_is_the_same_on_the_device_and_commutes_with_reduction(index):
     np.testing.assert_array_equal(jax.jit(A.dihedral)(hr, index), A.dihedral(hr, index))
     labels = np.arange(1024, dtype=np.int32).reshape(32, 32)
     np.testing.assert_array_equal(A.dihedral(jnp.asarray(labels), index), A.dihedral(labels, index))
-    box = degradation.downsample(hr.astype(np.float32), 4, "box")
-    moved = degradation.downsample(A.dihedral(hr, index).astype(np.float32), 4, "box")
+    box = resampling.downsample(hr.astype(np.float32), 4, "box")
+    moved = resampling.downsample(A.dihedral(hr, index).astype(np.float32), 4, "box")
     np.testing.assert_allclose(moved, A.dihedral(box, index), atol=1e-4)
 
 

@@ -8,98 +8,9 @@ import scipy.ndimage
 from PIL import Image
 
 from histojax.data import degradation as D
+from histojax.data import degradation_steps, resampling
 from histojax.errors import UserError
-
-PILLOW = {
-    "bicubic": Image.Resampling.BICUBIC,
-    "bilinear": Image.Resampling.BILINEAR,
-    "box": Image.Resampling.BOX,
-    "lanczos3": Image.Resampling.LANCZOS,
-}
-
-
-def picture(height, width, seed=0):
-    """Smooth structure, hard edges and noise, so that kernels overshoot and borders matter."""
-    rng = np.random.default_rng(seed)
-    image = scipy.ndimage.gaussian_filter(rng.random((height, width, 3)), (2, 2, 0))
-    image = (image - image.min()) / np.ptp(image) * 255
-    image[height // 3 : height // 2, width // 4 : width // 2] = 0
-    image[: height // 5] = 255
-    return np.clip(image + rng.normal(0, 10, image.shape), 0, 255).astype(np.uint8)
-
-
-def pillow(image, height, width, kernel):
-    return np.asarray(Image.fromarray(image).resize((width, height), PILLOW[kernel]))
-
-
-@pytest.mark.parametrize("kernel", D.KERNELS)
-@pytest.mark.parametrize(("height", "width", "scale"), [(96, 64, 4), (48, 75, 3), (64, 120, 8)])
-def test_downsample_is_pillows(kernel, height, width, scale):
-    image = picture(height, width)
-    expected = pillow(image, height // scale, width // scale, kernel)
-    on_host = D.downsample(image, scale, kernel)
-    on_device = D.downsample(jnp.asarray(image), scale, kernel)
-    assert isinstance(on_host, np.ndarray)
-    assert isinstance(on_device, jax.Array)
-    assert on_host.dtype == on_device.dtype == np.uint8
-    np.testing.assert_array_equal(on_host, expected)
-    difference = np.abs(np.asarray(on_device).astype(int) - expected)
-    assert difference.max() <= 1
-    assert difference.mean() < 0.05
-
-
-@pytest.mark.parametrize("kernel", D.KERNELS)
-def test_upsample_is_pillows(kernel):
-    image = picture(20, 33)
-    expected = pillow(image, 80, 132, kernel)
-    np.testing.assert_array_equal(D.upsample(image, 4, kernel), expected)
-    difference = np.abs(
-        np.asarray(D.upsample(jnp.asarray(image), 4, kernel)).astype(int) - expected
-    )
-    assert difference.max() <= 1
-    assert difference.mean() < 0.05
-
-
-def test_float_images_are_neither_rounded_nor_clipped():
-    image = picture(32, 48).astype(np.float32) / 255
-    on_host, on_device = D.downsample(image, 4), D.downsample(jnp.asarray(image), 4)
-    assert on_host.dtype == on_device.dtype == np.float32
-    np.testing.assert_allclose(on_host, on_device, atol=1e-5)
-    step = np.zeros((8, 32, 1), np.float32)
-    step[:, 16:] = 1
-    assert D.downsample(step, 4).max() > 1.01
-
-
-def test_a_ramp_keeps_its_values_at_block_centres():
-    ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (16, 64, 1))
-    for kernel in D.KERNELS:
-        reduced = D.downsample(jnp.asarray(ramp), 4, kernel)
-        np.testing.assert_allclose(reduced[0, 4:-4, 0], 4 * np.arange(4, 12) + 1.5, atol=1e-3)
-
-
-def test_box_is_the_mean_of_blocks_also_with_leading_axes():
-    images = np.random.default_rng(0).random((2, 3, 8, 12, 5)).astype(np.float32)
-    expected = images.reshape(2, 3, 2, 4, 3, 4, 5).mean(axis=(3, 5))
-    np.testing.assert_allclose(D.downsample(images, 4, "box"), expected, atol=1e-6)
-    np.testing.assert_allclose(D.downsample(jnp.asarray(images), 4, "box"), expected, atol=1e-6)
-
-
-def test_weights_sum_to_one_and_mirror():
-    for kernel in D.KERNELS:
-        for sizes in ((40, 10), (10, 40), (45, 15)):
-            weights = D.resize_weights(*sizes, kernel)
-            np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
-            if kernel != "box":
-                np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
-
-
-@pytest.mark.parametrize("sigma", [0.0, 0.3, 1.7, 4.0])
-def test_blur_is_the_sampled_gaussian_with_reflected_borders(sigma):
-    signal = np.random.default_rng(0).random(40)
-    expected = scipy.ndimage.gaussian_filter1d(signal, sigma, truncate=9.0) if sigma else signal
-    for namespace in (np, jnp):
-        weights = D.blur_weights(40, namespace.asarray(sigma, dtype=np.float32))
-        np.testing.assert_allclose(weights @ signal, expected, atol=1e-5)
+from tests.data.pictures import picture, pillow
 
 
 def microscope(**fields):
@@ -136,7 +47,7 @@ def test_microscope_with_every_step_off_is_the_reduction():
 def test_microscope_blurs_in_hr_pixels():
     image = picture(64, 64)
     blurred = scipy.ndimage.gaussian_filter(image.astype(np.float64), (3, 3, 0), truncate=6)
-    expected = D.downsample(blurred, 4)
+    expected = resampling.downsample(blurred, 4)
     got = run(microscope(blur_sigma=(3.0, 3.0), blur_probability=1.0), image)
     np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=0.51)
 
@@ -197,6 +108,145 @@ def test_drawn_parameters_fill_their_ranges():
         assert np.asarray(drawn["noise"]).std() == pytest.approx(1, abs=0.03)
 
 
+OFF = dict.fromkeys(
+    [f"{order}{step}_probability" for order in ("", "second_") for step in D._STEPS]
+    + ["anisotropic_probability", "sinc_probability"],
+    0.0,
+)
+
+
+def blind(name="blind", **fields):
+    return D.Degradation(name=name, **{**OFF, "kernels": ("bicubic",), **fields})
+
+
+def test_blind_with_every_step_off_is_the_reduction_by_one_of_its_kernels():
+    image = picture(48, 36)
+    reduced = {k: resampling.downsample(image.astype(np.float32), 3, k) for k in resampling.KERNELS}
+    three = {k: np.clip(reduced[k], 0, 255) for k in ("bicubic", "bilinear", "box")}
+    seen = set()
+    for seed in range(20):
+        lr = run(blind(scale=3, kernels=tuple(three)), image, seed)
+        near = [name for name, one in three.items() if np.abs(lr - one).max() <= 0.51]
+        assert len(near) == 1
+        seen.update(near)
+    assert seen == set(three)
+
+
+def test_blind_blurs_in_hr_pixels():
+    image = picture(64, 64)
+    blurred = scipy.ndimage.gaussian_filter(image.astype(np.float64), (3, 3, 0), truncate=4)
+    expected = resampling.downsample(blurred, 4)
+    got = run(blind(blur_sigma=(3.0, 3.0), blur_probability=1.0), image)
+    np.testing.assert_allclose(got, np.clip(expected, 0, 255), atol=0.52)
+
+
+def widths(weights):
+    """Standard deviations of a filter along its two axes, the larger first."""
+    radius = len(weights) // 2
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    moments = [[(weights * a * b).sum() for a in (y, x)] for b in (y, x)]
+    return np.sqrt(np.linalg.eigvalsh(moments))[::-1]
+
+
+def test_blind_blurs_have_the_widths_and_the_share_of_two_widths_asked_for():
+    degradation = blind(
+        blur_sigma=(1.0, 3.0), blur_probability=0.8, anisotropic_probability=0.25
+    )  # fmt: skip
+    rng = np.random.default_rng(0)
+    drawn = [
+        D.sample_parameters(degradation, rng, (2, 2, 3))["orders"][0]["blur"] for _ in range(800)
+    ]
+    found = np.array([widths(blur) for blur in drawn if blur is not None])
+    assert len(found) / 800 == pytest.approx(0.8, abs=0.04)
+    # The tails beyond four sigmas are cut off.
+    assert 0.99 < found.min() < 1.05
+    assert 2.95 < found.max() < 3.01
+    assert (found[:, 0] > 1.001 * found[:, 1]).mean() == pytest.approx(0.25, abs=0.04)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+@pytest.mark.parametrize("name", ["blind", "second_order"])
+def test_a_flat_image_stays_flat_without_noise(name, scale):
+    fields = {"blur_probability": 1.0, "anisotropic_probability": 1.0, "sinc_probability": 1.0}
+    flat = np.full((48, 72, 3), 201, np.uint8)
+    lr = run(blind(name, scale=scale, second_blur_probability=1.0, **fields), flat)
+    np.testing.assert_array_equal(lr, np.full((48 // scale, 72 // scale, 3), 201, np.uint8))
+
+
+@pytest.mark.parametrize("name", D.NAMES)
+@pytest.mark.parametrize("scale", resampling.SCALES)
+def test_the_lr_image_has_its_size_and_is_the_generator_s_alone(name, scale):
+    image = picture(48, 72)
+    degradation = D.Degradation(name=name, scale=scale)
+    first, again, other = (run(degradation, image, seed) for seed in (5, 5, 6))
+    assert first.shape == (48 // scale, 72 // scale, 3)
+    assert first.dtype == np.uint8
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).any() == (name not in ("bicubic", "bilinear"))
+
+
+def test_noise_of_both_orders_has_the_stated_variance():
+    grey = np.full((512, 512, 3), 128, np.uint8)
+    between = {"name": "second_order", "kernels": ("box",), "resize": (2.0, 2.0)}
+    rounding = 1 / 12
+    read = run(blind(noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    assert read.var() == pytest.approx(8.0**2 + rounding, rel=0.03)
+    shot = run(blind(photons=(100.0, 100.0), photons_probability=1.0), grey)
+    assert shot.var() == pytest.approx(255**2 * 128 / 255 / 100, rel=0.03)
+    # The second order's reduction averages four pixels of the first.
+    first = run(blind(**between, noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    assert first.var() == pytest.approx((8.0**2 + rounding) / 4 + rounding, rel=0.03)
+    second = {"second_noise_sigma": (6.0, 6.0), "second_noise_probability": 1.0}
+    both = run(blind(**between, **second, noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    assert both.var() == pytest.approx((8.0**2 + rounding) / 4 + 6.0**2 + rounding, rel=0.03)
+
+
+def test_a_second_order_that_does_nothing_leaves_the_first():
+    image = picture(64, 48)
+    first = {"blur_sigma": (1.5, 1.5), "blur_probability": 1.0, "resize": (1.0, 1.0)}
+    one = run(blind(**first), image)
+    np.testing.assert_array_equal(run(blind("second_order", **first), image), one)
+    second = {"second_blur_sigma": (1.0, 1.0), "second_blur_probability": 1.0}
+    two = run(blind("second_order", **first, **second), image)
+    assert two.var() < 0.95 * one.var()
+
+
+def test_the_image_between_is_never_larger_than_hr():
+    degradation = blind("second_order", scale=2, resize=(8.0, 8.0))
+    drawn = D.sample_parameters(degradation, np.random.default_rng(0), (5, 7, 3))
+    assert [order["noise"].shape for order in drawn["orders"]] == [(10, 14, 3), (5, 7, 3)]
+
+
+def test_ringing_and_jpeg_come_last_in_either_order():
+    image = picture(96, 96)
+    degradation = blind(
+        "second_order",
+        resize=(1.0, 1.0),
+        sinc_probability=1.0,
+        sinc_cutoff=(0.6, 0.6),
+        second_jpeg_probability=1.0,
+        second_jpeg_quality=(70, 70),
+    )
+    rng = np.random.default_rng(0)
+    drawn = [D.sample_parameters(degradation, rng, (24, 24, 3)) for _ in range(20)]
+    assert {parameters["jpeg_last"] for parameters in drawn} == {True, False}
+    reduced = run(blind(resize=(1.0, 1.0)), image)
+    sinc = degradation_steps.sinc_filter(0.6)
+
+    def rung(image):
+        made = degradation_steps.filtered(image.astype(np.float32), sinc)
+        return resampling.round_to_uint8(made)
+
+    expected = {
+        True: degradation_steps.jpeg(rung(reduced), 70),
+        False: rung(degradation_steps.jpeg(reduced, 70)),
+    }
+    assert (expected[True] != expected[False]).any()
+    for parameters in drawn[:4]:
+        got = D.degrade(image, degradation, parameters)
+        np.testing.assert_array_equal(got, expected[parameters["jpeg_last"]])
+
+
 def test_evaluation_is_seeded_by_seed_and_name():
     def draw(*key):
         return D.evaluation_rng(*key).random()
@@ -206,14 +256,18 @@ def test_evaluation_is_seeded_by_seed_and_name():
 
 
 def test_what_runs_on_the_device():
-    assert D.runs_on_device(D.Degradation(name="bicubic"))
-    assert D.runs_on_device(microscope())
+    assert D.needs_host(D.Degradation(name="bicubic")) is None
+    assert D.needs_host(microscope()) is None
     jpeg = microscope(jpeg_probability=0.1)
-    assert not D.runs_on_device(jpeg)
     image = jnp.zeros((16, 16, 3), jnp.uint8)
     parameters = D.sample_parameters(jpeg, jax.random.key(0), (4, 4, 3))
-    with pytest.raises(UserError, match=r"jpeg_probability=0\.1"):
+    with pytest.raises(UserError, match=r"JPEG .* host only .*data.placement to 'host'"):
         D.degrade(image, jpeg, parameters)
+    blind = D.Degradation(name="blind")
+    with pytest.raises(UserError, match="'blind' runs on the host only; set data"):
+        D.sample_parameters(blind, jax.random.key(0), (4, 4, 3))
+    with pytest.raises(UserError, match="'blind' runs on the host only; set data"):
+        D.degrade(image, blind, D.sample_parameters(blind, np.random.default_rng(0), (4, 4, 3)))
 
 
 def test_config_is_read_and_checked():
@@ -227,7 +281,7 @@ def test_config_is_read_and_checked():
 @pytest.mark.parametrize(
     ("config", "scale", "match"),
     [
-        ({"name": "cubic"}, 4, r"'cubic'.*\['bicubic', 'bilinear', 'microscope'\]"),
+        ({"name": "cubic"}, 4, r"'cubic'.*\['bicubic', .*, 'blind', 'second_order'\]"),
         ({"kernel": "sinc"}, 4, r"'sinc'.*lanczos3"),
         ({"blurr": 1}, 4, r"'blurr'.*blur_sigma"),
         ({"blur_sigma": (2.0, 1.0)}, 4, r"blur_sigma=\(2.0, 1.0\)"),
@@ -235,19 +289,17 @@ def test_config_is_read_and_checked():
         ({"jpeg_quality": (0, 90)}, 4, "jpeg_quality"),
         ({"photons": 100}, 4, "photons=100"),
         ({"blur_probability": 1.5}, 4, "blur_probability=1.5"),
+        ({"kernels": ("box", "nearest")}, 4, r"'nearest'.*lanczos3"),
+        ({"kernels": ()}, 4, r"kernels=\(\)"),
+        ({"kernels": "box"}, 4, "kernels='box'"),
+        ({"resize": (0.0, 1.0)}, 4, r"resize=\(0.0, 1.0\).*0.25 <= low"),
+        ({"second_photons": (0, 1)}, 4, r"second_photons=\(0, 1\)"),
+        ({"second_jpeg_probability": -1}, 4, "second_jpeg_probability=-1"),
+        ({"sinc_probability": "often"}, 4, "sinc_probability='often'"),
+        ({"sinc_cutoff": (0.5, 1.5)}, 4, "sinc_cutoff"),
         ({}, 5, r"5.*\[2, 3, 4, 8\]"),
     ],
 )
 def test_bad_config_is_refused(config, scale, match):
     with pytest.raises(UserError, match=match):
         D.Degradation.from_config(config, scale)
-
-
-@pytest.mark.faults
-def test_bad_sizes_and_names_are_refused():
-    with pytest.raises(UserError, match="30x32"):
-        D.downsample(np.zeros((30, 32, 3), np.uint8), 4)
-    with pytest.raises(UserError, match="'area'"):
-        D.downsample(np.zeros((32, 32, 3), np.uint8), 4, "area")
-    with pytest.raises(UserError, match="scale factor 6"):
-        D.upsample(np.zeros((32, 32, 3), np.uint8), 6)

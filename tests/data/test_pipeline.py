@@ -4,7 +4,7 @@ import os
 import numpy as np
 import pytest
 
-from histojax.data import degradation
+from histojax.data import resampling
 from histojax.data.device_batches import DeviceBatches
 from histojax.data.pipeline import (
     HostBatches,
@@ -79,7 +79,7 @@ def test_lr_is_the_degraded_crop():
     batches = host_batches(config=config)
     for batch in take(batches, 2):
         for hr, lr in zip(batch["hr"], batch["lr"], strict=True):
-            np.testing.assert_array_equal(lr, degradation.downsample(hr, 4, "bilinear"))
+            np.testing.assert_array_equal(lr, resampling.downsample(hr, 4, "bilinear"))
     batches.close()
 
 
@@ -171,6 +171,7 @@ def test_placement_is_chosen_and_refused():
     assert isinstance(host_batches(config={"placement": "auto"}), HostBatches)
     for config, match in (
         ({}, "JPEG"),
+        ({"degradation": {"name": "second_order"}}, "'second_order' runs on the host only"),
         ({"degradation": {}, "augmentation": {"zoom": (0.8, 1.25)}}, "zoom"),
         ({"degradation": {}, "device_bytes": 1000}, "device_bytes=1000"),
     ):

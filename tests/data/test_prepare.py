@@ -91,6 +91,20 @@ def test_a_folder_is_prepared_under_its_own_name_with_its_splits(tmp_path, data_
         open_source("mine", split="train", data_dir=data_dir, scale=2)[0]
 
 
+def test_pairs_of_another_scale_are_prepared_and_opened_at_it(tmp_path, data_dir):
+    root = tmp_path / "mine"
+    for seed, name in enumerate(("p1_a", "p2_a")):
+        official.save(root / "images" / f"{name}.png", official.picture(seed))
+        official.save(root / "instances" / f"{name}.png", official.two_nuclei())
+        official.save(root / "lr" / f"{name}.png", official.picture(seed, 13, 16))
+    prepare("folder", root, data_dir, name="mine")
+    source = open_source("mine", split="all", data_dir=data_dir, scale=3)
+    assert source[0]["hr"].shape == (40, 48, 3)
+    assert source[0]["lr"].shape == (13, 16, 3)
+    with pytest.raises(UserError, match=r"1/2 of 40 x 48 px is due, rounded down: set data\.scale"):
+        open_source("mine", split="all", data_dir=data_dir, scale=2)[0]
+
+
 def test_a_set_of_many_shards_keeps_its_order(root, data_dir, monkeypatch):
     monkeypatch.setattr(writing, "_SHARD_BYTES", 1)
     folder = prepare("monuseg", root, data_dir)

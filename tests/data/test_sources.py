@@ -272,6 +272,21 @@ def test_real_low_resolution_images(root):
     _refusal(root, "p3_a has no low-resolution image", "add it, or take lr/ away")
 
 
+@pytest.mark.parametrize(("scale", "size"), [(2, (12, 16)), (3, (8, 10)), (4, (6, 8)), (8, (3, 4))])
+def test_pairs_at_every_scale_factor(root, scale, size):
+    """24 x 32 px: 3 leaves two columns over."""
+    for name in NAMES:
+        _write(root / "lr" / f"{name}.png", _image("lr" + name, *size))
+    source = open_source(f"folder:{root}", split="all", scale=scale)
+    assert source[0]["lr"].shape == (*size, 3)
+    other = {2: 3, 3: 4, 4: 8, 8: 2}[scale]
+    _refusal(root, f"{size[0]} x {size[1]} px", f"1/{other}", "rounded down", scale=other)
+    assert len(FolderSource(root, split="all", scale=None)) == 6
+    _write(root / "lr" / "p1_a.png", _image("lr", 5, 7))
+    with pytest.raises(UserError, match="1/2 or 1/3 or 1/4 or 1/8 of its image's 24 x 32 px"):
+        FolderSource(root, split="all", scale=None)
+
+
 def test_scale_comes_from_dataset_json_or_from_all_files(tmp_path, caplog):
     for name, resolution in (("a", 40000), ("b", 40000)):
         (tmp_path / "images").mkdir(exist_ok=True)

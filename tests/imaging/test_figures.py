@@ -2,7 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from histojax.data.degradation import upsample
+from histojax.data.resampling import upsample
 from histojax.imaging import figures
 
 

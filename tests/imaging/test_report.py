@@ -164,7 +164,7 @@ def test_the_report_says_what_the_run_was(tmp_path):
     _stage(tmp_path / "run", command="python -m histojax.main --config=configs/joint.py:smoke")
     _, parsed = _read(report.run_report(tmp_path / "run"))
     for words in (
-        "for 40 steps of 4 crops of synthetic tissue",
+        "to nuclear mask, at x4, for 40 steps of 4 crops of synthetic tissue",
         "3 min 20 s",
         "step 30",
         "6 images of the val split",

@@ -18,7 +18,7 @@ def read(root: pathlib.Path) -> layout.Contents:
         if len(inner) != 1:
             raise layout.unrecognised(root, _LAYOUT)
         root = inner[0]
-    source = FolderSource(root, split="all", cache_bytes=0)
+    source = FolderSource(root, split="all", cache_bytes=0, scale=None)
     parts = dict.fromkeys(source.names, "train")
     if source.splits is not None:
         parts = {name: split for split, names in source.splits.items() for name in names}

@@ -1,0 +1,192 @@
+"""Pillow's resampling on the host and inside a jitted step, and the scale factors.
+
+Axes: H, W pixels, h, w of the smaller image, r the scale factor, C channels. Every function runs on
+NumPy arrays (where Pillow does the work) and on jax.numpy arrays (where each axis is one product
+with a static weight matrix); the array given decides.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from histojax.errors import UserError
+
+SCALES = (2, 3, 4, 8)
+
+
+def _box(x: np.ndarray) -> np.ndarray:
+    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
+
+
+def _bilinear(x: np.ndarray) -> np.ndarray:
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+def _bicubic(x: np.ndarray) -> np.ndarray:
+    x = np.abs(x)
+    inner = (1.5 * x - 2.5) * x * x + 1.0
+    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
+    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
+
+
+def _lanczos3(x: np.ndarray) -> np.ndarray:
+    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
+
+
+# name: (kernel, its radius, Pillow's filter)
+_KERNELS = {
+    "bicubic": (_bicubic, 2.0, Image.Resampling.BICUBIC),
+    "bilinear": (_bilinear, 1.0, Image.Resampling.BILINEAR),
+    "box": (_box, 0.5, Image.Resampling.BOX),
+    "lanczos3": (_lanczos3, 3.0, Image.Resampling.LANCZOS),
+}
+KERNELS = tuple(_KERNELS)
+
+
+def check_kernel(kernel: str) -> None:
+    if kernel not in _KERNELS:
+        raise UserError(f"resampling kernel {kernel!r} is unknown; choose one of {list(KERNELS)}")
+
+
+def check_scale(scale: int) -> None:
+    if scale not in SCALES:
+        raise UserError(
+            f"scale factor {scale!r} (data.scale) is not supported; choose one of {list(SCALES)}"
+        )
+
+
+def check_size(height: int, width: int, scale: int) -> None:
+    """Raises UserError unless an hr image of `height` x `width` px can be reduced by `scale`."""
+    if height % scale or width % scale or not height or not width:
+        raise UserError(
+            f"an hr image of {height}x{width} pixels cannot be reduced by {scale}; crop it to a "
+            f"multiple of {scale} on both sides"
+        )
+
+
+@functools.lru_cache(maxsize=64)
+def resize_weights(size_in: int, size_out: int, kernel: str) -> np.ndarray:
+    """The matrix of Pillow's antialiased resampling along one axis.
+
+    Args:
+      size_in: length of the axis before, in pixels.
+      size_out: length of the axis after.
+      kernel: one of `KERNELS`.
+
+    Returns:
+      float32 (size_out, size_in), read-only; every row sums to 1. The kernel is stretched by
+      size_in / size_out when reducing, cut at the borders and renormalised there (Pillow,
+      src/libImaging/Resample.c, precompute_coeffs).
+    """
+    check_kernel(kernel)
+    function, radius, _ = _KERNELS[kernel]
+    ratio = size_in / size_out
+    stretch = max(ratio, 1.0)
+    center = (np.arange(size_out)[:, None] + 0.5) * ratio
+    first = np.maximum((center - radius * stretch + 0.5).astype(np.int64), 0)
+    last = np.minimum((center + radius * stretch + 0.5).astype(np.int64), size_in)
+    pixel = np.arange(size_in)[None, :]
+    weights = function((pixel - center + 0.5) / stretch)
+    weights = np.where((pixel >= first) & (pixel < last), weights, 0.0)
+    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    weights.flags.writeable = False
+    return weights
+
+
+def round_to_uint8(x: Any) -> Any:
+    """Float (...) in grey levels -> uint8, halves upwards as Pillow rounds."""
+    xp = x.__array_namespace__()
+    return xp.floor(xp.clip(x, 0.0, 255.0) + 0.5).astype(xp.uint8)
+
+
+def along_height(weights: Any, x: Any) -> Any:
+    """weights (O, H) over axis -3 of x (..., H, W, C) -> (..., O, W, C)."""
+    xp = x.__array_namespace__()
+    if xp is np:
+        flat = x.reshape(*x.shape[:-2], x.shape[-2] * x.shape[-1])
+        return np.matmul(weights, flat).reshape(*x.shape[:-3], len(weights), *x.shape[-2:])
+    return xp.einsum("oh,...hwc->...owc", weights, x, precision="highest")
+
+
+def along_width(weights: Any, x: Any) -> Any:
+    """weights (O, W) over axis -2 of x (..., H, W, C) -> (..., H, O, C)."""
+    xp = x.__array_namespace__()
+    if xp is np:
+        return np.matmul(weights, x)
+    return xp.einsum("ow,...hwc->...hoc", weights, x, precision="highest")
+
+
+def _pillow_resize(image: np.ndarray, height: int, width: int, kernel: str) -> np.ndarray:
+    """(H, W, C) uint8 or float32 -> (height, width, C) of the same dtype, by Pillow."""
+    resample = _KERNELS[kernel][2]
+    size = (width, height)
+    if image.dtype == np.uint8 and image.shape[-1] == 3:
+        contiguous = np.ascontiguousarray(image)
+        return np.asarray(Image.fromarray(contiguous).resize(size, resample))
+    planes = (np.ascontiguousarray(image[..., c]) for c in range(image.shape[-1]))
+    resized = [np.asarray(Image.fromarray(plane).resize(size, resample)) for plane in planes]
+    return np.stack(resized, axis=-1)
+
+
+def resize(x: Any, height: int, width: int, kernel: str) -> Any:
+    xp = x.__array_namespace__()
+    quantised = x.dtype == np.uint8
+    if xp is np:
+        x = x if quantised else x.astype(np.float32)
+        images = x.reshape(-1, *x.shape[-3:])
+        resized = [_pillow_resize(image, height, width, kernel) for image in images]
+        return np.stack(resized).reshape(*x.shape[:-3], height, width, x.shape[-1])
+    rows = resize_weights(x.shape[-3], height, kernel)
+    columns = resize_weights(x.shape[-2], width, kernel)
+    x = along_width(columns, x.astype(xp.float32))
+    if not quantised:
+        return along_height(rows, x)
+    # Pillow works along the width first and rounds in between.
+    x = round_to_uint8(x).astype(xp.float32)
+    return round_to_uint8(along_height(rows, x))
+
+
+def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
+    """Reduces images by `scale` as Pillow's antialiased `Image.resize` does.
+
+    Args:
+      hr: (..., H, W, C) NumPy or JAX array; uint8, or float of any range.
+      scale: r, one of `SCALES`; H and W must be multiples of it.
+      kernel: one of `KERNELS`.
+
+    Returns:
+      (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for
+      float, unrounded, and unclipped (bicubic and lanczos3 overshoot).
+
+    Raises:
+      UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
+    """
+    check_kernel(kernel)
+    check_scale(scale)
+    height, width = hr.shape[-3:-1]
+    check_size(height, width, scale)
+    return resize(hr, height // scale, width // scale, kernel)
+
+
+def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
+    """Enlarges images by `scale` as Pillow's `Image.resize` does: the bicubic baseline.
+
+    Args:
+      lr: (..., h, w, C) NumPy or JAX array; uint8, or float of any range.
+      scale: r, one of `SCALES`.
+      kernel: one of `KERNELS`.
+
+    Returns:
+      (..., h r, w r, C), uint8 for uint8, otherwise float32 (unclipped). A JAX array is multiplied
+      by a dense (h r, h) matrix per axis, which suits crops and tiles.
+
+    Raises:
+      UserError: for an unknown kernel or scale.
+    """
+    check_kernel(kernel)
+    check_scale(scale)
+    return resize(lr, lr.shape[-3] * scale, lr.shape[-2] * scale, kernel)

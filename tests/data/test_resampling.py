@@ -1,0 +1,79 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from histojax.data import resampling as R
+from histojax.errors import UserError
+from tests.data.pictures import picture, pillow
+
+
+@pytest.mark.parametrize("kernel", R.KERNELS)
+@pytest.mark.parametrize(("height", "width", "scale"), [(96, 64, 4), (48, 75, 3), (64, 120, 8)])
+def test_downsample_is_pillows(kernel, height, width, scale):
+    image = picture(height, width)
+    expected = pillow(image, height // scale, width // scale, kernel)
+    on_host = R.downsample(image, scale, kernel)
+    on_device = R.downsample(jnp.asarray(image), scale, kernel)
+    assert isinstance(on_host, np.ndarray)
+    assert isinstance(on_device, jax.Array)
+    assert on_host.dtype == on_device.dtype == np.uint8
+    np.testing.assert_array_equal(on_host, expected)
+    difference = np.abs(np.asarray(on_device).astype(int) - expected)
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+@pytest.mark.parametrize("kernel", R.KERNELS)
+def test_upsample_is_pillows(kernel):
+    image = picture(20, 33)
+    expected = pillow(image, 80, 132, kernel)
+    np.testing.assert_array_equal(R.upsample(image, 4, kernel), expected)
+    difference = np.abs(
+        np.asarray(R.upsample(jnp.asarray(image), 4, kernel)).astype(int) - expected
+    )
+    assert difference.max() <= 1
+    assert difference.mean() < 0.05
+
+
+def test_float_images_are_neither_rounded_nor_clipped():
+    image = picture(32, 48).astype(np.float32) / 255
+    on_host, on_device = R.downsample(image, 4), R.downsample(jnp.asarray(image), 4)
+    assert on_host.dtype == on_device.dtype == np.float32
+    np.testing.assert_allclose(on_host, on_device, atol=1e-5)
+    step = np.zeros((8, 32, 1), np.float32)
+    step[:, 16:] = 1
+    assert R.downsample(step, 4).max() > 1.01
+
+
+def test_a_ramp_keeps_its_values_at_block_centres():
+    ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (16, 64, 1))
+    for kernel in R.KERNELS:
+        reduced = R.downsample(jnp.asarray(ramp), 4, kernel)
+        np.testing.assert_allclose(reduced[0, 4:-4, 0], 4 * np.arange(4, 12) + 1.5, atol=1e-3)
+
+
+def test_box_is_the_mean_of_blocks_also_with_leading_axes():
+    images = np.random.default_rng(0).random((2, 3, 8, 12, 5)).astype(np.float32)
+    expected = images.reshape(2, 3, 2, 4, 3, 4, 5).mean(axis=(3, 5))
+    np.testing.assert_allclose(R.downsample(images, 4, "box"), expected, atol=1e-6)
+    np.testing.assert_allclose(R.downsample(jnp.asarray(images), 4, "box"), expected, atol=1e-6)
+
+
+def test_weights_sum_to_one_and_mirror():
+    for kernel in R.KERNELS:
+        for sizes in ((40, 10), (10, 40), (45, 15)):
+            weights = R.resize_weights(*sizes, kernel)
+            np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
+            if kernel != "box":
+                np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
+
+
+@pytest.mark.faults
+def test_bad_sizes_and_names_are_refused():
+    with pytest.raises(UserError, match="30x32"):
+        R.downsample(np.zeros((30, 32, 3), np.uint8), 4)
+    with pytest.raises(UserError, match="'area'"):
+        R.downsample(np.zeros((32, 32, 3), np.uint8), 4, "area")
+    with pytest.raises(UserError, match="scale factor 6"):
+        R.upsample(np.zeros((32, 32, 3), np.uint8), 6)
