@@ -426,9 +426,7 @@ def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
     )
 
 
-def _check_item(
-    item: _Item, crop: int | None, scale: int | None, max_pixels: int
-) -> float | None:
+def _check_item(item: _Item, crop: int | None, scale: int | None, max_pixels: int) -> float | None:
     """Checks an item's sizes by the headers of its files; returns the image's own mpp."""
     with open_image(item.image, max_pixels=max_pixels) as image:
         height, width, mpp, orientation = image.height, image.width, image.mpp, image.orientation
