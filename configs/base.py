@@ -150,10 +150,10 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
             for field in config.data[group]:
                 stage.data[group][field] = config.data[group].get_ref(field)
         stage.log.tensorboard = config.log.get_ref("tensorboard")
-        for network in ("generator", "segmenter", "discriminator"):
-            if network in config and network in stage:
-                for field in config[network]:
-                    stage[network][field] = config[network].get_ref(field)
+        for group in ("generator", "segmenter", "discriminator", "collapse"):
+            if group in config and group in stage:
+                for field in config[group]:
+                    stage[group][field] = config[group].get_ref(field)
 
 
 def paced(config: ConfigDict, size: str) -> ConfigDict:

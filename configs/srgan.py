@@ -39,6 +39,42 @@ def discriminator(size: str) -> ConfigDict:
     return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
 
 
+def adversarial_group(form: str, weight: float) -> ConfigDict:
+    """The adversarial term and what steadies it, shared with joint.py."""
+    return ConfigDict(
+        {
+            # relativistic (average) | relativistic_pairwise | bce | brier | lsgan | hinge
+            "form": form,
+            "weight": weight,  # 0: no discriminator
+            "begin": 0,  # step from which the generator sees it; the discriminator learns before
+            # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
+            "penalty": {
+                "kind": "none",  # none | r1 | one_centred | zero_centred
+                "weight": 1.0,  # of r1: gamma. Images are in [0, 1]: a fourth of what is published
+                # Taken at every so many steps, as many times as strong: set
+                # discriminator_optimizer.clip_norm=0 with it, which would cut that off.
+                "every": 1,
+            },
+        }
+    )
+
+
+def collapse_group() -> ConfigDict:
+    """When a run warns that its adversarial training goes wrong, shared with joint.py."""
+    return ConfigDict(
+        {
+            "window": 200,  # steps looked back on; 0: never warns
+            # Share of real patches put above their enhanced versions: healthy runs had means of
+            # .61 to .93 over a window, a coin has .5.
+            "told_apart": 0.99,
+            "confused": 0.52,
+            "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: .6 to 1.1
+            "variance": (0.7, 1.5),  # of enhanced images in that of real ones; healthy: .95 to 1.05
+            "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16
+        }
+    )
+
+
 def get_config(size: str = "laptop") -> ConfigDict:
     """Sizes smoke, laptop, gpu, paper."""
     size = base.check_size(size)
@@ -51,9 +87,10 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel": "l1",
             "pixel_weight": 1.0,
             "features": feature_group(size),
-            "adversarial": {"form": "relativistic", "weight": 2e-2},
+            "adversarial": adversarial_group("relativistic", 2e-2),
         }
     )
+    config.collapse = collapse_group()
     config.begin = ConfigDict({"generator": 0, "discriminator": 0})  # step of first learning
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation()

@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from histojax.errors import UserError
 
 # A run may go on with another of these: they change how long or how loudly it runs, not what it is.
-FREE = ("steps", "log", "eval", "checkpoint", "lengths", "max_skipped", "max_pixels")
+FREE = ("steps", "log", "eval", "checkpoint", "lengths", "max_skipped", "max_pixels", "collapse")
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:

@@ -15,6 +15,8 @@ from histojax.errors import UserError
 class MetricWriter:
     """Appends {"step", "split", name: value, ...} lines to metrics.jsonl.
 
+    A warning is the line {"step", "split": "warning", "text"}.
+
     Every line is flushed, so a killed run loses none; a last line that a kill cut short is
     dropped when the run goes on.
     """
@@ -43,14 +45,24 @@ class MetricWriter:
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
         self._file = self.path.open("a", encoding="utf-8")
 
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """One line; values that are not finite are written as null."""
+    def write(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
+        """Writes one line and returns it; values that are not finite become null."""
         row: dict[str, Any] = {"step": int(step), "split": split}
         for name, value in values.items():
             number = float(value)
             row[name] = number if math.isfinite(number) else None
             if self._board is not None and math.isfinite(number):
                 self._board.add_scalar(f"{split}/{name}", number, step)
+        self._append(row)
+        return row
+
+    def warn(self, step: int, text: str) -> None:
+        """One line of words."""
+        if self._board is not None:
+            self._board.add_text("warning", text, step)
+        self._append({"step": int(step), "split": "warning", "text": text})
+
+    def _append(self, row: Mapping[str, Any]) -> None:
         try:
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()

@@ -42,6 +42,10 @@ class ProgressLine:
         # Evaluation time is not training time: the next rate is measured from here.
         self._time = time.perf_counter()
 
+    def show_warning(self, step: int, text: str) -> None:
+        """Shows a sentence, on a line that stays."""
+        self._print(f"{self._name} {step}/{self._steps}  warning: {text}", live=False)
+
     def end(self) -> None:
         """Leaves the line."""
         if self._live:

@@ -15,10 +15,10 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import checkpoint, config, runs, sharding
+from histojax import checkpoint, collapse, config, runs, sharding
 from histojax.data import pipeline
 from histojax.errors import UserError
-from histojax.metric_writer import MetricWriter
+from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine, say
 from histojax.stages import build_stage
 from histojax.validation import Progress, Validation, better
@@ -90,6 +90,10 @@ def train(
     take_step = sharding.train_step(stage.train_step, mesh)
     validation = Validation(stage, held_out, settings, mesh, workdir)
     line = ProgressLine(settings.name, settings.steps)
+    watch = collapse.build_watch(settings, stage)
+    if watch is not None and writer is not None:
+        for row in read_metrics(writer.path):  # of a run that goes on
+            watch.see(row)
     phases = dict(stage.phases())
 
     def save(series: checkpoint.Series) -> None:
@@ -109,8 +113,12 @@ def train(
         )
 
     def record(split: str, values: Mapping[str, float]) -> None:
-        if writer is not None:
-            writer.write(step, split, {**values, "seconds": progress.seconds})
+        if writer is None:
+            return
+        row = writer.write(step, split, {**values, "seconds": progress.seconds})
+        for sentence in watch.see(row) if watch is not None else ():
+            writer.warn(step, sentence)
+            line.show_warning(step, sentence)
 
     resumed_at, started = progress.seconds, time.perf_counter()
     # Dispatch runs ahead of the device, so metrics are read only where they are wanted.
@@ -204,6 +212,7 @@ def check(settings: ConfigDict, devices: int) -> None:
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "
             f"choose {data.batch_size + -data.batch_size % devices}"
         )
+    collapse.build_limits(settings)
 
 
 def _check_finite(

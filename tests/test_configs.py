@@ -96,12 +96,14 @@ def test_what_a_chain_shares_is_set_in_one_place():
     settings.data.degradation.name = "microscope"
     settings.seed = 7
     settings.lengths.generator = 33
+    settings.collapse.window = 77
     stages = {stage.name: stage for stage in chain.stages_of(settings)}
     for stage in stages.values():
         assert stage.data.source == "folder:x"
         assert stage.data.degradation.name == "microscope"
         assert stage.seed == 7
     assert stages["generator"].steps == 33
+    assert stages["srgan"].collapse.window == stages["joint"].collapse.window == 77
 
 
 @pytest.mark.parametrize("size", base.SIZES)

@@ -21,6 +21,15 @@ def test_a_number_that_is_not_finite_is_null(tmp_path):
     assert read_metrics(tmp_path / "metrics.jsonl")[0]["loss"] is None
 
 
+def test_a_warning_is_a_line_of_words(tmp_path):
+    writer = MetricWriter(tmp_path)
+    row = writer.write(2, "train", {"loss": 1})
+    writer.warn(2, "it goes wrong")
+    writer.close()
+    said = {"step": 2, "split": "warning", "text": "it goes wrong"}
+    assert read_metrics(tmp_path / "metrics.jsonl") == [row, said]
+
+
 def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
     writer = MetricWriter(tmp_path)
     for step in (1, 2, 3):

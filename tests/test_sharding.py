@@ -40,9 +40,10 @@ def settings(name):
     return config
 
 
-def build(name):
+def build(name, changes=None):
     """(stage, state, global batches) in float64."""
     config = settings(name)
+    config.update_from_flattened_dict(changes or {})
     starts = {}
     if name in ("srgan", "joint"):
         inner = build_stage(settings("segmentation"), {})
@@ -168,6 +169,27 @@ def test_one_two_and_eight_devices_and_pmap_agree(name):
         mapped_first, mapped_last = by_pmap(stage, state, batches, 2)
         assert_same_gradient(mapped_first[0], first[0], start)
         assert_close(mapped_last[0], last[0])
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        # BatchNorm is in both: its means over the devices are differentiated twice.
+        {"penalty.kind": "r1", "penalty.weight": 3.0, "penalty.every": 2},
+        {"penalty.kind": "one_centred", "form": "relativistic_pairwise", "begin": 1},
+    ],
+)
+def test_two_devices_agree_with_one_on_what_steadies_the_discriminator(changes):
+    with jax.enable_x64(True):
+        changes = {f"loss.adversarial.{name}": value for name, value in changes.items()}
+        stage, state, batches = build("srgan", changes)
+        start = jax.device_get(state.params)
+        first, last, _ = by_mesh(stage, state, batches, 1)
+        assert first[1]["loss_discriminator_penalty"] > 1e-3
+        other_first, other_last, text = by_mesh(stage, state, batches, 2)
+        assert_same_gradient(other_first[0], first[0], start)
+        assert_close(other_last, last)
+        assert "all-gather" not in text
 
 
 def test_a_batch_is_split_and_comes_back_in_order():

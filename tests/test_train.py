@@ -140,6 +140,27 @@ def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_pa
     assert int(after.skipped) == 2
 
 
+def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(tmp_path, capsys):
+    settings = tiny.config("srgan", steps=2)
+    settings.loss.features.weight = 0.0
+    # No variance is that small, so that every line has the one sign.
+    settings.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
+    settings.collapse.update(loss_factor=99.0, detail=(-99.0, 99.0))
+    train.train(settings, tmp_path, devices=ONE)
+    said = capsys.readouterr().err
+    assert said.count("srgan 1/2  warning: over the last 1 steps, the enhanced images varied") == 1
+    settings.steps = 4
+    train.train(settings, tmp_path, devices=ONE)
+    said = capsys.readouterr().err
+    assert "going on from step 2" in said
+    assert "warning" not in said
+    found = rows(tmp_path)
+    assert [row["step"] for row in found if row["split"] == "train"] == [1, 2, 3, 4]
+    (warning,) = [row for row in found if row["split"] == "warning"]
+    assert warning["step"] == 1
+    assert "they are going flat" in warning["text"]
+
+
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -313,14 +313,15 @@ def _tiles(scores: scoreboard.Scores, own: str) -> str:
 
 
 def _training(workdir: Path) -> str:
-    """Curves of metrics.jsonl."""
+    """Warnings and curves of metrics.jsonl."""
     try:
         rows = read_metrics(workdir / "metrics.jsonl")
     except (OSError, ValueError):
         return missing("There is no metrics.jsonl here, so there are no curves to show.")
     rows = [row for row in rows if isinstance(row, dict) and finite(row.get("step")) is not None]
+    warned = [row for row in rows if row.get("split") == "warning"]
     curves: dict[tuple[str, str], tuple[list, list]] = {}
-    for row in rows:
+    for row in (row for row in rows if row not in warned):
         for name, value in row.items():
             if name in ("step", "split", "seconds", "skipped_in_a_row"):
                 continue
@@ -342,7 +343,9 @@ def _training(workdir: Path) -> str:
         note = f"<p>{counts[-1]:,.0f} steps were not finite and were skipped.</p>"
     else:
         note = "<p><small>No step was skipped for not being finite.</small></p>" if counts else ""
-    return f'<div class="charts">{"".join(drawn)}</div>{note}'
+    items = "".join(f"<li>Step {r['step']:,}: {text(r.get('text'))}.</li>" for r in warned)
+    words = f"<p>Warnings during training:</p><ul>{items}</ul>" if items else ""
+    return f'{words}<div class="charts">{"".join(drawn)}</div>{note}'
 
 
 _CHARTS = (
@@ -351,6 +354,8 @@ _CHARTS = (
     ("PSNR, dB", re.compile(r"psnr")),
     ("SSIM", re.compile(r"ssim")),
     ("Nuclear mask: overlap pooled over crops", re.compile(r"dice|iou")),
+    ("Variance inside images", re.compile(r"variance")),
+    ("Power of fine detail beyond the real images', dB", re.compile(r"power_spectrum_excess")),
     ("Accuracy", re.compile(r"accuracy|real_above_fake")),
     ("Gradient norms", re.compile(r"gradient_norm")),
 )

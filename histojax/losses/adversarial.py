@@ -76,6 +76,20 @@ def relativistic_generator(
     return relativistic_discriminator(real=fake, fake=real, axis_name=axis_name)
 
 
+def relativistic_pairwise_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """Plain relativistic form: every patch against the one generated in its place.
+
+    Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN). There pairs are drawn at random; here a
+    real patch and its enhanced version make the pair.
+    """
+    return _softplus(fake - real)
+
+
+def relativistic_pairwise_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
+    """The discriminator's plain relativistic loss with the roles exchanged."""
+    return relativistic_pairwise_discriminator(real=fake, fake=real)
+
+
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
     mean = jnp.mean(x)
     return mean if axis_name is None else lax.pmean(mean, axis_name)
@@ -87,4 +101,16 @@ FORMS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
     "lsgan": (lsgan_discriminator, lsgan_generator),
     "hinge": (hinge_discriminator, hinge_generator),
     "relativistic": (relativistic_discriminator, relativistic_generator),
+    "relativistic_pairwise": (
+        relativistic_pairwise_discriminator,
+        relativistic_pairwise_generator,
+    ),
 }
+
+
+def undecided_loss(form: str) -> float:
+    """The discriminator's least loss where it gives every patch the same logit: that of a coin."""
+    # LSGAN's aims are 1 and 0; all others treat the two kinds alike around 0.
+    logit = jnp.full((1, 1, 1, 1), 0.5 if form == "lsgan" else 0.0)
+    discriminator, _ = FORMS[form]
+    return float(discriminator(real=logit, fake=logit).mean())

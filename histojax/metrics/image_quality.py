@@ -145,6 +145,15 @@ def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
     return sums[counts > 0] / counts[counts > 0]
 
 
+def _detail_excess(sr: np.ndarray, hr: np.ndarray, scale: int) -> np.ndarray:
+    """10 log10(P_sr / P_hr) of every annulus beyond the low-resolution Nyquist frequency, dB."""
+    _check_quantised(sr, hr)
+    _check_same(sr, hr)
+    lowest = 1.0 / (2 * scale)
+    ours, theirs = (_radial_power(luma_bt601(image), lowest) + 1.0 / 12.0 for image in (sr, hr))
+    return 10.0 * np.log10(ours / theirs)
+
+
 def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
     """How far the power of fine detail is from the original's, dB; 0 for identical images.
 
@@ -163,11 +172,17 @@ def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> f
         sr, hr: uint8 RGB (H, W, 3).
         scale: output px per low-resolution px, 2 or more.
     """
-    _check_quantised(sr, hr)
-    _check_same(sr, hr)
-    lowest = 1.0 / (2 * scale)
-    ours, theirs = (_radial_power(luma_bt601(image), lowest) + 1.0 / 12.0 for image in (sr, hr))
-    return float(np.mean(np.abs(10.0 * np.log10(ours / theirs)))) if len(ours) else 0.0
+    excess = _detail_excess(sr, hr, scale)
+    return float(np.mean(np.abs(excess))) if len(excess) else 0.0
+
+
+def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+    """How much more power of fine detail there is than in the original, dB; 0 for as much.
+
+    As `power_spectrum_error`, with its sign kept: below 0 blur, above 0 noise or checkerboards.
+    """
+    excess = _detail_excess(sr, hr, scale)
+    return float(np.mean(excess)) if len(excess) else 0.0
 
 
 def feature_distance(features_a: Any, features_b: Any) -> Any:

@@ -13,6 +13,8 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
     evaluate      on the host: (outputs, batch) -> {name: (sum, count)}
     best          (metric name, "max" | "min"): what picks the best checkpoint
     phases        ((step, what learns from there on), ...)
+    contest_from  where it may have a discriminator: the step from which generator and
+                  discriminator play against each other, None: never
 """
 
 from __future__ import annotations

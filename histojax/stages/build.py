@@ -141,11 +141,19 @@ def begin(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
     return {name: config[name] for name in networks if config[name] >= 0}
 
 
-def phases(begin: Mapping[str, int], networks: Mapping[str, Any]) -> tuple[tuple[int, str], ...]:
-    """(step, which networks learn from there on), in order of steps."""
-    starts = sorted({begin[name] for name in networks if name in begin} | {0})
-    learning = [[n for n in networks if begin.get(n, start + 1) <= start] for start in starts]
-    return tuple(
-        (start, f"{' and '.join(names) or 'nothing'} {'learn' if len(names) > 1 else 'learns'}")
-        for start, names in zip(starts, learning, strict=True)
-    )
+def phases(
+    begin: Mapping[str, int], networks: Mapping[str, Any], adversarial: int = 0
+) -> tuple[tuple[int, str], ...]:
+    """(step, which networks learn from there on), in order of steps.
+
+    `adversarial` is the step from which the generator sees the adversarial term.
+    """
+    starts = sorted({begin[name] for name in networks if name in begin} | {0, adversarial})
+    found = []
+    for start in starts:
+        names = [n for n in networks if begin.get(n, start + 1) <= start]
+        said = f"{' and '.join(names) or 'nothing'} {'learn' if len(names) > 1 else 'learns'}"
+        if start < adversarial and "generator" in names:
+            said += ", the generator without the adversarial term"
+        found.append((start, said))
+    return tuple(found)

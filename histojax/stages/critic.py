@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -11,15 +11,35 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.losses import adversarial
+from histojax.errors import UserError
+from histojax.losses import adversarial, gradient_penalty
 from histojax.models.patch_discriminator import PatchDiscriminator
 from histojax.models.scalar_discriminator import ScalarDiscriminator
 from histojax.stages import build
-from histojax.stages.state import State, apply
+from histojax.stages.state import State, apply, step_key
 
 Tree = Any
 # By `discriminator.kind`; the first where a config names none.
 DISCRIMINATORS = {"patch": PatchDiscriminator, "scalar": ScalarDiscriminator}
+# Folded into a step's key where a draw must not depend on the number of devices; no device has
+# this index, which is folded into it elsewhere.
+_WHOLE_BATCH = 2**31 - 1
+
+
+@dataclasses.dataclass(frozen=True)
+class Penalty:
+    """A gradient penalty on the discriminator.
+
+    Attributes:
+        kind: key of losses.gradient_penalty.KINDS.
+        weight: of the penalty's mean over the batch.
+        every: taken at every so many steps and then weighted as many times over, which leaves the
+            gradient's mean as it is and costs less (Karras et al. 2020, section 3.1).
+    """
+
+    kind: str
+    weight: float
+    every: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,11 +53,26 @@ class Critic:
         discriminator: images (B, H, W, 3) in [0, 1] -> logits (B, h, w, 1).
         form: key of losses.adversarial.FORMS.
         weight: of the adversarial term in the generator's loss.
+        begin: step from which the generator sees that term; until then its weight is 0 and the
+            discriminator learns what it can.
+        penalty: on the discriminator; None leaves it out.
     """
 
     discriminator: nn.Module
     form: str
     weight: float
+    begin: int = 0
+    penalty: Penalty | None = None
+
+    def contest_from(self, begin: Mapping[str, int]) -> int | None:
+        """Step from which the two networks play against each other; None: never.
+
+        Args:
+            begin: network -> step at which it starts to learn; absent: never.
+        """
+        if "generator" not in begin or "discriminator" not in begin:
+            return None
+        return max(self.begin, begin["generator"], begin["discriminator"])
 
     def _losses(self, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
         pair = adversarial.FORMS[self.form]
@@ -61,19 +96,68 @@ class Critic:
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
         loss_of, _ = self._losses(axis_name)
         fake = jax.lax.stop_gradient(fake)
+        start = state.statistics["discriminator"]
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
-            stats = state.statistics["discriminator"]
-            on_real, stats = apply(discriminator, params, stats, real, key=key)
-            on_fake, stats = apply(discriminator, params, stats, fake, key=key)
+            on_real, stats = apply(discriminator, params, start, real, key=key)
+            # Both are judged after the same power iteration: after one more the kernels would be
+            # divided by other numbers, and the two logits not be comparable.
+            same = {name: start[name] for name in start if name == "spectral"}
+            on_fake, stats = apply(discriminator, params, {**stats, **same}, fake, key=key)
             metrics = {
                 "loss_discriminator": jnp.mean(loss_of(real=on_real, fake=on_fake)),
                 "real_above_fake": jnp.mean((on_real > on_fake).astype(on_real.dtype)),
             }
             return metrics["loss_discriminator"], (stats, metrics)
 
-        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["discriminator"])
+        params = state.params["discriminator"]
+        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
+        metrics["variance_real"], metrics["variance_enhanced"] = _variance(real), _variance(fake)
+        if self.penalty is not None:
+            value, more = self._penalised(state, real, fake, key=key, axis_name=axis_name)
+            metrics["loss_discriminator_penalty"] = value
+            grads = jax.tree.map(jnp.add, grads, more)
         return grads, stats, metrics
+
+    def _penalised(
+        self,
+        state: State,
+        real: jax.Array,
+        fake: jax.Array,
+        *,
+        key: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[jax.Array, Tree]:
+        """(weighted penalty (), its gradient by the parameters), 0 at the steps left out.
+
+        What is differentiated by the image is the discriminator as it judges in this step: with its
+        power iteration, and with the batch's own statistics where it has BatchNorm, whose means
+        over the whole batch and all devices are differentiated too.
+        """
+        penalty = self.penalty
+        discriminator = self.discriminator.clone(bn_axis_name=axis_name)
+        start = state.statistics["discriminator"]
+        mix = _mixture(state, len(real), axis_name).astype(real.dtype)
+
+        def objective(params: Tree) -> jax.Array:
+            per_image = gradient_penalty.KINDS[penalty.kind](
+                judge=lambda x: apply(discriminator, params, start, x, key=key)[0],
+                real=real,
+                fake=fake,
+                mix=mix,
+            )
+            return penalty.weight * penalty.every * jnp.mean(per_image)
+
+        taken = jax.value_and_grad(objective)
+        params = state.params["discriminator"]
+        if penalty.every == 1:
+            return taken(params)
+        return jax.lax.cond(
+            state.step % penalty.every == 0,
+            taken,
+            lambda params: (jnp.zeros((), real.dtype), jax.tree.map(jnp.zeros_like, params)),
+            params,
+        )
 
     def loss(
         self,
@@ -90,20 +174,55 @@ class Critic:
         params, stats = state.params["discriminator"], state.statistics["discriminator"]
         on_fake, _ = apply(discriminator, params, stats, fake, key=key)
         on_real, _ = apply(discriminator, params, stats, real, key=key)
-        return self.weight * jnp.mean(loss_of(real=jax.lax.stop_gradient(on_real), fake=on_fake))
+        loss = jnp.mean(loss_of(real=jax.lax.stop_gradient(on_real), fake=on_fake))
+        if self.begin > 0:
+            loss = jnp.where(state.step >= self.begin, loss, 0.0)
+        return self.weight * loss
+
+
+def _variance(images: jax.Array) -> jax.Array:
+    """Variance over the pixels of an image, a channel at a time, averaged over (B, H, W, C)."""
+    return jnp.mean(jnp.var(images, axis=(1, 2)))
+
+
+def _mixture(state: State, count: int, axis_name: str | None) -> jax.Array:
+    """This device's (count, 1, 1, 1) of the whole batch's uniform draws in [0, 1)."""
+    key = jax.random.fold_in(step_key(state, None), _WHOLE_BATCH)
+    if axis_name is None:
+        return jax.random.uniform(key, (count, 1, 1, 1))
+    whole = jax.random.uniform(key, (count * jax.lax.axis_size(axis_name), 1, 1, 1))
+    return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axis_name) * count, count)
 
 
 def build_critic(config: ConfigDict, *, dtype: jnp.dtype) -> Critic | None:
     """The critic of groups `discriminator` and `loss.adversarial`; None where its weight is 0.
 
     Raises:
-        UserError: for a field or form that is not known.
+        UserError: for a field, form or kind that is not known, or a value out of its range.
     """
     group = config.loss.adversarial
     if group.weight == 0:
         return None
     build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
+    begin = group.get("begin", 0)  # runs from before there was one lack it
+    if begin < 0:
+        raise UserError(
+            f"loss.adversarial.begin={begin} has to be the step, 0 or more, from which the "
+            "generator sees the adversarial term"
+        )
     discriminator = build.network(
         DISCRIMINATORS, config.discriminator, "discriminator", dtype=dtype
     )
-    return Critic(discriminator, group.form, group.weight)
+    return Critic(discriminator, group.form, group.weight, begin, _build_penalty(group))
+
+
+def _build_penalty(group: ConfigDict) -> Penalty | None:
+    name, fields = "loss.adversarial.penalty", group.get("penalty", {"kind": "none"})
+    build.choice(fields["kind"], {"none": None, **gradient_penalty.KINDS}, f"{name}.kind")
+    if fields["kind"] == "none":
+        return None
+    if fields["weight"] < 0:
+        raise UserError(f"{name}.weight={fields['weight']} has to be 0 or more")
+    if fields["every"] < 1:
+        raise UserError(f"{name}.every={fields['every']} has to be a number of steps, 1 or more")
+    return Penalty(fields["kind"], fields["weight"], fields["every"])

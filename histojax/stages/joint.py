@@ -152,15 +152,21 @@ class Joint:
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
+        images = (outputs["sr"], batch["hr"], batch["weight"])
         return {
-            **scoring.score_images(outputs["sr"], batch["hr"], batch["weight"]),
+            **scoring.score_images(*images),
+            **scoring.score_detail(*images, self.generator.scale),
             **scoring.score_masks(
                 outputs["mask"][..., 0], batch["mask"], batch["weight"], self.threshold
             ),
         }
 
+    def contest_from(self) -> int | None:
+        return None if self.critic is None else self.critic.contest_from(self.begin)
+
     def phases(self) -> tuple[tuple[int, str], ...]:
-        return build.phases(self.begin, self.networks)
+        adversarial = 0 if self.critic is None else self.critic.begin
+        return build.phases(self.begin, self.networks, adversarial)
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:

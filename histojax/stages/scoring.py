@@ -28,6 +28,13 @@ def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
     return {name: (float(np.sum(found)), float(len(found))) for name, found in values.items()}
 
 
+def score_detail(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray, scale: int) -> Sums:
+    """Power of fine detail beyond the real image's, dB, of uint8 images (B, H, W, 3)."""
+    kept = np.flatnonzero(weight)
+    rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale=scale) for i in kept]
+    return {"power_spectrum_excess": (float(np.sum(rows)), float(len(rows)))}
+
+
 def score_masks(
     probability: np.ndarray, mask: np.ndarray, weight: np.ndarray, threshold: float
 ) -> Sums:

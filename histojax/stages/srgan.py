@@ -116,12 +116,19 @@ class SRGAN:
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
-        return scoring.score_images(outputs["sr"], batch["hr"], batch["weight"])
+        images = (outputs["sr"], batch["hr"], batch["weight"])
+        return {
+            **scoring.score_images(*images),
+            **scoring.score_detail(*images, self.generator.scale),
+        }
+
+    def contest_from(self) -> int | None:
+        return None if self.critic is None else self.critic.contest_from(self.begin)
 
     def phases(self) -> tuple[tuple[int, str], ...]:
         if self.critic is None:
             return ((0, "generator learns without a discriminator"),)
-        return build.phases(self.begin, self.networks)
+        return build.phases(self.begin, self.networks, self.critic.begin)
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:

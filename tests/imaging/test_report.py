@@ -341,3 +341,17 @@ def test_the_index_of_predictions(tmp_path):
     assert "2 images predicted by the run in runs/joint, 1,500 nuclei in all" in parsed.text
     assert "2,000 × 1,000 px" in parsed.text
     assert len(parsed.all("img")) == 2
+
+
+def test_warnings_are_listed_with_their_steps_and_no_curve_is_made_of_them(tmp_path):
+    folder = tmp_path / "joint"
+    _stage(folder)
+    before = _read(report.run_report(folder))[1]
+    path = folder / "metrics.jsonl"
+    row = {"step": 1200, "split": "warning", "text": "D wins <surely>; lower its rate"}
+    path.write_text(json.dumps(row) + "\n" + path.read_text())
+    after = _read(report.run_report(folder))[1]
+    assert "Warnings during training" not in before.text
+    assert "Warnings during training:" in after.text
+    assert "Step 1,200: D wins <surely>; lower its rate." in after.text
+    assert len(after.all("svg")) == len(before.all("svg")) > 0

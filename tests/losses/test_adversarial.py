@@ -54,6 +54,23 @@ def test_relativistic_judges_against_the_mean_of_the_other_kind():
     np.testing.assert_allclose(swapped, loss, rtol=1e-6)
 
 
+def test_the_pairwise_form_judges_each_patch_against_its_own_counterpart():
+    real = jnp.asarray([1.0, 3.0]).reshape(2, 1, 1, 1)
+    fake = jnp.asarray([-1.0, 4.0]).reshape(2, 1, 1, 1)
+    loss = adversarial.relativistic_pairwise_discriminator(real=real, fake=fake)
+    np.testing.assert_allclose(loss.ravel(), np.log1p(np.exp([-2.0, 1.0])), rtol=1e-6)
+    swapped = adversarial.relativistic_pairwise_generator(real=fake, fake=real)
+    np.testing.assert_allclose(swapped, loss, rtol=1e-6)
+
+
+@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
+def test_the_loss_of_a_coin_is_the_least_that_one_logit_for_all_can_have(form):
+    judge, _ = adversarial.FORMS[form]
+    tried = jnp.linspace(-2, 2, 401).reshape(-1, 1, 1, 1, 1)
+    losses = jax.vmap(lambda logit: judge(real=logit, fake=logit).mean())(tried)
+    assert adversarial.undecided_loss(form) == pytest.approx(float(losses.min()), rel=1e-5)
+
+
 @pytest.mark.parametrize("form", sorted(adversarial.FORMS))
 def test_generators_are_pulled_towards_being_called_real(form):
     _, generator = adversarial.FORMS[form]

@@ -120,6 +120,13 @@ def test_spectrum_error_of_a_doubled_amplitude_is_6_db():
     assert mirrored == pytest.approx(0, abs=1e-6)
 
 
+def test_spectrum_excess_has_a_sign():
+    stronger = image_quality.power_spectrum_excess(_pattern(40), _pattern(20))
+    assert stronger == pytest.approx(20 * math.log10(2), abs=0.01)
+    weaker = image_quality.power_spectrum_excess(_pattern(20), _pattern(40))
+    assert weaker == pytest.approx(-stronger)
+
+
 @pytest.mark.faults
 def test_spectrum_error_of_a_flat_image_is_bounded_by_the_rounding():
     # Grey +-20 has luma power (20 * 219 / 255)^2 per frequency, rounding has 1/12.

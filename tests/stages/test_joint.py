@@ -98,7 +98,8 @@ def test_both_outputs_are_made_and_scored():
     assert outputs["sr"].shape == (4, 16, 16, 3)
     assert outputs["mask"].shape == (4, 16, 16, 1)
     sums = stage.evaluate(outputs, {**batch, "weight": np.ones(4, np.float32)})
-    assert set(sums) == {"psnr_rgb", "ssim_rgb", "dice_pooled", "iou_pooled"}
+    scores = {"psnr_rgb", "ssim_rgb", "power_spectrum_excess", "dice_pooled", "iou_pooled"}
+    assert set(sums) == scores
     assert stage.best[0] in sums
     # The mask is that of the quantised enhanced image, which is what a user gets to see.
     again = stage.segment(state, outputs["sr"])

@@ -15,6 +15,16 @@ def test_images_are_scored_one_by_one_and_padding_left_out():
     assert count == 2
 
 
+def test_detail_is_scored_image_by_image_and_padding_left_out():
+    signs = np.random.default_rng(0).choice([-1, 1], (64, 64, 1))
+    images = [np.broadcast_to(128 + a * signs, (64, 64, 3)).astype(np.uint8) for a in (20, 40, 80)]
+    sr, hr = np.stack(images), np.stack([images[0]] * 3)
+    total, count = scoring.score_detail(sr, hr, WEIGHT, 4)["power_spectrum_excess"]
+    # Equal, and twice the amplitude.
+    assert total == pytest.approx(0 + 20 * np.log10(2), abs=0.02)
+    assert count == 2
+
+
 def test_masks_are_pooled_over_pixels():
     mask = np.zeros((3, 4, 4), np.uint8)
     mask[0, :2] = 3  # 8 px of a class above 0

@@ -95,6 +95,40 @@ def test_the_discriminator_may_learn_alone_at_first():
     assert not tiny.same(later.params["generator"], state.params["generator"])
 
 
+def test_the_discriminator_warms_up_while_the_generator_learns_from_the_rest():
+    settings = tiny.config("srgan")
+    settings.loss.features.weight = 0.0
+    settings.loss.adversarial.begin = 2
+    stage, state, batch = tiny.built("srgan", settings)
+    assert [step for step, _ in stage.phases()] == [0, 2]
+    early, history = tiny.stepped(stage, state, batch, 2)
+    assert not tiny.same(early.params["discriminator"], state.params["discriminator"])
+    # The generator is where the pixel term alone would have brought it.
+    settings.loss.adversarial.weight = 0.0
+    without, _ = tiny.stepped(*tiny.built("srgan", settings), 2)
+    for a, b in zip(
+        *(jax.tree.leaves(s.params["generator"]) for s in (early, without)), strict=True
+    ):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-7)
+    assert [metrics["loss_adversarial"] for metrics in history] == [0, 0]
+    _, (metrics,) = tiny.stepped(stage, early, batch, 1)
+    assert metrics["loss_adversarial"] > 0
+
+
+def test_the_two_networks_have_learning_rates_of_their_own():
+    def moved(rate):
+        settings = tiny.config("srgan")
+        settings.discriminator_optimizer.update(learning_rate=rate, warmup_steps=0)
+        stage, state, batch = tiny.built("srgan", settings)
+        after, _ = tiny.stepped(stage, state, batch, 1)
+        return jax.tree.map(lambda new, old: new - old, after.params, state.params)
+
+    one, two = moved(1e-3), moved(2e-3)
+    assert tiny.same(one["generator"], two["generator"])
+    for a, b in zip(*(jax.tree.leaves(d["discriminator"]) for d in (one, two)), strict=True):
+        np.testing.assert_allclose(b, 2 * a, rtol=1e-3, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("frozen", "free"), [("generator", "discriminator"), ("discriminator", "generator")]
 )
