@@ -97,7 +97,7 @@ def compare(
         "data": wanted,
         "test": comparison_table.about_the_test(len(source)),
         "notes": [
-            *_warnings(entries, reference, source, split),
+            *_warnings(entries, reference, source),
             *comparison_table.omissions(scores, dropped),
         ],
         "scores": {

@@ -2,10 +2,9 @@ import csv
 import json
 import shutil
 
-import numpy as np
 import pytest
 
-from histojax import chain, comparison, config, evaluation
+from histojax import comparison, evaluation
 from histojax.errors import UserError
 from tests import tiny
 
@@ -195,18 +194,3 @@ def test_a_run_named_like_a_baseline_is_told_from_it(trained_chain, tmp_path):
     own, baseline = (result[part]["sr"]["psnr_rgb"] for part in ("scores", "baselines"))
     assert own["bicubic"]["mean"] == pytest.approx(means(place, "psnr_rgb_generator"))
     assert baseline["mean"] != own["bicubic"]["mean"]
-
-
-def test_a_run_trained_further_is_scored_anew(trained_chain, tmp_path):
-    run = tmp_path / "run"
-    shutil.copytree(trained_chain / "generator", run)
-    table = json.loads((run / "evaluation" / "metrics.json").read_text())
-    names = ["synthetic-val-0000-0", "synthetic-val-0000-1"]
-    recorded_at = table["checkpoints"]["generator"]
-    chain.run(tiny.config(steps=6), run)
-    now = json.loads((run / "evaluation" / "metrics.json").read_text())
-    assert now["checkpoints"] == {"generator": 6} != {"generator": recorded_at}
-    (run / "evaluation" / "metrics.json").write_text(json.dumps(table))
-    assert comparison.recorded(run, now["data"], names) is None
-    assert np.isfinite(now["metrics"]["psnr_rgb_generator"]["mean"])
-    assert config.read(run / "config.json")["steps"] == 6

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from histojax.imaging import scoreboard
-from histojax.imaging.charts import number_text
 from histojax.imaging.curves import Curve, overlaid, read_curves
 from histojax.imaging.page import (
     Album,
@@ -146,7 +144,7 @@ def _difference(entry: Mapping[str, Any] | None, metric: str) -> str:
     if entry.get("left_out"):
         note += f", {entry['left_out']:,} without a finite score left out"
     return (
-        f'<td title="{note}">{mean}<small>{low} – {high}</small>'
+        f'<td title="{note}">{mean}<small>{low} to {high}</small>'
         f"<small>p {text(p_text(entry['p']))}</small></td>"
     )
 
@@ -200,12 +198,12 @@ def _charts(folders: Mapping[str, Path], before: str, *, loss: bool) -> str:
 
 
 def _runs(runs: Sequence[Mapping[str, Any]]) -> str:
-    fields = ("steps", "checkpoint_step", "minutes", "parameters")
     rows = []
     for run in runs:
         seconds = finite(run.get("seconds"))
-        values = {**run, "minutes": None if seconds is None else seconds / 60}
-        cells = "".join(f"<td>{_number(values.get(field))}</td>" for field in fields)
+        minutes = MISSING if seconds is None else f"{seconds / 60:,.1f}"
+        shown = (_count(run["steps"]), _count(run["checkpoint_step"]), minutes)
+        cells = "".join(f"<td>{cell}</td>" for cell in (*shown, _count(run["parameters"])))
         rows.append(
             f'<tr><th scope="row">{text(run["label"])}<small>{text(run["workdir"])}</small></th>'
             f"<td>{text(run['stage'])}</td>{cells}</tr>"
@@ -227,16 +225,14 @@ def _config_differences(run: Mapping[str, Any], first: str) -> str:
     shown = "".join(f"{text(line)}\n" for line in lines)
     opened = " open" if len(lines) <= 12 else ""
     return (
-        f"<details{opened}><summary>{len(lines)} fields of the config differ, from "
-        f"{text(first)} to {text(run['label'])}</summary><pre>{shown}</pre></details>"
+        f"<details{opened}><summary>What differs in the config, from {text(first)} to "
+        f"{text(run['label'])}</summary><pre>{shown}</pre></details>"
     )
 
 
-def _number(value: Any) -> str:
+def _count(value: Any) -> str:
     number = finite(value)
-    if number is None:
-        return MISSING
-    return f"{number:,.0f}" if math.isclose(number, round(number)) else number_text(number)
+    return MISSING if number is None else f"{number:,.0f}"
 
 
 def _data(data: Mapping[str, Any]) -> str:

@@ -69,7 +69,7 @@ def test_runs_stand_beside_their_baseline_with_the_best_marked(page):
     assert "30.10 – 31.10" in rows[2][1]
     ((head, cell),) = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', differences)
     assert head == "&lt;b&gt;&amp;other"
-    assert "+0.60<small>+0.10 – +1.10</small><small>p .031</small>" in cell
+    assert "+0.60<small>+0.10 to +1.10</small><small>p .031</small>" in cell
     assert "6 images, 1 without a finite score left out" in cell
 
 
