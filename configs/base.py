@@ -91,7 +91,17 @@ def base(name: str, stage: str) -> ConfigDict:
         }
     )
     config.checkpoint = ConfigDict({"every": 500, "keep": 2})
-    config.log = ConfigDict({"every": 50, "tensorboard": False})
+    config.log = ConfigDict(
+        {
+            "every": 50,
+            "tensorboard": False,  # needs tensorboardX
+            "wandb": {  # Weights & Biases, needs wandb
+                "project": "",  # empty: none
+                "entity": "",  # a user or team; empty: the default of who is logged in
+                "mode": "online",  # online | offline: kept in the workdir for `wandb sync`
+            },
+        }
+    )
     config.init = ConfigDict()
     return config
 
@@ -150,6 +160,8 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
             for field in config.data[group]:
                 stage.data[group][field] = config.data[group].get_ref(field)
         stage.log.tensorboard = config.log.get_ref("tensorboard")
+        for field in config.log.wandb:
+            stage.log.wandb[field] = config.log.wandb.get_ref(field)
         for group in ("generator", "segmenter", "discriminator", "collapse"):
             if group in config and group in stage:
                 for field in config[group]:

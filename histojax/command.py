@@ -21,11 +21,16 @@ _START = re.compile(r"--?config\.((?:init\.\w+\.)*)init\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
 
 
-def run(main: Callable[[Sequence[str]], None]) -> None:
-    """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2."""
+def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
+    """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2.
+
+    Args:
+        main: of the command.
+        words: whether it takes words that are no flags, as argv[1:].
+    """
 
     def guarded(argv: Sequence[str]) -> None:
-        if len(argv) > 1:
+        if len(argv) > 1 and not words:
             _fail(f"{argv[1]!r} is not a flag; flags are written --name=value (see --help)")
         logging.set_verbosity(logging.WARNING if logging.get_verbosity() < 1 else logging.INFO)
         try:

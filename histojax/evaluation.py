@@ -297,12 +297,23 @@ def methods_of(
 
 def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
     """The trained runs below a workdir by name: those of a chain, or the one."""
+    return {name: runs.load(folder) for name, folder in stage_folders(workdir).items()}
+
+
+def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
+    """The folders of `stage_runs`, by name.
+
+    Raises:
+        UserError: if nothing below the workdir has been trained.
+    """
+    settings = config.read(workdir / "config.json")
     if (workdir / "checkpoints").is_dir():
-        run = runs.load(workdir)
-        return {run.config.name: run}
-    names = config.read(workdir / "config.json").get("chain", [])
-    trained = [name for name in names if (workdir / name / "checkpoints").is_dir()]
-    found = {name: runs.load(workdir / name) for name in trained}
+        return {settings["name"]: workdir}
+    found = {
+        name: workdir / name
+        for name in settings.get("chain", [])
+        if (workdir / name / "checkpoints").is_dir()
+    }
     if not found:
         raise UserError(f"{workdir} holds no trained stage yet; train it with histojax.main")
     return found
@@ -336,18 +347,31 @@ def score_workdir(
     ensemble: bool = False,
     max_pixels: int | None = None,
     output: pathlib.Path | None = None,
+    like: ConfigDict | None = None,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
 
+    Args:
+        workdir: a run's folder, or a chain's.
+        data: SPEC; default the run's own.
+        split: of the data.
+        enhancer: as in `methods_of`.
+        features: NAME or NAME=WEIGHTS of further feature networks.
+        ensemble: as in `methods_of`.
+        output: default workdir/evaluation.
+        like: a config of the same scale, whose data, degradation and seed are taken instead of the
+            run's own.
+
     Returns:
-        What metrics.json holds: {"metrics", "differences", "ensemble", "data"}.
+        What metrics.json holds: {"metrics", "differences", "ensemble", "enhancer", "checkpoints",
+        "data"}.
 
     Raises:
         UserError: for whatever is wrong with workdir, data or flags.
     """
     folders = stage_runs(workdir)
     last = next(reversed(folders.values()))
-    settings = last.config.copy_and_resolve_references()
+    settings = (like or last.config).copy_and_resolve_references()
     if data is not None:
         settings.data.source = data
     if max_pixels is not None:
@@ -366,7 +390,7 @@ def score_workdir(
         folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
     )
     output = output or workdir / "evaluation"
-    fingerprint = source.fingerprint()
+    record = data_record(settings, source, split)
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
@@ -376,17 +400,26 @@ def score_workdir(
         "metrics": summary_of(results),
         "differences": differences_of(results, comparisons(methods)),
         "ensemble": ensemble,
-        "data": {
-            "source": "folder" if "folder:" in settings.data.source else settings.data.source,
-            "split": split,
-            "images": len(source),
-            "fingerprint": fingerprint,
-            "degradation": config.resolved(settings.data.degradation),
-        },
+        "enhancer": enhancer,
+        "checkpoints": {name: run.step for name, run in folders.items()},
+        "data": record,
     }
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
     return table
+
+
+def data_record(settings: ConfigDict, source: sources.Source, split: str) -> dict[str, Any]:
+    """What decides the pairs of images that are scored; a folder's place is not told."""
+    return {
+        "source": "folder" if "folder:" in settings.data.source else settings.data.source,
+        "split": split,
+        "images": len(source),
+        "fingerprint": source.fingerprint(),
+        "scale": settings.data.scale,
+        "degradation": config.resolved(settings.data.degradation),
+        "seed": settings.seed,
+    }
 
 
 def comparisons(methods: Methods) -> list[tuple[str, str]]:

@@ -1,15 +1,53 @@
-"""Metrics to disk: one JSON object a line always, TensorBoard when asked."""
+"""Metrics to disk: one JSON object a line always, TensorBoard and W&B when asked."""
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from ml_collections import ConfigDict
 
 from histojax.errors import UserError
+
+if TYPE_CHECKING:
+    from histojax.wandb_run import WandbRun
+
+WANDB_MODES = ("online", "offline")
+
+
+def check(log: ConfigDict) -> None:
+    """Checks that what `config.log` asks for can be had, before anything is trained.
+
+    Raises:
+        UserError: for a package that is not installed, or an unknown mode.
+    """
+    if log.tensorboard and not _installed("tensorboardX"):
+        raise UserError(
+            "log.tensorboard=True needs the package tensorboardX; install it or set it to False"
+        )
+    if not log.wandb.project:
+        return
+    if log.wandb.mode not in WANDB_MODES:
+        raise UserError(
+            f"log.wandb.mode={log.wandb.mode!r} is not known; choose one of "
+            f"{', '.join(WANDB_MODES)}"
+        )
+    if not _installed("wandb"):
+        raise UserError(
+            f"log.wandb.project={log.wandb.project} needs the package wandb, which is not "
+            "installed; run pip install wandb or leave the project empty"
+        )
+
+
+def _installed(package: str) -> bool:
+    """Whether it can be imported; a mere folder of that name, as W&B leaves them, cannot."""
+    spec = importlib.util.find_spec(package)
+    return spec is not None and spec.origin is not None
 
 
 class MetricWriter:
@@ -21,12 +59,15 @@ class MetricWriter:
     dropped when the run goes on.
     """
 
-    def __init__(self, workdir: pathlib.Path, *, resume_step: int = 0, tensorboard: bool = False):
-        """Opens workdir/metrics.jsonl and forgets lines after `resume_step`.
-
-        Raises:
-            UserError: if TensorBoard is asked for and tensorboardX is not installed.
-        """
+    def __init__(
+        self,
+        workdir: pathlib.Path,
+        *,
+        resume_step: int = 0,
+        tensorboard: bool = False,
+        wandb_run: WandbRun | None = None,
+    ):
+        """Opens workdir/metrics.jsonl and forgets lines after `resume_step`."""
         self.path = workdir / "metrics.jsonl"
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
@@ -35,14 +76,10 @@ class MetricWriter:
             os.replace(beside, self.path)
         self._board = None
         if tensorboard:
-            try:
-                from tensorboardX import SummaryWriter
-            except ImportError as error:
-                raise UserError(
-                    "log.tensorboard=True needs the package tensorboardX; install it or set it "
-                    "to False"
-                ) from error
+            from tensorboardX import SummaryWriter
+
             self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
+        self._wandb = wandb_run
         self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
@@ -54,6 +91,8 @@ class MetricWriter:
             if self._board is not None and math.isfinite(number):
                 self._board.add_scalar(f"{split}/{name}", number, step)
         self._append(row)
+        if self._wandb is not None:
+            self._wandb.write(step, split, values)
         return row
 
     def warn(self, step: int, text: str) -> None:
@@ -77,6 +116,8 @@ class MetricWriter:
         self._file.close()
         if self._board is not None:
             self._board.close()
+        if self._wandb is not None:
+            self._wandb.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -15,13 +15,14 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import checkpoint, collapse, config, runs, sharding
+from histojax import checkpoint, collapse, config, metric_writer, runs, sharding
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine, say
 from histojax.stages import build_stage
 from histojax.validation import Progress, Validation, better
+from histojax.wandb_run import WandbRun
 
 Tree = Any
 
@@ -86,7 +87,12 @@ def train(
 
     writer = None
     if jax.process_index() == 0:
-        writer = MetricWriter(workdir, resume_step=step, tensorboard=settings.log.tensorboard)
+        writer = MetricWriter(
+            workdir,
+            resume_step=step,
+            tensorboard=settings.log.tensorboard,
+            wandb_run=WandbRun(settings, workdir) if settings.log.wandb.project else None,
+        )
     take_step = sharding.train_step(stage.train_step, mesh)
     validation = Validation(stage, held_out, settings, mesh, workdir)
     line = ProgressLine(settings.name, settings.steps)
@@ -207,6 +213,7 @@ def check(settings: ConfigDict, devices: int) -> None:
             f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
             f"{nearest}"
         )
+    metric_writer.check(settings.log)
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "

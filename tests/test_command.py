@@ -187,6 +187,13 @@ def test_evaluate_in_the_c_locale(trained_chain, tmp_path):
     assert (tmp_path / "out é" / "figures" / "eins é.png").is_file()
 
 
+def test_report_takes_folders_and_says_what_is_wrong_with_them(tmp_path):
+    assert "--output is missing" in refused("report", tmp_path, tmp_path)
+    said = refused("report", tmp_path, f"--output={tmp_path / 'out'}")
+    assert "1 workdir was named, and two or more are compared" in said
+    assert not (tmp_path / "out").exists()
+
+
 def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):
     monkeypatch.setattr(
         sys, "orig_argv", ["/usr/bin/python3", "-m", "histojax.main", "--workdir=my runs/a"]

@@ -1,9 +1,11 @@
 import io
+import sys
 
 import pytest
 
 from histojax.errors import UserError
-from histojax.metric_writer import MetricWriter, read_metrics
+from histojax.metric_writer import MetricWriter, check, read_metrics
+from tests import tiny
 
 
 def test_lines_are_there_before_close(tmp_path):
@@ -44,10 +46,13 @@ def test_going_on_forgets_what_came_after_the_checkpoint(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows] == [(1, 1), (2, 2), (3, 30)]
 
 
-def test_tensorboard_without_its_package_says_so(tmp_path, monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "tensorboardX", None)
-    with pytest.raises(UserError, match="tensorboardX"):
-        MetricWriter(tmp_path, tensorboard=True)
+def test_tensorboard_without_its_package_says_so(monkeypatch):
+    monkeypatch.setitem(sys.modules, "tensorboardX", None)
+    log = tiny.config().log
+    check(log)
+    log.tensorboard = True
+    with pytest.raises(UserError, match="tensorboardX; install it"):
+        check(log)
 
 
 def test_a_disk_that_takes_no_more_is_said(tmp_path):

@@ -28,8 +28,10 @@ class Series:
     y: Sequence[float | None]
 
 
-def line_chart(series: Sequence[Series], *, title: str, log: bool | None = None) -> str:
-    """A figure of curves over the training step, with axes, ticks and a legend.
+def line_chart(
+    series: Sequence[Series], *, title: str, log: bool | None = None, axis: str = "step"
+) -> str:
+    """A figure of curves over the training step or another axis, with ticks and a legend.
 
     Long curves are averaged into bins, the range within each shaded. Points answer to the pointer
     with their value.
@@ -38,6 +40,7 @@ def line_chart(series: Sequence[Series], *, title: str, log: bool | None = None)
         series: one curve each; those without a finite value are named in the legend alone.
         title: above the chart.
         log: a logarithmic y axis; by default where all values are positive and span a factor of 20.
+        axis: what x counts; a "step" is a whole number, another axis (minutes) need not be.
 
     Returns:
         HTML; "" where no series has a finite value.
@@ -51,7 +54,7 @@ def line_chart(series: Sequence[Series], *, title: str, log: bool | None = None)
         log = bool(lowest > 0 and highest / lowest > _LOG_RATIO)
     log = log and lowest > 0
     steps = np.concatenate([x for x, _ in points])
-    plot = _Plot.fitting(steps, lowest, highest, log)
+    plot = _Plot.fitting(steps, lowest, highest, log, axis)
 
     marks, legend = [], []
     for number, (one, (_, y)) in enumerate(zip(series, points, strict=True)):
@@ -63,7 +66,7 @@ def line_chart(series: Sequence[Series], *, title: str, log: bool | None = None)
         legend.append(f'<li class="{colour}"><i></i>{name}{last}{note}</li>')
         marks.append(f'<g class="{colour}">{_curve(plot, one, name)}</g>')
     scale = ", logarithmic" if log else ""
-    label = text(f"{title}: {', '.join(one.name for one in series)} over the step{scale}")
+    label = text(f"{title}: {', '.join(one.name for one in series)} over the {axis}{scale}")
     return (
         f'<figure class="chart"><figcaption>{text(title)}'
         f"{'<small>log scale</small>' if log else ''}</figcaption>"
@@ -112,19 +115,20 @@ class _Plot:
     low: float
     high: float
     log: bool
+    axis: str
 
     @classmethod
-    def fitting(cls, steps: np.ndarray, low: float, high: float, log: bool) -> _Plot:
+    def fitting(cls, steps: np.ndarray, low: float, high: float, log: bool, axis: str) -> _Plot:
         left, right = float(steps.min()), float(steps.max())
         if left == right:
             left, right = left - 1, right + 1
         if log:
             margin = max(math.exp(0.05 * (math.log(high) - math.log(low))), 1.05)
-            return cls(left, right, low / margin, high * margin, True)
+            return cls(left, right, low / margin, high * margin, True, axis)
         margin = (high - low) * 0.05 or max(abs(high) * 0.05, 0.5)
         # Counts, errors and scores start at a zero that they never go below.
         bottom = 0.0 if low >= 0 and low - margin < 0 else low - margin
-        return cls(left, right, bottom, high + margin, False)
+        return cls(left, right, bottom, high + margin, False, axis)
 
     def x(self, value: float) -> float:
         share = (value - self.left) / (self.right - self.left)
@@ -149,7 +153,7 @@ class _Plot:
             )
         base = HEIGHT - _BOTTOM
         for tick in linear_ticks(self.left, self.right):
-            if tick != round(tick):
+            if self.axis == "step" and tick != round(tick):
                 continue
             x = self.x(tick)
             parts.append(
@@ -158,7 +162,7 @@ class _Plot:
             )
         parts.append(
             f'<line class="axis" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{base}" y2="{base}"/>'
-            f'<text class="tick end" x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}">step</text>'
+            f'<text class="tick end" x="{WIDTH - _RIGHT}" y="{HEIGHT - 4}">{text(self.axis)}</text>'
         )
         return "".join(parts)
 
@@ -198,10 +202,11 @@ def _curve(plot: _Plot, series: Series, name: str) -> str:
     seen = "dot" if sum(len(xs) for xs, _ in runs) <= 25 else "hover"
     every = max(1, len(x) // _HOVER)
     for xs, ys in runs:
-        for step, value in zip(xs[::every], ys[::every], strict=True):
+        for x_at, value in zip(xs[::every], ys[::every], strict=True):
+            at = f"step {x_at:,.0f}" if plot.axis == "step" else f"{x_at:.4g} {text(plot.axis)}"
             parts.append(
-                f'<circle class="{seen}" cx="{plot.x(step):.1f}" cy="{plot.y(value):.1f}" r="3">'
-                f"<title>{name} {number_text(value)} at step {step:,.0f}</title></circle>"
+                f'<circle class="{seen}" cx="{plot.x(x_at):.1f}" cy="{plot.y(value):.1f}" r="3">'
+                f"<title>{name} {number_text(value)} at {at}</title></circle>"
             )
     return "".join(parts)
 

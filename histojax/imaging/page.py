@@ -98,6 +98,7 @@ margin-right:6px;vertical-align:middle}
 .picture img{display:block;max-width:100%;height:auto;background:#fff;border-radius:6px;
 border:1px solid var(--line)}
 .picture figcaption{font-size:13px;color:var(--soft);margin-top:6px}
+.picture .scroll{margin:0}
 .strip{display:grid;grid-template-columns:repeat(auto-fill,minmax(170px,1fr));gap:12px}
 .strip .picture{margin:0}
 .missing{color:var(--soft);font-style:italic}
@@ -113,7 +114,9 @@ white-space:normal;overflow-wrap:anywhere}
 .config th{font-family:ui-monospace,Menlo,Consolas,monospace;font-size:12.5px}
 footer{color:var(--soft);font-size:13px;padding-top:28px;padding-bottom:40px}
 @media(max-width:600px){main,header,footer{padding-left:14px;padding-right:14px}
-.charts{grid-template-columns:1fr}dl{grid-template-columns:1fr}}
+.charts{grid-template-columns:1fr}dl{grid-template-columns:1fr}
+.picture img{max-width:none}.strip .picture img{max-width:100%}
+.scroll th:first-child{position:sticky;left:0;background:var(--ground);white-space:normal}}
 @media print{:root{--ground:#fff;--ink:#000;--soft:#444;--line:#bbb;--panel:#fff;--mark:#eee;
 --accent:#000;--c0:#0072b2;--c1:#d55e00;--c2:#009e73;--c3:#b8479a;--c4:#b57f00;--c5:#3a9bd6;
 --c6:#6b4fc4;--c7:#555}
@@ -276,9 +279,10 @@ def _figure(picture: Picture, encoded: bytes, width: int) -> str:
         for meaning, colour in picture.legend.items()
     )
     legend = f'<ul class="legend key">{key}</ul>' if key else ""
+    data = base64.b64encode(encoded).decode()
     return (
-        f'<figure class="picture"><img alt="{text(picture.caption)}" width="{width}" '
-        f'height="{height}" src="data:image/jpeg;base64,{base64.b64encode(encoded).decode()}">'
+        f'<figure class="picture"><div class="scroll"><img alt="{text(picture.caption)}" '
+        f'width="{width}" height="{height}" src="data:image/jpeg;base64,{data}"></div>'
         f"<figcaption>{text(picture.caption)}{legend}</figcaption></figure>"
     )
 

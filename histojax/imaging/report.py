@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from histojax.imaging import scoreboard
 from histojax.imaging.charts import Series, line_chart
+from histojax.imaging.curves import Curve, chart_order, chart_title, read_curves, read_warnings
 from histojax.imaging.page import (
     Album,
     Picture,
@@ -27,7 +28,6 @@ from histojax.imaging.page import (
     write_page,
 )
 from histojax.imaging.scoreboard import MISSING, finite
-from histojax.metric_writer import read_metrics
 
 _FIGURES = 6
 _STRIP = 6
@@ -315,64 +315,29 @@ def _tiles(scores: scoreboard.Scores, own: str) -> str:
 def _training(workdir: Path) -> str:
     """Warnings and curves of metrics.jsonl."""
     try:
-        rows = read_metrics(workdir / "metrics.jsonl")
+        curves, warned = read_curves(workdir), read_warnings(workdir)
     except (OSError, ValueError):
         return missing("There is no metrics.jsonl here, so there are no curves to show.")
-    rows = [row for row in rows if isinstance(row, dict) and finite(row.get("step")) is not None]
-    warned = [row for row in rows if row.get("split") == "warning"]
-    curves: dict[tuple[str, str], tuple[list, list]] = {}
-    for row in (row for row in rows if row not in warned):
-        for name, value in row.items():
-            if name in ("step", "split", "seconds", "skipped_in_a_row"):
-                continue
-            xs, ys = curves.setdefault((str(row.get("split")), name), ([], []))
-            xs.append(row["step"])
-            ys.append(finite(value))
     if not curves:
         return missing("metrics.jsonl holds no metrics yet, so there are no curves to show.")
-    skipped = curves.pop(("train", "skipped"), ([], []))
+    skipped = curves.pop(("train", "skipped"), Curve())
     charts: dict[str, list[Series]] = {}
-    for (split, name), (xs, ys) in sorted(curves.items(), key=lambda item: _chart_order(item[0])):
-        title = _chart_title(split, name)
+    for (split, name), curve in sorted(curves.items(), key=lambda item: chart_order(item[0])):
+        title = chart_title(split, name)
         label = name if title.startswith(("Loss", "Gradient")) else f"{name} ({split})"
-        charts.setdefault(title, []).append(Series(_short_name(label, title), xs, ys))
+        series = Series(_short_name(label, title), curve.steps, curve.values)
+        charts.setdefault(title, []).append(series)
     drawn = [line_chart(series, title=title) for title, series in charts.items()]
-    counts = [y for y in skipped[1] if y is not None]
+    counts = [y for y in skipped.values if y is not None]
     if counts and counts[-1] > 0:
-        drawn.append(line_chart([Series("skipped", *skipped)], title="Steps skipped", log=False))
+        series = Series("skipped", skipped.steps, skipped.values)
+        drawn.append(line_chart([series], title="Steps skipped", log=False))
         note = f"<p>{counts[-1]:,.0f} steps were not finite and were skipped.</p>"
     else:
         note = "<p><small>No step was skipped for not being finite.</small></p>" if counts else ""
-    items = "".join(f"<li>Step {r['step']:,}: {text(r.get('text'))}.</li>" for r in warned)
+    items = "".join(f"<li>Step {step:,}: {text(words)}.</li>" for step, words in warned)
     words = f"<p>Warnings during training:</p><ul>{items}</ul>" if items else ""
     return f'{words}<div class="charts">{"".join(drawn)}</div>{note}'
-
-
-_CHARTS = (
-    ("Loss and its terms", re.compile(r"loss(?!_discriminator)")),
-    ("Loss of the discriminator", re.compile(r"loss_discriminator")),
-    ("PSNR, dB", re.compile(r"psnr")),
-    ("SSIM", re.compile(r"ssim")),
-    ("Nuclear mask: overlap pooled over crops", re.compile(r"dice|iou")),
-    ("Variance inside images", re.compile(r"variance")),
-    ("Power of fine detail beyond the real images', dB", re.compile(r"power_spectrum_excess")),
-    ("Accuracy", re.compile(r"accuracy|real_above_fake")),
-    ("Gradient norms", re.compile(r"gradient_norm")),
-)
-
-
-def _chart_title(split: str, name: str) -> str:
-    for title, pattern in _CHARTS:
-        if pattern.match(name):
-            return f"{title} (validation)" if "Loss" in title and split != "train" else title
-    return name
-
-
-def _chart_order(key: tuple[str, str]) -> tuple[int, bool, str]:
-    """Charts as _CHARTS has them; in each, validation before training, the total loss first."""
-    split, name = key
-    places = [i for i, (_, pattern) in enumerate(_CHARTS) if pattern.match(name)]
-    return (places[0] if places else len(_CHARTS), split == "train", name)
 
 
 def _short_name(label: str, title: str) -> str:

@@ -70,10 +70,10 @@ def parse(metrics: Mapping[str, Any]) -> Scores:
     """Sorts {key: {"mean", "low", "high", "n"} or number or None} into tables."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     others: dict[str, dict[str, Any]] = {}
-    methods = {split[1] for key in metrics if (split := _split(key)) is not None}
+    methods = {split[1] for key in metrics if (split := split_key(key)) is not None}
     for key, value in metrics.items():
         entry = dict(value) if isinstance(value, Mapping) else {"mean": value}
-        split = _split(key) or _split_feature(key, methods)
+        split = split_key(key) or _split_feature(key, methods)
         if split is None:
             others[key] = entry
         else:
@@ -138,13 +138,24 @@ def best_methods(column: Mapping[str, Mapping[str, Any]], metric: str) -> set[st
     return {method for method, value in rivals.items() if score_text(value, metric) == shown}
 
 
-def score_table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]], *, caption: str) -> str:
-    """HTML of a table of methods and metrics with intervals; "" where there are no columns."""
+def score_table(
+    columns: Mapping[str, Mapping[str, Mapping[str, Any]]],
+    *,
+    caption: str,
+    labels: Mapping[str, str] | None = None,
+) -> str:
+    """HTML of a table of methods and metrics with intervals; "" where there are no columns.
+
+    Args:
+        columns: metric -> method -> {"mean", "low", "high", "n", ...}.
+        caption: above the table.
+        labels: method -> name, where the methods are runs.
+    """
     if not columns:
         return ""
     methods = _ordered(list(dict.fromkeys(m for column in columns.values() for m in column)))
     best = {metric: best_methods(column, metric) for metric, column in columns.items()}
-    head = "".join(_heading(metric) for metric in columns)
+    head = "".join(heading(metric) for metric in columns)
     compete = any(not is_reference(method) for method in methods)
     body = []
     for method in methods:
@@ -155,11 +166,12 @@ def score_table(columns: Mapping[str, Mapping[str, Mapping[str, Any]]], *, capti
         note = "<small>reads the real image</small>" if reference else ""
         body.append(
             f"<tr{' class=reference' if reference else ''}>"
-            f'<th scope="row">{text(method_label(method))}{note}</th>{cells}</tr>'
+            f'<th scope="row">{text((labels or {}).get(method) or method_label(method))}{note}</th>'
+            f"{cells}</tr>"
         )
     return (
         f'<div class="scroll"><table class="scores"><caption>{text(caption)}</caption>'
-        f'<thead><tr><th scope="col">method</th>{head}</tr></thead>'
+        f'<thead><tr><th scope="col">{"run" if labels else "method"}</th>{head}</tr></thead>'
         f"<tbody>{''.join(body)}</tbody></table></div>"
     )
 
@@ -170,7 +182,7 @@ def difference_table(differences: Mapping[str, Any]) -> str:
     for name, value in differences.items():
         entry = value if isinstance(value, Mapping) else {"mean": value}
         first, _, second = name.partition(" - ")
-        split, other = _split(first), _split(second)
+        split, other = split_key(first), split_key(second)
         metric = split[0] if split else name
         label = name
         if split and other and split[0] == other[0]:
@@ -215,7 +227,7 @@ def other_table(others: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
-def _split(key: str) -> tuple[str, str] | None:
+def split_key(key: str) -> tuple[str, str] | None:
     """(metric, method) of a key of a metric with a fixed name."""
     for metric in sorted([*IMAGE_METRICS, *MASK_METRICS], key=len, reverse=True):
         if key == metric or key.startswith(metric + "_"):
@@ -250,7 +262,8 @@ def _ordered(methods: Sequence[str]) -> list[str]:
     return sorted(methods, key=rank)
 
 
-def _heading(metric: str) -> str:
+def heading(metric: str) -> str:
+    """HTML of a metric's column heading: name, unit, and which way is better."""
     shown = describe(metric)
     unit = f" {shown.unit}" if shown.unit else ""
     sense = "higher is better" if shown.up else "lower is better"

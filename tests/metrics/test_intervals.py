@@ -78,3 +78,45 @@ def test_a_paired_difference_is_narrow_where_the_images_differ_more_than_the_met
     assert intervals.paired_difference([np.inf, 1.0], [np.inf, 0.0]) == (1.0, 1.0, 1.0, 1, 1)
     with pytest.raises(ValueError, match="same images"):
         intervals.paired_difference([1.0], [1.0, 2.0])
+
+
+def test_the_p_of_six_images_that_agree_is_the_smallest_there_is():
+    better = np.array([28.1, 30.2, 27.5, 29.9, 31.0, 28.8])
+    # Of 2^6 signs, only all + and all - are as far from 0.
+    assert intervals.paired_test(better + 0.1, better) == (2 / 64, 6, True)
+    assert intervals.paired_test(better, better + 0.1) == (2 / 64, 6, True)
+
+
+def test_the_p_of_a_small_table_is_counted_by_hand():
+    # Sums of (+-1, +-2, +-3): |sum| >= 4 for 1 + 2 + 3, -1 + 2 + 3, and their opposites.
+    assert intervals.paired_test([0.0, 2.0, 3.0], [1.0, 0.0, 0.0]) == (4 / 8, 3, True)
+    assert intervals.paired_test([1.0, 2.0, 3.0], [0.0] * 3) == (2 / 8, 3, True)
+
+
+def test_equal_scores_differ_by_chance():
+    assert intervals.paired_test([1.0, 2.0], [1.0, 2.0]).p == 1
+    # A zero adds a sign that changes nothing.
+    assert intervals.paired_test([1.0, 1.0, 1.0, 5.0], [0.0, 0.0, 0.0, 5.0]) == (4 / 16, 4, True)
+    assert intervals.paired_test([1.0], [0.0]) == (1.0, 1, True)
+
+
+def test_the_p_leaves_out_what_the_interval_leaves_out():
+    a, b = [np.inf, 2.0, np.nan, 3.0, np.inf], [np.inf, 1.0, 1.0, 1.0, 0.0]
+    assert intervals.paired_test(a, b) == (2 / 4, 2, True)
+    assert intervals.paired_difference(a, b).n == 2
+    nothing = intervals.paired_test([np.nan], [1.0])
+    assert np.isnan(nothing.p)
+    assert nothing.n == 0
+    with pytest.raises(ValueError, match="same images"):
+        intervals.paired_test([1.0], [1.0, 2.0])
+
+
+def test_the_p_of_many_images_is_that_of_the_t_test():
+    rng = np.random.default_rng(0)
+    a, b = rng.normal(28, 3, 40), rng.normal(27.9, 3, 40)
+    ours = intervals.paired_test(a, b)
+    assert not ours.exact
+    # 2^14 draws know a p near .1 to .005 (two standard errors).
+    assert ours.p == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, abs=0.01)
+    assert 0.01 < ours.p < 0.9
+    assert intervals.paired_test(a, b) == ours

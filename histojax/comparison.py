@@ -1,0 +1,336 @@
+"""Several runs compared on the same images: scores, paired differences with a test, pictures.
+
+Every run is scored on the data, the degradation and the seed of the first. Scores that a run's
+`evaluation` folder holds are taken where they are of those images and of the checkpoint there is;
+else the run is evaluated anew, below the output folder.
+"""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+import math
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax import command, comparison_table, config, evaluation, runs
+from histojax.comparison_table import Scores
+from histojax.data import degradation, sources
+from histojax.errors import UserError
+from histojax.imaging import comparison_page, figures, writers
+from histojax.progress import say
+
+_WINDOWS = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """A run that is compared: a workdir, known by its label, with the config of its last stage."""
+
+    label: str
+    workdir: pathlib.Path
+    config: ConfigDict
+
+
+def compare(
+    workdirs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    data: str | None = None,
+    split: str = "val",
+    pictures: int = 3,
+) -> dict[str, Any]:
+    """Compares runs and writes report.html, comparison.json, comparison.csv and figures/.
+
+    Args:
+        workdirs: two or more, of runs or chains; differences are taken from the first.
+        output: folder of the results.
+        data: SPEC that all are scored on; default that of the first run, on which the others have
+            to have been trained as well.
+        split: of the data.
+        pictures: how many images are shown through each run, evenly chosen.
+
+    Returns:
+        What comparison.json holds.
+
+    Raises:
+        UserError: for runs that cannot be compared, or a fault of the workdirs or the data.
+    """
+    entries = entries_of(workdirs)
+    reference = entries[0].config.copy_and_resolve_references()
+    if data is not None:
+        reference.data.source = data
+    _check_scales(entries)
+    source = runs.open_split(reference, split, labels=False)
+    if data is None:
+        _check_data(entries, source, split)
+    wanted = evaluation.data_record(reference, source, split)
+    scores, dropped = {}, set()
+    for entry in entries:
+        rows = recorded(entry.workdir, wanted, source.names)
+        if rows is None:
+            say(f"{entry.label}: scoring the {split} split")
+            place = output / "scores" / entry.label
+            evaluation.score_workdir(entry.workdir, split=split, output=place, like=reference)
+            rows = read_per_image(place / "per_image.csv")
+        scores[entry.label], left_out = comparison_table.arranged(
+            rows, entry.config.name, entry.config.stage
+        )
+        dropped |= left_out
+    comparison_table.check_baselines(scores)
+    shared = comparison_table.shared_rows(scores)
+    if not shared:
+        kinds = ", ".join(f"{entry.label} ({entry.config.stage})" for entry in entries)
+        raise UserError(
+            f"{kinds} have no score in common; compare runs that enhance with runs that enhance, "
+            "and runs that segment with runs that segment"
+        )
+    labels = [entry.label for entry in entries]
+    result = {
+        "runs": [_described(entry, entries[0]) for entry in entries],
+        "against": labels[0],
+        "data": wanted,
+        "test": comparison_table.about_the_test(len(source)),
+        "notes": [
+            *_warnings(entries, reference, source),
+            *comparison_table.omissions(scores, dropped),
+        ],
+        "scores": {
+            row: {metric: comparison_table.means(scores, labels, row, metric) for metric in metrics}
+            for row, metrics in shared.items()
+        },
+        "baselines": comparison_table.baselines(scores, shared),
+        "differences": comparison_table.differences(scores, shared),
+        "pictures": _draw(entries, reference, source, scores, output, pictures),
+        "command": command.repeatable(),
+    }
+    writers.write_json(output / "comparison.json", result)
+    writers.write_csv(output / "comparison.csv", comparison_table.flat(result))
+    folders = {entry.label: evaluation.stage_folders(entry.workdir) for entry in entries}
+    comparison_page.write(output / "report.html", result, folders)
+    return result
+
+
+def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
+    """The runs of workdirs, labelled by as much of their paths' ends as tells them apart.
+
+    Raises:
+        UserError: for fewer than two, one named twice, or one that holds no trained run.
+    """
+    if len(workdirs) < 2:
+        raise UserError(
+            f"{len(workdirs)} workdir was named, and two or more are compared; name them as in "
+            "python -m histojax.report runs/a runs/b --output=out"
+        )
+    paths = [workdir.resolve() for workdir in workdirs]
+    for path, workdir in zip(paths, workdirs, strict=True):
+        if paths.count(path) > 1:
+            raise UserError(f"{workdir} is named twice; name each workdir once")
+    length = next(
+        n
+        for n in range(1, max(len(path.parts) for path in paths) + 1)
+        if len({path.parts[-n:] for path in paths}) == len(paths)
+    )
+    return [
+        Entry(
+            "/".join(part for part in path.parts[-length:] if part != "/"),
+            workdir,
+            config.restored(config.read(runs.stage_folder(workdir) / "config.json")),
+        )
+        for path, workdir in zip(paths, workdirs, strict=True)
+    ]
+
+
+def recorded(
+    workdir: pathlib.Path, wanted: Mapping[str, Any], names: Sequence[str]
+) -> list[dict[str, Any]] | None:
+    """The per-image scores in a workdir's evaluation folder, if of these images and checkpoints.
+
+    Args:
+        workdir: a run's or a chain's.
+        wanted: as `evaluation.data_record` has it.
+        names: of the images, in order.
+    """
+    folder = workdir / "evaluation"
+    try:
+        table = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
+        rows = read_per_image(folder / "per_image.csv")
+    except (OSError, ValueError, KeyError):
+        return None
+    steps = {
+        name: runs.newest(place).steps()[-1]
+        for name, place in evaluation.stage_folders(workdir).items()
+    }
+    fits = (
+        table.get("checkpoints") == steps
+        and not table.get("ensemble")
+        and table.get("enhancer") is None
+        and same_pairs(table.get("data") or {}, wanted)
+        and [row["name"] for row in rows] == list(names)
+    )
+    return rows if fits else None
+
+
+def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two records of `evaluation.data_record` are of the same pairs of images."""
+    fields = ["split", "fingerprint", "scale", "degradation"]
+    if other["degradation"]["name"] == "microscope":  # the one that draws anything
+        fields.append("seed")
+    return all(one.get(field) == other[field] for field in fields)
+
+
+def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
+    """The rows of a per_image.csv; an empty cell is NaN."""
+    with path.open(encoding="utf-8", newline="") as file:
+        return [
+            {
+                key: value if key in ("name", "group") else float(value or "nan")
+                for key, value in row.items()
+            }
+            for row in csv.DictReader(file)
+        ]
+
+
+def _check_scales(entries: Sequence[Entry]) -> None:
+    first = entries[0]
+    for entry in entries:
+        if entry.config.data.scale != first.config.data.scale:
+            raise UserError(
+                f"{entry.label} enhances x{entry.config.data.scale} and {first.label} "
+                f"x{first.config.data.scale}, so they do not start from the same image; compare "
+                "runs of one scale"
+            )
+
+
+def _check_data(entries: Sequence[Entry], source: sources.Source, split: str) -> None:
+    """Checks that each run's own data holds the same images in this split."""
+    first = entries[0]
+    for entry in entries[1:]:
+        own = runs.open_split(entry.config, split, labels=False)
+        if own.fingerprint() != source.fingerprint():
+            raise UserError(
+                f"{entry.label} has other images in its {split} split ({len(own)} of "
+                f"{entry.config.data.source}, seed {entry.config.seed}) than {first.label} "
+                f"({len(source)} of {first.config.data.source}, seed {first.config.seed}); "
+                "give --data=SPEC to score all on the same images"
+            )
+
+
+def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: sources.Source) -> list[str]:
+    """What a reader has to know before believing the numbers."""
+    notes = []
+    scored = config.resolved(reference.data.degradation)
+    for entry in entries:
+        data = entry.config.data
+        if data.source != reference.data.source:
+            notes.append(
+                f"{entry.label} was trained on {data.source} and is scored on "
+                f"{reference.data.source}."
+            )
+        if config.resolved(data.degradation) != scored:
+            notes.append(
+                f"{entry.label} was trained for another degradation ({data.degradation.name}) than "
+                f"it is scored on ({reference.data.degradation.name}, of {entries[0].label})."
+            )
+        seen = _seen_in_training(entry, reference, source)
+        if seen:
+            notes.append(
+                f"{entry.label} was trained on {seen} of these {len(source)} images: its scores "
+                "are too good."
+            )
+    patients = len(set(source.groups))
+    if patients < len(source):
+        notes.append(
+            f"The {len(source)} images come from {patients} patient{'s' * (patients > 1)} and are "
+            "taken as independent: intervals are somewhat narrow and p somewhat small."
+        )
+    return notes
+
+
+def _seen_in_training(entry: Entry, reference: ConfigDict, source: sources.Source) -> int:
+    """How many of the images a run was trained on, by name, in data of the same SPEC."""
+    if entry.config.data.source != reference.data.source:
+        return 0
+    if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
+        return 0  # patients of one name, and not the same
+    return len(set(runs.open_split(entry.config, "train", labels=False).names) & set(source.names))
+
+
+def _described(entry: Entry, first: Entry) -> dict[str, Any]:
+    """What a run was, and in which fields of its config it differs from the first."""
+    folder = runs.stage_folder(entry.workdir)
+    path = folder / "summary.json"
+    summary = config.read(path) if path.exists() else {}
+    own, other = (config.resolved(e.config) for e in (entry, first))
+    return {
+        "label": entry.label,
+        "workdir": str(entry.workdir),
+        "name": entry.config.name,
+        "stage": entry.config.stage,
+        "steps": entry.config.steps,
+        "checkpoint_step": runs.newest(folder).steps()[-1],
+        "seconds": summary.get("seconds"),
+        "parameters": sum((summary.get("parameters") or {}).values()) or None,
+        "differs_in": config.differences(other, own) if entry is not first else [],
+    }
+
+
+def _draw(
+    entries: Sequence[Entry],
+    reference: ConfigDict,
+    source: sources.Source,
+    scores: Mapping[str, Scores],
+    output: pathlib.Path,
+    count: int,
+) -> list[str]:
+    """Draws some images through each run's last stage, in windows that all share.
+
+    Returns:
+        The pictures' paths below `output`.
+    """
+    count = min(count, len(source))
+    places = sorted({round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)})
+    recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
+    pairs = {i: evaluation.image_pair(source[i], recipe, reference.seed) for i in places}
+    images: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
+    masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
+    for entry in entries:
+        run = runs.load(entry.workdir)
+        enhance = segment = None
+        if hasattr(run.stage, "enhance"):
+            enhance = evaluation.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
+        if hasattr(run.stage, "segment"):
+            segment = evaluation.run_segmenter(run, [hr.shape[:2] for hr, _, _ in pairs.values()])
+        for i, (hr, lr, _) in pairs.items():
+            seen = hr if enhance is None else enhance(lr)
+            if enhance is not None:
+                caption = _caption(entry.label, scores, ("sr", "psnr_rgb"), i, "{:.2f} dB")
+                images[i][caption] = seen
+            if segment is not None:
+                row = "hr_to_s" if enhance is None else "sr_to_s"
+                caption = _caption(entry.label, scores, (row, "dice"), i, "Dice {:.3f}")
+                masks[i][caption] = writers.overlay(seen, segment(seen).astype(np.uint8))
+    drawn = []
+    upsample = evaluation.bicubic(reference.data.scale)
+    for i, (hr, lr, mask) in pairs.items():
+        shown = {"lr": lr, "bicubic": upsample(lr), **images[i], "hr": hr}
+        if masks[i] and mask is not None:
+            shown["annotation"] = writers.overlay(hr, mask)
+        name = source.names[i]
+        drawn.append(f"figures/{name}.png")
+        pictures = {**shown, **masks[i]}
+        figures.write_comparison(output / drawn[-1], name, pictures, crops=_WINDOWS)
+    return drawn
+
+
+def _caption(
+    label: str, scores: Mapping[str, Scores], key: tuple[str, str], image: int, form: str
+) -> str:
+    values = scores[label].get(key)
+    value = math.nan if values is None else values[image]
+    return f"{label}, {form.format(value)}" if math.isfinite(value) else f"{label}, no score"

@@ -1,0 +1,237 @@
+"""What runs score on the same images, row by row: shared rows, paired differences, tables.
+
+A row is what scores are of. "sr" is the image that a run itself enhances, "sr_to_s" the mask that
+its segmenter finds there, "hr_to_s" that in the real image and "bicubic_to_s" that in the bicubic
+one; rows of a chain's earlier stages carry their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from histojax.errors import UserError
+from histojax.imaging import comparison_page, scoreboard
+from histojax.metrics import intervals
+
+# (row, metric) -> a value for each image, in the order of the source.
+Scores = Mapping[tuple[str, str], np.ndarray]
+
+# What a run makes itself; other rows belong to earlier stages of a chain.
+OWN_ROWS = ("sr", "sr_to_s", "bicubic_to_s", "hr_to_s")
+# What stands beside the runs and is no run's own.
+_NO_RUN = tuple(method for method, _ in comparison_page.BASELINES.values())
+
+
+def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[Scores, set[str]]:
+    """Per-image scores by row and metric, so that runs of different names have them in common.
+
+    Args:
+        rows: of a per_image.csv.
+        own: name of the run, in a chain of its last stage.
+        stage: its kind.
+
+    Returns:
+        The scores, and the metrics left out: those taken in the run's own encoder, which is another
+        measure in each run.
+    """
+    scores: dict[tuple[str, str], np.ndarray] = {}
+    left_out = set()
+    for key in rows[0]:
+        parsed = scoreboard.split_key(key)
+        if parsed is None:
+            continue
+        metric, method = parsed
+        if metric == "feature_distance_segmenter":
+            left_out.add(metric)
+            continue
+        parts = method.split("_to_")
+        if stage == "joint":
+            if method == own and metric in scoreboard.MASK_METRICS:
+                parts = [own, own]
+            elif parts[-1] == "s":
+                parts[-1] = "segmentation"
+            if parts[-1] == own and len(parts) > 1:
+                parts[-1] = "s"
+        if parts[0] == own:
+            parts[0] = "sr"
+        scores["_to_".join(parts), metric] = np.array([row[key] for row in rows])
+    return scores, left_out
+
+
+def shared_rows(scores: Mapping[str, Scores]) -> dict[str, list[str]]:
+    """Row -> metrics that two runs or more have, their own rows first."""
+    counts: dict[tuple[str, str], int] = {}
+    for found in scores.values():
+        for key in found:
+            counts[key] = counts.get(key, 0) + 1
+    rows: dict[str, list[str]] = {}
+    for (row, metric), count in counts.items():
+        if count > 1 and row not in _NO_RUN:
+            rows.setdefault(row, []).append(metric)
+    first = [row for row in OWN_ROWS if row in rows]
+    return {row: rows[row] for row in [*first, *(row for row in rows if row not in first)]}
+
+
+def differences(
+    scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, dict[str, Any]]]:
+    """Row -> metric -> run -> paired difference from the first run, with interval and p."""
+    first = next(iter(scores))
+    found: dict[str, dict[str, dict[str, Any]]] = {}
+    for row, metrics in shared.items():
+        for metric in metrics:
+            base = scores[first].get((row, metric))
+            for label, own in scores.items():
+                values = own.get((row, metric))
+                if label == first or base is None or values is None:
+                    continue
+                test = intervals.paired_test(values, base)
+                found.setdefault(row, {}).setdefault(metric, {})[label] = {
+                    **intervals.paired_difference(values, base)._asdict(),
+                    "p": test.p,
+                    "exact": test.exact,
+                }
+    return found
+
+
+def flat(result: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """A line for each row, metric and run, as in comparison.csv."""
+    lines = []
+    for row, metrics in result["scores"].items():
+        for metric, by_run in metrics.items():
+            for label, entry in by_run.items():
+                other = result["differences"].get(row, {}).get(metric, {}).get(label, {})
+                lines.append(
+                    {
+                        "row": row,
+                        "metric": metric,
+                        "run": label,
+                        **entry,
+                        **{
+                            f"difference_{field}" if field != "p" else "p": other.get(field)
+                            for field in ("mean", "low", "high", "n", "p")
+                        },
+                    }
+                )
+    return lines
+
+
+def table_text(result: Mapping[str, Any]) -> str:
+    """The comparison for a terminal: a block for each row and metric, a line for each run."""
+    data = result["data"]
+    lines = [
+        f"{data['images']} images of the {data['split']} split; mean [95 % interval]; "
+        f"difference from {result['against']} [95 % interval], p"
+    ]
+    for row, metrics in result["scores"].items():
+        for metric, by_run in metrics.items():
+            shown = scoreboard.describe(metric)
+            unit = f", {shown.unit}" if shown.unit else ""
+            sense = "higher" if shown.up else "lower"
+            lines += [
+                "",
+                f"{comparison_page.row_title(row)}: {shown.label}{unit} ({sense} is better)",
+            ]
+            baseline = result["baselines"].get(row, {}).get(metric)
+            names = [*by_run]
+            if baseline:
+                names.append(comparison_page.BASELINES[row][1])
+            width = max(map(len, names))
+            if baseline:
+                lines.append(f"  {names[-1]:<{width}}  {_with_interval(baseline, metric)}")
+            for label, entry in by_run.items():
+                line = f"  {label:<{width}}  {_with_interval(entry, metric)}"
+                other = result["differences"].get(row, {}).get(metric, {}).get(label)
+                if other is not None:
+                    line += f"   {_with_interval(other, metric, signed=True)}"
+                    line += f"  p {comparison_page.p_text(other['p'])}"
+                if other is not None and other["n"] < data["images"]:
+                    line += f"  ({other['n']} images)"
+                lines.append(line)
+    return "\n".join([*lines, "", result["test"], *result["notes"]])
+
+
+def _with_interval(entry: Mapping[str, Any], metric: str, *, signed: bool = False) -> str:
+    mean, low, high = (
+        scoreboard.score_text(entry[field], metric, signed=signed)
+        for field in ("mean", "low", "high")
+    )
+    return f"{mean:>7} [{low:>7}, {high:>7}]"
+
+
+def means(
+    scores: Mapping[str, Scores], labels: Sequence[str], row: str, metric: str
+) -> dict[str, dict[str, Any]]:
+    """Run -> mean with its interval, of one metric of a row; runs that lack it are left out."""
+    return {
+        label: intervals.bootstrap_mean(scores[label][row, metric])._asdict()
+        for label in labels
+        if (row, metric) in scores[label]
+    }
+
+
+def baselines(
+    scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
+) -> dict[str, dict[str, Any]]:
+    """Row -> metric -> score of what the row is to be read against."""
+    found: dict[str, dict[str, Any]] = {}
+    for row, (method, _) in comparison_page.BASELINES.items():
+        for metric in shared.get(row, ()):
+            values = next(
+                (s[method, metric] for s in scores.values() if (method, metric) in s), None
+            )
+            if values is not None:
+                interval = intervals.bootstrap_mean(values)
+                found.setdefault(row, {})[metric] = interval._asdict()
+    return found
+
+
+def about_the_test(images: int) -> str:
+    """What p is, for readers, with the smallest that so many images allow."""
+    smallest = min(2 / 2**images, 1.0) if images < 15 else 0.0
+    bound = f" With {images} images no p can be below {smallest:.2g}." if smallest > 0.001 else ""
+    return (
+        "p is two-sided, of the paired permutation test of the mean difference over images (all "
+        "sign choices up to 14 images, 16,384 drawn beyond), and is not corrected for the number "
+        f"of comparisons.{bound}"
+    )
+
+
+def omissions(scores: Mapping[str, Scores], dropped: set[str]) -> list[str]:
+    """What the runs' own reports have and the comparison has not."""
+    notes = []
+    for label, found in scores.items():
+        others = {row for other in scores if other != label for row, _ in scores[other]}
+        alone = list(dict.fromkeys(row for row, _ in found if row not in {*others, *_NO_RUN}))
+        if alone:
+            titles = ", ".join(comparison_page.row_title(row) for row in alone)
+            notes.append(f"Only {label} has: {titles}.")
+    if dropped:
+        notes.append(
+            "The feature distance in a run's own segmenter is left out: it is another measure in "
+            "each run."
+        )
+    return notes
+
+
+def check_baselines(scores: Mapping[str, Scores]) -> None:
+    """Checks that bicubic enlargement scores alike, as it does where all runs had the same input.
+
+    Raises:
+        UserError: if not.
+    """
+    known: tuple[str, np.ndarray] | None = None
+    for label, found in scores.items():
+        values = found.get(("bicubic", "psnr_rgb"))
+        if values is None:
+            continue
+        if known is None:
+            known = label, values
+        elif not np.allclose(values, known[1], atol=0.01, equal_nan=True):
+            raise UserError(
+                f"bicubic enlargement scores otherwise in {label} than in {known[0]}, so their "
+                f"images are not the same; remove the evaluation folder of both and compare again"
+            )

@@ -1,0 +1,49 @@
+"""Compares runs on the same images.
+
+    python -m histojax.report DIR DIR ... --output=out
+
+writes report.html (curves, tables with intervals and a paired test, the same picture through each
+run), comparison.json and comparison.csv, and prints the table. Differences are from the first DIR.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command, host_memory
+
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_DATA = flags.DEFINE_string(
+    "data", None, "SPEC that all runs are scored on; default that of the runs, which must agree."
+)
+_SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
+_PICTURES = flags.DEFINE_integer("pictures", 3, "Images shown through each run.", 1)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and compares."""
+    from histojax import (  # after flags, so that --help and bad flags answer at once
+        comparison,
+        comparison_table,
+    )
+
+    command.set_up_cache()
+    host_memory.keep_freed_memory()
+    output = pathlib.Path(_OUTPUT.value)
+    result = comparison.compare(
+        [pathlib.Path(word) for word in argv[1:]],
+        output,
+        data=_DATA.value,
+        split=_SPLIT.value,
+        pictures=_PICTURES.value,
+    )
+    print(comparison_table.table_text(result))
+    print(f"\n{output / 'report.html'}")
+
+
+if __name__ == "__main__":
+    flags.mark_flag_as_required("output")
+    command.run(main, words=True)
