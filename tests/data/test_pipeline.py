@@ -276,7 +276,8 @@ class Blank:
 @pytest.mark.parametrize("light", [{}, {"brightness": 0.1, "contrast": 0.2}])
 def test_one_colour_stays_one_colour_through_every_step(light, placement):
     """A blurred, reduced and recoloured constant is a constant, and white glass stays white."""
-    steps = {"name": "microscope", "noise_probability": 0.0, "jpeg_probability": 0.0}
+    never = dict.fromkeys(("noise_probability", "photons_probability", "jpeg_probability"), 0.0)
+    steps = {"name": "microscope", **never}
     zoom = (0.8, 1.25) if placement == "host" else (1.0, 1.0)
     colours = {"stain_sigma": 0.4, "stain_bias": 0.1, "zoom": zoom, **light}
     config = {"placement": placement, "degradation": steps, "augmentation": colours}
