@@ -63,12 +63,13 @@ def collapse_group() -> ConfigDict:
     """When a run warns that its adversarial training goes wrong, shared with joint.py."""
     return ConfigDict(
         {
-            "window": 200,  # steps looked back on; 0: never warns
+            "window": 100,  # steps looked back on; 0: never warns
             # Share of real patches put above their enhanced versions: healthy runs had means of
             # .61 to .93 over a window, a coin has .5.
             "told_apart": 0.99,
-            "confused": 0.52,
+            "confused": 0.5,
             "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: .6 to 1.1
+            "adversarial_share": 0.9,  # of the generator's loss; healthy: .06 to .26
             "variance": (0.7, 1.5),  # of enhanced images in that of real ones; healthy: .95 to 1.05
             "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16
         }

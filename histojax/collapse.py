@@ -30,6 +30,7 @@ class Limits:
             the enhanced one.
         confused: the same share, at least.
         loss_factor: times that the discriminator's loss may be that of a coin.
+        adversarial_share: of the generator's loss that the adversarial term may be.
         variance: (least, most) variance of the enhanced images, in that of the real ones.
         detail: (least, most) power of fine detail at validation beyond the real images', dB.
     """
@@ -38,6 +39,7 @@ class Limits:
     told_apart: float
     confused: float
     loss_factor: float
+    adversarial_share: float
     variance: tuple[float, float]
     detail: tuple[float, float]
 
@@ -63,8 +65,15 @@ def build_limits(config: ConfigDict) -> Limits | None:
             raise UserError(f"collapse.{name}={group[name]} has to be two numbers, the least first")
     # Whole lines of metrics.jsonl, which are means over log.every steps.
     window = math.ceil(group.window / config.log.every) * config.log.every
-    pairs = (tuple(group[name]) for name in ("variance", "detail"))
-    return Limits(window, group.told_apart, group.confused, group.loss_factor, *pairs)
+    return Limits(
+        window=window,
+        told_apart=group.told_apart,
+        confused=group.confused,
+        loss_factor=group.loss_factor,
+        adversarial_share=group.adversarial_share,
+        variance=tuple(group.variance),
+        detail=tuple(group.detail),
+    )
 
 
 def signs(rows: Sequence[Row], limits: Limits, *, start: int, coin: float) -> dict[str, str | None]:
@@ -90,6 +99,7 @@ def signs(rows: Sequence[Row], limits: Limits, *, start: int, coin: float) -> di
     return {
         **_of_share(_mean(lines, "real_above_fake"), limits, over),
         **_of_loss(_mean(lines, "loss_discriminator"), limits, over, coin),
+        **_of_weight(_mean(lines, "loss_adversarial"), _mean(lines, "loss"), limits, over),
         **_of_variance(
             _mean(lines, "variance_enhanced"), _mean(lines, "variance_real"), limits, over
         ),
@@ -135,6 +145,19 @@ def _of_loss(loss: float, limits: Limits, over: str, coin: float) -> dict[str, s
             "lower discriminator_optimizer.learning_rate, or set loss.adversarial.penalty.kind=r1"
         )
     return {"overshooting": sentence}
+
+
+def _of_weight(term: float, loss: float, limits: Limits, over: str) -> dict[str, str | None]:
+    if math.isnan(term) or not loss > 0:
+        return {}
+    sentence = None
+    if term / loss >= limits.adversarial_share:
+        sentence = (
+            f"{over}, {term / loss:.1%} of the generator's loss was its adversarial term "
+            f"(collapse.adversarial_share={limits.adversarial_share}): likeness to the real image "
+            "no longer counts; lower loss.adversarial.weight"
+        )
+    return {"outweighing": sentence}
 
 
 def _of_variance(enhanced: float, real: float, limits: Limits, over: str) -> dict[str, str | None]:

@@ -10,13 +10,16 @@ from tests import tiny
 LIMITS = collapse.Limits(
     window=200,
     told_apart=0.99,
-    confused=0.52,
+    confused=0.5,
     loss_factor=1.5,
+    adversarial_share=0.9,
     variance=(0.7, 1.5),
     detail=(-20.0, 6.0),
 )
 COIN = 2 * math.log(2)
 HEALTHY = {
+    "loss": 0.13,
+    "loss_adversarial": 0.028,
     "real_above_fake": 0.7,
     "loss_discriminator": 1.3,
     "variance_enhanced": 0.036,
@@ -49,6 +52,10 @@ def test_a_healthy_run_is_told_nothing():
         (
             {"loss_discriminator": 3 * COIN},
             ["loss was 4.16, 3.0 times that of a coin", "discriminator_optimizer.learning_rate"],
+        ),
+        (
+            {"loss": 140.0, "loss_adversarial": 139.0},
+            ["99.3% of the generator's loss", "lower loss.adversarial.weight"],
         ),
         ({"variance_enhanced": 0.0074}, ["varied 0.20 times", "going flat", "loss.pixel_weight"]),
         ({"variance_enhanced": 0.074}, ["varied 2.00 times", "run away", "adversarial.weight"]),

@@ -145,7 +145,7 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
     settings.loss.features.weight = 0.0
     # No variance is that small, so that every line has the one sign.
     settings.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
-    settings.collapse.update(loss_factor=99.0, detail=(-99.0, 99.0))
+    settings.collapse.update(loss_factor=99.0, adversarial_share=99.0, detail=(-99.0, 99.0))
     train.train(settings, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert said.count("srgan 1/2  warning: over the last 1 steps, the enhanced images varied") == 1
