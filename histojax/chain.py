@@ -7,6 +7,7 @@ is done is not trained again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -19,8 +20,8 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, checkpoint, command, config, evaluation, runs, train
-from histojax.errors import UserError
+from histojax import __version__, checkpoint, command, config, disk, evaluation, runs, train
+from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers
 from histojax.progress import say
 from histojax.stages import build_stage
@@ -60,14 +61,19 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         rehearse(ordered)
         if len(ordered) == 1:
             return run_stage(settings, workdir, {})
-        started = time.time()
+        started = time.perf_counter()
         names = [stage.name for stage in ordered]
         whole = config.restored({**config.resolved(settings), "chain": names})
         check_lengths(ordered, workdir)
-        config.claim(whole, workdir)
-        for stage in ordered:
-            run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
-        return summarise_chain(workdir, names, seconds=time.time() - started)
+        with _sole_use(workdir):
+            config.claim(whole, workdir)
+            for stage in ordered:
+                run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
+            return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
+    except DiskError as error:
+        raise DiskError(
+            f"{error}; what was saved before is whole, and the same command goes on from it"
+        ) from error
     except train.Stopped as stopped:
         say(str(stopped))
         sys.exit(0)
@@ -181,6 +187,18 @@ def run_stage(
     settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
+    with _sole_use(workdir):
+        return _run_stage(settings, workdir, folders)
+
+
+def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """The workdir held by the one process that writes to it."""
+    return disk.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+
+
+def _run_stage(
+    settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+) -> dict[str, Any]:
     summary = done(settings, workdir)
     if summary is not None:
         config.claim(settings, workdir)

@@ -1,7 +1,9 @@
 """Configs so small that every stage trains in seconds, and folders of images to train on."""
 
+import contextlib
 import functools
 import json
+import resource
 
 import jax
 import numpy as np
@@ -101,6 +103,17 @@ def segmenter_start():
     """Variables of an untrained segmentation stage."""
     settings = config("segmentation")
     return runs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
+
+
+@contextlib.contextmanager
+def full_disk(size=100):
+    """No file grows beyond `size` bytes: the kernel refuses the write, whoever asks for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def batch_for(stage, size=4, crop=16):
