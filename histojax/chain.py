@@ -203,6 +203,8 @@ def _run_stage(
     if summary is not None:
         config.claim(settings, workdir)
         say(f"{settings.name}: done at step {summary['steps']}, in {workdir}")
+        if jax.process_index() == 0 and not (workdir / "report.html").exists():
+            report.run_report(workdir)
         return summary
     starts = starting_variables(
         settings,
@@ -259,6 +261,9 @@ def summarise_stage(trained: runs.Run) -> dict[str, Any]:
         **table,
         **circumstances(),
     }
+    # The report is made of the summary: an older one goes first, so that a run that is stopped
+    # between the two makes it the next time.
+    (trained.workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(trained.workdir / "summary.json", summary)
     place = report.run_report(trained.workdir)
     say(f"{trained.config.name}: {place}")
@@ -275,6 +280,8 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     }
     path = workdir / "summary.json"
     if path.exists() and config.read(path).get("stages") == stages:
+        if not (workdir / "report.html").exists():
+            report.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
         return config.read(path)
     say("scoring every way from the low-resolution image to a mask")
@@ -288,6 +295,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         **table,
         **circumstances(),
     }
+    (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
     print(evaluation.table_text(table["metrics"]))
     say(str(report.chain_report(workdir)))
