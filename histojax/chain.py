@@ -7,6 +7,7 @@ is done is not trained again.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pathlib
 import platform
@@ -19,10 +20,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, checkpoint, command, config, evaluation, runs, train
+from histojax import __version__, checkpoint, command, config, disk, evaluation, runs, train
 from histojax.data.registration import check_registration
 from histojax.data.resampling import check_scale
-from histojax.errors import UserError
+from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers
 from histojax.progress import say
 from histojax.stages import build_stage
@@ -63,14 +64,19 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         rehearse(ordered)
         if len(ordered) == 1:
             return run_stage(settings, workdir, {})
-        started = time.time()
+        started = time.perf_counter()
         names = [stage.name for stage in ordered]
         whole = config.restored({**config.resolved(settings), "chain": names})
         check_lengths(ordered, workdir)
-        config.claim(whole, workdir)
-        for stage in ordered:
-            run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
-        return summarise_chain(workdir, names, seconds=time.time() - started)
+        with _sole_use(workdir):
+            config.claim(whole, workdir)
+            for stage in ordered:
+                run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
+            return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
+    except DiskError as error:
+        raise DiskError(
+            f"{error}; what was saved before is whole, and the same command goes on from it"
+        ) from error
     except train.Stopped as stopped:
         say(str(stopped))
         sys.exit(0)
@@ -196,10 +202,24 @@ def run_stage(
     settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
+    with _sole_use(workdir):
+        return _run_stage(settings, workdir, folders)
+
+
+def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
+    """The workdir held by the one process that writes to it."""
+    return disk.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+
+
+def _run_stage(
+    settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+) -> dict[str, Any]:
     summary = done(settings, workdir)
     if summary is not None:
         config.claim(settings, workdir)
         say(f"{settings.name}: done at step {summary['steps']}, in {workdir}")
+        if jax.process_index() == 0 and not (workdir / "report.html").exists():
+            report.run_report(workdir)
         return summary
     starts = starting_variables(
         settings,
@@ -256,6 +276,9 @@ def summarise_stage(trained: runs.Run) -> dict[str, Any]:
         **table,
         **circumstances(),
     }
+    # The report is made of the summary: an older one goes first, so that a run that is stopped
+    # between the two makes it the next time.
+    (trained.workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(trained.workdir / "summary.json", summary)
     place = report.run_report(trained.workdir)
     say(f"{trained.config.name}: {place}")
@@ -272,6 +295,8 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     }
     path = workdir / "summary.json"
     if path.exists() and config.read(path).get("stages") == stages:
+        if not (workdir / "report.html").exists():
+            report.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
         return config.read(path)
     say("scoring every way from the low-resolution image to a mask")
@@ -285,6 +310,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         **table,
         **circumstances(),
     }
+    (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
     print(evaluation.table_text(table["metrics"]))
     say(str(report.chain_report(workdir)))

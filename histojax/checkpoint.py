@@ -7,9 +7,15 @@ under a final name; one that was damaged later is passed over for the one before
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
+import os
 import pathlib
-from collections.abc import Mapping
+import re
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -17,6 +23,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
+from histojax import config, disk
 from histojax.errors import UserError
 
 Tree = Any
@@ -53,7 +60,11 @@ class Series:
             self._manager = ocp.CheckpointManager(
                 self.folder,
                 options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self.keep, enable_async_checkpointing=False, create=True
+                    max_to_keep=self.keep,
+                    enable_async_checkpointing=False,
+                    create=True,
+                    # What a killed run left of a checkpoint takes space and is of no use.
+                    cleanup_tmp_directories=True,
                 ),
             )
         return self._manager
@@ -70,9 +81,9 @@ class Series:
         Checkpoints of this step or later, left by a run that has since gone back, are replaced.
 
         Raises:
-            UserError: if the disk will not take it; earlier checkpoints stay.
+            DiskError: if the disk will not take it; earlier checkpoints stay.
         """
-        try:
+        with self._refusals(step):
             manager = self._open()
             for later in [s for s in self.steps() if s >= step]:
                 manager.delete(later)
@@ -85,13 +96,31 @@ class Series:
                 ),
                 force=True,
             )
+
+    @contextlib.contextmanager
+    def _refusals(self, step: int) -> Iterator[None]:
+        """Turns what the disk refuses into a DiskError, and leaves no half checkpoint."""
+        verbosity = logging.get_verbosity()
+        # Orbax's writing threads log their traceback before the error gets here, and TensorStore's
+        # other writes find the event loop closed, some of them later.
+        logging.set_verbosity(logging.FATAL)
+        hook = sys.unraisablehook
+        sys.unraisablehook = functools.partial(_unless_closed_loop, hook)
+        try:
+            yield
         except (OSError, ValueError) as error:
-            if isinstance(error, ValueError) and "space" not in str(error).lower():
+            # TensorStore's errors are ValueErrors that carry the system's number.
+            code = re.search(r"os_error_code='(\d+)'", str(error))
+            if code is None and not isinstance(error, OSError):
                 raise
-            raise UserError(
-                f"the checkpoint of step {step} could not be written to {self.folder} ({error}); "
-                "make room and run the same command again, which goes on from the one before"
-            ) from error
+            reason = os.strerror(int(code[1])) if code else error.strerror or str(error)
+            for part in self.folder.glob(f"{step}.*"):
+                shutil.rmtree(part, ignore_errors=True)
+            raise disk.refused(self.folder / str(step), reason) from error
+        else:
+            sys.unraisablehook = hook
+        finally:
+            logging.set_verbosity(verbosity)
 
     def restore(self, template: Tree) -> Restored | None:
         """The newest checkpoint that can be read, in the form of `template`; None if there is none.
@@ -145,11 +174,7 @@ class Series:
 
     def _read(self, step: int, template: Tree) -> Restored:
         meta = self._json(step, "meta")
-        if meta.get("format", 0) > FORMAT:
-            raise UserError(
-                f"{self.folder}/{step} was written by a newer histojax (format {meta['format']}, "
-                f"this one reads up to {FORMAT}); update histojax to use it"
-            )
+        config.check_format(meta.get("format", 0), FORMAT, f"{self.folder}/{step}")
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:
@@ -165,6 +190,11 @@ class Series:
         """Ends the manager, if one was opened."""
         if self._manager is not None:
             self._manager.close()
+
+
+def _unless_closed_loop(hook: Callable[[Any], None], unraisable: Any) -> None:
+    if str(unraisable.exc_value) != "Event loop is closed":
+        hook(unraisable)
 
 
 def check_names(

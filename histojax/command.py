@@ -7,6 +7,7 @@ import pathlib
 import re
 import shlex
 import sys
+import tempfile
 import traceback
 from collections.abc import Callable, Sequence
 
@@ -38,9 +39,10 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
         except UserError as error:
             _fail(str(error))
         except OSError as error:
-            if error.filename is None:
+            if error.strerror is None:
                 raise
-            _fail(f"{error.filename}: {error.strerror}; check the path, its rights and the disk")
+            where = error.filename or "a file or the terminal"
+            _fail(f"{where}: {error.strerror}; check the path, its rights and the disk")
         except KeyboardInterrupt:
             sys.exit(130)
 
@@ -150,9 +152,28 @@ def repeatable() -> str | None:
 
 
 def set_up_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX was told where to keep them already."""
+    """Keeps compiled programs between runs, unless JAX was told where to keep them already.
+
+    In a folder that cannot be written nothing is kept, and that is said.
+    """
     import jax
 
-    if not jax.config.jax_compilation_cache_dir:
+    folder = jax.config.jax_compilation_cache_dir
+    if not folder:
         root = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
-        jax.config.update("jax_compilation_cache_dir", os.path.join(root, "histojax", "jax"))
+        folder = os.path.join(root, "histojax", "jax")
+    if "://" in folder:  # a bucket, which JAX opens itself
+        return
+    try:
+        os.makedirs(folder, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        logging.warning(
+            "%s cannot be written (%s), so compiled programs are not kept: starting takes longer; "
+            "JAX_COMPILATION_CACHE_DIR names another folder",
+            folder,
+            error.strerror,
+        )
+        folder = None
+    jax.config.update("jax_compilation_cache_dir", folder)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 import pathlib
 from typing import Any
 
 from ml_collections import ConfigDict
 
+from histojax import disk
 from histojax.errors import UserError
 
+# Of config.json; raised when what stands in one can no longer be read as before.
+FORMAT = 1
 # A run may go on with another of these: they change how long or how loudly it runs, not what it is.
 FREE = ("steps", "log", "eval", "checkpoint", "lengths", "max_skipped", "max_pixels", "collapse")
 
@@ -52,16 +54,31 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a workdir holds.
 
     Raises:
-        UserError: if it is not there or not JSON.
+        UserError: if it is not there, not JSON or of a newer histojax.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a workdir: it holds no config.json; name the folder of a run"
         ) from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path} is not JSON ({error}); restore or remove the workdir") from error
+    check_format(values.pop("format", FORMAT), FORMAT, path)
+    return values
+
+
+def check_format(found: int, known: int, place: object) -> None:
+    """Checks the format number of something that was read.
+
+    Raises:
+        UserError: if it is newer than the one that is known.
+    """
+    if found > known:
+        raise UserError(
+            f"{place} was written by a newer histojax (format {found}, this one reads up to "
+            f"{known}); update histojax to use it"
+        )
 
 
 def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
@@ -69,7 +86,8 @@ def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
 
     Raises:
         UserError: if the workdir was started with another config (every differing field is
-            listed) or cannot be written.
+            listed), or by a newer histojax.
+        DiskError: if it cannot be written.
     """
     path = workdir / "config.json"
     values = resolved(config)
@@ -80,12 +98,6 @@ def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
                 f"{workdir} was started with another config; use another --workdir or take back: "
                 + "; ".join(found)
             )
-    try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"config.json.{os.getpid()}.tmp")
-        beside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
-        os.replace(beside, path)
-    except OSError as error:
-        raise UserError(
-            f"--workdir={workdir} cannot be written ({error.strerror}); name a folder that can"
-        ) from error
+    text = json.dumps({"format": FORMAT, **values}, indent=1)
+    with disk.atomic_path(path) as beside:
+        beside.write_text(text + "\n", encoding="utf-8")

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import json
 import math
-import os
 import pathlib
+import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
+from histojax import disk
 from histojax.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,57 +69,93 @@ class MetricWriter:
         tensorboard: bool = False,
         wandb_run: WandbRun | None = None,
     ):
-        """Opens workdir/metrics.jsonl and forgets lines after `resume_step`."""
+        """Opens workdir/metrics.jsonl and forgets lines after `resume_step`.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
         self.path = workdir / "metrics.jsonl"
+        self._board = _Board(workdir / "tensorboard", resume_step) if tensorboard else None
+        self._wandb = wandb_run
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
-            beside = self.path.with_suffix(".jsonl.tmp")
-            beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-            os.replace(beside, self.path)
-        self._board = None
-        if tensorboard:
-            from tensorboardX import SummaryWriter
-
-            self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resume_step + 1)
-        self._wandb = wandb_run
-        self._file = self.path.open("a", encoding="utf-8")
+            with disk.atomic_path(self.path) as beside:
+                beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+        with disk.disk_errors(self.path):
+            self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
-        """Writes one line and returns it; values that are not finite become null."""
-        row: dict[str, Any] = {"step": int(step), "split": split}
-        for name, value in values.items():
-            number = float(value)
-            row[name] = number if math.isfinite(number) else None
-            if self._board is not None and math.isfinite(number):
-                self._board.add_scalar(f"{split}/{name}", number, step)
+        """Writes one line and returns it; values that are not finite become null.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
+        finite = {name: float(v) for name, v in values.items() if math.isfinite(float(v))}
+        row = {"step": int(step), "split": split, **{name: finite.get(name) for name in values}}
         self._append(row)
+        if self._board is not None:
+            self._board.write(step, {f"{split}/{name}": value for name, value in finite.items()})
         if self._wandb is not None:
             self._wandb.write(step, split, values)
         return row
 
     def warn(self, step: int, text: str) -> None:
-        """One line of words."""
-        if self._board is not None:
-            self._board.add_text("warning", text, step)
+        """One line of words.
+
+        Raises:
+            DiskError: if the disk refuses.
+        """
         self._append({"step": int(step), "split": "warning", "text": text})
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        try:
+        with disk.disk_errors(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
-        except OSError as error:
-            raise UserError(
-                f"{self.path} cannot be written ({error.strerror}); make room and run the same "
-                "command again, which goes on from the last checkpoint"
-            ) from error
 
     def close(self) -> None:
-        """Flushes and closes what is open."""
-        self._file.close()
+        """Closes what is open."""
+        # Every line was flushed: what is still in a buffer is what the disk has refused before.
+        with contextlib.suppress(OSError):
+            self._file.close()
         if self._board is not None:
             self._board.close()
         if self._wandb is not None:
             self._wandb.close()
+
+
+class _Board:
+    """A TensorBoard event file, written where it is asked to.
+
+    tensorboardX's SummaryWriter hands its events to a thread, and where the disk refuses that
+    thread dies and the next calls wait for it for ever; so its file is written here directly.
+    """
+
+    def __init__(self, folder: pathlib.Path, resume_step: int):
+        from tensorboardX.event_file_writer import EventsWriter
+        from tensorboardX.proto import event_pb2, summary_pb2
+
+        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._folder = folder
+        with disk.disk_errors(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            self._file = EventsWriter(str(folder / "events"))
+            # TensorBoard takes the steps before it from an older file and no later ones.
+            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
+            self._write(file_version="brain.Event:2")
+            self._write(step=resume_step + 1, session_log=start)
+
+    def _write(self, **fields: Any) -> None:
+        self._file.write_event(self._event(wall_time=time.time(), **fields))
+
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        entries = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        with disk.disk_errors(self._folder):
+            self._write(step=step, summary=self._summary(value=entries))
+            self._file.flush()
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
 
 
 def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:

@@ -48,7 +48,8 @@ def train(
 
     Raises:
         UserError: for whatever is wrong with config, data, workdir or checkpoint, and when too
-            many steps in a row were not finite.
+            many steps in a row or what is trained were not finite.
+        DiskError: if something cannot be written; the last checkpoint is whole.
         Stopped: after SIGTERM or SIGINT, once the checkpoint is written.
     """
     check(settings, len(devices or jax.devices()))
@@ -103,6 +104,7 @@ def train(
     phases = dict(stage.phases())
 
     def save(series: checkpoint.Series) -> None:
+        _check_state(state, settings, last)
         series.save(
             step,
             state.replace(frozen={}),
@@ -144,7 +146,7 @@ def train(
                     values = since.take()
                     record("train", values)
                     line.show(step, values)
-                    _check_finite(values, settings, workdir, last)
+                    _check_finite(values, state, settings, workdir, last)
                 if step % settings.eval.every == 0 or done:
                     values = validation(state, step)
                     record("val", values)
@@ -154,11 +156,8 @@ def train(
                 asked = _asked(stop, together=logged)
                 if step % settings.checkpoint.every == 0 or done or asked:
                     save(last)
-                    if asked and not done:
-                        raise Stopped(
-                            f"{settings.name}: stopped at step {step}, checkpoint written; the "
-                            "same command goes on from there"
-                        )
+                if asked:
+                    break
         finally:
             line.end()
             batches.close()
@@ -166,6 +165,12 @@ def train(
                 writer.close()
             last.close()
             best.close()
+    # Also of a signal that came with the last step: a chain would start its next stage.
+    if _asked(stop, together=True):
+        raise Stopped(
+            f"{settings.name}: stopped at step {step}, checkpoint written; the same command goes "
+            "on from there"
+        )
     return runs.load(workdir)
 
 
@@ -224,19 +229,44 @@ def check(settings: ConfigDict, devices: int) -> None:
 
 def _check_finite(
     values: Mapping[str, float],
+    state: Tree,
     settings: ConfigDict,
     workdir: pathlib.Path,
     last: checkpoint.Series,
 ) -> None:
+    if values["skipped_in_a_row"]:
+        _check_state(state, settings, last)
     if values["skipped_in_a_row"] < settings.max_skipped:
         return
-    steps = last.steps()
-    place = f"{last.folder}/{steps[-1]}" if steps else "none was written yet"
     raise UserError(
         f"{settings.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
-        f"(max_skipped={settings.max_skipped}); the last good checkpoint is {place}; lower the "
-        f"learning rate in a new workdir, or see {workdir}/metrics.jsonl for where it began"
+        f"(max_skipped={settings.max_skipped}); the last good checkpoint is {_newest(last)}; lower "
+        f"the learning rate in a new workdir, or see {workdir}/metrics.jsonl for where it began"
     )
+
+
+def _check_state(state: Tree, settings: ConfigDict, last: checkpoint.Series) -> None:
+    """Checks that all that is trained is finite: no later step could mend it.
+
+    A step that is not finite leaves the state alone, so this takes an update that overflows or
+    memory that fails.
+    """
+    leaves, _ = jax.tree_util.tree_flatten_with_path(state.replace(frozen={}))
+    for path, leaf in leaves:
+        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+            continue
+        if not np.isfinite(np.asarray(leaf)).all():
+            raise UserError(
+                f"{settings.name}: {jax.tree_util.keystr(path, simple=True, separator='/')} is not "
+                f"finite at step {int(state.step)}, and no step can mend it; the last good "
+                f"checkpoint is {_newest(last)}, from which the same command goes on; lower the "
+                "learning rate in a new workdir if it comes again"
+            )
+
+
+def _newest(series: checkpoint.Series) -> str:
+    steps = series.steps()
+    return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
 def _scaled(mpp: float | None, settings: ConfigDict) -> float | None:

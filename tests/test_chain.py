@@ -1,18 +1,30 @@
 import json
+import os
 import pathlib
+import random
+import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
 
 import jax
 import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import chain, config, runs, train
-from histojax.errors import UserError
+from histojax import chain, config, disk, runs, train, validation
+from histojax.errors import DiskError, UserError
+from histojax.metric_writer import read_metrics
 from tests import tiny
 
+ROOT = pathlib.Path(__file__).parents[1]
 NAMES = ["generator", "segmentation", "srgan", "joint"]
+STOPPED = "checkpoint written; the same command goes on from there"
 
 
 @pytest.fixture
@@ -30,6 +42,7 @@ def test_stages_come_in_the_order_they_start_from_each_other():
     assert [stage.name for stage in chain.stages_of(tiny.config("generator"))] == ["generator"]
 
 
+@pytest.mark.faults
 def test_two_different_stages_of_one_name_are_refused():
     settings = tiny.config("joint")
     other = settings.init.segmenter.copy_and_resolve_references()
@@ -81,6 +94,7 @@ def test_a_missing_stage_alone_is_trained_again(trained_chain, tmp_path, monkeyp
     assert trained == [("srgan", ["generator", "segmenter"])]
 
 
+@pytest.mark.faults
 def test_a_differing_config_is_refused_with_its_fields(trained_chain, no_training):
     before = (trained_chain / "config.json").read_text()
     settings = tiny.config("joint")
@@ -104,6 +118,7 @@ def test_training_length_may_change_and_the_run_goes_on(trained_chain, tmp_path,
     assert int(tiny.last_state(workdir).step) == 6
 
 
+@pytest.mark.faults
 def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_path, no_training):
     workdir = tmp_path / "run"
     shutil.copytree(trained_chain, workdir)
@@ -129,6 +144,7 @@ def test_the_last_stage_may_always_be_lengthened(trained_chain, tmp_path, no_tra
         chain.run(settings, tmp_path / "run")
 
 
+@pytest.mark.faults
 def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_path, no_training):
     for field, value, message in (
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
@@ -191,6 +207,7 @@ def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
     assert checked == ["train", "val"]
 
 
+@pytest.mark.faults
 def test_unlabelled_images_are_found_before_the_generator_is_trained(tmp_path, no_training):
     root = tiny.folder(tmp_path / "data")
     (root / "instances" / "p1.png").unlink()
@@ -225,6 +242,7 @@ def test_a_generator_run_brings_its_discriminator(trained_chain):
     assert sorted(starts) == ["discriminator", "generator"]
 
 
+@pytest.mark.faults
 def test_a_run_without_the_network_is_refused(trained_chain, tmp_path, no_training):
     settings = tiny.config("srgan")
     folder = str(trained_chain / "segmentation")
@@ -233,6 +251,7 @@ def test_a_run_without_the_network_is_refused(trained_chain, tmp_path, no_traini
         chain.run(settings, tmp_path / "run")
 
 
+@pytest.mark.faults
 def test_a_run_of_another_architecture_is_refused_name_by_name(
     trained_chain, tmp_path, no_training
 ):
@@ -253,3 +272,185 @@ def test_a_run_of_another_architecture_is_refused_name_by_name(
 
 def test_a_chain_claims_its_folder_with_its_stages(trained_chain):
     assert config.read(trained_chain / "config.json")["chain"] == NAMES
+
+
+def weights(workdir):
+    """Every array of a stage's last checkpoint, as it lies there."""
+    folder = workdir / "checkpoints" / "last"
+    step = max(int(path.name) for path in folder.glob("[0-9]*"))
+    with ocp.StandardCheckpointer() as reader:
+        return reader.restore((folder / str(step) / "state").absolute())
+
+
+def lines(workdir):
+    """metrics.jsonl without wall times."""
+    found = read_metrics(workdir / "metrics.jsonl")
+    return [{k: v for k, v in row.items() if k != "seconds"} for row in found]
+
+
+@pytest.mark.faults
+def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence(
+    tmp_path, monkeypatch
+):
+    """The kernel refuses to let a file grow while its own code writes it; then there is room."""
+    settings, workdir = tiny.config("generator"), tmp_path / "run"
+
+    def refused_by(owner, name, call, file):
+        """The sentence of a run whose disk is full at the n-th call of a function."""
+        real, calls = getattr(owner, name), []
+
+        def limited(*args, **kwargs):
+            calls.append(name)
+            if len(calls) < call:
+                return real(*args, **kwargs)
+            with tiny.full_disk():
+                return real(*args, **kwargs)
+
+        monkeypatch.setattr(owner, name, limited)
+        with pytest.raises(DiskError) as failure:
+            chain.run(settings, workdir)
+        monkeypatch.setattr(owner, name, real)
+        said = str(failure.value)
+        assert re.fullmatch(
+            rf"Writing to {workdir}/{file} failed \(File too large; [\d,.]+ MB are free\): free "
+            "space there or name a folder that can be written; what was saved before is whole, and "
+            "the same command goes on from it",
+            said,
+        ), said
+
+    refused_by(config, "claim", 1, r"config\.json")
+    refused_by(train.MetricWriter, "write", 2, r"metrics\.jsonl")
+    refused_by(validation.figures, "write_samples", 1, r"samples/step_0000002\.png")
+    # The first two are of step 2: best and last. The next run saves both again, and then step 4.
+    refused_by(train.checkpoint.Series, "save", 2, "checkpoints/last/2")
+    refused_by(train.checkpoint.Series, "save", 4, "checkpoints/last/4")
+    assert [p.name for p in (workdir / "checkpoints" / "last").iterdir()] == ["2"]
+    refused_by(chain.writers, "write_json", 1, r"evaluation/metrics\.json")
+    refused_by(chain.writers, "write_json", 2, r"summary\.json")
+    refused_by(chain.report, "run_report", 1, r"report\.html")
+    chain.run(settings, workdir)
+    assert (workdir / "report.html").is_file()
+    chain.run(settings, tmp_path / "undisturbed")
+    assert tiny.same(weights(workdir), weights(tmp_path / "undisturbed"))
+    assert lines(workdir) == lines(tmp_path / "undisturbed")
+
+
+@pytest.mark.faults
+def test_a_workdir_in_use_is_refused_and_its_stages_too(trained_chain, tmp_path, no_training):
+    whole, stage = tmp_path / "run", tmp_path / "run" / "srgan"
+    shutil.copytree(trained_chain, whole)
+    for held in (whole, stage):
+        (stage / "summary.json").unlink(missing_ok=True)
+        with (
+            disk.sole_use(held),
+            pytest.raises(UserError, match=rf"{held} is in use by process {os.getpid()} on"),
+        ):
+            chain.run(tiny.config("joint"), whole)
+    with pytest.raises(AssertionError, match="a stage was trained"):
+        chain.run(tiny.config("joint"), whole)
+
+
+@pytest.mark.faults
+def test_a_clock_that_goes_backwards_gives_no_negative_duration(
+    trained_chain, tmp_path, monkeypatch
+):
+    workdir = tmp_path / "run"
+    shutil.copytree(trained_chain, workdir)
+    (workdir / "summary.json").unlink()
+    now = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    summary = chain.run(tiny.config("joint"), workdir)
+    assert 0 < summary["seconds"] < 600
+
+
+class Command:
+    """The main command on a tiny chain of all four stages."""
+
+    def __init__(self, folder, steps):
+        self._config = folder / "chain.py"
+        self._config.write_text(
+            "from tests import tiny\n\n\ndef get_config(size=''):\n"
+            f"    return tiny.config('joint', steps={steps})\n"
+        )
+
+    def run(self, workdir, *, end=None, after=0, wait=0.0):
+        """(exit status, what was said); `end`, a signal, comes `wait` s after so many log lines."""
+        words = ["-m", "histojax.main", f"--config={self._config}", f"--workdir={workdir}"]
+        environment = dict(os.environ)
+        if end:
+            # A kill while a compiled program is being kept would spoil it for other tests.
+            environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
+        said = []
+        with subprocess.Popen(
+            [sys.executable, *words],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        ) as process:
+            ending = threading.Timer(wait, process.send_signal, [end])
+            if end and not after:
+                ending.start()
+            for line in process.stderr:
+                said.append(line)
+                if re.match(r"\w+ \d+/\d+  ", line):
+                    after -= 1
+                    if end and not after:
+                        ending.start()
+            status = process.wait(timeout=300)
+            ending.cancel()
+        text = "".join(said)
+        assert "Traceback" not in text, text
+        # SIGTERM is heard while a stage trains; elsewhere there is nothing that it could save.
+        expected = {None: {0}, signal.SIGKILL: {0, -9}, signal.SIGTERM: {0, -15}}[end]
+        assert status in expected, text
+        return status, text
+
+
+def check_the_same(workdir, undisturbed):
+    for name in NAMES:
+        assert tiny.same(weights(workdir / name), weights(undisturbed / name)), name
+        assert lines(workdir / name) == lines(undisturbed / name), name
+    assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
+    assert (workdir / "report.html").is_file()
+
+
+@pytest.mark.faults
+def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained_chain, tmp_path):
+    command, workdir = Command(tmp_path, steps=4), tmp_path / "run"
+    draw = random.Random(3)
+    for end, after, longest in (
+        (signal.SIGKILL, 5, 0.5),
+        (signal.SIGTERM, 8, 0.1),
+        (signal.SIGKILL, 8, 0.5),
+    ):
+        status, said = command.run(workdir, end=end, after=after, wait=draw.uniform(0, longest))
+        assert status == -end or STOPPED in said
+    assert command.run(workdir)[0] == 0
+    check_the_same(workdir, trained_chain)
+
+
+@pytest.mark.slow
+@pytest.mark.faults
+def test_a_chain_killed_at_twenty_random_moments_ends_in_the_undisturbed_weights(tmp_path):
+    command, draw = Command(tmp_path, steps=8), random.Random(20)
+    undisturbed = tmp_path / "undisturbed"
+    command.run(undisturbed)
+    kills = finished = 0
+    while kills < 20:
+        workdir = tmp_path / str(finished)
+        end = draw.choice((signal.SIGKILL, signal.SIGTERM))
+        after = draw.randrange(12)
+        # Before the first line lie imports, the rehearsal and the way back to the checkpoint.
+        wait = draw.uniform(0, 0.7 if after else 6.0)
+        status, said = command.run(workdir, end=end, after=after, wait=wait)
+        if status == 0 and STOPPED not in said:
+            check_the_same(workdir, undisturbed)
+            finished += 1
+            continue
+        kills += 1
+        last = said.strip().splitlines()[-1:]
+        print(f"{kills}: {end.name}, {after} lines and {wait:.2f} s after the start; {last}")
+    command.run(workdir)
+    check_the_same(workdir, undisturbed)

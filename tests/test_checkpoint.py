@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from histojax import checkpoint
-from histojax.errors import UserError
+from histojax.errors import DiskError, UserError
+from tests.tiny import full_disk
 
 
 def tree(value=0.0, width=3):
@@ -53,6 +54,7 @@ def test_a_step_is_saved_again_after_going_back(tmp_path):
     assert checkpoint.Series(tmp_path).restore(tree()).meta["best"] == 3.0
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("damage", ["state", "meta"])
 def test_a_half_written_checkpoint_is_passed_over_and_said(tmp_path, damage, caplog):
     series = checkpoint.Series(tmp_path)
@@ -68,6 +70,7 @@ def test_a_half_written_checkpoint_is_passed_over_and_said(tmp_path, damage, cap
     assert "step 2 is damaged" in caplog.text
 
 
+@pytest.mark.faults
 def test_all_damaged_is_refused(tmp_path):
     series = checkpoint.Series(tmp_path)
     save(series, 1, 1.0)
@@ -77,6 +80,7 @@ def test_all_damaged_is_refused(tmp_path):
         checkpoint.Series(tmp_path).restore(tree())
 
 
+@pytest.mark.faults
 def test_another_architecture_lists_every_name(tmp_path):
     series = checkpoint.Series(tmp_path)
     save(series, 1, 1.0)
@@ -93,9 +97,44 @@ def test_another_architecture_lists_every_name(tmp_path):
     ]
 
 
+@pytest.mark.faults
 def test_a_newer_format_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(checkpoint, "FORMAT", 99)
     save(checkpoint.Series(tmp_path), 1, 1.0)
     monkeypatch.undo()
     with pytest.raises(UserError, match="newer histojax"):
         checkpoint.Series(tmp_path).restore(tree())
+
+
+@pytest.mark.faults
+def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoints_before(tmp_path):
+    def save(step, value):
+        # Many arrays, so that some are still being written when the first is refused.
+        arrays = {f"a{index}": jnp.full((100, 100), value) + index for index in range(20)}
+        series.save(step, arrays, data={"position": step}, meta={"best": value})
+        return arrays
+
+    series = checkpoint.Series(tmp_path / "last")
+    first = save(1, 0.1)
+    with full_disk(2_000), pytest.raises(DiskError) as failure:
+        save(2, 0.2)
+    said = str(failure.value)
+    assert said.startswith(f"Writing to {tmp_path}/last/2 failed (File too large; ")
+    assert "MB are free): free space there" in said
+    assert "\n" not in said
+    assert [path.name for path in (tmp_path / "last").iterdir()] == ["1"]
+    restored = checkpoint.Series(tmp_path / "last").restore(first)
+    assert restored.step == 1
+    np.testing.assert_array_equal(restored.state["a7"], first["a7"])
+    save(3, 0.3)
+    assert series.steps() == [1, 3]
+
+
+@pytest.mark.faults
+def test_what_a_kill_left_of_a_checkpoint_is_cleared_away(tmp_path):
+    save(checkpoint.Series(tmp_path), 1, 1.0)
+    part = tmp_path / "2.orbax-checkpoint-tmp"
+    (part / "state").mkdir(parents=True)
+    assert checkpoint.Series(tmp_path).steps() == [1]
+    save(checkpoint.Series(tmp_path), 3, 3.0)
+    assert not part.exists()

@@ -2,15 +2,17 @@
 
 import os
 import pathlib
+import platform
 import subprocess
 import sys
 
+import jax
 import numpy as np
 import pytest
 import tifffile
 from PIL import Image
 
-from histojax import chain, command
+from histojax import chain, command, disk
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -117,10 +119,57 @@ def test_a_bad_value_leaves_no_workdir(tmp_path, override, expected):
     assert not workdir.exists()
 
 
+@pytest.mark.faults
 def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     said = refused("main", SMOKE, f"--workdir={tmp_path / 'file' / 'run'}")
-    assert "cannot be written" in said
+    assert f"Writing to {tmp_path}/file/run/.lock failed (Not a directory; " in said
+    assert "name a folder that can be written" in said
+
+
+@pytest.mark.faults
+def test_a_workdir_in_use_is_one_sentence(tmp_path):
+    with disk.sole_use(tmp_path / "run"):
+        said = refused("main", SMOKE, f"--workdir={tmp_path / 'run'}")
+    assert f"run is in use by process {os.getpid()} on {platform.node()}: " in said
+
+
+@pytest.fixture
+def compilation_cache():
+    """Restores where compiled programs are kept."""
+    before = jax.config.jax_compilation_cache_dir
+    yield
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.faults
+def test_compiled_programs_are_kept_where_asked_or_else_at_home(
+    tmp_path, monkeypatch, compilation_cache
+):
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "asked"))
+    command.set_up_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "asked")
+    jax.config.update("jax_compilation_cache_dir", None)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    command.set_up_cache()
+    assert jax.config.jax_compilation_cache_dir == str(tmp_path / "histojax" / "jax")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_cache_that_cannot_be_written_is_said_and_left_out(
+    tmp_path, monkeypatch, compilation_cache, caplog, asked
+):
+    (tmp_path / "file").write_text("")
+    jax.config.update(
+        "jax_compilation_cache_dir", str(tmp_path / "file" / "jax") if asked else None
+    )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    with caplog.at_level("WARNING"):
+        command.set_up_cache()
+    assert jax.config.jax_compilation_cache_dir is None
+    assert f"{tmp_path}/file/" in caplog.text
+    assert "cannot be written (Not a directory), so compiled programs are not kept" in caplog.text
 
 
 @pytest.mark.faults

@@ -4,7 +4,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from histojax import config
-from histojax.errors import UserError
+from histojax.errors import DiskError, UserError
 
 
 def settings(**changes):
@@ -27,6 +27,7 @@ def test_differences_name_every_field_but_length_and_logging():
     assert config.differences(old, more) == []
 
 
+@pytest.mark.faults
 def test_claim_writes_then_accepts_then_refuses(tmp_path):
     config.claim(settings(), tmp_path / "run")
     config.claim(settings(steps=50), tmp_path / "run")
@@ -37,12 +38,36 @@ def test_claim_writes_then_accepts_then_refuses(tmp_path):
     assert config.read(tmp_path / "run" / "config.json")["data"]["crop"] == 32
 
 
+@pytest.mark.faults
+def test_a_config_of_a_newer_program_is_refused_and_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(config, "FORMAT", 2)
+    config.claim(settings(), tmp_path)
+    monkeypatch.undo()
+    before = (tmp_path / "config.json").read_text()
+    expected = (
+        f"{tmp_path / 'config.json'} was written by a newer histojax (format 2, this one reads up "
+        "to 1); update histojax to use it"
+    )
+    with pytest.raises(UserError) as failure:
+        config.claim(settings(), tmp_path)
+    assert str(failure.value) == expected
+    assert (tmp_path / "config.json").read_text() == before
+
+
+def test_the_format_is_written_and_is_no_field(tmp_path):
+    config.claim(settings(), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == config.FORMAT
+    assert config.read(tmp_path / "config.json") == config.resolved(settings())
+
+
+@pytest.mark.faults
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written"):
+    with pytest.raises(DiskError, match=r"Writing to .*file/run/config\.json failed"):
         config.claim(settings(), tmp_path / "file" / "run")
 
 
+@pytest.mark.faults
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         config.read(tmp_path / "config.json")

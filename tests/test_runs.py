@@ -41,6 +41,7 @@ def test_averaged_variables_start_the_next_stage(trained_chain):
     assert tiny.same(variables["discriminator"]["params"], run.state.params["discriminator"])
 
 
+@pytest.mark.faults
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a workdir: it holds no config\.json"):
         runs.load(tmp_path)
@@ -49,6 +50,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
         runs.load(tmp_path)
 
 
+@pytest.mark.faults
 def test_a_run_begun_but_without_a_checkpoint_is_refused(trained_chain, tmp_path):
     shutil.copy(trained_chain / "generator" / "config.json", tmp_path)
     (tmp_path / "checkpoints").mkdir()
@@ -56,6 +58,7 @@ def test_a_run_begun_but_without_a_checkpoint_is_refused(trained_chain, tmp_path
         runs.load(tmp_path)
 
 
+@pytest.mark.faults
 def test_a_checkpoint_of_another_architecture_lists_every_name(trained_chain, tmp_path):
     folder = tmp_path / "generator"
     shutil.copytree(trained_chain / "generator", folder)
@@ -68,6 +71,18 @@ def test_a_checkpoint_of_another_architecture_lists_every_name(trained_chain, tm
     missing = [line for line in str(failure.value).splitlines() if line.startswith("- params/")]
     assert any("block_1/grouped/kernel" in line for line in missing)
     assert not [line for line in str(failure.value).splitlines() if line.startswith("+ ")]
+
+
+@pytest.mark.faults
+def test_a_run_of_a_newer_program_is_refused(trained_chain, tmp_path):
+    folder = tmp_path / "generator"
+    shutil.copytree(trained_chain / "generator", folder)
+    values = json.loads((folder / "config.json").read_text())
+    # What a newer program may hold: a stage that this one has never heard of.
+    values.update(format=config.FORMAT + 1, stage="diffusion")
+    (folder / "config.json").write_text(json.dumps(values))
+    with pytest.raises(UserError, match=r"config\.json was written by a newer histojax \(format 2"):
+        runs.load(folder)
 
 
 def test_precision_can_be_chosen_at_use(trained_chain):
@@ -83,6 +98,7 @@ def test_precision_can_be_chosen_at_use(trained_chain):
     assert np.abs(made[0] - made[1]).max() <= 3
 
 
+@pytest.mark.faults
 def test_networks_that_cannot_be_made_are_named():
     settings = tiny.config()
     settings.generator.cardinality = 3

@@ -1,18 +1,22 @@
 import os
 import pathlib
 import random
+import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import train
+from histojax import sharding, train
 from histojax.data import pipeline
 from histojax.errors import UserError
+from histojax.losses import pixel
 from histojax.metric_writer import read_metrics
 from tests import tiny
 
@@ -76,24 +80,29 @@ def test_a_run_leaves_what_a_workdir_holds(undisturbed):
     assert int(state.skipped) == 0
 
 
-def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(undisturbed, tmp_path, monkeypatch):
+@pytest.mark.faults
+@pytest.mark.parametrize("at", [3, 4])  # 4 is the last step, after which a chain would go on
+def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
+    undisturbed, tmp_path, monkeypatch, at
+):
     write = train.MetricWriter.write
 
     def write_and_signal(self, step, split, values):
         write(self, step, split, values)
-        if step == 3:
+        if (step, split) == (at, "train"):
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(train.MetricWriter, "write", write_and_signal)
-    with pytest.raises(train.Stopped, match="stopped at step 3, checkpoint written"):
+    with pytest.raises(train.Stopped, match=f"stopped at step {at}, checkpoint written"):
         train.train(tiny.config(), tmp_path, devices=ONE)
     monkeypatch.undo()
-    assert int(tiny.last_state(tmp_path).step) == 3
+    assert int(tiny.last_state(tmp_path).step) == at
     train.train(tiny.config(), tmp_path, devices=ONE)
     assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
     assert rows(tmp_path) == rows(undisturbed)
 
 
+@pytest.mark.faults
 def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, tmp_path, caplog):
     train.train(tiny.config(), tmp_path, devices=ONE)
     for file in (tmp_path / "checkpoints" / "last" / "4" / "state").rglob("*"):
@@ -114,6 +123,7 @@ def test_another_seed_gives_other_weights(undisturbed, tmp_path):
     assert not tiny.same(tiny.last_state(tmp_path).params, tiny.last_state(undisturbed).params)
 
 
+@pytest.mark.faults
 def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
     poison(monkeypatch, {2, 3})
     train.train(tiny.config(), tmp_path, devices=ONE)
@@ -127,6 +137,7 @@ def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
     assert [row["loss"] is None for row in trained] == [False, True, True, False]
 
 
+@pytest.mark.faults
 def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_path, monkeypatch):
     poison(monkeypatch, range(3, 99))
     settings = tiny.config(steps=10)
@@ -161,6 +172,7 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
     assert "they are going flat" in warning["text"]
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
@@ -177,6 +189,7 @@ def test_a_value_out_of_range_is_named(field, value, message):
         train.check(settings, devices=2)
 
 
+@pytest.mark.faults
 def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
     settings = tiny.config()
     settings.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
@@ -184,6 +197,84 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
     with pytest.raises(UserError, match=r"p\d"):
         train.train(settings, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.faults
+def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monkeypatch):
+    settings = tiny.config()
+    made, error = pipeline.train_batches, pixel.FORMS[settings.loss.pixel]
+
+    class Marked(Poisoned):
+        def __next__(self):
+            batch = super().__next__()
+            if self._taken == 2:
+                batch["hr"][0, 0, 0, 0] = 3.0
+            return batch
+
+    def loss(*, prediction, target):
+        return jnp.where(
+            jnp.max(target) > 2.0, jnp.nan, error(prediction=prediction, target=target)
+        )
+
+    monkeypatch.setattr(
+        train.pipeline, "train_batches", lambda *a, **k: Marked(made(*a, **k), set())
+    )
+    monkeypatch.setitem(pixel.FORMS, settings.loss.pixel, loss)
+    train.train(settings, tmp_path, devices=ONE)
+    state = tiny.last_state(tmp_path)
+    assert (int(state.step), int(state.skipped)) == (4, 1)
+    assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tiny.plain(state.params)))
+    trained = [row for row in rows(tmp_path) if row["split"] == "train"]
+    assert [row["loss"] is None for row in trained] == [False, True, False, False]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("at", "said_at", "good"), [(3, 4, "/last/2"), (1, 2, "none, for none")])
+def test_a_parameter_that_is_not_finite_stops_the_run_and_is_not_saved(
+    tmp_path, monkeypatch, at, said_at, good
+):
+    made = sharding.train_step
+
+    def broken(step, mesh):
+        take = made(step, mesh)
+
+        def taken(state, batch):
+            state, metrics = take(state, batch)
+            if int(state.step) == at:
+                params = state.params["generator"]
+                head = jax.tree.map(lambda leaf: leaf * jnp.nan, params["head"])
+                state = state.replace(params={"generator": {**params, "head": head}})
+            return state, metrics
+
+        return taken
+
+    monkeypatch.setattr(sharding, "train_step", broken)
+    with pytest.raises(UserError) as failure:
+        train.train(tiny.config(steps=40), tmp_path, devices=ONE)
+    said = str(failure.value)
+    assert said.startswith("generator: params/generator/head/")
+    assert f"is not finite at step {said_at}, and no step can mend it" in said
+    assert good in said
+    kept = tmp_path / "checkpoints" / "last"
+    assert [int(path.name) for path in kept.glob("[0-9]*")] == ([2] if at == 3 else [])
+
+
+@pytest.mark.faults
+def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monkeypatch, capsys):
+    now = iter(range(10**9, 0, -3600))
+    monkeypatch.setattr(time, "time", lambda: float(next(now)))
+    monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
+    train.train(tiny.config(), tmp_path, devices=ONE)
+    shutil.rmtree(tmp_path / "checkpoints" / "last" / "4")
+    train.train(tiny.config(), tmp_path, devices=ONE)
+    monkeypatch.undo()
+    assert next(now) < 10**9 - 3600
+    seconds = [row["seconds"] for row in read_metrics(tmp_path / "metrics.jsonl")]
+    assert seconds == sorted(seconds)
+    assert seconds[0] > 0
+    assert seconds[-1] < 600
+    assert "-" not in "".join(re.findall(r"\S+ steps/s  left \S+", capsys.readouterr().err))
+    assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
 
 
 def test_better_goes_by_the_rule_and_passes_over_what_is_not_finite():
@@ -271,6 +362,7 @@ def after_first_checkpoint(process, workdir, wait):
     time.sleep(wait)
 
 
+@pytest.mark.faults
 def test_killed_and_terminated_runs_end_in_the_undisturbed_weights(tmp_path):
     with start(tmp_path / "a") as process:
         said = process.communicate(timeout=300)[1]

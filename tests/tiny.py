@@ -1,7 +1,9 @@
 """Configs so small that every stage trains in seconds, and folders of images to train on."""
 
+import contextlib
 import functools
 import json
+import resource
 
 import jax
 import numpy as np
@@ -124,6 +126,17 @@ def run(name, scale=4):
     weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
     return runs.Run(None, settings, stage, state.replace(ema=weights), 0, meta)
+
+
+@contextlib.contextmanager
+def full_disk(size=100):
+    """No file grows beyond `size` bytes: the kernel refuses the write, whoever asks for it."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def batch_for(stage, size=4, crop=16):

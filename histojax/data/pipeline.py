@@ -17,13 +17,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import multiprocessing
 import os
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import grain
 import numpy as np
+from absl import logging
 
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
@@ -114,6 +117,23 @@ def _single_threaded_children() -> Iterator[None]:
                 os.environ[name] = value
 
 
+def _end_with_parent(index: int, count: int) -> None:
+    """In a worker: ends it when the run is killed, which would leave it waiting for ever."""
+    del index, count
+    parent = multiprocessing.parent_process()
+
+    def wait() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
+def _is_death(error: RuntimeError) -> bool:
+    """Whether grain says by it that a worker process is gone."""
+    return str(error).startswith("Worker process was terminated unexpectedly")
+
+
 class HostBatches:
     """Endless training batches made by grain on the host; NumPy arrays.
 
@@ -172,16 +192,43 @@ class HostBatches:
             flags.FLAGS.mark_as_parsed()
         options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
         dataset = batches.to_iter_dataset(options).mp_prefetch(
-            grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4)
+            grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4),
+            worker_init_fn=_end_with_parent,
         )
         with _single_threaded_children():
             self._iterator = iter(dataset)
             return next(self._iterator)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        batch = self._start() if self._iterator is None else next(self._iterator)
+        try:
+            batch = self._start() if self._iterator is None else next(self._iterator)
+        except RuntimeError as error:
+            if not _is_death(error):
+                raise
+            batch = self._start_again(error)
         self._position += 1
         return batch
+
+    def _start_again(self, death: RuntimeError) -> dict[str, np.ndarray]:
+        """The batch that a dead worker leaves out, made by new workers.
+
+        Raises:
+          UserError: if one of these dies of it too.
+        """
+        reason = str(death).partition(". ")[0]
+        logging.warning("batch %d: %s; starting the workers again", self._position, reason)
+        self.close()
+        try:
+            return self._start()
+        except RuntimeError as error:
+            if not _is_death(error):
+                raise
+            self.close()
+            raise UserError(
+                f"config.data.workers={self._workers}: batch {self._position} cannot be made "
+                f"({reason}, twice; -9 is often too little memory): give fewer workers, or 0 for "
+                "threads"
+            ) from error
 
     def get_state(self) -> dict[str, int]:
         """The position of the next batch; JSON-able."""

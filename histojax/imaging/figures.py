@@ -17,7 +17,8 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from histojax.data.resampling import upsample
-from histojax.imaging.writers import atomic_path, overlay, panels
+from histojax.disk import atomic_path
+from histojax.imaging.writers import overlay, panels
 
 # Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.
 FOUND, EXTRA, MISSED = (64, 64, 64), (230, 159, 0), (0, 114, 178)

@@ -21,8 +21,8 @@ import scipy.sparse.csgraph
 import skimage.color
 import skimage.filters
 
+from histojax.disk import disk_errors
 from histojax.errors import UserError
-from histojax.imaging.writers import disk_errors
 
 _DUAL = {4: 8, 8: 4}
 # Range of the haematoxylin density below which there is no tissue to divide: as much as pale

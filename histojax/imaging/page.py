@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
+from histojax.disk import atomic_path
 from histojax.imaging.figures import read_sheet
-from histojax.imaging.writers import atomic_path
 
 # base64 adds a third: pictures of this many bytes keep a page below six megabytes.
 PICTURE_BYTES = 4_000_000

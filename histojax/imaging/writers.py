@@ -6,13 +6,10 @@ nothing half-written under that name. Axes: H, W pixels, C channels.
 
 from __future__ import annotations
 
-import contextlib
 import csv
 import itertools
 import json
 import math
-import os
-import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,47 +21,10 @@ import PIL.ImageFont
 import skimage.segmentation
 import tifffile
 
-from histojax.errors import UserError
+from histojax.disk import atomic_path
 from histojax.imaging.tiling import recut
 
 _TIFF_TILE = 512
-
-
-@contextlib.contextmanager
-def disk_errors(path: str | Path | None) -> Iterator[None]:
-    """Turns what the disk refuses (no space, no permission, no folder) into a UserError."""
-    try:
-        yield
-    except OSError as error:
-        where = "the temporary folder" if path is None else str(path)
-        reason = error.strerror or str(error)
-        raise UserError(
-            f"Writing to {where} failed ({reason}): free space there or name a folder that can be "
-            "written."
-        ) from error
-
-
-@contextlib.contextmanager
-def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to `path` at the end and removed on failure.
-
-    The folder is made where it is missing.
-
-    Raises:
-        UserError: the disk refuses.
-    """
-    path = Path(path)
-    # Not longer than a name may be, however long the final one is.
-    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
-    with disk_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield beside
-            os.replace(beside, path)
-        except BaseException:
-            with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
-            raise
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:

@@ -200,7 +200,12 @@ def _fetch_vgg19(path_field: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(VGG19_REPOSITORY, VGG19_FILE))
     except Exception as error:  # the hub raises its own, requests', httpx's and OS errors
+        if getattr(error, "filename", None) and error.strerror:
+            raise UserError(
+                f"VGG19's weights cannot be kept in {error.filename} ({error.strerror}): set "
+                f"HF_HOME to a folder that can be written, or {remedy}."
+            ) from error
+        reason = getattr(error, "strerror", None) or type(error).__name__
         raise UserError(
-            f"VGG19's weights could not be fetched from {VGG19_REPOSITORY} "
-            f"({type(error).__name__}): {remedy}."
+            f"VGG19's weights could not be fetched from {VGG19_REPOSITORY} ({reason}): {remedy}."
         ) from error

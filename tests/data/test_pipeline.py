@@ -1,5 +1,12 @@
 import json
+import multiprocessing
 import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import time
 
 import numpy as np
 import pytest
@@ -16,6 +23,7 @@ from histojax.data.pipeline import (
 from histojax.errors import UserError
 from tests.data.coordinates import Coordinates, assert_registered
 
+ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = {
     "crop": 16,
     "placement": "host",
@@ -97,6 +105,85 @@ def test_a_saved_position_resumes_to_the_identical_batch():
     other.set_state(state)
     assert (take(other, 1)[0]["hr"] != expected[0]["hr"]).any()
     other.close()
+
+
+class Deadly(Coordinates):
+    """A source that kills the process that reads its image `number`."""
+
+    def __init__(self, number):
+        super().__init__()
+        self._number = number
+
+    def __getitem__(self, index):
+        if index == self._number:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+@pytest.mark.faults
+def test_a_worker_that_is_killed_is_started_again_and_no_batch_is_lost(caplog):
+    expected = take(host_batches(), 12)
+    batches = host_batches(config={"workers": 1})
+    got = take(batches, 2)
+    for worker in multiprocessing.active_children():
+        worker.kill()
+    with caplog.at_level("WARNING"):
+        got += take(batches, 10)
+    batches.close()
+    assert_equal(got, expected)
+    assert re.search(r"batch \d+: .* exit code -9; starting the workers again", caplog.text)
+    assert not multiprocessing.active_children()
+
+
+@pytest.mark.faults
+def test_a_batch_that_kills_its_workers_is_one_sentence():
+    batches = host_batches(Deadly(2), {"workers": 1})
+    with pytest.raises(UserError) as failure:
+        take(batches, 50)
+    assert re.fullmatch(
+        r"config\.data\.workers=1: batch \d+ cannot be made \(.* exit code -9, twice; .*\): give "
+        r"fewer workers, or 0 for threads",
+        str(failure.value),
+    )
+    assert not multiprocessing.active_children()
+
+
+WORKING = """
+import multiprocessing, pathlib, sys, time
+from tests.data.test_pipeline import host_batches
+if __name__ == "__main__":
+    batches = host_batches(config={"workers": 1})
+    next(batches)
+    print(multiprocessing.active_children()[0].pid, flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.faults
+def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
+    script = tmp_path / "working.py"
+    script.write_text(WORKING)
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as run:
+        worker = int(run.stdout.readline())
+        os.kill(worker, 0)
+        run.kill()
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and alive(worker):
+        time.sleep(0.05)
+    assert not alive(worker)
+
+
+def alive(pid):
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"  # a zombie waits for whoever adopted it, and holds nothing
 
 
 def test_workers_give_what_threads_give(monkeypatch):

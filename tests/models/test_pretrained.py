@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import hashlib
+import http.server
+import pathlib
+import threading
 
 import jax
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import save, save_file
 
 from histojax.errors import UserError
 from histojax.models import pretrained
@@ -44,12 +47,14 @@ def test_vgg19_from_safetensors_with_its_classifier_left_out(tmp_path):
     assert len(variables["params"]) == 16
 
 
+@pytest.mark.faults
 def test_another_sha256_names_both(squeezenet_file):
     digest = hashlib.sha256(squeezenet_file.read_bytes()).hexdigest()
     with pytest.raises(UserError, match=rf"{digest}.*{'0' * 64}"):
         pretrained.load_feature_network("squeezenet1_1", str(squeezenet_file), "0" * 64)
 
 
+@pytest.mark.faults
 def test_a_mismatch_lists_every_missing_and_extra_name(tmp_path):
     arrays = squeezenet_arrays()
     arrays["fire2/squeeze1x1/weights"] = arrays.pop("fire2/squeeze1x1/kernel")
@@ -67,6 +72,7 @@ def test_a_mismatch_lists_every_missing_and_extra_name(tmp_path):
     assert str(error.value).count(" (") == 4
 
 
+@pytest.mark.faults
 def test_pickled_objects_are_refused_and_not_run(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -77,6 +83,7 @@ def test_pickled_objects_are_refused_and_not_run(tmp_path):
         pretrained.read_arrays(tmp_path / "bomb.npz")
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["cut.npz", "cut.safetensors"])
 def test_truncated_files_are_refused(tmp_path, name):
     whole = tmp_path / f"whole{name[3:]}"
@@ -89,6 +96,7 @@ def test_truncated_files_are_refused(tmp_path, name):
         pretrained.read_arrays(tmp_path / name)
 
 
+@pytest.mark.faults
 def test_missing_files_unknown_endings_and_names(tmp_path):
     with pytest.raises(UserError, match=r"absent\.npz does not exist: correct loss\.path"):
         pretrained.load_feature_network(
@@ -103,6 +111,7 @@ def test_missing_files_unknown_endings_and_names(tmp_path):
         pretrained.load_feature_network("squeezenet1_1", path_field="loss.path")
 
 
+@pytest.mark.faults
 def test_offline_says_what_to_fetch_and_where_to_name_it(monkeypatch):
     huggingface_hub = pytest.importorskip("huggingface_hub")
 
@@ -128,3 +137,78 @@ def test_a_fetched_file_is_not_asked_for_again(monkeypatch, tmp_path):
     monkeypatch.setattr(huggingface_hub, "hf_hub_download", lambda *a: pytest.fail("asked again"))
     module, _ = pretrained.load_feature_network("vgg19")
     assert type(module).__name__ == "VGG19"
+
+
+class Hub(http.server.BaseHTTPRequestHandler):
+    """Serves one file as the Hugging Face hub does; `reach` bytes of it before the line breaks."""
+
+    body, reach = b"", 0
+
+    def do_HEAD(self):
+        first = int(self.headers.get("Range", "bytes=0-").split("=")[1].split("-")[0])
+        self.send_response(206 if first else 200)
+        self.send_header("ETag", '"1234"')
+        self.send_header("X-Repo-Commit", "0" * 40)
+        self.send_header("Content-Length", str(len(self.body) - first))
+        if first:
+            self.send_header(
+                "Content-Range", f"bytes {first}-{len(self.body) - 1}/{len(self.body)}"
+            )
+        self.end_headers()
+        return first
+
+    def do_GET(self):
+        first = self.do_HEAD()
+        self.wfile.write(self.body[first : self.reach])
+
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture
+def hub(monkeypatch, tmp_path):
+    """A hub of this machine, from which huggingface_hub fetches into tmp_path/hub."""
+    file_download = pytest.importorskip("huggingface_hub.file_download")
+    from huggingface_hub import constants
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    monkeypatch.setattr(Hub, "body", save(vgg_arrays(16)))
+    monkeypatch.setattr(Hub, "reach", len(Hub.body))
+    monkeypatch.setattr(constants, "ENDPOINT", address)
+    template = address + "/{repo_id}/resolve/{revision}/{filename}"
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(file_download.time, "sleep", lambda seconds: None)
+    yield Hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.mark.faults
+def test_an_interrupted_download_is_never_taken_for_whole(hub, monkeypatch, tmp_path):
+    monkeypatch.setattr(hub, "reach", len(hub.body) // 2)
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"could not be fetched .*name the file in loss\.path"):
+            pretrained.load_feature_network("vgg19", path_field="loss.path")
+    assert not list((tmp_path / "hub").rglob("*.safetensors"))
+    monkeypatch.setattr(hub, "reach", len(hub.body))
+    _, variables = pretrained.load_feature_network("vgg19")
+    assert len(variables["params"]) == 16
+    (kept,) = (tmp_path / "hub").rglob("*.safetensors")
+    assert pathlib.Path(kept).read_bytes() == hub.body
+
+
+@pytest.mark.faults
+def test_a_cache_of_weights_that_cannot_be_written_is_one_sentence(hub, monkeypatch, tmp_path):
+    from huggingface_hub import constants
+
+    (tmp_path / "file").write_text("")
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "file" / "hub"))
+    with pytest.raises(UserError) as failure:
+        pretrained.load_feature_network("vgg19", path_field="loss.path")
+    said = str(failure.value)
+    assert said.startswith(f"VGG19's weights cannot be kept in {tmp_path}/file/hub")
+    assert "(Not a directory): set HF_HOME to a folder that can be written, or download" in said

@@ -1,0 +1,116 @@
+"""Files that are whole or absent, refusals in one sentence, folders that one run at a time uses."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+import platform
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import logging
+
+from histojax.errors import DiskError, UserError
+
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+
+
+@contextlib.contextmanager
+def disk_errors(path: str | Path | None) -> Iterator[None]:
+    """Turns what the disk refuses (no space, no permission, no folder) into a DiskError.
+
+    Args:
+        path: what is written, named in the message; None: something in the temporary folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        raise refused(path, error.strerror or str(error)) from error
+
+
+def refused(path: str | Path | None, reason: str) -> DiskError:
+    """The error that says what could not be written, why, and how much space there is."""
+    where = "the temporary folder" if path is None else str(path)
+    free = free_bytes(path)
+    space = "" if free is None else f"; {free / 1e6:,.1f} MB are free"
+    return DiskError(
+        f"Writing to {where} failed ({reason}{space}): free space there or name a folder that can "
+        "be written"
+    )
+
+
+def free_bytes(path: str | Path | None) -> int | None:
+    """Bytes that may still be written beside `path`, which need not exist; None: unknown."""
+    place = Path(tempfile.gettempdir() if path is None else path).absolute()
+    for folder in (place, *place.parents):
+        with contextlib.suppress(OSError):
+            return shutil.disk_usage(folder).free
+    return None
+
+
+@contextlib.contextmanager
+def atomic_path(path: str | Path) -> Iterator[Path]:
+    """A path beside `path` to write to, renamed to `path` at the end and removed on failure.
+
+    The folder is made where it is missing.
+
+    Raises:
+        DiskError: the disk refuses.
+    """
+    path = Path(path)
+    # Not longer than a name may be, however long the final one is.
+    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            os.replace(beside, path)
+        except BaseException:
+            with contextlib.suppress(OSError):
+                beside.unlink(missing_ok=True)
+            raise
+
+
+@contextlib.contextmanager
+def sole_use(folder: Path) -> Iterator[None]:
+    """Holds a folder, made where it is missing, against every other process that asks for it.
+
+    The lock belongs to the process and goes with it, however it ends. On NFS it holds between
+    machines too, as far as the server's lock service runs; a file system without locks is said and
+    used without one.
+
+    Raises:
+        UserError: another process holds it.
+        DiskError: the folder cannot be made or written.
+    """
+    path = folder / ".lock"
+    with contextlib.ExitStack() as stack:
+        with disk_errors(path):
+            folder.mkdir(parents=True, exist_ok=True)
+            # Opened without truncating it: the holder's name stands in it.
+            number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            file = stack.enter_context(os.fdopen(number, "r+b", buffering=0))
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            holder = file.read().decode().strip() or "another process"
+            raise UserError(
+                f"{folder} is in use by {holder}: wait for that run to end, stop it, or name "
+                "another --workdir"
+            ) from None
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise refused(path, error.strerror) from error
+            logging.warning(
+                "%s: its file system has no locks, so see that no other run writes there", folder
+            )
+        # On a full disk the run itself will say so; the lock holds without its name.
+        with contextlib.suppress(OSError):
+            file.truncate(0)
+            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+        yield

@@ -1,0 +1,91 @@
+import errno
+import fcntl
+import os
+import platform
+import subprocess
+import sys
+import types
+
+import pytest
+
+from histojax import disk
+from histojax.errors import DiskError, UserError
+
+pytestmark = pytest.mark.faults
+
+
+def test_a_refusal_says_what_why_and_how_much_space_there_is(tmp_path, monkeypatch):
+    asked = []
+
+    def usage(folder):
+        asked.append(folder)
+        if not folder.exists():
+            raise FileNotFoundError(folder)
+        return types.SimpleNamespace(free=12_345_678)
+
+    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    path = tmp_path / "not" / "yet" / "a.png"
+    with pytest.raises(DiskError) as failure, disk.disk_errors(path):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert str(failure.value) == (
+        f"Writing to {path} failed (No space left on device; 12.3 MB are free): free space there "
+        "or name a folder that can be written"
+    )
+    assert asked[-1] == tmp_path
+
+
+HOLD = """
+import pathlib, sys
+from histojax import disk
+with disk.sole_use(pathlib.Path(sys.argv[1])):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_a_folder_in_use_is_refused_until_its_process_is_gone_however_it_went(tmp_path):
+    folder = tmp_path / "run"
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as holder:
+        assert holder.stdout.readline() == "held\n"
+        expected = f"{folder} is in use by process {holder.pid} on {platform.node()}: wait for"
+        with pytest.raises(UserError) as failure, disk.sole_use(folder):
+            pass
+        assert str(failure.value).startswith(expected)
+        holder.kill()
+        holder.wait()
+    with disk.sole_use(folder):
+        assert (folder / ".lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
+
+
+def test_a_lock_ends_with_its_block(tmp_path):
+    with pytest.raises(KeyError), disk.sole_use(tmp_path):
+        raise KeyError
+    with disk.sole_use(tmp_path):
+        pass
+
+
+def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch, caplog):
+    def none(file, operation):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", none)
+    with caplog.at_level("WARNING"), disk.sole_use(tmp_path):
+        assert "has no locks" in caplog.text
+
+
+def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="Not a directory"), disk.sole_use(tmp_path / "file" / "x"):
+        pass
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
+def test_a_folder_without_permission_is_one_sentence(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(DiskError, match="Permission denied"), disk.sole_use(tmp_path / "run"):
+        pass
