@@ -106,6 +106,8 @@ class MetricWriter:
             DiskError: if the disk refuses.
         """
         self._append({"step": int(step), "split": "warning", "text": text})
+        if self._board is not None:
+            self._board.warn(step, text)
 
     def _append(self, row: Mapping[str, Any]) -> None:
         with disk.disk_errors(self.path):
@@ -133,8 +135,9 @@ class _Board:
     def __init__(self, folder: pathlib.Path, resume_step: int):
         from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto import event_pb2, summary_pb2
+        from tensorboardX.summary import text
 
-        self._event, self._summary = event_pb2.Event, summary_pb2.Summary
+        self._event, self._summary, self._text = event_pb2.Event, summary_pb2.Summary, text
         self._folder = folder
         with disk.disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
@@ -149,8 +152,14 @@ class _Board:
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
         entries = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
+        self._append(step, self._summary(value=entries))
+
+    def warn(self, step: int, text: str) -> None:
+        self._append(step, self._text("warning", text))
+
+    def _append(self, step: int, summary: Any) -> None:
         with disk.disk_errors(self._folder):
-            self._write(step=step, summary=self._summary(value=entries))
+            self._write(step=step, summary=summary)
             self._file.flush()
 
     def close(self) -> None:

@@ -109,6 +109,7 @@ def tensorboard(monkeypatch):
     modules = {
         "tensorboardX": types.ModuleType("tensorboardX"),
         "tensorboardX.event_file_writer": types.SimpleNamespace(EventsWriter=_EventsWriter),
+        "tensorboardX.summary": types.SimpleNamespace(text=lambda tag, text: {tag: text}),
         "tensorboardX.proto": types.SimpleNamespace(
             event_pb2=types.SimpleNamespace(Event=_Message, SessionLog=_Message),
             summary_pb2=types.SimpleNamespace(Summary=_Message),
@@ -121,11 +122,13 @@ def tensorboard(monkeypatch):
 def test_tensorboard_gets_the_finite_values_and_where_the_run_goes_on(tmp_path, tensorboard):
     writer = MetricWriter(tmp_path, resume_step=2, tensorboard=True)
     writer.write(3, "train", {"loss": 0.5, "psnr": float("nan")})
+    writer.warn(3, "flat")
     (file,) = (tmp_path / "tensorboard").iterdir()
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"file_version": "brain.Event:2"},
         {"step": 3, "session_log": {"status": 1}},
         {"step": 3, "summary": {"value": [{"tag": "train/loss", "simple_value": 0.5}]}},
+        {"step": 3, "summary": {"warning": "flat"}},
     ]
     writer.close()
 
