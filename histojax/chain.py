@@ -21,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import __version__, checkpoint, command, config, disk, evaluation, runs, train
+from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
 from histojax.data.resampling import check_scale
 from histojax.errors import DiskError, UserError
@@ -74,6 +75,8 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
                 run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
             return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
     except DiskError as error:
+        if not (workdir / "config.json").exists():
+            raise
         raise DiskError(
             f"{error}; what was saved before is whole, and the same command goes on from it"
         ) from error
@@ -138,6 +141,7 @@ def rehearse(ordered: list[ConfigDict]) -> None:
             source = runs.open_split(
                 settings, split, labels="mask" in stage.fields, crop=settings.data.crop
             )
+            make_recipe(source, settings.data, stage.fields, augment=split == "train")
             images = (settings.data.source, settings.data.data_dir, settings.seed, split)
             if "lr" in stage.fields and images not in registered:
                 check_registration(source, settings.data.scale, settings.data.max_shift)

@@ -25,6 +25,8 @@ from histojax.errors import UserError
 from histojax.imaging import comparison_page, figures, writers
 from histojax.progress import say
 
+_DRAW_NOTHING = ("bicubic", "bilinear")  # degradations of one lr image whatever the seed
+
 _WINDOWS = 2
 
 
@@ -178,10 +180,19 @@ def recorded(
 
 def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records of `evaluation.data_record` are of the same pairs of images."""
-    fields = ["split", "fingerprint", "scale", "degradation"]
-    if other["degradation"]["name"] == "microscope":  # the one that draws anything
+    fields = ["split", "fingerprint", "scale"]
+    if other["degradation"]["name"] not in _DRAW_NOTHING:
         fields.append("seed")
-    return all(one.get(field) == other[field] for field in fields)
+    return all(one.get(field) == other[field] for field in fields) and same_degradation(
+        one.get("degradation") or {}, other["degradation"]
+    )
+
+
+def same_degradation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    """Whether two resolved `config.data.degradation` do the same, but for what is drawn."""
+    if one.get("name") == other["name"] in _DRAW_NOTHING:
+        return True  # they use no other field
+    return one == other
 
 
 def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
@@ -232,7 +243,7 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: sources.S
                 f"{entry.label} was trained on {data.source} and is scored on "
                 f"{reference.data.source}."
             )
-        if config.resolved(data.degradation) != scored:
+        if not same_degradation(config.resolved(data.degradation), scored):
             notes.append(
                 f"{entry.label} was trained for another degradation ({data.degradation.name}) than "
                 f"it is scored on ({reference.data.degradation.name}, of {entries[0].label})."

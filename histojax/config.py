@@ -14,7 +14,17 @@ from histojax.errors import UserError
 # Of config.json; raised when what stands in one can no longer be read as before.
 FORMAT = 1
 # A run may go on with another of these: they change how long or how loudly it runs, not what it is.
-FREE = ("steps", "log", "eval", "checkpoint", "lengths", "max_skipped", "max_pixels", "collapse")
+FREE = (
+    "steps",
+    "log",
+    "eval",
+    "checkpoint",
+    "lengths",
+    "max_skipped",
+    "max_pixels",
+    "max_shift",
+    "collapse",
+)
 
 
 def resolved(config: ConfigDict) -> dict[str, Any]:

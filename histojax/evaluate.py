@@ -29,6 +29,12 @@ _FEATURES = flags.DEFINE_multi_string(
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels", None, "Largest image of a folder, px; default the run's own.", lower_bound=1
 )
+_MAX_SHIFT = flags.DEFINE_float(
+    "max_shift",
+    None,
+    "How far a real lr image may lie off its hr image, hr px, 0: no check; default the run's own.",
+    lower_bound=0,
+)
 _ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
 )
@@ -49,6 +55,7 @@ def main(argv: Sequence[str]) -> None:
         features=_FEATURES.value,
         ensemble=_ENSEMBLE.value,
         max_pixels=_MAX_PIXELS.value,
+        max_shift=_MAX_SHIFT.value,
         output=pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None,
     )
     print(evaluation.table_text(table["metrics"]))

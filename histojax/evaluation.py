@@ -346,6 +346,7 @@ def score_workdir(
     features: Sequence[str] = (),
     ensemble: bool = False,
     max_pixels: int | None = None,
+    max_shift: float | None = None,
     output: pathlib.Path | None = None,
     like: ConfigDict | None = None,
 ) -> dict[str, Any]:
@@ -379,9 +380,10 @@ def score_workdir(
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
     source = runs.open_split(settings, split, labels=needs_masks)
-    if any(hasattr(run.stage, "enhance") for run in folders.values()):
-        # Runs from before there was a limit lack it.
-        check_registration(source, settings.data.scale, settings.data.get("max_shift", 1.0))
+    if enhancer != "none":
+        if max_shift is None:
+            max_shift = settings.data.get("max_shift", 1.0)  # older runs lack it
+        check_registration(source, settings.data.scale, max_shift)
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")

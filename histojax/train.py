@@ -86,6 +86,7 @@ def train(
         say(f"{settings.name}: going on from step {step}")
     state = state.replace(frozen=frozen)
 
+    validation = Validation(stage, held_out, settings, mesh, workdir)
     writer = None
     if jax.process_index() == 0:
         writer = MetricWriter(
@@ -95,7 +96,6 @@ def train(
             wandb_run=WandbRun(settings, workdir) if settings.log.wandb.project else None,
         )
     take_step = sharding.train_step(stage.train_step, mesh)
-    validation = Validation(stage, held_out, settings, mesh, workdir)
     line = ProgressLine(settings.name, settings.steps)
     watch = collapse.build_watch(settings, stage)
     if watch is not None and writer is not None:

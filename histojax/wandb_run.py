@@ -13,7 +13,7 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from histojax import config
+from histojax import config, disk
 from histojax.errors import UserError
 from histojax.progress import say
 
@@ -40,7 +40,8 @@ class WandbRun:
 
         path = workdir / ID_FILE
         if not path.exists():
-            path.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+            with disk.atomic_path(path) as beside:
+                beside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
         chosen = settings.log.wandb
         self._run = None
         try:

@@ -150,6 +150,8 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
         ("segmenter.features", 6, "features=6 is not a multiple of 4"),
         ("loss.adversarial.form", "minimax", "loss.adversarial.form='minimax' is not known"),
+        ("data.degradation.name", "blindd", "degradation 'blindd' is unknown"),
+        ("data.augmentation.stain_sigma", -0.5, "stain_sigma"),
         ("data.crop", 20, r"joint: .*an image of 20 x 20 pixels does not fit"),
     ):
         settings = tiny.config("joint")

@@ -186,10 +186,12 @@ def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
 @pytest.mark.faults
 def test_evaluate_and_predict_refuse_what_is_no_workdir(tmp_path):
     assert "holds no config.json" in refused("evaluate", f"--workdir={tmp_path}")
-    said = refused("predict", f"--workdir={tmp_path}", f"--input={tmp_path}", "--output=/tmp/x")
+    said = refused(
+        "predict", f"--workdir={tmp_path}", f"--input={tmp_path}", f"--output={tmp_path / 'x'}"
+    )
     assert "is a folder without images" in said
     assert "workdir" in refused("evaluate")
-    assert "input" in refused("predict", f"--workdir={tmp_path}", "--output=/tmp/x")
+    assert "input" in refused("predict", f"--workdir={tmp_path}", f"--output={tmp_path / 'x'}")
 
 
 @pytest.mark.faults

@@ -99,13 +99,22 @@ def test_recorded_scores_are_taken_only_where_they_are_of_this_checkpoint(traine
     assert comparison.recorded(run, wanted, names) is None
 
 
-def test_the_seed_matters_where_the_degradation_draws():
+@pytest.mark.parametrize("name", ["microscope", "blind", "second_order"])
+def test_the_seed_matters_where_the_degradation_draws(name):
     record = {"split": "val", "fingerprint": "a", "scale": 4, "degradation": {"name": "bicubic"}}
     one, other = {**record, "seed": 0}, {**record, "seed": 1}
     assert comparison.same_pairs(one, other)
-    one["degradation"] = other["degradation"] = {"name": "microscope"}
+    one["degradation"] = other["degradation"] = {"name": name}
     assert not comparison.same_pairs(one, other)
     assert comparison.same_pairs(one, {**other, "seed": 0})
+
+
+def test_fields_that_a_degradation_does_not_use_do_not_matter():
+    jpeg = [{"name": "bicubic", "jpeg_quality": [q, 95]} for q in (30, 60)]
+    assert comparison.same_degradation(*jpeg)
+    assert comparison.same_degradation({"name": "bicubic"}, jpeg[0])
+    assert not comparison.same_degradation(*({**one, "name": "microscope"} for one in jpeg))
+    assert not comparison.same_degradation(jpeg[0], {**jpeg[0], "name": "bilinear"})
 
 
 def test_another_degradation_is_scored_on_that_of_the_first_and_flagged(trained_chain, tmp_path):

@@ -111,8 +111,12 @@ def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
     tiny.write_lr(root, "p1", np.roll(image, 5, axis=1), 4)
     with pytest.raises(UserError, match=r"1 of 2, 'p1' the furthest, (4\.9|5\.0|5\.1) hr px right"):
         scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
-    # A segmenter reads hr images alone.
-    scored(trained_chain / "segmentation", tmp_path, data=f"folder:{root}", split="all")
+    settings = {"data": f"folder:{root}", "split": "all"}
+    # A segmenter is scored on the bicubic image too, unless it is to read hr images alone.
+    with pytest.raises(UserError, match="'p1' the furthest"):
+        scored(trained_chain / "segmentation", tmp_path, **settings)
+    scored(trained_chain / "segmentation", tmp_path, **settings, enhancer="none")
+    scored(trained_chain / "generator", tmp_path, **settings, max_shift=6.0)
 
 
 def test_real_low_resolution_images_replace_the_degradation():

@@ -118,7 +118,7 @@ def check_registration(source: Any, scale: int, max_shift: float) -> None:
     raise UserError(
         f"lr images off their hr images by more than data.max_shift={max_shift:g} hr px: "
         f"{len(off)} of {len(numbers)}, {name!r} the furthest, {_in_words(*off[name])}; register "
-        "them, take them out, or raise data.max_shift (0: no check)"
+        "them, take them out, or raise max_shift (0: no check)"
     )
 
 

@@ -284,7 +284,7 @@ def test_bad_values_are_refused(config, kwargs, match):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, 1])
 def test_an_unusable_image_ends_the_stream_with_its_name(workers):
     source = Coordinates(sizes=((40, 40), (12, 40)))
     batches = host_batches(source, {"workers": workers})
