@@ -27,7 +27,7 @@ def keep_freed_memory() -> bool:
         return False
     values = {
         _M_MMAP_MAX: 0,
-        _M_TRIM_THRESHOLD: 2**31 - 1,
+        _M_TRIM_THRESHOLD: -1,  # never
         _M_TOP_PAD: 2**28,
         _M_ARENA_MAX: 1,
     }
