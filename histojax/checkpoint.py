@@ -15,6 +15,7 @@ import pathlib
 import re
 import shutil
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -114,8 +115,11 @@ class Series:
             if code is None and not isinstance(error, OSError):
                 raise
             reason = os.strerror(int(code[1])) if code else error.strerror or str(error)
-            for part in self.folder.glob(f"{step}.*"):
+            # Threads that still write may leave some of it, which the next run clears away.
+            for part in [*self.folder.glob(f"{step}.*")] * 10:
                 shutil.rmtree(part, ignore_errors=True)
+                if part.exists():
+                    time.sleep(0.05)
             raise disk.refused(self.folder / str(step), reason) from error
         else:
             sys.unraisablehook = hook
