@@ -25,8 +25,6 @@ from histojax.errors import UserError
 from histojax.imaging import comparison_page, figures, writers
 from histojax.progress import say
 
-_DRAW_NOTHING = ("bicubic", "bilinear")  # degradations of one lr image whatever the seed
-
 _WINDOWS = 2
 
 
@@ -181,7 +179,7 @@ def recorded(
 def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two records of `evaluation.data_record` are of the same pairs of images."""
     fields = ["split", "fingerprint", "scale"]
-    if other["degradation"]["name"] not in _DRAW_NOTHING:
+    if other["degradation"]["name"] not in degradation.FIXED:
         fields.append("seed")
     return all(one.get(field) == other[field] for field in fields) and same_degradation(
         one.get("degradation") or {}, other["degradation"]
@@ -190,8 +188,8 @@ def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 def same_degradation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """Whether two resolved `config.data.degradation` do the same, but for what is drawn."""
-    if one.get("name") == other["name"] in _DRAW_NOTHING:
-        return True  # they use no other field
+    if other["name"] in degradation.FIXED:
+        return one.get("name") == other["name"]
     return one == other
 
 

@@ -19,6 +19,7 @@ from histojax.errors import UserError
 if TYPE_CHECKING:
     from histojax.wandb_run import WandbRun
 
+WARNING = "warning"  # the split of lines that hold words
 WANDB_MODES = ("online", "offline")
 
 
@@ -55,7 +56,7 @@ def _installed(package: str) -> bool:
 class MetricWriter:
     """Appends {"step", "split", name: value, ...} lines to metrics.jsonl.
 
-    A warning is the line {"step", "split": "warning", "text"}.
+    A warning is the line {"step", "split": WARNING, "text"}.
 
     Every line is flushed, so a killed run loses none; a last line that a kill cut short is
     dropped when the run goes on.
@@ -105,7 +106,7 @@ class MetricWriter:
         Raises:
             DiskError: if the disk refuses.
         """
-        self._append({"step": int(step), "split": "warning", "text": text})
+        self._append({"step": int(step), "split": WARNING, "text": text})
         if self._board is not None:
             self._board.warn(step, text)
 
@@ -155,7 +156,7 @@ class _Board:
         self._append(step, self._summary(value=entries))
 
     def warn(self, step: int, text: str) -> None:
-        self._append(step, self._text("warning", text))
+        self._append(step, self._text(WARNING, text))
 
     def _append(self, step: int, summary: Any) -> None:
         with disk.disk_errors(self._folder):

@@ -67,7 +67,8 @@ from histojax.data.resampling import (
 )
 from histojax.errors import UserError
 
-NAMES = ("bicubic", "bilinear", "microscope", "blind", "second_order")
+FIXED = ("bicubic", "bilinear")  # nothing is drawn, and no other field is used
+NAMES = (*FIXED, "microscope", "blind", "second_order")
 # Steps with a probability of their own, in both orders.
 _STEPS = ("blur", "noise", "photons", "jpeg")
 _LIMITS = {
@@ -220,7 +221,7 @@ def sample_parameters(
     Raises:
       UserError: a key is given for a degradation that runs on the host only.
     """
-    if degradation.name in ("bicubic", "bilinear"):
+    if degradation.name in FIXED:
         return {}
     if degradation.name == "microscope":
         return _sample_microscope(degradation, rng, shape)
@@ -320,7 +321,7 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
         degradation runs on the host only.
     """
     scale = degradation.scale
-    if degradation.name in ("bicubic", "bilinear"):
+    if degradation.name in FIXED:
         return downsample(hr, scale, degradation.name)
     xp = hr.__array_namespace__()
     if xp is not np and (reason := needs_host(degradation)):

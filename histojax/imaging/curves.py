@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histojax.imaging.charts import Series, line_chart
 from histojax.imaging.scoreboard import finite
-from histojax.metric_writer import read_metrics
+from histojax.metric_writer import WARNING, read_metrics
 
 # What a line says beside its metrics.
 _NO_METRICS = ("step", "split", "seconds", "skipped_in_a_row")
@@ -24,9 +24,6 @@ _CHARTS = (
     ("Accuracy", re.compile(r"accuracy|real_above_fake")),
     ("Gradient norms", re.compile(r"gradient_norm")),
 )
-
-
-_WARNING = "warning"  # the split of lines that hold words
 
 
 @dataclasses.dataclass
@@ -46,7 +43,7 @@ def read_curves(workdir: Path) -> dict[tuple[str, str], Curve]:
     """
     curves: dict[tuple[str, str], Curve] = {}
     for row in _lines(workdir):
-        if row.get("split") == _WARNING:
+        if row.get("split") == WARNING:
             continue
         for name, value in row.items():
             if name in _NO_METRICS:
@@ -64,7 +61,7 @@ def read_warnings(workdir: Path) -> list[tuple[float, str]]:
     Raises:
         OSError, ValueError: there is none, or it is no text.
     """
-    rows = [row for row in _lines(workdir) if row.get("split") == _WARNING]
+    rows = [row for row in _lines(workdir) if row.get("split") == WARNING]
     return [(row["step"], str(row.get("text"))) for row in rows]
 
 
