@@ -21,6 +21,10 @@ from histojax.errors import UserError
 _START = re.compile(r"--?config\.((?:init\.\w+\.)*)init\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
 
+# XLA's newer emitters of fused kernels on CPU set up MLIR anew for each kernel. Other backends, and
+# versions of XLA that do not know an extra option, do without it.
+OLDER_FUSIONS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+
 
 def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2.
@@ -151,13 +155,18 @@ def repeatable() -> str | None:
     return None
 
 
-def set_up_cache() -> None:
-    """Keeps compiled programs between runs, unless JAX was told where to keep them already.
+def set_up_jax() -> None:
+    """What a command asks of JAX before its first computation; what the user asked for stays.
 
-    In a folder that cannot be written nothing is kept, and that is said.
+    Compiled programs are kept between runs; in a folder that cannot be written nothing is kept, and
+    that is said. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has
+    extra options already (--xla_backend_extra_options=xla_none leaves XLA its default).
     """
     import jax
 
+    options = os.environ.get("XLA_FLAGS", "")
+    if "xla_backend_extra_options" not in options:
+        os.environ["XLA_FLAGS"] = f"{options} {OLDER_FUSIONS}".strip()
     folder = jax.config.jax_compilation_cache_dir
     if not folder:
         root = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))

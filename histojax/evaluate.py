@@ -45,7 +45,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import evaluation  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_cache()
+    command.set_up_jax()
     host_memory.keep_freed_memory()
     table = evaluation.score_workdir(
         pathlib.Path(_WORKDIR.value),

@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import chain  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_cache()
+    command.set_up_jax()
     host_memory.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     chain.run(_CONFIG.value, workdir)

@@ -42,7 +42,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import prediction  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_cache()
+    command.set_up_jax()
     prediction.predict_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _INPUT.value],

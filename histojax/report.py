@@ -30,7 +30,7 @@ def main(argv: Sequence[str]) -> None:
         comparison_table,
     )
 
-    command.set_up_cache()
+    command.set_up_jax()
     host_memory.keep_freed_memory()
     output = pathlib.Path(_OUTPUT.value)
     result = comparison.compare(

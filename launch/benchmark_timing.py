@@ -62,7 +62,7 @@ def _prepared(
     arguments: Sequence[Any],
     options: Mapping[str, Any],
 ) -> Any:
-    command.set_up_cache()
+    command.set_up_jax()
     if trains:
         host_memory.keep_freed_memory()
     return function(*arguments, **options)

@@ -147,12 +147,29 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
     tmp_path, monkeypatch, compilation_cache
 ):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "asked"))
-    command.set_up_cache()
+    command.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "asked")
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    command.set_up_cache()
+    command.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "histojax" / "jax")
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("", command.OLDER_FUSIONS),
+        ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {command.OLDER_FUSIONS}"),
+        ("--xla_backend_extra_options=xla_none", "--xla_backend_extra_options=xla_none"),
+    ],
+)
+def test_older_fusions_are_asked_for_beside_what_the_user_set(
+    monkeypatch, compilation_cache, before, after
+):
+    monkeypatch.setenv("XLA_FLAGS", before)
+    command.set_up_jax()
+    command.set_up_jax()
+    assert os.environ["XLA_FLAGS"] == after
 
 
 @pytest.mark.faults
@@ -166,7 +183,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_left_out(
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level("WARNING"):
-        command.set_up_cache()
+        command.set_up_jax()
     assert jax.config.jax_compilation_cache_dir is None
     assert f"{tmp_path}/file/" in caplog.text
     assert "cannot be written (Not a directory), so compiled programs are not kept" in caplog.text
