@@ -149,14 +149,14 @@ def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
 def recorded(
     workdir: pathlib.Path, wanted: Mapping[str, Any], names: Sequence[str]
 ) -> list[dict[str, Any]] | None:
-    """The per-image scores in a workdir's evaluation folder, if of these images and checkpoints.
+    """A workdir's per-image scores of a split, if of these images and checkpoints.
 
     Args:
         workdir: a run's or a chain's.
         wanted: as `evaluation.data_record` has it.
         names: of the images, in order.
     """
-    folder = workdir / "evaluation"
+    folder = evaluation.own_folder(workdir, wanted["split"])
     try:
         table = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         rows = read_per_image(folder / "per_image.csv")

@@ -2,7 +2,8 @@
 
     python -m histojax.evaluate --workdir=DIR --data=SPEC
 
-writes metrics.json (means with 95 % intervals), per_image.csv and figures/, and prints the table.
+writes metrics.json (means with 95 % intervals), per_image.csv and figures/ to a folder in DIR (val
+to evaluation, test to evaluation-test, ...), and prints the table.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ _SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
 _ENHANCER = flags.DEFINE_string(
     "enhancer", None, "Put before the run's segmenter: bicubic, none, or the folder of a run."
 )
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results; default DIR/evaluation.")
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of the results; default evaluation, evaluation-test, ... in DIR."
+)
 _FEATURES = flags.DEFINE_multi_string(
     "features", [], "Feature network for feature_distance_<network>, NAME or NAME=WEIGHTS."
 )
@@ -61,6 +64,7 @@ def main(argv: Sequence[str]) -> None:
     print(evaluation.table_text(table["metrics"]))
     for name, m in table["differences"].items():
         print(f"{name}: {evaluation.interval_text(m, sign='+')}")
+    print(f"\n{table['folder']}")
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """Scores of trained runs on a data set, on whole images, tile by tile.
 
-The low-resolution input is made from each image by the run's own
-degradation, always alike for the same image, or read where the data has real ones. A chained
-workdir is scored row by row: bicubic, every generator, and every way from the low-resolution image
-to a mask, beside the mask found in the real high-resolution image and by Otsu's threshold.
+The low-resolution input is made from each image by the run's own degradation, always alike for the
+same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic,
+every generator, and every way from the low-resolution image to a mask, beside the mask found in the
+real high-resolution image and by Otsu's threshold.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import pathlib
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -30,6 +31,8 @@ from histojax.stages import content
 Image = np.ndarray
 # Feature maps are compared on windows of this side, which bounds their memory.
 _FEATURE_WINDOW = 256
+# Letters of a SPEC that the name of a folder takes over, its last ones.
+_NAME_LENGTH = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -359,13 +362,13 @@ def score_workdir(
         enhancer: as in `methods_of`.
         features: NAME or NAME=WEIGHTS of further feature networks.
         ensemble: as in `methods_of`.
-        output: default workdir/evaluation.
+        output: default `own_folder`.
         like: a config of the same scale, whose data, degradation and seed are taken instead of the
             run's own.
 
     Returns:
         What metrics.json holds: {"metrics", "differences", "ensemble", "enhancer", "checkpoints",
-        "data"}.
+        "data"}, and "folder", where it was written.
 
     Raises:
         UserError: for whatever is wrong with workdir, data or flags.
@@ -391,7 +394,13 @@ def score_workdir(
     methods = methods_of(
         folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
     )
-    output = output or workdir / "evaluation"
+    output = output or own_folder(
+        workdir,
+        split,
+        data=data if data != last.config.data.source else None,
+        enhancer=enhancer,
+        ensemble=ensemble,
+    )
     record = data_record(settings, source, split)
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
@@ -408,7 +417,28 @@ def score_workdir(
     }
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
-    return table
+    return {**table, "folder": str(output)}
+
+
+def own_folder(
+    workdir: pathlib.Path,
+    split: str = "val",
+    *,
+    data: str | None = None,
+    enhancer: str | None = None,
+    ensemble: bool = False,
+) -> pathlib.Path:
+    """The folder of a scoring in its workdir: evaluation, with what sets it apart in the name.
+
+    So the scores of other images, or found in another way, leave those of training alone, which
+    reports show: evaluation-test, evaluation-none-ensemble.
+
+    Args:
+        data: SPEC, where it is not the run's own.
+    """
+    apart = [data, split if split != "val" else None, enhancer, "ensemble" if ensemble else None]
+    words = [re.sub(r"[^\w.]+", "_", word).strip("_")[-_NAME_LENGTH:] for word in apart if word]
+    return workdir / "-".join(["evaluation", *words])
 
 
 def data_record(settings: ConfigDict, source: sources.Source, split: str) -> dict[str, Any]:

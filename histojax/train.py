@@ -219,10 +219,17 @@ def check(settings: ConfigDict, devices: int) -> None:
             f"{nearest}"
         )
     metric_writer.check(settings.log)
+    pipeline.check(data)
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "
             f"choose {data.batch_size + -data.batch_size % devices}"
+        )
+    adversarial = settings.loss.get("adversarial", {})
+    if adversarial.get("weight", 0) and adversarial.get("begin", 0) >= settings.steps:
+        raise UserError(
+            f"loss.adversarial.begin={adversarial.begin} comes after the run's {settings.steps} "
+            "steps; begin earlier, or do without the term by loss.adversarial.weight=0"
         )
     collapse.build_limits(settings)
 

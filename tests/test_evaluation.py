@@ -187,6 +187,30 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     assert len(list((folder / "figures").glob("*.png"))) == 2
 
 
+def test_another_scoring_has_another_folder(trained_chain):
+    workdir = trained_chain / "segmentation"
+    before = (workdir / "evaluation" / "metrics.json").read_text()
+    table = evaluation.score_workdir(workdir, split="test", enhancer="none")
+    assert table["folder"] == str(workdir / "evaluation-test-none")
+    kept = json.loads((workdir / "evaluation-test-none" / "metrics.json").read_text())
+    assert kept["metrics"] == table["metrics"]
+    assert (workdir / "evaluation" / "metrics.json").read_text() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({}, "evaluation"),
+        ({"split": "test", "ensemble": True}, "evaluation-test-ensemble"),
+        ({"data": "folder:../My data/set 1"}, "evaluation-folder_.._My_data_set_1"),
+        ({"enhancer": "runs/srgan"}, "evaluation-runs_srgan"),
+        ({"data": "folder:/" + "a" * 300}, "evaluation-" + "a" * 60),
+    ],
+)
+def test_a_folder_is_named_for_what_sets_a_scoring_apart(tmp_path, options, name):
+    assert evaluation.own_folder(tmp_path, **options) == tmp_path / name
+
+
 def scored(workdir, tmp_path, **options):
     return evaluation.score_workdir(workdir, output=tmp_path / "out", **options)["metrics"]
 

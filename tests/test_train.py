@@ -180,6 +180,8 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
         ("data.crop", 18, "data.crop=18 has to be a multiple of data.scale=4; choose 16"),
         ("eval.crop", 0, "eval.crop=0 has to be a whole number of 1 or more"),
         ("data.batch_size", 7, "data.batch_size=7 has to be a multiple of the 2 devices; choose 8"),
+        ("data.workers", -1, "config.data.workers=-1 is not a whole number from 0"),
+        ("data.placement", "gpu", "config.data.placement='gpu' is unknown"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, message):
@@ -187,6 +189,18 @@ def test_a_value_out_of_range_is_named(field, value, message):
     settings.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
         train.check(settings, devices=2)
+
+
+@pytest.mark.faults
+def test_an_adversarial_term_that_no_step_would_see_is_refused():
+    settings = tiny.config("srgan")
+    settings.loss.adversarial.begin = settings.steps
+    with pytest.raises(UserError, match=r"begin=\d+ comes after the run's \d+ steps; begin"):
+        train.check(settings, devices=1)
+    settings.loss.adversarial.begin = settings.steps - 1
+    train.check(settings, devices=1)
+    settings.loss.adversarial.update(begin=settings.steps, weight=0.0)
+    train.check(settings, devices=1)
 
 
 @pytest.mark.faults

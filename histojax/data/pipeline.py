@@ -298,16 +298,9 @@ def train_batches(
     recipe = make_recipe(source, data_config, fields)
     _whole_number(batch_size, "batch size", 1)
     _whole_number(seed, "seed", 0)
-    workers = _whole_number(data_config.get("workers", 0), "config.data.workers", 0)
-    visits = _whole_number(data_config.get("crops_per_image", 1), "config.data.crops_per_image", 1)
-    device_bytes = _whole_number(
-        data_config.get("device_bytes", 2 * _GIB), "config.data.device_bytes", 0
-    )
+    check(data_config)
     placement = data_config.get("placement", "auto")
-    if placement not in PLACEMENTS:
-        raise UserError(
-            f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
-        )
+    device_bytes = data_config.get("device_bytes", 2 * _GIB)
     if seed >= 2**32:
         raise UserError(f"seed={seed} is too large; give one below 2**32")
     reason = _needs_host(recipe)
@@ -335,11 +328,27 @@ def train_batches(
         recipe,
         batch_size=batch_size,
         seed=seed,
-        workers=workers,
-        crops_per_image=visits,
+        workers=data_config.get("workers", 0),
+        crops_per_image=data_config.get("crops_per_image", 1),
         process_index=process_index,
         process_count=process_count,
     )
+
+
+def check(data_config: Mapping[str, Any]) -> None:
+    """Checks those fields of `config.data` that say how batches come about, not what is in them.
+
+    Raises:
+      UserError: for a value that breaks its rule.
+    """
+    _whole_number(data_config.get("workers", 0), "config.data.workers", 0)
+    _whole_number(data_config.get("crops_per_image", 1), "config.data.crops_per_image", 1)
+    _whole_number(data_config.get("device_bytes", 2 * _GIB), "config.data.device_bytes", 0)
+    placement = data_config.get("placement", "auto")
+    if placement not in PLACEMENTS:
+        raise UserError(
+            f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
+        )
 
 
 def _has_accelerator() -> bool:
