@@ -376,6 +376,7 @@ def after_first_checkpoint(process, workdir, wait):
     time.sleep(wait)
 
 
+@pytest.mark.slow
 @pytest.mark.faults
 def test_killed_and_terminated_runs_end_in_the_undisturbed_weights(tmp_path):
     with start(tmp_path / "a") as process:
