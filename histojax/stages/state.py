@@ -58,6 +58,16 @@ class State(struct.PyTreeNode):
         return {"params": self.params[network], **self.statistics[network]}
 
 
+def _run_once(key: jax.Array) -> dict[str, int] | None:
+    """Options of a program that runs a single time: on CPU, compiled without optimising.
+
+    None where the key is traced, because JAX takes options at the top level alone.
+    """
+    if isinstance(key, jax.core.Tracer) or jax.default_backend() != "cpu":
+        return None
+    return {"xla_backend_optimization_level": 0}
+
+
 def create(
     rng: jax.Array,
     networks: Mapping[str, tuple[nn.Module, jax.Array]],
@@ -84,7 +94,10 @@ def create(
     params, statistics = {}, {}
     for index, (name, (module, sample)) in enumerate(networks.items()):
         key = jax.random.fold_in(rng, index)
-        fresh = jax.jit(lambda k, x, m=module: m.init(k, x, train=False))
+
+        def fresh(k: jax.Array, x: jax.Array, module: nn.Module = module) -> Tree:
+            return module.init(k, x, train=False)
+
         if name in start:
             wanted = jax.eval_shape(fresh, key, sample)
             checkpoint.check_names(
@@ -93,7 +106,7 @@ def create(
             # Copied, because the state is donated step by step and its start is not ours to lose.
             variables = jax.tree.map(jnp.copy, start[name])
         else:
-            variables = fresh(key, sample)
+            variables = jax.jit(fresh, compiler_options=_run_once(key))(key, sample)
         params[name] = variables["params"]
         statistics[name] = {k: v for k, v in variables.items() if k != "params"}
     return State(
