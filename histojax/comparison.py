@@ -72,7 +72,7 @@ def compare(
     wanted = evaluation.data_record(reference, source, split)
     scores, dropped = {}, set()
     for entry in entries:
-        rows = recorded(entry.workdir, wanted, source.names)
+        rows = recorded(entry.workdir, wanted, source.names, data=data)
         if rows is None:
             say(f"{entry.label}: scoring the {split} split")
             place = output / "scores" / entry.label
@@ -147,7 +147,11 @@ def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
 
 
 def recorded(
-    workdir: pathlib.Path, wanted: Mapping[str, Any], names: Sequence[str]
+    workdir: pathlib.Path,
+    wanted: Mapping[str, Any],
+    names: Sequence[str],
+    *,
+    data: str | None = None,
 ) -> list[dict[str, Any]] | None:
     """A workdir's per-image scores of a split, if of these images and checkpoints.
 
@@ -155,8 +159,9 @@ def recorded(
         workdir: a run's or a chain's.
         wanted: as `evaluation.data_record` has it.
         names: of the images, in order.
+        data: SPEC of the images, where it is not the run's own.
     """
-    folder = evaluation.own_folder(workdir, wanted["split"])
+    folder = evaluation.own_folder(workdir, wanted["split"], data=data)
     try:
         table = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
         rows = read_per_image(folder / "per_image.csv")

@@ -50,21 +50,26 @@ def main(argv: Sequence[str]) -> None:
 
     command.set_up_jax()
     host_memory.keep_freed_memory()
+    workdir = pathlib.Path(_WORKDIR.value)
+    how = {
+        "data": _DATA.value,
+        "split": _SPLIT.value,
+        "enhancer": _ENHANCER.value,
+        "ensemble": _ENSEMBLE.value,
+    }
+    output = pathlib.Path(_OUTPUT.value or evaluation.own_folder(workdir, **how))
     table = evaluation.score_workdir(
-        pathlib.Path(_WORKDIR.value),
-        data=_DATA.value,
-        split=_SPLIT.value,
-        enhancer=_ENHANCER.value,
+        workdir,
+        **how,
         features=_FEATURES.value,
-        ensemble=_ENSEMBLE.value,
         max_pixels=_MAX_PIXELS.value,
         max_shift=_MAX_SHIFT.value,
-        output=pathlib.Path(_OUTPUT.value) if _OUTPUT.value else None,
+        output=output,
     )
     print(evaluation.table_text(table["metrics"]))
     for name, m in table["differences"].items():
         print(f"{name}: {evaluation.interval_text(m, sign='+')}")
-    print(f"\n{table['folder']}")
+    print(f"\n{output}")
 
 
 if __name__ == "__main__":

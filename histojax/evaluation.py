@@ -9,6 +9,7 @@ real high-resolution image and by Otsu's threshold.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import math
 import pathlib
 import re
@@ -31,8 +32,8 @@ from histojax.stages import content
 Image = np.ndarray
 # Feature maps are compared on windows of this side, which bounds their memory.
 _FEATURE_WINDOW = 256
-# Letters of a SPEC that the name of a folder takes over, its last ones.
-_NAME_LENGTH = 60
+# Bytes of a SPEC that the name of a folder takes over, its last ones.
+_NAME_BYTES = 60
 
 
 @dataclasses.dataclass(frozen=True)
@@ -362,13 +363,13 @@ def score_workdir(
         enhancer: as in `methods_of`.
         features: NAME or NAME=WEIGHTS of further feature networks.
         ensemble: as in `methods_of`.
-        output: default `own_folder`.
+        output: default workdir/evaluation.
         like: a config of the same scale, whose data, degradation and seed are taken instead of the
             run's own.
 
     Returns:
         What metrics.json holds: {"metrics", "differences", "ensemble", "enhancer", "checkpoints",
-        "data"}, and "folder", where it was written.
+        "data"}.
 
     Raises:
         UserError: for whatever is wrong with workdir, data or flags.
@@ -394,13 +395,7 @@ def score_workdir(
     methods = methods_of(
         folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
     )
-    output = output or own_folder(
-        workdir,
-        split,
-        data=data if data != last.config.data.source else None,
-        enhancer=enhancer,
-        ensemble=ensemble,
-    )
+    output = output or workdir / "evaluation"
     record = data_record(settings, source, split)
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
@@ -417,7 +412,7 @@ def score_workdir(
     }
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
-    return {**table, "folder": str(output)}
+    return table
 
 
 def own_folder(
@@ -431,14 +426,27 @@ def own_folder(
     """The folder of a scoring in its workdir: evaluation, with what sets it apart in the name.
 
     So the scores of other images, or found in another way, leave those of training alone, which
-    reports show: evaluation-test, evaluation-none-ensemble.
+    reports show: evaluation-test, evaluation-enhancer_none-ensemble.
 
-    Args:
-        data: SPEC, where it is not the run's own.
+    Raises:
+        UserError: if it is no workdir.
     """
-    apart = [data, split if split != "val" else None, enhancer, "ensemble" if ensemble else None]
-    words = [re.sub(r"[^\w.]+", "_", word).strip("_")[-_NAME_LENGTH:] for word in apart if word]
+    own = config.read(runs.stage_folder(workdir) / "config.json")["data"]["source"]
+    words = [
+        *([_file_word(data)] if data not in (None, own) else []),
+        *([split] if split != "val" else []),
+        *([f"enhancer_{_file_word(enhancer)}"] if enhancer else []),
+        *(["ensemble"] if ensemble else []),
+    ]
     return workdir / "-".join(["evaluation", *words])
+
+
+def _file_word(text: str) -> str:
+    """A text as part of a file's name; where it had to be changed, with a digest of it."""
+    word = re.sub(r"[^\w.]+", "_", text).strip("_")
+    word = word.encode()[-_NAME_BYTES:].decode(errors="ignore")
+    digest = hashlib.sha256(text.encode(errors="surrogateescape")).hexdigest()[:8]
+    return word if word == text else f"{word}_{digest}"
 
 
 def data_record(settings: ConfigDict, source: sources.Source, split: str) -> dict[str, Any]:

@@ -97,7 +97,7 @@ def test_recorded_scores_are_taken_only_where_they_are_of_this_checkpoint(traine
         assert comparison.recorded(run, wanted, names) is None, change
     path.unlink()
     assert comparison.recorded(run, wanted, names) is None
-    test = evaluation.score_workdir(run, split="test")["data"]
+    test = evaluation.score_workdir(run, split="test", output=run / "evaluation-test")["data"]
     names = ["synthetic-test-0000-0", "synthetic-test-0000-1"]
     assert comparison.recorded(run, test, names)[0]["name"] == names[0]
 

@@ -1,5 +1,6 @@
 import csv
 import json
+import re
 import shutil
 
 import numpy as np
@@ -187,28 +188,29 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     assert len(list((folder / "figures").glob("*.png"))) == 2
 
 
-def test_another_scoring_has_another_folder(trained_chain):
-    workdir = trained_chain / "segmentation"
-    before = (workdir / "evaluation" / "metrics.json").read_text()
-    table = evaluation.score_workdir(workdir, split="test", enhancer="none")
-    assert table["folder"] == str(workdir / "evaluation-test-none")
-    kept = json.loads((workdir / "evaluation-test-none" / "metrics.json").read_text())
-    assert kept["metrics"] == table["metrics"]
-    assert (workdir / "evaluation" / "metrics.json").read_text() == before
-
-
 @pytest.mark.parametrize(
     ("options", "name"),
     [
         ({}, "evaluation"),
+        ({"data": "synthetic"}, "evaluation"),
         ({"split": "test", "ensemble": True}, "evaluation-test-ensemble"),
-        ({"data": "folder:../My data/set 1"}, "evaluation-folder_.._My_data_set_1"),
-        ({"enhancer": "runs/srgan"}, "evaluation-runs_srgan"),
-        ({"data": "folder:/" + "a" * 300}, "evaluation-" + "a" * 60),
+        ({"enhancer": "none"}, "evaluation-enhancer_none"),
+        ({"data": "tnbc"}, "evaluation-tnbc"),
     ],
 )
-def test_a_folder_is_named_for_what_sets_a_scoring_apart(tmp_path, options, name):
-    assert evaluation.own_folder(tmp_path, **options) == tmp_path / name
+def test_a_folder_is_named_for_what_sets_a_scoring_apart(trained_chain, options, name):
+    for workdir in (trained_chain, trained_chain / "segmentation"):
+        assert evaluation.own_folder(workdir, **options) == workdir / name
+
+
+def test_folders_of_other_data_are_told_apart_and_can_be_made(trained_chain, tmp_path):
+    specs = ["folder:/a b", "folder:/a/b", "folder:/" + "a" * 99, "folder:/" + "a" * 98, "test"]
+    specs += ["folder:../" + "\u6838" * 90, "val"]
+    names = [evaluation.own_folder(trained_chain, data=spec, enhancer=spec).name for spec in specs]
+    assert len({*names, evaluation.own_folder(trained_chain, "test").name}) == len(specs) + 1
+    for name in names:
+        (tmp_path / name).mkdir()
+    assert re.fullmatch(r"evaluation-folder_a_b_\w{8}-enhancer_folder_a_b_\w{8}", names[0])
 
 
 def scored(workdir, tmp_path, **options):
