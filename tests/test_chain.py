@@ -153,7 +153,6 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
         ("data.degradation.name", "blindd", "degradation 'blindd' is unknown"),
         ("data.augmentation.stain_sigma", -0.5, "stain_sigma"),
         ("data.crop", 20, r"joint: .*an image of 20 x 20 pixels does not fit"),
-        ("data.placement", "device", "augmentation.zoom runs on the host only"),
     ):
         settings = tiny.config("joint")
         if field == "data.crop":
@@ -163,6 +162,16 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
         with pytest.raises(UserError, match=message):
             chain.run(settings, tmp_path / "run")
         assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.faults
+def test_a_degradation_that_the_device_cannot_make_leaves_no_workdir(tmp_path, no_training):
+    settings = tiny.config("generator")
+    settings.data.placement = "device"
+    settings.data.degradation.name = "blind"
+    with pytest.raises(UserError, match="placement='device' is not possible: .*; use 'host'"):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("srgan_srresnet", 8)])

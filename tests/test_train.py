@@ -221,7 +221,6 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
 @pytest.mark.faults
 def test_a_set_too_large_for_the_device_is_refused_before_anything_is_written(tmp_path):
     settings = tiny.config()
-    settings.data.augmentation.zoom = (1.0, 1.0)
     settings.data.update(placement="device", device_bytes=1000)
     with pytest.raises(UserError, match=r"does not fit config\.data\.device_bytes=1000"):
         train.train(settings, tmp_path / "run", devices=ONE)
