@@ -21,6 +21,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import __version__, checkpoint, command, config, disk, evaluation, runs, train
+from histojax.data import pipeline
 from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
 from histojax.data.resampling import check_scale
@@ -141,7 +142,9 @@ def rehearse(ordered: list[ConfigDict]) -> None:
             source = runs.open_split(
                 settings, split, labels="mask" in stage.fields, crop=settings.data.crop
             )
-            make_recipe(source, settings.data, stage.fields, augment=split == "train")
+            recipe = make_recipe(source, settings.data, stage.fields, augment=split == "train")
+            if split == "train":
+                pipeline.check_placement(recipe, settings.data)
             images = (settings.data.source, settings.data.data_dir, settings.seed, split)
             if "lr" in stage.fields and images not in registered:
                 check_registration(source, settings.data.scale, settings.data.max_shift)

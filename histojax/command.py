@@ -50,7 +50,21 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
         except KeyboardInterrupt:
             sys.exit(130)
 
+    _set_up_names()
     app.run(guarded, flags_parser=_parse)
+
+
+def _set_up_names() -> None:
+    """Sees that file names can be read, written and printed, whatever the locale.
+
+    The libraries that write checkpoints and prepared sets take names in UTF-8. A terminal that
+    cannot show a name gets it with escapes; standard error does so by itself.
+    """
+    encoding = sys.getfilesystemencoding()
+    if encoding != "utf-8":
+        _fail(f"file names are {encoding} in this locale and have to be UTF-8; set PYTHONUTF8=1")
+    if sys.stdout is not None:
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _parse(argv: Sequence[str]) -> list[str]:
@@ -160,12 +174,14 @@ def set_up_jax() -> None:
 
     Compiled programs are kept between runs; in a folder that cannot be written nothing is kept, and
     that is said. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has
-    extra options already (--xla_backend_extra_options=xla_none leaves XLA its default).
+    extra options already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a
+    file of flags.
     """
     import jax
 
-    options = os.environ.get("XLA_FLAGS", "")
-    if "xla_backend_extra_options" not in options:
+    options = os.environ.get("XLA_FLAGS", "").strip()
+    names_a_file = options and not options.startswith("-")
+    if "xla_backend_extra_options" not in options and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{options} {OLDER_FUSIONS}".strip()
     folder = jax.config.jax_compilation_cache_dir
     if not folder:

@@ -167,6 +167,8 @@ def recorded(
         rows = read_per_image(folder / "per_image.csv")
     except (OSError, ValueError, KeyError):
         return None
+    if not isinstance(table, dict):
+        return None
     steps = {
         name: runs.newest(place).steps()[-1]
         for name, place in evaluation.stage_folders(workdir).items()

@@ -13,7 +13,8 @@ from histojax.errors import UserError
 
 # Of config.json; raised when what stands in one can no longer be read as before.
 FORMAT = 1
-# A run may go on with another of these: they change how long or how loudly it runs, not what it is.
+# A run may go on with another of these: they change how long, how loudly or where it runs, not what
+# it is (under data.placement=auto, device_bytes can move the making of batches to the host).
 FREE = (
     "steps",
     "log",
@@ -23,6 +24,8 @@ FREE = (
     "max_skipped",
     "max_pixels",
     "max_shift",
+    "workers",
+    "device_bytes",
     "collapse",
 )
 
@@ -64,7 +67,7 @@ def read(path: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a workdir holds.
 
     Raises:
-        UserError: if it is not there, not JSON or of a newer histojax.
+        UserError: if it is not there, no JSON object or of a newer histojax.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -72,8 +75,10 @@ def read(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(
             f"{path.parent} is not a workdir: it holds no config.json; name the folder of a run"
         ) from None
-    except json.JSONDecodeError as error:
+    except ValueError as error:  # neither UTF-8 nor JSON
         raise UserError(f"{path} is not JSON ({error}); restore or remove the workdir") from error
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no JSON object of fields; restore or remove the workdir")
     check_format(values.pop("format", FORMAT), FORMAT, path)
     return values
 

@@ -57,8 +57,6 @@ def train(
     labels = "mask" in stage.fields
     source = runs.open_split(settings, "train", labels=labels, crop=settings.data.crop)
     held_out = runs.open_split(settings, "val", labels=labels, crop=settings.data.crop)
-    config.claim(settings, workdir)
-
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
         source,
@@ -70,6 +68,9 @@ def train(
         process_count=jax.process_count(),
         sharding=sharding.batch_sharding(mesh),
     )
+    # Only now, so that whatever was refused until here can be given otherwise in this workdir.
+    config.claim(settings, workdir)
+
     last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
     state = runs.fresh_state(stage, settings)
@@ -207,8 +208,11 @@ def check(settings: ConfigDict, devices: int) -> None:
         ("log.every", settings.log.every),
         ("eval.every", settings.eval.every),
         ("eval.crop", settings.eval.crop),
+        ("eval.crops", settings.eval.crops),
         ("eval.batch_size", settings.eval.batch_size),
         ("checkpoint.every", settings.checkpoint.every),
+        ("checkpoint.keep", settings.checkpoint.keep),
+        ("max_skipped", settings.max_skipped),
     ):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} has to be a whole number of 1 or more")
@@ -220,6 +224,7 @@ def check(settings: ConfigDict, devices: int) -> None:
         )
     metric_writer.check(settings.log)
     pipeline.check(data)
+    pipeline.check_seed(settings.seed)
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "

@@ -164,6 +164,16 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
         assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.faults
+def test_a_degradation_that_the_device_cannot_make_leaves_no_workdir(tmp_path, no_training):
+    settings = tiny.config("generator")
+    settings.data.placement = "device"
+    settings.data.degradation.name = "blind"
+    with pytest.raises(UserError, match="placement='device' is not possible: .*; use 'host'"):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("srgan_srresnet", 8)])
 def test_every_scale_factor_is_rehearsed(name, scale):
     settings = tiny.CONFIGS[name].get_config("smoke")
@@ -276,9 +286,9 @@ def test_a_chain_claims_its_folder_with_its_stages(trained_chain):
     assert config.read(trained_chain / "config.json")["chain"] == NAMES
 
 
-def weights(workdir):
-    """Every array of a stage's last checkpoint, as it lies there."""
-    folder = workdir / "checkpoints" / "last"
+def weights(workdir, series="last"):
+    """Every array of a stage's newest checkpoint of a series, as it lies there."""
+    folder = workdir / "checkpoints" / series
     step = max(int(path.name) for path in folder.glob("[0-9]*"))
     with ocp.StandardCheckpointer() as reader:
         return reader.restore((folder / str(step) / "state").absolute())
@@ -355,6 +365,33 @@ def test_a_workdir_in_use_is_refused_and_its_stages_too(trained_chain, tmp_path,
 
 
 @pytest.mark.faults
+def test_a_run_whose_disk_turns_read_only_stops_with_one_sentence_and_goes_on_later(
+    trained_chain, tmp_path
+):
+    """A half-trained stage: what is there stays as it is, and ends as if nothing had been."""
+    workdir = tmp_path / "run"
+    shutil.copytree(trained_chain / "generator", workdir)
+    shutil.rmtree(workdir / "checkpoints" / "last" / "4")
+    (workdir / "summary.json").unlink()
+
+    def contents():
+        return {p: p.read_bytes() for p in workdir.rglob("*") if p.is_file()}
+
+    before = contents()
+    with tiny.read_only_disk(), pytest.raises(DiskError) as failure:
+        chain.run(tiny.config(), workdir)
+    assert re.fullmatch(
+        rf"Writing to {workdir}/\.lock failed \(Read-only file system; .* are free\): free space "
+        "there or name a folder that can be written; what was saved before is whole, and the same "
+        "command goes on from it",
+        str(failure.value),
+    ), failure.value
+    assert contents() == before
+    chain.run(tiny.config(), workdir)
+    assert tiny.same(weights(workdir), weights(trained_chain / "generator"))
+
+
+@pytest.mark.faults
 def test_a_clock_that_goes_backwards_gives_no_negative_duration(
     trained_chain, tmp_path, monkeypatch
 ):
@@ -380,7 +417,8 @@ class Command:
     def run(self, workdir, *, end=None, after=0, wait=0.0):
         """(exit status, what was said); `end`, a signal, comes `wait` s after so many log lines."""
         words = ["-m", "histojax.main", f"--config={self._config}", f"--workdir={workdir}"]
-        environment = dict(os.environ)
+        # Whoever prints or writes a path of the workdir has to do without a locale.
+        environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
         if end:
             # A kill while a compiled program is being kept would spoil it for other tests.
             environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
@@ -412,9 +450,20 @@ class Command:
         return status, text
 
 
+def scores(workdir):
+    """What summary.json says of the networks, and not of how long they took."""
+    summary = json.loads((workdir / "summary.json").read_text())
+    kept = ("steps", "checkpoint_step", "checkpoints", "metrics", "differences")
+    return {name: summary[name] for name in kept if name in summary}
+
+
 def check_the_same(workdir, undisturbed):
+    assert scores(workdir) == scores(undisturbed)
     for name in NAMES:
-        assert tiny.same(weights(workdir / name), weights(undisturbed / name)), name
+        assert scores(workdir / name) == scores(undisturbed / name), name
+        for series in ("last", "best"):
+            one, other = (weights(folder / name, series) for folder in (workdir, undisturbed))
+            assert tiny.same(one, other), (name, series)
         assert lines(workdir / name) == lines(undisturbed / name), name
     assert not list(workdir.rglob("*.orbax-checkpoint-tmp"))
     assert (workdir / "report.html").is_file()
@@ -422,7 +471,7 @@ def check_the_same(workdir, undisturbed):
 
 @pytest.mark.faults
 def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained_chain, tmp_path):
-    command, workdir = Command(tmp_path, steps=4), tmp_path / "run"
+    command, workdir = Command(tmp_path, steps=4), tmp_path / "Läufe mit Pausen é"
     draw = random.Random(3)
     for end, after, longest in (
         (signal.SIGKILL, 5, 0.5),

@@ -16,6 +16,8 @@ from histojax import chain, command, disk
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
+# Python reads and writes UTF-8 in the C locale, and prints what it is told to.
+ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
 SMOKE = "--config=configs/generator.py:smoke"
 
 
@@ -161,6 +163,7 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
         ("", command.OLDER_FUSIONS),
         ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {command.OLDER_FUSIONS}"),
         ("--xla_backend_extra_options=xla_none", "--xla_backend_extra_options=xla_none"),
+        ("flags of xla.txt", "flags of xla.txt"),  # a file, from which XLA reads its flags
     ],
 )
 def test_older_fusions_are_asked_for_beside_what_the_user_set(
@@ -227,7 +230,7 @@ def test_predict_in_the_c_locale_refuses_what_is_too_large_and_makes_the_rest(
         f"--input={folder}",
         f"--output={output}",
         "--max_pixels=1600",
-        LC_ALL="C",
+        **ASCII,
     )
     assert "needs 4096 pixels" in said
     assert "raise max_pixels" in said
@@ -247,11 +250,17 @@ def test_evaluate_in_the_c_locale(trained_chain, tmp_path):
         "--split=all",
         f"--output={tmp_path / 'out é'}",
     )
-    assert "limit is 4000" in refused("evaluate", *words, "--max_pixels=4000", LC_ALL="C")
+    assert "limit is 4000" in refused("evaluate", *words, "--max_pixels=4000", **ASCII)
     assert not (tmp_path / "out é").exists()
-    status, said = run("evaluate", *words, LC_ALL="C")
+    status, said = run("evaluate", *words, **ASCII)
     assert status == 0, said
     assert (tmp_path / "out é" / "figures" / "eins é.png").is_file()
+
+
+@pytest.mark.faults
+def test_file_names_that_are_not_utf8_are_one_sentence():
+    off = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert "have to be UTF-8; set PYTHONUTF8=1" in refused("evaluate", **off)
 
 
 def test_report_takes_folders_and_says_what_is_wrong_with_them(tmp_path):

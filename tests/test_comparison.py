@@ -95,6 +95,9 @@ def test_recorded_scores_are_taken_only_where_they_are_of_this_checkpoint(traine
     ):
         path.write_text(json.dumps({**table, **change}))
         assert comparison.recorded(run, wanted, names) is None, change
+    for damaged in (b"[]", b'"\xff"'):
+        path.write_bytes(damaged)
+        assert comparison.recorded(run, wanted, names) is None, damaged
     path.unlink()
     assert comparison.recorded(run, wanted, names) is None
     test = evaluation.score_workdir(run, split="test", output=run / "evaluation-test")["data"]

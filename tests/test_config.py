@@ -27,6 +27,14 @@ def test_differences_name_every_field_but_length_and_logging():
     assert config.differences(old, more) == []
 
 
+def test_where_batches_are_made_may_change():
+    old, new = (
+        config.resolved(settings(data={"crop": 32, "workers": workers, "device_bytes": size}))
+        for workers, size in ((2, 10), (0, 20))
+    )
+    assert config.differences(old, new) == []
+
+
 @pytest.mark.faults
 def test_claim_writes_then_accepts_then_refuses(tmp_path):
     config.claim(settings(), tmp_path / "run")
@@ -71,6 +79,13 @@ def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
         config.read(tmp_path / "config.json")
-    (tmp_path / "config.json").write_text("{")
-    with pytest.raises(UserError, match="is not JSON"):
-        config.read(tmp_path / "config.json")
+    for damaged, said in (
+        (b"{", r"is not JSON \(Expecting property"),
+        (b'{"name": "\xff"}', "is not JSON .*can't decode byte 0xff"),
+        (b"[]", "holds no JSON object of fields"),
+    ):
+        (tmp_path / "config.json").write_bytes(damaged)
+        with pytest.raises(UserError, match=said) as failure:
+            config.read(tmp_path / "config.json")
+        assert str(failure.value).startswith(f"{tmp_path}/config.json ")
+        assert str(failure.value).endswith("; restore or remove the workdir")

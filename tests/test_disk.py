@@ -10,6 +10,7 @@ import pytest
 
 from histojax import disk
 from histojax.errors import DiskError, UserError
+from tests import tiny
 
 pytestmark = pytest.mark.faults
 
@@ -82,6 +83,18 @@ def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match="Not a directory"), disk.sole_use(tmp_path / "file" / "x"):
         pass
+
+
+@pytest.mark.parametrize("missing", [True, False])
+def test_a_folder_on_a_read_only_disk_is_one_sentence(tmp_path, missing):
+    folder = tmp_path / "run" if missing else tmp_path
+    with (
+        tiny.read_only_disk(),
+        pytest.raises(DiskError, match=rf"{folder}/\.lock failed \(Read-only file system; "),
+        disk.sole_use(folder),
+    ):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")

@@ -179,6 +179,11 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
         ("steps", 0, "steps=0 has to be a whole number of 1 or more"),
         ("data.crop", 18, "data.crop=18 has to be a multiple of data.scale=4; choose 16"),
         ("eval.crop", 0, "eval.crop=0 has to be a whole number of 1 or more"),
+        ("eval.crops", 0, "eval.crops=0 has to be a whole number of 1 or more"),
+        ("checkpoint.keep", 0, "checkpoint.keep=0 has to be a whole number of 1 or more"),
+        ("max_skipped", 0, "max_skipped=0 has to be a whole number of 1 or more"),
+        ("seed", -1, "seed=-1 is not a whole number from 0"),
+        ("seed", 2**32, r"seed=4294967296 is too large; give one below 2\*\*32"),
         ("data.batch_size", 7, "data.batch_size=7 has to be a multiple of the 2 devices; choose 8"),
         ("data.workers", -1, "config.data.workers=-1 is not a whole number from 0"),
         ("data.placement", "gpu", "config.data.placement='gpu' is unknown"),
@@ -209,6 +214,15 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
     settings.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
     settings.data.crop = 128
     with pytest.raises(UserError, match=r"p\d"):
+        train.train(settings, tmp_path / "run", devices=ONE)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.faults
+def test_a_set_too_large_for_the_device_is_refused_before_anything_is_written(tmp_path):
+    settings = tiny.config()
+    settings.data.update(placement="device", device_bytes=1000)
+    with pytest.raises(UserError, match=r"does not fit config\.data\.device_bytes=1000"):
         train.train(settings, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
 

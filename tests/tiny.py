@@ -1,12 +1,15 @@
 """Configs so small that every stage trains in seconds, and folders of images to train on."""
 
 import contextlib
+import errno
 import functools
 import json
+import os
 import resource
 
 import jax
 import numpy as np
+import pytest
 import tifffile
 from PIL import Image
 
@@ -137,6 +140,28 @@ def full_disk(size=100):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@contextlib.contextmanager
+def read_only_disk():
+    """No file is opened to be written and no folder made, as on a disk mounted read-only.
+
+    Permissions would not do: root may write whatever they say.
+    """
+
+    def refuse(path, *args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    opened = os.open
+
+    def only_read(path, flags, *args, **kwargs):
+        writes = flags & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
+        return (refuse if writes else opened)(path, flags, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "open", only_read)
+        patch.setattr(os, "mkdir", refuse)
+        yield
 
 
 def batch_for(stage, size=4, crop=16):

@@ -297,16 +297,13 @@ def train_batches(
     """
     recipe = make_recipe(source, data_config, fields)
     _whole_number(batch_size, "batch size", 1)
-    _whole_number(seed, "seed", 0)
+    check_seed(seed)
     check(data_config)
+    check_placement(recipe, data_config)
     placement = data_config.get("placement", "auto")
     device_bytes = data_config.get("device_bytes", 2 * _GIB)
-    if seed >= 2**32:
-        raise UserError(f"seed={seed} is too large; give one below 2**32")
-    reason = _needs_host(recipe)
-    if placement == "device" and reason:
-        raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
-    if placement == "device" or (placement == "auto" and not reason and _has_accelerator()):
+    on_device = placement == "auto" and not _needs_host(recipe) and _has_accelerator()
+    if placement == "device" or on_device:
         store = load_store(source, recipe, device_bytes)
         if store is None and placement == "device":
             raise UserError(
@@ -349,6 +346,27 @@ def check(data_config: Mapping[str, Any]) -> None:
         raise UserError(
             f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
         )
+
+
+def check_seed(seed: int) -> None:
+    """Checks a seed of training batches.
+
+    Raises:
+      UserError: if it is not a whole number from 0 to 2**32 - 1.
+    """
+    if _whole_number(seed, "seed", 0) >= 2**32:
+        raise UserError(f"seed={seed} is too large; give one below 2**32")
+
+
+def check_placement(recipe: Recipe, data_config: Mapping[str, Any]) -> None:
+    """Checks that training batches can be made where `config.data.placement` wants them.
+
+    Raises:
+      UserError: for the device, if a step of the recipe runs on the host only.
+    """
+    reason = _needs_host(recipe)
+    if data_config.get("placement", "auto") == "device" and reason:
+        raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
 
 
 def _has_accelerator() -> bool:

@@ -143,6 +143,24 @@ def test_a_network_that_never_learns_stands_still(frozen, free):
     assert f"gradient_norm_{frozen}" not in history[0]
 
 
+@pytest.mark.faults
+def test_a_nan_in_a_batch_skips_its_step_for_both_networks_and_is_counted():
+    stage, state, batch = tiny.built("srgan")
+    images = {field: array.astype(np.float32) / 255 for field, array in batch.items()}
+    spoilt = images["hr"].copy()
+    spoilt[0, 0, 0, 0] = np.nan
+    step = jax.jit(stage.train_step)
+    skipped, metrics = step(state, {**images, "hr": spoilt})
+    assert (int(skipped.step), int(skipped.skipped)) == (1, 1)
+    assert metrics["skipped_in_a_row"] == 1
+    for part in ("params", "statistics", "opt_state", "ema"):
+        assert tiny.same(getattr(skipped, part), getattr(state, part)), part
+    taken, metrics = step(skipped, images)
+    assert (int(taken.skipped), int(metrics["skipped_in_a_row"])) == (1, 0)
+    for network in stage.networks:
+        assert not tiny.same(taken.params[network], state.params[network]), network
+
+
 def test_it_starts_from_the_variables_given():
     _, state, _ = tiny.built("generator")
     start = jax.tree.map(lambda x: x + 1, state.variables("generator"))
