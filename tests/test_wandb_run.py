@@ -2,11 +2,14 @@
 run wandb itself, offline and with a server that is not there, where it is installed."""
 
 import math
+import pathlib
 import sys
 import time
+import tomllib
 import types
 
 import pytest
+from packaging.requirements import Requirement
 
 from histojax import chain, train, wandb_run
 from histojax.errors import UserError
@@ -158,8 +161,18 @@ def test_a_chain_is_logged_by_what_is_set_in_one_place():
         assert stage.log.wandb.mode == "offline"
 
 
+def test_the_extra_asks_for_the_versions_that_were_tried():
+    table = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())
+    (asked,) = map(Requirement, table["project"]["optional-dependencies"]["wandb"])
+    assert asked.name == "wandb"
+    tried = [
+        version for version in ("0.30.9", "0.31.0", "0.99", "1.0") if version in asked.specifier
+    ]
+    assert tried == ["0.31.0", "0.99"]
+
+
 def real():
-    reason = "wandb is not installed; it is an optional extra (see requirements.txt)"
+    reason = "wandb is not installed; it is an optional extra (see pyproject.toml)"
     return pytest.importorskip("wandb", reason=reason)
 
 
