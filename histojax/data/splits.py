@@ -118,7 +118,7 @@ def names_of_split(
     seed: int,
     val_fraction: float,
 ) -> list[str]:
-    """Returns the sorted names of a split, no group of which is on the other side of training.
+    """Returns the sorted names of a split, no patient of which is on the other side of training.
 
     Args:
       root: the data folder, to name it.
@@ -128,8 +128,8 @@ def names_of_split(
       seed, val_fraction: of the split by group; see `split_groups`.
 
     Raises:
-      UserError: no such split, a single group, or a group in two splits, be it that of a TCGA
-        patient or, for train and val, any; for test a warning says of others.
+      UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
+        val) any group in two splits; for test such a group is warned of.
     """
     if splits is not None:
         _check_sides(root, split, splits, groups)
