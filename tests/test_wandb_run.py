@@ -2,11 +2,14 @@
 run wandb itself, offline and with a server that is not there, where it is installed."""
 
 import math
+import pathlib
 import sys
 import time
+import tomllib
 import types
 
 import pytest
+from packaging.requirements import Requirement
 
 from histojax import chain, train, wandb_run
 from histojax.errors import UserError
@@ -84,6 +87,7 @@ def test_a_restarted_run_goes_on_in_the_same_wandb_run(stand_in, tmp_path):
     assert {run.options["resume"] for run in stand_in.runs} == {"allow"}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("broken", ["log", "finish"])
 def test_a_failure_is_said_once_and_loses_no_line(stand_in, tmp_path, capsys, broken):
     stand_in.broken.add(broken)
@@ -99,6 +103,7 @@ def test_a_failure_is_said_once_and_loses_no_line(stand_in, tmp_path, capsys, br
     ]
 
 
+@pytest.mark.faults
 def test_an_unreachable_server_does_not_stop_a_run(stand_in, tmp_path, capsys):
     stand_in.fails = ConnectionError("connection refused")
     made = settings()
@@ -108,6 +113,7 @@ def test_an_unreachable_server_does_not_stop_a_run(stand_in, tmp_path, capsys):
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == made.steps
 
 
+@pytest.mark.faults
 def test_who_is_not_logged_in_is_told_so(stand_in, tmp_path):
     stand_in.fails = stand_in.errors.UsageError("No API key configured.")
     with pytest.raises(UserError, match=r"\(No API key configured\); run `wandb login`"):
@@ -126,6 +132,7 @@ def test_a_trained_run_is_logged_and_the_same_run_without_is_the_same_run(stand_
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
 
 
+@pytest.mark.faults
 def test_a_missing_package_is_one_sentence_before_anything_is_written(monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "wandb", None)
     with pytest.raises(UserError, match="run pip install wandb or leave the project empty"):
@@ -154,8 +161,18 @@ def test_a_chain_is_logged_by_what_is_set_in_one_place():
         assert stage.log.wandb.mode == "offline"
 
 
+def test_the_extra_asks_for_the_versions_that_were_tried():
+    table = tomllib.loads((pathlib.Path(__file__).parents[1] / "pyproject.toml").read_text())
+    (asked,) = map(Requirement, table["project"]["optional-dependencies"]["wandb"])
+    assert asked.name == "wandb"
+    tried = [
+        version for version in ("0.30.9", "0.31.0", "0.99", "1.0") if version in asked.specifier
+    ]
+    assert tried == ["0.31.0", "0.99"]
+
+
 def real():
-    reason = "wandb is not installed; it is an optional extra (see requirements.txt)"
+    reason = "wandb is not installed; it is an optional extra (see pyproject.toml)"
     return pytest.importorskip("wandb", reason=reason)
 
 
@@ -178,6 +195,7 @@ def test_wandb_itself_offline_keeps_the_lines_in_the_workdir(tmp_path):
         time.sleep(0.05)
 
 
+@pytest.mark.faults
 @pytest.mark.filterwarnings("ignore:::wandb")
 def test_wandb_itself_without_a_server_is_gone_on_without(tmp_path, monkeypatch, capsys):
     real()

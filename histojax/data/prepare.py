@@ -22,6 +22,7 @@ from histojax import command
 from histojax.data import prepared
 from histojax.data.builders import layout
 from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
 
 _DATASET = flags.DEFINE_string("dataset", None, f"One of {', '.join(prepared.DATASETS)}.")
 _SOURCE = flags.DEFINE_string("source", None, "Folder or archive, as it was downloaded.")
@@ -31,6 +32,9 @@ _DATA_DIR = flags.DEFINE_string(
 _NAME = flags.DEFINE_string("name", None, "Name to open it by; default that of the data set.")
 _EXCLUDE = flags.DEFINE_list(
     "exclude", [], "Patients to leave out, or prepared sets whose patients are left out."
+)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", MAX_PIXELS, "Largest image or label map that is decoded, px.", lower_bound=1
 )
 _OVERWRITE = flags.DEFINE_bool("overwrite", False, "Replace a prepared set of the same name.")
 
@@ -55,6 +59,7 @@ def prepare(
     *,
     name: str | None = None,
     exclude: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
 ) -> pathlib.Path:
     """Prepares a set and returns its folder; progress goes to standard error.
@@ -65,6 +70,7 @@ def prepare(
       data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
       name: to open it by; the data set's where None.
       exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
+      max_pixels: largest image or label map that is decoded, px.
       overwrite: whether a prepared set of that name is replaced.
 
     Raises:
@@ -89,7 +95,7 @@ def prepare(
         writing.scratch_in(folder.parents[1]) as scratch,
         layout.opened(source, scratch) as root,
     ):
-        contents = _without(chosen.read(root), exclude, data_dir)
+        contents = _without(chosen.read(root, max_pixels), exclude, data_dir)
         return writing.write(chosen, contents, folder, scratch, name=name, progress=bar.show)
 
 
@@ -165,6 +171,7 @@ def main(argv: Sequence[str]) -> None:
         _DATA_DIR.value,
         name=_NAME.value,
         exclude=_EXCLUDE.value,
+        max_pixels=_MAX_PIXELS.value,
         overwrite=_OVERWRITE.value,
     )
     print(description(folder))

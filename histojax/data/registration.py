@@ -33,6 +33,8 @@ _LEAST_CORRELATION = 0.6
 _LEAST_SIDE = 32
 # The middle of a large image tells enough.
 _LARGEST_SIDE = 1024
+# Pairs that a sentence names; how many there are it says too.
+_MOST_NAMED = 5
 
 
 def displacement(hr: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float] | None:
@@ -87,7 +89,7 @@ def check_registration(source: Any, scale: int, max_shift: float) -> None:
       max_shift: hr px that a pair may be off; 0 checks nothing.
 
     Raises:
-      UserError: naming the pair that is furthest off, where any is off by more.
+      UserError: naming the pairs that are furthest off, where any is off by more.
     """
     if not isinstance(max_shift, (int, float)) or not 0.0 <= max_shift < math.inf:
         raise UserError(
@@ -96,30 +98,38 @@ def check_registration(source: Any, scale: int, max_shift: float) -> None:
     if not max_shift or not len(source) or "lr" not in source[0]:
         return
     off: dict[str, tuple[float, float]] = {}
-    unjudged = 0
+    unjudged: list[str] = []
     # A mixture holds an image as often as its weight asks for.
     numbers = {name: index for index, name in enumerate(source.names)}
     for name, index in numbers.items():
         record = source[index]
         found = displacement(record["hr"], record["lr"], scale)
-        unjudged += found is None
-        if found is not None and math.hypot(*found) > max_shift:
+        if found is None:
+            unjudged.append(name)
+        elif math.hypot(*found) > max_shift:
             off[name] = found
     if unjudged:
         _log.warning(
             "%d of %d lr images are too plain, too small or too unlike their hr images for their "
-            "registration to be checked",
-            unjudged,
+            "registration to be checked: %s",
+            len(unjudged),
             len(numbers),
+            _listed(unjudged, _MOST_NAMED),
         )
     if not off:
         return
-    name = max(off, key=lambda name: math.hypot(*off[name]))
+    first, *others = sorted(off, key=lambda name: math.hypot(*off[name]), reverse=True)
     raise UserError(
         f"lr images off their hr images by more than data.max_shift={max_shift:g} hr px: "
-        f"{len(off)} of {len(numbers)}, {name!r} the furthest, {_in_words(*off[name])}; register "
-        "them, take them out, or raise max_shift (0: no check)"
+        f"{len(off)} of {len(numbers)}, {first!r} the furthest, {_in_words(*off[first])}"
+        f"{', then ' + _listed(others, _MOST_NAMED - 1) if others else ''}; register them, take "
+        "them out, or raise max_shift (0: no check)"
     )
+
+
+def _listed(names: list[str], most: int) -> str:
+    left = len(names) - most
+    return ", ".join(map(repr, names[:most])) + (f" and {left} more" if left > 0 else "")
 
 
 def _in_words(down: float, right: float) -> str:

@@ -118,7 +118,7 @@ def names_of_split(
     seed: int,
     val_fraction: float,
 ) -> list[str]:
-    """Returns the sorted names of a split, no group of which is on the other side of training.
+    """Returns the sorted names of a split, no patient of which is on the other side of training.
 
     Args:
       root: the data folder, to name it.
@@ -128,8 +128,11 @@ def names_of_split(
       seed, val_fraction: of the split by group; see `split_groups`.
 
     Raises:
-      UserError: no such split, a single group, or (for train and val) a group in two splits.
+      UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
+        val) any group in two splits; for test such a group is warned of.
     """
+    if splits is not None:
+        _check_sides(root, split, splits, groups)
     if split == "all":
         return sorted(groups)
     there = list(splits) if splits is not None else ["train", "val"]
@@ -152,16 +155,28 @@ def names_of_split(
         parts = split_groups(list(groups.values()), seed=seed, val_fraction=val_fraction)
         wanted = set(parts[there.index(split)])
         return sorted(name for name, group in groups.items() if group in wanted)
+    return sorted(splits[split])
+
+
+def _check_sides(
+    root: pathlib.Path,
+    split: str,
+    splits: Mapping[str, list[str]],
+    groups: Mapping[str, str],
+) -> None:
+    """Refuses or says of the groups that splits.json puts in two splits; see `names_of_split`."""
     side: dict[str, str] = {}
     for other, names in splits.items():
         for name in names:
-            if side.setdefault(groups[name], other) != other:
-                fault = (
-                    f"{root / 'splits.json'} puts the group {groups[name]!r} in "
-                    f"{side[groups[name]]!r} and in {other!r} (by {name!r}): move its images to "
-                    f"one split, or set data.group_pattern ({_OWN_GROUPS})"
-                )
-                if split != "test":
-                    raise UserError(fault)
+            group = groups[name]
+            if side.setdefault(group, other) == other:
+                continue
+            fault = (
+                f"{root / 'splits.json'} puts the group {group!r} in {side[group]!r} and in "
+                f"{other!r} (by {name!r}): move its images to one split, or set "
+                f"data.group_pattern ({_OWN_GROUPS})"
+            )
+            if split in ("train", "val") or tcga_patient(group):
+                raise UserError(fault)
+            if split == "test":
                 _log.warning("%s", fault)
-    return sorted(splits[split])

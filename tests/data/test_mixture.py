@@ -77,6 +77,7 @@ def test_masks_of_different_classes_become_binary_and_scales_unknown(data_dir, c
         np.testing.assert_array_equal(mixed[index]["mask"], mixed[index]["instances"] > 0)
 
 
+@pytest.mark.faults
 def test_a_patient_in_two_sets_is_refused(data_dir, tmp_path):
     """The patient trains in one set and validates in the other, or is there twice."""
     name = "TCGA-CC-0003-01A-01-TS1"

@@ -150,6 +150,7 @@ def test_a_set_that_is_there_is_replaced_only_when_asked(root, data_dir):
     np.testing.assert_array_equal(source[0]["hr"], official.picture(77))
 
 
+@pytest.mark.faults
 def test_a_flaw_found_half_way_leaves_what_was_there(root, data_dir):
     prepare("monuseg", root, data_dir)
     before = open_source("monuseg", split="all", data_dir=data_dir).fingerprint()
@@ -174,6 +175,7 @@ def test_patients_are_left_out_by_name_or_by_set(root, data_dir, tmp_path):
     )
 
 
+@pytest.mark.faults
 def test_a_patient_in_two_official_splits_is_refused(tmp_path, data_dir):
     for seed, name in enumerate(("TCGA-AA-0001-1", "TCGA-AA-0001-2", "TCGA-BB-0002-1")):
         official.save(tmp_path / "set/images" / f"{name}.png", official.picture(seed))
@@ -184,8 +186,11 @@ def test_a_patient_in_two_official_splits_is_refused(tmp_path, data_dir):
         *("folder", tmp_path / "set", data_dir),
         match=r"patient TCGA-AA-0001 is in 'train' and, by 'TCGA-AA-0001-2', in 'test'",
     )
+    prepare("folder", tmp_path / "set", data_dir, exclude=["TCGA-AA-0001"])
+    assert open_source("folder", split="all", data_dir=data_dir).groups == ["TCGA-BB-0002"]
 
 
+@pytest.mark.faults
 def test_wrong_arguments_are_refused_before_anything_is_made(root, data_dir, tmp_path):
     _refusal("monusac", root, data_dir, match="--dataset='monusac' is not known.*monuseg")
     _refusal("monuseg", tmp_path / "none", data_dir, match="does not exist")
@@ -194,6 +199,7 @@ def test_wrong_arguments_are_refused_before_anything_is_made(root, data_dir, tmp
     _refusal("tnbc", root, data_dir, match="does not hold the expected layout: Slide_NN")
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_one_sentence(root, data_dir, monkeypatch):
     class Full(writing._Builder):
         def download_and_prepare(self, **options):
@@ -210,6 +216,7 @@ def test_a_full_disk_is_one_sentence(root, data_dir, monkeypatch):
     assert list(data_dir.iterdir()) == []
 
 
+@pytest.mark.faults
 def test_a_data_dir_that_cannot_be_made_is_one_sentence(root, tmp_path):
     (tmp_path / "file").write_text("")
     _refusal("monuseg", root, tmp_path / "file" / "data", match="Writing to .*file/data failed")
@@ -252,7 +259,9 @@ def test_description_says_what_a_user_must_know(root, data_dir):
 def test_the_command_ends_in_a_sentence_or_a_set(root, data_dir):
     words = (f"--source={root}", f"--data_dir={data_dir}")
     assert "--dataset is missing" in refused("data.prepare", *words)
-    status, said = run("data.prepare", "--dataset=monuseg", *words)
+    words = ("--dataset=monuseg", *words)
+    assert "limit is 1919" in refused("data.prepare", *words, "--max_pixels=1919")
+    status, said = run("data.prepare", *words, "--max_pixels=1920")
     assert status == 0, said
     assert "prepared 3 of 3" in said
     assert prepared.prepared_names(data_dir) == ["monuseg"]

@@ -54,6 +54,7 @@ def test_official_arrangements_are_variants(data_dir):
         _open(data_dir, "pannuke/4")
 
 
+@pytest.mark.faults
 def test_a_patient_of_the_official_test_images_who_trains_is_said(data_dir, caplog):
     with caplog.at_level(logging.WARNING):
         train = _open(data_dir, "glas", "train")
@@ -124,6 +125,7 @@ def test_a_set_that_is_not_there_says_how_to_prepare_it(data_dir, monkeypatch, t
         open_source("monuseg", split="all")
 
 
+@pytest.mark.faults
 def test_damage_is_named(tmp_path):
     official.monuseg(tmp_path / "m", NAMES[:4])
     folder = prepare("monuseg", tmp_path / "m", tmp_path / "data")

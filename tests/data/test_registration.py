@@ -77,6 +77,7 @@ def test_the_middle_of_a_large_image_is_looked_at(monkeypatch):
     np.testing.assert_allclose(registration.displacement(image, middle, 2), (2, 3), atol=0.4)
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("noise", [0, 4, 20])
 @pytest.mark.parametrize("side", [32, 120])
 def test_blank_small_and_unlike_pairs_are_not_judged(noise, side):
@@ -117,7 +118,8 @@ class Pairs:
         return record
 
 
-def test_pairs_within_the_limit_pass_and_blank_ones_are_counted(caplog):
+@pytest.mark.faults
+def test_pairs_within_the_limit_pass_and_blank_ones_are_named(caplog):
     with caplog.at_level(logging.WARNING):
         registration.check_registration(Pairs([(0, 0), (0.4, -0.4)]), 4, 1.0)
         registration.check_registration(Pairs([None, None]), 4, 1.0)
@@ -126,8 +128,10 @@ def test_pairs_within_the_limit_pass_and_blank_ones_are_counted(caplog):
         registration.check_registration(Pairs([(0, 0), "blank"]), 4, 1.0)
     assert len(caplog.messages) == 1
     assert caplog.messages[0].startswith("1 of 2 lr images are too plain")
+    assert caplog.messages[0].endswith("checked: 'n1'")
 
 
+@pytest.mark.faults
 def test_the_worst_pair_is_named_with_its_shift_and_a_remedy():
     pairs = Pairs([(0, 0), (0, 2), (-6, 3), "blank"])
     with pytest.raises(UserError) as refusal:
@@ -135,13 +139,23 @@ def test_the_worst_pair_is_named_with_its_shift_and_a_remedy():
     said = str(refusal.value)
     found = re.fullmatch(
         r"lr images off their hr images by more than data\.max_shift=1 hr px: 2 of 4, 'n2' the "
-        r"furthest, (.*) hr px up and (.*) hr px right; register them, take them out, or raise "
-        r"max_shift \(0: no check\)",
+        r"furthest, (.*) hr px up and (.*) hr px right, then 'n1'; register them, take them "
+        r"out, or raise max_shift \(0: no check\)",
         said,
     )
     assert math.dist(map(float, found.groups()), (6, 3)) < 0.5
     registration.check_registration(pairs, 4, 8.0)
     registration.check_registration(pairs, 4, 0)
+
+
+@pytest.mark.faults
+def test_five_are_named_and_the_rest_counted(caplog):
+    shifts = [(0, 3), "blank", (0, 9), (0, 4), (0, 6), "blank", (0, 7), (0, 5)]
+    with pytest.raises(UserError, match=r"6 of 14, 'n2' the furthest, ") as refusal:
+        registration.check_registration(Pairs(shifts + ["blank"] * 4 + [(0, 0)] * 2), 4, 1.0)
+    assert " right, then 'n6', 'n4', 'n7', 'n3' and 1 more; register" in str(refusal.value)
+    assert caplog.messages[0].startswith("6 of 14 lr images are too plain")
+    assert caplog.messages[0].endswith(": 'n1', 'n5', 'n8', 'n9', 'n10' and 1 more")
 
 
 @pytest.mark.parametrize("limit", [-1, "two", float("nan"), float("inf"), None])

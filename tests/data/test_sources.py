@@ -386,11 +386,29 @@ def test_splits_json_with_flaws_is_refused(root):
     _refusal(root, path, "not valid JSON", "line 1", "mend it", split="train")
 
 
-def test_a_patient_on_both_sides_of_test_is_said_not_refused(root, caplog):
+@pytest.mark.faults
+def test_a_group_on_both_sides_of_test_is_said_not_refused(root, caplog):
+    """A name before "_" may be no patient."""
     _json(root / "splits.json", {"train": ["p1_a", "p2_a"], "test": ["p1_b"]})
     with caplog.at_level(logging.WARNING):
         assert open_source(f"folder:{root}", split="test").names == ["p1_b"]
     assert any("'p1'" in line for line in caplog.messages)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("split", ["train", "val", "test", "all"])
+def test_a_tcga_patient_in_two_splits_is_refused_by_every_split(tmp_path, split):
+    names = {"train": "TCGA-AA-0001-1", "val": "TCGA-BB-0002-1", "test": "TCGA-AA-0001-2"}
+    for name in names.values():
+        _write(tmp_path / "images" / f"{name}.png", _image(name))
+        _write(tmp_path / "instances" / f"{name}.png", _labels())
+    _json(tmp_path / "splits.json", {part: [name] for part, name in names.items()})
+    _refusal(
+        *(tmp_path, "'TCGA-AA-0001'", "'train'", "'test'", "'TCGA-AA-0001-2'", "to one split"),
+        split=split,
+    )
+    # The remedy of who knows better.
+    assert open_source(f"folder:{tmp_path}", split=split, group_pattern=".*").names
 
 
 def test_a_missing_split_is_refused_with_those_there(root):

@@ -87,6 +87,7 @@ def test_wrong_widths_types_and_negative_labels_are_refused(tmp_path):
     assert os.listdir(tmp_path) == []
 
 
+@pytest.mark.faults
 def test_an_interrupted_write_keeps_the_file_before(tmp_path):
     path = tmp_path / "a.tif"
     write_tiff(path, _image(30, 30))
@@ -134,6 +135,7 @@ def test_a_table_has_a_column_for_every_key(tmp_path):
     assert path.read_text().splitlines() == ["name,dice,psnr", '"x, y",0.5,', "z,,"]
 
 
+@pytest.mark.faults
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
 def test_a_read_only_folder_is_one_sentence(tmp_path):
     tmp_path.chmod(stat.S_IRUSR | stat.S_IXUSR)
@@ -141,12 +143,14 @@ def test_a_read_only_folder_is_one_sentence(tmp_path):
         writers.write_json(tmp_path / "a.json", {})
 
 
+@pytest.mark.faults
 def test_a_file_where_a_folder_should_be_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"file/a\.png failed"):
         writers.write_png(tmp_path / "file" / "a.png", _image(3, 3))
 
 
+@pytest.mark.faults
 def test_a_full_disk_is_one_sentence_and_leaves_nothing(tmp_path):
     def strips():
         yield _image(600, 30)

@@ -2,8 +2,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 from histojax.stages import state as states
+from tests import tiny
 
 OPTIMIZERS = {"net": optax.sgd(0.5)}
 
@@ -67,6 +69,24 @@ def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
         assert int(state.step) == 1
         assert int(state.skipped) == 1
         assert int(metrics["skipped_in_a_row"]) == 3
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["generator", "segmentation", "srgan", "srgan_srresnet", "joint"])
+def test_no_step_on_blank_crops_is_skipped(name):
+    """Glass without tissue, and what lies beyond a slide's edge: nothing to normalise by."""
+    stage, start, batch = tiny.built(name)
+    for value in (255, 0):
+        blank = {field: np.full_like(pixels, value) for field, pixels in batch.items()}
+        if "mask" in blank:
+            blank["mask"][:] = 0
+        state, history = tiny.stepped(stage, start, blank, 2)
+        assert int(state.skipped) == 0
+        for metrics in history:
+            assert [key for key, number in metrics.items() if not np.isfinite(number)] == []
+        for tree in (state.params, state.statistics, state.ema):
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
+        assert not tiny.same(state.params, start.params)
 
 
 def test_a_finite_step_ends_the_row_of_skipped_ones():

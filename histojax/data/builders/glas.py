@@ -11,7 +11,7 @@ import numpy as np
 
 from histojax.data.builders import layout
 from histojax.errors import UserError
-from histojax.imaging.reader import read_image, read_labels
+from histojax.imaging.reader import MAX_PIXELS, read_image, read_labels
 
 CLASSES = (
     "background",
@@ -26,7 +26,7 @@ _NAME = re.compile(r"(train|testA|testB)_\d+")
 _ANNOTATION = "_anno"
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs NAME.bmp with NAME_anno.bmp; Grade.csv tells patient and grade."""
     files = layout.files_of(root)
     pictures = [file for file in files if file.suffix in (".bmp", ".png", ".tif")]
@@ -55,7 +55,7 @@ def read(root: pathlib.Path) -> layout.Contents:
                 name=name,
                 group=f"patient-{patients[name]}",
                 part=name.partition("_")[0],
-                load=functools.partial(load, image.path, annotation.path, grades[name]),
+                load=functools.partial(load, image.path, annotation.path, grades[name], max_pixels),
             )
         )
     return layout.Contents(
@@ -66,9 +66,12 @@ def read(root: pathlib.Path) -> layout.Contents:
     )
 
 
-def load(image: pathlib.Path, annotation: pathlib.Path, grade: int) -> layout.Record:
+def load(
+    image: pathlib.Path, annotation: pathlib.Path, grade: int, max_pixels: int = MAX_PIXELS
+) -> layout.Record:
     """Reads an image and its glands, numbered; the mask holds the image's grade in every gland."""
-    hr, instances = read_image(image), read_labels(annotation)
+    hr = read_image(image, max_pixels=max_pixels)
+    instances = read_labels(annotation, max_pixels=max_pixels)
     layout.check_size(image, hr, annotation, instances)
     return {"hr": hr, "instances": instances, "mask": (instances > 0) * np.uint8(grade)}
 

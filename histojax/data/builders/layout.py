@@ -20,7 +20,7 @@ import numpy as np
 
 from histojax.errors import UserError
 from histojax.imaging.nuclei import label_mask
-from histojax.imaging.reader import SUFFIXES, read_image, read_labels
+from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image, read_labels
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,8 @@ class Dataset:
     Attributes:
       name: by which it is prepared and opened.
       layout: what the source must hold, in words.
-      read: (folder) -> what it holds; raises UserError where `layout` is not what is there.
+      read: (folder, max_pixels of an image file) -> what it holds; raises UserError where `layout`
+        is not what is there.
     """
 
     name: str
@@ -85,7 +86,7 @@ class Dataset:
     homepage: str
     obtain: str
     layout: str
-    read: Callable[[pathlib.Path], Contents]
+    read: Callable[[pathlib.Path, int], Contents]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,13 +157,14 @@ def pairs(
     return [(key, images[key], annotations[key]) for key in sorted(images)]
 
 
-def read_pair(image: pathlib.Path, labels: pathlib.Path) -> Record:
+def read_pair(image: pathlib.Path, labels: pathlib.Path, max_pixels: int = MAX_PIXELS) -> Record:
     """Reads an image and its label image; a binary one becomes its components (4-connected).
 
     Raises:
-      UserError: a file cannot be read, or the two differ in size.
+      UserError: a file cannot be read or has more than max_pixels, or the two differ in size.
     """
-    hr, instances = read_image(image), read_labels(labels)
+    hr = read_image(image, max_pixels=max_pixels)
+    instances = read_labels(labels, max_pixels=max_pixels)
     check_size(image, hr, labels, instances)
     if len(np.unique(instances[instances > 0])) == 1:
         instances = label_mask(instances, connectivity=4)

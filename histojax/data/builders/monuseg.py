@@ -8,7 +8,7 @@ import pathlib
 from histojax.data.builders import layout, polygons
 from histojax.data.splits import group_of
 from histojax.errors import UserError
-from histojax.imaging.reader import read_image
+from histojax.imaging.reader import MAX_PIXELS, read_image
 
 # The 14 images of the challenge's test set, of 14 patients, none of whom is in the training set.
 TEST_PATIENTS = (
@@ -19,7 +19,7 @@ TEST_PATIENTS = (
 _LAYOUT = "Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside NAME.xml"
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs every TIFF with the XML of its name; test images are told by their patients."""
     files = layout.files_of(root)
     images = layout.by_key(
@@ -38,15 +38,17 @@ def read(root: pathlib.Path) -> layout.Contents:
                 name=name,
                 group=group,
                 part="test" if group in TEST_PATIENTS else "train",
-                load=functools.partial(load, image.path, annotation.path),
+                load=functools.partial(load, image.path, annotation.path, max_pixels),
             )
         )
     return layout.Contents(examples, mpp=0.25)
 
 
-def load(image: pathlib.Path, annotation: pathlib.Path) -> layout.Record:
+def load(
+    image: pathlib.Path, annotation: pathlib.Path, max_pixels: int = MAX_PIXELS
+) -> layout.Record:
     """Reads an image and draws its nuclei; where outlines overlap, the first one wins."""
-    hr = read_image(image)
+    hr = read_image(image, max_pixels=max_pixels)
     regions = polygons.read_regions(annotation)
     instances = polygons.draw_regions(regions, *hr.shape[:2])
     if regions and not instances.any():

@@ -6,6 +6,7 @@ import functools
 import pathlib
 
 from histojax.data.builders import layout
+from histojax.imaging.reader import MAX_PIXELS
 
 _IMAGES = "tissue images"
 # The corrected labels come first; the release has both.
@@ -13,7 +14,7 @@ _LABELS = ("label masks modify", "label masks")
 _LAYOUT = "ORGAN/tissue images/NAME.png with ORGAN/label masks modify/NAME.tif"
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs images and labels of each organ.
 
     Patients are not published, and images of one organ may share one: the organ is the group.
@@ -31,7 +32,7 @@ def read(root: pathlib.Path) -> layout.Contents:
                 name=image.stem,
                 group=image.place[-2].replace(" ", "-"),
                 part="train",
-                load=functools.partial(layout.read_pair, image.path, mask.path),
+                load=functools.partial(layout.read_pair, image.path, mask.path, max_pixels),
             )
             for _, image, mask in layout.pairs(
                 images, labels, expected=f"{_LABELS[0]}/{{}}.tif of its organ"

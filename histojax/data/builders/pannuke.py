@@ -10,6 +10,7 @@ import numpy as np
 
 from histojax.data.builders import layout
 from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
 
 CLASSES = ("background", "neoplastic", "inflammatory", "connective", "dead", "epithelial")
 _LAYOUT = "images.npy and masks.npy for each fold, in folders whose names have fold 1, 2 or 3"
@@ -18,11 +19,12 @@ _FOLD = re.compile(r"fold[ _-]?([123])", re.IGNORECASE)
 _SPLITS = {"1": (1, 2, 3), "2": (2, 1, 3), "3": (3, 2, 1)}
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Finds the folds' arrays; "pannuke" opens the first official arrangement of them.
 
     Patients are not published: every patch is a group of its own, and the folds are the splits.
     """
+    del max_pixels  # its patches are arrays of 256 x 256 px, of which one is read at a time
     files = [file for file in layout.files_of(root) if file.suffix == ".npy"]
     images = layout.by_key((f for f in files if f.stem == "images" and _fold(f)), _fold)
     masks = layout.by_key((f for f in files if f.stem == "masks" and _fold(f)), _fold)

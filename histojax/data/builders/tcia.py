@@ -9,6 +9,7 @@ import re
 
 from histojax.data.builders import layout
 from histojax.data.splits import tcga_patient
+from histojax.imaging.reader import MAX_PIXELS
 
 _log = logging.getLogger(__name__)
 
@@ -18,7 +19,7 @@ _UNSEGMENTED = ("49", "59", "299", "310", "376", "450", "760", "981", "1312")
 _LAYOUT = f"N{_IMAGE}.png with N{_LABELS}.png beside it"
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs N_crop.png with N_labeled_mask_corrected.png; a table gives patch N its patient."""
     files = layout.files_of(root)
     images = layout.by_key(_ending(files, _IMAGE), lambda file: file.stem.removesuffix(_IMAGE))
@@ -45,7 +46,7 @@ def read(root: pathlib.Path) -> layout.Contents:
                 name=name,
                 group=patients.get(name, f"patch-{name}"),
                 part="train",
-                load=functools.partial(layout.read_pair, image.path, mask.path),
+                load=functools.partial(layout.read_pair, image.path, mask.path, max_pixels),
             )
             for name, image, mask in pairs
         ],

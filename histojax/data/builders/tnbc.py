@@ -7,11 +7,12 @@ import pathlib
 import re
 
 from histojax.data.builders import layout
+from histojax.imaging.reader import MAX_PIXELS
 
 _LAYOUT = "Slide_NN/NN_K.png with masks of the same names in GT_NN/"
 
 
-def read(root: pathlib.Path) -> layout.Contents:
+def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs Slide_NN/NAME with GT_NN/NAME; the slide number is the patient."""
     files = [file for file in layout.files_of(root) if file.suffix == ".png"]
     images = layout.by_key((file for file in files if _number(file, "slide")), _key)
@@ -24,7 +25,7 @@ def read(root: pathlib.Path) -> layout.Contents:
                 name=image.stem,
                 group=f"slide-{_number(image, 'slide')}",
                 part="train",
-                load=functools.partial(layout.read_pair, image.path, mask.path),
+                load=functools.partial(layout.read_pair, image.path, mask.path, max_pixels),
             )
             for _, image, mask in layout.pairs(images, masks, expected="GT_{}.png")
         ],

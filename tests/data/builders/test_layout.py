@@ -88,6 +88,7 @@ def test_an_entry_that_would_leave_the_folder_does_not(tmp_path, scratch):
     assert not (tmp_path / "outside.txt").exists()
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize("name", ["cut.zip", "cut.tar.gz"])
 def test_a_damaged_archive_is_named(tmp_path, scratch, name):
     official.monuseg(tmp_path / "set")
@@ -102,6 +103,7 @@ def test_a_damaged_archive_is_named(tmp_path, scratch, name):
         pass
 
 
+@pytest.mark.faults
 def test_an_archive_larger_than_the_disk_is_refused_before_it_is_unpacked(
     tmp_path, scratch, monkeypatch
 ):

@@ -34,6 +34,7 @@ def test_a_number_of_a_region_without_pixels_is_not_used_again():
     assert set(np.unique(draw_regions([far, np.empty((0, 2)), near], 10, 10))) == {0, 3}
 
 
+@pytest.mark.faults
 @pytest.mark.parametrize(
     ("text", "words"),
     [

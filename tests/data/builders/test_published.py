@@ -33,6 +33,22 @@ def test_every_set_says_whose_it_is_and_refuses_another_layout(name, tmp_path):
     _refused(dataset.read, tmp_path, tmp_path, "does not hold the expected layout", dataset.layout)
 
 
+@pytest.mark.faults
+@pytest.mark.parametrize("name", ["folder", "glas", "monuseg", "nuinsseg", "tcia", "tnbc"])
+def test_an_image_beyond_max_pixels_is_refused(name, tmp_path):
+    if name == "folder":
+        official.save(tmp_path / "images" / "a.png", official.picture(0))
+        official.save(tmp_path / "instances" / "a.png", official.two_nuclei())
+    else:
+        getattr(official, name)(tmp_path)
+    read = importlib.import_module(f"histojax.data.builders.{name}").DATASET.read
+    assert len(read(tmp_path, 40 * 48).examples[0].load()["hr"]) == 40
+    with pytest.raises(
+        UserError, match=r"needs .*1920 pixels .* limit is 1919: .*raise max_pixels"
+    ):
+        read(tmp_path, 40 * 48 - 1).examples[0].load()
+
+
 def test_monuseg(tmp_path):
     contents = monuseg.read(official.monuseg(tmp_path))
     assert _of(contents, "name") == list(official.MONUSEG)
