@@ -169,7 +169,7 @@ def test_a_degradation_that_the_device_cannot_make_leaves_no_workdir(tmp_path, n
     settings = tiny.config("generator")
     settings.data.placement = "device"
     settings.data.degradation.name = "blind"
-    with pytest.raises(UserError, match="placement='device' is not possible: .*; use 'host'"):
+    with pytest.raises(UserError, match=r"placement='device' is not possible: .*; use 'host'"):
         chain.run(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
