@@ -5,12 +5,14 @@ import os
 import pathlib
 import tempfile
 
+from histojax.command import OLDER_FUSIONS  # of which nothing imports JAX yet
+
 os.environ["XLA_FLAGS"] = " ".join(
     [
         os.environ.get("XLA_FLAGS", ""),
         "--xla_force_host_platform_device_count=8",
         "--xla_backend_optimization_level=0",
-        "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",  # as in the commands
+        OLDER_FUSIONS,
     ]
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")

@@ -35,7 +35,8 @@ from histojax.data.recipe import Recipe, cut, finish, make_recipe, read_checked
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")
-_GIB = 2**30
+# Of those fields of `config.data` that say how batches come about, not what is in them.
+_DEFAULTS = {"workers": 0, "crops_per_image": 1, "device_bytes": 2 * 2**30, "placement": "auto"}
 # Visits of `crops_per_image` crops whose order is mixed: so many images are in use at a time.
 _MIXED_VISITS = 16
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -300,8 +301,8 @@ def train_batches(
     check_seed(seed)
     check(data_config)
     check_placement(recipe, data_config)
-    placement = data_config.get("placement", "auto")
-    device_bytes = data_config.get("device_bytes", 2 * _GIB)
+    how = {**_DEFAULTS, **data_config}
+    placement, device_bytes = how["placement"], how["device_bytes"]
     on_device = placement == "auto" and not _needs_host(recipe) and _has_accelerator()
     if placement == "device" or on_device:
         store = load_store(source, recipe, device_bytes)
@@ -325,8 +326,8 @@ def train_batches(
         recipe,
         batch_size=batch_size,
         seed=seed,
-        workers=data_config.get("workers", 0),
-        crops_per_image=data_config.get("crops_per_image", 1),
+        workers=how["workers"],
+        crops_per_image=how["crops_per_image"],
         process_index=process_index,
         process_count=process_count,
     )
@@ -338,11 +339,10 @@ def check(data_config: Mapping[str, Any]) -> None:
     Raises:
       UserError: for a value that breaks its rule.
     """
-    _whole_number(data_config.get("workers", 0), "config.data.workers", 0)
-    _whole_number(data_config.get("crops_per_image", 1), "config.data.crops_per_image", 1)
-    _whole_number(data_config.get("device_bytes", 2 * _GIB), "config.data.device_bytes", 0)
-    placement = data_config.get("placement", "auto")
-    if placement not in PLACEMENTS:
+    how = {**_DEFAULTS, **data_config}
+    for name, least in (("workers", 0), ("crops_per_image", 1), ("device_bytes", 0)):
+        _whole_number(how[name], f"config.data.{name}", least)
+    if (placement := how["placement"]) not in PLACEMENTS:
         raise UserError(
             f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
         )
@@ -365,7 +365,7 @@ def check_placement(recipe: Recipe, data_config: Mapping[str, Any]) -> None:
       UserError: for the device, if a step of the recipe runs on the host only.
     """
     reason = _needs_host(recipe)
-    if data_config.get("placement", "auto") == "device" and reason:
+    if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
 
 
