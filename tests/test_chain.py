@@ -405,18 +405,25 @@ def test_a_clock_that_goes_backwards_gives_no_negative_duration(
 
 
 class Command:
-    """The main command on a tiny chain of all four stages."""
+    """The main command on a chain of all four stages, tiny ones unless lengths are given.
 
-    def __init__(self, folder, steps):
+    With lengths, {stage: steps}, on the networks and data of `configs/joint.py` in size laptop.
+    """
+
+    def __init__(self, folder, steps=0, lengths=None):
         self._config = folder / "chain.py"
-        self._config.write_text(
-            "from tests import tiny\n\n\ndef get_config(size=''):\n"
-            f"    return tiny.config('joint', steps={steps})\n"
-        )
+        self._words = [f"--config.lengths.{name}={n}" for name, n in (lengths or {}).items()]
+        if lengths:
+            self._config = ROOT / "configs" / "joint.py"
+        else:
+            self._config.write_text(
+                "from tests import tiny\n\n\ndef get_config(size=''):\n"
+                f"    return tiny.config('joint', steps={steps})\n"
+            )
 
     def run(self, workdir, *, end=None, after=0, wait=0.0):
         """(exit status, what was said); `end`, a signal, comes `wait` s after so many log lines."""
-        words = ["-m", "histojax.main", f"--config={self._config}", f"--workdir={workdir}"]
+        words = ["-m", "histojax.main", f"--config={self._config}", *self._words]
         # Whoever prints or writes a path of the workdir has to do without a locale.
         environment = {**os.environ, "LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
         if end:
@@ -424,7 +431,7 @@ class Command:
             environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "1e9"
         said = []
         with subprocess.Popen(
-            [sys.executable, *words],
+            [sys.executable, *words, f"--workdir={workdir}"],
             cwd=ROOT,
             env=environment,
             stdout=subprocess.DEVNULL,
@@ -440,7 +447,7 @@ class Command:
                     after -= 1
                     if end and not after:
                         ending.start()
-            status = process.wait(timeout=300)
+            status = process.wait(timeout=3600 if self._words else 300)
             ending.cancel()
         text = "".join(said)
         assert "Traceback" not in text, text
@@ -486,8 +493,22 @@ def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_a_chain_killed_at_twenty_random_moments_ends_in_the_undisturbed_weights(tmp_path):
-    command, draw = Command(tmp_path, steps=8), random.Random(20)
+@pytest.mark.parametrize(
+    ("chained", "start", "line"),
+    [
+        pytest.param({"steps": 8}, 6.0, 0.7, id="tiny"),
+        pytest.param(
+            {"lengths": {"generator": 600, "segmentation": 200, "srgan": 100, "joint": 100}},
+            40.0,
+            10.0,
+            id="laptop",
+        ),
+    ],
+)
+def test_a_chain_killed_at_twenty_random_moments_ends_in_the_undisturbed_weights(
+    chained, start, line, tmp_path
+):
+    command, draw = Command(tmp_path, **chained), random.Random(20)
     undisturbed = tmp_path / "undisturbed"
     command.run(undisturbed)
     kills = finished = 0
@@ -496,7 +517,7 @@ def test_a_chain_killed_at_twenty_random_moments_ends_in_the_undisturbed_weights
         end = draw.choice((signal.SIGKILL, signal.SIGTERM))
         after = draw.randrange(12)
         # Before the first line lie imports, the rehearsal and the way back to the checkpoint.
-        wait = draw.uniform(0, 0.7 if after else 6.0)
+        wait = draw.uniform(0, line if after else start)
         status, said = command.run(workdir, end=end, after=after, wait=wait)
         if status == 0 and STOPPED not in said:
             check_the_same(workdir, undisturbed)
