@@ -78,6 +78,12 @@ def base(name: str, stage: str) -> ConfigDict:
                 "sinc_probability": 0.3,
                 "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
             },
+            "targets": {  # what segmenter.heads beside the mask learn, made of the instances
+                "marker": "shape",  # shape: nuclei eroded by their size | center: discs
+                "center_radius": 4,  # px
+                "contour_width": 2,  # px
+                "physical": False,  # shape markers' sizes in um, where the scale is known
+            },
             "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
         }
     )
@@ -156,7 +162,7 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
             stage[field] = config.get_ref(field)
         for field in SHARED_DATA:
             stage.data[field] = config.data.get_ref(field)
-        for group in ("degradation", "synthetic"):
+        for group in ("degradation", "targets", "synthetic"):
             for field in config.data[group]:
                 stage.data[group][field] = config.data[group].get_ref(field)
         stage.log.tensorboard = config.log.get_ref("tensorboard")

@@ -32,6 +32,7 @@ def segmenter(size: str) -> ConfigDict:
             "upsampling": "transposed",  # transposed | bilinear
             "dropout": 0.0,
             "stem_stride": 1,
+            "heads": ("mask",),  # and any of marker, contour, distance
         }
     )
     if size == "smoke":

@@ -34,6 +34,7 @@ def segmenter(size: str) -> ConfigDict:
             "dropout": 0.0,  # of the two deepest encoder levels
             "head_features": 0,
             "stem_stride": 1,
+            "heads": ("mask",),  # and any of marker, contour, distance
         }
     )
     if size == "smoke":

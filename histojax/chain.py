@@ -139,9 +139,7 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         stage = build_stage(settings, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
-            source = runs.open_split(
-                settings, split, labels="mask" in stage.fields, crop=settings.data.crop
-            )
+            source = runs.open_split(settings, split, fields=stage.fields, crop=settings.data.crop)
             recipe = make_recipe(source, settings.data, stage.fields, augment=split == "train")
             if split == "train":
                 pipeline.check_placement(recipe, settings.data)

@@ -66,7 +66,7 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = runs.open_split(reference, split, labels=False)
+    source = runs.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
     wanted = evaluation.data_record(reference, source, split)
@@ -227,7 +227,7 @@ def _check_data(entries: Sequence[Entry], source: sources.Source, split: str) ->
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
-        own = runs.open_split(entry.config, split, labels=False)
+        own = runs.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -274,7 +274,7 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: sources.Sourc
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    return len(set(runs.open_split(entry.config, "train", labels=False).names) & set(source.names))
+    return len(set(runs.open_split(entry.config, "train").names) & set(source.names))
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:

@@ -383,7 +383,7 @@ def score_workdir(
         with settings.data.unlocked():  # runs from before there was one lack it
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
-    source = runs.open_split(settings, split, labels=needs_masks)
+    source = runs.open_split(settings, split, fields=("mask",) if needs_masks else ())
     if enhancer != "none":
         if max_shift is None:
             max_shift = settings.data.get("max_shift", 1.0)  # older runs lack it

@@ -13,6 +13,7 @@ import numpy as np
 
 from histojax.imaging import tiling
 from histojax.runs import Run
+from histojax.stages.images import by_head
 
 # One window's pixels on the high-resolution side; memory follows it, a few KiB a pixel.
 LARGEST_TILE = 1024
@@ -128,12 +129,12 @@ def enhancer(
 def segmenter(
     run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
 ) -> TiledNetwork:
-    """A run's segmenter: {"mask": foreground probability (H, W, 1)}; `ensemble` as above."""
+    """A run's segmenter: {head: its map (H, W, 1) in [0, 1]}; `ensemble` as above."""
     network = run.stage.segmenter
     segment = _segment(run, ensemble)
 
     def windows(image: np.ndarray) -> dict[str, jax.Array]:
-        return {"mask": segment(image)}
+        return by_head(segment(image), network.heads)
 
     return TiledNetwork(windows, network.halo, network.stride, 1, largest, batch_size)
 
@@ -141,7 +142,7 @@ def segmenter(
 def predictor(
     run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
 ) -> TiledNetwork:
-    """All a run makes of an image: {"sr"} and {"mask"} as far as it has the networks.
+    """All a run makes of an image: {"sr"} and a map by head as far as it has the networks.
 
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
     tiles agree with the whole here too. `ensemble` as in `symmetric_mean`, of each network.
@@ -162,7 +163,7 @@ def predictor(
     def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
         outputs = {"sr": enhance(image)} if has_generator else {}
         if has_segmenter:
-            outputs["mask"] = segment(outputs.get("sr", image))
+            outputs |= by_head(segment(outputs.get("sr", image)), network.heads)
         return outputs
 
     whole = jax.jit(lambda image: run.stage.predict(run.state, image))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import pathlib
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -12,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
-from histojax.data import sources
+from histojax.data import sources, target_source
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.stages import build_stage
@@ -64,7 +65,8 @@ def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np
     return {
         "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
         "hr": np.zeros((1, crop, crop, 3), np.uint8),
-        "mask": np.zeros((1, crop, crop), np.uint8),
+        "instances": np.zeros((1, crop, crop), np.int32),
+        **{field: np.zeros((1, crop, crop), np.uint8) for field in ("mask", *target_source.FIELDS)},
     }
 
 
@@ -133,30 +135,33 @@ def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
 
 
 def open_split(
-    settings: ConfigDict, split: str, *, labels: bool, crop: int | None = None
+    settings: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
 ) -> sources.Source:
     """A split of the data that a config names.
 
     Args:
         settings: a run's config.
         split: "train", "val", "test" or "all".
-        labels: whether every image has to be annotated.
+        fields: what is wanted of the images, as a stage names it; where there are labels among it,
+            every image has to be annotated.
         crop: smallest side that every image must have, px.
 
     Raises:
         UserError: for whatever is wrong with the data.
     """
     data = settings.data
-    return sources.open_source(
+    made = [field for field in target_source.FIELDS if field in fields]
+    source = sources.open_source(
         data.source,
         split=split,
         seed=settings.seed,
         group_pattern=data.group_pattern,
         synthetic=data.synthetic.to_dict(),
-        require_labels=labels,
+        require_labels=bool(made) or "mask" in fields or "instances" in fields,
         crop=crop,
         scale=data.scale,
         # Runs from before there were these two lack them.
         data_dir=data.get("data_dir", ""),
         max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
     )
+    return target_source.TargetSource(source, made, data.targets) if made else source

@@ -54,9 +54,8 @@ def train(
     """
     check(settings, len(devices or jax.devices()))
     stage = build_stage(settings, starts or {})
-    labels = "mask" in stage.fields
-    source = runs.open_split(settings, "train", labels=labels, crop=settings.data.crop)
-    held_out = runs.open_split(settings, "val", labels=labels, crop=settings.data.crop)
+    source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
+    held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
         source,

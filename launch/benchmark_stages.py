@@ -80,7 +80,7 @@ def measure_step(
     size = settings.data.batch_size
     stage = untrained_stage(settings)
     state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
-    source = runs.open_split(settings, "train", labels="mask" in stage.fields)
+    source = runs.open_split(settings, "train", fields=stage.fields)
     batches = _batches(settings, source, stage.fields, sharding=sharding.batch_sharding(mesh))
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
@@ -174,7 +174,7 @@ def measure_input(
     rows = []
     for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
         settings.data.update(placement=placement, workers=count)
-        source = runs.open_split(settings, "train", labels="mask" in stage.fields)
+        source = runs.open_split(settings, "train", fields=stage.fields)
         batches = _batches(settings, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
             break  # the set does not fit or a step cannot run there

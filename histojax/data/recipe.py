@@ -1,8 +1,9 @@
 """How one example is made of one image of a source: read, cut, augment, degrade.
 
 A source gives whole images by index: source[i] -> {"name": str, "hr": uint8 (H, W, 3), and where
-present "instances": int32 (H, W), "mask": uint8 (H, W), "lr": uint8 (H/r, W/r, 3)}. An example is a
-dict of the fields asked for, cut to one crop and registered with each other.
+present "instances": int32 (H, W), "mask": uint8 (H, W), "lr": uint8 (H/r, W/r, 3), and what a
+`target_source` adds to them}. An example is a dict of the fields asked for, cut to one crop and
+registered with each other.
 """
 
 from __future__ import annotations
@@ -15,9 +16,10 @@ import numpy as np
 
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
+from histojax.data import target_source
 from histojax.errors import UserError
 
-FIELDS = ("lr", "hr", "mask", "instances")
+FIELDS = ("lr", "hr", "mask", "instances", *target_source.FIELDS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,6 +99,13 @@ def make_recipe(
         )
     if wants_instances:
         stored.append("instances")
+    for field in target_source.FIELDS:
+        if field in fields:
+            if field not in first:
+                raise UserError(
+                    f"{field!r} is asked for, but the source makes none; wrap it in a TargetSource"
+                )
+            stored.append(field)
 
     crop = data_config.get("crop", 96) if crop is None else crop
     degradation = degradation_lib.Degradation.from_config(

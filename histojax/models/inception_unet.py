@@ -99,7 +99,7 @@ class InceptionUNet(nn.Module):
       upsampling: "transposed" (2x2, stride 2; computed as a 1x1 convolution and a pixel shuffle,
         which is the same operation) or "bilinear" (half-pixel grid, then a 3x3 convolution).
       dropout: rate at the end of the two deepest encoder levels.
-      outputs: number of logits a pixel.
+      heads: what each of the logits of a pixel is for.
       stem_stride: 1, or 2: level 0 works at half the resolution on 2x2 pixels laid into channels,
         and a 3x3 head with a pixel shuffle restores the full size; about a quarter of the work.
       bn_axis_name: device axis over which batch statistics are averaged.
@@ -115,7 +115,7 @@ class InceptionUNet(nn.Module):
     norm: str = "batch"
     upsampling: str = "transposed"
     dropout: float = 0.0
-    outputs: int = 1
+    heads: tuple[str, ...] = ("mask",)
     stem_stride: int = 1
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -197,7 +197,7 @@ class InceptionUNet(nn.Module):
         ]
         self.drop = nn.Dropout(self.dropout)
         self.head = Conv(
-            self.outputs * self.stem_stride**2,
+            len(self.heads) * self.stem_stride**2,
             1 if self.stem_stride == 1 else 3,
             dtype=jnp.promote_types(self.dtype, jnp.float32),
             name="head",
@@ -234,7 +234,7 @@ class InceptionUNet(nn.Module):
           train: whether dropout acts (rng "dropout") and batch statistics are updated.
 
         Returns:
-          Logits (B, H, W, outputs), float32.
+          Logits (B, H, W, len(heads)), float32.
 
         Raises:
           ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.

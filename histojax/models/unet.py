@@ -65,7 +65,7 @@ class UNet(nn.Module):
       norm: "none" or "batch", after every 3x3 convolution of the levels.
       dropout: rate at the end of the two deepest encoder levels.
       head_features: channels of a 3x3 convolution with ReLU before the logits; 0 leaves it out.
-      outputs: number of logits a pixel.
+      heads: what each of the logits of a pixel is for.
       stem_stride: 1, or 2: level 0 works at half the resolution on 2x2 pixels laid into channels,
         and a 3x3 head with a pixel shuffle restores the full size.
       bn_axis_name: device axis over which batch statistics are averaged.
@@ -77,7 +77,7 @@ class UNet(nn.Module):
     norm: str = "none"
     dropout: float = 0.5
     head_features: int = 2
-    outputs: int = 1
+    heads: tuple[str, ...] = ("mask",)
     stem_stride: int = 1
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
@@ -135,7 +135,7 @@ class UNet(nn.Module):
                 self.head_features, kernel_init=_HE, dtype=wide, name="before_head"
             )
         self.head = Conv(
-            self.outputs * self.stem_stride**2,
+            len(self.heads) * self.stem_stride**2,
             1 if self.stem_stride == 1 else 3,
             dtype=wide,
             name="head",
@@ -172,7 +172,7 @@ class UNet(nn.Module):
           train: whether dropout acts (rng "dropout") and batch statistics are updated.
 
         Returns:
-          Logits (B, H, W, outputs), float32.
+          Logits (B, H, W, len(heads)), float32.
 
         Raises:
           ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.

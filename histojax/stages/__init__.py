@@ -2,14 +2,15 @@
 
 A stage is a frozen dataclass, made by its module's `build_stage(config, starts)`:
 
-    fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W)
+    fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W) and
+                  what else its segmenter's heads are named after
     networks      name -> linen module
     init          (rng, batch) -> state
     train_step    (state, batch, *, axis_name) -> (state, metrics); a per-device program
     eval_step     (state, batch) -> arrays
-    predict       (state, uint8 images) -> {"sr": uint8, "mask": probability} or one of them
+    predict       (state, uint8 images) -> {"sr": uint8, head: map in [0, 1]} or one of them
     enhance       (state, uint8 lr) -> uint8 sr, where it has a generator
-    segment       (state, uint8 image) -> foreground probability, where it has a segmenter
+    segment       (state, uint8 image) -> its heads' maps (B, H, W, C), where it has a segmenter
     evaluate      on the host: (outputs, batch) -> {name: (sum, count)}
     best          (metric name, "max" | "min"): what picks the best checkpoint
     phases        ((step, what learns from there on), ...)

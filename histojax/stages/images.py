@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
@@ -21,9 +23,20 @@ def quantise(image: jax.Array) -> jax.Array:
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255).astype(jnp.uint8)
 
 
-def foreground(mask: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
-    """A batch's mask (B, H, W), any class above 0, as (B, H, W, 1) of zeros and ones."""
-    return (mask > 0).astype(dtype)[..., None]
+def targets(
+    batch: Mapping[str, jax.Array], heads: Sequence[str], dtype: jnp.dtype = jnp.float32
+) -> jax.Array:
+    """A batch's maps (B, H, W), a field for each head, as (B, H, W, len(heads)) in [0, 1].
+
+    Any class of a mask above 0 is foreground; a distance is in 255ths.
+    """
+    maps = [batch[h] / 255 if h == "distance" else batch[h] > 0 for h in heads]
+    return jnp.stack([m.astype(dtype) for m in maps], axis=-1)
+
+
+def by_head(maps: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
+    """(..., len(heads)) as {head: (..., 1)}."""
+    return {head: maps[..., i : i + 1] for i, head in enumerate(heads)}
 
 
 def enhanced(
@@ -34,9 +47,9 @@ def enhanced(
     return quantise(generator.apply(variables, unit(lr, dtype), train=False))
 
 
-def foreground_probability(
+def probabilities(
     segmenter: nn.Module, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
-    """uint8 (B, H, W, 3) -> probability of a nucleus (B, H, W, 1), by the averaged variables."""
+    """uint8 (B, H, W, 3) -> maps in [0, 1], (B, H, W, len(heads)), by the averaged variables."""
     variables = state.variables("segmenter", averaged=True)
     return jax.nn.sigmoid(segmenter.apply(variables, unit(image, dtype), train=False))

@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
-from histojax.stages.images import enhanced, foreground, foreground_probability, unit
+from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
@@ -54,8 +54,11 @@ class Joint:
     begin: Mapping[str, int]
     dtype: jnp.dtype
 
-    fields = ("lr", "hr", "mask")
     best = ("dice_pooled", "max")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("lr", "hr", *self.segmenter.heads)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -81,7 +84,7 @@ class Joint:
         self, state: State, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[State, dict[str, jax.Array]]:
         lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
-        mask = foreground(batch["mask"], self.dtype)
+        maps = targets(batch, self.segmenter.heads, self.dtype)
         generator = self.generator.clone(bn_axis_name=axis_name)
         segmenter = self.segmenter.clone(bn_axis_name=axis_name)
         key = step_key(state, axis_name)
@@ -101,11 +104,11 @@ class Joint:
                 # Its statistics are dropped: the running ones, which are all that is used
                 # afterwards, are to describe the enhanced images that the segmenter will read.
                 logits, _ = apply(segmenter, params, start, hr, key=key)
-                terms["loss_mask_real"] = self.mask_loss(logits, mask)
+                terms["loss_mask_real"] = self.mask_loss(logits, maps)
                 loss = loss + self.real_mask_weight * terms["loss_mask_real"]
             logits, stats = apply(segmenter, params, start, sr, key=key)
-            terms["loss_mask"] = self.mask_loss(logits, mask)
-            terms["accuracy"] = segmentation.pixel_accuracy(logits, mask)
+            terms["loss_mask"] = self.mask_loss(logits, maps)
+            terms["accuracy"] = segmentation.pixel_accuracy(logits, maps)
             loss = loss + self.mask_weight * terms["loss_mask"]
             return loss, (stats, {**terms, "loss": loss})
 
@@ -140,14 +143,14 @@ class Joint:
         return enhanced(self.generator, state, lr, self.dtype)
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
-        return foreground_probability(self.segmenter, state, image, self.dtype)
+        return probabilities(self.segmenter, state, image, self.dtype)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["lr"])
 
     def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
         sr = self.enhance(state, image)
-        return {"sr": sr, "mask": self.segment(state, sr)}
+        return {"sr": sr, **by_head(self.segment(state, sr), self.segmenter.heads)}
 
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]

@@ -16,12 +16,13 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.data import target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation as losses
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.unet import UNet
 from histojax.stages import build, scoring
-from histojax.stages.images import foreground, foreground_probability, unit
+from histojax.stages.images import by_head, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
@@ -32,7 +33,7 @@ SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet}
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class MaskLoss:
-    """Weighted cross-entropy, soft Dice and squared error of a predicted mask."""
+    """Weighted cross-entropy, soft Dice and squared error of predicted maps, all alike."""
 
     bce_weight: float
     dice_weight: float
@@ -40,7 +41,7 @@ class MaskLoss:
     mse_weight: float = 0.0
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
-        """Loss () of logits against a mask in {0, 1}, both (B, H, W, 1)."""
+        """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
         bce = jnp.mean(losses.binary_cross_entropy(logits=logits, mask=mask))
         dice = jnp.mean(losses.soft_dice(logits=logits, mask=mask, squared=self.squared_dice))
         total = self.bce_weight * bce + self.dice_weight * dice
@@ -61,8 +62,11 @@ class Segmentation:
     starts: Mapping[str, Tree]
     dtype: jnp.dtype
 
-    fields = ("hr", "mask")
     best = ("dice_pooled", "max")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("hr", *self.segmenter.heads)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -81,14 +85,15 @@ class Segmentation:
     def train_step(
         self, state: State, batch: Batch, *, axis_name: str | None = None
     ) -> tuple[State, dict[str, jax.Array]]:
-        image, mask = unit(batch["hr"], self.dtype), foreground(batch["mask"], self.dtype)
+        image = unit(batch["hr"], self.dtype)
+        maps = targets(batch, self.segmenter.heads, self.dtype)
         segmenter = self.segmenter.clone(bn_axis_name=axis_name)
         key = step_key(state, axis_name)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
             logits, stats = apply(segmenter, params, state.statistics["segmenter"], image, key=key)
-            loss = self.loss(logits, mask)
-            return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, mask)})
+            loss = self.loss(logits, maps)
+            return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, maps)})
 
         grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["segmenter"])
         grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
@@ -102,13 +107,13 @@ class Segmentation:
         )
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
-        return foreground_probability(self.segmenter, state, image, self.dtype)
+        return probabilities(self.segmenter, state, image, self.dtype)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["hr"])
 
     def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
-        return {"mask": self.segment(state, image)}
+        return by_head(self.segment(state, image), self.segmenter.heads)
 
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
@@ -122,8 +127,8 @@ class Segmentation:
 
 
 def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Share of pixels on the right side of probability one half, ()."""
-    return jnp.mean(((logits > 0) == (mask > 0.5)).astype(logits.dtype))
+    """Share of pixels of the first map on the right side of probability one half, ()."""
+    return jnp.mean(((logits > 0) == (mask > 0.5))[..., 0].astype(logits.dtype))
 
 
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
@@ -143,8 +148,20 @@ def build_mask_loss(config: ConfigDict) -> MaskLoss:
 
 
 def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
-    """The segmentation network of group `segmenter`."""
-    return build.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
+    """The segmentation network of group `segmenter`.
+
+    Raises:
+        UserError: for a field that cannot be used.
+    """
+    network = build.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
+    known = ("mask", *target_source.FIELDS)
+    heads = network.heads
+    if heads[:1] != ("mask",) or len(set(heads)) < len(heads) or not set(heads) <= set(known):
+        raise UserError(
+            f"segmenter.heads={heads!r} has to be 'mask' and then, each once, any of "
+            f"{', '.join(known[1:])}"
+        )
+    return network
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:

@@ -23,15 +23,20 @@ def _shapes(model, size=32, **options):
     "fields",
     [
         {},
-        {"blocks_per_level": 2, "five": "3x3x2", "residual": True, "outputs": 3},
+        {
+            "blocks_per_level": 2,
+            "five": "3x3x2",
+            "residual": True,
+            "heads": ("mask", "marker", "contour"),
+        },
         {"upsampling": "bilinear", "fuse": True, "norm": "none"},
-        {"stem_stride": 2, "norm": "instance", "outputs": 2},
+        {"stem_stride": 2, "norm": "instance", "heads": ("mask", "marker")},
     ],
 )
 def test_logits_have_the_size_of_the_image(fields):
     model = InceptionUNet(**SMALL, **fields)
     y, variables = _shapes(model)
-    assert y.shape == (2, 32, 32, model.outputs)
+    assert y.shape == (2, 32, 32, len(model.heads))
     assert y.dtype == jnp.float32
     assert ("batch_stats" in variables) == (model.norm == "batch")
 

@@ -42,14 +42,14 @@ def test_parameters_of_the_network_of_2021():
     "fields",
     [
         {},
-        {"norm": "batch", "head_features": 0, "outputs": 3},
-        {"stem_stride": 2, "outputs": 2},
+        {"norm": "batch", "head_features": 0, "heads": ("mask", "marker", "contour")},
+        {"stem_stride": 2, "heads": ("mask", "marker")},
     ],
 )
 def test_logits_have_the_size_of_the_image(fields):
     model = UNet(**SMALL, **fields)
     y, variables = _shapes(model)
-    assert y.shape == (2, 32, 32, model.outputs)
+    assert y.shape == (2, 32, 32, len(model.heads))
     assert y.dtype == jnp.float32
     assert ("batch_stats" in variables) == (model.norm == "batch")
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.stages import build_stage, segmentation
+from histojax.stages import build_stage, images, segmentation
 from tests import tiny
 
 
@@ -50,4 +50,47 @@ def test_weights_that_leave_no_loss_are_refused(weights):
     settings = tiny.config("unet")
     settings.loss.bce_weight, settings.loss.dice_weight, settings.loss.mse_weight = weights
     with pytest.raises(UserError, match=r"have to be 0 or more, and one of them above 0"):
+        build_stage(settings, {})
+
+
+@pytest.mark.parametrize("name", ["segmentation", "unet", "joint"])
+def test_each_head_learns_its_own_map(name):
+    settings = tiny.config(name)
+    settings.segmenter.heads = ("mask", "marker", "contour", "distance")
+    if name == "joint":
+        del settings.init.segmenter  # which has but one
+    else:
+        settings.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built(name, settings)
+    assert stage.fields[-4:] == ("mask", "marker", "contour", "distance")
+    outputs = stage.eval_step(state, batch)
+    for head in settings.segmenter.heads:
+        assert outputs[head].shape == (4, 16, 16, 1)
+    if name == "joint":
+        return
+    state, _ = tiny.stepped(stage, state, batch, 60)
+    logits = {k: np.asarray(v)[..., 0] for k, v in stage.eval_step(state, batch).items()}
+    inside = batch["mask"] > 0
+    # The contour's target is the mask's opposite, and the distance's ends at 200 of 255.
+    assert logits["mask"][inside].mean() > logits["mask"][~inside].mean() + 0.2
+    assert logits["contour"][inside].mean() < logits["contour"][~inside].mean() - 0.2
+    assert logits["distance"][inside].mean() < 0.9
+
+
+def test_a_distance_is_read_in_255ths():
+    batch = {"mask": np.asarray([[[0, 3]]]), "distance": np.asarray([[[0, 51]]], np.uint8)}
+    maps = images.targets(batch, ("mask", "distance"))
+    np.testing.assert_allclose(maps, [[[[0, 0], [1, 0.2]]]], rtol=1e-6)
+    parts = images.by_head(maps, ("mask", "distance"))
+    np.testing.assert_allclose(parts["distance"], [[[[0], [0.2]]]], rtol=1e-6)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "heads", [(), ("marker", "mask"), ("mask", "mask"), ("mask", "border"), ("marker",)]
+)
+def test_heads_that_cannot_be_used_are_refused(heads):
+    settings = tiny.config("segmentation")
+    settings.segmenter.heads = heads
+    with pytest.raises(UserError, match=r"segmenter.heads=.* has to be 'mask' and then, each once"):
         build_stage(settings, {})

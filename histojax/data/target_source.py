@@ -1,0 +1,119 @@
+"""A source whose images carry what a network of nuclei is trained on beside the mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from histojax.data import targets
+from histojax.data.record_cache import RecordCache
+from histojax.errors import UserError
+
+# Batch fields that are made of a whole image's instances.
+FIELDS = ("marker", "contour", "distance")
+MARKERS = ("shape", "center")
+
+
+class TargetSource:
+    """Adds targets to the records of a source that holds instances; see `sources.Source`.
+
+    "marker" and "contour" are uint8 {0, 1} (H, W), "distance" is uint8 (H, W), 255 at the deepest.
+    They are made of whole images, so that a crop's targets are those of the whole, and kept.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        fields: Sequence[str],
+        settings: Mapping[str, Any],
+        *,
+        cache_bytes: int = 2**30,
+    ):
+        """
+        Args:
+          source: the images.
+          fields: those of `FIELDS` that are wanted.
+          settings: `config.data.targets`: marker ("shape" or "center"), center_radius and
+            contour_width, px, and physical: whether the shape marker's areas and radii, px at 0.25
+            um per px, are scaled to the images' own scale where it is known.
+          cache_bytes: bound on the targets that are kept, in each process.
+
+        Raises:
+          UserError: for a setting that breaks its rule.
+        """
+        self._source, self._fields = source, tuple(fields)
+        self._settings = checked_settings(settings)
+        self._cache = RecordCache(cache_bytes)
+        self.names, self.groups = source.names, source.groups
+        self.mpp, self.classes = source.mpp, source.classes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._source[index]
+        made = self._cache.get(index)
+        if made is None:
+            if "instances" not in record:
+                raise UserError(
+                    f"image {record['name']!r} has no instances, of which the "
+                    f"{' and '.join(self._fields)} that the network learns are made: give label "
+                    "images (instances/), not masks"
+                )
+            made = {field: self._make(field, record["instances"]) for field in self._fields}
+            self._cache.keep(index, made)
+        return {**record, **made}
+
+    def __repr__(self) -> str:
+        return f"TargetSource({self._source!r}, {', '.join(self._fields)})"
+
+    def fingerprint(self) -> str:
+        """That of the source: targets are told by the config."""
+        return self._source.fingerprint()
+
+    def _make(self, field: str, instances: np.ndarray) -> np.ndarray:
+        settings = self._settings
+        if field == "contour":
+            return targets.contours(instances, width=settings["contour_width"])
+        if field == "distance":
+            return np.round(255 * targets.distances(instances)).astype(np.uint8)
+        if settings["marker"] == "center":
+            found = targets.center_markers(instances, radius=settings["center_radius"])
+        else:
+            mpp = self.mpp if settings["physical"] else None
+            found = targets.shape_markers(instances, mpp=mpp)
+        return (found > 0).astype(np.uint8)
+
+
+def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings as a dict, each checked.
+
+    Raises:
+      UserError: for an unknown name, or a value that breaks its rule.
+    """
+    values = {"marker": "shape", "center_radius": 4, "contour_width": 2, "physical": False}
+    unknown = sorted(set(settings) - set(values))
+    if unknown:
+        raise UserError(
+            f"config.data.targets.{unknown[0]} is not known; choose out of {', '.join(values)}"
+        )
+    values.update(settings)
+    if values["marker"] not in MARKERS:
+        raise UserError(
+            f"config.data.targets.marker={values['marker']!r} is not known; choose one of "
+            f"{', '.join(MARKERS)}"
+        )
+    for name, least in (("center_radius", 0), ("contour_width", 1)):
+        value = values[name]
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise UserError(
+                f"config.data.targets.{name}={value!r} is not a whole number from {least}; give "
+                "one, in px"
+            )
+    if not isinstance(values["physical"], bool):
+        raise UserError(
+            f"config.data.targets.physical={values['physical']!r} is neither True nor False"
+        )
+    return values
