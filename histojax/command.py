@@ -69,8 +69,10 @@ def _set_up_names() -> None:
 
 def _parse(argv: Sequence[str]) -> list[str]:
     """Parses flags; whatever a config file or override raises becomes one sentence."""
-    starts = [match for word in argv if (match := _START.fullmatch(word))]
-    argv = [word for word in argv if not _START.fullmatch(word)]
+    starts = []
+    if "config" in flags.FLAGS:
+        starts = [match for word in argv if (match := _START.fullmatch(word))]
+        argv = [word for word in argv if not _START.fullmatch(word)]
     _check_config_file(argv)
     # ml_collections looks for overrides here, whatever is passed to it.
     sys.argv[:] = argv

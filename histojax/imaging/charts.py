@@ -15,6 +15,7 @@ WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34
 _POINTS = 240
 _HOVER = 60
+_LONGEST_NAME = 32  # letters that stand beside a row of dots
 # Beyond this ratio of largest to smallest, a linear axis hides the small values.
 _LOG_RATIO = 20.0
 
@@ -73,6 +74,62 @@ def line_chart(
         f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{label}">'
         f"{plot.axes()}{''.join(marks)}</svg>"
         f'<ul class="legend">{"".join(legend)}</ul></figure>'
+    )
+
+
+def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> str:
+    """A figure of one row of dots for each name, with a line at their mean.
+
+    Args:
+        rows: (name, values); values that are not finite are left out.
+        title: above the chart.
+
+    Returns:
+        HTML; "" where no row has a finite value.
+    """
+    kept = [(name, [v for v in values if math.isfinite(v)]) for name, values in rows]
+    flat = [value for _, values in kept for value in values]
+    if not flat:
+        return ""
+    low, high = min(flat), max(flat)
+    margin = (high - low) * 0.05 or max(abs(high) * 0.05, 0.5)
+    low, high = low - margin, high + margin
+    names, row_height = 190, 24
+    height = _TOP + row_height * len(kept) + _BOTTOM
+    base = height - _BOTTOM
+
+    def x(value: float) -> float:
+        return names + (value - low) / (high - low) * (WIDTH - names - _RIGHT)
+
+    marks = []
+    for tick in linear_ticks(low, high, 4):
+        marks.append(
+            f'<line class="grid" x1="{x(tick):.1f}" x2="{x(tick):.1f}" y1="{_TOP}" y2="{base}"/>'
+            f'<text class="tick mid" x="{x(tick):.1f}" y="{base + 16}">{_tick_text(tick)}</text>'
+        )
+    for number, (name, values) in enumerate(kept):
+        y = _TOP + row_height * (number + 0.5)
+        shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 1]}…"
+        marks.append(
+            f'<text class="tick end" x="{names - 8}" y="{y + 3.5:.1f}">{text(shown)}</text>'
+        )
+        dots = "".join(
+            f'<circle class="dot" cx="{x(value):.1f}" cy="{y:.1f}" r="3">'
+            f"<title>{text(name)} {number_text(value)}</title></circle>"
+            for value in values
+        )
+        if values:
+            mean = x(sum(values) / len(values))
+            dots = (
+                f'<line class="axis" x1="{mean:.1f}" x2="{mean:.1f}" y1="{y - 8:.1f}" '
+                f'y2="{y + 8:.1f}"/>{dots}'
+            )
+        marks.append(f'<g class="c{number % 8}">{dots}</g>')
+    label = text(f"{title}: {', '.join(name for name, _ in kept)}")
+    return (
+        f'<figure class="chart"><figcaption>{text(title)}</figcaption>'
+        f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{label}">'
+        f"{''.join(marks)}</svg></figure>"
     )
 
 

@@ -107,3 +107,15 @@ def test_names_are_escaped():
     assert '<b>&"' not in chart
     assert "<i>" not in chart.replace("<i></i>", "")
     ElementTree.fromstring(chart)
+
+
+def test_dots_stand_where_their_values_are_and_a_line_at_their_mean():
+    chart = charts.dot_chart([("a <b>", [0.0, 1.0]), ("c", [0.5, float("nan")])], title="dice")
+    xs = [float(x) for x in re.findall(r'<circle class="dot" cx="([\d.]+)"', chart)]
+    means = [float(x) for x in re.findall(r'<line class="axis" x1="([\d.]+)"', chart)]
+    assert len(xs) == 3
+    # Half of the way, by the value of the second row and by the mean of the first.
+    assert xs[2] == pytest.approx((xs[0] + xs[1]) / 2, abs=0.1)
+    assert means == pytest.approx([xs[2], xs[2]], abs=0.1)
+    assert "a &lt;b&gt;" in chart
+    assert charts.dot_chart([("a", [float("inf")])], title="dice") == ""
