@@ -133,7 +133,32 @@ def augmentation(**changes: object) -> ConfigDict:
             "brightness": 0.0,
             "contrast": 0.0,
             "zoom": (1.0, 1.0),
+            "rotate": 0.0,  # degrees
+            "translate": 0.0,  # sides of the crop; what lies outside of the image is black
             **changes,
+        }
+    )
+
+
+def instances() -> ConfigDict:
+    """How maps become nuclei where segmenter.heads has a marker."""
+    return ConfigDict(
+        {
+            "fit": True,  # the parameters to the val split, once the run is trained
+            "parameters": {
+                "mask_threshold": 0.5,
+                "marker_threshold": 0.5,
+                "marker_peak": 0.0,  # markers that nowhere reach it are dropped
+                "min_marker": 8.0,  # px, as the following
+                "min_area": 30.0,
+                "min_unmarked": 60.0,  # components without a marker are dropped below it
+                "max_hole": 60.0,
+                # Of the maps in the height that is flooded from the markers.
+                "mask_weight": 1.0,
+                "marker_weight": 1.0,
+                "distance_weight": 0.0,
+                "contour_weight": 0.0,
+            },
         }
     )
 
@@ -143,9 +168,11 @@ def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
     return ConfigDict(
         {
             "learning_rate": learning_rate,
-            "schedule": "cosine",  # cosine | linear | constant
+            "schedule": "cosine",  # cosine | linear | constant | drops
             "warmup_steps": 100,
             "end_factor": 0.01,
+            "drop_at": (),  # steps at which the schedule drops multiplies the rate by drop_factor
+            "drop_factor": 0.1,
             "b1": 0.9,
             "b2": 0.99,
             "weight_decay": 0.0,

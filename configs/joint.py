@@ -28,7 +28,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.segmenter = segmentation.segmenter(size)
     config.discriminator = srgan.discriminator(size)
     config.threshold = 0.5  # of the foreground probability
-    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
+    # Connected components of the mask; px.
+    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})
+    config.instances = base.instances()  # the same, where segmenter.heads has a marker
     config.loss = ConfigDict(
         {
             "pixel": "l1",
@@ -40,6 +42,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "bce_weight": 0.5,
             "dice_weight": 0.5,
             "squared_dice": False,
+            "smooth": 1.0,
             "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator
             "real_mask_weight": 0.05,  # on the real image, to keep the segmenter's skill
         }

@@ -64,9 +64,18 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config = base.base("segmentation", "segmentation")
     config.segmenter = segmenter(size)
     config.threshold = 0.5  # of the foreground probability
-    config.loss = ConfigDict({"bce_weight": 0.5, "dice_weight": 0.5, "squared_dice": False})
+    config.loss = ConfigDict(
+        {
+            "bce_weight": 0.5,
+            "dice_weight": 0.5,
+            "squared_dice": False,
+            "smooth": 1.0,  # px added to both sides of the Dice fraction
+        }
+    )
     config.ema_decay = 0.995
-    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px, when labelled
+    # Connected components of the mask; px.
+    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})
+    config.instances = base.instances()  # the same, where segmenter.heads has a marker
     # Nuclei vary in size between organs and scanners. Resampling needs the host, which would hold
     # an accelerator back.
     zoom = (0.7, 1.4) if size == "laptop" else (1.0, 1.0)

@@ -265,6 +265,8 @@ def starting_variables(
 
 def summarise_stage(trained: runs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
+    if hasattr(trained.stage, "segment"):
+        evaluation.fit_instances(trained)
     say(f"{trained.config.name}: scoring the val split")
     table = evaluation.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import command, comparison_table, config, evaluation, runs
+from histojax import command, comparison_table, config, evaluation, methods, runs
 from histojax.comparison_table import Scores
 from histojax.data import degradation, sources
 from histojax.errors import UserError
@@ -319,9 +319,9 @@ def _draw(
         run = runs.load(entry.workdir)
         enhance = segment = None
         if hasattr(run.stage, "enhance"):
-            enhance = evaluation.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
+            enhance = methods.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
         if hasattr(run.stage, "segment"):
-            segment = evaluation.run_segmenter(run, [hr.shape[:2] for hr, _, _ in pairs.values()])
+            segment = methods.run_segmenter(run, [hr.shape[:2] for hr, _, _ in pairs.values()])
         for i, (hr, lr, _) in pairs.items():
             seen = hr if enhance is None else enhance(lr)
             if enhance is not None:
@@ -330,13 +330,13 @@ def _draw(
             if segment is not None:
                 row = "hr_to_s" if enhance is None else "sr_to_s"
                 caption = _caption(entry.label, scores, (row, "dice"), i, "Dice {:.3f}")
-                masks[i][caption] = writers.overlay(seen, segment(seen).astype(np.uint8))
+                masks[i][caption] = writers.overlay(seen, segment(seen).instances)
     drawn = []
-    upsample = evaluation.bicubic(reference.data.scale)
-    for i, (hr, lr, mask) in pairs.items():
+    upsample = methods.bicubic(reference.data.scale)
+    for i, (hr, lr, truth) in pairs.items():
         shown = {"lr": lr, "bicubic": upsample(lr), **images[i], "hr": hr}
-        if masks[i] and mask is not None:
-            shown["annotation"] = writers.overlay(hr, mask)
+        if masks[i] and truth is not None:
+            shown["annotation"] = writers.overlay(hr, truth)
         name = source.names[i]
         drawn.append(f"figures/{name}.png")
         pictures = {**shown, **masks[i]}

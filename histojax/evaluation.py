@@ -8,7 +8,6 @@ real high-resolution image and by Otsu's threshold.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import pathlib
@@ -16,41 +15,31 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, inference, runs
-from histojax.data import degradation, resampling, sources
+from histojax import config, inference, postprocessing, runs
+from histojax.data import degradation, sources
 from histojax.data.registration import check_registration
 from histojax.errors import UserError
-from histojax.imaging import figures, nuclei, writers
-from histojax.metrics import image_quality, intervals, overlap
+from histojax.imaging import figures, fitting, writers
+from histojax.imaging.instances import InstanceParameters, label_instances
+from histojax.methods import Methods, comparisons, methods_of, own_features
+from histojax.metrics import image_quality, instances, intervals, overlap
 from histojax.stages import content
 
 Image = np.ndarray
-# Feature maps are compared on windows of this side, which bounds their memory.
-_FEATURE_WINDOW = 256
 # Bytes of a SPEC that the name of a folder takes over, its last ones.
 _NAME_BYTES = 60
-
-
-@dataclasses.dataclass(frozen=True)
-class Methods:
-    """What is scored.
-
-    Attributes:
-        enhancers: name -> (lr uint8 (h, w, 3) -> uint8 (r h, r w, 3)).
-        segmenters: name -> (image uint8 (H, W, 3) -> bool (H, W)).
-        rows: (row's name, enhancer or None for the real image, segmenter).
-        features: network -> (sr, hr uint8 (H, W, 3) -> distance).
-    """
-
-    enhancers: Mapping[str, Callable[[Image], Image]]
-    segmenters: Mapping[str, Callable[[Image], np.ndarray]]
-    rows: Sequence[tuple[str, str | None, str]]
-    features: Mapping[str, Callable[[Image, Image], float]]
+# How post-processing is fitted: its parameters, in this order, and the values that are tried.
+GRID = {
+    "mask_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "marker_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "marker_peak": (0.0, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "min_marker": (4, 8, 16, 32),
+    "min_area": (20, 30, 50, 80),
+    "min_unmarked": (30, 60, 120, 240),
+}
 
 
 def evaluate(
@@ -75,7 +64,7 @@ def evaluate(
     results = []
     for index in range(len(source)):
         sample = source[index]
-        hr, lr, mask = image_pair(sample, recipe, settings.seed)
+        hr, lr, truth = image_pair(sample, recipe, settings.seed)
         row: dict[str, Any] = {"name": sample["name"], "group": source.groups[index]}
         pictures: dict[str, Image] = {"lr": lr}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
@@ -94,7 +83,7 @@ def evaluate(
             row.update({f"{metric}_{name}": value for metric, value in scores.items()})
             pictures[f"{name} {scores['psnr_rgb']:.2f} dB"] = sr
         pictures["hr"] = hr
-        if methods.rows and mask is None:
+        if methods.rows and truth is None:
             raise UserError(
                 f"{sample['name']} has no instances or mask, which the rows "
                 f"{', '.join(name for name, _, _ in methods.rows)} are scored against; annotate "
@@ -103,13 +92,15 @@ def evaluate(
         for name, enhancer, segmenter in methods.rows:
             image = hr if enhancer is None else enhanced[enhancer]
             found = methods.segmenters[segmenter](image)
-            scores = overlap.score_mask(found.astype(np.uint8), mask)
+            scores = overlap.score_mask(found.mask.astype(np.uint8), (truth > 0).astype(np.uint8))
+            caption = f"{name} Dice {scores['dice']:.3f}"
+            if "instances" in sample:
+                scores |= instances.score_instances(found.instances, truth)
+                caption += f", AJI {scores['aji']:.3f}"
             row.update({f"{metric}_{name}": value for metric, value in scores.items()})
-            pictures[f"{name} Dice {scores['dice']:.3f}"] = writers.overlay(
-                image, found.astype(np.uint8)
-            )
+            pictures[caption] = writers.overlay(image, found.instances)
         if methods.rows:
-            pictures["annotation"] = writers.overlay(hr, mask)
+            pictures["annotation"] = writers.overlay(hr, truth)
         if figure is not None:
             figure(sample["name"], pictures)
         results.append(row)
@@ -119,7 +110,9 @@ def evaluate(
 def image_pair(
     sample: Mapping[str, Any], recipe: degradation.Degradation, seed: int
 ) -> tuple[Image, Image, np.ndarray | None]:
-    """(hr, lr, mask or None) of a sample; hr is cut to a multiple of the scale.
+    """(hr, lr, annotation or None) of a sample; hr is cut to a multiple of the scale.
+
+    The annotation holds instances, int32 (H, W), or of a sample without them its mask's classes.
 
     The low-resolution image is the sample's own where it has one, else made by the recipe with
     parameters drawn from (seed, name).
@@ -133,10 +126,10 @@ def image_pair(
         shape = (height // scale, width // scale, 3)
         parameters = degradation.sample_parameters(recipe, rng, shape)
         lr = degradation.degrade(hr, recipe, parameters)
-    mask = sample.get("instances", sample.get("mask"))
-    if mask is not None:
-        mask = (mask[:height, :width] > 0).astype(np.uint8)
-    return hr, np.asarray(lr[: height // scale, : width // scale]), mask
+    truth = sample.get("instances", sample.get("mask"))
+    if truth is not None:
+        truth = truth[:height, :width]
+    return hr, np.asarray(lr[: height // scale, : width // scale]), truth
 
 
 def summary_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -158,145 +151,6 @@ def differences_of(
         for a, b in pairs
         if a in results[0] and b in results[0]
     }
-
-
-def bicubic(scale: int) -> Callable[[Image], Image]:
-    """Pillow's bicubic enlargement, the baseline of every table."""
-    return lambda lr: np.asarray(resampling.upsample(lr, scale, "bicubic"))
-
-
-def run_enhancer(
-    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
-) -> Callable[[Image], Image]:
-    """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
-    network = inference.enhancer(run, ensemble=ensemble)
-    core = network.core(sizes)
-    return lambda lr: network(lr, core=core)["sr"]
-
-
-def run_segmenter(
-    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
-) -> Callable[[Image], np.ndarray]:
-    """A run's segmenter on whole images, at the threshold its checkpoint records."""
-    network = inference.segmenter(run, ensemble=ensemble)
-    core, threshold = network.core(sizes), run.meta["thresholds"]["mask"]
-    return lambda image: network(image, core=core)["mask"][..., 0] >= threshold
-
-
-def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], float]:
-    """Mean feature distance over windows of an image, all layers of the network."""
-
-    @jax.jit
-    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
-        images = jnp.concatenate([a, b]).astype(jnp.float32) / 255
-        maps = network.features(network.variables, images, network.layers)
-        n = a.shape[0]
-        return image_quality.feature_distance(
-            {k: v[:n].astype(jnp.float32) for k, v in maps.items()},
-            {k: v[n:].astype(jnp.float32) for k, v in maps.items()},
-        )
-
-    def metric(sr: Image, hr: Image) -> float:
-        side = min(_FEATURE_WINDOW, *(s - s % 16 for s in hr.shape[:2]))
-        windows = [
-            (slice(y, y + side), slice(x, x + side))
-            for y in range(0, hr.shape[0] - side + 1, side)
-            for x in range(0, hr.shape[1] - side + 1, side)
-        ]
-        return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
-
-    return metric
-
-
-def sizes_of(
-    source: sources.Source, scale: int, *, smallest: int | None = None
-) -> list[tuple[int, int]]:
-    """(H, W) of every image, cut to multiples of the scale.
-
-    Raises:
-        UserError: for an image with a side below `smallest`, by default the scale, px.
-    """
-    smallest = scale if smallest is None else smallest
-    sizes = []
-    for index in range(len(source)):
-        sample = source[index]
-        height, width = (side - side % scale for side in sample["hr"].shape[:2])
-        if min(height, width) < smallest:
-            raise UserError(
-                f"image {sample['name']!r} has {height} x {width} px, cut to multiples of {scale}, "
-                f"and is scored from {smallest} px a side on: leave it out of the evaluation"
-            )
-        sizes.append((height, width))
-    return sizes
-
-
-def methods_of(
-    folders: Mapping[str, runs.Run],
-    source: sources.Source,
-    settings: ConfigDict,
-    *,
-    enhancer: str | None = None,
-    features: Mapping[str, content.FeatureNetwork] | None = None,
-    ensemble: bool = False,
-) -> Methods:
-    """The rows of the table that a set of runs calls for.
-
-    Args:
-        folders: run's name -> run, in the order of training.
-        source: what they will be scored on.
-        settings: a run's config.
-        enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
-            of a run, or None for all that the runs offer.
-        features: network's name -> feature network for feature distances.
-        ensemble: whether networks are averaged over the eight flips and rotations.
-    """
-    scale = settings.data.scale
-    smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
-    hr_sizes = sizes_of(source, scale, smallest=smallest)
-    lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
-    generators = {name: run for name, run in folders.items() if hasattr(run.stage, "enhance")}
-    masks = {name: run for name, run in folders.items() if hasattr(run.stage, "segment")}
-    enhancers: dict[str, Callable[[Image], Image]] = {}
-    if enhancer != "none":
-        enhancers["bicubic"] = bicubic(scale)
-    if enhancer is None:
-        for name, run in generators.items():
-            enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
-    elif enhancer not in ("bicubic", "none"):
-        outside = runs.load(pathlib.Path(enhancer))
-        if not hasattr(outside.stage, "enhance"):
-            raise UserError(
-                f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
-                "images; name a generator, srgan or joint run, bicubic or none"
-            )
-        if outside.config.data.scale != scale:
-            raise UserError(
-                f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
-                f"trained for x{scale}; name one of the same scale"
-            )
-        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
-    segmenters: dict[str, Callable[[Image], np.ndarray]] = {}
-    rows: list[tuple[str, str | None, str]] = []
-    if masks:
-        segmenters["otsu"] = nuclei.otsu_haematoxylin
-        rows.append(("otsu", None, "otsu"))
-    for name, run in masks.items():
-        segmenters[name] = run_segmenter(run, hr_sizes, ensemble=ensemble)
-        if run.config.stage == "joint" and enhancer is None:
-            rows.append((name, name, name))
-            rows.append((f"hr_to_{name}", None, name))
-            continue
-        label = "s" if run.config.stage == "segmentation" else name
-        # A joint run's own generator is scored with its own segmenter, not with another's.
-        paired = [e for e in enhancers if e not in masks or enhancer is not None]
-        rows += [(f"{e}_to_{label}", e, name) for e in paired]
-        rows.append((f"hr_to_{label}", None, name))
-    return Methods(
-        enhancers,
-        segmenters,
-        rows,
-        {name: feature_metric(network) for name, network in (features or {}).items()},
-    )
 
 
 def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
@@ -321,24 +175,6 @@ def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
     if not found:
         raise UserError(f"{workdir} holds no trained stage yet; train it with histojax.main")
     return found
-
-
-def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
-    """The segmentation run's encoder, at the layers that no run among these was trained on."""
-    run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
-    if run is None:
-        return {}
-    network = content.segmenter_features(
-        run.stage.segmenter, run.state.variables("segmenter", averaged=True)
-    )
-    trained_on = {
-        layer
-        for other in folders.values()
-        if other.config.loss.get("features", {}).get("network") == "segmenter"
-        for layer in other.config.loss.features.layers
-    }
-    layers = tuple(layer for layer in network.layers if layer not in trained_on)
-    return {"segmenter": dataclasses.replace(network, layers=layers)} if layers else {}
 
 
 def score_workdir(
@@ -415,6 +251,57 @@ def score_workdir(
     return table
 
 
+def fit_instances(run: runs.Run) -> InstanceParameters | None:
+    """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
+
+    Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
+    checkpoint was fitted before.
+
+    Args:
+        run: of a workdir, with a segmenter.
+
+    Raises:
+        UserError: for a parameter of the config that breaks its rule, or what the disk refuses.
+    """
+    start = postprocessing.parameters_of(run)
+    if start is None or not run.config.instances.fit:
+        return start
+    fitted = postprocessing.fitted_parameters(run.workdir, run.step)
+    if fitted is not None:
+        return fitted
+    settings = run.config
+    source = runs.open_split(settings, "val", fields=("instances",))
+    recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
+    enhances = hasattr(run.stage, "enhance")
+    network = inference.predictor(run)
+    maps, truths = [], []
+    for index in range(len(source)):
+        hr, lr, truth = image_pair(source[index], recipe, settings.seed)
+        found = network(lr if enhances else hr)
+        maps.append({head: found[head][..., 0] for head in run.stage.segmenter.heads})
+        truths.append(truth)
+    best, tried = fitting.fit_thresholds(
+        maps,
+        truths,
+        GRID,
+        start=start,
+        label=label_instances,
+        score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
+    )
+    writers.write_json(
+        runs.stage_folder(run.workdir) / postprocessing.FILE,
+        {
+            "checkpoint_step": run.step,
+            "parameters": best.to_json(),
+            "aji": max(score for _, score in tried),
+            "aji_before": tried[0][1],
+            "tried": len(tried),
+            "images": list(source.names),
+        },
+    )
+    return best
+
+
 def own_folder(
     workdir: pathlib.Path,
     split: str = "val",
@@ -460,20 +347,6 @@ def data_record(settings: ConfigDict, source: sources.Source, split: str) -> dic
         "degradation": config.resolved(settings.data.degradation),
         "seed": settings.seed,
     }
-
-
-def comparisons(methods: Methods) -> list[tuple[str, str]]:
-    """The differences that the table is read for, as pairs of metric names."""
-    pairs = []
-    for name in methods.enhancers:
-        if name != "bicubic":
-            pairs += [(f"{m}_{name}", f"{m}_bicubic") for m in ("psnr_rgb", "ssim_rgb")]
-    own = [row for row, enhancer, segmenter in methods.rows if row == enhancer == segmenter]
-    for joint in own:
-        for row, _, segmenter in methods.rows:
-            if segmenter != joint and row != "otsu":
-                pairs.append((f"dice_{joint}", f"dice_{row}"))
-    return pairs
 
 
 def table_text(metrics: Mapping[str, Mapping[str, float]]) -> str:

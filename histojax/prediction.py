@@ -11,9 +11,9 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from histojax import inference, runs
+from histojax import inference, postprocessing, runs
 from histojax.errors import UserError
-from histojax.imaging import conversion, nuclei, reader, report, tiling, writers
+from histojax.imaging import conversion, reader, report, tiling, writers
 from histojax.imaging.scaling import ResampledReader
 from histojax.progress import say
 
@@ -159,23 +159,15 @@ def predict_file(
         height, width = scaled.height * network.scale, scaled.width * network.scale
         makes_sr = hasattr(run.stage, "enhance")
         finds = hasattr(run.stage, "segment")
-        settings = run.config.get("nuclei", {})
         with contextlib.ExitStack() as stack:
             labeller = None
             if finds:
-                labeller = stack.enter_context(
-                    nuclei.StripLabeller(
-                        width,
-                        min_area=settings.get("min_area", 0),
-                        max_hole=settings.get("max_hole", 0),
-                    )
-                )
-            threshold = run.meta["thresholds"]["mask"]
+                labeller = stack.enter_context(postprocessing.Labeller(run, width, mpp=mpp_out))
 
             def strips() -> Iterator[np.ndarray]:
                 for strip in tiling.strips(network.tiles(scaled)):
                     if labeller is not None:
-                        labeller.add(strip.outputs["mask"][..., 0] >= threshold)
+                        labeller.add({h: strip.outputs[h] for h in run.stage.segmenter.heads})
                     yield strip.outputs.get("sr")
 
             sr = output / f"{name}.sr.tif" if makes_sr else None

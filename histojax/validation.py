@@ -13,7 +13,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import sharding
-from histojax.data import pipeline, sources
+from histojax.data import eval_batches, sources
 from histojax.imaging import figures
 
 Tree = Any
@@ -51,10 +51,10 @@ class Validation:
         # As many an image as asked for, and no more than it takes to cover it.
         across = min(math.isqrt(max(settings.eval.crops // len(source), 1)), -(-side // crop))
         self._batches = list(
-            pipeline.eval_batches(
+            eval_batches.eval_batches(
                 source,
                 settings.data,
-                fields=tuple(dict.fromkeys((*stage.fields, "hr"))),
+                fields=tuple(dict.fromkeys((*stage.fields, "hr", *stage.annotations))),
                 batch_size=size,
                 crop=crop,
                 crops_per_image=across**2,

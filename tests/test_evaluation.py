@@ -10,11 +10,13 @@ from PIL import Image
 from histojax import evaluation
 from histojax.data import degradation
 from histojax.errors import UserError
+from histojax.methods import Methods, bicubic, methods_of
 from histojax.metrics import image_quality, overlap
+from histojax.postprocessing import Found
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
-MASK_METRICS = {"dice", "iou", "miou"}
+MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1"}
 
 
 class Two:
@@ -28,7 +30,7 @@ class Two:
             if lr is not None:
                 sample["lr"] = np.full((side // 4, side // 4, 3), lr, np.uint8)
             self._samples.append(sample)
-        self.groups = ["a", "b"]
+        self.groups, self.mpp = ["a", "b"], None
 
     def __len__(self):
         return 2
@@ -38,16 +40,20 @@ class Two:
 
 
 def methods(source, *, enhancers, segmenters=None, rows=()):
-    return evaluation.Methods(enhancers, segmenters or {}, rows, {})
+    return Methods(enhancers, segmenters or {}, rows, {})
+
+
+def nothing(image):
+    return Found(np.zeros(image.shape[:2], bool), np.zeros(image.shape[:2], np.int32))
 
 
 def by_lr(source, settings, answer):
-    """A function of lr that gives `answer(hr, mask)` of the image that it was made of."""
+    """A function of lr that gives `answer(hr, truth)` of the image that it was made of."""
     recipe = degradation.Degradation.from_config(settings.data.degradation, 4)
     known = {}
     for sample in source:
-        hr, lr, mask = evaluation.image_pair(sample, recipe, settings.seed)
-        known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, mask)
+        hr, lr, truth = evaluation.image_pair(sample, recipe, settings.seed)
+        known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, truth)
     return lambda image: known[image.tobytes()]
 
 
@@ -55,12 +61,18 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
     source, settings = Two(), tiny.config("joint")
     found = methods(
         source,
-        enhancers={"perfect": by_lr(source, settings, lambda hr, mask: hr)},
+        enhancers={"perfect": by_lr(source, settings, lambda hr, truth: hr)},
         segmenters={
-            "right": by_lr(source, settings, lambda hr, mask: mask > 0),
-            "nothing": lambda image: np.zeros(image.shape[:2], bool),
+            "right": by_lr(source, settings, lambda hr, truth: Found(truth > 0, truth)),
+            "nothing": nothing,
+            "one": by_lr(source, settings, lambda hr, truth: Found(truth > 0, (truth > 0) * 1)),
         },
-        rows=[("sr", "perfect", "right"), ("hr", None, "right"), ("none", None, "nothing")],
+        rows=[
+            ("sr", "perfect", "right"),
+            ("hr", None, "right"),
+            ("none", None, "nothing"),
+            ("one", None, "one"),
+        ],
     )
     pictures = {}
     results = evaluation.evaluate(
@@ -74,7 +86,10 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
         assert row["power_spectrum_error_perfect"] == pytest.approx(0, abs=1e-9)
         for metric in MASK_METRICS:
             assert row[f"{metric}_sr"] == row[f"{metric}_hr"] == 1
-        assert row["dice_none"] == 0
+        assert row["dice_none"] == row["aji_none"] == 0
+        # Every nucleus found, and all of them taken for one.
+        assert row["dice_one"] == 1
+        assert row["f1_one"] < 1
     assert pictures["n1"]["hr"].shape == (64, 64, 3)
     assert pictures["n1"]["annotation"].shape == (64, 64, 3)
 
@@ -83,7 +98,7 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
 def test_whole_images_are_scored_at_every_scale(scale):
     run = tiny.run("joint", scale)
     source = Two()
-    found = evaluation.methods_of({"joint": run}, source, run.config)
+    found = methods_of({"joint": run}, source, run.config)
     pictures = {}
     results = evaluation.evaluate(
         found, source, run.config, figure=lambda name, made: pictures.update({name: made})
@@ -147,12 +162,12 @@ def test_a_seed_makes_the_same_low_resolution_image_every_time():
 def test_an_image_without_annotation_is_refused_where_masks_are_scored():
     source = Two()
     del source[1]["instances"]
-    segment = {"s": lambda image: np.zeros(image.shape[:2], bool)}
+    segment = {"s": nothing}
     found = methods(source, enhancers={}, segmenters=segment, rows=[("hr_to_s", None, "s")])
     with pytest.raises(UserError, match="n1 has no instances or mask"):
         evaluation.evaluate(found, source, tiny.config())
-    bicubic = {"bicubic": evaluation.bicubic(4)}
-    assert len(evaluation.evaluate(methods(source, enhancers=bicubic), source, tiny.config())) == 2
+    found = methods(source, enhancers={"bicubic": bicubic(4)})
+    assert len(evaluation.evaluate(found, source, tiny.config())) == 2
 
 
 def test_a_chain_is_scored_in_every_row(trained_chain):
@@ -337,9 +352,9 @@ def test_nuclei_numbered_beyond_16_bits_are_foreground():
     # 65,536 is 0 to a uint16, and so is its double.
     instances[0, 0] = 2**17
     sample = {"name": "many", "hr": np.zeros((400, 800, 3), np.uint8), "instances": instances}
-    _, _, mask = evaluation.image_pair(sample, degradation.Degradation(), 0)
-    assert mask.sum() == 80_000
-    assert overlap.score_mask(instances > 0, mask) == {"iou": 1, "dice": 1, "miou": 1}
+    _, _, truth = evaluation.image_pair(sample, degradation.Degradation(), 0)
+    assert (truth > 0).sum() == 80_000
+    assert overlap.score_mask(instances > 0, truth > 0) == {"iou": 1, "dice": 1, "miou": 1}
 
 
 @pytest.mark.faults

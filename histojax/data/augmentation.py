@@ -35,6 +35,10 @@ class Augmentation:
       zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
         labels (host only); (1, 1) is off. It changes the pixel size, so it suits segmentation
         across scanners and not super-resolution at a known scale.
+      rotate: turn by any angle, U(-r, r) degrees, 0 <= r <= 180, read out of the whole image and
+        resampled as by zoom (host only); 0 is off.
+      translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis,
+        0 <= t < 1 (host only); 0 is off. What lies outside of the image is black, and background.
 
     Raises:
       UserError: when a value breaks its rule.
@@ -47,19 +51,26 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     zoom: tuple[float, float] = (1.0, 1.0)
+    rotate: float = 0.0
+    translate: float = 0.0
 
     def __post_init__(self):
         for field in ("flips", "rotations"):
             value = getattr(self, field)
             if not isinstance(value, bool):
                 raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
-        for field in ("stain_sigma", "stain_bias", "brightness", "contrast"):
+        for field in ("stain_sigma", "stain_bias", "brightness", "contrast", "translate"):
             value = getattr(self, field)
             if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
                 raise UserError(
                     f"augmentation.{field}={value!r} is out of range; give a number from 0 (off) "
                     "to below 1"
                 )
+        if not (isinstance(self.rotate, (int, float)) and 0.0 <= self.rotate <= 180.0):
+            raise UserError(
+                f"augmentation.rotate={self.rotate!r} is out of range; give degrees from 0 (off) "
+                "to 180"
+            )
         zoom = self.zoom
         if not (
             isinstance(zoom, (tuple, list))
@@ -90,6 +101,10 @@ class Augmentation:
     @property
     def zooms(self) -> bool:
         return self.zoom != (1.0, 1.0)
+
+    @property
+    def warps(self) -> bool:
+        return self.rotate > 0 or self.translate > 0
 
 
 NONE = Augmentation(flips=False, rotations=False)
@@ -168,7 +183,8 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
 
     Returns:
       "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
-      float32 of the light (shift in [-1, 1] of the full range), "zoom" float32.
+      float32 of the light (shift in [-1, 1] of the full range), "zoom" float32; where the
+      augmentation warps (host only), "angle" in radians and "offset" (2,) in sides of the crop.
     """
     if isinstance(rng, np.random.Generator):
         stain_rng = rng
@@ -180,7 +196,13 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
     low, high = augmentation.zoom
+    warp = {}
+    if augmentation.warps:
+        v = 2.0 * _uniform(rng, 3) - 1.0
+        warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
+        warp["offset"] = augmentation.translate * v[1:]
     return {
+        **warp,
         "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
         "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
         "shift": augmentation.brightness * (2.0 * u[2] - 1.0),
@@ -228,6 +250,35 @@ def apply(
         if name in moved and relights:
             moved[name] = light(moved[name], parameters)
     return moved
+
+
+def warped(
+    array: np.ndarray, centre: tuple[float, float], angle: float, side: float, size: int
+) -> np.ndarray:
+    """A turned square of an image, resampled; black, or background, outside of it (host).
+
+    Args:
+      array: (H, W, 3) uint8, bilinear, or (H, W) labels below 2^31, by nearest neighbour.
+      centre: y, x of the square's middle, px; 0 is the image's upper or left border.
+      angle: by which the square is turned, radians, clockwise as seen.
+      side: of the square, px of the image.
+      size: of the result, px.
+
+    Returns:
+      (size, size, ...) of the dtype given.
+    """
+    scale = side / size
+    cos, sin = scale * np.cos(angle), scale * np.sin(angle)
+    y, x = centre
+    # Pillow maps px centres of the result, (i + .5, j + .5), to places of the image.
+    middle = size / 2
+    affine = (cos, -sin, x - middle * (cos - sin), sin, cos, y - middle * (sin + cos))
+    method = Image.Resampling.BILINEAR if array.ndim == 3 else Image.Resampling.NEAREST
+    # Pillow knows labels as int32 alone.
+    source = array if array.ndim == 3 else array.astype(np.int32, copy=False)
+    image = Image.fromarray(np.ascontiguousarray(source))
+    moved = image.transform((size, size), Image.Transform.AFFINE, affine, resample=method)
+    return np.asarray(moved).astype(array.dtype, copy=False)
 
 
 def resample(array: np.ndarray, size: int) -> np.ndarray:

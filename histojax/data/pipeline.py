@@ -31,7 +31,14 @@ from absl import logging
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.recipe import Recipe, cut, finish, make_recipe, read_checked
+from histojax.data.recipe import (
+    Recipe,
+    cut_resampled,
+    finish,
+    make_recipe,
+    read_checked,
+    warp,
+)
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")
@@ -58,12 +65,8 @@ class _TrainExample:
         if recipe.augmentation.zooms:
             size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
         y, x = augmentation_lib.sample_origin(rng, height, width, size, recipe.step)
-        cropped = cut(image, int(y), int(x), size, recipe)
-        if size != recipe.crop:
-            cropped = {
-                field: augmentation_lib.resample(array, recipe.crop)
-                for field, array in cropped.items()
-            }
+        take = warp if recipe.augmentation.warps else cut_resampled
+        cropped = take(image, int(y), int(x), size, recipe, parameters)
         degradation = {}
         if recipe.degrades:
             degradation = degradation_lib.sample_parameters(
@@ -253,10 +256,13 @@ def _needs_host(recipe: Recipe) -> str | None:
         return reason
     if recipe.augmentation.zooms:
         return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
+    if recipe.augmentation.warps:
+        return "augmentation.rotate and translate run on the host only (0 switches them off)"
     return None
 
 
-def _whole_number(value: Any, name: str, least: int) -> int:
+def whole_number(value: Any, name: str, least: int) -> int:
+    """The value, checked; the name of its field is for the message."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
         raise UserError(f"{name}={value!r} is not a whole number from {least}; give one")
     return int(value)
@@ -297,7 +303,7 @@ def train_batches(
         device placement where it is not possible. An unusable image is refused when it is read.
     """
     recipe = make_recipe(source, data_config, fields)
-    _whole_number(batch_size, "batch size", 1)
+    whole_number(batch_size, "batch size", 1)
     check_seed(seed)
     check(data_config)
     check_placement(recipe, data_config)
@@ -341,7 +347,7 @@ def check(data_config: Mapping[str, Any]) -> None:
     """
     how = {**_DEFAULTS, **data_config}
     for name, least in (("workers", 0), ("crops_per_image", 1), ("device_bytes", 0)):
-        _whole_number(how[name], f"config.data.{name}", least)
+        whole_number(how[name], f"config.data.{name}", least)
     if (placement := how["placement"]) not in PLACEMENTS:
         raise UserError(
             f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
@@ -354,7 +360,7 @@ def check_seed(seed: int) -> None:
     Raises:
       UserError: if it is not a whole number from 0 to 2**32 - 1.
     """
-    if _whole_number(seed, "seed", 0) >= 2**32:
+    if whole_number(seed, "seed", 0) >= 2**32:
         raise UserError(f"seed={seed} is too large; give one below 2**32")
 
 
@@ -373,128 +379,3 @@ def _has_accelerator() -> bool:
     import jax
 
     return jax.default_backend() != "cpu"
-
-
-def crop_origins(
-    height: int, width: int, crop: int, crops_per_image: int, step: int = 1
-) -> list[tuple[int, int]]:
-    """Corners (y, x) of a regular grid of crops; one crop is the centre one.
-
-    Args:
-      height: of the image in px.
-      width: likewise.
-      crop: side in px.
-      crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
-      step: corners are rounded down to multiples of this.
-    """
-    side = round(crops_per_image**0.5)
-    shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
-    rows = [int((height - crop) * share) // step * step for share in shares]
-    columns = [int((width - crop) * share) // step * step for share in shares]
-    return [(y, x) for y in rows for x in columns]
-
-
-class EvalBatches:
-    """The same padded batches at every iteration; see `eval_batches`."""
-
-    def __init__(
-        self,
-        source: Any,
-        recipe: Recipe,
-        *,
-        count: int,
-        batch_size: int,
-        crops_per_image: int,
-        seed: int,
-    ):
-        self._source = source
-        self._recipe = recipe
-        self._count = count
-        self._batch_size = batch_size
-        self._crops_per_image = crops_per_image
-        self._seed = seed
-
-    @property
-    def examples(self) -> int:
-        """How many examples there are, padding left out."""
-        return self._count * self._crops_per_image
-
-    def __len__(self) -> int:
-        return -(-self.examples // self._batch_size)
-
-    def _example(self, number: int) -> dict[str, np.ndarray]:
-        recipe = self._recipe
-        index, place = divmod(number, self._crops_per_image)
-        image = read_checked(self._source, index, recipe)
-        height, width = image["hr"].shape[:2]
-        y, x = crop_origins(height, width, recipe.crop, self._crops_per_image, recipe.step)[place]
-        degradation = {}
-        if recipe.degrades:
-            name = image["name"] if place == 0 else f"{image['name']}#{place}"
-            degradation = degradation_lib.sample_parameters(
-                recipe.degradation,
-                degradation_lib.evaluation_rng(self._seed, name),
-                recipe.lr_shape,
-            )
-        return finish(cut(image, y, x, recipe.crop, recipe), recipe, None, degradation)
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, self.examples, self._batch_size):
-            last = min(first + self._batch_size, self.examples)
-            rows = [self._example(number) for number in range(first, last)]
-            padding = self._batch_size - len(rows)
-            rows += rows[-1:] * padding
-            batch = {field: np.stack([row[field] for row in rows]) for field in rows[0]}
-            batch["weight"] = np.ones(self._batch_size, np.float32)
-            batch["weight"][self._batch_size - padding :] = 0.0
-            yield batch
-
-
-def eval_batches(
-    source: Any,
-    data_config: Mapping[str, Any],
-    *,
-    fields: Sequence[str],
-    batch_size: int,
-    crop: int | None = None,
-    limit: int | None = None,
-    crops_per_image: int = 1,
-    seed: int = 0,
-) -> EvalBatches:
-    """Finite, deterministic batches without augmentation, to watch a run by.
-
-    Args:
-      source: the images, in their order.
-      data_config: `config.data`: crop, scale, degradation.
-      fields: the batch's fields, out of `FIELDS`.
-      batch_size: B; the last batch is padded to it by repeating its last example.
-      crop: side in hr px; None takes `config.data.crop`.
-      limit: at most so many images, the first ones; None takes all.
-      crops_per_image: 1 for the centre, n^2 for a grid of n by n.
-      seed: with the image's name, the seed of its degradation.
-
-    Returns:
-      An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
-      padding and 1 elsewhere.
-
-    Raises:
-      UserError: for a config value that breaks its rule or fields that the source does not hold.
-    """
-    recipe = make_recipe(source, data_config, fields, crop=crop, augment=False)
-    _whole_number(batch_size, "batch size", 1)
-    _whole_number(crops_per_image, "crops per image", 1)
-    if round(crops_per_image**0.5) ** 2 != crops_per_image:
-        raise UserError(
-            f"{crops_per_image} crops per image make no square grid; give 1, 4, 9, 16, ..."
-        )
-    count = len(source)
-    if limit is not None:
-        count = min(count, _whole_number(limit, "limit", 1))
-    return EvalBatches(
-        source,
-        recipe,
-        count=count,
-        batch_size=batch_size,
-        crops_per_image=crops_per_image,
-        seed=seed,
-    )

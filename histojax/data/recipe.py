@@ -124,6 +124,11 @@ def make_recipe(
             "augmentation.zoom cannot be used with real lr images, whose scale is fixed; set it to "
             "(1, 1)"
         )
+    if augmentation.warps and "lr" in stored:
+        raise UserError(
+            "augmentation.rotate and translate cannot be used with real lr images, which would be "
+            "resampled; set them to 0"
+        )
     return Recipe(crop, tuple(fields), tuple(stored), degradation, augmentation)
 
 
@@ -164,6 +169,48 @@ def cut(image: Mapping[str, Any], y: int, x: int, size: int, recipe: Recipe) -> 
         columns = slice(x // scale, (x + size) // scale)
         cropped[field] = image[field][rows, columns]
     return cropped
+
+
+def cut_resampled(
+    image: Mapping[str, Any],
+    y: int,
+    x: int,
+    size: int,
+    recipe: Recipe,
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
+    """`cut`, and every field resampled to the recipe's crop where `size` is another."""
+    del parameters
+    return {
+        field: augmentation_lib.resample(array, recipe.crop if field != "lr" else len(array))
+        for field, array in cut(image, y, x, size, recipe).items()
+    }
+
+
+def warp(
+    image: Mapping[str, Any],
+    y: int,
+    x: int,
+    size: int,
+    recipe: Recipe,
+    parameters: Mapping[str, Any],
+) -> dict[str, Any]:
+    """(crop, crop) px of every field, read from the turned and shifted square at (y, x).
+
+    Args:
+      image: of `read_checked`.
+      y, x, size: of the square before it is turned about its middle and shifted, px.
+      recipe: what is to be made of it.
+      parameters: "angle" and "offset" of `augmentation.sample_parameters`.
+    """
+    down, right = (float(v) * size for v in parameters["offset"])
+    centre = (y + size / 2 + down, x + size / 2 + right)
+    return {
+        field: augmentation_lib.warped(
+            image[field], centre, float(parameters["angle"]), size, recipe.crop
+        )
+        for field in recipe.stored
+    }
 
 
 def finish(

@@ -4,6 +4,7 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
 
     fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W) and
                   what else its segmenter's heads are named after
+    annotations   batch arrays that `evaluate` needs besides, int32 "instances" or none
     networks      name -> linen module
     init          (rng, batch) -> state
     train_step    (state, batch, *, axis_name) -> (state, metrics); a per-device program

@@ -75,7 +75,8 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
     """The learning rate by step: warm-up, then the named schedule down to `end_factor`.
 
     Raises:
-        UserError: for an unknown schedule or a warm-up as long as the run.
+        UserError: for an unknown schedule, a warm-up as long as the run, or drops that come out of
+            order or not at all.
     """
     warmup = int(config.warmup_steps)
     if not 0 <= warmup < max(steps, 1):
@@ -83,12 +84,24 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
             f"{group}.warmup_steps={warmup} has to be at least 0 and under the {steps} steps of "
             "the run"
         )
+    # Runs from before there were drops lack them.
+    drops = [int(step) for step in config.get("drop_at", ())]
+    if config.schedule == "drops" and not (
+        drops and [*sorted(set(drops))] == drops and drops[0] > warmup
+    ):
+        raise UserError(
+            f"{group}.drop_at={tuple(drops)} has to name steps in rising order, the first after "
+            f"warmup_steps={warmup}, for schedule=drops"
+        )
     rate, length = float(config.learning_rate), max(steps - warmup, 1)
     end = float(config.end_factor)
     known = {
         "constant": lambda: optax.constant_schedule(rate),
         "cosine": lambda: optax.cosine_decay_schedule(rate, length, alpha=end),
         "linear": lambda: optax.linear_schedule(rate, rate * end, length),
+        "drops": lambda: optax.piecewise_constant_schedule(
+            rate, {step - warmup: float(config.drop_factor) for step in drops}
+        ),
     }
     main = choice(config.schedule, known, f"{group}.schedule")()
     if warmup == 0:

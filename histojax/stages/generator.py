@@ -37,6 +37,7 @@ class Generator:
     dtype: jnp.dtype
 
     fields = ("lr", "hr")
+    annotations = ()
     best = ("psnr_rgb", "max")
 
     @property

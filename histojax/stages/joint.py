@@ -19,6 +19,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.imaging.instances import InstanceParameters
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
 from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
@@ -49,12 +50,19 @@ class Joint:
     mask_weight: float
     real_mask_weight: float
     threshold: float
+    instances: InstanceParameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     begin: Mapping[str, int]
     dtype: jnp.dtype
 
-    best = ("dice_pooled", "max")
+    @property
+    def best(self) -> tuple[str, str]:
+        return ("dice_pooled" if self.instances is None else "aji", "max")
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return () if self.instances is None else ("instances",)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -159,9 +167,7 @@ class Joint:
         return {
             **scoring.score_images(*images),
             **scoring.score_detail(*images, self.generator.scale),
-            **scoring.score_masks(
-                outputs["mask"][..., 0], batch["mask"], batch["weight"], self.threshold
-            ),
+            **segmentation.score(outputs, batch, self.threshold, self.instances),
         }
 
     def contest_from(self) -> int | None:
@@ -206,6 +212,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
         mask_weight=config.loss.mask_weight,
         real_mask_weight=config.loss.real_mask_weight,
         threshold=config.threshold,
+        instances=segmentation.build_instances(config, segmenter),
         ema_decay=config.ema_decay,
         starts=starts,
         begin=begin,

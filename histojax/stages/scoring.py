@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import numpy as np
 
+from histojax.imaging.instances import InstanceParameters, label_instances
 from histojax.metrics import image_quality
+from histojax.metrics.instances import score_instances
 
 Sums = dict[str, tuple[float, float]]
 
@@ -50,3 +53,21 @@ def score_masks(
         "dice_pooled": (2.0 * overlap, total),
         "iou_pooled": (overlap, total - overlap),
     }
+
+
+def score_nuclei(
+    maps: Mapping[str, np.ndarray],
+    instances: np.ndarray,
+    weight: np.ndarray,
+    parameters: InstanceParameters,
+) -> Sums:
+    """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
+
+    The mean over crops; those without a nucleus of either kind are left out.
+    """
+    scores = []
+    for i in np.flatnonzero(weight):
+        labels = label_instances({name: m[i, ..., 0] for name, m in maps.items()}, parameters)
+        if labels.any() or instances[i].any():
+            scores.append(score_instances(labels, instances[i])["aji"])
+    return {"aji": (float(np.sum(scores)), float(len(scores)))}

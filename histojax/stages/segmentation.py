@@ -18,6 +18,7 @@ from ml_collections import ConfigDict
 
 from histojax.data import target_source
 from histojax.errors import UserError
+from histojax.imaging.instances import InstanceParameters, check_maps
 from histojax.losses import segmentation as losses
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.unet import UNet
@@ -39,11 +40,16 @@ class MaskLoss:
     dice_weight: float
     squared_dice: bool = False
     mse_weight: float = 0.0
+    smooth: float = 1.0
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
         bce = jnp.mean(losses.binary_cross_entropy(logits=logits, mask=mask))
-        dice = jnp.mean(losses.soft_dice(logits=logits, mask=mask, squared=self.squared_dice))
+        dice = jnp.mean(
+            losses.soft_dice(
+                logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice
+            )
+        )
         total = self.bce_weight * bce + self.dice_weight * dice
         if self.mse_weight == 0:
             return total
@@ -58,11 +64,18 @@ class Segmentation:
     optimizers: Mapping[str, optax.GradientTransformation]
     loss: MaskLoss
     threshold: float
+    instances: InstanceParameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     dtype: jnp.dtype
 
-    best = ("dice_pooled", "max")
+    @property
+    def best(self) -> tuple[str, str]:
+        return ("dice_pooled" if self.instances is None else "aji", "max")
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return () if self.instances is None else ("instances",)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -118,12 +131,25 @@ class Segmentation:
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
-        return scoring.score_masks(
-            outputs["mask"][..., 0], batch["mask"], batch["weight"], self.threshold
-        )
+        return score(outputs, batch, self.threshold, self.instances)
 
     def phases(self) -> tuple[tuple[int, str], ...]:
         return ((0, "segmenter learns"),)
+
+
+def score(
+    outputs: Mapping[str, np.ndarray],
+    batch: Mapping[str, np.ndarray],
+    threshold: float,
+    instances: InstanceParameters | None,
+) -> scoring.Sums:
+    """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
+    weight = batch["weight"]
+    sums = scoring.score_masks(outputs["mask"][..., 0], batch["mask"], weight, threshold)
+    if instances is not None:
+        maps = {name: outputs[name] for name in outputs if name != "sr"}
+        sums |= scoring.score_nuclei(maps, batch["instances"], weight, instances)
+    return sums
 
 
 def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -132,10 +158,10 @@ def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
-    """The mask loss of fields bce_weight, dice_weight, squared_dice and, where set, mse_weight.
+    """The loss of fields bce_weight, dice_weight, squared_dice and, where set, mse_weight, smooth.
 
     Raises:
-        UserError: if all weights are 0 or one is negative.
+        UserError: if all weights are 0 or one is negative, or the smoothing is.
     """
     mse_weight = config.get("mse_weight", 0.0)
     weights = (config.bce_weight, config.dice_weight, mse_weight)
@@ -144,7 +170,10 @@ def build_mask_loss(config: ConfigDict) -> MaskLoss:
             f"loss.bce_weight={config.bce_weight}, loss.dice_weight={config.dice_weight} and "
             f"loss.mse_weight={mse_weight} have to be 0 or more, and one of them above 0"
         )
-    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice, mse_weight)
+    smooth = config.get("smooth", 1.0)
+    if not smooth > 0:
+        raise UserError(f"loss.smooth={smooth} has to be above 0: empty masks would divide by 0")
+    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice, mse_weight, smooth)
 
 
 def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
@@ -164,6 +193,20 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
+def build_instances(config: ConfigDict, segmenter: nn.Module) -> InstanceParameters | None:
+    """How maps become nuclei while the run is watched; None where no markers are predicted.
+
+    Raises:
+        UserError: for a parameter that breaks its rule.
+    """
+    if "marker" not in segmenter.heads:
+        return None
+    parameters = InstanceParameters.from_json(config.instances.parameters)
+    shape = {head: np.zeros((1, 1)) for head in segmenter.heads}
+    check_maps(shape, parameters)
+    return parameters
+
+
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
     """The stage that a config describes; `starts` are variables of earlier runs, by network.
 
@@ -171,11 +214,13 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
         UserError: for a config value that cannot be used.
     """
     dtype = build.compute_dtype(config)
+    segmenter = build_segmenter(config, dtype)
     return Segmentation(
-        segmenter=build_segmenter(config, dtype),
+        segmenter=segmenter,
         optimizers={"segmenter": build.optimizer(config.optimizer, config.steps, "optimizer")},
         loss=build_mask_loss(config.loss),
         threshold=config.threshold,
+        instances=build_instances(config, segmenter),
         ema_decay=config.ema_decay,
         starts=starts,
         dtype=jnp.promote_types(dtype, jnp.float32),

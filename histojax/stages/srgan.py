@@ -39,6 +39,7 @@ class SRGAN:
     dtype: jnp.dtype
 
     fields = ("lr", "hr")
+    annotations = ()
     # Distortion and likeness to real tissue pull apart here, so no metric of distortion may pick
     # the checkpoint; the last one is the run's result.
     best = ("step", "max")

@@ -179,6 +179,8 @@ def test_config_is_read_and_checked():
         ({"stain_bias": -0.1}, "stain_bias=-0.1"),
         ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
         ({"zoom": 2.0}, "zoom=2.0"),
+        ({"rotate": 181}, "rotate=181 is out of range; give degrees"),
+        ({"translate": 1.0}, "translate=1.0"),
     ],
 )
 def test_bad_config_is_refused(config, match):
@@ -193,3 +195,52 @@ def test_stain_jitter_is_the_stain_modules():
     np.testing.assert_array_equal(
         A.apply(fields, parameters, only)["hr"], stain.jitter(fields["hr"], parameters)
     )
+
+
+def test_a_square_that_is_not_turned_is_a_crop():
+    image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+    labels = np.arange(2000, dtype=np.int32).reshape(40, 50) * 1000
+    for array in (image, labels, labels.astype(np.uint8)):
+        got = A.warped(array, (4 + 8, 10 + 8), 0.0, 16, 16)
+        assert got.dtype == array.dtype
+        np.testing.assert_array_equal(got, array[4:20, 10:26])
+
+
+def test_a_quarter_turn_is_numpys():
+    labels = np.arange(256, dtype=np.int32).reshape(16, 16)
+    got = A.warped(labels, (8, 8), np.pi / 2, 16, 16)
+    # The square is turned clockwise, so what is in it turns the other way.
+    np.testing.assert_array_equal(got, np.rot90(labels, 1))
+
+
+def test_outside_of_the_image_is_black_and_a_larger_side_shows_more():
+    image = np.full((16, 16, 3), 200, np.uint8)
+    shifted = A.warped(image, (8, 16), 0.0, 16, 16)
+    assert (shifted[:, :8] == 200).all()
+    assert (shifted[:, 8:] == 0).all()
+    labels = np.repeat(np.repeat(np.arange(1, 5).reshape(2, 2), 8, 0), 8, 1)
+    half = A.warped(labels, (8, 8), 0.0, 16, 8)
+    np.testing.assert_array_equal(half, labels[::2, ::2])
+
+
+def test_images_and_labels_turn_together():
+    y, x = np.mgrid[:64, :64]
+    disc = np.hypot(y - 20, x - 30) <= 6
+    image = np.repeat((255 * disc)[..., None], 3, -1).astype(np.uint8)
+    for angle in (0.3, -1.2):
+        moved = A.warped(image, (30, 30), angle, 48, 48)[..., 0] > 127
+        labels = A.warped(disc.astype(np.int32), (30, 30), angle, 48, 48) > 0
+        assert (moved != labels).sum() <= 0.1 * labels.sum()
+        assert labels.sum() == pytest.approx(disc.sum(), rel=0.05)
+
+
+def test_angles_and_offsets_fill_their_ranges_and_leave_other_draws_alone():
+    warping = A.Augmentation(rotate=30.0, translate=0.2)
+    rng = np.random.default_rng(0)
+    drawn = [A.sample_parameters(warping, rng) for _ in range(1000)]
+    angles = np.rad2deg([p["angle"] for p in drawn])
+    offsets = np.array([p["offset"] for p in drawn])
+    assert -30 <= angles.min() < -29.5 < 29.5 < angles.max() <= 30
+    assert offsets.shape == (1000, 2)
+    assert -0.2 <= offsets.min() < -0.198 < 0.198 < offsets.max() <= 0.2
+    assert "angle" not in A.sample_parameters(A.NONE, rng)

@@ -10,16 +10,11 @@ import time
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from histojax.data import resampling
 from histojax.data.device_batches import DeviceBatches
-from histojax.data.pipeline import (
-    HostBatches,
-    ImageOrder,
-    crop_origins,
-    eval_batches,
-    train_batches,
-)
+from histojax.data.pipeline import HostBatches, ImageOrder, train_batches
 from histojax.errors import UserError
 from tests.data.coordinates import Coordinates, assert_registered
 
@@ -249,6 +244,38 @@ def test_zoom_resamples_image_and_labels_together():
     batches.close()
 
 
+def test_turned_crops_stay_registered_and_read_beyond_their_square():
+    source = Coordinates(fields=("instances",))
+    turned = {"rotate": 45.0, "translate": 0.1}
+    batch = take(
+        host_batches(source, {"augmentation": turned, "degradation": {}}, ("hr", "instances")), 1
+    )[0]
+    assert batch["hr"].shape == (4, 16, 16, 3)
+    # Each pixel tells its place, in the image and in the labels: bilinear and nearest are within
+    # a pixel of each other, but where black was mixed in.
+    labels = batch["instances"].astype(int)
+    inside = scipy.ndimage.minimum_filter(labels, (1, 3, 3)) > 0
+    assert inside.mean() > 0.3
+    place = np.stack([(labels - 1) // 64, (labels - 1) % 64], -1)
+    off = np.abs(batch["hr"][..., :2].astype(int) - place)[inside]
+    assert off.max() <= 1
+    # Turned: no row of a crop shows one row of its image.
+    assert (np.ptp(place[..., 0], axis=2)[inside.all(axis=2)] > 0).all()
+    again = take(
+        host_batches(source, {"augmentation": turned, "degradation": {}}, ("hr", "instances")), 1
+    )
+    assert_equal(again, [batch])
+
+
+@pytest.mark.faults
+def test_turning_is_refused_where_it_cannot_be_done():
+    with pytest.raises(UserError, match=r"rotate and translate run on the host only"):
+        turned = {"augmentation": {"rotate": 10.0}, "degradation": {}, "placement": "device"}
+        host_batches(config=turned)
+    with pytest.raises(UserError, match=r"rotate and translate cannot be used with real lr images"):
+        host_batches(Coordinates(fields=("lr",)), {"augmentation": {"translate": 0.1}})
+
+
 def test_placement_is_chosen_and_refused():
     device = host_batches(config={"placement": "device", "degradation": {}})
     assert isinstance(device, DeviceBatches)
@@ -291,57 +318,6 @@ def test_an_unusable_image_ends_the_stream_with_its_name(workers):
     with pytest.raises(UserError, match="'image1' is 12x40"):
         take(batches, 3)
     batches.close()
-
-
-def test_crops_of_evaluation_are_a_regular_grid():
-    assert crop_origins(40, 56, 16, 1) == [(12, 20)]
-    assert crop_origins(40, 56, 16, 4) == [(0, 0), (0, 40), (24, 0), (24, 40)]
-    assert crop_origins(40, 56, 16, 9)[4] == (12, 20)
-    assert crop_origins(42, 58, 16, 1, step=4) == [(12, 20)]
-
-
-def test_evaluation_reads_centres_in_order_and_pads_the_last_batch():
-    source = Coordinates(fields=("instances", "lr"))
-    batches = eval_batches(source, CONFIG, fields=("hr", "lr", "instances"), batch_size=2)
-    assert len(batches) == 2
-    assert batches.examples == 3
-    first, last = list(batches)
-    for batch in (first, last):
-        assert_registered(batch)
-    np.testing.assert_array_equal(first["weight"], np.ones(2, np.float32))
-    np.testing.assert_array_equal(last["weight"], np.array([1, 0], np.float32))
-    assert last["weight"].dtype == np.float32
-    corners = [tuple(hr[0, 0]) for batch in (first, last) for hr in batch["hr"]]
-    assert corners[:3] == [(12, 20, 0), (16, 8, 1), (8, 12, 2)]
-    limited = eval_batches(source, CONFIG, fields=("hr",), batch_size=2, limit=1, crop=32)
-    assert [batch["hr"].shape for batch in limited] == [(2, 32, 32, 3)]
-    grid = eval_batches(source, CONFIG, fields=("hr",), batch_size=4, crops_per_image=4)
-    assert len(list(grid)) == len(grid) == 3
-
-
-def test_evaluation_is_degraded_alike_every_time():
-    def run(batch_size, seed=0, crops_per_image=4):
-        batches = eval_batches(
-            Coordinates(), CONFIG, fields=("lr",), batch_size=batch_size, seed=seed,
-            crops_per_image=crops_per_image,
-        )  # fmt: skip
-        first, second = (
-            np.concatenate([b["lr"][b["weight"] > 0] for b in batches]) for _ in range(2)
-        )
-        np.testing.assert_array_equal(first, second)
-        return first
-
-    np.testing.assert_array_equal(run(2), run(5))
-    assert (run(2) != run(2, seed=1)).any()
-
-
-def test_bad_evaluation_is_refused():
-    with pytest.raises(UserError, match="5 crops per image"):
-        eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, crops_per_image=5)
-    with pytest.raises(UserError, match="limit=0"):
-        eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, limit=0)
-    with pytest.raises(UserError, match="smaller than the crop of 64"):
-        list(eval_batches(Coordinates(), CONFIG, fields=("hr",), batch_size=1, crop=64))
 
 
 class Blank:

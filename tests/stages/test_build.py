@@ -34,6 +34,18 @@ def test_a_warm_up_as_long_as_the_run_is_refused():
         schedule(schedule="step")
 
 
+def test_a_schedule_of_drops_multiplies_at_its_steps():
+    rate = schedule(schedule="drops", drop_at=(30, 60), drop_factor=0.1)
+    found = [float(rate(step)) for step in (0, 10, 29, 31, 59, 61, 109)]
+    assert found == pytest.approx([0, 1, 1, 0.1, 0.1, 0.01, 0.01])
+
+
+@pytest.mark.parametrize("drops", [(), (60, 30), (5, 30), (30, 30)])
+def test_drops_that_make_no_sense_are_refused(drops):
+    with pytest.raises(UserError, match=r"optimizer\.drop_at=.* steps in rising order"):
+        schedule(schedule="drops", drop_at=drops)
+
+
 def test_weight_decay_spares_biases_and_scales():
     group = base.optimizer(0.1, warmup_steps=0, schedule="constant", weight_decay=0.5)
     tx = build.optimizer(group, 10, "optimizer")

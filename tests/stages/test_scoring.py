@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from histojax.imaging.instances import InstanceParameters
 from histojax.stages import scoring
 
 WEIGHT = np.asarray([1, 1, 0], np.float32)
@@ -49,3 +50,16 @@ def test_a_crop_that_is_met_exactly_counts_as_one_that_rounding_alone_changed():
     assert total == pytest.approx(half + 2 * (half + 10 * np.log10(6)))
     assert count == 3
     assert sums["ssim_rgb"][0] > 2.99
+
+
+def test_aji_is_the_mean_over_crops_that_hold_nuclei():
+    truth = np.zeros((4, 32, 32), np.int32)
+    truth[0, 4:14, 4:14], truth[0, 18:28, 4:14] = 1, 2
+    truth[1, 4:14, 4:14] = 5
+    maps = {name: (truth > 0)[..., None].astype(np.float32) for name in ("mask", "marker")}
+    maps["mask"][1, 4:14, 4:9] = 0  # half of the nucleus
+    maps["mask"][3] = 1
+    weight = np.asarray([1, 1, 1, 0], np.float32)
+    sums = scoring.score_nuclei(maps, truth, weight, InstanceParameters())
+    # The third crop holds nothing, and nothing is found in it; the fourth is padding.
+    assert sums["aji"] == pytest.approx((1 + 0.5, 2))

@@ -1,0 +1,236 @@
+"""What is scored: ways from a low-resolution image to an enhanced one and to nuclei."""
+
+from __future__ import annotations
+
+import dataclasses
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax import inference, postprocessing, runs
+from histojax.data import resampling, sources
+from histojax.errors import UserError
+from histojax.imaging import nuclei
+from histojax.metrics import image_quality
+from histojax.stages import content
+
+Image = np.ndarray
+# Feature maps are compared on windows of this side, which bounds their memory.
+_FEATURE_WINDOW = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Methods:
+    """What is scored.
+
+    Attributes:
+        enhancers: name -> (lr uint8 (h, w, 3) -> uint8 (r h, r w, 3)).
+        segmenters: name -> (image uint8 (H, W, 3) -> its nuclei).
+        rows: (row's name, enhancer or None for the real image, segmenter).
+        features: network -> (sr, hr uint8 (H, W, 3) -> distance).
+    """
+
+    enhancers: Mapping[str, Callable[[Image], Image]]
+    segmenters: Mapping[str, Callable[[Image], postprocessing.Found]]
+    rows: Sequence[tuple[str, str | None, str]]
+    features: Mapping[str, Callable[[Image, Image], float]]
+
+
+def methods_of(
+    folders: Mapping[str, runs.Run],
+    source: sources.Source,
+    settings: ConfigDict,
+    *,
+    enhancer: str | None = None,
+    features: Mapping[str, content.FeatureNetwork] | None = None,
+    ensemble: bool = False,
+) -> Methods:
+    """The rows of the table that a set of runs calls for.
+
+    Args:
+        folders: run's name -> run, in the order of training.
+        source: what they will be scored on.
+        settings: a run's config.
+        enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
+            of a run, or None for all that the runs offer.
+        features: network's name -> feature network for feature distances.
+        ensemble: whether networks are averaged over the eight flips and rotations.
+    """
+    scale = settings.data.scale
+    smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
+    hr_sizes = sizes_of(source, scale, smallest=smallest)
+    lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
+    generators = {name: run for name, run in folders.items() if hasattr(run.stage, "enhance")}
+    masks = {name: run for name, run in folders.items() if hasattr(run.stage, "segment")}
+    enhancers: dict[str, Callable[[Image], Image]] = {}
+    if enhancer != "none":
+        enhancers["bicubic"] = bicubic(scale)
+    if enhancer is None:
+        for name, run in generators.items():
+            enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
+    elif enhancer not in ("bicubic", "none"):
+        outside = runs.load(pathlib.Path(enhancer))
+        if not hasattr(outside.stage, "enhance"):
+            raise UserError(
+                f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
+                "images; name a generator, srgan or joint run, bicubic or none"
+            )
+        if outside.config.data.scale != scale:
+            raise UserError(
+                f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
+                f"trained for x{scale}; name one of the same scale"
+            )
+        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
+    segmenters: dict[str, Callable[[Image], postprocessing.Found]] = {}
+    rows: list[tuple[str, str | None, str]] = []
+    if masks:
+        segmenters["otsu"] = otsu(settings)
+        rows.append(("otsu", None, "otsu"))
+    for name, run in masks.items():
+        segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)
+        if run.config.stage == "joint" and enhancer is None:
+            rows.append((name, name, name))
+            rows.append((f"hr_to_{name}", None, name))
+            continue
+        label = "s" if run.config.stage == "segmentation" else name
+        # A joint run's own generator is scored with its own segmenter, not with another's.
+        paired = [e for e in enhancers if e not in masks or enhancer is not None]
+        rows += [(f"{e}_to_{label}", e, name) for e in paired]
+        rows.append((f"hr_to_{label}", None, name))
+    return Methods(
+        enhancers,
+        segmenters,
+        rows,
+        {name: feature_metric(network) for name, network in (features or {}).items()},
+    )
+
+
+def sizes_of(
+    source: sources.Source, scale: int, *, smallest: int | None = None
+) -> list[tuple[int, int]]:
+    """(H, W) of every image, cut to multiples of the scale.
+
+    Raises:
+        UserError: for an image with a side below `smallest`, by default the scale, px.
+    """
+    smallest = scale if smallest is None else smallest
+    sizes = []
+    for index in range(len(source)):
+        sample = source[index]
+        height, width = (side - side % scale for side in sample["hr"].shape[:2])
+        if min(height, width) < smallest:
+            raise UserError(
+                f"image {sample['name']!r} has {height} x {width} px, cut to multiples of {scale}, "
+                f"and is scored from {smallest} px a side on: leave it out of the evaluation"
+            )
+        sizes.append((height, width))
+    return sizes
+
+
+def bicubic(scale: int) -> Callable[[Image], Image]:
+    """Pillow's bicubic enlargement, the baseline of every table."""
+    return lambda lr: np.asarray(resampling.upsample(lr, scale, "bicubic"))
+
+
+def run_enhancer(
+    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
+) -> Callable[[Image], Image]:
+    """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
+    network = inference.enhancer(run, ensemble=ensemble)
+    core = network.core(sizes)
+    return lambda lr: network(lr, core=core)["sr"]
+
+
+def run_segmenter(
+    run: runs.Run,
+    sizes: Sequence[tuple[int, int]],
+    *,
+    mpp: float | None = None,
+    ensemble: bool = False,
+) -> Callable[[Image], postprocessing.Found]:
+    """A run's segmenter on whole images, post-processed as the run says.
+
+    Args:
+        run: with a segmenter.
+        sizes: (H, W) of the images to come.
+        mpp: um per px of these, None where unknown.
+        ensemble: as in `methods_of`.
+    """
+    network = inference.segmenter(run, ensemble=ensemble)
+    core, parameters = network.core(sizes), postprocessing.parameters_of(run)
+    return lambda image: postprocessing.find(run, network(image, core=core), parameters, mpp=mpp)
+
+
+def otsu(settings: ConfigDict) -> Callable[[Image], postprocessing.Found]:
+    """Otsu's threshold on haematoxylin, the baseline; connected components are its nuclei."""
+    sizes = settings.get("nuclei", {})
+
+    def find(image: Image) -> postprocessing.Found:
+        mask = nuclei.otsu_haematoxylin(image)
+        labels = nuclei.label_mask(
+            mask, min_area=sizes.get("min_area", 0), max_hole=sizes.get("max_hole", 0)
+        )
+        return postprocessing.Found(mask > 0, labels)
+
+    return find
+
+
+def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], float]:
+    """Mean feature distance over windows of an image, all layers of the network."""
+
+    @jax.jit
+    def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+        images = jnp.concatenate([a, b]).astype(jnp.float32) / 255
+        maps = network.features(network.variables, images, network.layers)
+        n = a.shape[0]
+        return image_quality.feature_distance(
+            {k: v[:n].astype(jnp.float32) for k, v in maps.items()},
+            {k: v[n:].astype(jnp.float32) for k, v in maps.items()},
+        )
+
+    def metric(sr: Image, hr: Image) -> float:
+        side = min(_FEATURE_WINDOW, *(s - s % 16 for s in hr.shape[:2]))
+        windows = [
+            (slice(y, y + side), slice(x, x + side))
+            for y in range(0, hr.shape[0] - side + 1, side)
+            for x in range(0, hr.shape[1] - side + 1, side)
+        ]
+        return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
+
+    return metric
+
+
+def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
+    """The segmentation run's encoder, at the layers that no run among these was trained on."""
+    run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
+    if run is None:
+        return {}
+    network = content.segmenter_features(
+        run.stage.segmenter, run.state.variables("segmenter", averaged=True)
+    )
+    trained_on = {
+        layer
+        for other in folders.values()
+        if other.config.loss.get("features", {}).get("network") == "segmenter"
+        for layer in other.config.loss.features.layers
+    }
+    layers = tuple(layer for layer in network.layers if layer not in trained_on)
+    return {"segmenter": dataclasses.replace(network, layers=layers)} if layers else {}
+
+
+def comparisons(methods: Methods) -> list[tuple[str, str]]:
+    """The differences that the table is read for, as pairs of metric names."""
+    pairs = []
+    for name in methods.enhancers:
+        if name != "bicubic":
+            pairs += [(f"{m}_{name}", f"{m}_bicubic") for m in ("psnr_rgb", "ssim_rgb")]
+    own = [row for row, enhancer, segmenter in methods.rows if row == enhancer == segmenter]
+    for joint in own:
+        for row, _, segmenter in methods.rows:
+            if segmenter != joint and row != "otsu":
+                pairs.append((f"dice_{joint}", f"dice_{row}"))
+    return pairs

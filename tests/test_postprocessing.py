@@ -1,0 +1,174 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histojax import chain, evaluation, inference, postprocessing, runs
+from histojax.errors import UserError
+from histojax.imaging import nuclei
+from histojax.prediction import predict_files
+from tests import tiny
+
+
+def settings_with_markers():
+    settings = tiny.config("segmentation")
+    settings.segmenter.heads = ("mask", "marker")
+    return settings
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """The workdir of a run of a few steps, with markers."""
+    workdir = tmp_path_factory.mktemp("markers") / "run"
+    chain.run(settings_with_markers(), workdir)
+    return workdir
+
+
+def untrained():
+    settings = settings_with_markers()
+    stage, state, _ = tiny.built("segmentation", settings)
+    meta = {"thresholds": {"mask": 0.5}, "mpp_in": 0.5, "mpp_out": 0.5}
+    return runs.Run(None, settings, stage, state, 0, meta)
+
+
+def two_discs():
+    """Maps (40, 60, 1) of two discs of radius 12 that overlap, with a marker in each."""
+    y, x = np.mgrid[:40, :60]
+    discs = [np.hypot(y - 20, x - middle) for middle in (20, 40)]
+    mask = np.minimum(*discs) <= 12
+    marker = np.minimum(*discs) <= 4
+    return {
+        name: m[..., None].astype(np.float32) for name, m in (("mask", mask), ("marker", marker))
+    }
+
+
+def test_markers_divide_what_touches():
+    run = untrained()
+    found = postprocessing.find(run, two_discs(), postprocessing.parameters_of(run))
+    assert found.instances.max() == 2
+    np.testing.assert_array_equal(found.mask, two_discs()["mask"][..., 0] > 0)
+    np.testing.assert_array_equal(found.instances > 0, found.mask)
+    # The two meet half way between the centres.
+    assert set(found.instances[20, 20:29]) == {1}
+    assert set(found.instances[20, 32:41]) == {2}
+
+
+def test_a_run_without_markers_finds_connected_components():
+    run = tiny.run("segmentation")
+    assert postprocessing.parameters_of(run) is None
+    maps = {"mask": two_discs()["mask"]}
+    found = postprocessing.find(run, maps, None)
+    assert found.instances.max() == 1
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_strips_give_what_the_whole_gives(markers):
+    run = untrained() if markers else tiny.run("segmentation")
+    maps = {head: two_discs()[head] for head in run.stage.segmenter.heads}
+    whole = postprocessing.find(run, maps, postprocessing.parameters_of(run)).instances
+    with postprocessing.Labeller(run, 60) as labeller:
+        for y in range(0, 40, 7):
+            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
+        with labeller.finish() as labels:
+            np.testing.assert_array_equal(labels.read(0, 0, 40, 60), whole)
+
+
+def test_areas_hold_for_the_scale_of_training():
+    # 30 px at .5 um per px are 120 at .25: a disc of radius 5 (81 px) is too small there.
+    y, x = np.mgrid[:20, :20]
+    disc = (np.hypot(y - 10, x - 10) <= 5).astype(np.float32)[..., None]
+    run = untrained()
+    maps = {"mask": disc, "marker": disc}
+    parameters = postprocessing.parameters_of(run)
+    assert postprocessing.find(run, maps, parameters, mpp=0.5).instances.max() == 1
+    assert postprocessing.find(run, maps, parameters, mpp=0.25).instances.max() == 0
+    assert postprocessing.find(run, maps, parameters).instances.max() == 1
+
+
+def test_a_trained_run_is_fitted_to_its_val_split(trained):
+    fitted = json.loads((trained / postprocessing.FILE).read_text())
+    run = runs.load(trained)
+    assert fitted["checkpoint_step"] == run.step
+    assert fitted["aji"] >= fitted["aji_before"]
+    assert fitted["tried"] > sum(map(len, evaluation.GRID.values())) - len(evaluation.GRID)
+    assert len(fitted["images"]) == run.config.data.synthetic.val
+    parameters = postprocessing.parameters_of(run)
+    assert parameters.to_json() == fitted["parameters"]
+    assert parameters.mpp == run.meta["mpp_out"]
+    summary = json.loads((trained / "summary.json").read_text())
+    # What was fitted is what is scored with, on the same images.
+    assert summary["metrics"]["aji_hr_to_s"]["mean"] == pytest.approx(fitted["aji"])
+    rows = [json.loads(line) for line in (trained / "metrics.jsonl").read_text().splitlines()]
+    watched = [row["aji"] for row in rows if row["split"] == "val"]
+    assert watched
+    assert all(0 <= value <= 1 for value in watched)
+
+
+def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypatch):
+    shutil.copytree(trained, tmp_path / "run")
+    run = runs.load(tmp_path / "run")
+    before = postprocessing.parameters_of(run)
+    monkeypatch.setattr(evaluation.fitting, "fit_thresholds", None)
+    assert evaluation.fit_instances(run) == before
+    (tmp_path / "run" / postprocessing.FILE).unlink()
+    run.config.instances.fit = False
+    evaluation.fit_instances(run)
+    assert not (tmp_path / "run" / postprocessing.FILE).exists()
+    # What was fitted to another checkpoint does not count.
+    changed = {"checkpoint_step": run.step + 1, "parameters": before.to_json()}
+    (tmp_path / "run" / postprocessing.FILE).write_text(json.dumps(changed))
+    assert postprocessing.fitted_parameters(tmp_path / "run", run.step) is None
+
+
+def test_predict_finds_what_evaluate_scores(trained, tmp_path):
+    image, _ = tiny.tissue(0, 64)
+    Image.fromarray(image).save(tmp_path / "a.png")
+    (made,) = predict_files(trained, [tmp_path / "a.png"], tmp_path / "out")
+    run = runs.load(trained)
+    maps = inference.segmenter(run)(image)
+    found = postprocessing.find(run, maps, postprocessing.parameters_of(run))
+    assert made.nuclei == found.instances.max()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"parameters": {}}',
+        '{"checkpoint_step": STEP, "parameters": {"mask_threshold": 2}}',
+        '{"checkpoint_step": STEP, "parameters": {"colour": 2}}',
+        '{"checkpoint_step": STEP, "parameters": []}',
+    ],
+)
+def test_a_damaged_fit_is_named(text, trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
+    step = runs.load(trained).step
+    (tmp_path / "run" / postprocessing.FILE).write_text(text.replace("STEP", str(step)))
+    with pytest.raises(UserError, match=r"instances.json is damaged .*: remove it"):
+        postprocessing.fitted_parameters(tmp_path / "run", step)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"mask_threshold": 1.5}, "mask_threshold=1.5 is a probability"),
+        ({"min_area": -1.0}, r"min_area=-1.0 has to be a finite number of 0 or more"),
+        ({"contour_weight": 1.0}, "contour_weight=1 needs a map 'contour'"),
+    ],
+)
+def test_parameters_that_cannot_be_used_are_refused_before_training(change, said, tmp_path):
+    settings = settings_with_markers()
+    settings.instances.parameters.update(change)
+    with pytest.raises(UserError, match=said):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
+    run = untrained()
+    blank = {head: np.zeros((64, 64, 1), np.float32) for head in ("mask", "marker")}
+    assert not postprocessing.find(run, blank, postprocessing.parameters_of(run)).instances.any()
+    assert not nuclei.label_mask(np.zeros((4, 4))).any()
