@@ -1,0 +1,68 @@
+"""What images are normalised to: a fit kept here under its name, or that of an image file."""
+
+from __future__ import annotations
+
+import pathlib
+
+from histojax.data.stain_normalization import (
+    SPARSITY,
+    ColourFit,
+    Fit,
+    Method,
+    StainFit,
+    Unfit,
+    fit_sample,
+    sample_tissue,
+)
+from histojax.errors import UserError
+from histojax.imaging.reader import read_image
+
+DEFAULT = "TCGA-B0-5711"
+
+# Measured on TCGA-B0-5711-01Z-00-DX1 (kidney) of the MoNuSeg training set, 1000 x 1000 px at 40x,
+# to which Rahmon et al. (IEEE AIPR 2021) normalise all images: `fit` of the PNG by each method, to
+# four decimals. Numbers about the image, not the image, which its licence keeps from being here.
+_KIDNEY = ((0.5733, 0.7183, 0.3941), (0.2503, 0.8182, 0.5176))
+KNOWN: dict[str, dict[str, Fit]] = {
+    DEFAULT: {
+        "spcn": StainFit(_KIDNEY, (2.8020, 1.3482), SPARSITY),
+        "spcn_pseudo_inverse": StainFit(_KIDNEY, (2.8376, 1.3629), None),
+        "macenko": StainFit(
+            ((0.5684, 0.7207, 0.3970), (0.1402, 0.8283, 0.5424)), (2.9876, 1.0435), None
+        ),
+        "reinhard": ColourFit((59.7655, 27.2331, -10.4100), (18.5951, 8.2458, 6.4278)),
+    }
+}
+
+
+def target_fit(target: str, method: Method) -> Fit:
+    """The fit of what images are to look like.
+
+    Args:
+      target: a name in `KNOWN`, or the path of an image.
+      method: how images are normalised.
+
+    Raises:
+      UserError: neither, an image that cannot be read or fitted, or a known target whose fit is for
+        another sparsity.
+    """
+    if target in KNOWN:
+        if method.name.startswith("spcn") and method.sparsity != SPARSITY:
+            raise UserError(
+                f"the fit of {target} is known for a sparsity of {SPARSITY}, and "
+                f"{method.sparsity:g} is asked for: give the path of its image as the target"
+            )
+        return KNOWN[target][method.name]
+    path = pathlib.Path(target).expanduser()
+    if not path.is_file():
+        raise UserError(
+            f"stain target {target!r} is neither an image file nor a known target: give the path "
+            f"of an image, or {' or '.join(KNOWN)}"
+        )
+    try:
+        return fit_sample(sample_tissue([read_image(path)]), method)
+    except Unfit as reason:
+        raise UserError(
+            f"{target} cannot be a stain target, because {reason}: give an image of tissue in two "
+            "stains"
+        ) from reason

@@ -1,0 +1,237 @@
+import json
+import logging
+
+import numpy as np
+import pytest
+
+from histojax.data import stain_normalization as normalization
+from histojax.data.stain_normalization import Method, StainFit, Unfit, fit, fit_strips, normalize
+from histojax.data.stain_separation import angle, haematoxylin_first
+from histojax.errors import UserError
+from tests import stained
+
+METHODS = [Method(name) for name in normalization.METHODS]
+BY_STAINS = [method for method in METHODS if method.name != "reinhard"]
+
+
+def named(method):
+    return method.name
+
+
+@pytest.fixture(scope="module")
+def image():
+    return stained.image()
+
+
+@pytest.fixture(scope="module")
+def other():
+    """An image of other stains, paler."""
+    stains = haematoxylin_first(np.array([[0.50, 0.75, 0.43], [0.10, 0.90, 0.42]]))
+    return stained.image(seed=1, stains=stains, maxima=(1.4, 0.9))
+
+
+@pytest.mark.parametrize("method", BY_STAINS, ids=named)
+def test_a_fit_is_the_images_stains(image, method):
+    found = fit(image, method, name="image")
+    for stain, expected in zip(found.stains, stained.STAINS, strict=True):
+        assert angle(np.array(stain), expected) < 1.0
+    # The 99th percentile of U(.3, 1) of which 3 in 5 are there is 1 - .7 / 60 of the maximum. The
+    # bounds are wide, because stains a degree closer than they are hold more of each.
+    np.testing.assert_allclose(found.maxima, [0.988 * 2.0, 0.988 * 1.2], rtol=0.05)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_mapped_to_itself_an_image_stays(image, method):
+    own = fit(image, method, name="image")
+    change = normalize(image, own, own).astype(int) - image
+    if method.name == "spcn":
+        # Each sparse concentration is low by up to lambda = .02, 2 % of up to 255.
+        assert -2 <= change.min() <= change.max() <= 2 + 255 * 0.02
+    else:
+        assert np.abs(change).max() <= 2
+
+
+@pytest.mark.parametrize("method", BY_STAINS, ids=named)
+def test_normalised_the_image_has_the_targets_fit(image, other, method):
+    target = fit(other, method, name="other")
+    source = fit(image, method, name="image")
+    # They differ: this is not the identity.
+    assert max(angle(*pair) for pair in zip(*_arrays(source, target), strict=True)) > 4.0
+    got = fit(normalize(image, source, target), method, name="normalised")
+    assert max(angle(*pair) for pair in zip(*_arrays(got, target), strict=True)) < 1.0
+    np.testing.assert_allclose(got.maxima, target.maxima, rtol=0.03)
+
+
+def _arrays(*fits):
+    return [np.array(fit.stains) for fit in fits]
+
+
+def test_reinhard_gives_the_targets_colours(image, other):
+    method = Method("reinhard")
+    source, target = (fit(picture, method, name="") for picture in (image, other))
+    got = fit(normalize(image, source, target), method, name="")
+    assert np.abs(np.subtract(source.mean, target.mean)).max() > 5.0
+    # What leaves the range of RGB is cut, a few percent of the pixels.
+    np.testing.assert_allclose(got.mean, target.mean, atol=0.3)
+    np.testing.assert_allclose(got.spread, target.spread, rtol=0.03)
+
+
+@pytest.mark.parametrize("method", BY_STAINS, ids=named)
+def test_one_pixel_by_hand(method):
+    sparsity = 0.02 if method.name == "spcn" else None
+    source = StainFit(tuple(map(tuple, stained.STAINS)), (2.0, 1.0), sparsity)
+    target = StainFit(tuple(map(tuple, stained.STAINS[::-1])), (1.0, 2.0), sparsity)
+    # 1.0 of haematoxylin, which the sparse form finds .02 less of, is half of its maximum, and so
+    # becomes half of the target's first stain, eosin.
+    pixel = np.rint(255 * np.exp(-stained.HAEMATOXYLIN)).astype(np.uint8)
+    found = 0.98 if method.name == "spcn" else 1.0
+    expected = 255 * np.exp(-0.5 * found * stained.EOSIN)
+    image = np.stack([pixel, [255, 255, 255]]).astype(np.uint8)[None]
+    got = normalize(image, source, target)
+    # Grey levels are rounded, and least squares takes .005 of that for eosin, to be quadrupled.
+    atol = 1.0 if method.name == "spcn" else 2.0
+    np.testing.assert_allclose(got[0, 0], expected, atol=atol)
+    np.testing.assert_array_equal(got[0, 1], 255)
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_tile_by_tile_is_the_whole(image, other, method):
+    source, target = (fit(picture, method, name="") for picture in (image, other))
+    whole = normalize(image, source, target)
+    for rows in (slice(0, 17), slice(17, 64)):
+        for columns in (slice(0, 30), slice(30, 64)):
+            tile = normalize(image[rows, columns], source, target)
+            np.testing.assert_array_equal(tile, whole[rows, columns])
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_strips_are_fitted_as_the_whole(image, method, monkeypatch):
+    image = image.copy()
+    image[::7] = 255
+    unbounded = fit(image, method, name="")
+    monkeypatch.setattr(normalization, "_MOST_PIXELS", 1000)
+    whole = fit(image, method, name="")
+    assert whole != unbounded
+    np.random.seed(1)
+    assert (
+        fit_strips((image[a:b] for a, b in ((0, 1), (1, 40), (40, 64))), method, name="") == whole
+    )
+
+
+def test_pixels_are_drawn_evenly_from_all_strips(monkeypatch):
+    monkeypatch.setattr(normalization, "_MOST_PIXELS", 3000)
+    values = np.arange(1, 11, dtype=np.uint8)
+    strips = [np.full((10, 200, 3), value, np.uint8) for value in values]
+    strips[3][:, :100] = 255
+    strips[5][:, :50, 1] = 0
+    sample = normalization.sample_tissue(strips)
+    assert (sample.total, sample.white, sample.clipped) == (20_000, 1000, 500)
+    tissue = np.full(10, 2000.0)
+    tissue[3] -= 1000
+    tissue[5] -= 500
+    drawn = (sample.pixels[:, :1] == values).sum(axis=0)
+    assert drawn.sum() == 3000
+    # Three standard deviations of a count of some 320 are 54.
+    assert np.abs(drawn - 3000 * tissue / tissue.sum()).max() < 54
+    assert not np.array_equal(sample.pixels, normalization.sample_tissue(strips, seed=1).pixels)
+
+
+def grey(level, side=64):
+    return np.full((side, side, 3), level, np.uint8)
+
+
+def one_stain(noise):
+    rng = np.random.default_rng(0)
+    density = rng.uniform(0.3, 2.0, (64 * 64, 1)) * stained.HAEMATOXYLIN
+    pixels = 255 * np.exp(-density) + rng.normal(0, noise, density.shape)
+    return np.clip(np.rint(pixels), 0, 254).astype(np.uint8).reshape(64, 64, 3)
+
+
+def saturated():
+    return np.random.default_rng(0).integers(0, 2, (64, 64, 3)).astype(np.uint8) * 255
+
+
+def shades():
+    return np.repeat(np.random.default_rng(0).integers(60, 200, (64, 64, 1)), 3, 2).astype(np.uint8)
+
+
+BLANK = {
+    "white": (grey(255), "4096 are white"),
+    "glass": (grey(236), "4096 are white"),
+    "black": (grey(0), "4096 black or saturated"),
+    "saturated": (saturated(), "black or saturated"),
+    "1x1": (stained.image(side=1), "leaves 1 px"),
+    "tiny": (stained.image(side=15), "225 px of tissue where 256"),
+    "no pixels": (np.empty((0, 5, 3), np.uint8), "of its 0 px"),
+    "mostly glass": (np.vstack([stained.image(side=64)[:3], grey(255)[3:]]), "leaves 192 px"),
+}
+ONE_STAIN = {
+    "one colour": (grey(128), "one stain"),
+    "grey": (shades(), "one stain"),
+    "stain": (one_stain(0.0), "one stain"),
+    "noisy stain": (one_stain(1.5), "one stain"),
+    "pale": (grey(220), "pale"),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("method", "image", "reason"),
+    [(method, *case) for method in METHODS for case in BLANK.values()]
+    + [(method, *case) for method in BY_STAINS for case in ONE_STAIN.values()]
+    + [(Method("reinhard"), ONE_STAIN[case][0], "vary") for case in ("one colour", "grey")],
+)
+def test_what_cannot_be_fitted_keeps_its_colours_and_is_warned_of(
+    image, method, reason, other, caplog
+):
+    target = fit(other, method, name="target")
+    with caplog.at_level(logging.WARNING):
+        source = fit(image, method, name="slide 7")
+    assert source is None
+    (message,) = caplog.messages
+    assert message.startswith("slide 7 keeps its colours, because ")
+    assert reason in message
+    assert normalize(image, source, target) is image
+
+
+@pytest.mark.faults
+def test_stains_that_the_weight_suppresses_are_no_fit():
+    # At a weight above all densities, every sparse concentration is 0.
+    pixels = np.rint(255 * np.exp(-0.4 * stained.STAINS[np.arange(1000) % 2])).astype(np.uint8)
+    sample = normalization.sample_tissue([pixels[None]])
+    with pytest.raises(Unfit, match="nowhere"):
+        normalization.fit_sample(sample, Method("spcn", sparsity=0.5))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_any_colours_come_out_as_colours(image, other, method):
+    source, target = (fit(picture, method, name="") for picture in (image, other))
+    levels = np.array([0, 1, 2, 64, 128, 250, 254, 255], np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(8, 64, 3)
+    for pair in ((source, target), (target, source)):
+        out = normalize(cube, *pair)  # A warning, of NaN or of Z < 0, would be an error here.
+        assert out.dtype == np.uint8
+        assert out.shape == cube.shape
+
+
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_a_fit_goes_through_json(image, method):
+    found = fit(image, method, name="image")
+    content = json.dumps(normalization.to_json(found))
+    assert normalization.from_json(json.loads(content)) == found
+
+
+def test_fits_of_two_kinds_do_not_mix(image):
+    by_stains, by_colours = (fit(image, Method(name), name="") for name in ("spcn", "reinhard"))
+    with pytest.raises(TypeError, match="ColourFit cannot be mapped to StainFit"):
+        normalize(image, by_colours, by_stains)
+
+
+@pytest.mark.faults
+def test_a_wrong_method_is_refused():
+    with pytest.raises(UserError, match=r"'vahadane' is not known; choose one of \('spcn'"):
+        Method("vahadane")
+    for sparsity in (0, -0.1, 0.51, "0.1", float("nan")):
+        with pytest.raises(UserError, match=r"above 0, up to 0\.5"):
+            Method(sparsity=sparsity)
