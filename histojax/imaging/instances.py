@@ -148,7 +148,7 @@ class InstanceLabeller:
     What of it has no marker of its own in sight is left out, and said in the log.
 
     Memory is bounded by a strip, a window and some tens of bytes for each component and marker;
-    the temporary files take 13 bytes a pixel.
+    the temporary files take 14 bytes a pixel.
 
     A context manager, which closes the files; `finish` hands the labels over.
     """

@@ -61,7 +61,8 @@ def usenet_instances(
 
     Args:
         mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
-            been resized to the image's 1000 x 1000 px before.
+            been resized to the image's 1000 x 1000 px before. Where a network predicts no marker,
+            `histojax.data.targets.shape_markers` makes them of the mask's components.
         parameters: None: the source's.
 
     Returns:
