@@ -12,6 +12,7 @@ prints tables and writes benchmark.json. What is measured (--what):
     grouped     the full-size generator's step (configs/generator.py:paper): the form of grouped
                 convolution in use against XLA's own, and against PyTorch where it is installed
     streaming   a made-up slide through a small untrained network, file to files: memory and time
+    postprocessing  nuclei of a slide's maps, by strips and all at once: memory and time
 
 Every measurement has a process of its own; networks are untrained.
 """
@@ -31,7 +32,7 @@ from ml_collections import config_flags
 from histojax import command
 from histojax.errors import UserError
 
-WHAT = ("step", "inference", "input", "grouped", "streaming")
+WHAT = ("step", "inference", "input", "grouped", "streaming", "postprocessing")
 NOTES = {
     "seconds": "wall time, median of `repeats` runs after a warm-up, each waited for; seconds_10 "
     "and seconds_90 are percentiles; a first run over 30 s is the only one, and none is begun 30 s "
@@ -77,6 +78,7 @@ _TILE = flags.DEFINE_integer("streaming_tile", 1_024, "streaming: largest tile, 
 _NETWORKS = flags.DEFINE_enum(
     "streaming_networks", "joint", ["joint", "generator"], "streaming: networks, of size smoke."
 )
+_MAPS = flags.DEFINE_integer("maps_size", 10_000, "postprocessing: side of the maps, px.", 1)
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmark", "Folder of benchmark.json.")
 
 
@@ -112,7 +114,12 @@ def main(argv: Sequence[str]) -> None:
     from histojax import chain, config  # after flags, so that --help and bad flags answer at once
     from histojax.imaging import writers
     from histojax.models import layers
-    from launch import benchmark_grouped, benchmark_stages, benchmark_streaming
+    from launch import (
+        benchmark_grouped,
+        benchmark_postprocessing,
+        benchmark_stages,
+        benchmark_streaming,
+    )
     from launch.benchmark_tables import tables
     from launch.benchmark_timing import apart, cores
 
@@ -174,6 +181,12 @@ def main(argv: Sequence[str]) -> None:
             benchmark_streaming.measure, config.resolved(smoke), _SLIDE.value, _TILE.value
         )
         keep(result, "streaming", measured)
+    if "postprocessing" in what:
+        rows = []
+        for form in benchmark_postprocessing.FORMS:
+            say(f"postprocessing: {form}")
+            rows.append(apart(benchmark_postprocessing.measure, _MAPS.value, form))
+            keep(result, "postprocessing", rows)
     keep(result, "load_average_after", list(os.getloadavg()))
     print(tables(result))
     print(path, file=sys.stderr)

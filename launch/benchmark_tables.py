@@ -24,6 +24,8 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(_grouped(result["grouped"]))
     if "streaming" in result:
         parts.append(_streaming(result["streaming"]))
+    if "postprocessing" in result:
+        parts.append(_postprocessing(result["postprocessing"]))
     return "\n\n".join(parts)
 
 
@@ -163,3 +165,21 @@ def _streaming(row: Mapping[str, Any]) -> str:
         f"{row['megapixels_per_second']:.2f} MP/s, "
         f"peak {_mib(row['peak_bytes'])} MiB{nuclei}"
     )
+
+
+def _postprocessing(measured: Sequence[Mapping[str, Any]]) -> str:
+    used = measured[0]
+    rows = [
+        {
+            "form": row["form"],
+            "px": f"{row['size']:,}",
+            "nuclei": f"{row['nuclei']:,}",
+            "same labels": "yes" if row["labels"] == used["labels"] else "no",
+            "s": f"{row['seconds']:.1f}",
+            "CPU s": f"{row['cpu_seconds']:.1f}",
+            "peak MiB": _mib(row["peak_bytes"]),
+            "x in use, CPU": f"{row['cpu_seconds'] / used['cpu_seconds']:.2f}",
+        }
+        for row in measured
+    ]
+    return f"nuclei of maps, by strips (in use) and whole (naive)\n{aligned(rows)}"

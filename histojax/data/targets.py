@@ -45,7 +45,7 @@ def octagon(radius: int) -> tuple[int, int]:
 
 
 def disk(radius: int) -> np.ndarray:
-    """MATLAB's `strel("disk", radius)`, bool (n, n), n odd: 1 is a cross, 4 has 37 px, 6 has 109."""
+    """MATLAB's `strel("disk", radius)`, bool (n, n), n odd: 37 px for 4 and 109 for 6."""
     square, diamond = octagon(radius)
     reach = np.abs(np.arange(-square - diamond, square + diamond + 1))
     beyond = np.maximum(reach - square, 0)
@@ -237,7 +237,7 @@ def _compact(instances: np.ndarray) -> np.ndarray:
 
 
 def _shifted(array: np.ndarray, dy: int, dx: int) -> tuple[np.ndarray, np.ndarray]:
-    """Views of every pixel that has a neighbour at (dy, dx), dy 0 or more, and of that neighbour."""
+    """Views of the pixels that have a neighbour at (dy, dx), 0 or more down, and of those."""
     height, width = array.shape
     here = array[: height - dy, max(-dx, 0) : width - max(dx, 0)]
     there = array[dy:, max(dx, 0) : width - max(-dx, 0)]
@@ -285,7 +285,7 @@ def _touching(labels: np.ndarray) -> np.ndarray:
 
 
 def _centroids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(y, x) float64 of the labels 0 .. n in px; meaningless for 0 and labels that are not there."""
+    """(y, x) float64 of the labels 0 .. n, px; no meaning for 0 and for absent labels."""
     y, x = np.nonzero(labels)
     ids = labels[y, x]
     count = labels.max(initial=0) + 1

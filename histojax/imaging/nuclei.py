@@ -10,10 +10,8 @@ Axes: H, W pixels. Masks are (H, W), non-zero where there is foreground; labels 
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 import scipy.ndimage
@@ -21,8 +19,8 @@ import scipy.sparse.csgraph
 import skimage.color
 import skimage.filters
 
-from histojax.disk import disk_errors
 from histojax.errors import UserError
+from histojax.imaging.plane import Plane
 
 _DUAL = {4: 8, 8: 4}
 # Range of the haematoxylin density below which there is no tissue to divide: as much as pale
@@ -145,7 +143,6 @@ class StripLabeller:
         self.min_area, self.max_hole, self.connectivity = min_area, max_hole, connectivity
         self._foreground = _structure(connectivity)
         self._background = _structure(_DUAL[connectivity])
-        self._folder = folder
         self._count = 0
         self._areas: list[np.ndarray] = [np.zeros(1, np.int64)]
         self._firsts: list[np.ndarray] = [np.zeros(1, np.int64)]
@@ -154,9 +151,7 @@ class StripLabeller:
         self._joins: list[np.ndarray] = []
         self._contacts: list[np.ndarray] = []
         self._last_row: tuple[np.ndarray, np.ndarray] | None = None
-        with disk_errors(folder):
-            # Plain reads and writes rather than a memory map, whose pages would count as ours.
-            self._file: BinaryIO | None = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+        self._plane: Plane | None = Plane(width, np.uint32, folder=folder)
 
     def add(self, mask: np.ndarray) -> None:
         """Takes the next strip, (rows, W), non-zero where there is foreground."""
@@ -189,8 +184,7 @@ class StripLabeller:
                 self._contacts.append(_pairs(ids[b], ids[a], foreground[b], ~foreground[a]))
         self._join(ids[0], foreground[0])
         self._last_row = ids[-1].copy(), foreground[-1].copy()
-        with disk_errors(self._folder):
-            self._file.write(ids.data)
+        self._plane.append(ids)
         self._count += count
         self.height += len(mask)
 
@@ -236,14 +230,12 @@ class StripLabeller:
         number = np.zeros(len(sizes), np.int32)
         number[kept] = np.arange(1, len(kept) + 1)
         table = np.where(nucleus, number[group], 0).astype(np.int32)
-        with disk_errors(self._folder):
-            self._file.flush()
-        file, self._file = self._file, None
-        return StripLabels(file, table, self.height, self.width, sizes[kept].astype(np.int64))
+        plane, self._plane = self._plane, None
+        return StripLabels(plane, table, sizes[kept].astype(np.int64))
 
     def close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        if self._plane is not None:
+            self._plane.close()
 
     def __enter__(self) -> StripLabeller:
         return self
@@ -258,11 +250,15 @@ class StripLabels:
     A context manager, which closes the temporary file. `areas` are the n areas, px.
     """
 
-    def __init__(
-        self, file: BinaryIO, table: np.ndarray, height: int, width: int, areas: np.ndarray
-    ):
-        self.height, self.width, self.areas = height, width, areas
-        self._file, self._table = file, table
+    def __init__(self, plane: Plane, table: np.ndarray, areas: np.ndarray):
+        """
+        Args:
+            plane: provisional numbers, uint32 (H, W); closed with these labels.
+            table: int32, the label of each provisional number.
+            areas: of the n labels, px.
+        """
+        self.height, self.width, self.areas = plane.height, plane.width, areas
+        self._plane, self._table = plane, table
 
     @property
     def count(self) -> int:
@@ -271,11 +267,7 @@ class StripLabels:
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """int32 (height, width) of the region at y, x, px, cut off at the border of the image."""
-        height = max(min(height, self.height - y), 0)
-        self._file.seek(4 * y * self.width)
-        data = self._file.read(4 * height * self.width)
-        ids = np.frombuffer(data, np.uint32).reshape(height, self.width)
-        return self._table[ids[:, x : x + width]]
+        return self._table[self._plane.read(y, x, height, width)]
 
     def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
         """int32 (rows, W), top to bottom; the last may have fewer rows."""
@@ -283,7 +275,7 @@ class StripLabels:
             yield self.read(y, 0, rows, self.width)
 
     def close(self) -> None:
-        self._file.close()
+        self._plane.close()
 
     def __enter__(self) -> StripLabels:
         return self

@@ -18,6 +18,7 @@ from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
 from launch import (
     benchmark_grouped,
+    benchmark_postprocessing,
     benchmark_stages,
     benchmark_streaming,
     benchmark_tables,
@@ -259,6 +260,34 @@ def test_streaming_goes_from_file_to_files():
     assert "40 x 40 -> 160 x 160 px" in benchmark_tables.tables(
         {**circumstances(), "streaming": row}
     )
+
+
+def test_maps_continue_over_the_patch_and_hold_as_many_nuclei():
+    strips = list(benchmark_postprocessing.map_strips(1_300, rows=700))
+    assert [strip["mask"].shape for strip in strips] == [(700, 1_300), (600, 1_300)]
+    maps = {name: np.concatenate([strip[name] for strip in strips]) for name in strips[0]}
+    for values in maps.values():
+        assert values.dtype == np.float32
+        assert 0 <= values.min() <= values.max() <= 1
+        np.testing.assert_array_equal(values[1_000:, 1_000:], values[:300, :300])
+    # What a wrapped patch puts side by side fits: no step over the seam is larger than elsewhere.
+    steps = np.abs(np.diff(maps["mask"], axis=1)).max(0)
+    assert steps[999] <= np.delete(steps, 999).max()
+
+
+def test_both_forms_of_postprocessing_find_the_same_nuclei():
+    rows = [benchmark_postprocessing.measure(400, form) for form in benchmark_postprocessing.FORMS]
+    strips, whole = rows
+    assert (strips["labels"], strips["nuclei"]) == (whole["labels"], whole["nuclei"])
+    # A patch of 1,000 px a side has 508 nuclei.
+    assert 40 < strips["nuclei"] < 140
+    text = benchmark_tables.tables({**circumstances(), "postprocessing": rows})
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["form", "strips", "whole"]
+    assert text.count("yes") == 2
+    text = benchmark_tables.tables(
+        {**circumstances(), "postprocessing": [strips, {**whole, "labels": 0}]}
+    )
+    assert text.splitlines()[-1].split()[3] == "no"
 
 
 def circumstances():

@@ -1,0 +1,80 @@
+"""An image-sized array on disk: written by strips, read and overwritten by region."""
+
+from __future__ import annotations
+
+import contextlib
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import DTypeLike
+
+from histojax.disk import disk_errors
+
+
+class Plane:
+    """An array (H, W) of one dtype in a temporary file without a name, which goes with the process.
+
+    A context manager, which closes the file. All methods raise DiskError for what the disk refuses.
+    """
+
+    def __init__(self, width: int, dtype: DTypeLike, *, folder: str | Path | None = None):
+        """
+        Args:
+            width: W, px.
+            dtype: of the array.
+            folder: where the file lies; by default the system's temporary folder.
+        """
+        self.width, self.height, self.dtype = width, 0, np.dtype(dtype)
+        self._folder = folder
+        with disk_errors(folder):
+            # Plain reads and writes rather than a memory map, whose pages would count as ours.
+            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+
+    def append(self, rows: np.ndarray) -> None:
+        """Adds rows (n, W) at the bottom."""
+        self.height += len(rows)
+        self.write(self.height - len(rows), 0, rows)
+
+    def write(self, y: int, x: int, values: np.ndarray) -> None:
+        """Overwrites the region at y, x with values (rows, columns), which lie inside."""
+        values = np.ascontiguousarray(values, self.dtype)
+        with disk_errors(self._folder):
+            if values.shape[1] == self.width:
+                self._seek(y, 0)
+                self._file.write(values.data)
+            else:
+                for row, line in enumerate(values, y):
+                    self._seek(row, x)
+                    self._file.write(line.data)
+            # A full disk is heard of here, and not in a later read.
+            self._file.flush()
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """(height, width) at y, x, cut off at the border of the array."""
+        height = max(min(height, self.height - y), 0)
+        width = max(min(width, self.width - x), 0)
+        values = np.empty((height, width), self.dtype)
+        with disk_errors(self._folder):
+            if width == self.width:
+                self._seek(y, 0)
+                self._file.readinto(values)
+            else:
+                for row, line in enumerate(values, y):
+                    self._seek(row, x)
+                    self._file.readinto(line)
+        return values
+
+    def _seek(self, y: int, x: int) -> None:
+        self._file.seek((y * self.width + x) * self.dtype.itemsize)
+
+    def close(self) -> None:
+        # What a full disk did not take is not wanted any more, and has been told of.
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def __enter__(self) -> Plane:
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()

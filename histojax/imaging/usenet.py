@@ -1,0 +1,143 @@
+"""The post-processing of USE-Net as published: influence zones of the markers cut the mask.
+
+Rahmon, Toubal and Palaniappan 2021, in the steps of their code. Influence zones reach through the
+background without bound, so this form is for whole images only; `histojax.imaging.instances` has
+one that is not, and that is better.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import scipy.ndimage
+
+from histojax.errors import UserError
+from histojax.imaging.instances import check_map
+from histojax.imaging.nuclei import label_mask
+
+_EIGHT = np.ones((3, 3), bool)
+
+
+@dataclasses.dataclass(frozen=True)
+class USENetParameters:
+    """The constants of the source, in px at 40x (0.25 um per px).
+
+    Attributes:
+        mask_threshold, marker_threshold: of the probabilities as 8-bit values, exclusive.
+        min_mask: smaller components of the mask are dropped, before and after the cut, px.
+        min_marker: smaller markers are dropped, px.
+        max_hole: components of the background below this area are filled, px.
+    """
+
+    mask_threshold: float = 0.1
+    marker_threshold: float = 0.1
+    min_mask: int = 50
+    min_marker: int = 20
+    max_hole: int = 100
+
+    def __post_init__(self) -> None:
+        for name in ("mask_threshold", "marker_threshold"):
+            if not 0 <= (value := getattr(self, name)) <= 1:
+                raise UserError(f"{name}={value!r} is a probability: give a number from 0 to 1")
+        for name in ("min_mask", "min_marker", "max_hole"):
+            if not 0 <= (value := getattr(self, name)) < np.inf:
+                raise UserError(f"{name}={value!r} has to be a number of px of 0 or more")
+
+
+def usenet_instances(
+    mask: np.ndarray, marker: np.ndarray, parameters: USENetParameters | None = None
+) -> np.ndarray:
+    """Nuclei of a whole image by the source's steps.
+
+    The probabilities become 8-bit values (cut off, not rounded) and are thresholded, small
+    components dropped; the lines between the markers' influence zones are cut out of the mask;
+    small pieces are dropped, small parts of the background filled, the components numbered, and
+    each grown by a 3 x 3 cross, the later number on top. Everything is 8-connected. Pieces without
+    a marker are nuclei too, and two pieces in one zone are two nuclei.
+
+    MATLAB floods level ground in an order of its own, which is not reproduced: a line may lie a px
+    beside its own. Its numbers run down the columns, which decides what is on top.
+
+    Args:
+        mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
+            been resized to the image's 1000 x 1000 px before. Where a network predicts no marker,
+            `histojax.data.targets.shape_markers` makes them of the mask's components.
+        parameters: None: the source's.
+
+    Returns:
+        int32 (H, W): 0 background, 1..n in raster order of each nucleus's first pixel.
+
+    Raises:
+        ValueError: maps of other shapes, dtypes or ranges.
+    """
+    p = parameters or USENetParameters()
+    check_map("mask", mask, np.shape(mask))
+    check_map("marker", marker, np.shape(mask))
+    found = _opened(_above(mask, p.mask_threshold), p.min_mask)
+    seeds, count = scipy.ndimage.label(
+        _opened(_above(marker, p.marker_threshold), p.min_marker), _EIGHT
+    )
+    if count > 1:
+        found &= ~zone_borders(seeds)
+    found = _opened(found, p.min_mask)
+    if not found.any():
+        return np.zeros(found.shape, np.int32)
+    found |= ~_opened(~found, p.max_hole)
+    # MATLAB numbers down the columns: that is raster order in the transposed image.
+    labels = label_mask(found.T).T
+    grown = scipy.ndimage.maximum_filter(
+        labels, footprint=scipy.ndimage.generate_binary_structure(2, 1), mode="constant"
+    )
+    # Components are at least a px apart, so that only background is contested.
+    return _in_raster_order(np.where(found, labels, grown))
+
+
+def zone_borders(seeds: np.ndarray) -> np.ndarray:
+    """The lines between the influence zones of seeds, bool (H, W).
+
+    A watershed on level ground: every px belongs to the seed that reaches it in the fewest steps to
+    one of 8 neighbours. Of two neighbours in different zones the one further from its seed is on
+    the line, so that zones do not touch at edges or corners.
+
+    Args:
+        seeds: int (H, W), numbered from 1, 0 where there is none.
+    """
+    lines = np.zeros(seeds.shape, bool)
+    if not seeds.any():
+        return lines
+    steps, (y, x) = scipy.ndimage.distance_transform_cdt(
+        seeds == 0, "chessboard", return_indices=True
+    )
+    zones = seeds[y, x]
+    # As far from both, the px of the larger number.
+    rank = steps.astype(np.int64) * (int(zones.max()) + 1) + zones
+    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
+        height, width = seeds.shape
+        here = np.s_[: height - down, max(-right, 0) : width - max(right, 0)]
+        there = np.s_[down:, max(right, 0) : width - max(-right, 0)]
+        meets = zones[here] != zones[there]
+        lines[here] |= meets & (rank[here] > rank[there])
+        lines[there] |= meets & (rank[here] < rank[there])
+    return lines
+
+
+def _above(values: np.ndarray, threshold: float) -> np.ndarray:
+    return np.floor(255 * values.astype(np.float64)) > 255 * threshold
+
+
+def _opened(mask: np.ndarray, min_area: float) -> np.ndarray:
+    """The mask without its 8-connected components below an area, bool (H, W)."""
+    labels, _ = scipy.ndimage.label(mask, _EIGHT)
+    keep = np.bincount(labels.ravel()) >= min_area
+    keep[:1] = False
+    return keep[labels]
+
+
+def _in_raster_order(labels: np.ndarray) -> np.ndarray:
+    """The labels 1..n renumbered by their first pixel, int32 (H, W)."""
+    values, first = np.unique(labels, return_index=True)
+    first, values = first[values > 0], values[values > 0]
+    table = np.zeros(labels.max(initial=0) + 1, np.int32)
+    table[values[np.argsort(first)]] = np.arange(1, len(values) + 1)
+    return table[labels]
