@@ -26,6 +26,8 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(_streaming(result["streaming"]))
     if "postprocessing" in result:
         parts.append(_postprocessing(result["postprocessing"]))
+    if "instances" in result:
+        parts.append(f"instance scores\n{aligned(_instances_rows(result['instances']))}")
     return "\n\n".join(parts)
 
 
@@ -183,3 +185,23 @@ def _postprocessing(measured: Sequence[Mapping[str, Any]]) -> str:
         for row in measured
     ]
     return f"nuclei of maps, by strips (in use) and whole (naive)\n{aligned(rows)}"
+
+
+def _instances_rows(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "px": f"{row['size']:,}",
+            "nuclei": " / ".join(f"{count:,}" for count in row["nuclei"]),
+            "pairs": f"{row['pairs']:,}",
+            **_milliseconds(row["parts"]["all"]),
+            **{
+                f"CPU ms {name}": f"{1e3 * part['cpu_seconds']:,.1f}"
+                for name, part in row["parts"].items()
+            },
+            "MiB before": _mib(row["before_bytes"]),
+            "peak MiB": _mib(row["peak_bytes"]),
+            "x in loops": f"{row['times_slower']:,.0f}" if "loops" in row else "-",
+            "x in loops, CPU": f"{row['times_slower_cpu']:,.0f}" if "loops" in row else "-",
+        }
+        for row in measured
+    ]

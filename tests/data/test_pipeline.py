@@ -269,8 +269,8 @@ def test_turned_crops_stay_registered_and_read_beyond_their_square():
 
 @pytest.mark.faults
 def test_turning_is_refused_where_it_cannot_be_done():
+    turned = {"augmentation": {"rotate": 10.0}, "degradation": {}, "placement": "device"}
     with pytest.raises(UserError, match=r"rotate and translate run on the host only"):
-        turned = {"augmentation": {"rotate": 10.0}, "degradation": {}, "placement": "device"}
         host_batches(config=turned)
     with pytest.raises(UserError, match=r"rotate and translate cannot be used with real lr images"):
         host_batches(Coordinates(fields=("lr",)), {"augmentation": {"translate": 0.1}})
