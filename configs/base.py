@@ -78,6 +78,11 @@ def base(name: str, stage: str) -> ConfigDict:
                 "sinc_probability": 0.3,
                 "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
             },
+            "stain": {  # of what a network of nuclei reads, by a fit of each image
+                "method": "none",  # none | spcn | spcn_pseudo_inverse | macenko | reinhard
+                "sparsity": 0.02,  # of spcn
+                "target": "TCGA-B0-5711",  # or the path of an image to look like
+            },
             "targets": {  # what segmenter.heads beside the mask learn, made of the instances
                 "marker": "shape",  # shape: nuclei eroded by their size | center: discs
                 "center_radius": 4,  # px

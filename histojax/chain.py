@@ -20,7 +20,17 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, checkpoint, command, config, disk, evaluation, runs, train
+from histojax import (
+    __version__,
+    checkpoint,
+    command,
+    config,
+    disk,
+    evaluation,
+    runs,
+    stain_matching,
+    train,
+)
 from histojax.data import pipeline
 from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
@@ -136,6 +146,7 @@ def rehearse(ordered: list[ConfigDict]) -> None:
 
     for settings in ordered:
         train.check(settings, jax.device_count())
+        stain_matching.build(settings)
         stage = build_stage(settings, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):

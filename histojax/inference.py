@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from histojax import stain_matching
 from histojax.imaging import tiling
 from histojax.runs import Run
 from histojax.stages.images import by_head
@@ -30,6 +31,7 @@ class TiledNetwork:
         scale: output px per input px.
         largest: no tile is larger, input px.
         batch_size: windows per call.
+        matching: stain normalisation of every image before the network sees it.
     """
 
     windows: Callable[[np.ndarray], dict[str, Any]]
@@ -38,15 +40,29 @@ class TiledNetwork:
     scale: int
     largest: int
     batch_size: int = 1
+    matching: stain_matching.StainMatching | None = None
 
     def core(self, sizes: Iterable[tuple[int, int]]) -> int:
         """One tile size for all images of these (H, W), so that one window shape is compiled."""
         return tiling.core_size(sizes, halo=self.halo, stride=self.stride, largest=self.largest)
 
     def tiles(
-        self, image: tiling.RegionReader | np.ndarray, *, core: int | None = None
+        self,
+        image: tiling.RegionReader | np.ndarray,
+        *,
+        core: int | None = None,
+        name: str = "the image",
     ) -> Iterator[tiling.Tile]:
-        """Tiles of the outputs in raster order; only those in flight are in memory."""
+        """Tiles of the outputs in raster order; only those in flight are in memory.
+
+        Args:
+            image: whole, uint8 (H, W, 3) or a reader of it.
+            core: side of the tiles, input px.
+            name: what the image is called in a warning.
+        """
+        if self.matching is not None:
+            match = self.matching.image if isinstance(image, np.ndarray) else self.matching.reader
+            image = match(image, name=name)
         size = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
         return tiling.tiled(
             self.windows,
@@ -136,7 +152,8 @@ def segmenter(
     def windows(image: np.ndarray) -> dict[str, jax.Array]:
         return by_head(segment(image), network.heads)
 
-    return TiledNetwork(windows, network.halo, network.stride, 1, largest, batch_size)
+    matching = stain_matching.build(run.config, run.meta)
+    return TiledNetwork(windows, network.halo, network.stride, 1, largest, batch_size, matching)
 
 
 def predictor(
@@ -168,4 +185,6 @@ def predictor(
 
     whole = jax.jit(lambda image: run.stage.predict(run.state, image))
     windows = by_parts if ensemble else whole
-    return TiledNetwork(windows, halo, stride, scale, max(largest // scale, stride), batch_size)
+    matching = stain_matching.build(run.config, run.meta)
+    largest = max(largest // scale, stride)
+    return TiledNetwork(windows, halo, stride, scale, largest, batch_size, matching)

@@ -165,7 +165,7 @@ def predict_file(
                 labeller = stack.enter_context(postprocessing.Labeller(run, width, mpp=mpp_out))
 
             def strips() -> Iterator[np.ndarray]:
-                for strip in tiling.strips(network.tiles(scaled)):
+                for strip in tiling.strips(network.tiles(scaled, name=str(path))):
                     if labeller is not None:
                         labeller.add({h: strip.outputs[h] for h in run.stage.segmenter.heads})
                     yield strip.outputs.get("sr")

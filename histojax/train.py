@@ -15,7 +15,15 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import checkpoint, collapse, config, metric_writer, runs, sharding
+from histojax import (
+    checkpoint,
+    collapse,
+    config,
+    metric_writer,
+    runs,
+    sharding,
+    stain_matching,
+)
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.metric_writer import MetricWriter, read_metrics
@@ -56,6 +64,9 @@ def train(
     stage = build_stage(settings, starts or {})
     source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
     held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
+    matching = stain_matching.build(settings)
+    if matching is not None:
+        source, held_out = matching.source(source), matching.source(held_out)
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
         source,
@@ -112,6 +123,7 @@ def train(
             meta={
                 "config": config.resolved(settings),
                 "thresholds": {"mask": settings.get("threshold", 0.5)},
+                "stain_target": matching.to_json() if matching else None,
                 "mpp_in": _scaled(source.mpp, settings),
                 "mpp_out": source.mpp,
                 "best": progress.best,

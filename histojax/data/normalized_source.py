@@ -9,7 +9,6 @@ from typing import Any
 
 from histojax.data.record_cache import RecordCache
 from histojax.data.stain_normalization import Fit, Method, fit, normalize, to_json
-from histojax.data.stain_targets import DEFAULT, target_fit
 
 _IMAGES = ("hr", "lr")
 
@@ -30,23 +29,20 @@ class NormalizedSource:
         self,
         source: Any,
         method: Method,
-        target: str = DEFAULT,
+        target: Fit,
         *,
         cache_bytes: int = 2**31,
     ):
-        """Fits the target; no image of the source is read.
+        """No image of the source is read.
 
         Args:
           source: a `histojax.data.sources.Source`.
           method: how its images are normalised.
-          target: a known target or the path of an image, see `stain_targets.target_fit`.
+          target: the fit, of that method, of what they are to look like.
           cache_bytes: bound on the normalised images kept, in each process.
-
-        Raises:
-          UserError: the target cannot be had.
         """
         self.source, self.method = source, method
-        self.target = target_fit(target, method)
+        self.target = target
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes = source.mpp, source.classes
         self._cache = RecordCache(cache_bytes)

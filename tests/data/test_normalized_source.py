@@ -11,10 +11,10 @@ from histojax.data.normalized_source import NormalizedSource
 from histojax.data.sources import open_source
 from histojax.data.stain_normalization import Method, fit, normalize
 from histojax.data.stain_targets import DEFAULT, target_fit
-from histojax.errors import UserError
 from tests import stained
 
 METHOD = Method("macenko")
+TARGET = target_fit(DEFAULT, METHOD)
 
 
 class Source:
@@ -53,7 +53,7 @@ def expected(name):
 
 
 def test_images_are_normalised_and_all_else_passes_through():
-    source = NormalizedSource(Source(), METHOD)
+    source = NormalizedSource(Source(), METHOD, TARGET)
     assert len(source) == 4
     assert source.names == ["a", "b", "glass", "a"]
     assert source.groups == ["1", "2", "2", "1"]
@@ -79,7 +79,7 @@ def test_what_is_kept_is_neither_read_nor_fitted_again(monkeypatch):
     monkeypatch.setattr(normalized_source, "fit", counted)
     inner = Source()
     size = 64 * 64 * 4  # of the record of one image and its mask
-    source = NormalizedSource(inner, METHOD, cache_bytes=size)
+    source = NormalizedSource(inner, METHOD, TARGET, cache_bytes=size)
     first = source[0]["hr"]
     np.testing.assert_array_equal(source[0]["hr"], first)
     assert inner.reads["a"] == 1
@@ -92,7 +92,7 @@ def test_what_is_kept_is_neither_read_nor_fitted_again(monkeypatch):
 
 @pytest.mark.faults
 def test_glass_stays_and_is_warned_of_once(caplog):
-    source = NormalizedSource(Source(), METHOD, cache_bytes=0)
+    source = NormalizedSource(Source(), METHOD, TARGET, cache_bytes=0)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
             np.testing.assert_array_equal(source[2]["hr"], 255)
@@ -101,7 +101,7 @@ def test_glass_stays_and_is_warned_of_once(caplog):
 
 
 def test_pickled_it_gives_the_same(caplog):
-    source = NormalizedSource(Source(), METHOD)
+    source = NormalizedSource(Source(), METHOD, TARGET)
     before = [source[index]["hr"] for index in range(4)]
     caplog.clear()
     with caplog.at_level(logging.WARNING):
@@ -118,16 +118,16 @@ def test_pickled_it_gives_the_same(caplog):
 def test_the_fingerprint_says_what_was_done(tmp_path):
     Image.fromarray(stained.image(5)).save(tmp_path / "target.png")
     prints = [
-        NormalizedSource(Source(), *arguments).fingerprint()
-        for arguments in (
-            (METHOD,),
-            (Method("spcn"),),
-            (Method("spcn_pseudo_inverse"),),
+        NormalizedSource(Source(), method, target_fit(target, method)).fingerprint()
+        for method, target in (
+            (METHOD, DEFAULT),
+            (Method("spcn"), DEFAULT),
+            (Method("spcn_pseudo_inverse"), DEFAULT),
             (METHOD, str(tmp_path / "target.png")),
         )
     ]
     assert len({*prints, Source().fingerprint()}) == 5
-    assert prints[0] == NormalizedSource(Source(), METHOD).fingerprint()
+    assert prints[0] == NormalizedSource(Source(), METHOD, TARGET).fingerprint()
     assert all(len(text) == 16 for text in prints)
 
 
@@ -137,16 +137,10 @@ def test_a_folder_with_low_resolution_images(tmp_path, caplog):
         (tmp_path / folder).mkdir()
         Image.fromarray(image).save(tmp_path / folder / "a.png")
     folder = open_source(f"folder:{tmp_path}", split="all", require_labels=False)
-    record = NormalizedSource(folder, METHOD)[0]
+    record = NormalizedSource(folder, METHOD, TARGET)[0]
     target = target_fit(DEFAULT, METHOD)
     for role, image in (("hr", hr), ("lr", hr[::4, ::4])):
         own = fit(image, METHOD, name=role)
         np.testing.assert_array_equal(record[role], normalize(image, own, target))
     # The folder's own image is as it was.
     np.testing.assert_array_equal(folder[0]["hr"], hr)
-
-
-@pytest.mark.faults
-def test_a_missing_target_is_refused():
-    with pytest.raises(UserError, match=r"'there.png' is neither an image file"):
-        NormalizedSource(Source(), METHOD, "there.png")

@@ -1,0 +1,78 @@
+"""Stain normalisation as a run's config asks for it: the same for training and for use."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax.data.normalized_source import NormalizedSource
+from histojax.data.stain_normalization import (
+    METHODS,
+    Fit,
+    Method,
+    fit,
+    from_json,
+    normalize,
+    to_json,
+)
+from histojax.data.stain_targets import target_fit
+from histojax.errors import UserError
+from histojax.imaging.normalizing import NormalizedReader
+from histojax.imaging.reader import RegionReader
+
+
+@dataclasses.dataclass(frozen=True)
+class StainMatching:
+    """What a run normalises its images by; each image, or slide, by a fit of its own."""
+
+    method: Method
+    target: Fit
+
+    def to_json(self) -> dict[str, Any]:
+        """The target's fit, which a checkpoint keeps: its image need not be there at use."""
+        return to_json(self.target)
+
+    def source(self, source: Any) -> NormalizedSource:
+        """A source whose images are normalised as they are read."""
+        return NormalizedSource(source, self.method, self.target)
+
+    def image(self, image: np.ndarray, *, name: str = "an image") -> np.ndarray:
+        """A whole image, uint8 (H, W, 3), normalised."""
+        return normalize(image, fit(image, self.method, name=name), self.target)
+
+    def reader(self, reader: RegionReader, *, name: str) -> NormalizedReader:
+        """A whole image or slide behind a reader, normalised region by region."""
+        return NormalizedReader(reader, self.method, self.target, name=name)
+
+
+def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMatching | None:
+    """What group `data.stain` asks for; None where it is off, or an older run knows none.
+
+    Args:
+        config: of a run.
+        meta: of its checkpoint, where it has one, which holds the target's fit.
+
+    Raises:
+        UserError: for an unknown method, a value that breaks its rule, a target that cannot be had,
+            or a run that also enhances: its images are to keep their colours.
+    """
+    settings = config.data.get("stain", {})
+    name = settings.get("method", "none")
+    if name == "none":
+        return None
+    if config.stage != "segmentation":
+        raise UserError(
+            f"data.stain.method={name!r} recolours what a network of nuclei reads, and a "
+            f"{config.stage} run is to keep the colours of its images: set it to 'none'"
+        )
+    if name not in METHODS:
+        raise UserError(
+            f"data.stain.method={name!r} is not known; choose one of none, {', '.join(METHODS)}"
+        )
+    method = Method(name, settings.sparsity)
+    kept = (meta or {}).get("stain_target")
+    return StainMatching(method, from_json(kept) if kept else target_fit(settings.target, method))
