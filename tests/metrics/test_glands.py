@@ -119,6 +119,15 @@ def test_gland_without_counterpart_goes_to_the_nearest():
     assert scores["object_dice"] == pytest.approx((16 / 32 + 16 / 33) / 2)
 
 
+def test_nearest_is_by_distance_and_not_by_rows_and_columns():
+    truth = image((1, 5, 5, 1, 1))
+    prediction = image((1, 5, 13, 1, 1), (2, 10, 10, 1, 1))
+    # 8 columns off, and 5 rows and 5 columns, which is nearer.
+    near = np.hypot(5, 5)
+    scores = glands.score_glands(prediction, truth)
+    assert scores["object_hausdorff"] == pytest.approx((near + (8 + near) / 2) / 2)
+
+
 def test_counterpart_is_the_lowest_label_of_equals():
     truth = image((5, 0, 0, 2, 8))
     # Half of the gland each; 7 is the larger for what lies outside.
