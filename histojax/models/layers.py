@@ -367,46 +367,65 @@ def _keys_cubic(t: np.ndarray) -> np.ndarray:
     return np.where(t < 1, near, np.where(t < 2, far, 0.0))
 
 
-def _upsample_axis(x: jax.Array, r: int, axis: int, kernel, radius: int) -> jax.Array:
-    # Output pixel r i + p sees inputs i - radius ... i + radius with weights that depend on p
-    # alone: the half-pixel grid puts it at i + (p + 1/2) / r - 1/2.
+def _half_pixel_weights(size: int, r: int, kernel, radius: int) -> np.ndarray:
+    # The half-pixel grid puts output pixel r i + p at i + (p + 1/2) / r - 1/2: the weights depend
+    # on p alone, but for those outside the image, which are dropped and the rest renormalised.
     phase = (np.arange(r) + 0.5) / r - 0.5
-    offsets = np.arange(-radius, radius + 1)
-    weights = kernel(offsets[None, :] - phase[:, None])
-
-    size = x.shape[axis]
+    weights = kernel(np.arange(-radius, radius + 1) - phase[:, None])
     inside = np.pad(np.ones(size), radius)
     mass = sum(w[:, None] * inside[k : k + size] for k, w in enumerate(weights.T))
+    return weights[:, :, None] / mass[:, None]
+
+
+def _align_corners_weights(size: int, r: int) -> np.ndarray:
+    # Output pixel r i + p lies less than one pixel from i.
+    first = np.arange(size)
+    position = (r * first + np.arange(r)[:, None]) * (size - 1) / max(r * size - 1, 1)
+    return np.stack([_triangle(first + k - position) for k in (-1, 0, 1)], 1)
+
+
+def _upsample_axis(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
+    # weights[p, k, i]: what input i + k - radius gives to output r i + p.
+    r, taps, size = weights.shape
+    radius = taps // 2
     along_axis = [size if a == axis else 1 for a in range(x.ndim)]
     padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
     phases = []
     for p in range(r):
-        taps = [
-            (weights[p, k] / mass[p]).reshape(along_axis).astype(x.dtype)
+        parts = [
+            weights[p, k].reshape(along_axis).astype(x.dtype)
             * lax.slice_in_dim(padded, k, k + size, axis=axis)
-            for k in range(len(offsets))
-            if weights[p, k] != 0
+            for k in range(taps)
+            if weights[p, k].any()
         ]
-        phases.append(sum(taps))
+        phases.append(sum(parts))
     shape = [r * n if a == axis else n for a, n in enumerate(x.shape)]
     return jnp.stack(phases, axis + 1).reshape(shape)
 
 
 def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
-    """Enlarges r times on the half-pixel grid, as Pillow's resize does in floating point.
+    """Enlarges r times.
 
-    Weights that fall outside the image are dropped and the rest renormalised to sum to 1.
+    On the half-pixel grid as Pillow's resize does in floating point: weights that fall outside the
+    image are dropped and the rest renormalised to sum to 1.
 
     Args:
       x: (B, H, W, C), float.
       r: integer scale factor.
-      method: "bilinear" or "bicubic" (Keys, a = -1/2).
+      method: "bilinear" or "bicubic" (Keys, a = -1/2), or "bilinear_align_corners": the grid whose
+        corner pixels are those of x, PyTorch's align_corners=True; what an output pixel is made of
+        then depends on where in the image it lies.
 
     Returns:
       (B, r H, r W, C); bicubic overshoots the range of x near edges.
     """
-    kernels = {"bilinear": (_triangle, 1), "bicubic": (_keys_cubic, 2)}
-    if method not in kernels:
-        raise ValueError(f"method {method!r} is not one of {', '.join(kernels)}")
-    kernel, radius = kernels[method]
-    return _upsample_axis(_upsample_axis(x, r, 1, kernel, radius), r, 2, kernel, radius)
+    methods = {
+        "bilinear": lambda size: _half_pixel_weights(size, r, _triangle, 1),
+        "bicubic": lambda size: _half_pixel_weights(size, r, _keys_cubic, 2),
+        "bilinear_align_corners": lambda size: _align_corners_weights(size, r),
+    }
+    if method not in methods:
+        raise ValueError(f"method {method!r} is not one of {', '.join(methods)}")
+    for axis in (1, 2):
+        x = _upsample_axis(x, axis, methods[method](x.shape[axis]))
+    return x

@@ -25,19 +25,25 @@ _HE = nn.initializers.he_normal()
 
 
 class DoubleConv(nn.Module):
-    """Two 3x3 convolutions, each normalised and followed by ReLU."""
+    """Two 3x3 convolutions, each normalised and followed by ReLU.
+
+    Attributes:
+      use_bias: biases before the normalisation, which takes them off again, as some published
+        networks have them; without normalisation they are there in any case.
+    """
 
     features: int
     norm: str = "none"
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
+    use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         for i in range(2):
             x = Conv(
                 self.features,
-                use_bias=self.norm == "none",
+                use_bias=self.use_bias or self.norm == "none",
                 kernel_init=_HE,
                 dtype=self.dtype,
                 name=f"conv_{i}",

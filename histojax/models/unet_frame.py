@@ -29,6 +29,20 @@ def halo(stride: int, field: Callable[[int], tuple[int, int]]) -> int:
     return -(-radius // stride) * stride
 
 
+def check_size(x: jax.Array, stride: int) -> None:
+    """Refuses images (B, H, W, C) that a network of that total stride cannot take.
+
+    Raises:
+      ValueError: H or W is not a multiple of `stride`.
+    """
+    _, h, w, _ = x.shape
+    if h % stride or w % stride:
+        raise ValueError(
+            f"an image of {h} x {w} pixels does not fit the network's stride: "
+            f"both sides must be multiples of {stride}"
+        )
+
+
 def encode(
     x: jax.Array,
     levels: Sequence[Iterable[nn.Module]],
@@ -56,12 +70,7 @@ def encode(
     Raises:
       ValueError: H or W is not a multiple of `stride`.
     """
-    _, h, w, _ = x.shape
-    if h % stride or w % stride:
-        raise ValueError(
-            f"an image of {h} x {w} pixels does not fit the network's stride: "
-            f"both sides must be multiples of {stride}"
-        )
+    check_size(x, stride)
     # Zero mean for the first kernels; padding then stands for mid grey.
     x = (2 * x - 1).astype(dtype)
     if stem_stride > 1:

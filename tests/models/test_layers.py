@@ -158,6 +158,20 @@ def test_bilinear_has_half_pixel_centres():
     )
 
 
+@pytest.mark.parametrize("r", [2, 3])
+@pytest.mark.parametrize("size", [(7, 4), (1, 2)])
+def test_align_corners_interpolates_between_the_corner_pixels(r, size):
+    # Output pixel o lies at o (n - 1) / (r n - 1) of the input: from its first to its last pixel.
+    h, w = size
+    x = np.random.default_rng(0).random((h, w))
+    rows = np.linspace(0, h - 1, r * h)
+    columns = np.linspace(0, w - 1, r * w)
+    expected = np.stack([np.interp(rows, np.arange(h), x[:, j]) for j in range(w)], 1)
+    expected = np.stack([np.interp(columns, np.arange(w), row) for row in expected])
+    y = layers.upsample(jnp.asarray(x[None, :, :, None]), r, "bilinear_align_corners")
+    np.testing.assert_allclose(y[0, :, :, 0], expected, atol=1e-6)
+
+
 def test_nearest_repeats_pixels():
     y = layers.nearest_upsample(jnp.arange(4.0).reshape(1, 2, 2, 1), 2)
     np.testing.assert_array_equal(y[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
@@ -204,7 +218,7 @@ def test_batch_statistics_after_keras_move_by_a_fifth():
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="batch, keras_batch, instance, none"):
         layers.norm_layer("layer", train=True)
-    with pytest.raises(ValueError, match="bilinear, bicubic"):
+    with pytest.raises(ValueError, match="bilinear, bicubic, bilinear_align_corners"):
         layers.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")
     with pytest.raises(ValueError, match="relu, prelu"):
         layers.activate("swish", jnp.zeros(1))

@@ -12,6 +12,8 @@ from safetensors.numpy import save, save_file
 
 from histojax.errors import UserError
 from histojax.models import pretrained
+from histojax.models.resnet import ResNet
+from tests.models.published_resnet import published_arrays as resnet_arrays
 from tests.models.test_squeezenet import published_arrays as squeezenet_arrays
 from tests.models.test_vgg import published_arrays as vgg_arrays
 
@@ -45,6 +47,104 @@ def test_vgg19_from_safetensors_with_its_classifier_left_out(tmp_path):
         arrays["features.34.weight"].transpose(2, 3, 1, 0),
     )
     assert len(variables["params"]) == 16
+
+
+SE_RESNET = {"kind": "se_resnet50", "blocks": (1, 1), "width": 8}
+
+
+def test_a_resnet_encoder_with_its_statistics_and_without_its_classifier(tmp_path):
+    arrays = resnet_arrays(**SE_RESNET)
+    save_file(arrays, tmp_path / "model.safetensors")
+    encoder = ResNet(**SE_RESNET, se_bias=True)
+    variables = pretrained.load_encoder(encoder, str(tmp_path / "model.safetensors"))
+    params, statistics = variables["params"], variables["batch_stats"]
+    for found, published in (
+        (params["conv1"]["kernel"], arrays["conv1.weight"].transpose(2, 3, 1, 0)),
+        (params["layer2_0"]["bn3"]["scale"], arrays["layer2.0.bn3.weight"]),
+        (params["layer2_0"]["bn3"]["bias"], arrays["layer2.0.bn3.bias"]),
+        (params["layer1_0"]["se"]["fc1"]["kernel"][0, 0], arrays["layer1.0.se.fc1.weight"].T[0, 0]),
+        (params["layer1_0"]["se"]["fc2"]["bias"], arrays["layer1.0.se.fc2.bias"]),
+        (
+            params["layer2_0"]["downsample_conv"]["kernel"][0, 0],
+            arrays["layer2.0.downsample.0.weight"][:, :, 0, 0].T,
+        ),
+        (
+            statistics["layer2_0"]["downsample_bn"]["var"],
+            arrays["layer2.0.downsample.1.running_var"],
+        ),
+        (statistics["bn1"]["mean"], arrays["bn1.running_mean"]),
+    ):
+        np.testing.assert_array_equal(found, published)
+    # Every array but the classifier's two and the counters has its place.
+    used = [k for k in arrays if not k.startswith("fc.") and not k.endswith("_tracked")]
+    assert len(jax.tree.leaves(variables)) == len(used)
+
+
+def test_squeeze_and_excitation_of_two_publishers_is_one(tmp_path):
+    arrays = resnet_arrays(**SE_RESNET, se_bias=False)
+    linear = {
+        key.replace("se.fc1", "se.fc.0").replace("se.fc2", "se.fc.2"): (
+            value[:, :, 0, 0].copy() if ".se." in key else value
+        )
+        for key, value in arrays.items()
+    }
+    assert set(linear) != set(arrays)
+    save_file(arrays, tmp_path / "timm.safetensors")
+    save_file(linear, tmp_path / "linear.safetensors")
+    one, other = (
+        pretrained.load_encoder(ResNet(**SE_RESNET), str(tmp_path / f"{name}.safetensors"))
+        for name in ("timm", "linear")
+    )
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+
+
+@pytest.mark.faults
+def test_another_encoders_file_is_refused_with_every_name(tmp_path):
+    arrays = resnet_arrays("resnet18", (1, 1), 8)
+    arrays["layer2.0.bn1.running_means"] = arrays.pop("layer2.0.bn1.running_mean")
+    arrays["aux.weight"] = np.zeros((2, 3), np.float32)
+    path = str(tmp_path / "model.safetensors")
+    save_file(arrays, path)
+    with pytest.raises(UserError) as error:
+        pretrained.load_encoder(ResNet("resnet18", (1, 1), 8), path)
+    said = str(error.value)
+    for line in (
+        "- batch_stats/layer2_0/bn1/mean (16,)",
+        "+ params/layer2_0/bn1/running_means (16,)",
+        "+ aux.weight (2, 3)",
+    ):
+        assert line in said
+    assert said.count(" (") == 3
+
+
+@pytest.mark.faults
+def test_what_an_encoder_needs_is_said(tmp_path):
+    save_file(resnet_arrays(**SE_RESNET), tmp_path / "timm.safetensors")
+    with pytest.raises(UserError, match="set se_bias=True"):
+        pretrained.load_encoder(ResNet(**SE_RESNET), str(tmp_path / "timm.safetensors"))
+    with pytest.raises(UserError, match=r"encoder se_resnet18 no weights .*segmenter\.weights"):
+        pretrained.load_encoder(ResNet("se_resnet18"), path_field="config.segmenter.weights")
+
+
+@pytest.mark.parametrize(
+    ("kind", "repository"),
+    [("resnet18", "timm/resnet18.tv_in1k"), ("se_resnet50", "timm/seresnet50.ra2_in1k")],
+)
+def test_an_encoder_without_a_path_comes_from_its_repository(
+    monkeypatch, tmp_path, kind, repository
+):
+    huggingface_hub = pytest.importorskip("huggingface_hub")
+    path = tmp_path / "model.safetensors"
+    save_file(resnet_arrays(kind, (1,), 4), path)
+    asked = []
+
+    def cached(*names):
+        asked.append(names)
+        return str(path)
+
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", cached)
+    pretrained.load_encoder(ResNet(kind, (1,), 4, se_bias=True))
+    assert asked == [(repository, "model.safetensors")]
 
 
 @pytest.mark.faults
@@ -210,5 +310,5 @@ def test_a_cache_of_weights_that_cannot_be_written_is_one_sentence(hub, monkeypa
     with pytest.raises(UserError) as failure:
         pretrained.load_feature_network("vgg19", path_field="loss.path")
     said = str(failure.value)
-    assert said.startswith(f"VGG19's weights cannot be kept in {tmp_path}/file/hub")
+    assert said.startswith(f"The weights of vgg19 cannot be kept in {tmp_path}/file/hub")
     assert "(Not a directory): set HF_HOME to a folder that can be written, or download" in said

@@ -1,0 +1,229 @@
+"""ResNet encoders in torchvision's form, with or without squeeze-and-excitation.
+
+He et al. 2016 (table 1, figure 5) with the stride in the 3x3 convolution of a bottleneck, as
+torchvision and timm have it; squeeze-and-excitation after Hu et al. 2018 (eq. 2-4). B batch, H and
+W pixels, C channels; map l of an encoder lies at 1 / 2^(l + 1) of the size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from histojax.models.layers import Conv, max_pool, norm_layer
+
+# torchvision's initialisation of every convolution.
+_HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+
+
+class Kind(NamedTuple):
+    """What distinguishes one ResNet from another.
+
+    Attributes:
+      bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; otherwise two 3x3.
+      squeeze_excitation: whether the channels of a block are weighed before its sum.
+      blocks: blocks of each stage.
+    """
+
+    bottleneck: bool
+    squeeze_excitation: bool
+    blocks: tuple[int, ...]
+
+
+KINDS = {
+    "resnet18": Kind(False, False, (2, 2, 2, 2)),
+    "se_resnet18": Kind(False, True, (2, 2, 2, 2)),
+    "resnet50": Kind(True, False, (3, 4, 6, 3)),
+    "se_resnet50": Kind(True, True, (3, 4, 6, 3)),
+}
+
+
+def kind(name: str) -> Kind:
+    """The kind of a name.
+
+    Raises:
+      ValueError: there is none of that name.
+    """
+    if name not in KINDS:
+        raise ValueError(f"encoder={name!r} is not one of {', '.join(KINDS)}")
+    return KINDS[name]
+
+
+def field(
+    blocks: Sequence[int], bottleneck: bool, needed: Sequence[tuple[int, int]]
+) -> tuple[int, int]:
+    """First and last input pixel behind intervals of an encoder's maps, along one axis.
+
+    Squeeze-and-excitation, which sees everything, is left out of account.
+
+    Args:
+      blocks: blocks of each stage.
+      bottleneck: see `Kind`.
+      needed: first and last pixel of each map, finest first, one map more than stages.
+    """
+    low, high = needed[-1]
+    for stage in reversed(range(len(blocks))):
+        for block in reversed(range(blocks[stage])):
+            if not bottleneck:
+                low, high = low - 1, high + 1
+            stride = _stride(stage, block)
+            low, high = stride * low - 1, stride * high + 1
+        if stage == 0:
+            low, high = 2 * low - 1, 2 * high + 1
+        low, high = min(low, needed[stage][0]), max(high, needed[stage][1])
+    return 2 * low - 3, 2 * high + 3
+
+
+def _stride(stage: int, block: int) -> int:
+    # The first stage follows a pooling, and keeps its size.
+    return 2 if stage > 0 and block == 0 else 1
+
+
+def _conv(x: jax.Array, features: int, kernel: int, stride: int, dtype: Any, name: str):
+    # SAME pads (0, 1) at stride 2 on even sides, where PyTorch pads alike on both.
+    if stride == 1 or kernel == 1:
+        conv = Conv(features, kernel, False, kernel_init=_HE_FAN_OUT, dtype=dtype, name=name)
+        return conv(x[:, ::stride, ::stride])
+    return nn.Conv(
+        features,
+        (kernel, kernel),
+        strides=stride,
+        padding=kernel // 2,
+        use_bias=False,
+        kernel_init=_HE_FAN_OUT,
+        dtype=dtype,
+        name=name,
+    )(x)
+
+
+class SqueezeExcitation(nn.Module):
+    """Weighs channels by their means over the window (Hu et al. 2018, eq. 2-4).
+
+    Attributes:
+      reduction: channels for one of the hidden layer.
+      use_bias: biases in both layers, as in timm; Hu et al. and USE-Net's source have none.
+    """
+
+    reduction: int = 16
+    use_bias: bool = False
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def layer(features: int, name: str) -> Conv:
+            return Conv(features, 1, self.use_bias, dtype=self.dtype, name=name)
+
+        channels = x.shape[-1]
+        mean = jnp.mean(x, (1, 2), keepdims=True)
+        hidden = nn.relu(layer(max(channels // self.reduction, 1), "fc1")(mean))
+        return x * nn.sigmoid(layer(channels, "fc2")(hidden))
+
+
+class Block(nn.Module):
+    """A residual block; the shortcut is a 1x1 convolution where size or channels change.
+
+    Attributes:
+      features: channels inside; a bottleneck puts out four times as many.
+      stride: of the first 3x3 convolution.
+      bottleneck, squeeze_excitation: see `Kind`.
+      se_reduction, se_bias: see `SqueezeExcitation`.
+    """
+
+    features: int
+    stride: int
+    bottleneck: bool
+    squeeze_excitation: bool
+    se_reduction: int = 16
+    se_bias: bool = False
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        def conv_norm(
+            x: jax.Array, features: int, kernel: int, stride: int, conv: str, norm: str
+        ) -> jax.Array:
+            x = _conv(x, features, kernel, stride, self.dtype, conv)
+            return norm_layer(
+                "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=norm
+            )(x)
+
+        width, out = self.features, self.features * (4 if self.bottleneck else 1)
+        if self.bottleneck:
+            convolutions = ((width, 1, 1), (width, 3, self.stride), (out, 1, 1))
+        else:
+            convolutions = ((width, 3, self.stride), (out, 3, 1))
+        y = x
+        for i, (features, kernel, stride) in enumerate(convolutions, 1):
+            y = y if i == 1 else nn.relu(y)
+            y = conv_norm(y, features, kernel, stride, f"conv{i}", f"bn{i}")
+        if self.squeeze_excitation:
+            y = SqueezeExcitation(self.se_reduction, self.se_bias, self.dtype, name="se")(y)
+        if self.stride > 1 or x.shape[-1] != out:
+            x = conv_norm(x, out, 1, self.stride, "downsample_conv", "downsample_bn")
+        return nn.relu(y + x)
+
+
+class ResNet(nn.Module):
+    """An image's feature maps, without pooling over the image and classifier.
+
+    Attributes:
+      kind: a name of `KINDS`.
+      blocks: blocks of each stage; empty takes the kind's. Their number is that of stages.
+      width: channels of the stem and of the first stage's 3x3 convolutions; each stage has twice
+        as many as the one before.
+      se_reduction, se_bias: see `SqueezeExcitation`.
+      bn_axis_name: device axis over which batch statistics are averaged.
+      dtype: computation dtype; parameters are float32.
+    """
+
+    kind: str = "resnet50"
+    blocks: tuple[int, ...] = ()
+    width: int = 64
+    se_reduction: int = 16
+    se_bias: bool = False
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
+        """Computes the stem's map and that of every stage.
+
+        Args:
+          x: (B, H, W, 3), float; H and W multiples of 2^(stages + 1).
+          train: whether batch statistics are used and updated.
+
+        Returns:
+          Finest first, (B, H / 2, W / 2, width), then for stage s from 0
+          (B, H / 2^(s + 2), W / 2^(s + 2), width 2^s), four times the channels in a bottleneck.
+
+        Raises:
+          ValueError: there is no such kind.
+        """
+        which = kind(self.kind)
+        x = _conv(x, self.width, 7, 2, self.dtype, "conv1")
+        norm = norm_layer(
+            "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="bn1"
+        )
+        x = nn.relu(norm(x))
+        maps = [x]
+        x = max_pool(x, 3, 2, padding=1)
+        for stage, count in enumerate(self.blocks or which.blocks):
+            for block in range(count):
+                x = Block(
+                    features=self.width * 2**stage,
+                    stride=_stride(stage, block),
+                    bottleneck=which.bottleneck,
+                    squeeze_excitation=which.squeeze_excitation,
+                    se_reduction=self.se_reduction,
+                    se_bias=self.se_bias,
+                    bn_axis_name=self.bn_axis_name,
+                    dtype=self.dtype,
+                    name=f"layer{stage + 1}_{block}",
+                )(x, train=train)
+            maps.append(x)
+        return maps
