@@ -149,8 +149,9 @@ def instances() -> ConfigDict:
     """How maps become nuclei where segmenter.heads has a marker."""
     return ConfigDict(
         {
-            "fit": True,  # the parameters to the val split, once the run is trained
-            "parameters": {
+            "form": "watershed",  # any size | usenet: as published, whole images
+            "fit": True,  # its parameters to the val split, once the run is trained
+            "watershed": {
                 "mask_threshold": 0.5,
                 "marker_threshold": 0.5,
                 "marker_peak": 0.0,  # markers that nowhere reach it are dropped
@@ -163,6 +164,13 @@ def instances() -> ConfigDict:
                 "marker_weight": 1.0,
                 "distance_weight": 0.0,
                 "contour_weight": 0.0,
+            },
+            "usenet": {
+                "mask_threshold": 0.1,
+                "marker_threshold": 0.1,
+                "min_mask": 50,  # px, as the following
+                "min_marker": 20,
+                "max_hole": 100,
             },
         }
     )

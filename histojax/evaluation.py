@@ -8,6 +8,7 @@ real high-resolution image and by Otsu's threshold.
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import math
 import pathlib
@@ -22,8 +23,7 @@ from histojax import config, inference, postprocessing, runs
 from histojax.data import degradation, sources
 from histojax.data.registration import check_registration
 from histojax.errors import UserError
-from histojax.imaging import figures, fitting, writers
-from histojax.imaging.instances import InstanceParameters, label_instances
+from histojax.imaging import figures, fitting, forms, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import image_quality, instances, intervals, overlap
 from histojax.stages import content
@@ -33,12 +33,13 @@ Image = np.ndarray
 _NAME_BYTES = 60
 # How post-processing is fitted: its parameters, in this order, and the values that are tried.
 GRID = {
-    "mask_threshold": (0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
-    "marker_threshold": (0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "mask_threshold": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
+    "marker_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
     "marker_peak": (0.0, 0.5, 0.6, 0.7, 0.8, 0.9),
     "min_marker": (4, 8, 16, 32),
     "min_area": (20, 30, 50, 80),
     "min_unmarked": (30, 60, 120, 240),
+    "min_mask": (20, 50, 80),
 }
 
 
@@ -251,7 +252,7 @@ def score_workdir(
     return table
 
 
-def fit_instances(run: runs.Run) -> InstanceParameters | None:
+def fit_instances(run: runs.Run) -> forms.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
 
     Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
@@ -283,16 +284,17 @@ def fit_instances(run: runs.Run) -> InstanceParameters | None:
     best, tried = fitting.fit_thresholds(
         maps,
         truths,
-        GRID,
+        {name: values for name, values in GRID.items() if hasattr(start, name)},
         start=start,
-        label=label_instances,
+        label=forms.label,
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
     )
     writers.write_json(
         runs.stage_folder(run.workdir) / postprocessing.FILE,
         {
             "checkpoint_step": run.step,
-            "parameters": best.to_json(),
+            "form": forms.form_of(best),
+            "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],
             "tried": len(tried),

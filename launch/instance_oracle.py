@@ -9,6 +9,8 @@ images for each form, the worst image and how many nuclei were found for each an
 
 from __future__ import annotations
 
+import dataclasses
+
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -28,7 +30,7 @@ _SPLIT = flags.DEFINE_string("split", "all", "train, val, test or all.")
 # Nothing in perfect maps is noise.
 _ALL = InstanceParameters(min_marker=0, min_area=0, min_unmarked=0, max_hole=0)
 _DISTANCE = InstanceParameters(
-    **{**_ALL.to_json(), "mask_weight": 0, "marker_weight": 0, "distance_weight": 1}
+    **{**dataclasses.asdict(_ALL), "mask_weight": 0, "marker_weight": 0, "distance_weight": 1}
 )
 _LEGACY_SIZE = 992
 

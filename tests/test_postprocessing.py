@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -8,6 +9,7 @@ from PIL import Image
 from histojax import chain, evaluation, inference, postprocessing, runs
 from histojax.errors import UserError
 from histojax.imaging import nuclei
+from histojax.imaging.usenet import usenet_instances
 from histojax.prediction import predict_files
 from tests import tiny
 
@@ -95,7 +97,7 @@ def test_a_trained_run_is_fitted_to_its_val_split(trained):
     assert fitted["tried"] > sum(map(len, evaluation.GRID.values())) - len(evaluation.GRID)
     assert len(fitted["images"]) == run.config.data.synthetic.val
     parameters = postprocessing.parameters_of(run)
-    assert parameters.to_json() == fitted["parameters"]
+    assert dataclasses.asdict(parameters) == fitted["parameters"]
     assert parameters.mpp == run.meta["mpp_out"]
     summary = json.loads((trained / "summary.json").read_text())
     # What was fitted is what is scored with, on the same images.
@@ -117,7 +119,11 @@ def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypat
     evaluation.fit_instances(run)
     assert not (tmp_path / "run" / postprocessing.FILE).exists()
     # What was fitted to another checkpoint does not count.
-    changed = {"checkpoint_step": run.step + 1, "parameters": before.to_json()}
+    changed = {
+        "checkpoint_step": run.step + 1,
+        "form": "watershed",
+        "parameters": dataclasses.asdict(before),
+    }
     (tmp_path / "run" / postprocessing.FILE).write_text(json.dumps(changed))
     assert postprocessing.fitted_parameters(tmp_path / "run", run.step) is None
 
@@ -137,9 +143,10 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
     "text",
     [
         '{"parameters": {}}',
-        '{"checkpoint_step": STEP, "parameters": {"mask_threshold": 2}}',
-        '{"checkpoint_step": STEP, "parameters": {"colour": 2}}',
-        '{"checkpoint_step": STEP, "parameters": []}',
+        '{"checkpoint_step": STEP, "parameters": {}}',
+        '{"checkpoint_step": STEP, "form": "watershed", "parameters": {"mask_threshold": 2}}',
+        '{"checkpoint_step": STEP, "form": "watershed", "parameters": {"colour": 2}}',
+        '{"checkpoint_step": STEP, "form": "usenet", "parameters": 3}',
     ],
 )
 def test_a_damaged_fit_is_named(text, trained, tmp_path):
@@ -161,7 +168,7 @@ def test_a_damaged_fit_is_named(text, trained, tmp_path):
 )
 def test_parameters_that_cannot_be_used_are_refused_before_training(change, said, tmp_path):
     settings = settings_with_markers()
-    settings.instances.parameters.update(change)
+    settings.instances.watershed.update(change)
     with pytest.raises(UserError, match=said):
         chain.run(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -172,3 +179,30 @@ def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
     blank = {head: np.zeros((64, 64, 1), np.float32) for head in ("mask", "marker")}
     assert not postprocessing.find(run, blank, postprocessing.parameters_of(run)).instances.any()
     assert not nuclei.label_mask(np.zeros((4, 4))).any()
+
+
+def test_the_published_form_looks_at_whole_images(monkeypatch):
+    settings = settings_with_markers()
+    settings.instances.form = "usenet"
+    stage, state, _ = tiny.built("segmentation", settings)
+    meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
+    run = runs.Run(None, settings, stage, state, 0, meta)
+    parameters = postprocessing.parameters_of(run)
+    maps = two_discs()
+    whole = postprocessing.find(run, maps, parameters).instances
+    np.testing.assert_array_equal(
+        whole, usenet_instances(maps["mask"][..., 0], maps["marker"][..., 0])
+    )
+    assert whole.max() == 2
+    with postprocessing.Labeller(run, 60) as labeller:
+        for y in range(0, 40, 7):
+            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
+        with labeller.finish() as labels:
+            assert labels.count == 2
+            np.testing.assert_array_equal(np.concatenate(list(labels.strips(9))), whole)
+    monkeypatch.setattr(postprocessing, "MOST_PIXELS", 1000)
+    with (
+        postprocessing.Labeller(run, 60) as labeller,
+        pytest.raises(UserError, match=r"form='usenet' labels whole images of up to 1,000 px"),
+    ):
+        labeller.add(maps)

@@ -18,7 +18,6 @@ import logging
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import skimage.segmentation
@@ -69,7 +68,7 @@ class InstanceParameters:
     mpp: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in self.to_json().items():
+        for name, value in dataclasses.asdict(self).items():
             if name == "mpp" and value is None:
                 continue
             number = isinstance(value, int | float) and not isinstance(value, bool)
@@ -79,25 +78,6 @@ class InstanceParameters:
                 raise UserError(f"{name}={value!r} is a probability: give a number from 0 to 1")
         if self.mpp == 0:
             raise UserError("mpp=0 has to be above 0, in micrometres per pixel, or None")
-
-    def to_json(self) -> dict[str, float | None]:
-        """The fields by name, as JSON holds them."""
-        return dataclasses.asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> InstanceParameters:
-        """The parameters that `to_json` gave; fields that are not named have their defaults.
-
-        Raises:
-            UserError: an unknown field, or a value out of its range.
-        """
-        known = [field.name for field in dataclasses.fields(cls)]
-        for name in values:
-            if name not in known:
-                raise UserError(
-                    f"post-processing has no parameter {name!r}: choose out of {', '.join(known)}"
-                )
-        return cls(**values)
 
     def at(self, mpp: float | None) -> InstanceParameters:
         """The same with areas in px of an image at `mpp` um per px, where both scales are known."""

@@ -19,7 +19,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.imaging.instances import InstanceParameters
+from histojax.imaging import forms
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
 from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
@@ -50,7 +50,7 @@ class Joint:
     mask_weight: float
     real_mask_weight: float
     threshold: float
-    instances: InstanceParameters | None
+    instances: forms.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     begin: Mapping[str, int]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from histojax.imaging.instances import InstanceParameters, label_instances
+from histojax.imaging import forms
 from histojax.metrics import image_quality
 from histojax.metrics.instances import score_instances
 
@@ -59,7 +59,7 @@ def score_nuclei(
     maps: Mapping[str, np.ndarray],
     instances: np.ndarray,
     weight: np.ndarray,
-    parameters: InstanceParameters,
+    parameters: forms.Parameters,
 ) -> Sums:
     """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
 
@@ -67,7 +67,7 @@ def score_nuclei(
     """
     scores = []
     for i in np.flatnonzero(weight):
-        labels = label_instances({name: m[i, ..., 0] for name, m in maps.items()}, parameters)
+        labels = forms.label({name: m[i, ..., 0] for name, m in maps.items()}, parameters)
         if labels.any() or instances[i].any():
             scores.append(score_instances(labels, instances[i])["aji"])
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

@@ -18,9 +18,11 @@ from ml_collections import ConfigDict
 
 from histojax.data import target_source
 from histojax.errors import UserError
+from histojax.imaging import forms
 from histojax.imaging.instances import InstanceParameters, check_maps
 from histojax.losses import segmentation as losses
 from histojax.models.inception_unet import InceptionUNet
+from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
 from histojax.stages import build, scoring
 from histojax.stages.images import by_head, probabilities, targets, unit
@@ -29,7 +31,7 @@ from histojax.stages.state import State, advance, apply, create, mean_over, step
 Tree = Any
 Batch = Mapping[str, jax.Array]
 # By `segmenter.kind`; the first where a config names none.
-SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet}
+SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet, "se_unet": SEUNet}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,7 +66,7 @@ class Segmentation:
     optimizers: Mapping[str, optax.GradientTransformation]
     loss: MaskLoss
     threshold: float
-    instances: InstanceParameters | None
+    instances: forms.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     dtype: jnp.dtype
@@ -141,7 +143,7 @@ def score(
     outputs: Mapping[str, np.ndarray],
     batch: Mapping[str, np.ndarray],
     threshold: float,
-    instances: InstanceParameters | None,
+    instances: forms.Parameters | None,
 ) -> scoring.Sums:
     """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
     weight = batch["weight"]
@@ -193,7 +195,7 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
-def build_instances(config: ConfigDict, segmenter: nn.Module) -> InstanceParameters | None:
+def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameters | None:
     """How maps become nuclei while the run is watched; None where no markers are predicted.
 
     Raises:
@@ -201,9 +203,10 @@ def build_instances(config: ConfigDict, segmenter: nn.Module) -> InstanceParamet
     """
     if "marker" not in segmenter.heads:
         return None
-    parameters = InstanceParameters.from_json(config.instances.parameters)
-    shape = {head: np.zeros((1, 1)) for head in segmenter.heads}
-    check_maps(shape, parameters)
+    group = config.instances
+    parameters = forms.read_parameters(group.form, group.get(group.form, {}))
+    if isinstance(parameters, InstanceParameters):
+        check_maps({head: np.zeros((1, 1)) for head in segmenter.heads}, parameters)
     return parameters
 
 

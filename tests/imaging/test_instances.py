@@ -316,14 +316,6 @@ def test_absent_maps_and_other_widths_are_refused(tmp_path):
         label_instances(maps, folder=tmp_path / "absent")
 
 
-def test_parameters_have_a_json_form():
-    parameters = InstanceParameters(mask_threshold=0.4, min_area=12.5, mpp=0.25)
-    assert InstanceParameters.from_json(parameters.to_json()) == parameters
-    assert InstanceParameters.from_json({"mask_threshold": 0.3}).mask_threshold == 0.3
-    with pytest.raises(UserError, match="no parameter 'threshold': choose out of mask_threshold"):
-        InstanceParameters.from_json({"threshold": 0.3})
-
-
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [

@@ -1,0 +1,61 @@
+"""The forms of post-processing that a run may have, by name: how its maps become nuclei."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from histojax.errors import UserError
+from histojax.imaging.instances import InstanceParameters, Maps, check_maps, label_instances
+from histojax.imaging.usenet import USENetParameters, usenet_instances
+
+Parameters = InstanceParameters | USENetParameters
+# watershed: any size, the same however the maps are cut; usenet: as published, whole images only.
+FORMS = {"watershed": InstanceParameters, "usenet": USENetParameters}
+
+
+def read_parameters(form: str, values: Mapping[str, Any]) -> Parameters:
+    """The parameters of a form by name; those left out have their defaults.
+
+    Raises:
+        UserError: an unknown form or parameter, or a value that breaks its rule.
+    """
+    if form not in FORMS:
+        raise UserError(f"instances.form={form!r} is not known; choose one of {', '.join(FORMS)}")
+    kind = FORMS[form]
+    known = [field.name for field in dataclasses.fields(kind)]
+    for name in values:
+        if name not in known:
+            raise UserError(
+                f"post-processing {form!r} has no parameter {name!r}: choose out of "
+                f"{', '.join(known)}"
+            )
+    return kind(**values)
+
+
+def form_of(parameters: Parameters) -> str:
+    """The name of a form by its parameters."""
+    return next(name for name, kind in FORMS.items() if isinstance(parameters, kind))
+
+
+def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np.ndarray:
+    """The nuclei of the whole maps of an image.
+
+    Args:
+        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1].
+        parameters: of the form to be used.
+        mpp: um per px, None where unknown; what is published is in px at any scale.
+
+    Returns:
+        int32 (H, W): 0 background, 1..n in raster order of each nucleus's first pixel.
+
+    Raises:
+        ValueError, UserError: as the form.
+    """
+    if isinstance(parameters, USENetParameters):
+        check_maps(maps, InstanceParameters())
+        return usenet_instances(maps["mask"], maps["marker"], parameters)
+    return label_instances(maps, parameters, mpp=mpp)

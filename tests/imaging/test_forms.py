@@ -1,0 +1,60 @@
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from histojax.errors import UserError
+from histojax.imaging import forms
+from histojax.imaging.instances import InstanceParameters, label_instances
+from histojax.imaging.usenet import USENetParameters, usenet_instances
+
+
+def maps():
+    y, x = np.mgrid[:40, :60]
+    distance = np.minimum(np.hypot(y - 20, x - 20), np.hypot(y - 20, x - 40))
+    return {
+        "mask": (distance <= 12).astype(np.float32),
+        "marker": (distance <= 4).astype(np.float32),
+    }
+
+
+def test_a_form_is_chosen_by_its_parameters():
+    watershed, usenet = InstanceParameters(), USENetParameters()
+    np.testing.assert_array_equal(
+        forms.label(maps(), watershed), label_instances(maps(), watershed)
+    )
+    np.testing.assert_array_equal(
+        forms.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
+    )
+    assert (forms.label(maps(), watershed) != forms.label(maps(), usenet)).any()
+
+
+@pytest.mark.parametrize("form", forms.FORMS)
+def test_parameters_come_back_from_json(form):
+    parameters = forms.read_parameters(form, {"mask_threshold": 0.3})
+    assert parameters.mask_threshold == 0.3
+    assert forms.form_of(parameters) == form
+    kept = json.loads(json.dumps(dataclasses.asdict(parameters)))
+    assert forms.read_parameters(form, kept) == parameters
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("form", "values", "said"),
+    [
+        ("floods", {}, r"instances.form='floods' is not known; choose one of watershed, usenet"),
+        ("watershed", {"threshold": 0.3}, r"'watershed' has no parameter 'threshold': choose out"),
+        ("usenet", {"marker_peak": 0.3}, r"'usenet' has no parameter 'marker_peak'"),
+        ("usenet", {"mask_threshold": 3}, r"mask_threshold=3 is a probability"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(form, values, said):
+    with pytest.raises(UserError, match=said):
+        forms.read_parameters(form, values)
+
+
+@pytest.mark.faults
+def test_a_marker_is_needed():
+    with pytest.raises(ValueError, match="there is no map 'marker'"):
+        forms.label({"mask": maps()["mask"]}, USENetParameters())
