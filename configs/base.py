@@ -18,15 +18,15 @@ SHARED_DATA = (
 )
 
 
-def check_size(size: str) -> str:
+def check_size(size: str, sizes: tuple[str, ...] = SIZES) -> str:
     """The size, laptop where it is empty.
 
     Raises:
-        ValueError: if it is not one of SIZES.
+        ValueError: if it is not one of `sizes`.
     """
     size = size or "laptop"
-    if size not in SIZES:
-        raise ValueError(f"size {size!r} is not known; choose one of {', '.join(SIZES)}")
+    if size not in sizes:
+        raise ValueError(f"size {size!r} is not known; choose one of {', '.join(sizes)}")
     return size
 
 
@@ -88,6 +88,7 @@ def base(name: str, stage: str) -> ConfigDict:
                 "center_radius": 4,  # px
                 "contour_width": 2,  # px
                 "physical": False,  # shape markers' sizes in um, where the scale is known
+                "legacy": False,  # targets lose the rim that USE-Net's code takes from them
             },
             "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
         }
@@ -149,6 +150,7 @@ def instances() -> ConfigDict:
     """How maps become nuclei where segmenter.heads has a marker."""
     return ConfigDict(
         {
+            "marker_from_mask": False,  # eroded components in the place of a marker head
             "form": "watershed",  # any size | usenet: as published, whole images
             "fit": True,  # its parameters to the val split, once the run is trained
             "watershed": {

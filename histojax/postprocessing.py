@@ -13,6 +13,7 @@ from histojax import config, runs
 from histojax.errors import UserError
 from histojax.imaging import forms, nuclei
 from histojax.imaging.instances import InstanceLabeller, InstanceParameters
+from histojax.stages.segmentation import has_markers
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
@@ -43,7 +44,7 @@ def parameters_of(run: runs.Run) -> forms.Parameters | None:
     Raises:
         UserError: for a value that breaks its rule.
     """
-    if "marker" not in run.stage.segmenter.heads:
+    if not has_markers(run.config, run.stage.segmenter):
         return None
     fitted = fitted_parameters(run.workdir, run.step) if run.workdir is not None else None
     if fitted is not None:
@@ -102,11 +103,12 @@ class Labeller:
             width: W of every strip, px.
             mpp: um per px of the maps, None where unknown.
         """
+        heads = run.stage.segmenter.heads
         self._parameters = parameters_of(run)
         self._threshold = threshold(run, self._parameters)
         if self._parameters is None:
             self._labeller = nuclei.StripLabeller(width, **_sizes(run))
-        elif isinstance(self._parameters, InstanceParameters):
+        elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
             self._labeller = InstanceLabeller(width, self._parameters, mpp=mpp)
         else:
             self._labeller = WholeLabeller(self._parameters)

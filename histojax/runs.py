@@ -164,4 +164,6 @@ def open_split(
         data_dir=data.get("data_dir", ""),
         max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
     )
-    return target_source.TargetSource(source, made, data.targets) if made else source
+    if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
+        return target_source.TargetSource(source, made, data.targets)
+    return source

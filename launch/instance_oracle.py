@@ -10,7 +10,6 @@ images for each form, the worst image and how many nuclei were found for each an
 from __future__ import annotations
 
 import dataclasses
-
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np

@@ -1,14 +1,17 @@
 import dataclasses
 
 import jax
+import numpy as np
 import pytest
 
 from configs import base
+from configs.ablations import use_net as ablation
 from histojax import chain, config, runs, train
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
-from histojax.stages import STAGES, build, build_stage
+from histojax.imaging.usenet import USENetParameters
+from histojax.stages import STAGES, build, build_stage, segmentation
 from histojax.stages.segmentation import build_segmenter
 from tests import tiny
 
@@ -28,7 +31,7 @@ def test_every_size_can_be_written_and_read_back(name, size):
         assert stage.data.source == "synthetic"
 
 
-@pytest.mark.parametrize("name", ["generator", "segmentation", "srresnet", "unet"])
+@pytest.mark.parametrize("name", ["generator", "segmentation", "srresnet", "unet", "use_net"])
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_makes_its_networks(name, size):
     settings = tiny.CONFIGS[name].get_config(size)
@@ -43,7 +46,7 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
     settings = tiny.CONFIGS[name].get_config(size)
     settings.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
     # What the stage itself sets.
-    fixed = {"parent", "name", "dtype", "bn_axis_name", "scale", "outputs"}
+    fixed = {"parent", "name", "dtype", "bn_axis_name", "scale"}
     for network, module in build_stage(settings, {}).networks.items():
         fields = {field.name for field in dataclasses.fields(module)}
         assert set(settings[network]) - {"kind"} == fields - fixed
@@ -58,8 +61,8 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
 def test_crops_follow_the_scale_until_they_are_set(name, size):
-    if size == "paper" and name in ("srgan_srresnet", "unet"):
-        pytest.skip("as coded in 2021, at 256 px")
+    if size == "paper" and name in ("srgan_srresnet", "unet", "use_net"):
+        pytest.skip("as published, at one size")
     settings = tiny.CONFIGS[name].get_config(size)
     four = [stage.data.crop for stage in chain.stages_of(settings)]
     for scale in (2, 3, 8):
@@ -200,6 +203,82 @@ def test_the_baseline_s_discriminator_follows_the_crop():
     settings = tiny.CONFIGS["srgan_srresnet"].get_config("laptop")
     settings.data.crop = 96
     assert settings.discriminator.size == 96
+
+
+def count_of(settings):
+    stage = build_stage(settings, {})
+    state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+
+
+@pytest.mark.parametrize("size", ["paper", "paper_code"])
+def test_use_net_is_as_published(size):
+    settings = tiny.CONFIGS["use_net"].get_config(size)
+    assert count_of(settings) == 35_037_186
+    settings.segmenter.se_bias = True
+    assert count_of(settings) == 35_053_234
+    assert settings.segmenter.resizing == "align_corners"
+    stage = build_stage(settings, {})
+    assert stage.fields == ("hr", "mask", "marker")
+    assert stage.instances == USENetParameters()
+    assert (settings.data.batch_size, settings.data.crop) == (8, 992)
+    coded = size == "paper_code"
+    assert settings.loss.squared_dice == (not coded)
+    # 60 epochs as published, 100 as coded, of 4,050 / 8 steps.
+    assert settings.steps == 506 * (100 if coded else 60)
+    rate = build.learning_rate(settings.optimizer, settings.steps, "optimizer")
+    first = 506 * (29 if coded else 30)
+    found = [float(rate(step)) for step in (0, first - 1, first + 1)]
+    assert found == pytest.approx([1e-4, 1e-4, 1e-5])
+    assert float(rate(settings.steps)) == pytest.approx(1e-7 if coded else 1e-5)
+    augmentation = Augmentation.from_config(settings.data.augmentation)
+    assert augmentation.flips == ("horizontal" if coded else True)
+    assert settings.data.targets.legacy == coded
+
+
+def test_coded_dice_is_that_of_tversky():
+    """.5 BCE + .5 (1 - (2 TP + 2) / (2 TP + FP + FN + 2)), soft counts of one image and map."""
+    settings = tiny.CONFIGS["use_net"].get_config("paper_code")
+    loss = segmentation.build_mask_loss(settings.loss)
+    logits = np.log(np.asarray([3.0, 3.0, 1 / 3, 1 / 3])).reshape(1, 2, 2, 1)  # .75 and .25
+    mask = np.asarray([1.0, 0.0, 1.0, 0.0]).reshape(1, 2, 2, 1)
+    hit, extra, missed = 0.75 + 0.25, 0.75 + 0.25, 0.25 + 0.75
+    dice = 1 - (2 * hit + 2) / (2 * hit + extra + missed + 2)
+    bce = -(np.log(0.75) * 2 + np.log(0.25) * 2) / 4
+    assert float(loss(logits, mask)) == pytest.approx(0.5 * bce + 0.5 * dice, rel=1e-5)
+
+
+@pytest.mark.parametrize("name", list(ablation.EXPERIMENTS))
+def test_each_experiment_differs_from_the_best_by_its_row(name):
+    best, settings = ablation.get_config("exp9"), ablation.get_config(name)
+    row = ablation.EXPERIMENTS[name]
+    # `differences` leaves out how long a run is.
+    changed = {
+        line.partition(":")[0]
+        for line in config.differences(config.resolved(best), config.resolved(settings))
+    }
+    expected = {"name"} if name != "exp9" else set()
+    expected |= {"data.stain.method"} if row.stain == "none" else set()
+    expected |= {"segmenter.encoder"} if row.encoder != "se_resnet50" else set()
+    expected |= {"loss.bce_weight", "loss.dice_weight"} if not row.dice else set()
+    expected |= {"optimizer.drop_at"} if row.images == 1_500 else set()
+    if not row.marker:
+        expected |= {"segmenter.heads", "instances.marker_from_mask"}
+    expected |= {"data.targets.marker"} if row.marker == "center" else set()
+    assert changed == expected
+    assert settings.steps == best.steps // (3 if row.images == 1_500 else 1)
+    small = ablation.get_config(f"{name}-smoke")
+    stage = build_stage(small, {})
+    assert stage.instances is not None
+    assert small.segmenter.encoder in ("resnet18", "se_resnet18")
+
+
+@pytest.mark.faults
+def test_an_unknown_experiment_is_named():
+    with pytest.raises(ValueError, match="experiment 'exp10' is not known; choose one of exp1"):
+        ablation.get_config("exp10")
+    with pytest.raises(ValueError, match=r"size 'huge' is not known; .* paper_code"):
+        ablation.get_config("exp1-huge")
 
 
 def test_a_baseline_s_chain_is_rehearsed():

@@ -21,6 +21,7 @@ from configs import (
     srgan_srresnet,
     srresnet,
     unet,
+    use_net,
 )
 from histojax import chain, checkpoint, runs
 from histojax import config as histojax_config
@@ -35,6 +36,7 @@ CONFIGS = {
     "srresnet": srresnet,
     "srgan_srresnet": srgan_srresnet,
     "unet": unet,
+    "use_net": use_net,
 }
 
 
@@ -53,7 +55,10 @@ def _shrink(settings, steps):
     if "generator" in settings:
         settings.generator.update(features=8, width=8, cardinality=2)
     if "segmenter" in settings:
-        settings.segmenter.update(features=4, depth=1)
+        if settings.segmenter.get("kind") == "se_unet":
+            settings.segmenter.update(width=4, blocks=(1,), decoder_features=(4,), se_reduction=2)
+        else:
+            settings.segmenter.update(features=4, depth=1)
     if "discriminator" in settings:
         settings.discriminator.widths = (4, 8)
     for group in ("optimizer", "segmenter_optimizer", "discriminator_optimizer"):

@@ -8,8 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from histojax.data.targets import shape_markers
 from histojax.errors import UserError
 from histojax.imaging.instances import InstanceParameters, Maps, check_maps, label_instances
+from histojax.imaging.nuclei import label_mask
 from histojax.imaging.usenet import USENetParameters, usenet_instances
 
 Parameters = InstanceParameters | USENetParameters
@@ -45,7 +47,8 @@ def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np
     """The nuclei of the whole maps of an image.
 
     Args:
-        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1].
+        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]. Where there
+            is no "marker", it is made of the mask's components, each eroded by its size.
         parameters: of the form to be used.
         mpp: um per px, None where unknown; what is published is in px at any scale.
 
@@ -55,6 +58,9 @@ def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np
     Raises:
         ValueError, UserError: as the form.
     """
+    if "marker" not in maps:
+        components = label_mask(maps["mask"] >= parameters.mask_threshold)
+        maps = {**maps, "marker": shape_markers(components) > 0}
     if isinstance(parameters, USENetParameters):
         check_maps(maps, InstanceParameters())
         return usenet_instances(maps["mask"], maps["marker"], parameters)

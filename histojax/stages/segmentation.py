@@ -195,18 +195,25 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
+def has_markers(config: ConfigDict, segmenter: nn.Module) -> bool:
+    """Whether nuclei are divided by markers, predicted or made of the mask."""
+    # Runs from before there were markers have no such group.
+    made = config.get("instances", {}).get("marker_from_mask", False)
+    return "marker" in segmenter.heads or made
+
+
 def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameters | None:
-    """How maps become nuclei while the run is watched; None where no markers are predicted.
+    """How maps become nuclei while the run is watched; None where there are no markers.
 
     Raises:
         UserError: for a parameter that breaks its rule.
     """
-    if "marker" not in segmenter.heads:
+    if not has_markers(config, segmenter):
         return None
     group = config.instances
     parameters = forms.read_parameters(group.form, group.get(group.form, {}))
     if isinstance(parameters, InstanceParameters):
-        check_maps({head: np.zeros((1, 1)) for head in segmenter.heads}, parameters)
+        check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
     return parameters
 
 

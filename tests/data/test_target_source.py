@@ -2,13 +2,20 @@ import pickle
 
 import numpy as np
 import pytest
+import scipy.ndimage
 
 from histojax.data import pipeline, target_source
 from histojax.data.target_source import TargetSource
 from histojax.errors import UserError
 from tests import tiny
 
-SETTINGS = {"marker": "shape", "center_radius": 4, "contour_width": 2, "physical": False}
+SETTINGS = {
+    "marker": "shape",
+    "center_radius": 4,
+    "contour_width": 2,
+    "physical": False,
+    "legacy": False,
+}
 
 
 class Two:
@@ -67,6 +74,21 @@ def test_center_markers_have_the_radius_asked_for():
     expected[4, 3:6] = expected[3:6, 4] = 1
     np.testing.assert_array_equal(record["marker"][:10, :10], expected[:10, :10])
     assert record["marker"].sum() == 10
+
+
+def test_legacy_labels_lose_a_rim_and_nothing_else():
+    settings = {**SETTINGS, "legacy": True}
+    record = TargetSource(Two(), ("marker", "distance"), settings)[0]
+    plain = TargetSource(Two(), ("marker", "distance"), SETTINGS)[0]
+    for field in ("mask", "marker"):
+        lost = plain[field].astype(bool) & ~record[field].astype(bool)
+        assert not (record[field].astype(bool) & ~plain[field].astype(bool)).any()
+        rim = plain[field].astype(bool) & ~scipy.ndimage.binary_erosion(
+            plain[field], np.ones((3, 3))
+        )
+        assert lost.any()
+        assert not (lost & ~rim).any()
+    np.testing.assert_array_equal(record["distance"], plain["distance"])
 
 
 def test_targets_are_made_once_and_not_carried_to_workers():

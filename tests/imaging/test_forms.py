@@ -54,7 +54,10 @@ def test_what_cannot_be_used_is_refused(form, values, said):
         forms.read_parameters(form, values)
 
 
-@pytest.mark.faults
-def test_a_marker_is_needed():
-    with pytest.raises(ValueError, match="there is no map 'marker'"):
-        forms.label({"mask": maps()["mask"]}, USENetParameters())
+def test_without_a_marker_the_mask_is_eroded():
+    """Two discs that overlap by a neck of 8 px, which the disk of 11 px does not pass."""
+    y, x = np.mgrid[:40, :70]
+    distance = np.minimum(np.hypot(y - 20, x - 20), np.hypot(y - 20, x - 43.5))
+    mask = {"mask": (distance <= 12).astype(np.float32)}
+    for parameters in (InstanceParameters(), USENetParameters()):
+        assert forms.label(mask, parameters).max() == 2

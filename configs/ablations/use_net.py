@@ -1,0 +1,68 @@
+"""The nine experiments of USE-Net's Table II (Rahmon et al. 2021), exp1 ... exp9.
+
+What of a row the table leaves open is inferred: the loss of exp1 to exp5 and exp7, and all of exp8.
+More augmented images (4,500 for 1,500) are more steps here, since every crop is augmented anew.
+
+    python -m launch.sweep --run=configs/ablations/use_net.py:exp1 ... --seeds=0,1 \
+        --output=runs/ablation -- --config.data.source=folder:$MONUSEG
+
+`exp1` is of size paper; `exp1-laptop` and so on of another. Not run.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from ml_collections import ConfigDict
+
+from configs import base, use_net
+
+
+class Row(NamedTuple):
+    """A row of the table: stain normalisation, steps, encoder, Dice in the loss, markers."""
+
+    stain: str
+    images: int
+    encoder: str
+    dice: bool
+    marker: str
+
+
+EXPERIMENTS = {
+    "exp1": Row("none", 1_500, "resnet18", False, ""),
+    "exp2": Row("spcn", 1_500, "resnet18", False, ""),
+    "exp3": Row("spcn", 1_500, "resnet18", False, "center"),
+    "exp4": Row("spcn", 1_500, "resnet18", False, "shape"),
+    "exp5": Row("spcn", 1_500, "resnet50", False, "shape"),
+    "exp6": Row("spcn", 4_500, "resnet18", True, "shape"),
+    "exp7": Row("spcn", 1_500, "se_resnet50", False, "shape"),
+    "exp8": Row("spcn", 1_500, "se_resnet50", True, "shape"),
+    "exp9": Row("spcn", 4_500, "se_resnet50", True, "shape"),
+}
+
+
+def get_config(size: str = "exp9") -> ConfigDict:
+    """exp1 ... exp9, each with an optional size of use_net.py: exp4-laptop."""
+    name, _, size = (size or "exp9").partition("-")
+    if name not in EXPERIMENTS:
+        raise ValueError(
+            f"experiment {name!r} is not known; choose one of {', '.join(EXPERIMENTS)}"
+        )
+    size = base.check_size(size or "paper", use_net.SIZES)
+    row = EXPERIMENTS[name]
+    config = use_net.get_config(size)
+    config.name = name
+    config.data.stain.method = row.stain
+    config.segmenter.encoder = row.encoder
+    if size in ("smoke", "laptop"):
+        # Too deep for two cores: of these encoders, squeeze-and-excitation is what is compared.
+        config.segmenter.encoder = "se_resnet18" if row.encoder.startswith("se_") else "resnet18"
+    config.segmenter.heads = ("mask", "marker") if row.marker else ("mask",)
+    config.data.targets.marker = row.marker or "shape"
+    config.instances.marker_from_mask = not row.marker
+    if not row.dice:
+        config.loss.update(bce_weight=1.0, dice_weight=0.0)
+    if row.images == 1_500:
+        config.steps //= 3
+        config.optimizer.drop_at = tuple(step // 3 for step in config.optimizer.drop_at)
+    return config
