@@ -25,6 +25,8 @@ FOUND, EXTRA, MISSED = (64, 64, 64), (230, 159, 0), (0, 114, 178)
 AGREEMENT = {"nucleus found": FOUND, "found, not annotated": EXTRA, "annotated, missed": MISSED}
 ANNOTATED, PREDICTED = (0, 255, 0), (240, 96, 0)
 
+# Maps beside the mask.
+_MAPS = ("marker", "contour", "distance")
 _GAP = 6
 _SMALLEST = 160
 _CELL = 192
@@ -86,12 +88,14 @@ def write_samples(
     """Writes one PNG with a row for each sample, of the pictures that there are.
 
     In order: input (pixels enlarged), bicubic, enhanced, original, annotated (contours), predicted
-    (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours).
+    (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours), and the
+    other maps that are predicted, as grey.
 
     Args:
         path: final name; its folder is made.
         rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
-            "predicted_sr" uint8 (H, W, 3), "predicted_mask" float (H, W) or (H, W, 1) in [0, 1].
+            "predicted_sr" uint8 (H, W, 3), "predicted_mask" float (H, W) or (H, W, 1) in [0, 1];
+            "predicted_marker", "predicted_contour" and "predicted_distance" likewise.
         scale: r.
         threshold: probability from which on a pixel is nuclear.
 
@@ -247,14 +251,20 @@ def _sample_row(
             drawn.append(("annotated", overlay(_enlarged(beneath, factor), big, ANNOTATED)))
     if probability is not None:
         probability = np.asarray(probability, np.float32).reshape(height, width)
-        # A probability that is not a number is drawn as none.
-        grey = np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
+        grey = np.repeat(_enlarged(_grey(probability), factor)[..., None], 3, axis=2)
         found = (probability >= threshold).astype(np.uint8)
-        grey = np.repeat(_enlarged(grey, factor)[..., None], 3, axis=2)
         drawn.append(("predicted", overlay(grey, _enlarged(found, factor), PREDICTED)))
         if mask is not None:
             add("agreement", agreement(found, mask, sr if sr is not None else hr))
+    for name in _MAPS:
+        if (values := row.get(f"predicted_{name}")) is not None:
+            add(name, _grey(np.asarray(values, np.float32).reshape(height, width)))
     return drawn
+
+
+def _grey(probability: np.ndarray) -> np.ndarray:
+    """A map in [0, 1] as uint8; what is not a number is drawn as 0."""
+    return np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
 
 
 def _captions(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> tuple[tuple[str, ...], ...]:

@@ -94,6 +94,13 @@ def test_focus_boxes_cut_out_the_predictions_of_the_row_with_most_detail(tmp_pat
             ("original", "annotated", "predicted", "agreement"),
         ),
         ({"predicted_mask": np.full((32, 32, 1), np.nan)}, ("predicted",)),
+        (
+            {
+                f"predicted_{name}": np.full((32, 32, 1), 0.5)
+                for name in ("mask", "marker", "distance")
+            },
+            ("predicted", "marker", "distance"),
+        ),
         ({"mask": np.full((16, 16), 3)}, ("annotated",)),
     ],
 )
