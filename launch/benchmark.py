@@ -12,7 +12,10 @@ prints tables and writes benchmark.json. What is measured (--what):
     grouped     the full-size generator's step (configs/generator.py:paper): the form of grouped
                 convolution in use against XLA's own, and against PyTorch where it is installed
     streaming   a made-up slide through a small untrained network, file to files: memory and time
-    postprocessing  nuclei of a slide's maps, by strips and all at once: memory and time
+    instances   the scores of 1,000 nuclei in 1,000 x 1,000 px, beside loops over instances, and of
+                70,000 in 10,000 x 10,000 px
+    postprocessing
+                the nuclei of a made-up slide's maps, by strips and all at once: memory and time
 
 Every measurement has a process of its own; networks are untrained.
 """
@@ -32,7 +35,9 @@ from ml_collections import config_flags
 from histojax import command
 from histojax.errors import UserError
 
-WHAT = ("step", "inference", "input", "grouped", "streaming", "postprocessing")
+WHAT = ("step", "inference", "input", "grouped", "streaming", "instances", "postprocessing")
+# Side of the label images, px, their nuclei, and whether loops over instances run beside.
+LABEL_IMAGES = ((1_000, 1_000, True), (10_000, 70_000, False))
 NOTES = {
     "seconds": "wall time, median of `repeats` runs after a warm-up, each waited for; seconds_10 "
     "and seconds_90 are percentiles; a first run over 30 s is the only one, and none is begun 30 s "
@@ -52,8 +57,8 @@ NOTES = {
     "together": "images a second with batches from the pipeline, dispatched ahead as in training; "
     "begins with its buffers partly full",
     "bottleneck": "whichever of step and input alone is slower",
-    "times_slower": "step of this form / step of the form in use, at equal batch; _cpu: in CPU "
-    "time",
+    "times_slower": "step of this form / step of the form in use, at equal batch; of instances: "
+    "loops over instances / scores from one table; _cpu: in CPU time",
     "times_faster": "step of the form in use / PyTorch's step, at equal batch; _cpu: in CPU time",
 }
 
@@ -116,6 +121,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax.models import layers
     from launch import (
         benchmark_grouped,
+        benchmark_instances,
         benchmark_postprocessing,
         benchmark_stages,
         benchmark_streaming,
@@ -181,12 +187,19 @@ def main(argv: Sequence[str]) -> None:
             benchmark_streaming.measure, config.resolved(smoke), _SLIDE.value, _TILE.value
         )
         keep(result, "streaming", measured)
+    if "instances" in what:
+        rows: list[dict[str, Any]] = []
+        for size, count, loops in LABEL_IMAGES:
+            say(f"instances: {count:,}")
+            measured = apart(benchmark_instances.measure, size, count, _STEPS.value, loops=loops)
+            keep(result, "instances", [*rows, measured])
+            rows.append(measured)
     if "postprocessing" in what:
-        rows = []
+        measured = []
         for form in benchmark_postprocessing.FORMS:
             say(f"postprocessing: {form}")
-            rows.append(apart(benchmark_postprocessing.measure, _MAPS.value, form))
-            keep(result, "postprocessing", rows)
+            measured.append(apart(benchmark_postprocessing.measure, _MAPS.value, form))
+            keep(result, "postprocessing", measured)
     keep(result, "load_average_after", list(os.getloadavg()))
     print(tables(result))
     print(path, file=sys.stderr)

@@ -24,6 +24,8 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(_grouped(result["grouped"]))
     if "streaming" in result:
         parts.append(_streaming(result["streaming"]))
+    if "instances" in result:
+        parts.append(f"instance scores\n{aligned(_instances_rows(result['instances']))}")
     if "postprocessing" in result:
         parts.append(_postprocessing(result["postprocessing"]))
     return "\n\n".join(parts)
@@ -165,6 +167,26 @@ def _streaming(row: Mapping[str, Any]) -> str:
         f"{row['megapixels_per_second']:.2f} MP/s, "
         f"peak {_mib(row['peak_bytes'])} MiB{nuclei}"
     )
+
+
+def _instances_rows(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:
+    return [
+        {
+            "px": f"{row['size']:,}",
+            "nuclei": " / ".join(f"{count:,}" for count in row["nuclei"]),
+            "pairs": f"{row['pairs']:,}",
+            **_milliseconds(row["parts"]["all"]),
+            **{
+                f"CPU ms {name}": f"{1e3 * part['cpu_seconds']:,.1f}"
+                for name, part in row["parts"].items()
+            },
+            "MiB before": _mib(row["before_bytes"]),
+            "peak MiB": _mib(row["peak_bytes"]),
+            "x in loops": f"{row['times_slower']:,.0f}" if "loops" in row else "-",
+            "x in loops, CPU": f"{row['times_slower_cpu']:,.0f}" if "loops" in row else "-",
+        }
+        for row in measured
+    ]
 
 
 def _postprocessing(measured: Sequence[Mapping[str, Any]]) -> str:

@@ -18,6 +18,7 @@ from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
 from launch import (
     benchmark_grouped,
+    benchmark_instances,
     benchmark_postprocessing,
     benchmark_stages,
     benchmark_streaming,
@@ -260,6 +261,32 @@ def test_streaming_goes_from_file_to_files():
     assert "40 x 40 -> 160 x 160 px" in benchmark_tables.tables(
         {**circumstances(), "streaming": row}
     )
+
+
+def test_nuclei_are_as_many_as_asked_for():
+    truth = benchmark_instances.nuclei(90, 50)
+    assert truth.dtype == np.int32
+    np.testing.assert_array_equal(np.unique(truth), np.arange(51))
+    # Semi-axes of .25 to .5 of the pitch: pi ab is .44 of a square in the mean, in 50 of 64.
+    assert np.mean(truth > 0) == pytest.approx(0.44 * 50 / 64, rel=0.1)
+    moved = benchmark_instances.nuclei(90, 50, missed=0.5, seed=1)
+    assert 10 < len(np.unique(moved)) - 1 < 40
+    # A moved nucleus lies on the one of its label, not on another.
+    both = (truth > 0) & (moved > 0)
+    assert np.mean(truth[both] == moved[both]) > 0.8
+
+
+def test_instances_are_scored_by_table_and_loops():
+    row = benchmark_instances.measure(60, 16, 1, loops=True)
+    assert row["nuclei"][0] == 16
+    assert list(row["parts"]) == ["table", "aji", "aji_plus", "pq", "f1", "all"]
+    assert row["loops"]["scores"] == pytest.approx(row["scores"])
+    assert row["times_slower"] == row["loops"]["seconds"] / row["parts"]["all"]["seconds"]
+    assert row["peak_bytes"] >= row["before_bytes"] > 2 * 60 * 60 * 4
+    alone = benchmark_instances.measure(60, 16, 1, loops=False)
+    text = benchmark_tables.tables({**circumstances(), "instances": [row, alone]})
+    assert [line.split()[0] for line in text.splitlines()[-3:]] == ["px", "60", "60"]
+    assert text.splitlines()[-1].split()[-2:] == ["-", "-"]
 
 
 def test_maps_continue_over_the_patch_and_hold_as_many_nuclei():

@@ -1,0 +1,308 @@
+"""How well instances agree: AJI, AJI+, PQ and F1, from one sparse table of overlaps.
+
+The table holds the pairs of a true and a predicted instance that share pixels, and the areas of
+both sides; every score follows from it without another look at the images. Images may be of any
+integer dtype, with 0 as background and any other labels, in a row or not; an instance is what
+bears one label, connected or not.
+
+Where neither image holds an instance, every score is 1: there was nothing to find and nothing was
+found. Where one of them holds some, every score is 0.
+
+Axes: H, W pixels, N true and M predicted instances, K pairs that overlap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import NamedTuple
+
+import numpy as np
+import scipy.sparse
+from scipy.sparse.csgraph import maximum_bipartite_matching, min_weight_full_bipartite_matching
+
+# Pixels looked at together: their temporaries stay in the processor's cache.
+_PIXELS_AT_ONCE = 2**18
+
+
+@dataclasses.dataclass(frozen=True)
+class OverlapTable:
+    """The overlaps of two label images; areas and shared are px, int64.
+
+    Attributes:
+        truth_labels, truth_areas: of the true instances, (N,), by rising label.
+        prediction_labels, prediction_areas: of the predicted instances, (M,), by rising label.
+        truth_index, prediction_index: of each pair, (K,), into the arrays above; by rising
+            truth_index, then prediction_index.
+        shared: px that both have, (K,), at least 1.
+    """
+
+    truth_labels: np.ndarray
+    truth_areas: np.ndarray
+    prediction_labels: np.ndarray
+    prediction_areas: np.ndarray
+    truth_index: np.ndarray
+    prediction_index: np.ndarray
+    shared: np.ndarray
+
+    @property
+    def union(self) -> np.ndarray:
+        """Px that either instance of a pair has, int64 (K,)."""
+        areas = self.truth_areas[self.truth_index] + self.prediction_areas[self.prediction_index]
+        return areas - self.shared
+
+    @property
+    def iou(self) -> np.ndarray:
+        """Intersection over union (the Jaccard index) of each pair, float64 (K,), in 0 .. 1."""
+        return self.shared / self.union
+
+    @property
+    def instances(self) -> int:
+        """N + M."""
+        return len(self.truth_areas) + len(self.prediction_areas)
+
+
+class PanopticQuality(NamedTuple):
+    """pq = dq * sq, each in 0 .. 1."""
+
+    pq: float
+    dq: float
+    sq: float
+
+
+def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
+    """Counts what two label images share.
+
+    Reads the images piece by piece in raster order, as runs of pixels that agree in both labels, so
+    that only runs are sorted. Memory beyond the images is bounded by a piece, by the number of
+    pairs and by the pieces that each crosses; images that are not contiguous are copied.
+
+    Args:
+        prediction, truth: integer label images of one shape, (H, W); 0 is background.
+
+    Raises:
+        ValueError: shapes that differ, labels that are not integers (a mask of bool has no
+            instances) or are negative.
+    """
+    prediction, truth = np.asarray(prediction), np.asarray(truth)
+    if prediction.shape != truth.shape:
+        raise ValueError(f"label images of {prediction.shape} and {truth.shape} cannot be compared")
+    for name, image in (("prediction", prediction), ("truth", truth)):
+        if not np.issubdtype(image.dtype, np.integer):
+            raise ValueError(f"the {name} holds integer labels, not {image.dtype}")
+    prediction, truth = prediction.reshape(-1), truth.reshape(-1)
+    parts = [(truth[:0], prediction[:0], np.zeros(0, np.int64))]
+    for start in range(0, truth.size, _PIXELS_AT_ONCE):
+        piece = slice(start, start + _PIXELS_AT_ONCE)
+        parts.append(_summed(*_runs(truth[piece], prediction[piece])))
+    true, predicted, pixels = _summed(*map(np.concatenate, zip(*parts, strict=True)))
+    for name, labels in (("prediction", predicted), ("truth", true)):
+        if labels.size and labels.min() < 0:
+            raise ValueError(
+                f"the {name} holds the label {labels.min()}, where labels are 0 for background "
+                "and positive for instances"
+            )
+    truth_labels, truth_areas = _areas(true, pixels)
+    prediction_labels, prediction_areas = _areas(predicted, pixels)
+    both = (true != 0) & (predicted != 0)
+    return OverlapTable(
+        truth_labels=truth_labels,
+        truth_areas=truth_areas,
+        prediction_labels=prediction_labels,
+        prediction_areas=prediction_areas,
+        truth_index=np.searchsorted(truth_labels, true[both]),
+        prediction_index=np.searchsorted(prediction_labels, predicted[both]),
+        shared=pixels[both],
+    )
+
+
+def _runs(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Labels and lengths of the runs of pixels that agree in both labels, but background's."""
+    begins = np.ones(truth.size, bool)
+    np.not_equal(truth[1:], truth[:-1], out=begins[1:])
+    begins[1:] |= prediction[1:] != prediction[:-1]
+    begins = np.flatnonzero(begins)
+    lengths = np.diff(begins, append=truth.size)
+    truth, prediction = truth[begins], prediction[begins]
+    some = (truth != 0) | (prediction != 0)
+    return truth[some], prediction[some], lengths[some]
+
+
+def _summed(
+    truth: np.ndarray, prediction: np.ndarray, pixels: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """One row for each distinct pair of labels, in rising order, with the sum of its pixels."""
+    order = np.lexsort((prediction, truth))
+    truth, prediction = truth[order], prediction[order]
+    first = np.ones(order.size, bool)
+    first[1:] = (truth[1:] != truth[:-1]) | (prediction[1:] != prediction[:-1])
+    first = np.flatnonzero(first)
+    if not first.size:
+        return truth, prediction, pixels
+    return truth[first], prediction[first], np.add.reduceat(pixels[order], first)
+
+
+def _areas(labels: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The distinct labels but 0, rising, and the sum of their pixels."""
+    known, index = np.unique(labels, return_inverse=True)
+    areas = np.zeros(known.size, np.int64)
+    np.add.at(areas, index, pixels)
+    return known[known != 0], areas[known != 0]
+
+
+def best_pairs(side: np.ndarray, value: np.ndarray) -> np.ndarray:
+    """For each instance that has pairs, the index of its pair of greatest value; int64.
+
+    Args:
+        side: the table's `truth_index` or `prediction_index`, (K,).
+        value: of each pair, (K,); where several are greatest, the pair whose other instance has the
+            lowest label is taken.
+    """
+    order = np.lexsort((-value, side))
+    return order[np.flatnonzero(np.diff(side[order], prepend=-1))]
+
+
+def aji(table: OverlapTable) -> float:
+    """Aggregated Jaccard index (Kumar et al. 2017, algorithm 1), as the MoNuSeg challenge has it.
+
+    Each true instance takes the prediction of greatest IoU among those it overlaps, also one that
+    another has taken; where several have the same, the one with the lowest label, as in the
+    challenge's code. The index is the sum of the intersections over the sum of the unions; true
+    instances without any overlap and predictions that none took add their areas to the latter.
+    """
+    taken = best_pairs(table.truth_index, table.iou)
+    predictions = table.prediction_index[taken]
+    left = np.ones(len(table.prediction_areas), bool)
+    left[predictions] = False
+    shared = table.shared[taken].sum()
+    # A union is the true area and what the prediction has beyond the intersection.
+    union = table.truth_areas.sum() + table.prediction_areas[predictions].sum() - shared
+    return _ratio(shared, union + table.prediction_areas[left].sum())
+
+
+def aji_plus(table: OverlapTable) -> float:
+    """AJI with each prediction used once at most (AJI+, Graham et al. 2019, HoVer-Net).
+
+    Instances are paired one to one such that the sum of their IoU is greatest; what stays alone
+    adds its area to the union. Where several assignments are best, one of them counts.
+    """
+    shared = table.shared[_assignment(table)].sum()
+    return _ratio(shared, table.truth_areas.sum() + table.prediction_areas.sum() - shared)
+
+
+def panoptic_quality(table: OverlapTable) -> PanopticQuality:
+    """Panoptic quality of one class (Kirillov et al. 2019, eq. 1 and 2).
+
+    A pair matches where its IoU is above .5, which no other pair of either instance can reach.
+    dq is the F1 of these matches, sq their mean IoU (0 where nothing matches), pq the product.
+    """
+    matches = 2 * table.shared > table.union
+    dq = _ratio(2 * matches.sum(), table.instances)
+    if not table.instances:
+        return PanopticQuality(1.0, dq, 1.0)
+    sq = float(table.iou[matches].mean()) if matches.any() else 0.0
+    return PanopticQuality(dq * sq, dq, sq)
+
+
+def f1(table: OverlapTable, *, threshold: float = 0.5) -> float:
+    """Object F1, 2 TP / (N + M): TP pairs of IoU of at least `threshold`, each instance in one.
+
+    At .5 and below an instance may have several such pairs; then as many as possible count.
+
+    Args:
+        table: of `overlap_table`.
+        threshold: above 0, at most 1; an IoU that equals it matches.
+
+    Raises:
+        ValueError: a threshold outside that range.
+    """
+    if not 0 < threshold <= 1:
+        raise ValueError(f"a threshold of {threshold} is no IoU; give one above 0, at most 1")
+    candidates = table.iou >= threshold
+    graph = _graph(
+        table.truth_index[candidates],
+        table.prediction_index[candidates],
+        np.ones(candidates.sum()),
+        (len(table.truth_areas), len(table.prediction_areas)),
+    )
+    hits = np.sum(maximum_bipartite_matching(graph) >= 0) if candidates.any() else 0
+    return _ratio(2 * hits, table.instances)
+
+
+def score_instances(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
+    """{"aji", "aji_plus", "pq", "dq", "sq", "f1"} of one image; arguments as in `overlap_table`."""
+    table = overlap_table(prediction, truth)
+    return {
+        "aji": aji(table),
+        "aji_plus": aji_plus(table),
+        **panoptic_quality(table)._asdict(),
+        "f1": f1(table),
+    }
+
+
+def _ratio(part: np.integer | int, whole: np.integer | int) -> float:
+    return float(part / whole) if whole else 1.0
+
+
+def _graph(
+    truth: np.ndarray, prediction: np.ndarray, weights: np.ndarray, shape: tuple[int, int]
+) -> scipy.sparse.csr_array:
+    return scipy.sparse.coo_array((weights, (truth, prediction)), shape=shape).tocsr()
+
+
+def _assignment(table: OverlapTable) -> np.ndarray:
+    """Indices of pairs, each instance in one at most, whose IoU have the greatest sum."""
+    truth, prediction, iou = table.truth_index, table.prediction_index, table.iou
+    left, settled = np.arange(len(iou)), []
+    while len(left):
+        sure = left[_dominant(truth[left], prediction[left], iou[left])]
+        if not len(sure):
+            settled.append(left[_solved(truth[left], prediction[left], iou[left])])
+            break
+        settled.append(sure)
+        left = left[~np.isin(truth[left], truth[sure])]
+        left = left[~np.isin(prediction[left], prediction[sure])]
+    return np.concatenate([np.zeros(0, np.int64), *settled])
+
+
+def _dominant(truth: np.ndarray, prediction: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Indices of pairs that some best assignment holds, all of them together.
+
+    A pair whose IoU is no less than the sum of the best other pair of its true instance and the
+    best other of its predicted one may replace whichever of these an assignment has. It takes a few
+    rounds of this to settle nine instances in ten where nuclei are crowded, and all where not; the
+    solver's time grows with the square of what it is given.
+    """
+    enough = iou >= _best_other(truth, iou) + _best_other(prediction, iou)
+    sure = np.flatnonzero(enough)
+    # Only pairs of equal IoU can both be sure and share an instance; either will do.
+    sure = sure[np.unique(truth[sure], return_index=True)[1]]
+    return sure[np.unique(prediction[sure], return_index=True)[1]]
+
+
+def _best_other(side: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """For each pair, the greatest IoU of another pair of the same instance, 0 without any; (K,)."""
+    best = best_pairs(side, iou)
+    others = np.ones(len(side), bool)
+    others[best] = False
+    first, second = np.zeros(side.max() + 1), np.zeros(side.max() + 1)
+    first[side[best]] = iou[best]
+    np.maximum.at(second, side[others], iou[others])
+    return np.where(others, first[side], second[side])
+
+
+def _solved(truth: np.ndarray, prediction: np.ndarray, iou: np.ndarray) -> np.ndarray:
+    """Indices of the pairs of an assignment of greatest total IoU."""
+    true, truth = np.unique(truth, return_inverse=True)
+    predicted, prediction = np.unique(prediction, return_inverse=True)
+    rows, columns = len(true), len(predicted)
+    # A partner of its own lets each true instance stay alone. The solver takes no weight of 0; as
+    # each row has exactly one partner, 1 added to every weight changes nothing.
+    alone = np.arange(rows)
+    graph = _graph(
+        np.concatenate([truth, alone]),
+        np.concatenate([prediction, columns + alone]),
+        np.concatenate([1 + iou, np.ones(rows)]),
+        (rows, columns + rows),
+    )
+    partner = min_weight_full_bipartite_matching(graph, maximize=True)[1]
+    return np.flatnonzero(partner[truth] == prediction)
