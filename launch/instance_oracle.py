@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     if not _DATA.value:
         raise UserError("--data is empty: give --data=folder:ROOT, or the name of a prepared set")
     from histojax.data.sources import open_source
-    from histojax.metrics import instances
+    from histojax.metrics.instances import score_instances
     from launch.benchmark_tables import aligned
 
     source = open_source(_DATA.value, split=_SPLIT.value)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         nuclei += len(np.setdiff1d(truth, 0))
         for form, labels_of in FORMS.items():
             labels = labels_of(truth)
-            scores[form].append(instances.score_instances(labels, truth)["aji"])
+            scores[form].append(score_instances(labels, truth)["aji"])
             found[form] += int(labels.max(initial=0))
     rows = [
         {

@@ -3,7 +3,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 import skimage.io
 
 from launch import instance_oracle
@@ -53,7 +52,6 @@ def command(*arguments):
 
 
 def test_command_prints_a_table(tmp_path):
-    pytest.importorskip("histojax.metrics.instances")
     for folder, values in (("images", np.zeros((40, 80, 3))), ("instances", touching_squares())):
         (tmp_path / folder).mkdir()
         path = tmp_path / folder / "a.png"
