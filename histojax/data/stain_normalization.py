@@ -46,7 +46,7 @@ SPARSITY = 0.02
 # Tissue: darker than this share of full luma (Rec. 601 weights), as the release of spcn has it.
 _WHITE = 0.9
 _LUMA = np.array([299, 587, 114], np.int32)
-# A stain is found from at most so many pixels: other draws move it by up to 0.5 degrees.
+# A stain is found from at most so many pixels: other draws move it by up to 0.7 degrees.
 _MOST_PIXELS = 2**15
 _LEAST_PIXELS = 256
 # Macenko's beta, .15 in decadic density, as the length of a density vector. It serves all stain
