@@ -195,6 +195,18 @@ def test_what_cannot_be_fitted_keeps_its_colours_and_is_warned_of(
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("method", BY_STAINS, ids=named)
+def test_glass_that_is_not_quite_white_is_left_out_of_a_fit(image, method):
+    # Luma .88 and a greenish hue: tissue by its luma, ten times as much as there is tissue.
+    glass = np.full((640, 64, 3), (220, 227, 222), np.uint8)
+    expected = fit(image, method, name="image")
+    got = fit(np.concatenate([glass, image]), method, name="with glass")
+    for stain, other in zip(*_arrays(got, expected), strict=True):
+        assert angle(stain, other) < 0.3
+    np.testing.assert_allclose(got.maxima, expected.maxima, rtol=0.02)
+
+
+@pytest.mark.faults
 def test_stains_that_the_weight_suppresses_are_no_fit():
     # At a weight above all densities, every sparse concentration is 0.
     pixels = np.rint(255 * np.exp(-0.4 * stained.STAINS[np.arange(1000) % 2])).astype(np.uint8)
