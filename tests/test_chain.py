@@ -498,7 +498,7 @@ def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained
     [
         pytest.param({"steps": 8}, 6.0, 0.7, id="tiny"),
         pytest.param(
-            {"lengths": {"generator": 600, "segmentation": 200, "srgan": 100, "joint": 100}},
+            {"lengths": {"generator": 600, "segmentation": 200, "srgan": 150, "joint": 150}},
             40.0,
             10.0,
             id="laptop",
