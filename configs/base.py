@@ -133,6 +133,7 @@ def augmentation(**changes: object) -> ConfigDict:
     return ConfigDict(
         {
             "flips": True,
+            "vertical_flips": True,  # upside down as well
             "rotations": True,
             "stain_sigma": 0.0,
             "stain_bias": 0.0,

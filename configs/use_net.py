@@ -89,6 +89,6 @@ def get_config(size: str = "laptop") -> ConfigDict:
         # The rate is lowered as an epoch begins, so one epoch early.
         config.optimizer.drop_at = (29 * _EPOCH, 59 * _EPOCH, 89 * _EPOCH)
         config.loss.update(squared_dice=False, smooth=2.0)
-        config.data.augmentation.flips = "horizontal"
+        config.data.augmentation.vertical_flips = False
         config.data.targets.legacy = True
     return config

@@ -268,9 +268,11 @@ class Runner:
                 status = process.wait()
                 with self._lock:
                     self._running.discard(process)
-            ended = "done" if job.done else "stopped" if status == 0 else f"failed ({status})"
+            # A run that is asked to stop while it is scored has nothing to save, and dies of it.
+            stopped = status == 0 or self._stopping
+            ended = "done" if job.done else "stopped" if stopped else f"failed ({status})"
             say(f"{job.name}, seed {job.seed}: {ended}")
-            return status == 0
+            return stopped
         finally:
             self._slots.put(slot)
 

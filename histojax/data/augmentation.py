@@ -26,7 +26,8 @@ class Augmentation:
     """What is varied, and by how much.
 
     Attributes:
-      flips: mirror along each axis with probability 1/2; "horizontal": left to right alone.
+      flips: mirror along each axis with probability 1/2.
+      vertical_flips: whether that is also upside down, and not from left to right alone.
       rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the square.
       stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
       stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
@@ -44,7 +45,8 @@ class Augmentation:
       UserError: when a value breaks its rule.
     """
 
-    flips: bool | str = True
+    flips: bool = True
+    vertical_flips: bool = True
     rotations: bool = True
     stain_sigma: float = 0.0
     stain_bias: float = 0.0
@@ -55,14 +57,10 @@ class Augmentation:
     translate: float = 0.0
 
     def __post_init__(self):
-        if not (isinstance(self.flips, bool) or self.flips == "horizontal"):
-            raise UserError(
-                f"augmentation.flips={self.flips!r} is not True, False or 'horizontal'; give one"
-            )
-        if not isinstance(self.rotations, bool):
-            raise UserError(
-                f"augmentation.rotations={self.rotations!r} is not True or False; give one"
-            )
+        for field in ("flips", "vertical_flips", "rotations"):
+            value = getattr(self, field)
+            if not isinstance(value, bool):
+                raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
         for field in ("stain_sigma", "stain_bias", "brightness", "contrast", "translate"):
             value = getattr(self, field)
             if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
@@ -119,7 +117,7 @@ def symmetries(augmentation: Augmentation) -> tuple[int, ...]:
     if augmentation.flips and augmentation.rotations:
         return tuple(range(8))
     if augmentation.flips:
-        return (0, 2) if augmentation.flips == "horizontal" else (0, 1, 2, 3)
+        return (0, 1, 2, 3) if augmentation.vertical_flips else (0, 2)
     if augmentation.rotations:
         return (0, 3, 5, 6)
     return (0,)

@@ -46,11 +46,11 @@ def test_dihedral_is_the_same_on_the_device_and_commutes_with_reduction(index):
 
 
 def test_flips_may_be_from_left_to_right_alone():
-    drawn = A.symmetries(A.Augmentation(flips="horizontal", rotations=False))
+    drawn = A.symmetries(A.Augmentation(vertical_flips=False, rotations=False))
     images = {A.dihedral(SQUARE, index).tobytes() for index in drawn}
     assert images == {SQUARE.tobytes(), SQUARE[:, ::-1].copy().tobytes()}
     # With quarter turns that makes all eight.
-    assert len(A.symmetries(A.Augmentation(flips="horizontal"))) == 8
+    assert len(A.symmetries(A.Augmentation(vertical_flips=False))) == 8
 
 
 ALL = A.Augmentation(stain_sigma=0.2, stain_bias=0.1, brightness=0.1, contrast=0.2)
@@ -183,7 +183,7 @@ def test_config_is_read_and_checked():
     [
         ({"flip": True}, "'flip'.*flips"),
         ({"flips": 1}, "flips=1"),
-        ({"flips": "vertical"}, "flips='vertical' is not True, False or 'horizontal'"),
+        ({"vertical_flips": 0}, "vertical_flips=0 is not True or False"),
         ({"stain_sigma": 1.0}, "stain_sigma=1.0"),
         ({"stain_bias": -0.1}, "stain_bias=-0.1"),
         ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
