@@ -208,6 +208,8 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
         for group in ("degradation", "targets", "synthetic"):
             for field in config.data[group]:
                 stage.data[group][field] = config.data[group].get_ref(field)
+        if "instances" in config and "instances" in stage:
+            _share_group(config.instances, stage.instances)
         stage.log.tensorboard = config.log.get_ref("tensorboard")
         for field in config.log.wandb:
             stage.log.wandb[field] = config.log.wandb.get_ref(field)
@@ -215,6 +217,14 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
             if group in config and group in stage:
                 for field in config[group]:
                     stage[group][field] = config[group].get_ref(field)
+
+
+def _share_group(group: ConfigDict, other: ConfigDict) -> None:
+    for field in group:
+        if isinstance(group[field], ConfigDict):
+            _share_group(group[field], other[field])
+        else:
+            other[field] = group.get_ref(field)
 
 
 def paced(config: ConfigDict, size: str) -> ConfigDict:

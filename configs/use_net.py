@@ -3,8 +3,10 @@
 Source: Rahmon, Toubal and Palaniappan 2021 (IEEE AIPR), an SE-ResNet-50 U-Net with maps of the mask
 and of eroded nuclei. `paper` is as they publish it, `paper_code` as they code it where the two
 differ: epochs, the form of Dice, flips, truncated labels. Both read 992-px crops where the source
-resizes 1000 px to 992. laptop and gpu are our own: half-pixel resizing, stronger colour and size
-variation, cosine decay, averaged weights, a watershed in each component, fitted to the val split.
+resizes 1000 px to 992, and so need images of that size; at use an image is read whole with a
+margin, so that squeeze-and-excitation pools over somewhat more. laptop and gpu are our own:
+half-pixel resizing, stronger colour and size variation, cosine decay, averaged weights, a watershed
+in each component, fitted to the val split.
 
     python -m histojax.main --config=configs/use_net.py --config.data.source=folder:$MONUSEG
 
@@ -74,6 +76,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.steps = {"smoke": 20, "laptop": 6_000, "gpu": 20_000}.get(size, 60 * _EPOCH)
     if not published:
         return config
+    config.eval.crop = 992
     config.data.stain.method = "spcn"
     config.loss.squared_dice = True
     config.ema_decay = 0.0

@@ -74,6 +74,11 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     try:
         ordered = stages_of(settings)
         rehearse(ordered)
+        for stage in ordered:
+            folder = workdir if len(ordered) == 1 else workdir / stage.name
+            # A run that goes on has the fit of its stain target, whose image may be gone.
+            if not checkpoint.Series(folder / "checkpoints" / "last").steps():
+                stain_matching.build(stage)
         if len(ordered) == 1:
             return run_stage(settings, workdir, {})
         started = time.perf_counter()
@@ -146,12 +151,14 @@ def rehearse(ordered: list[ConfigDict]) -> None:
 
     for settings in ordered:
         train.check(settings, jax.device_count())
-        stain_matching.build(settings)
+        stain_matching.check(settings)
+        check_stain_of_starts(settings)
         stage = build_stage(settings, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
             source = runs.open_split(settings, split, fields=stage.fields, crop=settings.data.crop)
-            recipe = make_recipe(source, settings.data, stage.fields, augment=split == "train")
+            wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
+            recipe = make_recipe(source, settings.data, wanted, augment=split == "train")
             if split == "train":
                 pipeline.check_placement(recipe, settings.data)
             images = (settings.data.source, settings.data.data_dir, settings.seed, split)
@@ -174,6 +181,28 @@ def rehearse(ordered: list[ConfigDict]) -> None:
             name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables(name))
             for name in state.params
         }
+
+
+def check_stain_of_starts(settings: ConfigDict) -> None:
+    """Checks that a segmenter goes on with images in the colours that it was trained on.
+
+    Raises:
+        UserError: if the run that it starts from has other stain normalisation.
+    """
+    own = stain_matching.method_of(settings)
+    start = settings.init.get("segmenter")
+    if not start:
+        return
+    if not isinstance(start, ConfigDict):
+        folder = runs.stage_folder(pathlib.Path(start))
+        start = config.restored(config.read(folder / "config.json"))
+    other = stain_matching.method_of(start)
+    if other != own:
+        raise UserError(
+            f"{settings.name} starts from the segmenter of {start.name}, which reads images "
+            f"normalised by {other!r}, and reads them by {own!r} itself: set data.stain.method "
+            "alike in both"
+        )
 
 
 def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:

@@ -321,7 +321,8 @@ def _draw(
         if hasattr(run.stage, "enhance"):
             enhance = methods.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
         if hasattr(run.stage, "segment"):
-            segment = methods.run_segmenter(run, [hr.shape[:2] for hr, _, _ in pairs.values()])
+            sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
+            segment = methods.run_segmenter(run, sizes, mpp=source.mpp)
         for i, (hr, lr, _) in pairs.items():
             seen = hr if enhance is None else enhance(lr)
             if enhance is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -30,6 +31,22 @@ FREE = (
 )
 
 
+# What a run from before there was such a field did: where the value given now says the same, it may
+# go on. By name; of a group, what decides it.
+ABSENT: dict[str, Callable[[Any], bool]] = {
+    "heads": lambda heads: heads == ["mask"],
+    "smooth": lambda smooth: smooth == 1.0,
+    "rotate": lambda degrees: degrees == 0.0,
+    "translate": lambda share: share == 0.0,
+    "vertical_flips": lambda flips: flips is True,
+    "drop_at": lambda steps: steps == [],
+    "drop_factor": lambda factor: True,
+    "stain": lambda group: group["method"] == "none",
+    "targets": lambda group: not group["legacy"],
+    "instances": lambda group: not group["marker_from_mask"],
+}
+
+
 def resolved(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values, references resolved and tuples as lists."""
     return json.loads(json.dumps(config.to_dict()))
@@ -48,6 +65,8 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
             continue
         path = f"{prefix}{name}"
         if name not in old or name not in new:
+            if name in ABSENT and ABSENT[name](old.get(name, new.get(name))):
+                continue
             before, after = (
                 _brief(values[name]) if name in values else "absent" for values in (old, new)
             )

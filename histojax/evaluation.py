@@ -26,6 +26,7 @@ from histojax.errors import UserError
 from histojax.imaging import figures, fitting, forms, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import image_quality, instances, intervals, overlap
+from histojax.progress import say
 from histojax.stages import content
 
 Image = np.ndarray
@@ -40,7 +41,12 @@ GRID = {
     "min_area": (20, 30, 50, 80),
     "min_unmarked": (30, 60, 120, 240),
     "min_mask": (20, 50, 80),
+    "distance_weight": (0.0, 1.0, 10.0),
+    "contour_weight": (0.0, 1.0, 10.0),
 }
+# The post-processing is fitted to the first so many images of a split: each is labelled some tens
+# of times.
+_FITTED_IMAGES = 24
 
 
 def evaluate(
@@ -134,10 +140,14 @@ def image_pair(
 
 
 def summary_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
-    """Metric -> mean and 95 % bootstrap interval over images."""
-    names = [name for name in results[0] if name not in ("name", "group")]
+    """Metric -> mean and 95 % bootstrap interval over the images that have it.
+
+    Instances are not scored where an image has but a mask.
+    """
+    names = dict.fromkeys(n for row in results for n in row if n not in ("name", "group"))
     return {
-        name: intervals.bootstrap_mean([row[name] for row in results])._asdict() for name in names
+        name: intervals.bootstrap_mean([row[name] for row in results if name in row])._asdict()
+        for name in names
     }
 
 
@@ -220,7 +230,7 @@ def score_workdir(
         with settings.data.unlocked():  # runs from before there was one lack it
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
-    source = runs.open_split(settings, split, fields=("mask",) if needs_masks else ())
+    source = runs.open_split(settings, split, fields=("instances",) if needs_masks else ())
     if enhancer != "none":
         if max_shift is None:
             max_shift = settings.data.get("max_shift", 1.0)  # older runs lack it
@@ -252,6 +262,15 @@ def score_workdir(
     return table
 
 
+def fitted_grid(parameters: forms.Parameters, heads: Sequence[str]) -> dict[str, tuple[float, ...]]:
+    """What of `GRID` a form has, weights of maps that are not predicted left out."""
+    known = {field.name for field in dataclasses.fields(parameters)}
+    for head in ("distance", "contour"):
+        if head not in heads:
+            known.discard(f"{head}_weight")
+    return {name: values for name, values in GRID.items() if name in known}
+
+
 def fit_instances(run: runs.Run) -> forms.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
 
@@ -267,7 +286,7 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     start = postprocessing.parameters_of(run)
     if start is None or not run.config.instances.fit:
         return start
-    fitted = postprocessing.fitted_parameters(run.workdir, run.step)
+    fitted = postprocessing.fitted_parameters(run)
     if fitted is not None:
         return fitted
     settings = run.config
@@ -276,7 +295,9 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     enhances = hasattr(run.stage, "enhance")
     network = inference.predictor(run)
     maps, truths = [], []
-    for index in range(len(source)):
+    count = min(len(source), _FITTED_IMAGES)
+    say(f"{settings.name}: fitting the post-processing to {count} images of the val split")
+    for index in range(count):
         hr, lr, truth = image_pair(source[index], recipe, settings.seed)
         found = network(lr if enhances else hr)
         maps.append({head: found[head][..., 0] for head in run.stage.segmenter.heads})
@@ -284,7 +305,7 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     best, tried = fitting.fit_thresholds(
         maps,
         truths,
-        {name: values for name, values in GRID.items() if hasattr(start, name)},
+        fitted_grid(start, run.stage.segmenter.heads),
         start=start,
         label=forms.label,
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
@@ -292,13 +313,13 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     writers.write_json(
         runs.stage_folder(run.workdir) / postprocessing.FILE,
         {
-            "checkpoint_step": run.step,
+            "checkpoint": postprocessing.checkpoint_of(run),
             "form": forms.form_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],
             "tried": len(tried),
-            "images": list(source.names),
+            "images": list(source.names[:count]),
         },
     )
     return best

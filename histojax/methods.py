@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import inference, postprocessing, runs
+from histojax import inference, postprocessing, runs, stain_matching
 from histojax.data import resampling, sources
 from histojax.errors import UserError
 from histojax.imaging import nuclei
@@ -193,7 +193,7 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
         )
 
     def metric(sr: Image, hr: Image) -> float:
-        side = min(_FEATURE_WINDOW, *(s - s % 16 for s in hr.shape[:2]))
+        side = min(_FEATURE_WINDOW, *hr.shape[:2]) // network.stride * network.stride
         windows = [
             (slice(y, y + side), slice(x, x + side))
             for y in range(0, hr.shape[0] - side + 1, side)
@@ -207,7 +207,8 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
 def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
     """The segmentation run's encoder, at the layers that no run among these was trained on."""
     run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
-    if run is None:
+    # One that reads normalised images would see other colours here.
+    if run is None or stain_matching.method_of(run.config) != "none":
         return {}
     network = content.segmenter_features(
         run.stage.segmenter, run.state.variables("segmenter", averaged=True)

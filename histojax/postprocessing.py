@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from collections.abc import Iterator, Mapping
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from histojax import config, runs
 from histojax.errors import UserError
 from histojax.imaging import forms, nuclei
 from histojax.imaging.instances import InstanceLabeller, InstanceParameters
-from histojax.stages.segmentation import has_markers
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
-# Of an image that a form looks at as a whole: some 30 bytes each.
-MOST_PIXELS = 2**27
+# Of an image that a form looks at as a whole: some 40 bytes each.
+MOST_PIXELS = 2**26
 
 Maps = Mapping[str, np.ndarray]
 
@@ -44,26 +41,15 @@ def parameters_of(run: runs.Run) -> forms.Parameters | None:
     Raises:
         UserError: for a value that breaks its rule.
     """
-    if not has_markers(run.config, run.stage.segmenter):
+    given = run.stage.instances
+    if given is None:
         return None
-    fitted = fitted_parameters(run.workdir, run.step) if run.workdir is not None else None
+    fitted = fitted_parameters(run) if run.workdir is not None else None
     if fitted is not None:
         return fitted
-    given = configured_parameters(run.config)
     if isinstance(given, InstanceParameters):
         return dataclasses.replace(given, mpp=run.meta["mpp_out"])
     return given
-
-
-def configured_parameters(settings: ConfigDict) -> forms.Parameters:
-    """Those of a config's group `instances`.
-
-    Raises:
-        UserError: for an unknown form, or a value that breaks its rule.
-    """
-    group = settings.instances
-    values = group.get(group.form, {})
-    return forms.read_parameters(group.form, values)
 
 
 def find(
@@ -81,7 +67,7 @@ def find(
         parameters: of `parameters_of`.
         mpp: um per px of the maps, None where unknown.
     """
-    flat = {head: values[..., 0] for head, values in maps.items()}
+    flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
         return Found(mask, nuclei.label_mask(mask, **_sizes(run)))
@@ -96,12 +82,15 @@ def threshold(run: runs.Run, parameters: forms.Parameters | None) -> float:
 class Labeller:
     """Nuclei in maps that come in strips, top to bottom; a context manager."""
 
-    def __init__(self, run: runs.Run, width: int, *, mpp: float | None = None):
+    def __init__(self, run: runs.Run, height: int, width: int, *, mpp: float | None = None):
         """
         Args:
             run: whose maps they are.
-            width: W of every strip, px.
+            height, width: of all strips together, px.
             mpp: um per px of the maps, None where unknown.
+
+        Raises:
+            UserError: if the image is too large for a form that looks at whole images.
         """
         heads = run.stage.segmenter.heads
         self._parameters = parameters_of(run)
@@ -111,14 +100,21 @@ class Labeller:
         elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
             self._labeller = InstanceLabeller(width, self._parameters, mpp=mpp)
         else:
-            self._labeller = WholeLabeller(self._parameters)
+            if height * width > MOST_PIXELS:
+                raise UserError(
+                    f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
+                    f"(instances.form={forms.form_of(self._parameters)!r}, segmenter.heads="
+                    f"{heads!r}), and this one has {height:,} x {width:,}: predict parts of it, "
+                    "or train with a marker head and instances.form='watershed'"
+                )
+            self._labeller = WholeLabeller(self._parameters, mpp=mpp)
 
     def add(self, maps: Maps) -> None:
         """Takes the next strip: head -> (rows, W, 1) in [0, 1]."""
         if self._parameters is None:
             self._labeller.add(maps["mask"][..., 0] >= self._threshold)
         else:
-            self._labeller.add({head: values[..., 0] for head, values in maps.items()})
+            self._labeller.add(_flat(maps))
 
     def finish(self) -> nuclei.StripLabels | WholeLabels:
         """The labels, to be read strip by strip and closed."""
@@ -131,36 +127,35 @@ class Labeller:
         self._labeller.close()
 
 
+def _flat(maps: Maps) -> dict[str, np.ndarray]:
+    """head -> (H, W), checked: a network that has diverged is told from one that finds nothing."""
+    for head, values in maps.items():
+        if not np.isfinite(values).all():
+            raise UserError(
+                f"the run's {head} map holds values that are not numbers: its training has "
+                "diverged; train it again with a lower learning rate"
+            )
+    return {head: values[..., 0] for head, values in maps.items()}
+
+
 class WholeLabeller:
     """Strips put together, for a form that looks at whole images."""
 
-    def __init__(self, parameters: forms.Parameters):
-        self._parameters = parameters
+    def __init__(self, parameters: forms.Parameters, *, mpp: float | None = None):
+        self._parameters, self._mpp = parameters, mpp
         self._strips: list[Maps] = []
-        self._pixels = 0
 
     def add(self, maps: Maps) -> None:
-        """Takes the next strip: head -> (rows, W) in [0, 1].
-
-        Raises:
-            UserError: once the image is too large to be labelled as a whole.
-        """
-        self._pixels += maps["mask"].size
-        if self._pixels > MOST_PIXELS:
-            raise UserError(
-                f"instances.form={forms.form_of(self._parameters)!r} labels whole images of up to "
-                f"{MOST_PIXELS:,} px: predict parts of this one, or train with form='watershed'"
-            )
-        # Of half the size, and finer than any threshold.
-        self._strips.append({head: values.astype(np.float16) for head, values in maps.items()})
+        """Takes the next strip: head -> (rows, W) in [0, 1]."""
+        self._strips.append({head: np.array(values) for head, values in maps.items()})
 
     def finish(self) -> WholeLabels:
         """Labels the whole."""
         maps = {
-            head: np.concatenate([strip[head] for strip in self._strips]).astype(np.float32)
+            head: np.concatenate([strip[head] for strip in self._strips])
             for head in self._strips[0]
         }
-        return WholeLabels(forms.label(maps, self._parameters))
+        return WholeLabels(forms.label(maps, self._parameters, mpp=self._mpp))
 
     def close(self) -> None:
         self._strips.clear()
@@ -195,21 +190,26 @@ def _sizes(run: runs.Run) -> dict[str, int]:
     return {name: settings.get(name, 0) for name in ("min_area", "max_hole")}
 
 
-def fitted_parameters(workdir: pathlib.Path, step: int) -> forms.Parameters | None:
-    """What `fit` has left in a workdir for the checkpoint of this step, if it has.
+def fitted_parameters(run: runs.Run) -> forms.Parameters | None:
+    """What was fitted to a run's best checkpoint and left in its workdir, if it was.
 
     Raises:
         UserError: if the file is damaged.
     """
-    path = runs.stage_folder(workdir) / FILE
+    path = runs.stage_folder(run.workdir) / FILE
     if not path.is_file():
         return None
     found = config.read(path)
     try:
-        if found["checkpoint_step"] != step:
+        if found["checkpoint"] != checkpoint_of(run):
             return None
         return forms.read_parameters(found["form"], found["parameters"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the run's command fits it anew"
         ) from error
+
+
+def checkpoint_of(run: runs.Run) -> list[float]:
+    """What tells a checkpoint from those of other trainings: its step, and when it was reached."""
+    return [run.step, run.meta["seconds"]]

@@ -162,7 +162,9 @@ def predict_file(
         with contextlib.ExitStack() as stack:
             labeller = None
             if finds:
-                labeller = stack.enter_context(postprocessing.Labeller(run, width, mpp=mpp_out))
+                labeller = stack.enter_context(
+                    postprocessing.Labeller(run, height, width, mpp=mpp_out)
+                )
 
             def strips() -> Iterator[np.ndarray]:
                 for strip in tiling.strips(network.tiles(scaled, name=str(path))):

@@ -49,19 +49,19 @@ class StainMatching:
         return NormalizedReader(reader, self.method, self.target, name=name)
 
 
-def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMatching | None:
-    """What group `data.stain` asks for; None where it is off, or an older run knows none.
+def method_of(config: ConfigDict) -> str:
+    """The name of the method that a config asks for; older runs know none."""
+    return config.data.get("stain", {}).get("method", "none")
 
-    Args:
-        config: of a run.
-        meta: of its checkpoint, where it has one, which holds the target's fit.
+
+def check(config: ConfigDict) -> Method | None:
+    """The method that a config asks for, checked; None where it is off.
 
     Raises:
-        UserError: for an unknown method, a value that breaks its rule, a target that cannot be had,
-            or a run that also enhances: its images are to keep their colours.
+        UserError: for an unknown method, a value that breaks its rule, or a run that also enhances:
+            its images are to keep their colours.
     """
-    settings = config.data.get("stain", {})
-    name = settings.get("method", "none")
+    name = method_of(config)
     if name == "none":
         return None
     if config.stage != "segmentation":
@@ -73,6 +73,22 @@ def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMat
         raise UserError(
             f"data.stain.method={name!r} is not known; choose one of none, {', '.join(METHODS)}"
         )
-    method = Method(name, settings.sparsity)
+    return Method(name, config.data.stain.sparsity)
+
+
+def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMatching | None:
+    """What group `data.stain` asks for; None where it is off.
+
+    Args:
+        config: of a run.
+        meta: of its checkpoint, where it has one, which holds the target's fit.
+
+    Raises:
+        UserError: as `check`, and for a target that cannot be had.
+    """
+    method = check(config)
+    if method is None:
+        return None
     kept = (meta or {}).get("stain_target")
-    return StainMatching(method, from_json(kept) if kept else target_fit(settings.target, method))
+    target = from_json(kept) if kept else target_fit(config.data.stain.target, method)
+    return StainMatching(method, target)

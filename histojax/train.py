@@ -64,7 +64,9 @@ def train(
     stage = build_stage(settings, starts or {})
     source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
     held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
-    matching = stain_matching.build(settings)
+    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
+    # A run that goes on has the target's fit, whatever has become of its image.
+    matching = stain_matching.build(settings, last.meta() if last.steps() else None)
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
     mesh = sharding.data_mesh(devices)
@@ -81,7 +83,6 @@ def train(
     # Only now, so that whatever was refused until here can be given otherwise in this workdir.
     config.claim(settings, workdir)
 
-    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
     state = runs.fresh_state(stage, settings)
     describe(stage, state, settings)

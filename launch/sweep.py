@@ -12,7 +12,8 @@ without. `--hosts=4 --host=0` runs every fourth of them, on a file system that t
 SIGINT and SIGTERM stop the runs, which write their checkpoints first.
 
 At the end, and whenever it is asked for again: OUTPUT/table.csv (mean over seeds and its spread,
-all images and by organ where their names tell it), runs.csv (a row for each run) and sweep.html.
+all images and by organ where their names tell it), images.csv (a row for each image of
+each run) and sweep.html.
 """
 
 from __future__ import annotations
@@ -188,6 +189,9 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> list[Job]:
         runs = {}
     for job in jobs:
         words, seeds = runs.setdefault(job.name, (job.words, []))
+        if words != job.words and not list((output / job.name).glob("seed_*/config.json")):
+            # It was refused before it began, so what it was begun with does not bind.
+            words, seeds = runs[job.name] = (job.words, [])
         if words != job.words:
             raise UserError(
                 f"{output / job.name} was run with {shlex.join(words)}, not with "
@@ -309,9 +313,9 @@ def main(argv: Sequence[str]) -> None:
     rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
     if rows:
         print(sweep_table.write(output, rows, _METRICS.value))
-    waiting = sum(not job.done for job in every) - len(failed)
+    waiting = sum(not job.done for job in jobs) - len(failed)
     if waiting:
-        say(f"{waiting} of {len(every)} runs are not done yet; the same command goes on")
+        say(f"{waiting} of {len(jobs)} runs are not done yet; the same command goes on")
     if failed:
         raise UserError(
             f"{len(failed)} of {len(jobs)} runs failed: "

@@ -61,6 +61,7 @@ def main_metrics(rows: Sequence[Row]) -> list[str]:
         metric
         for metric in found
         if metric.startswith(tuple(f"{main}_" for main in _MAIN))
+        and not metric.startswith("aji_plus_")
         and not any(baseline in metric for baseline in _BASELINES)
     ]
 
@@ -129,7 +130,7 @@ def table_text(table: Sequence[Row], metrics: Sequence[str], organ: str = ALL) -
 
 
 def write(output: pathlib.Path, rows: Sequence[Row], metrics: Sequence[str] = ()) -> str:
-    """Writes runs.csv, table.csv and sweep.html; returns the table as text.
+    """Writes images.csv, table.csv and sweep.html; returns the table as text.
 
     Raises:
         UserError: for a metric that no run has, or where the disk refuses.
@@ -143,7 +144,7 @@ def write(output: pathlib.Path, rows: Sequence[Row], metrics: Sequence[str] = ()
                 f"--metrics: no run has {metric!r}; choose out of {', '.join(sorted(every))}"
             )
     table = aggregate(rows, metrics)
-    writers.write_csv(output / "runs.csv", rows)
+    writers.write_csv(output / "images.csv", rows)
     writers.write_csv(
         output / "table.csv", [{k: v for k, v in e.items() if k != "values"} for e in table]
     )
@@ -172,7 +173,10 @@ def write(output: pathlib.Path, rows: Sequence[Row], metrics: Sequence[str] = ()
 def _html_table(table: Sequence[Row], metrics: Sequence[str], organ: str) -> str:
     entries = {(e["run"], e["metric"]): e for e in table if e["organ"] == organ}
     names = list(dict.fromkeys(run for run, _ in entries))
-    best = {m: max(entries[n, m]["mean"] for n in names if (n, m) in entries) for m in metrics}
+    best = {
+        m: max((entries[n, m]["mean"] for n in names if (n, m) in entries), default=math.nan)
+        for m in metrics
+    }
     head = "".join(f"<th>{page.text(metric)}</th>" for metric in metrics)
     body = []
     for name in names:

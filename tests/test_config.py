@@ -5,6 +5,7 @@ from ml_collections import ConfigDict
 
 from histojax import config
 from histojax.errors import DiskError, UserError
+from tests import tiny
 
 
 def settings(**changes):
@@ -89,3 +90,27 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
             config.read(tmp_path / "config.json")
         assert str(failure.value).startswith(f"{tmp_path}/config.json ")
         assert str(failure.value).endswith("; restore or remove the workdir")
+
+
+@pytest.mark.parametrize("name", ["joint", "use_net"])
+def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(name):
+    """Before there were heads, targets, stain normalisation, turns and drops of the rate."""
+    new = config.resolved(tiny.CONFIGS[name].get_config("smoke"))
+    later = {"heads", "smooth", "rotate", "translate", "vertical_flips", "drop_at", "drop_factor"}
+    later |= {"stain", "targets", "instances"}
+
+    def without(values):
+        kept = {k: v for k, v in values.items() if k not in later}
+        return {k: without(v) if isinstance(v, dict) else v for k, v in kept.items()}
+
+    old = without(new)
+    found = config.differences(old, new)
+    if name == "joint":
+        assert found == []
+        new["segmenter"]["heads"] = ["mask", "marker"]
+        new["data"]["stain"]["method"] = "spcn"
+        new["data"]["augmentation"]["rotate"] = 10.0
+        found = [line.partition(":")[0] for line in config.differences(old, new)]
+        assert found == ["data.augmentation.rotate", "data.stain", "segmenter.heads"]
+    else:
+        assert [line.partition(":")[0] for line in found] == ["segmenter.heads"]

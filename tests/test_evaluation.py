@@ -10,9 +10,10 @@ from PIL import Image
 from histojax import evaluation
 from histojax.data import degradation
 from histojax.errors import UserError
-from histojax.methods import Methods, bicubic, methods_of
+from histojax.methods import Methods, bicubic, feature_metric, methods_of
 from histojax.metrics import image_quality, overlap
 from histojax.postprocessing import Found
+from histojax.stages import content
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
@@ -374,3 +375,28 @@ def test_max_pixels_is_the_run_s_unless_it_is_given(trained_chain, tmp_path):
         scored(generator, tmp_path, data=data, split="all", max_pixels=4095)
     assert not (tmp_path / "out").exists()
     assert scored(generator, tmp_path, data=data, split="all", max_pixels=4096)
+
+
+def test_images_without_instances_are_left_out_of_their_scores():
+    rows = [
+        {"name": "a", "group": "1", "dice_hr_to_s": 0.5},
+        {"name": "b", "group": "2", "dice_hr_to_s": 0.7, "aji_hr_to_s": 0.6},
+    ]
+    summary = evaluation.summary_of(rows)
+    assert summary["dice_hr_to_s"]["n"] == 2
+    assert (summary["aji_hr_to_s"]["n"], summary["aji_hr_to_s"]["mean"]) == (1, 0.6)
+
+
+@pytest.mark.parametrize("side", [250, 70])
+def test_features_are_compared_in_windows_that_the_network_takes(side):
+    seen = []
+
+    def features(variables, images, layers):
+        seen.append(images.shape[1:3])
+        return {"level0": images}
+
+    network = content.FeatureNetwork("x", features, {}, ("level0",), stride=32)
+    image = np.random.default_rng(0).integers(0, 256, (side, 260, 3)).astype(np.uint8)
+    feature_metric(network)(image, image[::-1])
+    window = side // 32 * 32
+    assert set(seen) == {(window, window)}

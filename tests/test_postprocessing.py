@@ -9,7 +9,8 @@ from PIL import Image
 from histojax import chain, evaluation, inference, postprocessing, runs
 from histojax.errors import UserError
 from histojax.imaging import nuclei
-from histojax.imaging.usenet import usenet_instances
+from histojax.imaging.instances import InstanceParameters
+from histojax.imaging.usenet import USENetParameters, usenet_instances
 from histojax.prediction import predict_files
 from tests import tiny
 
@@ -70,7 +71,7 @@ def test_strips_give_what_the_whole_gives(markers):
     run = untrained() if markers else tiny.run("segmentation")
     maps = {head: two_discs()[head] for head in run.stage.segmenter.heads}
     whole = postprocessing.find(run, maps, postprocessing.parameters_of(run)).instances
-    with postprocessing.Labeller(run, 60) as labeller:
+    with postprocessing.Labeller(run, 40, 60) as labeller:
         for y in range(0, 40, 7):
             labeller.add({head: values[y : y + 7] for head, values in maps.items()})
         with labeller.finish() as labels:
@@ -92,10 +93,11 @@ def test_areas_hold_for_the_scale_of_training():
 def test_a_trained_run_is_fitted_to_its_val_split(trained):
     fitted = json.loads((trained / postprocessing.FILE).read_text())
     run = runs.load(trained)
-    assert fitted["checkpoint_step"] == run.step
+    assert fitted["checkpoint"] == [run.step, run.meta["seconds"]]
     assert fitted["aji"] >= fitted["aji_before"]
     # Each value of each parameter once, but for those that it starts from.
-    grid = {name: v for name, v in evaluation.GRID.items() if name in fitted["parameters"]}
+    grid = evaluation.fitted_grid(postprocessing.parameters_of(run), ("mask", "marker"))
+    assert "distance_weight" not in grid
     assert fitted["tried"] >= 1 + sum(map(len, grid.values())) - len(grid)
     assert len(fitted["images"]) == run.config.data.synthetic.val
     parameters = postprocessing.parameters_of(run)
@@ -122,12 +124,12 @@ def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypat
     assert not (tmp_path / "run" / postprocessing.FILE).exists()
     # What was fitted to another checkpoint does not count.
     changed = {
-        "checkpoint_step": run.step + 1,
+        "checkpoint": [run.step, run.meta["seconds"] + 1],
         "form": "watershed",
         "parameters": dataclasses.asdict(before),
     }
     (tmp_path / "run" / postprocessing.FILE).write_text(json.dumps(changed))
-    assert postprocessing.fitted_parameters(tmp_path / "run", run.step) is None
+    assert postprocessing.fitted_parameters(run) is None
 
 
 def test_predict_finds_what_evaluate_scores(trained, tmp_path):
@@ -145,18 +147,18 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
     "text",
     [
         '{"parameters": {}}',
-        '{"checkpoint_step": STEP, "parameters": {}}',
-        '{"checkpoint_step": STEP, "form": "watershed", "parameters": {"mask_threshold": 2}}',
-        '{"checkpoint_step": STEP, "form": "watershed", "parameters": {"colour": 2}}',
-        '{"checkpoint_step": STEP, "form": "usenet", "parameters": 3}',
+        '{"checkpoint": KEY, "parameters": {}}',
+        '{"checkpoint": KEY, "form": "watershed", "parameters": {"mask_threshold": 2}}',
+        '{"checkpoint": KEY, "form": "watershed", "parameters": {"colour": 2}}',
+        '{"checkpoint": KEY, "form": "usenet", "parameters": 3}',
     ],
 )
 def test_a_damaged_fit_is_named(text, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    step = runs.load(trained).step
-    (tmp_path / "run" / postprocessing.FILE).write_text(text.replace("STEP", str(step)))
+    key = json.dumps(postprocessing.checkpoint_of(runs.load(trained)))
+    (tmp_path / "run" / postprocessing.FILE).write_text(text.replace("KEY", key))
     with pytest.raises(UserError, match=r"instances.json is damaged .*: remove it"):
-        postprocessing.fitted_parameters(tmp_path / "run", step)
+        postprocessing.fitted_parameters(runs.load(tmp_path / "run"))
 
 
 @pytest.mark.faults
@@ -196,15 +198,45 @@ def test_the_published_form_looks_at_whole_images(monkeypatch):
         whole, usenet_instances(maps["mask"][..., 0], maps["marker"][..., 0])
     )
     assert whole.max() == 2
-    with postprocessing.Labeller(run, 60) as labeller:
+    with postprocessing.Labeller(run, 40, 60) as labeller:
         for y in range(0, 40, 7):
             labeller.add({head: values[y : y + 7] for head, values in maps.items()})
         with labeller.finish() as labels:
             assert labels.count == 2
             np.testing.assert_array_equal(np.concatenate(list(labels.strips(9))), whole)
     monkeypatch.setattr(postprocessing, "MOST_PIXELS", 1000)
-    with (
-        postprocessing.Labeller(run, 60) as labeller,
-        pytest.raises(UserError, match=r"form='usenet' labels whole images of up to 1,000 px"),
-    ):
-        labeller.add(maps)
+    with pytest.raises(UserError, match=r"whole images of up to 1,000 px .*has 40 x 60: predict"):
+        postprocessing.Labeller(run, 40, 60)
+
+
+@pytest.mark.parametrize(("heads", "fitted"), [(("mask", "marker"), False), (("distance",), True)])
+def test_weights_of_maps_that_are_predicted_are_fitted(heads, fitted):
+    grid = evaluation.fitted_grid(InstanceParameters(), heads)
+    assert ("distance_weight" in grid) == fitted
+    assert "contour_weight" not in grid
+    assert "min_mask" not in grid
+    assert "min_mask" in evaluation.fitted_grid(USENetParameters(), heads)
+
+
+@pytest.mark.faults
+def test_maps_that_are_not_numbers_are_one_sentence():
+    run, maps = untrained(), two_discs()
+    maps["marker"][3, 4] = np.nan
+    with pytest.raises(UserError, match=r"marker map holds values that are not numbers: its train"):
+        postprocessing.find(run, maps, postprocessing.parameters_of(run))
+
+
+@pytest.mark.faults
+def test_masks_alone_are_refused_for_instances_before_training(tmp_path):
+    root = tiny.folder(tmp_path / "set")
+    (root / "masks").mkdir()
+    for path in (root / "instances").iterdir():
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        Image.fromarray(mask).save(root / "masks" / path.name)
+        path.unlink()
+    settings = tiny.config("segmentation")
+    settings.data.source = f"folder:{root}"
+    settings.instances.marker_from_mask = True
+    with pytest.raises(UserError, match=r"'instances' is asked for, but image"):
+        chain.run(settings, tmp_path / "run")
+    assert not (tmp_path / "run").exists()

@@ -74,3 +74,25 @@ def test_a_run_that_enhances_keeps_the_colours():
     settings.data.stain.method = "spcn"
     with pytest.raises(UserError, match=r"a joint run is to keep the colours of its images"):
         stain_matching.build(settings)
+
+
+def test_a_run_goes_on_without_the_image_of_its_target(tmp_path):
+    target = tmp_path / "target.png"
+    Image.fromarray(stained.image(5)).save(target)
+    settings = settings_with(target=str(target))
+    chain.run(settings, tmp_path / "run")
+    target.unlink()
+    chain.run(settings, tmp_path / "run")  # done already
+    settings.steps += 2
+    summary = chain.run(settings, tmp_path / "run")
+    assert summary["steps"] == settings.steps
+
+
+@pytest.mark.faults
+def test_a_segmenter_of_other_colours_is_no_start():
+    settings = tiny.config("joint")
+    settings.init.segmenter.data.stain.method = "macenko"
+    with pytest.raises(
+        UserError, match=r"joint starts from the segmenter of segmentation, which r"
+    ):
+        chain.check_stain_of_starts(settings)

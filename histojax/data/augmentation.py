@@ -27,7 +27,8 @@ class Augmentation:
 
     Attributes:
       flips: mirror along each axis with probability 1/2.
-      vertical_flips: whether that is also upside down, and not from left to right alone.
+      vertical_flips: whether that is also upside down, and not from left to right alone; without
+        effect beside `rotations`, of which two make what it leaves out.
       rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the square.
       stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
       stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.

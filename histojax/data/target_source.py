@@ -60,8 +60,8 @@ class TargetSource:
             if "instances" not in record:
                 raise UserError(
                     f"image {record['name']!r} has no instances, of which the "
-                    f"{' and '.join(self._fields)} that the network learns are made: give label "
-                    "images (instances/), not masks"
+                    f"{' and '.join(self._fields) or 'mask'} that the network learns is made: give "
+                    "label images (instances/), not masks"
                 )
             made = {field: self._make(field, record["instances"]) for field in self._fields}
             if self._settings["legacy"]:

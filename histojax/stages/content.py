@@ -29,12 +29,14 @@ class FeatureNetwork:
         features: (variables, images (B, H, W, 3) in [0, 1], layer names) -> {layer: features}.
         variables: what `features` reads; a training state carries them as `frozen["features"]`.
         layers: every layer that can be compared, shallow first.
+        stride: px that the sides of images are multiples of.
     """
 
     name: str
     features: Callable[[Tree, jax.Array, tuple[str, ...]], Mapping[str, jax.Array]]
     variables: Tree
     layers: tuple[str, ...]
+    stride: int = 16
 
 
 def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
@@ -47,7 +49,7 @@ def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
         return {layer: maps[layer] for layer in layers}
 
     layers = tuple(f"level{n}" for n in range(segmenter.depth + 1))
-    return FeatureNetwork("segmenter", features, variables, layers)
+    return FeatureNetwork("segmenter", features, variables, layers, segmenter.stride)
 
 
 def pretrained_features(name: str, *, path: str = "", sha256: str = "") -> FeatureNetwork:

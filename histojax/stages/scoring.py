@@ -67,7 +67,9 @@ def score_nuclei(
     """
     scores = []
     for i in np.flatnonzero(weight):
-        labels = forms.label({name: m[i, ..., 0] for name, m in maps.items()}, parameters)
+        # What is not a number finds nothing; whether the run is lost is not for a score to say.
+        crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
+        labels = forms.label(crop, parameters)
         if labels.any() or instances[i].any():
             scores.append(score_instances(labels, instances[i])["aji"])
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

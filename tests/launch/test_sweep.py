@@ -126,8 +126,7 @@ def test_a_host_takes_its_share(stand_in):
     for host in (1, 0):
         done = command(*words, "--hosts=2", f"--host={host}", cwd=stand_in)
         assert done.returncode == 0, done.stderr
-        told = "3 of 6 runs are not done yet" in done.stderr
-        assert told == (host == 1)
+        assert ("3 of 6 runs are not done yet" in done.stderr) == (host == 1)
     assert [p.parent.name for p in sorted(stand_in.glob("out/*/*/calls"))] == [
         f"seed_{seed}" for seed in (0, 1, 2, 0, 1, 2)
     ]
@@ -180,7 +179,11 @@ def test_a_signal_stops_the_runs_first(stand_in):
 @pytest.mark.faults
 def test_other_words_under_a_known_name_are_refused(tmp_path):
     root = str(ROOT / CONFIG)
+    # What was refused before it began does not bind its name.
+    sweep.claim(sweep.plan([f"a: {root}"], ["5"], ["--config.stepz=3"], tmp_path), tmp_path)
     sweep.claim(sweep.plan([f"a: {root}"], ["0"], [], tmp_path), tmp_path)
+    (tmp_path / "a" / "seed_0").mkdir(parents=True)
+    (tmp_path / "a" / "seed_0" / "config.json").touch()
     again = sweep.claim(sweep.plan([f"a: {root}"], ["1"], [], tmp_path), tmp_path)
     assert [job.seed for job in again] == [0, 1]
     with pytest.raises(UserError, match=r"was run with --config=\S+, not with .* --config.steps=3"):
@@ -224,3 +227,14 @@ def command(*words, cwd):
     return subprocess.run(
         words_of(*words), cwd=cwd, env=environment(), capture_output=True, text=True, timeout=120
     )
+
+
+def test_a_score_that_an_organ_lacks_is_a_dash(tmp_path):
+    rows = [
+        {"run": "a", "seed": 0, "image": "x", "organ": "liver", "psnr_rgb_sr": 28.0},
+        {"run": "b", "seed": 0, "image": "y", "organ": "", "dice_hr_to_s": 0.5},
+    ]
+    sweep_table.write(tmp_path, rows)
+    page = (tmp_path / "sweep.html").read_text()
+    assert "liver" in page
+    assert "<td>-</td>" in page

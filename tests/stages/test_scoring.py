@@ -63,3 +63,11 @@ def test_aji_is_the_mean_over_crops_that_hold_nuclei():
     sums = scoring.score_nuclei(maps, truth, weight, InstanceParameters())
     # The third crop holds nothing, and nothing is found in it; the fourth is padding.
     assert sums["aji"] == pytest.approx((1 + 0.5, 2))
+
+
+def test_a_map_that_is_not_a_number_finds_nothing():
+    truth = np.zeros((1, 32, 32), np.int32)
+    truth[0, 4:14, 4:14] = 1
+    maps = {name: np.full((1, 32, 32, 1), np.nan, np.float32) for name in ("mask", "marker")}
+    sums = scoring.score_nuclei(maps, truth, np.ones(1), InstanceParameters())
+    assert sums["aji"] == (0, 1)
