@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -25,15 +26,22 @@ def test_it_is_off_unless_asked_for():
     assert stain_matching.build(older) is None
 
 
-def test_a_run_reads_images_as_it_was_trained_on_them(tmp_path):
-    """The target's image may be gone: its fit is in the checkpoint."""
-    target = tmp_path / "target.png"
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """(workdir of a run, its settings, what it matches images to); the target's image is gone."""
+    folder = tmp_path_factory.mktemp("stain")
+    target = folder / "target.png"
     Image.fromarray(stained.image(5)).save(target)
     settings = settings_with(target=str(target))
-    chain.run(settings, tmp_path / "run")
+    chain.run(settings, folder / "run")
     matching = stain_matching.build(settings)
     target.unlink()
-    run = runs.load(tmp_path / "run")
+    return folder / "run", settings, matching
+
+
+def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
+    workdir, _, matching = trained
+    run = runs.load(workdir)
     assert run.meta["stain_target"] == json.loads(json.dumps(to_json(matching.target)))
     image = stained.image(1, side=64)
     network = inference.segmenter(run)
@@ -43,9 +51,18 @@ def test_a_run_reads_images_as_it_was_trained_on_them(tmp_path):
     np.testing.assert_array_equal(network(image)["mask"], plain(expected)["mask"])
     assert (network(image)["mask"] != plain(image)["mask"]).any()
     Image.fromarray(image).save(tmp_path / "a.png")
-    (made,) = predict_files(tmp_path / "run", [tmp_path / "a.png"], tmp_path / "out")
+    (made,) = predict_files(workdir, [tmp_path / "a.png"], tmp_path / "out")
     found = postprocessing.find(run, plain(expected), None)
     np.testing.assert_array_equal(np.asarray(Image.open(made.labels)), found.instances)
+
+
+def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
+    workdir, settings, _ = trained
+    shutil.copytree(workdir, tmp_path / "run")
+    chain.run(settings, tmp_path / "run")  # done already
+    longer = settings.copy_and_resolve_references()
+    longer.steps += 2
+    assert chain.run(longer, tmp_path / "run")["steps"] == longer.steps
 
 
 @pytest.mark.faults
@@ -74,18 +91,6 @@ def test_a_run_that_enhances_keeps_the_colours():
     settings.data.stain.method = "spcn"
     with pytest.raises(UserError, match=r"a joint run is to keep the colours of its images"):
         stain_matching.build(settings)
-
-
-def test_a_run_goes_on_without_the_image_of_its_target(tmp_path):
-    target = tmp_path / "target.png"
-    Image.fromarray(stained.image(5)).save(target)
-    settings = settings_with(target=str(target))
-    chain.run(settings, tmp_path / "run")
-    target.unlink()
-    chain.run(settings, tmp_path / "run")  # done already
-    settings.steps += 2
-    summary = chain.run(settings, tmp_path / "run")
-    assert summary["steps"] == settings.steps
 
 
 @pytest.mark.faults
