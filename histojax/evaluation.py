@@ -99,7 +99,7 @@ def evaluate(
         for name, enhancer, segmenter in methods.rows:
             image = hr if enhancer is None else enhanced[enhancer]
             found = methods.segmenters[segmenter](image)
-            scores = overlap.score_mask(found.mask.astype(np.uint8), (truth > 0).astype(np.uint8))
+            scores = overlap.score_mask(found.mask, truth > 0)
             caption = f"{name} Dice {scores['dice']:.3f}"
             if "instances" in sample:
                 scores |= instances.score_instances(found.instances, truth)

@@ -167,14 +167,11 @@ def run_segmenter(
 
 def otsu(settings: ConfigDict) -> Callable[[Image], postprocessing.Found]:
     """Otsu's threshold on haematoxylin, the baseline; connected components are its nuclei."""
-    sizes = settings.get("nuclei", {})
+    sizes = postprocessing.component_sizes(settings)
 
     def find(image: Image) -> postprocessing.Found:
         mask = nuclei.otsu_haematoxylin(image)
-        labels = nuclei.label_mask(
-            mask, min_area=sizes.get("min_area", 0), max_hole=sizes.get("max_hole", 0)
-        )
-        return postprocessing.Found(mask > 0, labels)
+        return postprocessing.Found(mask > 0, nuclei.label_mask(mask, **sizes))
 
     return find
 

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Iterator, Mapping
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from histojax import config, runs
 from histojax.errors import UserError
@@ -70,7 +71,7 @@ def find(
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
-        return Found(mask, nuclei.label_mask(mask, **_sizes(run)))
+        return Found(mask, nuclei.label_mask(mask, **component_sizes(run.config)))
     return Found(mask, forms.label(flat, parameters, mpp=mpp))
 
 
@@ -96,7 +97,7 @@ class Labeller:
         self._parameters = parameters_of(run)
         self._threshold = threshold(run, self._parameters)
         if self._parameters is None:
-            self._labeller = nuclei.StripLabeller(width, **_sizes(run))
+            self._labeller = nuclei.StripLabeller(width, **component_sizes(run.config))
         elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
             self._labeller = InstanceLabeller(width, self._parameters, mpp=mpp)
         else:
@@ -171,9 +172,6 @@ class WholeLabels:
     def count(self) -> int:
         return int(self.labels.max(initial=0))
 
-    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self.labels[y : y + height, x : x + width]
-
     def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
         for y in range(0, len(self.labels), rows):
             yield self.labels[y : y + rows]
@@ -185,9 +183,10 @@ class WholeLabels:
         pass
 
 
-def _sizes(run: runs.Run) -> dict[str, int]:
-    settings = run.config.get("nuclei", {})
-    return {name: settings.get(name, 0) for name in ("min_area", "max_hole")}
+def component_sizes(settings: ConfigDict) -> dict[str, int]:
+    """What `nuclei.label_mask` takes of a config's group `nuclei`, px."""
+    group = settings.get("nuclei", {})
+    return {name: group.get(name, 0) for name in ("min_area", "max_hole")}
 
 
 def fitted_parameters(run: runs.Run) -> forms.Parameters | None:

@@ -65,8 +65,10 @@ def train(
     source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
     held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
     last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
-    # A run that goes on has the target's fit, whatever has become of its image.
-    matching = stain_matching.build(settings, last.meta() if last.steps() else None)
+    matching = None
+    if stain_matching.check(settings) is not None:
+        # A run that goes on has the target's fit, whatever has become of its image.
+        matching = stain_matching.build(settings, last.meta() if last.steps() else None)
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
     mesh = sharding.data_mesh(devices)

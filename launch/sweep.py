@@ -173,20 +173,16 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> list[Job]:
         UserError: if a run of one of these names was begun with other words.
     """
     path = output / "sweep.json"
-    known: dict[str, dict[str, list]] = {}
-    if path.is_file():
-        try:
-            known = json.loads(path.read_text())
-            runs = {
-                name: (tuple(run["words"]), [int(seed) for seed in run["seeds"]])
-                for name, run in known.items()
-            }
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}): remove it, and the same command writes it anew"
-            ) from error
-    else:
-        runs = {}
+    try:
+        known = json.loads(path.read_text()) if path.is_file() else {}
+        runs = {
+            name: (tuple(run["words"]), [int(seed) for seed in run["seeds"]])
+            for name, run in known.items()
+        }
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): remove it, and the same command writes it anew"
+        ) from error
     for job in jobs:
         words, seeds = runs.setdefault(job.name, (job.words, []))
         if words != job.words and not list((output / job.name).glob("seed_*/config.json")):

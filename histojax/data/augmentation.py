@@ -291,6 +291,11 @@ def resample(array: np.ndarray, size: int) -> np.ndarray:
     if array.ndim == 3:
         image = Image.fromarray(np.ascontiguousarray(array))
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-    rows = (np.arange(size) * 2 + 1) * array.shape[0] // (2 * size)
-    columns = (np.arange(size) * 2 + 1) * array.shape[1] // (2 * size)
-    return array[np.ix_(rows, columns)]
+    return nearest(array, size, size)
+
+
+def nearest(labels: np.ndarray, height: int, width: int) -> np.ndarray:
+    """Labels (h, w) at another size, (height, width), by nearest neighbour (host)."""
+    rows = (np.arange(height) * 2 + 1) * labels.shape[0] // (2 * height)
+    columns = (np.arange(width) * 2 + 1) * labels.shape[1] // (2 * width)
+    return labels[np.ix_(rows, columns)]

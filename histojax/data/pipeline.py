@@ -33,7 +33,7 @@ from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
 from histojax.data.recipe import (
     Recipe,
-    cut_resampled,
+    cut,
     finish,
     make_recipe,
     read_checked,
@@ -65,8 +65,15 @@ class _TrainExample:
         if recipe.augmentation.zooms:
             size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
         y, x = augmentation_lib.sample_origin(rng, height, width, size, recipe.step)
-        take = warp if recipe.augmentation.warps else cut_resampled
-        cropped = take(image, int(y), int(x), size, recipe, parameters)
+        if recipe.augmentation.warps:
+            cropped = warp(image, int(y), int(x), size, recipe, parameters)
+        else:
+            cropped = cut(image, int(y), int(x), size, recipe)
+            if size != recipe.crop:
+                cropped = {
+                    field: augmentation_lib.resample(array, recipe.crop)
+                    for field, array in cropped.items()
+                }
         degradation = {}
         if recipe.degrades:
             degradation = degradation_lib.sample_parameters(

@@ -171,22 +171,6 @@ def cut(image: Mapping[str, Any], y: int, x: int, size: int, recipe: Recipe) -> 
     return cropped
 
 
-def cut_resampled(
-    image: Mapping[str, Any],
-    y: int,
-    x: int,
-    size: int,
-    recipe: Recipe,
-    parameters: Mapping[str, Any],
-) -> dict[str, Any]:
-    """`cut`, and every field resampled to the recipe's crop where `size` is another."""
-    del parameters
-    return {
-        field: augmentation_lib.resample(array, recipe.crop if field != "lr" else len(array))
-        for field, array in cut(image, y, x, size, recipe).items()
-    }
-
-
 def warp(
     image: Mapping[str, Any],
     y: int,

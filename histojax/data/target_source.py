@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from histojax.data import targets
+from histojax.data.augmentation import nearest
 from histojax.data.record_cache import RecordCache
 from histojax.errors import UserError
 
@@ -102,9 +103,7 @@ def legacy_labels(mask: np.ndarray) -> np.ndarray:
     small = targets.resized_mask(
         mask, (round(0.992 * height), round(0.992 * width)), legacy_labels=True
     )
-    rows = (np.arange(height) * 2 + 1) * len(small) // (2 * height)
-    columns = (np.arange(width) * 2 + 1) * small.shape[1] // (2 * width)
-    return small[np.ix_(rows, columns)]
+    return nearest(small, height, width)
 
 
 def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:

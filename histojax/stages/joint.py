@@ -30,7 +30,7 @@ Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Joint:
+class Joint(segmentation.FindsNuclei):
     """The stage; see `histojax.stages` for what its members mean.
 
     Attributes:
@@ -55,14 +55,6 @@ class Joint:
     starts: Mapping[str, Tree]
     begin: Mapping[str, int]
     dtype: jnp.dtype
-
-    @property
-    def best(self) -> tuple[str, str]:
-        return ("dice_pooled" if self.instances is None else "aji", "max")
-
-    @property
-    def annotations(self) -> tuple[str, ...]:
-        return () if self.instances is None else ("instances",)
 
     @property
     def fields(self) -> tuple[str, ...]:

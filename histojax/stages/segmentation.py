@@ -58,8 +58,22 @@ class MaskLoss:
         return total + self.mse_weight * jnp.mean(losses.squared_error(logits=logits, mask=mask))
 
 
+class FindsNuclei:
+    """What stages with a segmenter have in common; `instances`: how its maps become nuclei."""
+
+    instances: forms.Parameters | None
+
+    @property
+    def best(self) -> tuple[str, str]:
+        return ("dice_pooled" if self.instances is None else "aji", "max")
+
+    @property
+    def annotations(self) -> tuple[str, ...]:
+        return () if self.instances is None else ("instances",)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
-class Segmentation:
+class Segmentation(FindsNuclei):
     """The stage; see `histojax.stages` for what its members mean."""
 
     segmenter: nn.Module
@@ -70,14 +84,6 @@ class Segmentation:
     ema_decay: float
     starts: Mapping[str, Tree]
     dtype: jnp.dtype
-
-    @property
-    def best(self) -> tuple[str, str]:
-        return ("dice_pooled" if self.instances is None else "aji", "max")
-
-    @property
-    def annotations(self) -> tuple[str, ...]:
-        return () if self.instances is None else ("instances",)
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -195,22 +201,16 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
-def has_markers(config: ConfigDict, segmenter: nn.Module) -> bool:
-    """Whether nuclei are divided by markers, predicted or made of the mask."""
-    # Runs from before there were markers have no such group.
-    made = config.get("instances", {}).get("marker_from_mask", False)
-    return "marker" in segmenter.heads or made
-
-
 def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameters | None:
-    """How maps become nuclei while the run is watched; None where there are no markers.
+    """How maps become nuclei; None where there are no markers, predicted or made of the mask.
 
     Raises:
         UserError: for a parameter that breaks its rule.
     """
-    if not has_markers(config, segmenter):
+    # Runs from before there were markers have no such group.
+    group = config.get("instances", {})
+    if "marker" not in segmenter.heads and not group.get("marker_from_mask", False):
         return None
-    group = config.instances
     parameters = forms.read_parameters(group.form, group.get(group.form, {}))
     if isinstance(parameters, InstanceParameters):
         check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
