@@ -137,6 +137,7 @@ def augmentation(**changes: object) -> ConfigDict:
             "rotations": True,
             "stain_sigma": 0.0,
             "stain_bias": 0.0,
+            "own_stains": False,  # each image's, by a fit, and not the textbook's
             "brightness": 0.0,
             "contrast": 0.0,
             "zoom": (1.0, 1.0),

@@ -68,6 +68,15 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config = segmentation.get_config("paper" if published else size)
     config.name = "use_net"
     config.segmenter = segmenter(size)
+    config.pretrained = ConfigDict(
+        {
+            # none | imagenet, of resnet18, resnet50 and se_resnet50 at their own width and blocks,
+            # which needs segmenter.imagenet_input and, for the last, segmenter.se_bias.
+            "encoder": "none",
+            "path": "",  # .safetensors or .npz; empty: fetched, once
+            "sha256": "",
+        }
+    )
     config.data.crop = 992
     if not published:
         crop = {"smoke": 64, "laptop": 128, "gpu": 256}[size]

@@ -41,6 +41,8 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
     "vertical_flips": lambda flips: flips is True,
     "drop_at": lambda steps: steps == [],
     "drop_factor": lambda factor: True,
+    "own_stains": lambda on: on is False,
+    "pretrained": lambda group: group["encoder"] == "none",
     "stain": lambda group: group["method"] == "none",
     "targets": lambda group: not group["legacy"],
     "instances": lambda group: not group["marker_from_mask"],

@@ -103,6 +103,8 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
     if "features" in settings.get("loss", {}):
         # Only training looks at feature distances, so their network is not needed here.
         settings.loss.features.weight = 0.0
+    if "pretrained" in settings:
+        settings.pretrained.encoder = "none"  # nor what the trained network has started from
     stage = build_stage(settings, {})
     # Named explicitly, because a checkpoint of many devices is used on one as well.
     here = SingleDeviceSharding(jax.local_devices()[0])

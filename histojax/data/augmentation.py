@@ -19,6 +19,7 @@ from histojax.data import stain
 from histojax.errors import UserError
 
 IMAGES = ("hr", "lr")
+_TWO = np.array([True, True, False])
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,6 +33,8 @@ class Augmentation:
       rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the square.
       stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
       stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
+      own_stains: the two stains of the image itself are jittered, the bias in shares of their 99th
+        percentile, and not the three of the textbook; see `histojax.data.own_stains`.
       brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
       contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
       zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
@@ -51,6 +54,7 @@ class Augmentation:
     rotations: bool = True
     stain_sigma: float = 0.0
     stain_bias: float = 0.0
+    own_stains: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
     zoom: tuple[float, float] = (1.0, 1.0)
@@ -58,7 +62,7 @@ class Augmentation:
     translate: float = 0.0
 
     def __post_init__(self):
-        for field in ("flips", "vertical_flips", "rotations"):
+        for field in ("flips", "vertical_flips", "rotations", "own_stains"):
             value = getattr(self, field)
             if not isinstance(value, bool):
                 raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
@@ -100,6 +104,10 @@ class Augmentation:
         if unknown:
             raise UserError(f"augmentation has no field {unknown[0]!r}; its fields are {known}")
         return cls(**values)
+
+    @property
+    def restains(self) -> bool:
+        return self.stain_sigma > 0 or self.stain_bias > 0
 
     @property
     def zooms(self) -> bool:
@@ -204,13 +212,18 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
         v = 2.0 * _uniform(rng, 3) - 1.0
         warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
         warp["offset"] = augmentation.translate * v[1:]
+    stains = stain.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)
+    if augmentation.own_stains:
+        # What an image's two stains do not explain is left alone.
+        stains["alpha"] = xp.where(_TWO, stains["alpha"], 1.0).astype(xp.float32)
+        stains["beta"] = xp.where(_TWO, stains["beta"], 0.0).astype(xp.float32)
     return {
         **warp,
+        **stains,
         "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
         "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
         "shift": augmentation.brightness * (2.0 * u[2] - 1.0),
         "zoom": low * (high / low) ** u[3],
-        **stain.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng),
     }
 
 
@@ -238,18 +251,19 @@ def apply(
 
     Args:
       example: registered arrays, cropped; see the head of this module.
-      parameters: what `sample_parameters` drew.
+      parameters: what `sample_parameters` drew, and "stains" (3, 3) of the image where they are to
+        be its own.
       augmentation: what is switched on (its ranges are not read again).
 
     Returns:
       A new dict of the same fields, shapes and dtypes; NumPy arrays may be views.
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
-    recolours = augmentation.stain_sigma > 0 or augmentation.stain_bias > 0
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
     for name in IMAGES:
-        if name in moved and recolours:
-            moved[name] = stain.jitter(moved[name], parameters)
+        if name in moved and augmentation.restains:
+            stains = parameters.get("stains", stain.RGB_FROM_HED)
+            moved[name] = stain.jitter(moved[name], parameters, stains)
         if name in moved and relights:
             moved[name] = light(moved[name], parameters)
     return moved

@@ -19,7 +19,10 @@ from histojax.data.recipe import Recipe, finish, read_checked
 
 @dataclasses.dataclass(frozen=True)
 class Store:
-    """A whole set, padded to its largest image: arrays (N, H, W, ...) and sizes int32 (N, 2)."""
+    """A whole set, padded to its largest image: arrays (N, H, W, ...) and sizes int32 (N, 2).
+
+    Where images are jittered in their own stains, these are among the arrays: "stains" (N, 3, 3).
+    """
 
     arrays: dict[str, np.ndarray]
     sizes: np.ndarray
@@ -54,6 +57,8 @@ def load_store(source: Any, recipe: Recipe, max_bytes: int) -> Store | None:
         for row, image in zip(arrays[field], images, strict=True):
             height, width = image[field].shape[:2]
             row[:height, :width] = image[field]
+    if recipe.own_stains:
+        arrays["stains"] = np.stack([image["stains"] for image in images])
     sizes = np.array([image["hr"].shape[:2] for image in images], np.int32)
     return Store(arrays, sizes)
 
@@ -183,6 +188,8 @@ def _device_example(recipe: Recipe) -> Any:
             start = (index, y // scale, x // scale) + (0,) * len(tail)
             cropped[field] = jax.lax.dynamic_slice(array, start, (1, side, side, *tail))[0]
         augmentation = augmentation_lib.sample_parameters(recipe.augmentation, augmentation_key)
+        if recipe.own_stains:
+            augmentation["stains"] = arrays["stains"][index]
         degradation = {}
         if recipe.degrades:
             degradation = degradation_lib.sample_parameters(

@@ -31,6 +31,7 @@ from absl import logging
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
+from histojax.data.own_stains import OwnStains
 from histojax.data.recipe import (
     Recipe,
     cut,
@@ -61,6 +62,8 @@ class _TrainExample:
         image = read_checked(self.source, index, recipe)
         height, width = image["hr"].shape[:2]
         parameters = augmentation_lib.sample_parameters(recipe.augmentation, rng)
+        if recipe.own_stains:
+            parameters["stains"] = image["stains"]
         size = recipe.crop
         if recipe.augmentation.zooms:
             size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
@@ -310,6 +313,8 @@ def train_batches(
         device placement where it is not possible. An unusable image is refused when it is read.
     """
     recipe = make_recipe(source, data_config, fields)
+    if recipe.own_stains:
+        source = OwnStains(source)
     whole_number(batch_size, "batch size", 1)
     check_seed(seed)
     check(data_config)

@@ -53,6 +53,11 @@ class Recipe:
         return (self.crop // self.scale, self.crop // self.scale, 3)
 
     @property
+    def own_stains(self) -> bool:
+        """Whether records bring the stains that their image is jittered in."""
+        return self.augmentation.own_stains and self.augmentation.restains
+
+    @property
     def step(self) -> int:
         """Crops start at multiples of this many px: r where lr is a registered image."""
         return self.scale if "lr" in self.stored else 1
@@ -133,7 +138,7 @@ def make_recipe(
 
 
 def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
-    """The stored fields of one image and its name, checked against the recipe."""
+    """The stored fields of one image, its name and own stains, checked against the recipe."""
     record = source[index]
     name = record["name"]
     missing = [field for field in recipe.stored if field not in record]
@@ -157,6 +162,8 @@ def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
                 f"{field!r} of image {name!r} is {kept[field].shape[0]}x{kept[field].shape[1]} "
                 f"pixels, not {shape[0]}x{shape[1]} as its hr image asks for; register the two"
             )
+    if recipe.own_stains:
+        kept["stains"] = record["stains"]
     return {"name": name, **kept}
 
 

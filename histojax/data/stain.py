@@ -92,7 +92,7 @@ def sample_parameters(stain_sigma: float, stain_bias: float, rng: Any) -> dict[s
     return {"alpha": 1.0 + stain_sigma * u[0], "beta": stain_bias * u[1]}
 
 
-def jitter(rgb: Any, parameters: Mapping[str, Any], stains: np.ndarray = RGB_FROM_HED) -> Any:
+def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) -> Any:
     """Scales and shifts the stain concentrations of an image.
 
     The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d
@@ -102,7 +102,7 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: np.ndarray = RGB_FRO
     Args:
       rgb: (H, W, 3) uint8, or float in [0, 1]; NumPy or JAX.
       parameters: "alpha" and "beta", (3,) each, as `sample_parameters` draws them.
-      stains: float (3, 3), an absorption vector a row, linearly independent; NumPy.
+      stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
 
     Returns:
       The jittered image, (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
@@ -111,7 +111,8 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: np.ndarray = RGB_FRO
     quantised = rgb.dtype == np.uint8
     alpha, beta = parameters["alpha"], parameters["beta"]
     # It acts on (R, G, B, w): alpha by way of the stain space, and beta as a fourth column.
-    unmixing = xp.asarray(np.linalg.inv(stains), dtype=xp.float32)
+    inverse = stains.__array_namespace__().linalg.inv(stains)
+    unmixing = xp.asarray(inverse, dtype=xp.float32)
     stains = xp.asarray(stains, dtype=xp.float32)
     mixing = unmixing @ (alpha[:, None] * stains)
     matrix = xp.concatenate([mixing, (beta @ stains)[None, :]]).T.astype(xp.float32)

@@ -80,7 +80,7 @@ def load_feature_network(
 
 
 def load_encoder(
-    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "config.segmenter.path"
+    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
 ) -> dict[str, Any]:
     """ImageNet weights and batch statistics of a ResNet encoder.
 

@@ -123,9 +123,10 @@ class SEUNet(nn.Module):
         low, high = resnet.field(self._stages, resnet.kind(self.encoder).bottleneck, needed)
         return min(low, image[0]), max(high, image[1])
 
-    def setup(self) -> None:
-        self._check()
-        self.trunk = resnet.ResNet(
+    @nn.nowrap
+    def encoder_module(self) -> resnet.ResNet:
+        """The encoder by itself; its variables lie under "trunk" of this network's."""
+        return resnet.ResNet(
             kind=self.encoder,
             blocks=self.blocks,
             width=self.width,
@@ -134,6 +135,10 @@ class SEUNet(nn.Module):
             bn_axis_name=self.bn_axis_name,
             dtype=self.dtype,
         )
+
+    def setup(self) -> None:
+        self._check()
+        self.trunk = self.encoder_module()
         names = [f"decoder_{n}" for n in reversed(range(self.depth))]
         if self._full_size:
             names.append("decoder_full")

@@ -21,6 +21,7 @@ from histojax.errors import UserError
 from histojax.imaging import forms
 from histojax.imaging.instances import InstanceParameters, check_maps
 from histojax.losses import segmentation as losses
+from histojax.models import pretrained
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
@@ -83,6 +84,7 @@ class Segmentation(FindsNuclei):
     instances: forms.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
+    encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
     dtype: jnp.dtype
 
     @property
@@ -101,6 +103,7 @@ class Segmentation(FindsNuclei):
             self.optimizers,
             averaged=("segmenter",),
             start={k: v for k, v in self.starts.items() if k == "segmenter"},
+            parts={} if self.encoder is None else {"segmenter": {"trunk": self.encoder}},
         )
 
     def train_step(
@@ -201,6 +204,40 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
+def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
+    """Variables of the segmenter's encoder that group `pretrained` names; None where it has none.
+
+    Raises:
+        UserError: for an unknown name, weights that cannot be had, or a segmenter that they do not
+            suit.
+    """
+    group = config.get("pretrained", {"encoder": "none"})
+    if group["encoder"] == "none":
+        return None
+    if group["encoder"] != "imagenet":
+        raise UserError(
+            f"pretrained.encoder={group['encoder']!r} is not known; choose one of none, imagenet"
+        )
+    if not isinstance(segmenter, SEUNet):
+        raise UserError(
+            "pretrained.encoder='imagenet' is for segmenter.kind='se_unet', whose encoder is a "
+            f"ResNet, and not for {config.segmenter.kind!r}; set it to 'none'"
+        )
+    if not segmenter.imagenet_input:
+        raise UserError(
+            "pretrained.encoder='imagenet' needs segmenter.imagenet_input=True: these weights "
+            "expect ImageNet's mean and deviation taken off the image"
+        )
+    if config.init.get("segmenter"):
+        raise UserError(
+            "pretrained.encoder='imagenet' and init.segmenter both say what the segmenter starts "
+            "from; give one of them"
+        )
+    return pretrained.load_encoder(
+        segmenter.encoder_module(), group["path"], group["sha256"], path_field="pretrained.path"
+    )
+
+
 def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameters | None:
     """How maps become nuclei; None where there are no markers, predicted or made of the mask.
 
@@ -233,6 +270,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
         instances=build_instances(config, segmenter),
         ema_decay=config.ema_decay,
         starts=starts,
+        encoder=build_encoder(config, segmenter),
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

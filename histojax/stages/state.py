@@ -75,6 +75,7 @@ def create(
     *,
     averaged: tuple[str, ...] = (),
     start: Mapping[str, Tree] | None = None,
+    parts: Mapping[str, Mapping[str, Tree]] | None = None,
     frozen: Mapping[str, Tree] | None = None,
 ) -> State:
     """A state at step 0.
@@ -85,6 +86,7 @@ def create(
         optimizers: name -> optax transformation, for every network that is trained.
         averaged: names whose variables are averaged.
         start: name -> variables of an earlier run, used in place of fresh ones.
+        parts: name -> submodule -> its variables, used in place of fresh ones.
         frozen: name -> variables that are only read.
 
     Raises:
@@ -107,6 +109,9 @@ def create(
             variables = jax.tree.map(jnp.copy, start[name])
         else:
             variables = jax.jit(fresh, compiler_options=_run_once(key))(key, sample)
+            for part, given in (parts or {}).get(name, {}).items():
+                for kind, tree in given.items():
+                    variables[kind][part] = jax.tree.map(jnp.asarray, tree)
         params[name] = variables["params"]
         statistics[name] = {k: v for k, v in variables.items() if k != "params"}
     return State(

@@ -1,9 +1,11 @@
 import numpy as np
 import pytest
 
+from histojax import chain, runs
 from histojax.errors import UserError
 from histojax.stages import build_stage, images, segmentation
 from tests import tiny
+from tests.models.published_resnet import published_arrays
 
 
 @pytest.mark.parametrize("name", ["segmentation", "unet"])
@@ -94,4 +96,63 @@ def test_heads_that_cannot_be_used_are_refused(heads):
     settings = tiny.config("segmentation")
     settings.segmenter.heads = heads
     with pytest.raises(UserError, match=r"segmenter.heads=.* has to be 'mask' and then, each once"):
+        build_stage(settings, {})
+
+
+def pretrained_config(tmp_path):
+    """A tiny USE-Net whose encoder starts from a file, and that file's arrays."""
+    settings = tiny.config("use_net")
+    network = settings.segmenter
+    network.update(encoder="resnet18", imagenet_input=True)
+    arrays = published_arrays("resnet18", network.blocks, network.width)
+    np.savez(tmp_path / "resnet18.npz", **arrays)
+    settings.pretrained.update(encoder="imagenet", path=str(tmp_path / "resnet18.npz"))
+    return settings, arrays
+
+
+def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
+    settings, arrays = pretrained_config(tmp_path)
+    stage, state, batch = tiny.built("use_net", settings)
+    kernel = arrays["conv1.weight"].transpose(2, 3, 1, 0)
+    for variables in (state.variables("segmenter"), state.ema["segmenter"]):
+        trunk = variables["params"]["trunk"]
+        np.testing.assert_array_equal(trunk["conv1"]["kernel"], kernel)
+        statistics = variables["batch_stats"]["trunk"]
+        np.testing.assert_array_equal(statistics["bn1"]["mean"], arrays["bn1.running_mean"])
+    # The decoder is what it is without them.
+    settings.pretrained.encoder = "none"
+    _, fresh, _ = tiny.built("use_net", settings)
+    head = [s.params["segmenter"]["head"]["kernel"] for s in (state, fresh)]
+    np.testing.assert_array_equal(*head)
+    state, _ = tiny.stepped(stage, state, batch, 1)
+    assert not np.array_equal(state.params["segmenter"]["trunk"]["conv1"]["kernel"], kernel)
+
+
+def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
+    settings, _ = pretrained_config(tmp_path)
+    chain.run(settings, tmp_path / "run")
+    (tmp_path / "resnet18.npz").unlink()
+    trunk = runs.load(tmp_path / "run").state.params["segmenter"]["trunk"]
+    assert trunk["conv1"]["kernel"].shape == (7, 7, 3, 4)
+    with pytest.raises(UserError, match=r"resnet18\.npz does not exist: correct pretrained\.path"):
+        build_stage(settings, {})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("group", "field", "value", "match"),
+    [
+        ("pretrained", "encoder", "keras", r"pretrained\.encoder='keras' is not known"),
+        ("segmenter", "imagenet_input", False, r"needs segmenter\.imagenet_input=True"),
+        ("segmenter", "kind", "unet", r"is for segmenter\.kind='se_unet'"),
+        ("init", "segmenter", "runs/other", r"both say what the segmenter starts from"),
+        ("segmenter", "width", 8, r"resnet18\.npz"),
+    ],
+)
+def test_pretrained_weights_that_cannot_be_used_are_refused(tmp_path, group, field, value, match):
+    settings, _ = pretrained_config(tmp_path)
+    if value == "unet":
+        settings.segmenter = tiny.config("unet").segmenter
+    settings[group][field] = value
+    with pytest.raises(UserError, match=match):
         build_stage(settings, {})
