@@ -1,0 +1,151 @@
+"""FC-DenseNet, a U-Net of densely connected blocks (Jegou et al. 2017).
+
+With the map of a coarser scale beside the image, it is the segmentor of Li et al.'s pyramid. With
+its defaults and four labels the network of their development code. B batch, H and W pixels, C
+labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from histojax.models import unet_frame
+from histojax.models.layers import Conv, full_precision, max_pool, nearest_upsample, norm_layer
+
+_HE = nn.initializers.he_uniform()
+
+
+class DenseBlock(nn.Module):
+    """Layers of BatchNorm, ReLU, 3x3 convolution and dropout, each fed with all before it.
+
+    Attributes:
+      layers: their number.
+      growth: channels that each adds.
+    """
+
+    layers: int
+    growth: int
+    dropout: float = 0.0
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """(B, H, W, features) -> (B, H, W, layers growth): what the block has added."""
+        added = []
+        for n in range(self.layers):
+            y = norm_layer(
+                "batch",
+                train=train,
+                axis_name=self.bn_axis_name,
+                dtype=self.dtype,
+                name=f"norm_{n}",
+            )(jnp.concatenate([x, *added], -1))
+            y = Conv(self.growth, kernel_init=_HE, dtype=self.dtype, name=f"conv_{n}")(nn.relu(y))
+            added.append(nn.Dropout(self.dropout, deterministic=not train)(y))
+        return jnp.concatenate(added, -1)
+
+
+class DenseUNet(nn.Module):
+    """Image and the map of the scale below to logits at the same size.
+
+    On the way up a level is enlarged by nearest neighbour and convolved, where the source has a
+    transposed convolution of as many parameters.
+
+    Attributes:
+      labels: C.
+      features: channels of the first convolution.
+      growth: channels that each layer adds.
+      layers: layers of each dense block on the way down, finest first; those of the way up mirror
+        them. Each block is followed by a halving of the size.
+      bottom: layers of the block at the smallest size.
+      dropout: rate in every layer.
+      bn_axis_name: device axis over which batch statistics are averaged.
+      dtype: computation dtype; parameters and logits are float32.
+    """
+
+    labels: int
+    features: int = 16
+    growth: int = 12
+    layers: tuple[int, ...] = (4, 5, 7)
+    bottom: int = 10
+    dropout: float = 0.2
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @property
+    def stride(self) -> int:
+        """Pixels to which image sizes and window origins must be aligned."""
+        return 2 ** len(self.layers)
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
+        return unet_frame.halo(self.stride, self._field)
+
+    def _field(self, pixel: int) -> tuple[int, int]:
+        # A level's skip sees less than what comes up from below it.
+        low = high = pixel
+        for layers in self.layers:
+            low, high = (low - layers - 1) // 2, (high + layers + 1) // 2
+        low, high = low - self.bottom, high + self.bottom
+        for layers in reversed(self.layers):
+            low, high = 2 * low - layers, 2 * high + 1 + layers
+        return low - 1, high + 1
+
+    @nn.compact
+    def __call__(self, x: jax.Array, below: jax.Array, *, train: bool) -> jax.Array:
+        """Segments images.
+
+        Args:
+          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
+          below: (B, H, W, C) in [0, 1]: probabilities of the scale below, enlarged; zeros at the
+            lowest scale.
+          train: whether dropout acts (rng "dropout") and batch statistics are updated.
+
+        Returns:
+          Logits (B, H, W, C) float32.
+
+        Raises:
+          ValueError: H or W is not a multiple of `stride`.
+        """
+        unet_frame.check_size(x, self.stride)
+
+        def block(x: jax.Array, layers: int, name: str) -> jax.Array:
+            dense = DenseBlock(
+                layers, self.growth, self.dropout, self.bn_axis_name, self.dtype, name=name
+            )
+            return dense(x, train=train)
+
+        x = jnp.concatenate([x, below.astype(x.dtype)], -1).astype(self.dtype)
+        x = Conv(self.features, kernel_init=_HE, dtype=self.dtype, name="stem")(x)
+        skips = []
+        for n, layers in enumerate(self.layers):
+            x = jnp.concatenate([x, block(x, layers, f"down_{n}")], -1)
+            skips.append(x)
+            y = norm_layer(
+                "batch",
+                train=train,
+                axis_name=self.bn_axis_name,
+                dtype=self.dtype,
+                name=f"halve_{n}_norm",
+            )(x)
+            y = Conv(x.shape[-1], 1, kernel_init=_HE, dtype=self.dtype, name=f"halve_{n}")(
+                nn.relu(y)
+            )
+            x = max_pool(nn.Dropout(self.dropout, deterministic=not train)(y), 2, 2)
+        x = block(x, self.bottom, "bottom")
+        for n in reversed(range(len(self.layers))):
+            y = nearest_upsample(x, 2)
+            y = Conv(x.shape[-1], kernel_init=_HE, dtype=self.dtype, name=f"enlarge_{n}")(y)
+            y = jnp.concatenate([y, skips[n]], -1)
+            x = block(y, self.layers[n], f"up_{n}")
+        # The last level hands all that it has to the logits.
+        x = jnp.concatenate([y, x], -1)
+        return full_precision(
+            Conv(self.labels, 1, kernel_init=_HE, dtype=self.dtype, name="logits")(x)
+        )

@@ -1,0 +1,248 @@
+"""Networks of one scale of the pyramid: a conditional generator and a discriminator of pairs.
+
+Li et al. 2022 (Med. Image Anal. 75:102251) as their development code has it: the generator of
+pix2pixHD (Wang et al. 2018, section 3.1) fed with the image of the scale below, as in SinGAN
+(Shaham et al. 2019, eq. 2), and its discriminators. B batch, H and W pixels of
+this scale, C labels.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from histojax.models import unet_frame
+from histojax.models.layers import Conv, full_precision, nearest_upsample, norm_layer
+from histojax.models.patch_discriminator import PatchDiscriminator
+
+CONDITIONINGS = ("concat", "spade")
+_INIT = nn.initializers.normal(0.02)
+# Channels of the hidden layer from which SPADE's scale and offset are made, at most.
+_SPADE_HIDDEN = 128
+
+
+class Spade(nn.Module):
+    """Normalisation whose scale and offset follow the mask (Park et al. 2019, eq. 1).
+
+    Attributes:
+      norm: what it modulates, without a learned scale and offset of its own: "batch" or "none".
+      hidden: channels between the mask and both.
+    """
+
+    norm: str = "batch"
+    hidden: int = _SPADE_HIDDEN
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
+        """(B, H, W, features), (B, n H, n W, C) in [0, 1] -> (B, H, W, features)."""
+        if self.norm == "batch":
+            x = nn.BatchNorm(
+                use_running_average=not train,
+                momentum=0.9,
+                epsilon=1e-5,
+                use_bias=False,
+                use_scale=False,
+                axis_name=self.bn_axis_name if train else None,
+                dtype=self.dtype,
+                name="norm",
+            )(x)
+        factor = mask.shape[1] // x.shape[1]
+        if factor > 1:
+            mask = nn.avg_pool(mask, (factor, factor), (factor, factor))
+        shared = nn.relu(Conv(self.hidden, dtype=self.dtype, name="shared")(mask))
+        scale = Conv(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="scale")(shared)
+        offset = Conv(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="offset")(shared)
+        return x * (1 + scale) + offset
+
+
+class PyramidGenerator(nn.Module):
+    """Mask, noise and the image of the scale below to the image of this scale.
+
+    What is generated is what this scale adds to the one below: half a tanh, so that an image of
+    mid-grey can become any, and one that is right already need not change. It is not cut to [0, 1].
+
+    The source pads by reflection and enlarges by transposed convolutions; here the padding is zero,
+    as everywhere in the project, and enlarging is by nearest neighbour and a convolution of as many
+    parameters, which leaves no checkerboard (Odena et al. 2016).
+
+    Attributes:
+      features: channels at full size; each of the downsamplings doubles them.
+      downsamplings: by 2 each.
+      blocks: residual blocks at the smallest size.
+      conditioning: "concat", the mask beside the image, or "spade", which also normalises by it.
+      norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
+      bn_axis_name: device axis over which batch statistics are averaged.
+      dtype: computation dtype; parameters and the image are float32.
+    """
+
+    features: int = 64
+    downsamplings: int = 3
+    blocks: int = 9
+    conditioning: str = "concat"
+    norm: str = "batch"
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @property
+    def stride(self) -> int:
+        """Pixels to which image sizes and window origins must be aligned."""
+        return 2**self.downsamplings
+
+    @property
+    def exact_tiles(self) -> bool:
+        """Whether tiles with the halo agree with the whole image."""
+        return self.norm != "instance"
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
+        return unet_frame.halo(self.stride, self._field)
+
+    def _field(self, pixel: int) -> tuple[int, int]:
+        # First and last pixel of image, noise or mask that the output pixel depends on, walked from
+        # the end; what SPADE reads of the mask is counted as if it were read of the features.
+        spade = 2 if self.conditioning == "spade" else 0
+        low, high = pixel - 3, pixel + 3
+        for _ in range(self.downsamplings):
+            low, high = (low - spade - 1) // 2, (high + spade + 1) // 2
+        radius = self.blocks * 2 * (1 + spade)
+        low, high = low - radius, high + radius
+        for _ in range(self.downsamplings):
+            low, high = 2 * (low - spade) - 1, 2 * (high + spade) + 1
+        # A pooled mask brings the pixels of its whole square along.
+        square = self.stride - 1 if spade else 0
+        return low - spade - square - 3, high + spade + square + 3
+
+    @nn.compact
+    def __call__(
+        self, below: jax.Array, noise: jax.Array, mask: jax.Array, *, train: bool
+    ) -> jax.Array:
+        """Generates images.
+
+        Args:
+          below: (B, H, W, 3), about [0, 1]: the image of the scale below, enlarged; mid-grey at the
+            lowest scale.
+          noise: (B, H, W, 1), already as strong as it is to be.
+          mask: (B, H, W, C) in [0, 1], one-hot.
+          train: whether batch statistics are used and updated.
+
+        Returns:
+          (B, H, W, 3) float32, about [0, 1].
+
+        Raises:
+          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+        """
+        if self.conditioning not in CONDITIONINGS:
+            raise ValueError(
+                f"conditioning={self.conditioning!r} is not one of {', '.join(CONDITIONINGS)}"
+            )
+        if self.conditioning == "spade" and self.norm == "instance":
+            raise ValueError("conditioning='spade' normalises by batch or none, not by instance")
+        unet_frame.check_size(below, self.stride)
+        mask = mask.astype(self.dtype)
+
+        def conv(x: jax.Array, width: int, name: str, *, side: int = 3, stride: int = 1):
+            bias = self.norm == "none" or self.conditioning == "spade"
+            if stride == 1:
+                layer = Conv(
+                    width, side, use_bias=bias, kernel_init=_INIT, dtype=self.dtype, name=name
+                )
+            else:
+                layer = nn.Conv(
+                    width,
+                    (side, side),
+                    strides=stride,
+                    padding=(((side - 1) // 2, (side - 1) // 2),) * 2,
+                    use_bias=bias,
+                    kernel_init=_INIT,
+                    dtype=self.dtype,
+                    name=name,
+                )
+            return layer(x)
+
+        def normalise(x: jax.Array, name: str) -> jax.Array:
+            if self.conditioning == "spade":
+                spade = Spade(
+                    self.norm,
+                    min(_SPADE_HIDDEN, 2 * self.features),
+                    self.bn_axis_name,
+                    self.dtype,
+                    name=name,
+                )
+                return spade(x, mask, train=train)
+            return norm_layer(
+                self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
+            )(x)
+
+        x = jnp.concatenate([2 * (below - 0.5) + noise, 2 * mask - 1], -1).astype(self.dtype)
+        x = nn.relu(normalise(conv(x, self.features, "stem", side=7), "stem_norm"))
+        width = self.features
+        for n in range(self.downsamplings):
+            width *= 2
+            x = nn.relu(normalise(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
+        for n in range(self.blocks):
+            y = nn.relu(normalise(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
+            x = x + normalise(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
+        for n in reversed(range(self.downsamplings)):
+            width //= 2
+            x = conv(nearest_upsample(x, 2), width, f"up_{n}")
+            x = nn.relu(normalise(x, f"up_{n}_norm"))
+        added = Conv(3, 7, kernel_init=_INIT, dtype=self.dtype, name="image")(x)
+        return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))
+
+
+class PairDiscriminator(nn.Module):
+    """Judges images together with masks, at their size and at smaller ones (pix2pixHD).
+
+    Attributes:
+      sizes: how many, each half of the one before; each has a network of its own.
+      widths, norm, spectral_norm, bn_axis_name, dtype: of `PatchDiscriminator`.
+    """
+
+    sizes: int = 2
+    widths: tuple[int, ...] = (64, 128, 256, 512)
+    norm: str = "instance"
+    spectral_norm: bool = False
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, image: jax.Array, mask: jax.Array, *, train: bool, features: bool = False
+    ) -> list[jax.Array] | tuple[list[jax.Array], list[list[jax.Array]]]:
+        """Judges pairs.
+
+        Args:
+          image: (B, H, W, 3), about [0, 1].
+          mask: (B, H, W, C) in [0, 1], one-hot or probabilities; differentiated like the image.
+          train: whether power iterations are advanced.
+          features: whether the hidden activations are returned too.
+
+        Returns:
+          Logits (B, h, w, 1) float32 of each size, or (logits, hidden activations of each size).
+        """
+        pair = jnp.concatenate([image, mask.astype(image.dtype)], -1)
+        logits, hidden = [], []
+        for n in range(self.sizes):
+            if n > 0:
+                # A border pixel is the mean of what there is, as in the source.
+                pair = nn.avg_pool(
+                    pair, (3, 3), (2, 2), padding=((1, 1), (1, 1)), count_include_pad=False
+                )
+            judge = PatchDiscriminator(
+                self.widths,
+                self.norm,
+                self.spectral_norm,
+                self.bn_axis_name,
+                self.dtype,
+                name=f"size_{n}",
+            )
+            found, maps = judge(pair, train=train, features=True)
+            logits.append(found)
+            hidden.append(maps)
+        return (logits, hidden) if features else logits

@@ -1,0 +1,196 @@
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from histojax.models.pyramid import PairDiscriminator, PyramidGenerator, Spade
+
+SMALL = {"features": 4, "downsamplings": 1, "blocks": 1}
+SPADE = {"conditioning": "spade"}
+
+
+def inputs(size=16, labels=2, batch=2, seed=0):
+    """Image of the scale below, noise and one-hot mask."""
+    keys = jax.random.split(jax.random.key(seed), 3)
+    below = jax.random.uniform(keys[0], (batch, size, size, 3))
+    noise = jax.random.normal(keys[1], (batch, size, size, 1))
+    classes = jax.random.randint(keys[2], (batch, size, size), 0, labels)
+    return below, noise, jax.nn.one_hot(classes, labels)
+
+
+def parameters(module, *x):
+    variables = jax.eval_shape(lambda *x: module.init(jax.random.key(0), *x, train=False), *x)
+    return sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+
+
+def made(module, *x):
+    variables = jax.jit(partial(module.init, train=False))(jax.random.key(1), *x)
+    # Far from the small weights of the start, whose image is hardly more than the one below.
+    params = jax.tree.map(lambda p: 5 * p, variables["params"])
+    return {**variables, "params": params}, jax.jit(partial(module.apply, train=False))
+
+
+def test_parameters_are_those_of_the_networks_that_the_source_took():
+    below, noise, mask = inputs(64, labels=4)
+    widths = (64, 128, 256, 512)
+    kernels = 49 * 7 * 64 + 49 * 64 * 3
+    kernels += 2 * sum(9 * a * b for a, b in itertools.pairwise(widths))
+    kernels += 9 * 2 * 9 * 512 * 512
+    # A scale and an offset for each normalised channel, and a bias of the image.
+    affine = 2 * (64 + 2 * (128 + 256) - 128 - 256 + 64 + 128 + 256 + 512 + 18 * 512) + 3
+    assert parameters(PyramidGenerator(), below, noise, mask) == kernels + affine
+    assert kernels + affine == pytest.approx(45.6e6, rel=1e-3)
+    judge = 16 * (7 * 64 + 64 * 128 + 128 * 256 + 256 * 512 + 512) + 64 + 1
+    assert parameters(PairDiscriminator(), below, mask) == 2 * judge
+    assert 2 * judge == pytest.approx(5.54e6, rel=1e-3)
+
+
+@pytest.mark.parametrize("fields", [{}, SPADE, {"norm": "none"}, {"norm": "instance"}])
+def test_an_image_adds_at_most_half_to_the_one_below(fields):
+    below, noise, mask = inputs()
+    variables, apply = made(PyramidGenerator(**SMALL, **fields), below, noise, mask)
+    image = apply(variables, below, noise, mask)
+    assert (image.shape, image.dtype) == (below.shape, jnp.float32)
+    assert 1e-3 < float(jnp.abs(image - below).max()) <= 0.5
+
+
+@pytest.mark.parametrize("fields", [{}, SPADE])
+def test_the_image_follows_mask_and_noise(fields):
+    below, noise, mask = inputs()
+    variables, apply = made(PyramidGenerator(**SMALL, **fields), below, noise, mask)
+    image = apply(variables, below, noise, mask)
+    for other in ((below, -noise, mask), (below, noise, 1 - mask)):
+        assert float(jnp.abs(apply(variables, *other) - image).max()) > 1e-3
+    np.testing.assert_array_equal(apply(variables, below, noise, mask), image)
+
+
+@pytest.mark.parametrize("fields", [{}, SPADE, {"downsamplings": 2}])
+def test_halo_bounds_the_receptive_field_within_the_strides(fields):
+    model = PyramidGenerator(**{**SMALL, **fields})
+    height, centre = 192, 96
+    below = jnp.full((1, height, 8, 3), 0.5)
+    noise = jnp.zeros((1, height, 8, 1))
+    mask = jnp.ones((1, height, 8, 2))
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), below, noise, mask)
+    # Weights above zero keep every ReLU open; small ones at the end keep tanh from saturating.
+    params = jax.tree.map(lambda p: jnp.abs(p) + 1e-3, variables["params"])
+    params["image"] = jax.tree.map(lambda p: 1e-4 * p, params["image"])
+
+    @jax.jit
+    def reached(phase):
+        def row(n, m):
+            x = model.apply({**variables, "params": params}, below, n, m, train=False)
+            return x[0, centre + phase].sum()
+
+        slopes = jax.grad(row, argnums=(0, 1))(noise, mask)
+        return [jnp.abs(slope).max((0, 2, 3)) for slope in slopes]
+
+    radius = 0
+    for phase in range(model.stride):
+        for slopes in reached(phase):
+            rows = np.nonzero(np.asarray(slopes))[0]
+            radius = max(radius, np.abs(rows - centre - phase).max())
+    assert model.halo % model.stride == 0
+    assert radius <= model.halo < centre
+    if "conditioning" not in fields:
+        assert model.halo - model.stride < radius
+
+
+@pytest.mark.parametrize("fields", [{}, SPADE])
+def test_windows_with_the_halo_agree_with_the_whole(fields):
+    model = PyramidGenerator(**SMALL, **fields)
+    x = inputs(96, batch=1)
+    variables, apply = made(model, *x)
+    whole = apply(variables, *x)
+    assert model.exact_tiles
+    assert not PyramidGenerator(norm="instance").exact_tiles
+    halo, core, start = model.halo, 8, 40
+    assert start >= halo
+    window = slice(start - halo, start + core + halo)
+    part = apply(variables, *(a[:, window, window] for a in x))[:, halo:-halo, halo:-halo]
+    inside = whole[:, start : start + core, start : start + core]
+    assert float(jnp.ptp(inside)) > 1e-3
+    np.testing.assert_allclose(part, inside, atol=1e-5)
+
+
+def test_spade_scales_and_shifts_by_the_mask_alone():
+    # Scale and offset are linear in the hidden layer, which is the second label where it is set.
+    module = Spade(norm="none", hidden=1)
+    x = jax.random.normal(jax.random.key(0), (1, 4, 4, 2))
+    mask = jnp.zeros((1, 8, 8, 2)).at[:, 4:, :, 1].set(1.0)
+    shapes = jax.eval_shape(lambda: module.init(jax.random.key(0), x, mask, train=False))
+    params = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["params"])
+    params["shared"]["kernel"][1, 1, 1, 0] = 1
+    params["scale"]["kernel"][1, 1, 0] = (2, 0)
+    params["offset"]["kernel"][1, 1, 0] = (0, 3)
+    y = module.apply({"params": params}, x, mask, train=False)
+    np.testing.assert_allclose(y[:, :2], x[:, :2])
+    np.testing.assert_allclose(y[:, 2:, :, 0], 3 * x[:, 2:, :, 0], rtol=1e-6)
+    np.testing.assert_allclose(y[:, 2:, :, 1], x[:, 2:, :, 1] + 3, rtol=1e-6)
+
+
+def test_a_discriminator_judges_each_size_by_a_network_of_its_own():
+    below, _, mask = inputs(32)
+    model = PairDiscriminator(sizes=2, widths=(4, 8))
+    variables, _ = made(model, below, mask)
+    assert set(variables["params"]) == {"size_0", "size_1"}
+    logits, hidden = model.apply(variables, below, mask, train=False, features=True)
+    # 4x4 convolutions padded by 1: 32 -> 16 -> 15 -> 14, and 16 -> 8 -> 7 -> 6.
+    assert [x.shape for x in logits] == [(2, 14, 14, 1), (2, 6, 6, 1)]
+    assert [[x.shape[1:] for x in maps] for maps in hidden] == [
+        [(16, 16, 4), (15, 15, 8)],
+        [(8, 8, 4), (7, 7, 8)],
+    ]
+    again = model.apply(variables, below, mask, train=False)
+    jax.tree.map(np.testing.assert_array_equal, logits, again)
+
+
+def test_a_smaller_size_is_the_mean_of_what_lies_under_it():
+    # A network that passes its input on: one 4x4 kernel that picks a pixel.
+    model = PairDiscriminator(sizes=2, widths=(1,), norm="none")
+    image = jax.random.uniform(jax.random.key(0), (1, 8, 8, 3))
+    mask = jnp.zeros((1, 8, 8, 1))
+    shapes = jax.eval_shape(lambda: model.init(jax.random.key(0), image, mask, train=False))
+    params = jax.tree.map(lambda s: np.zeros(s.shape, np.float32), shapes["params"])
+    params["size_1"]["conv_0"]["kernel"][1, 1, 0, 0] = 1
+    _, hidden = model.apply({"params": params}, image, mask, train=False, features=True)
+    red = np.asarray(image[0, :, :, 0])
+    means = [
+        [red[max(2 * i - 1, 0) : 2 * i + 2, max(2 * j - 1, 0) : 2 * j + 2].mean() for j in range(3)]
+        for i in range(3)
+    ]
+    judged = 2 * np.array(means) - 1
+    got = hidden[1][0][0, :3, :3, 0]
+    np.testing.assert_allclose(got, np.where(judged > 0, judged, 0.2 * judged), atol=1e-6)
+
+
+def test_judgement_is_differentiable_in_a_soft_mask():
+    below, _, mask = inputs(32)
+    model = PairDiscriminator(sizes=2, widths=(4, 8))
+    variables, _ = made(model, below, mask)
+
+    def judged(logits):
+        maps = model.apply(variables, below, jax.nn.softmax(logits), train=False)
+        return sum(jnp.mean(jnp.square(x - 1)) for x in maps)
+
+    slope = jax.jit(jax.grad(judged))(mask)
+    assert float(jnp.abs(slope).max(axis=(1, 2, 3)).min()) > 0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("fields", "size", "match"),
+    [
+        ({}, 15, "multiples of 2"),
+        ({"conditioning": "film"}, 16, "not one of concat, spade"),
+        ({**SPADE, "norm": "instance"}, 16, "batch or none, not by instance"),
+        ({"norm": "group"}, 16, "norm 'group' is not one of"),
+    ],
+)
+def test_what_cannot_be_is_refused(fields, size, match):
+    x = inputs(size)
+    with pytest.raises(ValueError, match=match):
+        PyramidGenerator(**{**SMALL, **fields}).init(jax.random.key(0), *x, train=False)
