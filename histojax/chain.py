@@ -283,14 +283,18 @@ def starting_variables(
 ) -> dict[str, Tree]:
     """Network -> variables, from the runs that `init` names, of which `variables_of` gives them.
 
-    The run named for the generator also gives its discriminator, where it has one. A named run
-    that lacks the network is refused.
+    The run named for the generator also gives its discriminator, where it has one, and that named
+    for the pyramid all its networks. A named run that lacks the network is refused.
     """
     starts: dict[str, Tree] = {}
     for network, start in settings.init.items():
         if not start:
             continue
         variables = variables_of(start)
+        if network == "pyramid":
+            # All that the scales below have, by the names of their networks.
+            starts |= variables
+            continue
         if network not in variables:
             name = start.name if isinstance(start, ConfigDict) else start
             raise UserError(

@@ -193,15 +193,21 @@ def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
     """Prints what is trained: each network's fields, parameters and GFLOP a forward image."""
     batch = {k: jax.numpy.asarray(v) for k, v in runs.example_batch(settings).items()}
     for name, module in stage.networks.items():
-        image = (batch["lr"] if name == "generator" else batch["hr"]).astype(np.float32)
+        if hasattr(stage, "inputs"):
+            inputs = stage.inputs(batch)[name]
+        else:
+            inputs = ((batch["lr"] if name == "generator" else batch["hr"]).astype(np.float32),)
+        image = inputs[0]
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params[name]))
         cost = (
-            jax.jit(lambda v, x, m=module: m.apply(v, x, train=False))
-            .lower(state.variables(name), image)
+            jax.jit(lambda v, x, m=module: m.apply(v, *x, train=False))
+            .lower(state.variables(name), inputs)
             .cost_analysis()
         )
         flop = (cost or {}).get("flops", math.nan)
-        fields = ", ".join(f"{k}={v}" for k, v in settings.get(name, {}).items())
+        # The networks of a pyramid are numbered by their scale, and of one group.
+        group = settings.get(name) or settings.get(name.partition("_")[0], {})
+        fields = ", ".join(f"{k}={v}" for k, v in group.items())
         say(
             f"{settings.name}: {name} {type(module).__name__}({fields}), {count:,} parameters, "
             f"{flop / 1e9:.2f} GFLOP per {image.shape[1]}x{image.shape[2]} image"

@@ -78,6 +78,9 @@ class PyramidGenerator(nn.Module):
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
       bn_axis_name: device axis over which batch statistics are averaged.
       dtype: computation dtype; parameters and the image are float32.
+
+    How strong the noise is belongs to the network and is not learned: the collection "noise" holds
+    the "amplitude", 1 at first, which is for the training to set.
     """
 
     features: int = 64
@@ -127,7 +130,7 @@ class PyramidGenerator(nn.Module):
         Args:
           below: (B, H, W, 3), about [0, 1]: the image of the scale below, enlarged; mid-grey at the
             lowest scale.
-          noise: (B, H, W, 1), already as strong as it is to be.
+          noise: (B, H, W, 1) of variance 1.
           mask: (B, H, W, C) in [0, 1], one-hot.
           train: whether batch statistics are used and updated.
 
@@ -179,7 +182,9 @@ class PyramidGenerator(nn.Module):
                 self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
             )(x)
 
-        x = jnp.concatenate([2 * (below - 0.5) + noise, 2 * mask - 1], -1).astype(self.dtype)
+        amplitude = self.variable("noise", "amplitude", jnp.ones, ())
+        noisy = 2 * below - 1 + amplitude.value * noise
+        x = jnp.concatenate([noisy, 2 * mask - 1], -1).astype(self.dtype)
         x = nn.relu(normalise(conv(x, self.features, "stem", side=7), "stem_norm"))
         width = self.features
         for n in range(self.downsamplings):

@@ -6,6 +6,7 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
                   what else its segmenter's heads are named after
     annotations   batch arrays that `evaluate` needs besides, int32 "instances" or none
     networks      name -> linen module
+    inputs        (batch) -> name -> inputs, where a network takes more than one image
     init          (rng, batch) -> state
     train_step    (state, batch, *, axis_name) -> (state, metrics); a per-device program
     eval_step     (state, batch) -> arrays
@@ -29,7 +30,7 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 
-STAGES = ("generator", "segmentation", "srgan", "joint")
+STAGES = ("generator", "segmentation", "srgan", "joint", "pyramid")
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Any]) -> Any:

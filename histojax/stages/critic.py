@@ -74,15 +74,6 @@ class Critic:
             return None
         return max(self.begin, begin["generator"], begin["discriminator"])
 
-    def _losses(self, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
-        pair = adversarial.FORMS[self.form]
-        if self.form != "relativistic":
-            return pair
-        return tuple(
-            lambda *, real, fake, f=form: f(real=real, fake=fake, axis_name=axis_name)
-            for form in pair
-        )
-
     def gradients(
         self,
         state: State,
@@ -94,7 +85,7 @@ class Critic:
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
         """The discriminator's own (gradients, updated statistics, metrics), this device's share."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
-        loss_of, _ = self._losses(axis_name)
+        loss_of, _ = losses(self.form, axis_name)
         fake = jax.lax.stop_gradient(fake)
         start = state.statistics["discriminator"]
 
@@ -170,7 +161,7 @@ class Critic:
     ) -> jax.Array:
         """The generator's weighted adversarial loss (), differentiable in `fake`."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
-        _, loss_of = self._losses(axis_name)
+        _, loss_of = losses(self.form, axis_name)
         params, stats = state.params["discriminator"], state.statistics["discriminator"]
         on_fake, _ = apply(discriminator, params, stats, fake, key=key)
         on_real, _ = apply(discriminator, params, stats, real, key=key)
@@ -178,6 +169,16 @@ class Critic:
         if self.begin > 0:
             loss = jnp.where(state.step >= self.begin, loss, 0.0)
         return self.weight * loss
+
+
+def losses(form: str, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
+    """(discriminator's loss, generator's) of a form, means taken over the mapped axis too."""
+    pair = adversarial.FORMS[form]
+    if form != "relativistic":
+        return pair
+    return tuple(
+        lambda *, real, fake, f=loss: f(real=real, fake=fake, axis_name=axis_name) for loss in pair
+    )
 
 
 def _variance(images: jax.Array) -> jax.Array:

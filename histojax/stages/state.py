@@ -21,6 +21,7 @@ from jax.flatten_util import ravel_pytree
 from histojax import checkpoint
 
 Tree = Any
+Inputs = jax.Array | tuple[jax.Array, ...]
 
 
 class State(struct.PyTreeNode):
@@ -70,7 +71,7 @@ def _run_once(key: jax.Array) -> dict[str, int] | None:
 
 def create(
     rng: jax.Array,
-    networks: Mapping[str, tuple[nn.Module, jax.Array]],
+    networks: Mapping[str, tuple[nn.Module, Inputs]],
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     averaged: tuple[str, ...] = (),
@@ -82,7 +83,7 @@ def create(
 
     Args:
         rng: typed key.
-        networks: name -> (module, an input of the shape it will see).
+        networks: name -> (module, an input of the shape it will see, or a tuple of its inputs).
         optimizers: name -> optax transformation, for every network that is trained.
         averaged: names whose variables are averaged.
         start: name -> variables of an earlier run, used in place of fresh ones.
@@ -97,8 +98,8 @@ def create(
     for index, (name, (module, sample)) in enumerate(networks.items()):
         key = jax.random.fold_in(rng, index)
 
-        def fresh(k: jax.Array, x: jax.Array, module: nn.Module = module) -> Tree:
-            return module.init(k, x, train=False)
+        def fresh(k: jax.Array, x: Inputs, module: nn.Module = module) -> Tree:
+            return module.init(k, *_tuple(x), train=False)
 
         if name in start:
             wanted = jax.eval_shape(fresh, key, sample)
@@ -131,6 +132,10 @@ def create(
     )
 
 
+def _tuple(x: Inputs) -> tuple[jax.Array, ...]:
+    return x if isinstance(x, tuple) else (x,)
+
+
 def step_key(state: State, axis_name: str | None) -> jax.Array:
     """This step's key, another one on every device."""
     key = jax.random.fold_in(state.rng, state.step)
@@ -141,15 +146,15 @@ def apply(
     module: nn.Module,
     params: Tree,
     statistics: Tree,
-    x: jax.Array,
+    x: Inputs,
     *,
     key: jax.Array,
     method: Callable[..., Any] | None = None,
 ) -> tuple[Any, Tree]:
-    """A training-mode call: (output, updated statistics)."""
+    """A training-mode call on an input or a tuple of inputs: (output, updated statistics)."""
     return module.apply(
         {"params": params, **statistics},
-        x,
+        *_tuple(x),
         train=True,
         mutable=list(statistics),
         rngs={"dropout": key},

@@ -65,6 +65,10 @@ def test_the_image_follows_mask_and_noise(fields):
     for other in ((below, -noise, mask), (below, noise, 1 - mask)):
         assert float(jnp.abs(apply(variables, *other) - image).max()) > 1e-3
     np.testing.assert_array_equal(apply(variables, below, noise, mask), image)
+    half = {**variables, "noise": {"amplitude": jnp.array(0.5)}}
+    np.testing.assert_allclose(
+        apply(half, below, 2 * noise, mask), apply(variables, below, noise, mask), atol=1e-6
+    )
 
 
 @pytest.mark.parametrize("fields", [{}, SPADE, {"downsamplings": 2}])

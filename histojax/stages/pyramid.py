@@ -1,0 +1,588 @@
+"""One scale of the pyramid: an image for a mask, and a mask for an image, on what lies below it.
+
+Li et al. 2022 (Med. Image Anal. 75:102251), as their development code has it. Each scale has a
+generator, a discriminator of image and mask pairs and a segmentor. It is trained on the frozen
+scales below, whose networks it takes along, so that the top scale's checkpoint is the whole
+pyramid; or, in the end, with all scales together.
+
+python -m histojax.stages.pyramid --config=configs/pyramid.py
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import linen as nn
+from ml_collections import ConfigDict
+
+from histojax.data import resampling
+from histojax.errors import UserError
+from histojax.imaging import forms
+from histojax.losses import adversarial
+from histojax.models.dense_unet import DenseUNet
+from histojax.models.layers import full_precision, upsample
+from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
+from histojax.stages import build, content, critic, scoring, segmentation
+from histojax.stages.images import by_head, quantise, unit
+from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+
+Tree = Any
+Batch = Mapping[str, jax.Array]
+LABELS = ("mask", "contour", "classes")
+# Weight of the newest batch in the running amplitude of the noise.
+_NEWEST = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class Labels:
+    """What the pixels of a mask are told apart by.
+
+    Attributes:
+      form: "mask", background and nucleus; "contour", background, inside and rim, which keeps
+        touching nuclei apart; "classes", the classes of the annotation.
+      count: C.
+    """
+
+    form: str
+    count: int
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        """Batch arrays that they are made of."""
+        return ("mask", "contour") if self.form == "contour" else ("mask",)
+
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """Maps that follow from probabilities of the labels; what is no rim marks a nucleus."""
+        return ("mask", "marker") if self.form == "contour" else ("mask",)
+
+    def one_hot(self, batch: Batch, dtype: jnp.dtype) -> jax.Array:
+        """Arrays (B, H, W) of a batch as (B, H, W, C) in {0, 1}."""
+        index = batch["mask"].astype(jnp.int32)
+        if self.form != "classes":
+            index = (index > 0).astype(jnp.int32)
+        if self.form == "contour":
+            index = jnp.where(batch["contour"] > 0, 2 * index, index)
+        return jax.nn.one_hot(index, self.count, dtype=dtype)
+
+    def maps(self, probability: jax.Array) -> jax.Array:
+        """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
+        foreground = 1 - probability[..., :1]
+        if self.form == "contour":
+            return jnp.concatenate([foreground, probability[..., 1:2]], -1)
+        return foreground
+
+
+def reduced(image: jax.Array, factor: int) -> jax.Array:
+    """Float (B, H, W, 3) at 1 / factor of the size, antialiased bicubic, not rounded, not cut."""
+    if factor == 1:
+        return image
+    height, width = image.shape[1:3]
+    return resampling.resize(image, height // factor, width // factor, "bicubic")
+
+
+def thinned(labels: jax.Array, factor: int) -> jax.Array:
+    """(B, H, W, C) at 1 / factor of the size, by nearest neighbour."""
+    return labels[:, factor // 2 :: factor, factor // 2 :: factor]
+
+
+def enlarged(maps: jax.Array, factor: int) -> jax.Array:
+    """(B, H, W, C) factor times as large, bilinear."""
+    return maps if factor == 1 else upsample(maps, factor, "bilinear")
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class ScaledSegmenter:
+    """The segmentors of all scales as one network: what windows and tiles have to know of it."""
+
+    modules: tuple[DenseUNet, ...]
+    factors: tuple[int, ...]
+    heads: tuple[str, ...]
+    exact_tiles = True
+
+    @property
+    def stride(self) -> int:
+        """Image px to which sizes and window origins must be aligned."""
+        return math.lcm(*(f * m.stride for f, m in zip(self.factors, self.modules, strict=True)))
+
+    @property
+    def halo(self) -> int:
+        """A bound on the receptive-field radius, image px, a multiple of `stride`.
+
+        Each scale sees its own field of the reduced image, for which bicubic reduction reads two
+        px of that size on each side, and one px of the map below for the bilinear enlargement.
+        """
+        radius = sum(f * (m.halo + 4) for f, m in zip(self.factors, self.modules, strict=True))
+        return -(-radius // self.stride) * self.stride
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """What generator and segmentor learn from the discriminator.
+
+    Attributes:
+      form: key of losses.adversarial.FORMS.
+      weight: of its judgement of images in the generator's loss.
+      matching_weight: of the difference of its hidden activations, generated against real.
+      mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
+        segmentor's.
+    """
+
+    form: str
+    weight: float
+    matching_weight: float
+    mask_adversarial_weight: float
+    mask_matching_weight: float
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Pyramid(segmentation.FindsNuclei):
+    """The stage; see `histojax.stages` for what its members mean.
+
+    Attributes:
+      sizes: side of a training crop at each scale, px, lowest first, up to the scale that is
+        trained here.
+      crop: side of a training crop, px.
+      generators, discriminators, segmenters: a network for each scale.
+      trained: numbers of the scales that learn.
+    """
+
+    sizes: tuple[int, ...]
+    crop: int
+    labels: Labels
+    generators: tuple[PyramidGenerator, ...]
+    discriminators: tuple[PairDiscriminator, ...]
+    segmenters: tuple[DenseUNet, ...]
+    trained: tuple[int, ...]
+    optimizers: Mapping[str, optax.GradientTransformation]
+    content: content.Content
+    contest: Contest
+    noise: float
+    threshold: float
+    instances: forms.Parameters | None
+    ema_decay: float
+    starts: Mapping[str, Tree]
+    dtype: jnp.dtype
+
+    # Neither likeness nor overlap of one of the two says which pyramid is best.
+    best = ("step", "max")
+
+    @property
+    def fields(self) -> tuple[str, ...]:
+        return ("hr", *self.labels.fields)
+
+    @property
+    def top(self) -> int:
+        return len(self.sizes) - 1
+
+    @property
+    def segmenter(self) -> ScaledSegmenter:
+        factors = tuple(self.crop // size for size in self.sizes)
+        return ScaledSegmenter(self.segmenters, factors, self.labels.heads)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        found = {}
+        for k in range(len(self.sizes)):
+            found[f"generator_{k}"] = self.generators[k]
+            found[f"segmenter_{k}"] = self.segmenters[k]
+            if k in self.trained:
+                found[f"discriminator_{k}"] = self.discriminators[k]
+        return found
+
+    def inputs(self, batch: Batch) -> dict[str, tuple[jax.Array, ...]]:
+        """One image's inputs for each network."""
+        image = unit(batch["hr"][:1], self.dtype)
+        labels = self.labels.one_hot({f: batch[f][:1] for f in self.labels.fields}, self.dtype)
+        found = {}
+        for k in range(len(self.sizes)):
+            x, y = reduced(image, self._factor(k)), thinned(labels, self._factor(k))
+            found[f"generator_{k}"] = (x, x[..., :1], y)
+            found[f"segmenter_{k}"] = found[f"discriminator_{k}"] = (x, y)
+        return found
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        inputs = self.inputs(batch)
+        return create(
+            rng,
+            {name: (module, inputs[name]) for name, module in self.networks.items()},
+            self.optimizers,
+            averaged=tuple(f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")),
+            start={k: v for k, v in self.starts.items() if k in self.networks},
+            frozen=self.content.frozen,
+        )
+
+    def _factor(self, k: int) -> int:
+        return self.crop // self.sizes[k]
+
+    def train_step(
+        self, state: State, batch: Batch, *, axis_name: str | None = None
+    ) -> tuple[State, dict[str, jax.Array]]:
+        image = unit(batch["hr"], self.dtype)
+        labels = self.labels.one_hot(batch, self.dtype)
+        real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
+        masks = [thinned(labels, self._factor(k)) for k in range(len(self.sizes))]
+        key = step_key(state, axis_name)
+        noises = self.noises(key, masks)
+        names = [f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")]
+
+        def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
+            run = self._runner(state, params, key, axis_name)
+            fakes, generator_stats, errors = self._generate(run, masks, noises, real)
+            logits, segmenter_stats = self._segment(run, real)
+            outputs = {k: (fakes[k], logits[k]) for k in self.trained}
+            return outputs, ({**generator_stats, **segmenter_stats}, errors)
+
+        def objective(outputs: Mapping[int, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
+            total, terms = jnp.zeros(()), {}
+            for k in self.trained:
+                loss, found = self._loss(state, k, *outputs[k], real[k], masks[k], key, axis_name)
+                total = total + loss
+                terms |= {f"{name}{self._suffix(k)}": value for name, value in found.items()}
+            return total, {**terms, "loss": total}
+
+        trained = {name: state.params[name] for name in names}
+        outputs, pullback, (stats, errors) = jax.vjp(forward, trained, has_aux=True)
+        sensitivity, metrics = jax.grad(objective, has_aux=True)(outputs)
+        grads, statistics = dict(pullback(sensitivity)[0]), dict(stats)
+        for k in self.trained:
+            fake, logits = outputs[k]
+            name = f"discriminator_{k}"
+            grads[name], statistics[name], more = self._judge(
+                state, k, fake, logits, real[k], masks[k], key, axis_name
+            )
+            metrics |= {f"{n}{self._suffix(k)}": value for n, value in more.items()}
+            statistics[f"generator_{k}"] = self._louder(statistics[f"generator_{k}"], k, errors[k])
+        grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
+        return advance(state, self.optimizers, grads, statistics, metrics, ema_decay=self.ema_decay)
+
+    def _suffix(self, k: int) -> str:
+        return "" if len(self.trained) == 1 else f"_{self.sizes[k]}"
+
+    def noises(self, key: jax.Array, masks: Sequence[jax.Array]) -> list[jax.Array]:
+        """Noise of variance 1 for each scale's masks (B, H, W, C): (B, H, W, 1) each."""
+        return [
+            jax.random.normal(jax.random.fold_in(key, k), (*mask.shape[:3], 1), self.dtype)
+            for k, mask in enumerate(masks)
+        ]
+
+    def _runner(
+        self, state: State, params: Mapping[str, Tree], key: jax.Array, axis_name: str | None
+    ) -> Any:
+        """(network name, inputs) -> (output, statistics): in training those of `params`."""
+
+        def run(name: str, x: tuple[jax.Array, ...]) -> tuple[jax.Array, Tree]:
+            module = self.networks[name]
+            if name not in params:
+                variables = state.variables(name, averaged=True)
+                return module.apply(variables, *x, train=False), state.statistics[name]
+            module = module.clone(bn_axis_name=axis_name)
+            return apply(module, params[name], state.statistics[name], x, key=key)
+
+        return run
+
+    def _generate(
+        self,
+        run: Any,
+        masks: Sequence[jax.Array],
+        noises: Sequence[jax.Array],
+        real: Sequence[jax.Array] | None = None,
+    ) -> tuple[list[jax.Array], dict[str, Tree], list[jax.Array]]:
+        """Images of all scales, statistics, and how far each start is off the real image."""
+        images, stats, errors = [], {}, []
+        below = jnp.full((*masks[0].shape[:3], 3), 0.5, self.dtype)
+        for k, (mask, noise) in enumerate(zip(masks, noises, strict=True)):
+            if images:
+                below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
+            # In the range of width 2 that the networks compute in.
+            off = below if real is None else real[k] - below
+            errors.append(2 * jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(off)))))
+            image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
+            images.append(image)
+        return images, stats, errors
+
+    def _segment(
+        self, run: Any, images: Sequence[jax.Array]
+    ) -> tuple[list[jax.Array], dict[str, Tree]]:
+        """Logits (B, h, w, C) of all scales, and statistics."""
+        logits, stats = [], {}
+        below = jnp.zeros((*images[0].shape[:3], self.labels.count), self.dtype)
+        for k, image in enumerate(images):
+            if logits:
+                factor = image.shape[1] // logits[-1].shape[1]
+                below = enlarged(jax.nn.softmax(logits[-1]), factor)
+            found, stats[f"segmenter_{k}"] = run(f"segmenter_{k}", (image, below))
+            logits.append(found)
+        return logits, stats
+
+    def _discriminate(
+        self, state: State, params: Tree, k: int, pair: tuple[jax.Array, jax.Array], key: jax.Array
+    ) -> tuple[Any, Tree]:
+        module = self.discriminators[k]
+        name = f"discriminator_{k}"
+        (logits, hidden), stats = module.apply(
+            {"params": params, **state.statistics[name]},
+            *pair,
+            train=True,
+            features=True,
+            mutable=list(state.statistics[name]),
+            rngs={"dropout": key},
+        )
+        return (logits, hidden), stats
+
+    def _loss(
+        self,
+        state: State,
+        k: int,
+        fake: jax.Array,
+        logits: jax.Array,
+        real: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Generator's and segmentor's losses of a scale, differentiable in `fake` and `logits`."""
+        params = state.params[f"discriminator_{k}"]
+        _, loss_of = critic.losses(self.contest.form, axis_name)
+
+        def judged(pair: tuple[jax.Array, jax.Array]) -> Any:
+            return self._discriminate(state, params, k, pair, key)[0]
+
+        on_real, seen_real = jax.lax.stop_gradient(judged((real, mask)))
+
+        def terms(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
+            found, seen = judged(pair)
+            each = [jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(on_real, found, strict=True)]
+            return jnp.mean(jnp.stack(each)), matching(seen, seen_real)
+
+        probability = jax.nn.softmax(logits)
+        fooled, matched = terms((fake, mask))
+        likeness, found = self.content.loss(state.frozen, fake, real)
+        cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
+        mask_fooled, mask_matched = terms((real, probability))
+        contest = self.contest
+        loss = likeness + contest.weight * fooled + contest.matching_weight * matched
+        loss = loss + cross_entropy + contest.mask_adversarial_weight * mask_fooled
+        loss = loss + contest.mask_matching_weight * mask_matched
+        right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
+        return loss, {
+            **found,
+            "loss_adversarial": fooled,
+            "loss_matching": matched,
+            "loss_mask": cross_entropy,
+            "loss_mask_adversarial": mask_fooled,
+            "loss_mask_matching": mask_matched,
+            "accuracy": jnp.mean(right.astype(logits.dtype)),
+        }
+
+    def _judge(
+        self,
+        state: State,
+        k: int,
+        fake: jax.Array,
+        logits: jax.Array,
+        real: jax.Array,
+        mask: jax.Array,
+        key: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
+        """The discriminator's (gradients, statistics, metrics): real pairs against both others."""
+        loss_of, _ = critic.losses(self.contest.form, axis_name)
+        fake, probability = jax.lax.stop_gradient((fake, jax.nn.softmax(logits)))
+
+        def objective(params: Tree) -> tuple[jax.Array, Any]:
+            # All three are judged after the same power iteration.
+            (on_real, _), stats = self._discriminate(state, params, k, (real, mask), key)
+            (on_fake, _), _ = self._discriminate(state, params, k, (fake, mask), key)
+            (on_mask, _), _ = self._discriminate(state, params, k, (real, probability), key)
+            each = [
+                0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
+                for r, f, p in zip(on_real, on_fake, on_mask, strict=True)
+            ]
+            loss = jnp.mean(jnp.stack(each))
+            above = [
+                jnp.mean((r > f).astype(r.dtype)) for r, f in zip(on_real, on_fake, strict=True)
+            ]
+            metrics = {"loss_discriminator": loss, "real_above_fake": jnp.mean(jnp.stack(above))}
+            return loss, (stats, metrics)
+
+        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(
+            state.params[f"discriminator_{k}"]
+        )
+        return grads, stats, metrics
+
+    def _louder(self, stats: Tree, k: int, error: jax.Array) -> Tree:
+        """Statistics with the noise's amplitude moved towards a share of what this scale adds."""
+        if k == 0:
+            return stats
+        amplitude = stats["noise"]["amplitude"]
+        moved = amplitude + _NEWEST * (self.noise * error.astype(amplitude.dtype) - amplitude)
+        return {**stats, "noise": {"amplitude": moved}}
+
+    def generate(self, state: State, labels: jax.Array, key: jax.Array) -> jax.Array:
+        """Labels (B, H, W, C) of this scale's size -> an image (B, H, W, 3) about [0, 1]."""
+        masks = [thinned(labels, self.sizes[-1] // size) for size in self.sizes]
+        run = self._runner(state, {}, key, None)
+        return self._generate(run, masks, self.noises(key, masks))[0][-1]
+
+    def segment(self, state: State, image: jax.Array) -> jax.Array:
+        """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
+        x = unit(image, self.dtype)
+        run = self._runner(state, {}, jax.random.key(0), None)
+        images = [reduced(x, self._factor(k)) for k in range(len(self.sizes))]
+        logits, _ = self._segment(run, images)
+        probability = enlarged(jax.nn.softmax(logits[-1]), self._factor(self.top))
+        return self.labels.maps(probability)
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return by_head(self.segment(state, image), self.labels.heads)
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        labels = thinned(self.labels.one_hot(batch, self.dtype), self._factor(self.top))
+        image = self.generate(state, labels, jax.random.key(0))
+        synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))
+        return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
+
+    def evaluate(
+        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
+    ) -> scoring.Sums:
+        maps = {head: outputs[head] for head in self.labels.heads}
+        return segmentation.score(maps, batch, self.threshold, self.instances)
+
+    def contest_from(self) -> int | None:
+        return 0
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
+        sizes = ", ".join(str(self.sizes[k]) for k in self.trained)
+        return ((0, f"scale {sizes} px learns"),)
+
+
+def matching(
+    found: Sequence[Sequence[jax.Array]], wanted: Sequence[Sequence[jax.Array]]
+) -> jax.Array:
+    """Mean absolute difference of hidden activations, summed over layers, averaged over sizes, ().
+
+    pix2pixHD's feature matching (Wang et al. 2018, eq. 4) with the weights of its code for four
+    layers.
+    """
+    each = [
+        sum(jnp.mean(jnp.abs(full_precision(f - w))) for f, w in zip(size, other, strict=True))
+        for size, other in zip(found, wanted, strict=True)
+    ]
+    return jnp.mean(jnp.stack(each))
+
+
+def build_labels(config: ConfigDict) -> Labels:
+    """What group `pyramid` tells the pixels of a mask apart by.
+
+    Raises:
+        UserError: for a form that is not known, or too few classes.
+    """
+    group = config.pyramid
+    if group.labels not in LABELS:
+        raise UserError(
+            f"pyramid.labels={group.labels!r} is not known; choose one of {', '.join(LABELS)}"
+        )
+    if group.labels != "classes":
+        return Labels(group.labels, {"mask": 2, "contour": 3}[group.labels])
+    if not isinstance(group.classes, int) or group.classes < 2:
+        raise UserError(
+            f"pyramid.classes={group.classes!r} has to be the number of classes, background "
+            "included, 2 or more, for pyramid.labels='classes'"
+        )
+    return Labels("classes", group.classes)
+
+
+def check_sizes(config: ConfigDict) -> tuple[int, ...]:
+    """The sizes of the scales.
+
+    Raises:
+        UserError: unless each is a multiple of the one before, and the crop of the last.
+    """
+    sizes, crop = tuple(config.pyramid.sizes), config.data.crop
+    whole = all(isinstance(size, int) and size > 0 for size in sizes)
+    if not sizes or not whole or any(b % a or b == a for a, b in itertools.pairwise(sizes)):
+        raise UserError(
+            f"pyramid.sizes={sizes} has to name sides in px, lowest first, each a multiple of the "
+            "one before"
+        )
+    if crop % sizes[-1]:
+        raise UserError(
+            f"data.crop={crop} has to be a multiple of the highest of pyramid.sizes={sizes}, or "
+            "equal to it; choose " + str(max(crop // sizes[-1], 1) * sizes[-1])
+        )
+    return sizes
+
+
+def build_contest(config: ConfigDict) -> Contest:
+    """The contest of config group `loss`.
+
+    Raises:
+        UserError: for a form that is not known or a weight below 0.
+    """
+    group = config.adversarial
+    build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
+    if group.weight < 0:
+        raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
+    names = ("matching_weight", "mask_adversarial_weight", "mask_matching_weight")
+    for name in names:
+        if config[name] < 0:
+            raise UserError(f"loss.{name}={config[name]} has to be 0 or more")
+    return Contest(group.form, group.weight, *(config[name] for name in names))
+
+
+def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
+    """The stage that a config describes; `starts` are variables of the scales below, by network.
+
+    Raises:
+        UserError: for a config value that cannot be used.
+    """
+    dtype = build.compute_dtype(config)
+    sizes, labels = check_sizes(config), build_labels(config)
+    if config.pyramid.noise < 0:
+        raise UserError(f"pyramid.noise={config.pyramid.noise} has to be 0 or more")
+    trained = tuple(range(len(sizes))) if config.pyramid.together else (len(sizes) - 1,)
+    optimizers = {}
+    for k in trained:
+        for name in ("generator", "discriminator", "segmenter"):
+            field = "optimizer" if name == "generator" else f"{name}_optimizer"
+            optimizers[f"{name}_{k}"] = build.optimizer(config[field], config.steps, field)
+
+    def networks(kind: type[nn.Module], name: str, **fixed: Any) -> tuple[Any, ...]:
+        return tuple(build.module(kind, config[name], name, dtype=dtype, **fixed) for _ in sizes)
+
+    segmenters = networks(DenseUNet, "segmenter", labels=labels.count)
+    return Pyramid(
+        sizes=sizes,
+        crop=config.data.crop,
+        labels=labels,
+        generators=networks(PyramidGenerator, "generator"),
+        discriminators=networks(PairDiscriminator, "discriminator"),
+        segmenters=segmenters,
+        trained=trained,
+        optimizers=optimizers,
+        content=content.build_content(config.loss, None, starts),
+        contest=build_contest(config.loss),
+        noise=config.pyramid.noise,
+        threshold=config.threshold,
+        instances=segmentation.build_instances(
+            config, ScaledSegmenter(segmenters, (1,) * len(sizes), labels.heads)
+        ),
+        ema_decay=config.ema_decay,
+        starts=starts,
+        dtype=jnp.promote_types(dtype, jnp.float32),
+    )
+
+
+if __name__ == "__main__":
+    from histojax import main
+
+    main.run()
