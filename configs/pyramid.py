@@ -4,6 +4,10 @@ Source: Li et al. 2022 (Med. Image Anal. 75:102251) as their development code ha
 defects. Each scale is a run of its own on the frozen ones below: scale_64, then pyramid, which
 holds them all. Where nuclei are told apart their rim is a label of its own.
 
+`paper` has that code's networks, batches, epochs (of 331 images) and rates. It does not have its
+transposed convolutions, reflection padding and random scales, and reads crops of 512 px where the
+source enlarges crops of 448.
+
     python -m histojax.main --config=configs/pyramid.py --config.data.source=folder:$MONUSEG
 
 Not run.
@@ -15,13 +19,22 @@ from ml_collections import ConfigDict
 
 from configs import base
 
-SIZES = ("smoke", "laptop", "gpu")
+# Of paper, by scale: images a step, epochs.
+_BATCHES, _EPOCHS, _IMAGES = (8, 8, 4, 3), (200, 200, 250, 300), 331
+# pix2pixHD's weights of VGG19's layers.
+_LAYERS = {
+    "relu1_1": 1 / 32,
+    "relu2_1": 1 / 16,
+    "relu3_1": 1 / 8,
+    "relu4_1": 1 / 4,
+    "relu5_1": 1.0,
+}
 
 
 def get_config(size: str = "laptop") -> ConfigDict:
-    """Sizes smoke, laptop, gpu: all scales, the highest last."""
-    size = base.check_size(size, SIZES)
-    sizes = {"smoke": (16, 32), "laptop": (64, 128), "gpu": (64, 128, 256, 512)}[size]
+    """Sizes smoke, laptop, gpu, paper: all scales, the highest last."""
+    size = base.check_size(size)
+    sizes = {"smoke": (16, 32), "laptop": (64, 128)}.get(size, (64, 128, 256, 512))
     config, lower = None, []
     for k in range(len(sizes)):
         scale = one_scale(size, sizes, k)
@@ -54,17 +67,17 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
     )
     config.generator = ConfigDict(
         {
-            "features": {"smoke": 4, "laptop": 24, "gpu": 32}[size],
-            "downsamplings": {"smoke": 1, "laptop": 2, "gpu": 3}[size],
-            "blocks": {"smoke": 1, "laptop": 3, "gpu": 6}[size],
+            "features": {"smoke": 4, "laptop": 24, "gpu": 32, "paper": 64}[size],
+            "downsamplings": {"smoke": 1, "laptop": 2, "gpu": 3, "paper": 3}[size],
+            "blocks": {"smoke": 1, "laptop": 3, "gpu": 6, "paper": 9}[size],
             "conditioning": "concat",  # | spade
             "norm": "batch",
         }
     )
-    first = {"smoke": 4, "laptop": 24, "gpu": 64}[size]
+    first = {"smoke": 4, "laptop": 24}.get(size, 64)
     config.discriminator = ConfigDict(
         {
-            "sizes": {"smoke": 1, "laptop": 2, "gpu": 2}[size],
+            "sizes": 1 if size == "smoke" else 2,
             "widths": (first, 2 * first)
             if size == "smoke"
             else tuple(first << n for n in range(4)),
@@ -74,10 +87,10 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
     )
     config.segmenter = ConfigDict(
         {
-            "features": {"smoke": 4, "laptop": 16, "gpu": 16}[size],
-            "growth": {"smoke": 2, "laptop": 8, "gpu": 12}[size],
-            "layers": {"smoke": (1,), "laptop": (2, 3), "gpu": (4, 5, 7)}[size],
-            "bottom": {"smoke": 1, "laptop": 4, "gpu": 10}[size],
+            "features": 4 if size == "smoke" else 16,
+            "growth": {"smoke": 2, "laptop": 8}.get(size, 12),
+            "layers": {"smoke": (1,), "laptop": (2, 3)}.get(size, (4, 5, 7)),
+            "bottom": {"smoke": 1, "laptop": 4}.get(size, 10),
             "dropout": 0.2,
         }
     )
@@ -97,18 +110,28 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
                 "network": "vgg19",
                 "path": "",
                 "sha256": "",
-                "layers": {"relu1_2": 0.1, "relu2_2": 0.1, "relu3_4": 1.0, "relu4_4": 1.0},
+                "layers": _LAYERS,
                 "form": "l1",
-                "weight": 10.0 if size == "gpu" else 0.0,
+                "weight": 10.0 if size in ("gpu", "paper") else 0.0,
             },
         }
     )
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation(zoom=(0.8, 1.25) if size == "laptop" else (1, 1))
     config.data.crop = sizes[-1]
-    config.data.batch_size = {"smoke": 4, "laptop": 8, "gpu": 8}[size]
-    config.steps = {"smoke": 20, "laptop": 2_000, "gpu": 20_000}[size]
-    rate = {"smoke": 5e-4, "laptop": 5e-4, "gpu": 5e-4}[size]
+    config.data.batch_size = {"smoke": 4, "laptop": 8, "gpu": 8, "paper": _BATCHES[k]}[size]
+    config.steps = {"smoke": 20, "laptop": 2_000, "gpu": 20_000}.get(size, 0)
+    schedule: dict[str, object] = {"schedule": "linear"}
+    if size == "paper":
+        config.pyramid.labels, config.pyramid.classes = "classes", 4
+        config.ema_decay = 0.0
+        config.steps = _EPOCHS[k] * _IMAGES // _BATCHES[k]
+        schedule = {
+            "schedule": "drops",
+            "drop_at": (config.steps * 4 // 5,),
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+        }
     for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
-        config[name] = base.optimizer(rate, b1=0.5, b2=0.999, schedule="linear")
+        config[name] = base.optimizer(5e-4, b1=0.5, b2=0.999, **schedule)
     return base.paced(config, size)

@@ -49,7 +49,10 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
     fixed = {"parent", "name", "dtype", "bn_axis_name", "scale"}
     for network, module in build_stage(settings, {}).networks.items():
         fields = {field.name for field in dataclasses.fields(module)}
-        assert set(settings[network]) - {"kind"} == fields - fixed
+        # A pyramid's networks are numbered by their scale; its labels are those of the data.
+        group = settings[network.partition("_")[0]]
+        own = {"labels"} if settings.stage == "pyramid" else set()
+        assert set(group) - {"kind"} == fields - fixed - own
     fields = {field.name for field in dataclasses.fields(Augmentation)}
     assert set(settings.data.augmentation) == fields
     fields = {field.name for field in dataclasses.fields(Degradation)}
@@ -63,6 +66,8 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
 def test_crops_follow_the_scale_until_they_are_set(name, size):
     if size == "paper" and name in ("srgan_srresnet", "unet", "use_net"):
         pytest.skip("as published, at one size")
+    if name == "pyramid":
+        pytest.skip("its crop is the highest of its scales")
     settings = tiny.CONFIGS[name].get_config(size)
     four = [stage.data.crop for stage in chain.stages_of(settings)]
     for scale in (2, 3, 8):

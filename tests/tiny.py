@@ -16,6 +16,7 @@ from PIL import Image
 from configs import (
     generator,
     joint,
+    pyramid,
     segmentation,
     srgan,
     srgan_srresnet,
@@ -37,6 +38,7 @@ CONFIGS = {
     "srgan_srresnet": srgan_srresnet,
     "unet": unet,
     "use_net": use_net,
+    "pyramid": pyramid,
 }
 
 
@@ -52,6 +54,19 @@ def _shrink(settings, steps):
     settings.eval.update(every=2, crops=2, crop=32, batch_size=8, pictures=1)
     settings.checkpoint.every = 2
     settings.log.every = 1
+    if "pyramid" in settings:  # with networks as small as can be
+        settings.data.update(crop=32, batch_size=4)
+    else:
+        _shrink_networks(settings)
+    for group in ("optimizer", "segmenter_optimizer", "discriminator_optimizer"):
+        if group in settings:
+            settings[group].warmup_steps = 0
+    for start in settings.init.values():
+        _shrink(start, steps)
+    return settings
+
+
+def _shrink_networks(settings):
     if "generator" in settings:
         settings.generator.update(features=8, width=8, cardinality=2)
     if "segmenter" in settings:
@@ -61,12 +76,6 @@ def _shrink(settings, steps):
             settings.segmenter.update(features=4, depth=1)
     if "discriminator" in settings:
         settings.discriminator.widths = (4, 8)
-    for group in ("optimizer", "segmenter_optimizer", "discriminator_optimizer"):
-        if group in settings:
-            settings[group].warmup_steps = 0
-    for start in settings.init.values():
-        _shrink(start, steps)
-    return settings
 
 
 def tissue(index, size=64):

@@ -1,0 +1,207 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from histojax import chain, runs
+from histojax.errors import UserError
+from histojax.stages import build_stage, pyramid
+from tests import tiny
+
+LABELS = pyramid.Labels("contour", 3)
+
+
+def settings_of(**changes):
+    """The tiny pyramid's top scale, with fields of group `pyramid` changed."""
+    settings = tiny.config("pyramid")
+    settings.pyramid.update(changes)
+    return settings
+
+
+def built(settings=None, starts=None):
+    settings = settings or settings_of()
+    stage = build_stage(settings, starts or {})
+    state = runs.fresh_state(stage, settings)
+    return stage, state, tiny.batch_for(stage, size=2, crop=32)
+
+
+def test_labels_of_touching_nuclei_are_kept_apart_by_their_rims():
+    mask = np.array([[[0, 1, 1, 1, 1, 1, 1]]], np.uint8)
+    contour = np.array([[[0, 1, 0, 1, 1, 0, 1]]], np.uint8)
+    one_hot = LABELS.one_hot({"mask": mask, "contour": contour}, jnp.float32)
+    np.testing.assert_array_equal(one_hot.argmax(-1)[0, 0], [0, 2, 1, 2, 2, 1, 2])
+    maps = LABELS.maps(one_hot)
+    np.testing.assert_array_equal(maps[0, 0, :, 0], mask[0, 0])
+    np.testing.assert_array_equal(maps[0, 0, :, 1], [0, 0, 1, 0, 0, 1, 0])
+
+
+def test_labels_are_a_mask_or_the_classes_of_the_annotation():
+    batch = {"mask": np.array([[[0, 3, 1]]], np.uint8)}
+    found = pyramid.Labels("mask", 2).one_hot(batch, jnp.float32).argmax(-1)
+    np.testing.assert_array_equal(found[0, 0], [0, 1, 1])
+    classes = pyramid.Labels("classes", 4)
+    one_hot = classes.one_hot(batch, jnp.float32)
+    np.testing.assert_array_equal(one_hot.argmax(-1)[0, 0], [0, 3, 1])
+    np.testing.assert_array_equal(classes.maps(one_hot)[0, 0, :, 0], [0, 1, 1])
+
+
+def test_a_reduced_image_is_not_rounded_and_a_thinned_mask_stays_one():
+    image = jnp.full((1, 8, 8, 3), 0.1234)
+    np.testing.assert_allclose(pyramid.reduced(image, 4), 0.1234, rtol=1e-6)
+    labels = jax.nn.one_hot(jnp.arange(16).reshape(1, 4, 4) % 3, 3)
+    thin = pyramid.thinned(labels, 2)
+    np.testing.assert_array_equal(thin, labels[:, 1::2, 1::2])
+
+
+def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
+    stage, state, batch = built()
+    lower = {name: state.params[name] for name in ("generator_0", "segmenter_0")}
+    assert set(state.params) == {*lower, "generator_1", "segmenter_1", "discriminator_1"}
+    assert set(state.opt_state) == {"generator_1", "segmenter_1", "discriminator_1"}
+    after, history = tiny.stepped(stage, state, batch, 2)
+    for name, params in lower.items():
+        assert tiny.same(after.params[name], params)
+        assert tiny.same(after.statistics[name], state.statistics[name])
+    for name in state.opt_state:
+        assert not tiny.same(after.params[name], state.params[name])
+    assert all(np.isfinite(value) for value in history[-1].values())
+
+
+def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
+    stage, state, batch = built(settings_of(together=True))
+    after, history = tiny.stepped(stage, state, batch, 1)
+    assert len(state.opt_state) == 6
+    for name in state.opt_state:
+        assert not tiny.same(after.params[name], state.params[name])
+    assert {"loss_adversarial_16", "loss_adversarial_32", "loss"} <= set(history[0])
+
+
+@pytest.mark.parametrize("term", ["mask_adversarial_weight", "mask_matching_weight"])
+def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
+    updates = []
+    for weight in (0.0, 1e3):
+        settings = settings_of()
+        settings.loss.update(mask_adversarial_weight=0.0, mask_matching_weight=0.0)
+        settings.loss[term] = weight
+        stage, state, batch = built(settings)
+        after, _ = tiny.stepped(stage, state, batch, 1)
+        updates.append(after.params["segmenter_1"])
+        # Generator and discriminator do not mind.
+        other = after.params["generator_1"]
+    assert not tiny.same(*updates)
+    _, state, _ = built(settings_of())
+    assert not tiny.same(other, state.params["generator_1"])
+
+
+def test_noise_is_fresh_at_every_step_and_of_every_scale():
+    stage, state, batch = built()
+    masks = [jnp.zeros((2, 16, 16, 3)), jnp.zeros((2, 32, 32, 3))]
+    one, other = (stage.noises(jax.random.key(seed), masks) for seed in (0, 1))
+    assert [noise.shape for noise in one] == [(2, 16, 16, 1), (2, 32, 32, 1)]
+    assert not np.array_equal(one[1], other[1])
+    step = jax.jit(stage.train_step)
+    first, again, later = (
+        step(start, batch)[1]["loss_pixel"]
+        for start in (state, state, state.replace(step=state.step + 1))
+    )
+    assert first == again != later
+
+
+def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
+    stage, state, batch = built(settings_of(noise=0.5))
+    after, _ = tiny.stepped(stage, state, batch, 1)
+    assert float(after.statistics["generator_0"]["noise"]["amplitude"]) == 1
+    labels = stage.labels.one_hot(batch, jnp.float32)
+    masks = [pyramid.thinned(labels, 2), labels]
+    key = jax.random.fold_in(state.rng, 0)
+    run = stage._runner(state, {}, key, None)
+    images, _, _ = stage._generate(run, masks, stage.noises(key, masks))
+    below = np.asarray(pyramid.enlarged(images[0], 2))
+    error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
+    expected = 1 + 0.02 * (0.5 * error - 1)
+    got = after.statistics["generator_1"]["noise"]["amplitude"]
+    assert float(got) == pytest.approx(expected, rel=1e-4)
+
+
+def test_a_generated_image_follows_its_mask_and_its_noise():
+    stage, state, _ = built()
+    labels = jax.nn.one_hot(jnp.zeros((2, 32, 32), jnp.int32).at[1].set(1), 3)
+    image = stage.generate(state, labels, jax.random.key(0))
+    assert image.shape == (2, 32, 32, 3)
+    np.testing.assert_array_equal(stage.generate(state, labels, jax.random.key(0)), image)
+    assert not np.array_equal(stage.generate(state, labels, jax.random.key(1)), image)
+    assert not np.array_equal(stage.generate(state, labels[::-1], jax.random.key(0)), image)
+
+
+def test_a_lower_scale_is_trained_and_used_on_whole_images_too():
+    settings = tiny.config("pyramid").init.pyramid
+    stage = build_stage(settings, {})
+    state = runs.fresh_state(stage, settings)
+    batch = tiny.batch_for(stage, size=2, crop=32)
+    outputs = stage.eval_step(state, batch)
+    assert outputs["synthetic"].shape == (2, 32, 32, 3)
+    assert outputs["mask"].shape == (2, 32, 32, 1)
+    assert outputs["synthetic"].dtype == np.uint8
+    assert set(outputs) == {"synthetic", "mask", "marker"}
+
+
+def test_windows_with_the_halo_agree_with_the_whole():
+    stage, state, _ = built()
+    halo, core, start = stage.segmenter.halo, 8, 80
+    assert start >= halo
+    assert halo % stage.segmenter.stride == 0
+    image = np.random.default_rng(0).integers(0, 256, (1, 168, 168, 3), np.uint8)
+    segment = jax.jit(lambda image: stage.segment(state, image))
+    whole = segment(image)
+    window = slice(start - halo, start + core + halo)
+    part = segment(image[:, window, window])[:, halo:-halo, halo:-halo]
+    inside = whole[:, start : start + core, start : start + core]
+    assert float(jnp.ptp(inside)) > 1e-3
+    np.testing.assert_allclose(part, inside, atol=1e-5)
+
+
+def test_the_start_of_a_scale_is_all_of_the_run_below():
+    settings = tiny.config("pyramid")
+    lower = build_stage(settings.init.pyramid, {})
+    state = runs.fresh_state(lower, settings.init.pyramid)
+    found = chain.starting_variables(
+        settings, lambda start: {name: state.variables(name) for name in state.params}
+    )
+    assert set(found) == {"generator_0", "segmenter_0", "discriminator_0"}
+    _, higher, _ = built(settings, found)
+    assert tiny.same(higher.variables("generator_0"), state.variables("generator_0"))
+
+
+@pytest.mark.faults
+def test_a_scale_that_was_not_trained_is_named(tmp_path):
+    settings = tiny.config("pyramid")
+    settings.init = ConfigDict({"pyramid": str(tmp_path / "scale_16")})
+    with pytest.raises(UserError, match=r"scale_16.*does not exist"):
+        chain.run(settings, tmp_path / "run")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("group", "field", "value", "match"),
+    [
+        ("pyramid", "labels", "organs", r"pyramid\.labels='organs' is not known"),
+        ("pyramid", "sizes", (16, 24), r"each a multiple of the one before"),
+        ("pyramid", "sizes", (), r"each a multiple of the one before"),
+        ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be 0 or more"),
+        ("data", "crop", 40, r"data\.crop=40 has to be a multiple .* choose 32"),
+        ("loss", "mask_matching_weight", -1.0, r"loss\.mask_matching_weight=-1\.0"),
+        ("generator", "conditioning", "film", r"not one of concat, spade"),
+    ],
+)
+def test_what_cannot_be_is_refused(group, field, value, match):
+    settings = settings_of()
+    settings[group][field] = value
+    with pytest.raises(UserError, match=match):
+        runs.fresh_state(build_stage(settings, {}), settings)
+
+
+@pytest.mark.faults
+def test_classes_have_to_be_counted():
+    with pytest.raises(UserError, match=r"pyramid\.classes=0 has to be the number of classes"):
+        build_stage(settings_of(labels="classes"), {})
