@@ -87,15 +87,16 @@ def write_samples(
 ) -> None:
     """Writes one PNG with a row for each sample, of the pictures that there are.
 
-    In order: input (pixels enlarged), bicubic, enhanced, original, annotated (contours), predicted
+    In order: input (pixels enlarged), bicubic, enhanced, original, synthetic, annotated (contours),
+    predicted
     (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours), and the
     other maps that are predicted, as grey.
 
     Args:
         path: final name; its folder is made.
         rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
-            "predicted_sr" uint8 (H, W, 3), "predicted_mask" float (H, W) or (H, W, 1) in [0, 1];
-            "predicted_marker", "predicted_contour" and "predicted_distance" likewise.
+            "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3), "predicted_mask" float (H, W)
+            or (H, W, 1) in [0, 1]; "predicted_marker", "predicted_contour" and "predicted_distance" likewise.
         scale: r.
         threshold: probability from which on a pixel is nuclear.
 
@@ -241,6 +242,8 @@ def _sample_row(
         add("enhanced", sr)
     if hr is not None:
         add("original", hr)
+    if (synthetic := row.get("predicted_synthetic")) is not None:
+        add("synthetic", synthetic)
     if mask is not None:
         mask = (np.asarray(mask) > 0).astype(np.uint8)
         beneath = next((image for image in (hr, sr) if image is not None), None)

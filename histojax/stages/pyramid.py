@@ -100,13 +100,23 @@ def enlarged(maps: jax.Array, factor: int) -> jax.Array:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class ScaledSegmenter:
-    """The segmentors of all scales as one network: what windows and tiles have to know of it."""
+class AllScales:
+    """Networks of all scales as one: what windows and tiles have to know of them.
 
-    modules: tuple[DenseUNet, ...]
+    Attributes:
+      modules: a network for each scale, lowest first.
+      factors: how many image px are one px of each scale.
+      heads: maps that come of them, where they find nuclei.
+    """
+
+    modules: tuple[nn.Module, ...]
     factors: tuple[int, ...]
-    heads: tuple[str, ...]
-    exact_tiles = True
+    heads: tuple[str, ...] = ()
+
+    @property
+    def exact_tiles(self) -> bool:
+        """Whether tiles with the halo agree with the whole image."""
+        return all(getattr(module, "exact_tiles", True) for module in self.modules)
 
     @property
     def stride(self) -> int:
@@ -117,8 +127,8 @@ class ScaledSegmenter:
     def halo(self) -> int:
         """A bound on the receptive-field radius, image px, a multiple of `stride`.
 
-        Each scale sees its own field of the reduced image, for which bicubic reduction reads two
-        px of that size on each side, and one px of the map below for the bilinear enlargement.
+        Each scale sees its own field; bicubic reduction reads two of its px on each side, and
+        bilinear enlargement one of the scale below.
         """
         radius = sum(f * (m.halo + 4) for f, m in zip(self.factors, self.modules, strict=True))
         return -(-radius // self.stride) * self.stride
@@ -184,9 +194,14 @@ class Pyramid(segmentation.FindsNuclei):
         return len(self.sizes) - 1
 
     @property
-    def segmenter(self) -> ScaledSegmenter:
-        factors = tuple(self.crop // size for size in self.sizes)
-        return ScaledSegmenter(self.segmenters, factors, self.labels.heads)
+    def segmenter(self) -> AllScales:
+        factors = tuple(self._factor(k) for k in range(len(self.sizes)))
+        return AllScales(self.segmenters, factors, self.labels.heads)
+
+    @property
+    def synthesiser(self) -> AllScales:
+        """The generators: their image px are those of this scale."""
+        return AllScales(self.generators, tuple(self.sizes[-1] // size for size in self.sizes))
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -427,11 +442,20 @@ class Pyramid(segmentation.FindsNuclei):
         moved = amplitude + _NEWEST * (self.noise * error.astype(amplitude.dtype) - amplitude)
         return {**stats, "noise": {"amplitude": moved}}
 
-    def generate(self, state: State, labels: jax.Array, key: jax.Array) -> jax.Array:
-        """Labels (B, H, W, C) of this scale's size -> an image (B, H, W, 3) about [0, 1]."""
-        masks = [thinned(labels, self.sizes[-1] // size) for size in self.sizes]
-        run = self._runner(state, {}, key, None)
-        return self._generate(run, masks, self.noises(key, masks))[0][-1]
+    def masks(self, labels: jax.Array) -> list[jax.Array]:
+        """Labels (B, H, W, C) of this scale's size, for each scale."""
+        return [thinned(labels, self.sizes[-1] // size) for size in self.sizes]
+
+    def generate(self, state: State, labels: jax.Array, noises: Sequence[jax.Array]) -> jax.Array:
+        """An image (B, H, W, 3) about [0, 1], by the averaged variables.
+
+        Args:
+          state: of the stage.
+          labels: (B, H, W, C) one-hot, in px of this scale.
+          noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
+        """
+        run = self._runner(state, {}, jax.random.key(0), None)
+        return self._generate(run, self.masks(labels), noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
@@ -447,7 +471,8 @@ class Pyramid(segmentation.FindsNuclei):
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         labels = thinned(self.labels.one_hot(batch, self.dtype), self._factor(self.top))
-        image = self.generate(state, labels, jax.random.key(0))
+        noises = self.noises(jax.random.key(0), self.masks(labels))
+        image = self.generate(state, labels, noises)
         synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))
         return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
 
@@ -574,7 +599,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
         noise=config.pyramid.noise,
         threshold=config.threshold,
         instances=segmentation.build_instances(
-            config, ScaledSegmenter(segmenters, (1,) * len(sizes), labels.heads)
+            config, AllScales(segmenters, (1,) * len(sizes), labels.heads)
         ),
         ema_decay=config.ema_decay,
         starts=starts,

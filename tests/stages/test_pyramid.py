@@ -127,11 +127,13 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
 def test_a_generated_image_follows_its_mask_and_its_noise():
     stage, state, _ = built()
     labels = jax.nn.one_hot(jnp.zeros((2, 32, 32), jnp.int32).at[1].set(1), 3)
-    image = stage.generate(state, labels, jax.random.key(0))
+    noises, others = (stage.noises(jax.random.key(seed), stage.masks(labels)) for seed in (0, 1))
+    generate = jax.jit(lambda *x: stage.generate(state, *x))
+    image = generate(labels, noises)
     assert image.shape == (2, 32, 32, 3)
-    np.testing.assert_array_equal(stage.generate(state, labels, jax.random.key(0)), image)
-    assert not np.array_equal(stage.generate(state, labels, jax.random.key(1)), image)
-    assert not np.array_equal(stage.generate(state, labels[::-1], jax.random.key(0)), image)
+    np.testing.assert_array_equal(generate(labels, noises), image)
+    assert not np.array_equal(generate(labels, others), image)
+    assert not np.array_equal(generate(labels[::-1], noises), image)
 
 
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():
