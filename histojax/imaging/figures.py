@@ -96,7 +96,8 @@ def write_samples(
         path: final name; its folder is made.
         rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
             "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3), "predicted_mask" float (H, W)
-            or (H, W, 1) in [0, 1]; "predicted_marker", "predicted_contour" and "predicted_distance" likewise.
+            or (H, W, 1) in [0, 1]; "predicted_marker", "predicted_contour" and
+            "predicted_distance" likewise.
         scale: r.
         threshold: probability from which on a pixel is nuclear.
 
