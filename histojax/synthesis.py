@@ -7,6 +7,8 @@ each tile what they depend on: tiles agree with the whole, whatever their size.
 from __future__ import annotations
 
 import functools
+import pathlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +17,12 @@ import numpy as np
 
 from histojax import runs
 from histojax.errors import UserError
-from histojax.imaging import tiling
+from histojax.imaging import reader, tiling, writers
+from histojax.progress import say
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 
+_MASKS = (".png", ".tif", ".tiff")
 # Noise is drawn in squares of so many px of its scale.
 _SQUARE = 128
 
@@ -142,14 +146,114 @@ def synthesise(
       windows: of `synthesiser`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
+    conditions = Conditions(labels, run.stage.synthesiser.factors, seed)
+    tiles = _tiles(run, windows or synthesiser(run), conditions, tile)
+    return tiling.assemble(tiles, *labels.shape)["image"]
+
+
+def _tiles(run: runs.Run, windows: Any, conditions: Conditions, tile: int) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
-    tiles = tiling.tiled(
-        windows or synthesiser(run),
-        Conditions(labels, network.factors, seed),
-        core=tiling.core_size(
-            [labels.shape], halo=network.halo, stride=network.stride, largest=tile
-        ),
+    core = tiling.core_size(
+        [(conditions.height, conditions.width)],
         halo=network.halo,
         stride=network.stride,
+        largest=tile,
     )
-    return tiling.assemble(tiles, *labels.shape)["image"]
+    return tiling.tiled(windows, conditions, core=core, halo=network.halo, stride=network.stride)
+
+
+def synthesise_files(
+    workdir: pathlib.Path,
+    masks: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    seed: int = 0,
+    count: int = 1,
+    tile: int = 512,
+    max_pixels: int = reader.MAX_PIXELS,
+) -> list[pathlib.Path]:
+    """Tissue for mask files, as a folder that `folder:OUTPUT` reads; see `histojax.synthesize`.
+
+    Each mask is written beside its images, which are made strip by strip.
+
+    Returns:
+      The images written.
+
+    Raises:
+      UserError: for a run that is no pyramid, or, before anything is written, a mask that it cannot
+        make an image of.
+    """
+    run = runs.load(workdir)
+    windows = synthesiser(run)
+    width = run.config.data.targets.contour_width
+    files = mask_files(masks)
+    say(f"looking at {len(files)} masks")
+    for path in files:
+        label_numbers(
+            run.stage,
+            reader.read_labels(path, max_pixels=max_pixels),
+            name=str(path),
+            contour_width=width,
+        )
+    network, mpp = run.stage.synthesiser, run.meta["mpp_out"]
+    classes = run.stage.labels.form == "classes"
+    written = []
+    for number, path in enumerate(files):
+        mask = reader.read_labels(path, max_pixels=max_pixels)
+        labels = label_numbers(run.stage, mask, name=str(path), contour_width=width)
+        for copy in range(count):
+            name = path.stem if count == 1 else f"{path.stem}-{copy}"
+            say(f"{number + 1}/{len(files)} {name}")
+            conditions = Conditions(labels, network.factors, seed * count + copy)
+            strips = tiling.strips(_tiles(run, windows, conditions, tile))
+            image = output / "images" / f"{name}.tif"
+            height, wide = labels.shape
+            writers.stream_tiff(
+                image, (s.outputs["image"] for s in strips), height=height, width=wide, mpp=mpp
+            )
+            kind = "masks" if classes else "instances"
+            writers.stream_tiff(
+                output / kind / f"{name}.tif",
+                [mask if classes else mask.astype(np.uint32)],
+                height=height,
+                width=wide,
+            )
+            written.append(image)
+    names = [f"class {n}" for n in range(run.stage.labels.count)]
+    description = {"classes": names} if classes else {}
+    writers.write_json(
+        output / "dataset.json", description | ({"mpp": mpp} if mpp is not None else {})
+    )
+    return written
+
+
+def mask_files(masks: Sequence[pathlib.Path]) -> list[pathlib.Path]:
+    """The label images among files and folders, in order of name.
+
+    Raises:
+      UserError: for a path that is not there, a folder without label images, or two of one name.
+    """
+    files: list[pathlib.Path] = []
+    for path in masks:
+        if path.is_dir():
+            found = sorted(p for p in path.iterdir() if p.suffix.lower() in _MASKS)
+            if not found:
+                raise UserError(
+                    f"--masks={path} is a folder without label images; they end in "
+                    f"{', '.join(_MASKS)}"
+                )
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(
+                f"--masks={path} does not exist; name a label image or a folder of them"
+            )
+    stems = [path.stem for path in files]
+    for path in files:
+        if stems.count(path.stem) > 1:
+            raise UserError(
+                f"two masks are called {path.stem}, and their images would have one name: rename "
+                "one of them"
+            )
+    return files

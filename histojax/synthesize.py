@@ -1,0 +1,50 @@
+"""Synthesises tissue for masks, by a trained pyramid.
+
+    python -m histojax.synthesize --workdir=DIR --masks=PATH [--masks=PATH ...] --output=DIR
+
+PATH is a label image (0 is background; PNG or TIFF) or a folder of them. DIR is then a folder of
+image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command
+
+_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a pyramid's run.")
+_MASKS = flags.DEFINE_multi_string(
+    "masks", None, "Label image, or folder of them; repeat for more."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the pairs.")
+_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
+_COUNT = flags.DEFINE_integer("count", 1, "Images for each mask, by other noise.", lower_bound=1)
+_TILE = flags.DEFINE_integer("tile", 512, "Largest tile, px; memory follows it.", lower_bound=1)
+_MAX_PIXELS = flags.DEFINE_integer(
+    "max_pixels", 2**28, "Largest mask that is decoded, px.", lower_bound=1
+)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and synthesises."""
+    del argv
+    from histojax import synthesis  # after flags, so that --help and bad flags answer at once
+
+    command.set_up_jax()
+    synthesis.synthesise_files(
+        pathlib.Path(_WORKDIR.value),
+        [pathlib.Path(path) for path in _MASKS.value],
+        pathlib.Path(_OUTPUT.value),
+        seed=_SEED.value,
+        count=_COUNT.value,
+        tile=_TILE.value,
+        max_pixels=_MAX_PIXELS.value,
+    )
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["workdir", "masks", "output"])
+    command.run(main)
