@@ -137,7 +137,9 @@ def run(name, scale=4):
     settings = config(name)
     for stage in chain.stages_of(settings):
         # A multiple of every scale factor and of the segmenter's stride.
-        stage.data.update(scale=scale, crop=24)
+        stage.data.scale = scale
+        if "pyramid" not in stage:
+            stage.data.crop = 24
     stage, state, _ = built(name, settings)
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)

@@ -1,0 +1,93 @@
+"""Distance between sets of images, by their features: the kernel Inception distance and its like.
+
+KID is the squared maximum mean discrepancy under a cubic kernel (Binkowski et al. 2018, section 4),
+whose estimate has no bias, so that small sets can be compared. The features are those of whatever
+network is named beside the number; two numbers by different networks cannot be compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """(x y^T / D + 1)^3 of (N, D) and (M, D)."""
+    return np.power(x @ y.T / x.shape[1] + 1.0, 3)
+
+
+def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
+    """Unbiased estimate of the squared discrepancy; below 0 by chance where the two are alike.
+
+    Args:
+      x, y: features (N, D) and (M, D), N and M at least 2.
+
+    Source: Gretton et al. 2012, eq. 3.
+    """
+    x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
+    n, m = len(x), len(y)
+    if min(n, m) < 2 or x.shape[1:] != y.shape[1:] or x.ndim != 2:
+        raise ValueError(f"features are (N, D) with N of 2 or more, not {x.shape} and {y.shape}")
+    within_x, within_y = _kernel(x, x), _kernel(y, y)
+    within = (within_x.sum() - np.trace(within_x)) / (n * (n - 1))
+    within += (within_y.sum() - np.trace(within_y)) / (m * (m - 1))
+    return float(within - 2.0 * _kernel(x, y).mean())
+
+
+def kernel_distance(
+    x: np.ndarray, y: np.ndarray, *, subsets: int = 100, size: int = 100, seed: int = 0
+) -> tuple[float, float]:
+    """KID: mean and standard error of `squared_mmd` over random subsets.
+
+    Args:
+      x, y: features (N, D) and (M, D).
+      subsets: how many are drawn, each without replacement.
+      size: of each; N or M where that is smaller.
+      seed: of the draws.
+
+    Raises:
+      ValueError: fewer than 2 rows, or features of two sizes.
+    """
+    rng = np.random.default_rng(seed)
+    size = min(size, len(x), len(y))
+    found = [
+        squared_mmd(
+            np.asarray(x)[rng.choice(len(x), size, replace=False)],
+            np.asarray(y)[rng.choice(len(y), size, replace=False)],
+        )
+        for _ in range(subsets)
+    ]
+    return float(np.mean(found)), float(np.std(found, ddof=1) / np.sqrt(subsets))
+
+
+def nearest(
+    features: np.ndarray, references: np.ndarray, *, count: int = 1
+) -> tuple[np.ndarray, np.ndarray]:
+    """The nearest references of each image, by Euclidean distance: whether it was memorised.
+
+    Args:
+      features: (N, D).
+      references: (M, D), of training images.
+      count: how many for each.
+
+    Returns:
+      (indices (N, count), nearest first; distances (N, count)).
+    """
+    x, y = np.asarray(features, np.float64), np.asarray(references, np.float64)
+    squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
+    order = np.argsort(squared, axis=1, kind="stable")[:, :count]
+    # Of equal vectors rounding leaves a little more or less than 0.
+    return order, np.sqrt(np.maximum(np.take_along_axis(squared, order, 1), 0.0))
+
+
+def diversity(features: np.ndarray) -> float:
+    """Mean Euclidean distance between the images of one mask by different noises.
+
+    Args:
+      features: (masks, K, D), K of 2 or more noises for each mask.
+
+    Returns:
+      The mean over all pairs of noises and all masks; 0 where noise changes nothing.
+    """
+    x = np.asarray(features, np.float64)
+    first, second = np.triu_indices(x.shape[1], 1)
+    return float(np.linalg.norm(x[:, first] - x[:, second], axis=-1).mean())
