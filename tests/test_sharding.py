@@ -9,11 +9,17 @@ import numpy as np
 import optax
 import pytest
 
-from configs import generator, joint, segmentation, srgan
+from configs import generator, joint, pyramid, segmentation, srgan
 from histojax import runs, sharding
 from histojax.stages import build_stage
 
-CONFIGS = {"generator": generator, "segmentation": segmentation, "srgan": srgan, "joint": joint}
+CONFIGS = {
+    "generator": generator,
+    "segmentation": segmentation,
+    "srgan": srgan,
+    "joint": joint,
+    "pyramid": pyramid,
+}
 BATCH = 8
 STEPS = 20
 RATE = 1e-2
@@ -23,6 +29,11 @@ def settings(name):
     config = CONFIGS[name].get_config("smoke")
     config.data.crop = 16
     config.precision = "float64"
+    if name == "pyramid":
+        config.pyramid.update(sizes=(8, 16))
+        config.segmenter.dropout = 0.0  # another on every device
+        config.discriminator.widths = (4,)
+        return config
     if "generator" in config:
         config.generator.norm = "batch"
         config.generator.features = 8
@@ -60,6 +71,7 @@ def build(name, changes=None):
             "lr": rng.integers(0, 256, (BATCH, 4, 4, 3), np.uint8),
             "hr": rng.integers(0, 256, (BATCH, 16, 16, 3), np.uint8),
             "mask": rng.integers(0, 2, (BATCH, 16, 16), np.uint8),
+            "contour": rng.integers(0, 2, (BATCH, 16, 16), np.uint8),
         }
         for _ in range(2)
     ]

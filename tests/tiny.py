@@ -55,7 +55,7 @@ def _shrink(settings, steps):
     settings.checkpoint.every = 2
     settings.log.every = 1
     if "pyramid" in settings:  # with networks as small as can be
-        settings.data.update(crop=32, batch_size=4)
+        settings.data.crop = 32
     else:
         _shrink_networks(settings)
     for group in ("optimizer", "segmenter_optimizer", "discriminator_optimizer"):

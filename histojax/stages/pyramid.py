@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import linen as nn
+from jax import lax
 from ml_collections import ConfigDict
 
 from histojax.data import resampling
@@ -246,15 +247,15 @@ class Pyramid(segmentation.FindsNuclei):
         real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
         masks = [thinned(labels, self._factor(k)) for k in range(len(self.sizes))]
         key = step_key(state, axis_name)
-        noises = self.noises(key, masks)
+        noises = self._noises_of_step(state, masks, axis_name)
         names = [f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")]
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            fakes, generator_stats, errors = self._generate(run, masks, noises, real)
+            fakes, generator_stats, squares = self._generate(run, masks, noises, real)
             logits, segmenter_stats = self._segment(run, real)
             outputs = {k: (fakes[k], logits[k]) for k in self.trained}
-            return outputs, ({**generator_stats, **segmenter_stats}, errors)
+            return outputs, ({**generator_stats, **segmenter_stats}, squares)
 
         def objective(outputs: Mapping[int, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             total, terms = jnp.zeros(()), {}
@@ -265,7 +266,7 @@ class Pyramid(segmentation.FindsNuclei):
             return total, {**terms, "loss": total}
 
         trained = {name: state.params[name] for name in names}
-        outputs, pullback, (stats, errors) = jax.vjp(forward, trained, has_aux=True)
+        outputs, pullback, (stats, squares) = jax.vjp(forward, trained, has_aux=True)
         sensitivity, metrics = jax.grad(objective, has_aux=True)(outputs)
         grads, statistics = dict(pullback(sensitivity)[0]), dict(stats)
         for k in self.trained:
@@ -275,8 +276,12 @@ class Pyramid(segmentation.FindsNuclei):
                 state, k, fake, logits, real[k], masks[k], key, axis_name
             )
             metrics |= {f"{n}{self._suffix(k)}": value for n, value in more.items()}
-            statistics[f"generator_{k}"] = self._louder(statistics[f"generator_{k}"], k, errors[k])
-        grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
+        grads, statistics, metrics, squares = mean_over(
+            (grads, statistics, metrics, squares), axis_name
+        )
+        for k in self.trained:
+            name = f"generator_{k}"
+            statistics[name] = self._louder(statistics[name], k, squares[k])
         return advance(state, self.optimizers, grads, statistics, metrics, ema_decay=self.ema_decay)
 
     def _suffix(self, k: int) -> str:
@@ -287,6 +292,21 @@ class Pyramid(segmentation.FindsNuclei):
         return [
             jax.random.normal(jax.random.fold_in(key, k), (*mask.shape[:3], 1), self.dtype)
             for k, mask in enumerate(masks)
+        ]
+
+    def _noises_of_step(
+        self, state: State, masks: Sequence[jax.Array], axis_name: str | None
+    ) -> list[jax.Array]:
+        """This device's part of the noise of the whole batch, the same on however many devices."""
+        key = step_key(state, None)
+        if axis_name is None:
+            return self.noises(key, masks)
+        count = lax.axis_size(axis_name)
+        whole = [jnp.broadcast_to(m[:1], (count * len(m), *m.shape[1:])) for m in masks]
+        first = lax.axis_index(axis_name) * len(masks[0])
+        return [
+            lax.dynamic_slice_in_dim(noise, first, len(masks[0]))
+            for noise in self.noises(key, whole)
         ]
 
     def _runner(
@@ -311,18 +331,17 @@ class Pyramid(segmentation.FindsNuclei):
         noises: Sequence[jax.Array],
         real: Sequence[jax.Array] | None = None,
     ) -> tuple[list[jax.Array], dict[str, Tree], list[jax.Array]]:
-        """Images of all scales, statistics, and how far each start is off the real image."""
-        images, stats, errors = [], {}, []
+        """Images of all scales, statistics, mean squares of what each scale has to add."""
+        images, stats, squares = [], {}, []
         below = jnp.full((*masks[0].shape[:3], 3), 0.5, self.dtype)
         for k, (mask, noise) in enumerate(zip(masks, noises, strict=True)):
             if images:
                 below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
-            # In the range of width 2 that the networks compute in.
             off = below if real is None else real[k] - below
-            errors.append(2 * jnp.sqrt(jnp.mean(jnp.square(jax.lax.stop_gradient(off)))))
+            squares.append(jnp.mean(jnp.square(lax.stop_gradient(off))))
             image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
             images.append(image)
-        return images, stats, errors
+        return images, stats, squares
 
     def _segment(
         self, run: Any, images: Sequence[jax.Array]
@@ -371,7 +390,7 @@ class Pyramid(segmentation.FindsNuclei):
         def judged(pair: tuple[jax.Array, jax.Array]) -> Any:
             return self._discriminate(state, params, k, pair, key)[0]
 
-        on_real, seen_real = jax.lax.stop_gradient(judged((real, mask)))
+        on_real, seen_real = lax.stop_gradient(judged((real, mask)))
 
         def terms(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             found, seen = judged(pair)
@@ -411,7 +430,7 @@ class Pyramid(segmentation.FindsNuclei):
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
         """The discriminator's (gradients, statistics, metrics): real pairs against both others."""
         loss_of, _ = critic.losses(self.contest.form, axis_name)
-        fake, probability = jax.lax.stop_gradient((fake, jax.nn.softmax(logits)))
+        fake, probability = lax.stop_gradient((fake, jax.nn.softmax(logits)))
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
             # All three are judged after the same power iteration.
@@ -434,12 +453,14 @@ class Pyramid(segmentation.FindsNuclei):
         )
         return grads, stats, metrics
 
-    def _louder(self, stats: Tree, k: int, error: jax.Array) -> Tree:
+    def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
         """Statistics with the noise's amplitude moved towards a share of what this scale adds."""
         if k == 0:
             return stats
         amplitude = stats["noise"]["amplitude"]
-        moved = amplitude + _NEWEST * (self.noise * error.astype(amplitude.dtype) - amplitude)
+        # In the range of width 2 that the generator computes in.
+        wanted = self.noise * 2 * jnp.sqrt(square).astype(amplitude.dtype)
+        moved = amplitude + _NEWEST * (wanted - amplitude)
         return {**stats, "noise": {"amplitude": moved}}
 
     def masks(self, labels: jax.Array) -> list[jax.Array]:
