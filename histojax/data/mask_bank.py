@@ -1,0 +1,158 @@
+"""Masks to synthesise tissue from, made of labelled ones.
+
+    turned    a window of a labelled image under one of the eight symmetries of the square
+    replaced  the places of a labelled image's nuclei, and at each of them some other nucleus
+
+Both draw counts from the data, and the second sizes and shapes besides. Nothing but the source that
+is given is looked at, so that masks of some labels know of no others.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import scipy.ndimage
+
+from histojax.data.augmentation import dihedral
+from histojax.errors import UserError
+
+FORMS = ("turned", "replaced")
+# Nuclei smaller than this are crumbs of the annotation, px.
+_SMALLEST = 30
+# How far a nucleus may lie off the place that it takes, px, and how often another is tried there.
+_SPREAD, _TRIES = 3.0, 12
+
+
+@dataclasses.dataclass(frozen=True)
+class Bank:
+    """What labelled images hold.
+
+    Attributes:
+      nuclei: bool (h, w) each, in their bounding boxes; those cut off by the border are left out.
+      places: float (N, 2) for each image, y and x of its nuclei's middles, px.
+      sizes: (H, W) of the images.
+    """
+
+    nuclei: tuple[np.ndarray, ...]
+    places: tuple[np.ndarray, ...]
+    sizes: tuple[tuple[int, int], ...]
+
+
+def collect(source: Any) -> Bank:
+    """The bank of a source with instances.
+
+    Raises:
+      UserError: an image without instances, or no whole nucleus in any.
+    """
+    nuclei, places, sizes = [], [], []
+    for index in range(len(source)):
+        instances = _instances(source, index)
+        height, width = instances.shape
+        middles = []
+        for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
+            if box is None:
+                continue
+            rows, columns = box
+            middles.append(((rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2))
+            shape = instances[box] == label
+            whole = rows.start > 0 and columns.start > 0
+            if whole and rows.stop < height and columns.stop < width and shape.sum() >= _SMALLEST:
+                nuclei.append(shape)
+        places.append(np.array(middles, np.float64).reshape(-1, 2))
+        sizes.append((height, width))
+    if not nuclei:
+        raise UserError(
+            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more, "
+            "of which masks could be made: give others"
+        )
+    return Bank(tuple(nuclei), tuple(places), tuple(sizes))
+
+
+def turned(source: Any, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A window of a labelled image, turned or mirrored; int32 (size, size), labels from 1.
+
+    Raises:
+      UserError: no image has that size.
+    """
+    fitting = [i for i in range(len(source)) if min(_instances(source, i).shape) >= size]
+    if not fitting:
+        raise UserError(f"no labelled image has {size} x {size} px: ask for smaller masks")
+    instances = _instances(source, int(rng.choice(fitting)))
+    y, x = (int(rng.integers(side - size + 1)) for side in instances.shape)
+    window = dihedral(instances[y : y + size, x : x + size], int(rng.integers(8)))
+    return renumbered(window)
+
+
+def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Nuclei of the bank at the places of others, without overlap.
+
+    The places are those of a labelled image, turned or mirrored, or of several side by side where
+    the mask is larger. Where no nucleus fits after some tries, the place stays empty.
+
+    Args:
+      bank: of `collect`.
+      height, width: of the mask, px.
+      rng: what is drawn from.
+
+    Returns:
+      int32 (height, width), labels from 1.
+    """
+    mask = np.zeros((height, width), np.int32)
+    places = _layout(bank, height, width, rng)
+    count = 0
+    for place in rng.permutation(places):
+        for _ in range(_TRIES):
+            shape = bank.nuclei[int(rng.integers(len(bank.nuclei)))]
+            shape = dihedral(shape, int(rng.integers(8)))
+            middle = place + rng.normal(0.0, _SPREAD, 2)
+            top, left = (np.round(middle - np.array(shape.shape) / 2)).astype(int)
+            y, x = max(top, 0), max(left, 0)
+            window = mask[y : max(top + shape.shape[0], 0), x : max(left + shape.shape[1], 0)]
+            part = shape[y - top :, x - left :][: window.shape[0], : window.shape[1]]
+            if part.any() and not window[part].any():
+                count += 1
+                window[part] = count
+                break
+    return mask
+
+
+def _layout(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Places (N, 2) inside of (height, width), of images side by side."""
+    found, y = [], 0
+    while y < height:
+        x, tallest = 0, None
+        while x < width:
+            index = int(rng.integers(len(bank.places)))
+            places, (h, w) = bank.places[index], bank.sizes[index]
+            if rng.integers(2):
+                places, h, w = places[:, ::-1], w, h
+            flip = rng.integers(2, size=2)
+            places = np.where(flip, np.array([h, w]) - places, places)
+            # The window starts somewhere in the first image of all.
+            shift = rng.uniform(0, np.maximum(np.array([h, w]) - [height, width], 0) + 1e-9)
+            found.append(places + np.array([y, x]) - shift)
+            x += w
+            tallest = h if tallest is None else min(tallest, h)
+        y += tallest
+    places = np.concatenate(found)
+    inside = np.all((places >= 0) & (places < [height, width]), axis=1)
+    return places[inside]
+
+
+def renumbered(instances: np.ndarray) -> np.ndarray:
+    """Labels 1, 2, ... in the order of their numbers, int32."""
+    labels, numbers = np.unique(instances, return_inverse=True)
+    first = 0 if labels[0] == 0 else 1
+    return (numbers.reshape(instances.shape) + first).astype(np.int32)
+
+
+def _instances(source: Any, index: int) -> np.ndarray:
+    record = source[index]
+    if "instances" not in record:
+        raise UserError(
+            f"image {record['name']!r} has no instances, of which masks are made: give label "
+            "images (instances/), not masks"
+        )
+    return record["instances"]

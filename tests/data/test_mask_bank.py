@@ -1,0 +1,101 @@
+import numpy as np
+import pytest
+import scipy.ndimage
+
+from histojax.data import mask_bank
+from histojax.errors import UserError
+from tests import tiny
+
+
+class Labelled:
+    """Images of given instances."""
+
+    def __init__(self, *instances):
+        self.instances = instances
+
+    def __len__(self):
+        return len(self.instances)
+
+    def __getitem__(self, index):
+        return {"name": f"i{index}", "instances": self.instances[index]}
+
+
+def squares(size=64, side=8, step=16):
+    """A grid of square nuclei that touch neither each other nor the border."""
+    mask = np.zeros((size, size), np.int32)
+    for number, (y, x) in enumerate(np.ndindex(size // step, size // step), 1):
+        mask[y * step + 4 : y * step + 4 + side, x * step + 4 : x * step + 4 + side] = number
+    return mask
+
+
+def test_a_bank_holds_whole_nuclei_and_all_places():
+    mask = squares()
+    mask[0:3, 0:20] = 99  # at the border: a place, no shape
+    mask[30:32, 30:32] = 100  # a crumb
+    bank = mask_bank.collect(Labelled(mask))
+    assert len(bank.nuclei) == 16
+    assert all(shape.shape == (8, 8) and shape.all() for shape in bank.nuclei)
+    assert len(bank.places[0]) == 18
+    assert bank.sizes == ((64, 64),)
+    assert [8.0, 8.0] in bank.places[0].tolist()
+
+
+@pytest.mark.parametrize("size", [(64, 64), (40, 100), (150, 130)])
+def test_nuclei_are_placed_whole_and_without_overlap(size):
+    bank = mask_bank.collect(Labelled(squares(), squares(48)))
+    rng = np.random.default_rng(0)
+    mask = mask_bank.replaced(bank, *size, rng)
+    assert (mask.shape, mask.dtype) == (size, np.int32)
+    labels = np.unique(mask)[1:]
+    np.testing.assert_array_equal(labels, np.arange(1, len(labels) + 1))
+    # One nucleus in 256 px, some of which find no room.
+    assert 0.6 < len(labels) / (size[0] * size[1] / 256) < 1.3
+    for label, (rows, columns) in enumerate(scipy.ndimage.find_objects(mask), 1):
+        area = (mask[rows, columns] == label).sum()
+        cut = rows.start == 0 or columns.start == 0
+        cut |= rows.stop == size[0] or columns.stop == size[1]
+        assert area == 64 or (cut and area < 64)
+
+
+def test_counts_and_sizes_follow_the_data():
+    _, mask = tiny.tissue(0, 256)
+    bank = mask_bank.collect(Labelled(mask))
+    rng = np.random.default_rng(0)
+    made = [mask_bank.replaced(bank, 256, 256, rng) for _ in range(8)]
+    count = np.mean([m.max() for m in made])
+    assert count == pytest.approx(len(np.unique(mask)) - 1, rel=0.2)
+    share = np.mean([(m > 0).mean() for m in made])
+    assert share == pytest.approx((mask > 0).mean(), rel=0.35)
+    again = mask_bank.replaced(bank, 256, 256, np.random.default_rng(0))
+    np.testing.assert_array_equal(again, made[0])
+    assert not np.array_equal(made[0], made[1])
+
+
+def test_a_turned_window_is_one_of_a_labelled_image():
+    mask = 1 + np.random.default_rng(0).permutation(24 * 24).reshape(24, 24).astype(np.int32)
+    window = mask_bank.turned(Labelled(mask), 8, np.random.default_rng(1))
+    wanted = window.ravel().argsort()
+    options = [
+        np.rot90(mask[y : y + 8, x : x + 8], k)[:, ::step]
+        for y in range(17)
+        for x in range(17)
+        for k in range(4)
+        for step in (1, -1)
+    ]
+    assert sum(np.array_equal(option.ravel().argsort(), wanted) for option in options) == 1
+    np.testing.assert_array_equal(np.sort(window.ravel()), np.arange(1, 65))
+
+
+@pytest.mark.faults
+def test_what_gives_no_masks_is_named():
+    with pytest.raises(UserError, match=r"the 1 labelled images hold no whole nucleus of 30 px"):
+        mask_bank.collect(Labelled(np.zeros((16, 16), np.int32)))
+    with pytest.raises(UserError, match=r"no labelled image has 32 x 32 px"):
+        mask_bank.turned(Labelled(np.zeros((16, 40), np.int32)), 32, np.random.default_rng(0))
+
+    class Masks(Labelled):
+        def __getitem__(self, index):
+            return {"name": "m"}
+
+    with pytest.raises(UserError, match=r"image 'm' has no instances"):
+        mask_bank.collect(Masks(None))
