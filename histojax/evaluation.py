@@ -34,8 +34,8 @@ Image = np.ndarray
 _NAME_BYTES = 60
 # How post-processing is fitted: its parameters, in this order, and the values that are tried.
 GRID = {
-    "mask_threshold": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6),
-    "marker_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7),
+    "mask_threshold": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
+    "marker_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
     "marker_peak": (0.0, 0.5, 0.6, 0.7, 0.8, 0.9),
     "min_marker": (4, 8, 16, 32),
     "min_area": (20, 30, 50, 80),

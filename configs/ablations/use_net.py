@@ -58,6 +58,7 @@ def get_config(size: str = "exp9") -> ConfigDict:
         # Too deep for two cores: of these encoders, squeeze-and-excitation is what is compared.
         config.segmenter.encoder = "se_resnet18" if row.encoder.startswith("se_") else "resnet18"
     config.segmenter.heads = ("mask", "marker") if row.marker else ("mask",)
+    config.instances.watershed = base.instances().watershed  # no distance is predicted
     config.data.targets.marker = row.marker or "shape"
     config.instances.marker_from_mask = not row.marker
     if not row.dice:
