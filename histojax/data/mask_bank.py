@@ -10,6 +10,9 @@ is given is looked at, so that masks of some labels know of no others.
 from __future__ import annotations
 
 import dataclasses
+import itertools
+import pathlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ import scipy.ndimage
 
 from histojax.data.augmentation import dihedral
 from histojax.errors import UserError
+from histojax.imaging import writers
 
 FORMS = ("turned", "replaced")
 # Nuclei smaller than this are crumbs of the annotation, px.
@@ -68,6 +72,46 @@ def collect(source: Any) -> Bank:
             "of which masks could be made: give others"
         )
     return Bank(tuple(nuclei), tuple(places), tuple(sizes))
+
+
+def write_masks(
+    source: Any, folder: pathlib.Path, *, form: str, count: int, size: int, seed: int
+) -> None:
+    """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32.
+
+    Raises:
+      UserError: as `masks`, or for a folder with files in it.
+    """
+    if folder.exists() and any(folder.iterdir()):
+        raise UserError(f"--output={folder} is not empty; name another folder, or empty it")
+    for number, mask in enumerate(itertools.islice(masks(source, form, size, seed), count)):
+        path = folder / f"mask{number:05d}.tif"
+        writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size)
+
+
+def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:
+    """Masks without end, int32 (size, size), each with a nucleus in it.
+
+    Args:
+      source: of labelled images.
+      form: one of `FORMS`.
+      size: side, px.
+      seed: of what is drawn.
+
+    Raises:
+      UserError: images of which no masks can be made.
+    """
+    rng = np.random.default_rng(seed)
+    # Also where masks are turned: without a whole nucleus in the data, none would ever come.
+    bank = collect(source)
+    while True:
+        if form == "turned":
+            mask = turned(source, size, rng)
+        else:
+            mask = replaced(bank, size, size, rng)
+        # Bare background is no condition for tissue.
+        if mask.any():
+            yield mask
 
 
 def turned(source: Any, size: int, rng: np.random.Generator) -> np.ndarray:

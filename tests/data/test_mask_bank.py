@@ -1,9 +1,12 @@
+import itertools
+
 import numpy as np
 import pytest
 import scipy.ndimage
 
 from histojax.data import mask_bank
 from histojax.errors import UserError
+from histojax.imaging import reader
 from tests import tiny
 
 
@@ -84,6 +87,34 @@ def test_a_turned_window_is_one_of_a_labelled_image():
     ]
     assert sum(np.array_equal(option.ravel().argsort(), wanted) for option in options) == 1
     np.testing.assert_array_equal(np.sort(window.ravel()), np.arange(1, 65))
+
+
+@pytest.mark.parametrize("form", mask_bank.FORMS)
+def test_masks_are_written_as_label_images_by_the_seed(tmp_path, form):
+    source = Labelled(squares(), squares(48))
+    for name in ("a", "b"):
+        mask_bank.write_masks(source, tmp_path / name, form=form, count=2, size=32, seed=5)
+    files = sorted((tmp_path / "a").iterdir())
+    assert [path.name for path in files] == ["mask00000.tif", "mask00001.tif"]
+    found = [reader.read_labels(path) for path in files]
+    assert all(mask.shape == (32, 32) and mask.any() for mask in found)
+    assert not np.array_equal(*found)
+    again = reader.read_labels(tmp_path / "b" / "mask00000.tif")
+    np.testing.assert_array_equal(again, found[0])
+
+
+def test_bare_background_is_left_out():
+    mask = np.zeros((64, 64), np.int32)
+    mask[20:28, 20:28] = 1
+    made = mask_bank.masks(Labelled(mask), "turned", 8, 0)
+    assert all(mask.any() for mask in itertools.islice(made, 5))
+
+
+@pytest.mark.faults
+def test_a_folder_with_files_in_it_is_refused(tmp_path):
+    (tmp_path / "x.tif").touch()
+    with pytest.raises(UserError, match=r"--output=.* is not empty"):
+        mask_bank.write_masks(Labelled(squares()), tmp_path, form="turned", count=1, size=8, seed=0)
 
 
 @pytest.mark.faults

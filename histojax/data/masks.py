@@ -1,0 +1,44 @@
+"""Makes label images to synthesise tissue from, of the labelled images of a data set.
+
+    python -m histojax.data.masks --data=folder:ROOT --output=DIR [--form=replaced] [--count=100]
+
+See `histojax.data.mask_bank` for the forms. The masks are DIR/NAME.tif, uint32, 0 is background;
+`python -m histojax.synthesize --masks=DIR` makes tissue for them.
+"""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command
+from histojax.data import mask_bank, sources
+from histojax.progress import say
+
+_DATA = flags.DEFINE_string("data", None, "SPEC of labelled images.")
+_SPLIT = flags.DEFINE_string("split", "train", "Of these: train, val, test or all.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the masks.")
+_FORM = flags.DEFINE_enum(
+    "form", "replaced", mask_bank.FORMS, "Windows turned about, or nuclei placed anew."
+)
+_COUNT = flags.DEFINE_integer("count", 100, "How many masks.", lower_bound=1)
+_SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", lower_bound=1)
+_SEED = flags.DEFINE_integer("seed", 0, "Of the split and of what is drawn.", lower_bound=0)
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags and makes masks."""
+    del argv
+    source = sources.open_source(_DATA.value, split=_SPLIT.value, seed=_SEED.value)
+    output = pathlib.Path(_OUTPUT.value)
+    mask_bank.write_masks(
+        source, output, form=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
+    )
+    say(f"{_COUNT.value} masks in {output}, of {len(source)} images")
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["data", "output"])
+    command.run(main)
