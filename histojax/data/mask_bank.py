@@ -105,10 +105,8 @@ def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:
     # Also where masks are turned: without a whole nucleus in the data, none would ever come.
     bank = collect(source)
     while True:
-        if form == "turned":
-            mask = turned(source, size, rng)
-        else:
-            mask = replaced(bank, size, size, rng)
+        of_image = form == "turned"
+        mask = turned(source, size, rng) if of_image else replaced(bank, size, size, rng)
         # Bare background is no condition for tissue.
         if mask.any():
             yield mask
