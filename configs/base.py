@@ -15,6 +15,9 @@ SHARED_DATA = (
     "workers",
     "max_shift",
     "max_pixels",
+    "labelled",
+    "extra",
+    "extra_weight",
 )
 
 
@@ -43,6 +46,9 @@ def base(name: str, stage: str) -> ConfigDict:
         {
             "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
             "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+            "labelled": 1.0,  # share of the training patients that is used, nested by seed
+            "extra": "",  # SPEC of further training images, such as synthetic pairs: all of them
+            "extra_weight": 0.5,  # of the crops
             "scale": 4,  # 2 | 3 | 4 | 8
             "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
             "placement": "auto",  # host | device; auto: device on accelerators where the set fits

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import pathlib
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
-from histojax.data import sources, target_source
+from histojax.data import labelled, sources, target_source
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.stages import build_stage
@@ -153,19 +154,24 @@ def open_split(
     """
     data = settings.data
     made = [field for field in target_source.FIELDS if field in fields]
-    source = sources.open_source(
-        data.source,
-        split=split,
+    opened = functools.partial(
+        sources.open_source,
         seed=settings.seed,
         group_pattern=data.group_pattern,
         synthetic=data.synthetic.to_dict(),
         require_labels=bool(made) or "mask" in fields or "instances" in fields,
         crop=crop,
         scale=data.scale,
-        # Runs from before there were these two lack them.
+        # Runs from before there were these lack them.
         data_dir=data.get("data_dir", ""),
         max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
     )
+    source = opened(data.source, split=split)
+    if split == "train":
+        source = labelled.labelled_part(source, data.get("labelled", 1.0), settings.seed)
+        if data.get("extra", ""):
+            extra = opened(data.extra, split="all")
+            source = labelled.with_extra(source, extra, data.extra_weight)
     if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
         return target_source.TargetSource(source, made, data.targets)
     return source

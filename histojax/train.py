@@ -26,6 +26,7 @@ from histojax import (
 )
 from histojax.data import pipeline
 from histojax.errors import UserError
+from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine, say
 from histojax.stages import build_stage
@@ -84,6 +85,10 @@ def train(
     )
     # Only now, so that whatever was refused until here can be given otherwise in this workdir.
     config.claim(settings, workdir)
+
+    if jax.process_index() == 0:
+        seen = {"train": sorted(set(source.names)), "val": sorted(held_out.names)}
+        writers.write_json(workdir / "manifest.json", seen)
 
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
     state = runs.fresh_state(stage, settings)

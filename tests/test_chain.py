@@ -53,6 +53,10 @@ def test_two_different_stages_of_one_name_are_refused():
 
 
 def test_a_chain_leaves_a_workdir_for_every_stage_and_one_for_all(trained_chain):
+    for name in NAMES:
+        seen = json.loads((trained_chain / name / "manifest.json").read_text())
+        assert len(seen["train"]) == 4
+        assert not set(seen["train"]) & set(seen["val"])
     for folder in (trained_chain, *(trained_chain / name for name in NAMES)):
         for name in ("config.json", "summary.json", "report.html"):
             assert (folder / name).is_file(), folder / name
