@@ -11,8 +11,6 @@ python -m histojax.stages.pyramid --config=configs/pyramid.py
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,115 +22,29 @@ from flax import linen as nn
 from jax import lax
 from ml_collections import ConfigDict
 
-from histojax.data import resampling
 from histojax.errors import UserError
 from histojax.imaging import forms
 from histojax.losses import adversarial
 from histojax.models.dense_unet import DenseUNet
-from histojax.models.layers import full_precision, upsample
+from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
 from histojax.stages.images import by_head, quantise, unit
+from histojax.stages.scales import (
+    AllScales,
+    Labels,
+    build_labels,
+    check_sizes,
+    enlarged,
+    reduced,
+    thinned,
+)
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
-LABELS = ("mask", "contour", "classes")
 # Weight of the newest batch in the running amplitude of the noise.
 _NEWEST = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class Labels:
-    """What the pixels of a mask are told apart by.
-
-    Attributes:
-      form: "mask", background and nucleus; "contour", background, inside and rim, which keeps
-        touching nuclei apart; "classes", the classes of the annotation.
-      count: C.
-    """
-
-    form: str
-    count: int
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Batch arrays that they are made of."""
-        return ("mask", "contour") if self.form == "contour" else ("mask",)
-
-    @property
-    def heads(self) -> tuple[str, ...]:
-        """Maps that follow from probabilities of the labels; what is no rim marks a nucleus."""
-        return ("mask", "marker") if self.form == "contour" else ("mask",)
-
-    def one_hot(self, batch: Batch, dtype: jnp.dtype) -> jax.Array:
-        """Arrays (B, H, W) of a batch as (B, H, W, C) in {0, 1}."""
-        index = batch["mask"].astype(jnp.int32)
-        if self.form != "classes":
-            index = (index > 0).astype(jnp.int32)
-        if self.form == "contour":
-            index = jnp.where(batch["contour"] > 0, 2 * index, index)
-        return jax.nn.one_hot(index, self.count, dtype=dtype)
-
-    def maps(self, probability: jax.Array) -> jax.Array:
-        """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
-        foreground = 1 - probability[..., :1]
-        if self.form == "contour":
-            return jnp.concatenate([foreground, probability[..., 1:2]], -1)
-        return foreground
-
-
-def reduced(image: jax.Array, factor: int) -> jax.Array:
-    """Float (B, H, W, 3) at 1 / factor of the size, antialiased bicubic, not rounded, not cut."""
-    if factor == 1:
-        return image
-    height, width = image.shape[1:3]
-    return resampling.resize(image, height // factor, width // factor, "bicubic")
-
-
-def thinned(labels: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C) at 1 / factor of the size, by nearest neighbour."""
-    return labels[:, factor // 2 :: factor, factor // 2 :: factor]
-
-
-def enlarged(maps: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C) factor times as large, bilinear."""
-    return maps if factor == 1 else upsample(maps, factor, "bilinear")
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class AllScales:
-    """Networks of all scales as one: what windows and tiles have to know of them.
-
-    Attributes:
-      modules: a network for each scale, lowest first.
-      factors: how many image px are one px of each scale.
-      heads: maps that come of them, where they find nuclei.
-    """
-
-    modules: tuple[nn.Module, ...]
-    factors: tuple[int, ...]
-    heads: tuple[str, ...] = ()
-
-    @property
-    def exact_tiles(self) -> bool:
-        """Whether tiles with the halo agree with the whole image."""
-        return all(getattr(module, "exact_tiles", True) for module in self.modules)
-
-    @property
-    def stride(self) -> int:
-        """Image px to which sizes and window origins must be aligned."""
-        return math.lcm(*(f * m.stride for f, m in zip(self.factors, self.modules, strict=True)))
-
-    @property
-    def halo(self) -> int:
-        """A bound on the receptive-field radius, image px, a multiple of `stride`.
-
-        Each scale sees its own field; bicubic reduction reads two of its px on each side, and
-        bilinear enlargement one of the scale below.
-        """
-        radius = sum(f * (m.halo + 4) for f, m in zip(self.factors, self.modules, strict=True))
-        return -(-radius // self.stride) * self.stride
 
 
 @dataclasses.dataclass(frozen=True)
@@ -524,48 +436,6 @@ def matching(
         for size, other in zip(found, wanted, strict=True)
     ]
     return jnp.mean(jnp.stack(each))
-
-
-def build_labels(config: ConfigDict) -> Labels:
-    """What group `pyramid` tells the pixels of a mask apart by.
-
-    Raises:
-        UserError: for a form that is not known, or too few classes.
-    """
-    group = config.pyramid
-    if group.labels not in LABELS:
-        raise UserError(
-            f"pyramid.labels={group.labels!r} is not known; choose one of {', '.join(LABELS)}"
-        )
-    if group.labels != "classes":
-        return Labels(group.labels, {"mask": 2, "contour": 3}[group.labels])
-    if not isinstance(group.classes, int) or group.classes < 2:
-        raise UserError(
-            f"pyramid.classes={group.classes!r} has to be the number of classes, background "
-            "included, 2 or more, for pyramid.labels='classes'"
-        )
-    return Labels("classes", group.classes)
-
-
-def check_sizes(config: ConfigDict) -> tuple[int, ...]:
-    """The sizes of the scales.
-
-    Raises:
-        UserError: unless each is a multiple of the one before, and the crop of the last.
-    """
-    sizes, crop = tuple(config.pyramid.sizes), config.data.crop
-    whole = all(isinstance(size, int) and size > 0 for size in sizes)
-    if not sizes or not whole or any(b % a or b == a for a, b in itertools.pairwise(sizes)):
-        raise UserError(
-            f"pyramid.sizes={sizes} has to name sides in px, lowest first, each a multiple of the "
-            "one before"
-        )
-    if crop % sizes[-1]:
-        raise UserError(
-            f"data.crop={crop} has to be a multiple of the highest of pyramid.sizes={sizes}, or "
-            "equal to it; choose " + str(max(crop // sizes[-1], 1) * sizes[-1])
-        )
-    return sizes
 
 
 def build_contest(config: ConfigDict) -> Contest:

@@ -6,10 +6,8 @@ from ml_collections import ConfigDict
 
 from histojax import chain, runs
 from histojax.errors import UserError
-from histojax.stages import build_stage, pyramid
+from histojax.stages import build_stage, scales
 from tests import tiny
-
-LABELS = pyramid.Labels("contour", 3)
 
 
 def settings_of(**changes):
@@ -24,34 +22,6 @@ def built(settings=None, starts=None):
     stage = build_stage(settings, starts or {})
     state = runs.fresh_state(stage, settings)
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
-
-
-def test_labels_of_touching_nuclei_are_kept_apart_by_their_rims():
-    mask = np.array([[[0, 1, 1, 1, 1, 1, 1]]], np.uint8)
-    contour = np.array([[[0, 1, 0, 1, 1, 0, 1]]], np.uint8)
-    one_hot = LABELS.one_hot({"mask": mask, "contour": contour}, jnp.float32)
-    np.testing.assert_array_equal(one_hot.argmax(-1)[0, 0], [0, 2, 1, 2, 2, 1, 2])
-    maps = LABELS.maps(one_hot)
-    np.testing.assert_array_equal(maps[0, 0, :, 0], mask[0, 0])
-    np.testing.assert_array_equal(maps[0, 0, :, 1], [0, 0, 1, 0, 0, 1, 0])
-
-
-def test_labels_are_a_mask_or_the_classes_of_the_annotation():
-    batch = {"mask": np.array([[[0, 3, 1]]], np.uint8)}
-    found = pyramid.Labels("mask", 2).one_hot(batch, jnp.float32).argmax(-1)
-    np.testing.assert_array_equal(found[0, 0], [0, 1, 1])
-    classes = pyramid.Labels("classes", 4)
-    one_hot = classes.one_hot(batch, jnp.float32)
-    np.testing.assert_array_equal(one_hot.argmax(-1)[0, 0], [0, 3, 1])
-    np.testing.assert_array_equal(classes.maps(one_hot)[0, 0, :, 0], [0, 1, 1])
-
-
-def test_a_reduced_image_is_not_rounded_and_a_thinned_mask_stays_one():
-    image = jnp.full((1, 8, 8, 3), 0.1234)
-    np.testing.assert_allclose(pyramid.reduced(image, 4), 0.1234, rtol=1e-6)
-    labels = jax.nn.one_hot(jnp.arange(16).reshape(1, 4, 4) % 3, 3)
-    thin = pyramid.thinned(labels, 2)
-    np.testing.assert_array_equal(thin, labels[:, 1::2, 1::2])
 
 
 def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
@@ -113,11 +83,11 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     after, _ = tiny.stepped(stage, state, batch, 1)
     assert float(after.statistics["generator_0"]["noise"]["amplitude"]) == 1
     labels = stage.labels.one_hot(batch, jnp.float32)
-    masks = [pyramid.thinned(labels, 2), labels]
+    masks = [scales.thinned(labels, 2), labels]
     key = jax.random.fold_in(state.rng, 0)
     run = stage._runner(state, {}, key, None)
     images, _, _ = stage._generate(run, masks, stage.noises(key, masks))
-    below = np.asarray(pyramid.enlarged(images[0], 2))
+    below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
     expected = 1 + 0.02 * (0.5 * error - 1)
     got = after.statistics["generator_1"]["noise"]["amplitude"]
