@@ -5,8 +5,9 @@ and of eroded nuclei. `paper` is as they publish it, `paper_code` as they code i
 differ: epochs, the form of Dice, flips, truncated labels. Both read 992-px crops where the source
 resizes 1000 px to 992, and so need images of that size; at use an image is read whole with a
 margin, so that squeeze-and-excitation pools over somewhat more. laptop and gpu are our own:
-half-pixel resizing, stronger colour and size variation, turns, cosine decay, averaged weights, the
-depth in a nucleus as a third map, a watershed in each component, fitted to the val split.
+half-pixel resizing, stronger colour variation (laptop: size and turns too), cosine decay, averaged
+weights, the depth in a nucleus as a third map, a watershed in each component, fitted to the val
+split.
 
     python -m histojax.main --config=configs/use_net.py --config.data.source=folder:$MONUSEG
 

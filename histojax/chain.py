@@ -13,7 +13,7 @@ import pathlib
 import platform
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
 from typing import Any
 
 import jax
@@ -73,11 +73,15 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     try:
         ordered = stages_of(settings)
-        rehearse(ordered)
+        begun = set()
         for stage in ordered:
             folder = workdir if len(ordered) == 1 else workdir / stage.name
+            if checkpoint.Series(folder / "checkpoints" / "last").steps():
+                begun.add(stage.name)
+        rehearse(ordered, begun)
+        for stage in ordered:
             # A run that goes on has the fit of its stain target, whose image may be gone.
-            if not checkpoint.Series(folder / "checkpoints" / "last").steps():
+            if stage.name not in begun:
                 stain_matching.build(stage)
         if len(ordered) == 1:
             return run_stage(settings, workdir, {})
@@ -134,8 +138,12 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
     return list(found.values())
 
 
-def rehearse(ordered: list[ConfigDict]) -> None:
+def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
     """Goes through all stages by shape alone, so that a bad value costs seconds and not hours.
+
+    Args:
+        ordered: configs of the stages, earliest first.
+        begun: names of those that go on from a checkpoint.
 
     Raises:
         UserError: for a config value that a stage refuses, a run that it cannot start from, or
@@ -153,7 +161,8 @@ def rehearse(ordered: list[ConfigDict]) -> None:
         train.check(settings, jax.device_count())
         stain_matching.check(settings)
         check_stain_of_starts(settings)
-        stage = build_stage(settings, starting_variables(settings, variables_of))
+        own = runs.going_on(settings) if settings.name in begun else settings
+        stage = build_stage(own, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
         for split in ("train", "val"):
             source = runs.open_split(settings, split, fields=stage.fields, crop=settings.data.crop)

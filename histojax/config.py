@@ -28,6 +28,7 @@ FREE = (
     "workers",
     "device_bytes",
     "collapse",
+    "pretrained.path",
 )
 
 
@@ -66,9 +67,9 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     """Fields in which two resolved configs differ, as "name: old -> new", free ones left out."""
     found = []
     for name in sorted(set(old) | set(new)):
-        if name in FREE:
-            continue
         path = f"{prefix}{name}"
+        if name in FREE or path in FREE:
+            continue
         if name not in old or name not in new:
             if name in ABSENT and ABSENT[name](old.get(name, new.get(name))):
                 continue

@@ -87,6 +87,15 @@ def fresh_state(stage: Any, settings: ConfigDict) -> State:
         ) from error
 
 
+def going_on(settings: ConfigDict) -> ConfigDict:
+    """The config without what only a run's first step reads, whose file may be gone by now."""
+    if settings.get("pretrained", {}).get("encoder", "none") == "none":
+        return settings
+    settings = settings.copy_and_resolve_references()
+    settings.pretrained.encoder = "none"
+    return settings
+
+
 def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
     """The best checkpoint of a workdir (the last where no best is kept).
 
@@ -104,9 +113,7 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
     if "features" in settings.get("loss", {}):
         # Only training looks at feature distances, so their network is not needed here.
         settings.loss.features.weight = 0.0
-    if "pretrained" in settings:
-        settings.pretrained.encoder = "none"  # nor what the trained network has started from
-    stage = build_stage(settings, {})
+    stage = build_stage(going_on(settings), {})
     # Named explicitly, because a checkpoint of many devices is used on one as well.
     here = SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(

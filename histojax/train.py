@@ -62,14 +62,16 @@ def train(
         Stopped: after SIGTERM or SIGINT, once the checkpoint is written.
     """
     check(settings, len(devices or jax.devices()))
-    stage = build_stage(settings, starts or {})
+    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
+    begun = bool(last.steps())
+    stage = build_stage(runs.going_on(settings) if begun else settings, starts or {})
     source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
     held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
-    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
     matching = None
+    # Asked first, because without one a checkpoint's meta, which may be damaged, is not looked at.
     if stain_matching.check(settings) is not None:
         # A run that goes on has the target's fit, whatever has become of its image.
-        matching = stain_matching.build(settings, last.meta() if last.steps() else None)
+        matching = stain_matching.build(settings, last.meta() if begun else None)
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
     mesh = sharding.data_mesh(devices)

@@ -97,7 +97,7 @@ def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(n
     """Before there were heads, targets, stain normalisation, turns and drops of the rate."""
     new = config.resolved(tiny.CONFIGS[name].get_config("smoke"))
     later = {"heads", "smooth", "rotate", "translate", "vertical_flips", "drop_at", "drop_factor"}
-    later |= {"stain", "targets", "instances"}
+    later |= {"stain", "targets", "instances", "own_stains", "pretrained"}
 
     def without(values):
         kept = {k: v for k, v in values.items() if k not in later}
@@ -114,3 +114,7 @@ def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(n
         assert found == ["data.augmentation.rotate", "data.stain", "segmenter.heads"]
     else:
         assert [line.partition(":")[0] for line in found] == ["segmenter.heads"]
+        new["pretrained"]["encoder"] = "imagenet"
+        new["data"]["augmentation"]["own_stains"] = True
+        found = [line.partition(":")[0] for line in config.differences(old, new)]
+        assert found == ["data.augmentation.own_stains", "pretrained", "segmenter.heads"]

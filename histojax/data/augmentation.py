@@ -73,6 +73,11 @@ class Augmentation:
                     f"augmentation.{field}={value!r} is out of range; give a number from 0 (off) "
                     "to below 1"
                 )
+        if self.own_stains and not self.restains:
+            raise UserError(
+                "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
+                "stain_bias above 0, or own_stains=False"
+            )
         if not (isinstance(self.rotate, (int, float)) and 0.0 <= self.rotate <= 180.0):
             raise UserError(
                 f"augmentation.rotate={self.rotate!r} is out of range; give degrees from 0 (off) "
@@ -262,7 +267,7 @@ def apply(
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
     for name in IMAGES:
         if name in moved and augmentation.restains:
-            stains = parameters.get("stains", stain.RGB_FROM_HED)
+            stains = parameters["stains"] if augmentation.own_stains else stain.RGB_FROM_HED
             moved[name] = stain.jitter(moved[name], parameters, stains)
         if name in moved and relights:
             moved[name] = light(moved[name], parameters)

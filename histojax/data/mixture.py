@@ -106,7 +106,7 @@ class MixedSource:
             for number, (source, count) in enumerate(zip(self._sources, counts, strict=True))
             for row in range(count)
         ]
-        self._prefixes = [_prefix(spec) for spec in sources]
+        self._prefixes = _distinct([_prefix(spec) for spec in sources])
         self.names = [self._name(number, row) for number, row in self._rows]
         self.groups = [
             tcga_patient(group) or f"{self._prefixes[number]}-{group}"
@@ -152,6 +152,14 @@ def _prefix(spec: str) -> str:
     if spec.startswith("folder:"):
         return spec.rstrip("/").rpartition("/")[2]
     return spec.replace("/", "-")
+
+
+def _distinct(prefixes: Sequence[str]) -> list[str]:
+    """Prefixes that are all different: those that are not get the number of their source."""
+    return [
+        prefix if prefixes.count(prefix) == 1 else f"{prefix}-{number}"
+        for number, prefix in enumerate(prefixes, 1)
+    ]
 
 
 def _common_mpp(sources: Sequence[Any]) -> float | None:

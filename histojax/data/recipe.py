@@ -55,7 +55,7 @@ class Recipe:
     @property
     def own_stains(self) -> bool:
         """Whether records bring the stains that their image is jittered in."""
-        return self.augmentation.own_stains and self.augmentation.restains
+        return self.augmentation.own_stains
 
     @property
     def step(self) -> int:

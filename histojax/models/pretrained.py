@@ -110,7 +110,7 @@ def load_encoder(
     if not encoder.se_bias and any(key.endswith("/se/fc1/bias") for key in arrays):
         raise UserError(
             f"The weights of {file} have biases in squeeze-and-excitation and the encoder has "
-            "none: set se_bias=True."
+            "none: set segmenter.se_bias=True."
         )
     images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
     expected = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)

@@ -21,7 +21,7 @@ from histojax.errors import UserError
 from histojax.imaging import forms
 from histojax.imaging.instances import InstanceParameters, check_maps
 from histojax.losses import segmentation as losses
-from histojax.models import pretrained
+from histojax.models import pretrained, resnet
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
@@ -232,6 +232,13 @@ def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
         raise UserError(
             "pretrained.encoder='imagenet' and init.segmenter both say what the segmenter starts "
             "from; give one of them"
+        )
+    own = resnet.kind(segmenter.encoder).blocks
+    if not group["path"] and (segmenter.width != 64 or segmenter.blocks not in ((), own)):
+        raise UserError(
+            f"pretrained.encoder='imagenet' has weights of {segmenter.encoder} at segmenter.width="
+            f"64 and segmenter.blocks=(), and not at {segmenter.width} and {segmenter.blocks}: set "
+            "these, or name a file in pretrained.path"
         )
     return pretrained.load_encoder(
         segmenter.encoder_module(), group["path"], group["sha256"], path_field="pretrained.path"

@@ -132,5 +132,6 @@ def test_batches_keep_the_hues_of_their_images(placement):
     assert len(density) == 4
     # In both stains' plane, to what rounding to grey levels leaves.
     across = density @ ACROSS
-    assert np.abs(across).mean() < 0.02
+    # Jittered in the textbook's stains they would be five times as far off, or more.
+    assert np.abs(across).mean() < 0.004
     assert np.abs(density).mean() > 0.3

@@ -134,6 +134,11 @@ def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
     (tmp_path / "resnet18.npz").unlink()
     trunk = runs.load(tmp_path / "run").state.params["segmenter"]["trunk"]
     assert trunk["conv1"]["kernel"].shape == (7, 7, 3, 4)
+    # Nor does the run need them to go on, wherever they are said to be by now.
+    settings.steps += 2
+    settings.pretrained.path = str(tmp_path / "moved.npz")
+    assert chain.run(settings, tmp_path / "run")["steps"] == settings.steps
+    settings.pretrained.path = str(tmp_path / "resnet18.npz")
     with pytest.raises(UserError, match=r"resnet18\.npz does not exist: correct pretrained\.path"):
         build_stage(settings, {})
 
@@ -146,7 +151,13 @@ def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
         ("segmenter", "imagenet_input", False, r"needs segmenter\.imagenet_input=True"),
         ("segmenter", "kind", "unet", r"is for segmenter\.kind='se_unet'"),
         ("init", "segmenter", "runs/other", r"both say what the segmenter starts from"),
-        ("segmenter", "width", 8, r"resnet18\.npz"),
+        ("segmenter", "width", 8, r"resnet18\.npz are not those of the network"),
+        (
+            "pretrained",
+            "path",
+            "",
+            r"of resnet18 at segmenter\.width=64 .* and not at 4 and \(1,\)",
+        ),
     ],
 )
 def test_pretrained_weights_that_cannot_be_used_are_refused(tmp_path, group, field, value, match):
