@@ -60,7 +60,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
         {
             "sizes": sizes[: k + 1],  # px of a crop at each scale, lowest first
             "labels": "contour",  # mask | contour | classes
-            "classes": 0,  # of the annotation, background included, for classes
+            # Of the annotation, background included, for labels=classes. Images are made for each
+            # class; what is found in images is still scored as foreground.
+            "classes": 0,
             "noise": 0.1,  # of what a scale adds to the one below; 1 at the lowest
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }
@@ -105,7 +107,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,
             "pixel": "mse",
-            "pixel_weight": 0.1,
+            "pixel_weight": 0.4,  # the source's .1, on images in [-1, 1]
             "features": {
                 "network": "vgg19",
                 "path": "",

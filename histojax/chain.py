@@ -38,7 +38,7 @@ from histojax.data.resampling import check_scale
 from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers
 from histojax.progress import say
-from histojax.stages import build_stage
+from histojax.stages import build_stage, scales
 from histojax.validation import crop_step, fitting_crop
 
 Tree = Any
@@ -161,6 +161,7 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         train.check(settings, jax.device_count())
         stain_matching.check(settings)
         check_stain_of_starts(settings)
+        check_scales_below(settings)
         own = runs.going_on(settings) if settings.name in begun else settings
         stage = build_stage(own, starting_variables(settings, variables_of))
         state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
@@ -168,6 +169,8 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
             source = runs.open_split(settings, split, fields=stage.fields, crop=settings.data.crop)
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
             recipe = make_recipe(source, settings.data, wanted, augment=split == "train")
+            if "pyramid" in settings:
+                scales.check_classes(settings, source.classes)
             if split == "train":
                 pipeline.check_placement(recipe, settings.data)
             images = (settings.data.source, settings.data.data_dir, settings.seed, split)
@@ -211,6 +214,44 @@ def check_stain_of_starts(settings: ConfigDict) -> None:
             f"{settings.name} starts from the segmenter of {start.name}, which reads images "
             f"normalised by {other!r}, and reads them by {own!r} itself: set data.stain.method "
             "alike in both"
+        )
+
+
+def check_scales_below(settings: ConfigDict) -> None:
+    """Checks that a scale of a pyramid has those below it, made for the same labels and crops.
+
+    Raises:
+        UserError: if not.
+    """
+    if "pyramid" not in settings:
+        return
+    own, start = settings.pyramid, settings.init.get("pyramid")
+    if not start:
+        if len(own.sizes) > 1 and not own.together:
+            raise UserError(
+                f"{settings.name} learns the scale of {own.sizes[-1]} px alone, and init.pyramid "
+                "names no run of those below it: name one, or set pyramid.together=True"
+            )
+        return
+    if not isinstance(start, ConfigDict):
+        folder = runs.stage_folder(pathlib.Path(start))
+        start = config.restored(config.read(folder / "config.json"))
+    if "pyramid" not in start:
+        raise UserError(
+            f"init.pyramid={start.name} is a run of stage {start.stage}: name one of a pyramid"
+        )
+    needed = tuple(own.sizes) if own.together else tuple(own.sizes)[:-1]
+    made = (
+        tuple(start.pyramid.sizes),
+        start.pyramid.labels,
+        start.pyramid.classes,
+        start.data.crop,
+    )
+    wanted = (needed, own.labels, own.classes, settings.data.crop)
+    if made != wanted:
+        raise UserError(
+            f"{settings.name} needs scales of (sizes, labels, classes, data.crop) {wanted} below "
+            f"it, and {start.name} has {made}: make them alike"
         )
 
 

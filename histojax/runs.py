@@ -87,6 +87,31 @@ def fresh_state(stage: Any, settings: ConfigDict) -> State:
         ) from error
 
 
+def labelled_source(workdir: pathlib.Path) -> sources.Source:
+    """The labelled images that a run was trained on, without those beside them.
+
+    Raises:
+        UserError: for a workdir or data that cannot be read.
+    """
+    folder = stage_folder(workdir)
+    settings = config.restored(config.read(folder / "config.json"))
+    return open_split(_without_extra(settings), "train", fields=("instances",))
+
+
+def manifest(settings: ConfigDict) -> dict[str, Any]:
+    """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them."""
+    plain = _without_extra(settings)
+    seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
+    return {**seen, "extra": settings.data.get("extra", "")}
+
+
+def _without_extra(settings: ConfigDict) -> ConfigDict:
+    plain = settings.copy_and_resolve_references()
+    if "extra" in plain.data:
+        plain.data.extra = ""
+    return plain
+
+
 def going_on(settings: ConfigDict) -> ConfigDict:
     """The config without what only a run's first step reads, whose file may be gone by now."""
     if settings.get("pretrained", {}).get("encoder", "none") == "none":

@@ -64,7 +64,7 @@ def check(config: ConfigDict) -> Method | None:
     name = method_of(config)
     if name == "none":
         return None
-    if config.stage != "segmentation":
+    if config.stage not in ("segmentation", "pyramid"):
         raise UserError(
             f"data.stain.method={name!r} recolours what a network of nuclei reads, and a "
             f"{config.stage} run is to keep the colours of its images: set it to 'none'"

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import pathlib
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.ndimage
 
 from histojax import runs
 from histojax.errors import UserError
@@ -22,22 +24,23 @@ from histojax.progress import say
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 
+Seed = tuple[int, ...]
 _MASKS = (".png", ".tif", ".tiff")
 # Noise is drawn in squares of so many px of its scale.
 _SQUARE = 128
 
 
 @functools.lru_cache(maxsize=256)
-def _square(seed: int, scale: int, row: int, column: int) -> np.ndarray:
-    drawn = np.random.default_rng((seed, scale, row, column))
+def _square(seed: Seed, scale: int, row: int, column: int) -> np.ndarray:
+    drawn = np.random.default_rng((*seed, scale, row, column))
     return drawn.standard_normal((_SQUARE, _SQUARE), dtype=np.float32)
 
 
-def noise(seed: int, scale: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+def noise(seed: Seed, scale: int, y: int, x: int, height: int, width: int) -> np.ndarray:
     """Noise of variance 1 at px y ... y + height - 1 and x ... of a scale, float32 (height, width).
 
     Args:
-      seed: of the image, 0 or more.
+      seed: of the image, numbers of 0 or more.
       scale: number of the scale.
       y, x: 0 or more.
       height, width: above 0.
@@ -52,16 +55,16 @@ def noise(seed: int, scale: int, y: int, x: int, height: int, width: int) -> np.
 class Conditions:
     """What an image is made of, read by region: labels and, for each scale, noise.
 
-    A px of a scale that is f times coarser lies at every f-th px, the f // 2-nd first, as in
-    `stages.pyramid.thinned`; between them its noise is 0.
+    A px of a scale that is f times coarser fills f x f px, so that also in the mirrored border of
+    the image every f-th px holds noise.
     """
 
-    def __init__(self, labels: np.ndarray, factors: tuple[int, ...], seed: int):
+    def __init__(self, labels: np.ndarray, factors: tuple[int, ...], seed: Seed):
         """
         Args:
           labels: integer (H, W), the number of each pixel's label.
           factors: how many px are one of each scale.
-          seed: of the noise, 0 or more.
+          seed: of the noise, numbers of 0 or more.
         """
         self._labels, self._factors, self._seed = labels, factors, seed
         self.height, self.width = labels.shape
@@ -71,10 +74,10 @@ class Conditions:
         out = np.zeros((height, width, 1 + len(self._factors)), np.float32)
         out[..., 0] = self._labels[y : y + height, x : x + width]
         for k, f in enumerate(self._factors):
-            top, left = (-(y - f // 2)) % f, (-(x - f // 2)) % f
-            place = out[top::f, left::f, 1 + k]
-            if place.size:
-                place[...] = noise(self._seed, k, (y + top) // f, (x + left) // f, *place.shape)
+            rows, columns = np.arange(y, y + height) // f, np.arange(x, x + width) // f
+            size = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+            drawn = noise(self._seed, k, int(rows[0]), int(columns[0]), *size)
+            out[..., 1 + k] = drawn[(rows - rows[0])[:, None], columns - columns[0]]
         return out
 
 
@@ -89,6 +92,11 @@ def synthesiser(run: runs.Run) -> Any:
         raise UserError(
             f"{run.workdir} is a run of stage {run.config.stage}, and tissue is synthesised by one "
             "of stage pyramid: name that of configs/pyramid.py"
+        )
+    if stage.crop != stage.sizes[-1]:
+        raise UserError(
+            f"{run.workdir} is trained up to {stage.sizes[-1]} px of crops of {stage.crop} px: "
+            "name the run of the highest scale, which holds all of them"
         )
     factors = stage.synthesiser.factors
 
@@ -107,16 +115,15 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
     """The number of each pixel's label, uint8 (H, W), of instances or, for classes, of classes.
 
     Raises:
-      UserError: a mask with labels outside of the declared classes, without any label, or smaller
-        than a px of the lowest scale.
+      UserError: a mask with labels outside of the declared classes, without any label, smaller
+        than the crops of the highest scale, or with several nuclei under one label.
     """
     from histojax.data import targets
 
-    factor = stage.synthesiser.factors[0]
-    if min(mask.shape) < factor:
+    if min(mask.shape) < stage.sizes[-1]:
         raise UserError(
-            f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the lowest scale needs "
-            f"{factor} on each side: give a larger one"
+            f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the pyramid is trained "
+            f"on {stage.sizes[-1]} on each side: give a larger one"
         )
     if not mask.any():
         raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
@@ -128,6 +135,11 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
                 f"{stage.labels.count} classes, 0 to {stage.labels.count - 1}: renumber it"
             )
         return mask.astype(np.uint8)
+    if len(np.unique(mask)) == 2 and scipy.ndimage.label(mask)[1] > 1:
+        raise UserError(
+            f"the mask {name} has one label for several nuclei, and each is to have its own: give "
+            "a label image"
+        )
     numbers = (mask > 0).astype(np.uint8)
     if stage.labels.form == "contour":
         numbers[targets.contours(mask, width=contour_width) > 0] *= 2
@@ -135,14 +147,14 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
 
 
 def synthesise(
-    run: runs.Run, labels: np.ndarray, *, seed: int, windows: Any = None, tile: int = 512
+    run: runs.Run, labels: np.ndarray, *, seed: Seed, windows: Any = None, tile: int = 512
 ) -> np.ndarray:
     """An image, uint8 (H, W, 3), of `label_numbers` (H, W).
 
     Args:
       run: of a pyramid.
       labels: numbers of labels.
-      seed: of the noise.
+      seed: of the noise, numbers of 0 or more.
       windows: of `synthesiser`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
@@ -183,6 +195,8 @@ def synthesise_files(
       UserError: for a run that is no pyramid, or, before anything is written, a mask that it cannot
         make an image of.
     """
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"--output={output} is not empty; name another folder, or empty it")
     run = runs.load(workdir)
     windows = synthesiser(run)
     width = run.config.data.targets.contour_width
@@ -204,7 +218,8 @@ def synthesise_files(
         for copy in range(count):
             name = path.stem if count == 1 else f"{path.stem}-{copy}"
             say(f"{number + 1}/{len(files)} {name}")
-            conditions = Conditions(labels, network.factors, seed * count + copy)
+            own = (seed, zlib.crc32(path.stem.encode()), copy)
+            conditions = Conditions(labels, network.factors, own)
             strips = tiling.strips(_tiles(run, windows, conditions, tile))
             image = output / "images" / f"{name}.tif"
             height, wide = labels.shape
@@ -219,8 +234,7 @@ def synthesise_files(
                 width=wide,
             )
             written.append(image)
-    names = [f"class {n}" for n in range(run.stage.labels.count)]
-    description = {"classes": names} if classes else {}
+    description = {"classes": run.meta["classes"]} if classes else {}
     writers.write_json(
         output / "dataset.json", description | ({"mpp": mpp} if mpp is not None else {})
     )

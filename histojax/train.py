@@ -89,8 +89,7 @@ def train(
     config.claim(settings, workdir)
 
     if jax.process_index() == 0:
-        seen = {"train": sorted(set(source.names)), "val": sorted(held_out.names)}
-        writers.write_json(workdir / "manifest.json", seen)
+        writers.write_json(workdir / "manifest.json", runs.manifest(settings))
 
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
     state = runs.fresh_state(stage, settings)
@@ -134,8 +133,9 @@ def train(
                 "config": config.resolved(settings),
                 "thresholds": {"mask": settings.get("threshold", 0.5)},
                 "stain_target": matching.to_json() if matching else None,
-                "mpp_in": _scaled(source.mpp, settings),
+                "mpp_in": _scaled(source.mpp, stage, settings),
                 "mpp_out": source.mpp,
+                "classes": list(source.classes),
                 "best": progress.best,
                 "seconds": progress.seconds,
                 "since": since.sums(),
@@ -308,11 +308,11 @@ def _newest(series: checkpoint.Series) -> str:
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
-def _scaled(mpp: float | None, settings: ConfigDict) -> float | None:
-    """mpp of what the trained network reads: the generator's input is r times coarser."""
+def _scaled(mpp: float | None, stage: Any, settings: ConfigDict) -> float | None:
+    """mpp of what the trained network reads: where it enhances, its input is r times coarser."""
     if mpp is None:
         return None
-    return mpp * (settings.data.scale if settings.stage != "segmentation" else 1)
+    return mpp * (settings.data.scale if hasattr(stage, "enhance") else 1)
 
 
 @contextmanager

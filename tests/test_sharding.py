@@ -32,7 +32,7 @@ def settings(name):
     if name == "pyramid":
         config.pyramid.update(sizes=(8, 16))
         config.segmenter.dropout = 0.0  # another on every device
-        config.discriminator.widths = (4,)
+        config.discriminator.update(widths=(4, 8), norm="batch")
         return config
     if "generator" in config:
         config.generator.norm = "batch"

@@ -7,6 +7,7 @@ import tifffile
 from histojax import runs, synthesis
 from histojax.data import sources, targets
 from histojax.errors import UserError
+from histojax.imaging import tiling
 from tests import tiny
 
 
@@ -23,40 +24,49 @@ def labels_of(height, width):
 
 
 def test_noise_is_a_function_of_its_place():
-    field = synthesis.noise(1, 0, 100, 90, 60, 80)
-    np.testing.assert_array_equal(synthesis.noise(1, 0, 120, 120, 10, 20), field[20:30, 30:50])
+    field = synthesis.noise((1,), 0, 100, 90, 60, 80)
+    np.testing.assert_array_equal(synthesis.noise((1,), 0, 120, 120, 10, 20), field[20:30, 30:50])
     assert field.dtype == np.float32
     assert field.std() == pytest.approx(1, abs=0.05)
-    for other in ((2, 0), (1, 1)):
+    for other in (((2,), 0), ((1,), 1), ((1, 0), 0)):
         assert not np.array_equal(synthesis.noise(*other, 100, 90, 60, 80), field)
 
 
 def test_a_region_of_the_conditions_is_that_of_the_whole():
-    conditions = synthesis.Conditions(labels_of(40, 33), (4, 1), seed=3)
+    conditions = synthesis.Conditions(labels_of(40, 33), (4, 1), seed=(3,))
     whole = conditions.read(0, 0, 40, 33)
     np.testing.assert_array_equal(whole[..., 0], labels_of(40, 33))
-    # Coarse noise lies at every fourth px, the third first.
-    coarse = whole[..., 1]
-    np.testing.assert_array_equal(coarse[2::4, 2::4], synthesis.noise(3, 0, 0, 0, 10, 8))
-    assert np.count_nonzero(coarse) == 80
-    np.testing.assert_array_equal(whole[..., 2], synthesis.noise(3, 1, 0, 0, 40, 33))
+    # A px of coarse noise fills four by four.
+    coarse = synthesis.noise((3,), 0, 0, 0, 10, 9)
+    np.testing.assert_array_equal(whole[..., 1], coarse.repeat(4, 0).repeat(4, 1)[:, :33])
+    np.testing.assert_array_equal(whole[..., 2], synthesis.noise((3,), 1, 0, 0, 40, 33))
     for y, x, height, width in ((1, 2, 7, 9), (3, 3, 1, 1), (5, 0, 35, 33), (39, 32, 1, 1)):
         part = conditions.read(y, x, height, width)
         np.testing.assert_array_equal(part, whole[y : y + height, x : x + width])
 
 
-@pytest.mark.parametrize("size", [(96, 80), (33, 17)])
+@pytest.mark.parametrize("side", [96, 99])
+def test_noise_is_there_in_the_mirrored_border_too(side):
+    factors = (8, 4, 3, 2, 1)
+    conditions = synthesis.Conditions(np.zeros((side, side), np.uint8), factors, seed=(0,))
+    for y in (-48, side):
+        window = tiling.read_window(conditions, y, -48, 48, 96)
+        for k, f in enumerate(factors):
+            assert window[f // 2 :: f, f // 2 :: f, 1 + k].std() > 0.5
+
+
+@pytest.mark.parametrize("size", [(96, 80), (33, 40)])
 def test_tiles_of_any_size_agree_with_each_other(pyramid, size):
     labels = labels_of(*size)
     windows = synthesis.synthesiser(pyramid)
     one, other = (
-        synthesis.synthesise(pyramid, labels, seed=0, windows=windows, tile=tile)
+        synthesis.synthesise(pyramid, labels, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert one.shape == (*size, 3)
     assert np.abs(one.astype(int) - other).max() <= 1
     assert one.std() > 1
-    again = synthesis.synthesise(pyramid, labels, seed=1, windows=windows, tile=96)
+    again = synthesis.synthesise(pyramid, labels, seed=(1,), windows=windows, tile=96)
     assert not np.array_equal(again, other)
 
 
@@ -78,6 +88,18 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
             np.testing.assert_array_equal(records[f"p{index}_a-{copy}"]["instances"], mask)
     one, other = (records[f"p0_a-{copy}"]["hr"] for copy in (0, 1))
     assert not np.array_equal(one, other)
+    with pytest.raises(UserError, match=r"--output=.*out is not empty"):
+        synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+
+
+def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatch):
+    monkeypatch.setattr(runs, "load", lambda workdir: pyramid)
+    (tmp_path / "m").mkdir()
+    for name in ("a", "b"):
+        tifffile.imwrite(tmp_path / "m" / f"{name}.tif", tiny.tissue(0)[1].astype(np.uint16))
+    synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+    one, other = (tifffile.imread(tmp_path / "out" / "images" / f"{n}.tif") for n in "ab")
+    assert not np.array_equal(one, other)
 
 
 def test_instances_get_rims_and_classes_their_numbers(pyramid):
@@ -98,19 +120,37 @@ def stage_of(pyramid, form, count):
 @pytest.mark.parametrize(
     ("mask", "match"),
     [
-        (np.zeros((8, 8), np.int32), "the mask m is empty"),
-        (np.ones((1, 8), np.int32), r"the mask m has 1 x 8 px, and the lowest scale needs 2"),
+        (np.zeros((32, 32), np.int32), "the mask m is empty"),
         (
-            np.full((8, 8), 4),
-            r"the mask m has the label 4, and the pyramid knows 4 classes, 0 to 3",
+            np.ones((31, 40), np.int32),
+            r"the mask m has 31 x 40 px, and the pyramid is trained on 32",
         ),
-        (np.full((8, 8), -1), r"4 classes, 0 to 3"),
+        (
+            np.full((32, 32), 4),
+            r"the mask m has the label 4, and the pyramid knows 4 classes, 0 to",
+        ),
+        (np.full((32, 32), -1), r"4 classes, 0 to 3"),
     ],
 )
 def test_masks_that_cannot_be_used_are_named(pyramid, mask, match):
     stage = stage_of(pyramid, "classes", 4)
     with pytest.raises(UserError, match=match):
         synthesis.label_numbers(stage, mask, name="m", contour_width=2)
+
+
+@pytest.mark.faults
+def test_a_mask_with_one_label_for_all_nuclei_is_refused(pyramid):
+    mask = np.zeros((32, 32), np.uint8)
+    mask[2:8, 2:8] = mask[20:28, 20:28] = 255
+    with pytest.raises(UserError, match="has one label for several nuclei"):
+        synthesis.label_numbers(pyramid.stage, mask, name="m", contour_width=2)
+
+
+@pytest.mark.faults
+def test_a_lower_scale_is_not_synthesised_from(pyramid):
+    stage = dataclasses.replace(pyramid.stage, crop=64)
+    with pytest.raises(UserError, match="name the run of the highest scale"):
+        synthesis.synthesiser(dataclasses.replace(pyramid, stage=stage))
 
 
 @pytest.mark.faults

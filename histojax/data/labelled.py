@@ -78,11 +78,16 @@ def with_extra(source: Any, extra: Any, weight: float) -> MixedSource:
       weight: share of the extra images, above 0, below 1.
 
     Raises:
-      UserError: for a weight out of range.
+      UserError: for a weight out of range, or sets of different classes.
     """
     if not (isinstance(weight, int | float) and 0 < weight < 1):
         raise UserError(
             f"data.extra_weight={weight!r} has to be the share of the crops that come of "
             "data.extra, above 0 and below 1"
+        )
+    if list(source.classes) != list(extra.classes):
+        raise UserError(
+            f"data.extra has the classes {', '.join(extra.classes)} and data.source "
+            f"{', '.join(source.classes)}: name them alike in dataset.json"
         )
     return MixedSource({"real": source, "extra": extra}, [1 - weight, weight], weighted=True)

@@ -102,8 +102,14 @@ def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:
       UserError: images of which no masks can be made.
     """
     rng = np.random.default_rng(seed)
-    # Also where masks are turned: without a whole nucleus in the data, none would ever come.
     bank = collect(source)
+    large = [min(sides) >= size for sides in bank.sizes]
+    held = [len(places) > 0 for places, fits in zip(bank.places, large, strict=True) if fits]
+    if form == "turned" and not any(held):
+        raise UserError(
+            f"no labelled image of {size} x {size} px or more has a nucleus in it: ask for smaller "
+            "masks"
+        )
     while True:
         of_image = form == "turned"
         mask = turned(source, size, rng) if of_image else replaced(bank, size, size, rng)
@@ -162,9 +168,10 @@ def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> n
 
 def _layout(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
     """Places (N, 2) inside of (height, width), of images side by side."""
-    found, y = [], 0
+    found, y = [], 0.0
     while y < height:
-        x, tallest = 0, None
+        x, bottom = 0.0, np.inf
+        row = []
         while x < width:
             index = int(rng.integers(len(bank.places)))
             places, (h, w) = bank.places[index], bank.sizes[index]
@@ -172,12 +179,15 @@ def _layout(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np
                 places, h, w = places[:, ::-1], w, h
             flip = rng.integers(2, size=2)
             places = np.where(flip, np.array([h, w]) - places, places)
-            # The window starts somewhere in the first image of all.
-            shift = rng.uniform(0, np.maximum(np.array([h, w]) - [height, width], 0) + 1e-9)
-            found.append(places + np.array([y, x]) - shift)
-            x += w
-            tallest = h if tallest is None else min(tallest, h)
-        y += tallest
+            # A window smaller than the image lies anywhere in it.
+            slack = np.maximum(np.array([h, w]) - [height, width], 0)
+            shift = rng.uniform(size=2) * slack * (x == y == 0)
+            row.append(places + np.array([y, x]) - shift)
+            x += w - shift[1]
+            bottom = min(bottom, y + h - shift[0])
+        # The shortest image of a row ends it, so that no place is taken twice.
+        found += [places[places[:, 0] < bottom] for places in row]
+        y = bottom
     places = np.concatenate(found)
     inside = np.all((places >= 0) & (places < [height, width]), axis=1)
     return places[inside]

@@ -1,8 +1,10 @@
 """Makes label images to synthesise tissue from, of the labelled images of a data set.
 
-    python -m histojax.data.masks --data=folder:ROOT --output=DIR [--form=replaced] [--count=100]
+    python -m histojax.data.masks --workdir=RUN --output=DIR [--form=replaced] [--count=100]
 
-See `histojax.data.mask_bank` for the forms. The masks are DIR/NAME.tif, uint32, 0 is background;
+makes them of what RUN was trained on, and of no other image: with data.labelled below 1, of that
+share of the patients. `--data=SPEC` is for the training split of other data. See
+`histojax.data.mask_bank` for the forms. The masks are DIR/NAME.tif, uint32, 0 is background;
 `python -m histojax.synthesize --masks=DIR` makes tissue for them.
 """
 
@@ -15,23 +17,35 @@ from absl import flags
 
 from histojax import command
 from histojax.data import mask_bank, sources
+from histojax.errors import UserError
 from histojax.progress import say
 
-_DATA = flags.DEFINE_string("data", None, "SPEC of labelled images.")
-_SPLIT = flags.DEFINE_string("split", "train", "Of these: train, val, test or all.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "Run whose training images are used.")
+_DATA = flags.DEFINE_string("data", None, "SPEC of labelled images, instead.")
+_SPLIT = flags.DEFINE_string("split", "train", "Of --data: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the masks.")
 _FORM = flags.DEFINE_enum(
     "form", "replaced", mask_bank.FORMS, "Windows turned about, or nuclei placed anew."
 )
 _COUNT = flags.DEFINE_integer("count", 100, "How many masks.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", lower_bound=1)
-_SEED = flags.DEFINE_integer("seed", 0, "Of the split and of what is drawn.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", lower_bound=0)
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and makes masks."""
     del argv
-    source = sources.open_source(_DATA.value, split=_SPLIT.value, seed=_SEED.value)
+    from histojax import runs  # after flags, so that --help and bad flags answer at once
+
+    if (_WORKDIR.value is None) == (_DATA.value is None):
+        raise UserError(
+            "masks are made of --workdir=RUN, what it was trained on, or of --data=SPEC: give one "
+            "of the two"
+        )
+    if _DATA.value is not None:
+        source = sources.open_source(_DATA.value, split=_SPLIT.value)
+    else:
+        source = runs.labelled_source(pathlib.Path(_WORKDIR.value))
     output = pathlib.Path(_OUTPUT.value)
     mask_bank.write_masks(
         source, output, form=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
@@ -40,5 +54,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["data", "output"])
+    flags.mark_flags_as_required(["output"])
     command.run(main)

@@ -36,6 +36,7 @@ _STAGES = {
     "srgan": "the super-resolution generator, on feature and adversarial losses",
     "segmentation": "the nuclei segmenter, on high-resolution images",
     "joint": "generator and segmenter together, from low-resolution image to nuclear mask",
+    "pyramid": "a scale of the pyramid, which makes tissue for masks and finds masks in tissue",
 }
 _NOTE = "Means over whole images with 95 % bootstrap intervals in small print. ★ marks the best of "
 _NOTE_ALONE = "each column."
@@ -210,7 +211,7 @@ def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
     steps = finite(summary.get("steps") or config.get("steps"))
     data = config.get("data") or {}
     parts = [f"This run trains {_STAGES.get(stage, f'stage {stage}') if stage else 'a network'}"]
-    if data.get("scale") and stage != "segmentation":
+    if data.get("scale") and stage not in ("segmentation", "pyramid"):
         parts[0] += f", at x{data['scale']}"
     if steps is not None:
         parts[0] += ","

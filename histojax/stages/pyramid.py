@@ -37,7 +37,6 @@ from histojax.stages.scales import (
     check_sizes,
     enlarged,
     reduced,
-    thinned,
 )
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
 
@@ -113,7 +112,7 @@ class Pyramid(segmentation.FindsNuclei):
 
     @property
     def synthesiser(self) -> AllScales:
-        """The generators: their image px are those of this scale."""
+        """The generators, as far as the highest scale's px are those of the crops."""
         return AllScales(self.generators, tuple(self.sizes[-1] // size for size in self.sizes))
 
     @property
@@ -132,7 +131,8 @@ class Pyramid(segmentation.FindsNuclei):
         labels = self.labels.one_hot({f: batch[f][:1] for f in self.labels.fields}, self.dtype)
         found = {}
         for k in range(len(self.sizes)):
-            x, y = reduced(image, self._factor(k)), thinned(labels, self._factor(k))
+            x = reduced(image, self._factor(k))
+            y = self.labels.reduced(labels, self._factor(k))
             found[f"generator_{k}"] = (x, x[..., :1], y)
             found[f"segmenter_{k}"] = found[f"discriminator_{k}"] = (x, y)
         return found
@@ -157,7 +157,7 @@ class Pyramid(segmentation.FindsNuclei):
         image = unit(batch["hr"], self.dtype)
         labels = self.labels.one_hot(batch, self.dtype)
         real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
-        masks = [thinned(labels, self._factor(k)) for k in range(len(self.sizes))]
+        masks = self.masks(labels)
         key = step_key(state, axis_name)
         noises = self._noises_of_step(state, masks, axis_name)
         names = [f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")]
@@ -172,7 +172,7 @@ class Pyramid(segmentation.FindsNuclei):
         def objective(outputs: Mapping[int, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
             total, terms = jnp.zeros(()), {}
             for k in self.trained:
-                loss, found = self._loss(state, k, *outputs[k], real[k], masks[k], key, axis_name)
+                loss, found = self._loss(state, k, *outputs[k], real[k], masks[k], axis_name)
                 total = total + loss
                 terms |= {f"{name}{self._suffix(k)}": value for name, value in found.items()}
             return total, {**terms, "loss": total}
@@ -185,7 +185,7 @@ class Pyramid(segmentation.FindsNuclei):
             fake, logits = outputs[k]
             name = f"discriminator_{k}"
             grads[name], statistics[name], more = self._judge(
-                state, k, fake, logits, real[k], masks[k], key, axis_name
+                state, k, fake, logits, real[k], masks[k], axis_name
             )
             metrics |= {f"{n}{self._suffix(k)}": value for n, value in more.items()}
         grads, statistics, metrics, squares = mean_over(
@@ -270,9 +270,15 @@ class Pyramid(segmentation.FindsNuclei):
         return logits, stats
 
     def _discriminate(
-        self, state: State, params: Tree, k: int, pair: tuple[jax.Array, jax.Array], key: jax.Array
+        self,
+        state: State,
+        params: Tree,
+        k: int,
+        pair: tuple[jax.Array, jax.Array],
+        axis_name: str | None,
     ) -> tuple[Any, Tree]:
-        module = self.discriminators[k]
+        """((logits, hidden activations) of each size, statistics)."""
+        module = self.discriminators[k].clone(bn_axis_name=axis_name)
         name = f"discriminator_{k}"
         (logits, hidden), stats = module.apply(
             {"params": params, **state.statistics[name]},
@@ -280,7 +286,6 @@ class Pyramid(segmentation.FindsNuclei):
             train=True,
             features=True,
             mutable=list(state.statistics[name]),
-            rngs={"dropout": key},
         )
         return (logits, hidden), stats
 
@@ -292,7 +297,6 @@ class Pyramid(segmentation.FindsNuclei):
         logits: jax.Array,
         real: jax.Array,
         mask: jax.Array,
-        key: jax.Array,
         axis_name: str | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Generator's and segmentor's losses of a scale, differentiable in `fake` and `logits`."""
@@ -300,7 +304,7 @@ class Pyramid(segmentation.FindsNuclei):
         _, loss_of = critic.losses(self.contest.form, axis_name)
 
         def judged(pair: tuple[jax.Array, jax.Array]) -> Any:
-            return self._discriminate(state, params, k, pair, key)[0]
+            return self._discriminate(state, params, k, pair, axis_name)[0]
 
         on_real, seen_real = lax.stop_gradient(judged((real, mask)))
 
@@ -337,7 +341,6 @@ class Pyramid(segmentation.FindsNuclei):
         logits: jax.Array,
         real: jax.Array,
         mask: jax.Array,
-        key: jax.Array,
         axis_name: str | None,
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
         """The discriminator's (gradients, statistics, metrics): real pairs against both others."""
@@ -346,9 +349,9 @@ class Pyramid(segmentation.FindsNuclei):
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
             # All three are judged after the same power iteration.
-            (on_real, _), stats = self._discriminate(state, params, k, (real, mask), key)
-            (on_fake, _), _ = self._discriminate(state, params, k, (fake, mask), key)
-            (on_mask, _), _ = self._discriminate(state, params, k, (real, probability), key)
+            (on_real, _), stats = self._discriminate(state, params, k, (real, mask), axis_name)
+            (on_fake, _), _ = self._discriminate(state, params, k, (fake, mask), axis_name)
+            (on_mask, _), _ = self._discriminate(state, params, k, (real, probability), axis_name)
             each = [
                 0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
                 for r, f, p in zip(on_real, on_fake, on_mask, strict=True)
@@ -376,15 +379,15 @@ class Pyramid(segmentation.FindsNuclei):
         return {**stats, "noise": {"amplitude": moved}}
 
     def masks(self, labels: jax.Array) -> list[jax.Array]:
-        """Labels (B, H, W, C) of this scale's size, for each scale."""
-        return [thinned(labels, self.sizes[-1] // size) for size in self.sizes]
+        """Labels (B, H, W, C) of the crops' resolution, for each scale."""
+        return [self.labels.reduced(labels, self._factor(k)) for k in range(len(self.sizes))]
 
     def generate(self, state: State, labels: jax.Array, noises: Sequence[jax.Array]) -> jax.Array:
         """An image (B, H, W, 3) about [0, 1], by the averaged variables.
 
         Args:
           state: of the stage.
-          labels: (B, H, W, C) one-hot, in px of this scale.
+          labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
@@ -403,7 +406,7 @@ class Pyramid(segmentation.FindsNuclei):
         return by_head(self.segment(state, image), self.labels.heads)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        labels = thinned(self.labels.one_hot(batch, self.dtype), self._factor(self.top))
+        labels = self.labels.one_hot(batch, self.dtype)
         noises = self.noises(jax.random.key(0), self.masks(labels))
         image = self.generate(state, labels, noises)
         synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
@@ -52,6 +52,20 @@ class Labels:
             index = jnp.where(batch["contour"] > 0, 2 * index, index)
         return jax.nn.one_hot(index, self.count, dtype=dtype)
 
+    def reduced(self, one_hot: jax.Array, factor: int) -> jax.Array:
+        """(B, H, W, C) at 1 / factor of the size: the label of each cell's middle, one-hot.
+
+        Of a nucleus's cells those that hold any px of rim are rim, which would fall to pieces.
+        """
+        if factor == 1:
+            return one_hot
+        middle = one_hot[:, factor // 2 :: factor, factor // 2 :: factor]
+        if self.form != "contour":
+            return middle
+        window = (factor, factor)
+        rim = nn.max_pool(one_hot[..., 2:], window, window) * (1 - middle[..., :1])
+        return jnp.concatenate([middle[..., :1], 1 - middle[..., :1] - rim, rim], -1)
+
     def maps(self, probability: jax.Array) -> jax.Array:
         """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
         foreground = 1 - probability[..., :1]
@@ -66,11 +80,6 @@ def reduced(image: jax.Array, factor: int) -> jax.Array:
         return image
     height, width = image.shape[1:3]
     return resampling.resize(image, height // factor, width // factor, "bicubic")
-
-
-def thinned(labels: jax.Array, factor: int) -> jax.Array:
-    """(B, H, W, C) at 1 / factor of the size, by nearest neighbour."""
-    return labels[:, factor // 2 :: factor, factor // 2 :: factor]
 
 
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
@@ -132,6 +141,20 @@ def build_labels(config: ConfigDict) -> Labels:
             "included, 2 or more, for pyramid.labels='classes'"
         )
     return Labels("classes", group.classes)
+
+
+def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:
+    """Checks that a pyramid of classes knows those of its data.
+
+    Raises:
+        UserError: if there are more or fewer.
+    """
+    group = config.pyramid
+    if group.labels == "classes" and group.classes != len(classes):
+        raise UserError(
+            f"pyramid.classes={group.classes}, and data.source has {len(classes)}: "
+            f"{', '.join(classes)}; set it to {len(classes)}"
+        )
 
 
 def check_sizes(config: ConfigDict) -> tuple[int, ...]:

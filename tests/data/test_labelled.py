@@ -82,6 +82,28 @@ def test_a_share_out_of_range_is_refused(share):
         labelled.labelled_part(Images(), share, seed=0)
 
 
+def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
+    tiny.folder(tmp_path / "data", count=6)
+    tiny.folder(tmp_path / "extra", count=3)
+    settings = tiny.config("segmentation")
+    settings.data.source, settings.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
+    train = set(runs.open_split(settings, "train").names)
+    settings.data.extra = f"folder:{tmp_path / 'extra'}"
+    seen = runs.manifest(settings)
+    assert set(seen["train"]) == train
+    assert len(train) == 2
+    assert not train & set(seen["val"])
+    assert seen["extra"] == settings.data.extra
+
+
+@pytest.mark.faults
+def test_sets_of_different_classes_are_refused():
+    other = Images("s")
+    other.classes = ["background", "gland"]
+    with pytest.raises(UserError, match=r"data\.extra has the classes background, gland and"):
+        labelled.with_extra(Images(), other, 0.5)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, "half"])
 def test_a_weight_out_of_range_is_refused(weight):

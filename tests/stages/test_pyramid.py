@@ -56,12 +56,11 @@ def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
         settings.loss[term] = weight
         stage, state, batch = built(settings)
         after, _ = tiny.stepped(stage, state, batch, 1)
-        updates.append(after.params["segmenter_1"])
-        # Generator and discriminator do not mind.
-        other = after.params["generator_1"]
-    assert not tiny.same(*updates)
-    _, state, _ = built(settings_of())
-    assert not tiny.same(other, state.params["generator_1"])
+        updates.append(after.params)
+    without, with_it = updates
+    assert not tiny.same(without["segmenter_1"], with_it["segmenter_1"])
+    for name in ("generator_1", "discriminator_1"):
+        assert tiny.same(without[name], with_it[name])
 
 
 def test_noise_is_fresh_at_every_step_and_of_every_scale():
@@ -83,7 +82,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     after, _ = tiny.stepped(stage, state, batch, 1)
     assert float(after.statistics["generator_0"]["noise"]["amplitude"]) == 1
     labels = stage.labels.one_hot(batch, jnp.float32)
-    masks = [scales.thinned(labels, 2), labels]
+    masks = stage.masks(labels)
     key = jax.random.fold_in(state.rng, 0)
     run = stage._runner(state, {}, key, None)
     images, _, _ = stage._generate(run, masks, stage.noises(key, masks))
@@ -146,6 +145,23 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
 
 
 @pytest.mark.faults
+def test_scales_that_do_not_fit_each_other_are_refused():
+    settings = tiny.config("pyramid")
+    chain.check_scales_below(settings)
+    settings.init.pyramid.pyramid.sizes = (8,)
+    with pytest.raises(UserError, match=r"needs scales of .*\(16,\).* has \(\(8,\)"):
+        chain.check_scales_below(settings)
+    settings.init = ConfigDict({"pyramid": tiny.config("segmentation")})
+    with pytest.raises(UserError, match=r"is a run of stage segmentation: name one of a pyramid"):
+        chain.check_scales_below(settings)
+    settings.init = ConfigDict()
+    with pytest.raises(UserError, match=r"init\.pyramid names no run of those below it"):
+        chain.check_scales_below(settings)
+    settings.pyramid.together = True
+    chain.check_scales_below(settings)
+
+
+@pytest.mark.faults
 def test_a_scale_that_was_not_trained_is_named(tmp_path):
     settings = tiny.config("pyramid")
     settings.init = ConfigDict({"pyramid": str(tmp_path / "scale_16")})
@@ -171,6 +187,14 @@ def test_what_cannot_be_is_refused(group, field, value, match):
     settings[group][field] = value
     with pytest.raises(UserError, match=match):
         runs.fresh_state(build_stage(settings, {}), settings)
+
+
+@pytest.mark.faults
+def test_classes_have_to_be_those_of_the_data():
+    with pytest.raises(UserError, match=r"pyramid\.classes=3, and data\.source has 2: background"):
+        scales.check_classes(settings_of(labels="classes", classes=3), ["background", "nucleus"])
+    scales.check_classes(settings_of(labels="classes", classes=2), ["background", "nucleus"])
+    scales.check_classes(settings_of(), ["background", "a", "b"])
 
 
 @pytest.mark.faults

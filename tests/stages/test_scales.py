@@ -27,9 +27,18 @@ def test_labels_are_a_mask_or_the_classes_of_the_annotation():
     np.testing.assert_array_equal(classes.maps(one_hot)[0, 0, :, 0], [0, 1, 1])
 
 
-def test_a_reduced_image_is_not_rounded_and_a_thinned_mask_stays_one():
+def test_a_reduced_image_is_not_rounded():
     image = jnp.full((1, 8, 8, 3), 0.1234)
     np.testing.assert_allclose(scales.reduced(image, 4), 0.1234, rtol=1e-6)
-    labels = jax.nn.one_hot(jnp.arange(16).reshape(1, 4, 4) % 3, 3)
-    thin = scales.thinned(labels, 2)
-    np.testing.assert_array_equal(thin, labels[:, 1::2, 1::2])
+
+
+def test_reduced_labels_are_those_of_the_middles_and_rims_stay_whole():
+    index = jnp.arange(16).reshape(1, 4, 4) % 3
+    one_hot = jax.nn.one_hot(index, 3)
+    classes = scales.Labels("classes", 3).reduced(one_hot, 2)
+    np.testing.assert_array_equal(classes, one_hot[:, 1::2, 1::2])
+    # Inside at its middle, a cell that holds any rim is rim; background stays what it is.
+    index = jnp.array([[[2, 0, 1, 1], [0, 0, 1, 1], [2, 1, 0, 2], [1, 1, 0, 2]]])
+    reduced = LABELS.reduced(jax.nn.one_hot(index, 3), 2)
+    np.testing.assert_array_equal(reduced.argmax(-1)[0], [[0, 1], [2, 2]])
+    np.testing.assert_array_equal(reduced.sum(-1), 1)
