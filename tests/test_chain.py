@@ -343,8 +343,9 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
     refused_by(train.checkpoint.Series, "save", 2, "checkpoints/last/2")
     refused_by(train.checkpoint.Series, "save", 4, "checkpoints/last/4")
     assert [p.name for p in (workdir / "checkpoints" / "last").iterdir()] == ["2"]
-    refused_by(chain.writers, "write_json", 1, r"evaluation/metrics\.json")
-    refused_by(chain.writers, "write_json", 2, r"summary\.json")
+    refused_by(chain.writers, "write_json", 1, r"manifest\.json")
+    refused_by(chain.writers, "write_json", 2, r"evaluation/metrics\.json")
+    refused_by(chain.writers, "write_json", 3, r"summary\.json")
     refused_by(chain.report, "run_report", 1, r"report\.html")
     chain.run(settings, workdir)
     assert (workdir / "report.html").is_file()

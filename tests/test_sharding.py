@@ -150,7 +150,8 @@ def assert_collectives(text, state):
         )
         for kind in re.findall(r"= (\S.*?) all-reduce(?:-start)?\(", text)
     ]
-    weights = sum(leaf.size for leaf in jax.tree.leaves(state.params))
+    learning = {name: state.params[name] for name in state.opt_state}
+    weights = sum(leaf.size for leaf in jax.tree.leaves(learning))
     assert [size >= weights for size in sizes].count(True) == 1
     layers = len(
         [

@@ -120,7 +120,7 @@ def test_another_encoders_file_is_refused_with_every_name(tmp_path):
 @pytest.mark.faults
 def test_what_an_encoder_needs_is_said(tmp_path):
     save_file(resnet_arrays(**SE_RESNET), tmp_path / "timm.safetensors")
-    with pytest.raises(UserError, match="set se_bias=True"):
+    with pytest.raises(UserError, match=r"set segmenter\.se_bias=True"):
         pretrained.load_encoder(ResNet(**SE_RESNET), str(tmp_path / "timm.safetensors"))
     with pytest.raises(UserError, match=r"encoder se_resnet18 no weights .*segmenter\.weights"):
         pretrained.load_encoder(ResNet("se_resnet18"), path_field="config.segmenter.weights")

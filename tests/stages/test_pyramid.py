@@ -165,7 +165,7 @@ def test_scales_that_do_not_fit_each_other_are_refused():
 def test_a_scale_that_was_not_trained_is_named(tmp_path):
     settings = tiny.config("pyramid")
     settings.init = ConfigDict({"pyramid": str(tmp_path / "scale_16")})
-    with pytest.raises(UserError, match=r"scale_16.*does not exist"):
+    with pytest.raises(UserError, match=r"scale_16 is not a workdir"):
         chain.run(settings, tmp_path / "run")
 
 
