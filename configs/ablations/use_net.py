@@ -6,7 +6,8 @@ More augmented images (4,500 for 1,500) are more steps here, since every crop is
     python -m launch.sweep --run=configs/ablations/use_net.py:exp1 ... --seeds=0,1 \
         --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
-`exp1` is of size paper; `exp1-laptop` and so on of another. Not run.
+`exp1` is of size paper; `exp1-laptop` and so on of another. Not run, but for exp1, 2, 4 and 7 of
+laptop at 900 steps and width 32: AJI .525, .533, .584, .595 on the val images of MoNuSeg (README).
 """
 
 from __future__ import annotations
