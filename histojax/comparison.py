@@ -274,7 +274,8 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: sources.Sourc
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    return len(set(runs.manifest(entry.config)["train"]) & set(source.names))
+    train = runs.open_split(runs.without_extra(entry.config), "train")
+    return len(set(train.names) & set(source.names))
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:

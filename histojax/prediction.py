@@ -98,26 +98,7 @@ def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
         UserError: for a path that is not there, a folder without images, or two files whose
             results would have one name.
     """
-    files: list[pathlib.Path] = []
-    for path in inputs:
-        if path.is_dir():
-            found = sorted(
-                p
-                for p in path.iterdir()
-                if p.suffix.lower() in reader.SUFFIXES
-                and not p.name.startswith(".")
-                and not p.is_dir()
-            )
-            if not found:
-                raise UserError(
-                    f"--input={path} is a folder without images; images end in "
-                    f"{', '.join(reader.SUFFIXES)}"
-                )
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(f"--input={path} does not exist; name an image or a folder of images")
+    files = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
     names: dict[str, pathlib.Path] = {}
     for path in files:
         other = names.setdefault(path.stem, path)

@@ -95,17 +95,18 @@ def labelled_source(workdir: pathlib.Path) -> sources.Source:
     """
     folder = stage_folder(workdir)
     settings = config.restored(config.read(folder / "config.json"))
-    return open_split(_without_extra(settings), "train", fields=("instances",))
+    return open_split(without_extra(settings), "train", fields=("instances",))
 
 
 def manifest(settings: ConfigDict) -> dict[str, Any]:
     """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them."""
-    plain = _without_extra(settings)
+    plain = without_extra(settings)
     seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
     return {**seen, "extra": settings.data.get("extra", "")}
 
 
-def _without_extra(settings: ConfigDict) -> ConfigDict:
+def without_extra(settings: ConfigDict) -> ConfigDict:
+    """The config without the training images beside those of its data."""
     plain = settings.copy_and_resolve_references()
     if "extra" in plain.data:
         plain.data.extra = ""

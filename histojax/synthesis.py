@@ -195,8 +195,7 @@ def synthesise_files(
       UserError: for a run that is no pyramid, or, before anything is written, a mask that it cannot
         make an image of.
     """
-    if output.exists() and any(output.iterdir()):
-        raise UserError(f"--output={output} is not empty; name another folder, or empty it")
+    writers.check_empty(output)
     run = runs.load(workdir)
     windows = synthesiser(run)
     width = run.config.data.targets.contour_width
@@ -247,22 +246,7 @@ def mask_files(masks: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     Raises:
       UserError: for a path that is not there, a folder without label images, or two of one name.
     """
-    files: list[pathlib.Path] = []
-    for path in masks:
-        if path.is_dir():
-            found = sorted(p for p in path.iterdir() if p.suffix.lower() in _MASKS)
-            if not found:
-                raise UserError(
-                    f"--masks={path} is a folder without label images; they end in "
-                    f"{', '.join(_MASKS)}"
-                )
-            files += found
-        elif path.exists():
-            files.append(path)
-        else:
-            raise UserError(
-                f"--masks={path} does not exist; name a label image or a folder of them"
-            )
+    files = reader.listed(masks, "--masks", ("a label image", "label images"), _MASKS)
     stems = [path.stem for path in files]
     for path in files:
         if stems.count(path.stem) > 1:

@@ -82,8 +82,7 @@ def write_masks(
     Raises:
       UserError: as `masks`, or for a folder with files in it.
     """
-    if folder.exists() and any(folder.iterdir()):
-        raise UserError(f"--output={folder} is not empty; name another folder, or empty it")
+    writers.check_empty(folder)
     for number, mask in enumerate(itertools.islice(masks(source, form, size, seed), count)):
         path = folder / f"mask{number:05d}.tif"
         writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size)

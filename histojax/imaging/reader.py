@@ -16,7 +16,7 @@ import os
 import pathlib
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import BinaryIO
 
 import imagecodecs
@@ -121,6 +121,42 @@ class RegionReader:
 
     def _region(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         raise NotImplementedError
+
+
+def listed(
+    paths: Sequence[Path], flag: str, kind: tuple[str, str], suffixes: tuple[str, ...]
+) -> list[pathlib.Path]:
+    """The files among files and folders, those of a folder in order of name.
+
+    Args:
+        paths: of files, which are taken whatever they end in, and of folders.
+        flag: what they were given by, for messages.
+        kind: one of them and several in words, such as ("an image", "images").
+        suffixes: what is taken of a folder, unless it is hidden.
+
+    Raises:
+        UserError: for a path that is not there, or a folder without such files.
+    """
+    one, several = kind
+    files: list[pathlib.Path] = []
+    for path in map(pathlib.Path, paths):
+        if path.is_dir():
+            found = sorted(
+                p
+                for p in path.iterdir()
+                if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()
+            )
+            if not found:
+                raise UserError(
+                    f"{flag}={path} is a folder without {several}; {several} end in "
+                    f"{', '.join(suffixes)}"
+                )
+            files += found
+        elif path.exists():
+            files.append(path)
+        else:
+            raise UserError(f"{flag}={path} does not exist; name {one} or a folder of {several}")
+    return files
 
 
 def open_image(

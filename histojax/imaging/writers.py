@@ -22,9 +22,20 @@ import skimage.segmentation
 import tifffile
 
 from histojax.disk import atomic_path
+from histojax.errors import UserError
 from histojax.imaging.tiling import recut
 
 _TIFF_TILE = 512
+
+
+def check_empty(output: Path) -> None:
+    """Refuses a folder of results that holds files: they would be taken for results too.
+
+    Raises:
+        UserError: if it does.
+    """
+    if output.exists() and any(output.iterdir()):
+        raise UserError(f"--output={output} is not empty; name another folder, or empty it")
 
 
 def write_png(path: str | Path, image: np.ndarray) -> None:
