@@ -44,7 +44,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
         config = scale
     base.share(config, tuple(lower))
     for stage in lower:
-        for field in ("labels", "classes", "noise"):
+        for field in ("labels", "classes", "noise", "start"):
             stage.pyramid[field] = config.pyramid.get_ref(field)
     # The length of every scale in one place: --config.lengths.scale_64=3000.
     config.lengths = ConfigDict({config.name: config.get_ref("steps")})
@@ -64,6 +64,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # class; what is found in images is still scored as foreground.
             "classes": 0,
             "noise": 0.1,  # of what a scale adds to the one below; 1 at the lowest
+            # What the lowest scale adds to: the mask in the mean colours that its labels have in the
+            # image (synthesis draws them from those of the training images), or mid-grey.
+            "start": "grey" if size == "paper" else "colours",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }
     )

@@ -245,12 +245,13 @@ def check_scales_below(settings: ConfigDict) -> None:
         tuple(start.pyramid.sizes),
         start.pyramid.labels,
         start.pyramid.classes,
+        scales.check_start(start),
         start.data.crop,
     )
-    wanted = (needed, own.labels, own.classes, settings.data.crop)
+    wanted = (needed, own.labels, own.classes, scales.check_start(settings), settings.data.crop)
     if made != wanted:
         raise UserError(
-            f"{settings.name} needs scales of (sizes, labels, classes, data.crop) {wanted} below "
+            f"{settings.name} needs scales of (sizes, labels, classes, start, data.crop) {wanted} below "
             f"it, and {start.name} has {made}: make them alike"
         )
 

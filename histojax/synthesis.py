@@ -82,7 +82,9 @@ class Conditions:
 
 
 def synthesiser(run: runs.Run) -> Any:
-    """A run's pyramid, jitted: conditions (B, h, w, 1 + scales) -> {"image": uint8 (B, h, w, 3)}.
+    """A run's pyramid, jitted: (conditions, colours) -> {"image": uint8 (B, h, w, 3)}.
+
+    Conditions are (B, h, w, 1 + scales), colours (C, 3) those of the labels, in [0, 1].
 
     Raises:
       UserError: the run is no pyramid.
@@ -101,14 +103,27 @@ def synthesiser(run: runs.Run) -> Any:
     factors = stage.synthesiser.factors
 
     @jax.jit
-    def windows(conditions: jax.Array) -> dict[str, jax.Array]:
+    def windows(conditions: jax.Array, colours: jax.Array) -> dict[str, jax.Array]:
         labels = jax.nn.one_hot(conditions[..., 0].astype(jnp.int32), stage.labels.count)
         noises = [
             conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k] for k, f in enumerate(factors)
         ]
-        return {"image": quantise(stage.generate(run.state, labels, noises))}
+        colours = jnp.broadcast_to(colours, (len(labels), *colours.shape))
+        return {"image": quantise(stage.generate(run.state, labels, noises, colours))}
 
     return windows
+
+
+def palette(run: runs.Run) -> np.ndarray:
+    """Colours of each label in training images, float32 (N, C, 3) in [0, 1]; grey where of none."""
+    known = run.meta.get("palette")
+    return np.array(known or [[[0.5] * 3] * run.stage.labels.count], np.float32)
+
+
+def colours(run: runs.Run, seed: Seed) -> np.ndarray:
+    """The colours (C, 3) that an image of this seed has."""
+    known = palette(run)
+    return known[np.random.default_rng((*seed, 0)).integers(len(known))]
 
 
 def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width: int) -> np.ndarray:
@@ -154,24 +169,27 @@ def synthesise(
     Args:
       run: of a pyramid.
       labels: numbers of labels.
-      seed: of the noise, numbers of 0 or more.
+      seed: of noise and colours, numbers of 0 or more.
       windows: of `synthesiser`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
     conditions = Conditions(labels, run.stage.synthesiser.factors, seed)
-    tiles = _tiles(run, windows or synthesiser(run), conditions, tile)
+    tiles = _tiles(run, windows or synthesiser(run), conditions, seed, tile)
     return tiling.assemble(tiles, *labels.shape)["image"]
 
 
-def _tiles(run: runs.Run, windows: Any, conditions: Conditions, tile: int) -> Iterator[tiling.Tile]:
+def _tiles(
+    run: runs.Run, windows: Any, conditions: Conditions, seed: Seed, tile: int
+) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
+    coloured = functools.partial(windows, colours=colours(run, seed))
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
         halo=network.halo,
         stride=network.stride,
         largest=tile,
     )
-    return tiling.tiled(windows, conditions, core=core, halo=network.halo, stride=network.stride)
+    return tiling.tiled(coloured, conditions, core=core, halo=network.halo, stride=network.stride)
 
 
 def synthesise_files(
@@ -219,7 +237,7 @@ def synthesise_files(
             say(f"{number + 1}/{len(files)} {name}")
             own = (seed, zlib.crc32(path.stem.encode()), copy)
             conditions = Conditions(labels, network.factors, own)
-            strips = tiling.strips(_tiles(run, windows, conditions, tile))
+            strips = tiling.strips(_tiles(run, windows, conditions, own, tile))
             image = output / "images" / f"{name}.tif"
             height, wide = labels.shape
             writers.stream_tiff(

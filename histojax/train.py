@@ -74,6 +74,9 @@ def train(
         matching = stain_matching.build(settings, last.meta() if begun else None)
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
+    palette = None
+    if hasattr(stage, "palette_of"):
+        palette = last.meta().get("palette") if begun else stage.palette_of(source)
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
         source,
@@ -133,6 +136,7 @@ def train(
                 "config": config.resolved(settings),
                 "thresholds": {"mask": settings.get("threshold", 0.5)},
                 "stain_target": matching.to_json() if matching else None,
+                **({} if palette is None else {"palette": palette}),
                 "mpp_in": _scaled(source.mpp, stage, settings),
                 "mpp_out": source.mpp,
                 "classes": list(source.classes),

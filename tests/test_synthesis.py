@@ -70,6 +70,19 @@ def test_tiles_of_any_size_agree_with_each_other(pyramid, size):
     assert not np.array_equal(again, other)
 
 
+def test_an_image_has_the_colours_of_one_training_image(pyramid):
+    dark, light = [[0.1] * 3] * 3, [[0.9] * 3] * 3
+    run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [dark, light]})
+    means = {}
+    for seed in range(6):
+        colour = float(synthesis.colours(run, (seed,))[0, 0])
+        image = synthesis.synthesise(run, labels_of(32, 32), seed=(seed,))
+        means.setdefault(round(colour, 3), []).append(image.mean())
+    assert set(means) == {0.1, 0.9}
+    assert max(means[0.1]) < min(means[0.9])
+    np.testing.assert_array_equal(synthesis.palette(pyramid), np.full((1, 3, 3), 0.5))
+
+
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load", lambda workdir: pyramid)
     (tmp_path / "m").mkdir()

@@ -23,19 +23,23 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from histojax.errors import UserError
+from histojax.data.sources import Source
 from histojax.imaging import forms
-from histojax.losses import adversarial
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
 from histojax.stages import build, content, critic, scoring, segmentation
+from histojax.stages import contest as contests
 from histojax.stages.images import by_head, quantise, unit
 from histojax.stages.scales import (
     AllScales,
     Labels,
     build_labels,
     check_sizes,
+    check_start,
     enlarged,
+    label_colours,
+    painted,
     reduced,
 )
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
@@ -44,25 +48,6 @@ Tree = Any
 Batch = Mapping[str, jax.Array]
 # Weight of the newest batch in the running amplitude of the noise.
 _NEWEST = 0.02
-
-
-@dataclasses.dataclass(frozen=True)
-class Contest:
-    """What generator and segmentor learn from the discriminator.
-
-    Attributes:
-      form: key of losses.adversarial.FORMS.
-      weight: of its judgement of images in the generator's loss.
-      matching_weight: of the difference of its hidden activations, generated against real.
-      mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
-        segmentor's.
-    """
-
-    form: str
-    weight: float
-    matching_weight: float
-    mask_adversarial_weight: float
-    mask_matching_weight: float
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -75,6 +60,8 @@ class Pyramid(segmentation.FindsNuclei):
       crop: side of a training crop, px.
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
+      start: what the lowest scale adds to: "colours", the mask painted in the mean colours that its
+        labels have in the image, or "grey".
     """
 
     sizes: tuple[int, ...]
@@ -84,9 +71,10 @@ class Pyramid(segmentation.FindsNuclei):
     discriminators: tuple[PairDiscriminator, ...]
     segmenters: tuple[DenseUNet, ...]
     trained: tuple[int, ...]
+    start: str
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
-    contest: Contest
+    contest: contests.Contest
     noise: float
     threshold: float
     instances: forms.Parameters | None
@@ -158,13 +146,14 @@ class Pyramid(segmentation.FindsNuclei):
         labels = self.labels.one_hot(batch, self.dtype)
         real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
         masks = self.masks(labels)
+        ground = self.ground(masks[0], label_colours(real[0], masks[0]))
         key = step_key(state, axis_name)
         noises = self._noises_of_step(state, masks, axis_name)
         names = [f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")]
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            fakes, generator_stats, squares = self._generate(run, masks, noises, real)
+            fakes, generator_stats, squares = self._generate(run, ground, masks, noises, real)
             logits, segmenter_stats = self._segment(run, real)
             outputs = {k: (fakes[k], logits[k]) for k in self.trained}
             return outputs, ({**generator_stats, **segmenter_stats}, squares)
@@ -239,13 +228,14 @@ class Pyramid(segmentation.FindsNuclei):
     def _generate(
         self,
         run: Any,
+        ground: jax.Array,
         masks: Sequence[jax.Array],
         noises: Sequence[jax.Array],
         real: Sequence[jax.Array] | None = None,
     ) -> tuple[list[jax.Array], dict[str, Tree], list[jax.Array]]:
         """Images of all scales, statistics, mean squares of what each scale has to add."""
         images, stats, squares = [], {}, []
-        below = jnp.full((*masks[0].shape[:3], 3), 0.5, self.dtype)
+        below = ground
         for k, (mask, noise) in enumerate(zip(masks, noises, strict=True)):
             if images:
                 below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
@@ -311,7 +301,7 @@ class Pyramid(segmentation.FindsNuclei):
         def terms(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
             found, seen = judged(pair)
             each = [jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(on_real, found, strict=True)]
-            return jnp.mean(jnp.stack(each)), matching(seen, seen_real)
+            return jnp.mean(jnp.stack(each)), contests.matching(seen, seen_real)
 
         probability = jax.nn.softmax(logits)
         fooled, matched = terms((fake, mask))
@@ -382,16 +372,51 @@ class Pyramid(segmentation.FindsNuclei):
         """Labels (B, H, W, C) of the crops' resolution, for each scale."""
         return [self.labels.reduced(labels, self._factor(k)) for k in range(len(self.sizes))]
 
-    def generate(self, state: State, labels: jax.Array, noises: Sequence[jax.Array]) -> jax.Array:
+    def ground(self, mask: jax.Array, colours: jax.Array) -> jax.Array:
+        """What the lowest scale adds to, (B, H, W, 3), for its mask (B, H, W, C).
+
+        `colours` (B, C, 3) are of each label, in [0, 1].
+        """
+        if self.start == "grey":
+            return jnp.full((*mask.shape[:3], 3), 0.5, self.dtype)
+        return painted(mask, colours).astype(self.dtype)
+
+    def palette_of(self, source: Source, *, images: int = 64, windows: int = 4) -> list[Any]:
+        """Colours that images of a source have, for synthesis to draw from: (C, 3) each, in [0, 1].
+
+        Of windows of the crops' size, at most so many of each of at most so many images; where
+        there are, of those that hold every label. Empty where the pyramid starts from grey.
+        """
+        if self.start == "grey":
+            return []
+        rng = np.random.default_rng(0)
+        found: dict[bool, list[Any]] = {True: [], False: []}
+        for index in np.unique(np.linspace(0, len(source) - 1, images).astype(int)):
+            record = source[int(index)]
+            height, width = record["hr"].shape[:2]
+            for _ in range(windows):
+                y, x = (int(rng.integers(max(n - self.crop, 0) + 1)) for n in (height, width))
+                cut = np.s_[y : y + self.crop, x : x + self.crop]
+                batch = {field: record[field][cut][None] for field in self.fields}
+                labels = self.labels.one_hot(batch, jnp.float32)
+                colours = np.asarray(label_colours(unit(batch["hr"], jnp.float32), labels))[0]
+                found[bool(labels.any((1, 2)).all())].append(colours.round(4).tolist())
+        return found[True] or found[False]
+
+    def generate(
+        self, state: State, labels: jax.Array, noises: Sequence[jax.Array], colours: jax.Array
+    ) -> jax.Array:
         """An image (B, H, W, 3) about [0, 1], by the averaged variables.
 
         Args:
           state: of the stage.
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
+          colours: (B, C, 3) of the labels, in [0, 1]; without effect where it starts from grey.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
-        return self._generate(run, self.masks(labels), noises)[0][-1]
+        masks = self.masks(labels)
+        return self._generate(run, self.ground(masks[0], colours), masks, noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
@@ -408,7 +433,8 @@ class Pyramid(segmentation.FindsNuclei):
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         labels = self.labels.one_hot(batch, self.dtype)
         noises = self.noises(jax.random.key(0), self.masks(labels))
-        image = self.generate(state, labels, noises)
+        colours = label_colours(unit(batch["hr"], self.dtype), labels)
+        image = self.generate(state, labels, noises, colours)
         synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))
         return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
 
@@ -424,38 +450,6 @@ class Pyramid(segmentation.FindsNuclei):
     def phases(self) -> tuple[tuple[int, str], ...]:
         sizes = ", ".join(str(self.sizes[k]) for k in self.trained)
         return ((0, f"scale {sizes} px learns"),)
-
-
-def matching(
-    found: Sequence[Sequence[jax.Array]], wanted: Sequence[Sequence[jax.Array]]
-) -> jax.Array:
-    """Mean absolute difference of hidden activations, summed over layers, averaged over sizes, ().
-
-    pix2pixHD's feature matching (Wang et al. 2018, eq. 4) with the weights of its code for four
-    layers.
-    """
-    each = [
-        sum(jnp.mean(jnp.abs(full_precision(f - w))) for f, w in zip(size, other, strict=True))
-        for size, other in zip(found, wanted, strict=True)
-    ]
-    return jnp.mean(jnp.stack(each))
-
-
-def build_contest(config: ConfigDict) -> Contest:
-    """The contest of config group `loss`.
-
-    Raises:
-        UserError: for a form that is not known or a weight below 0.
-    """
-    group = config.adversarial
-    build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
-    if group.weight < 0:
-        raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
-    names = ("matching_weight", "mask_adversarial_weight", "mask_matching_weight")
-    for name in names:
-        if config[name] < 0:
-            raise UserError(f"loss.{name}={config[name]} has to be 0 or more")
-    return Contest(group.form, group.weight, *(config[name] for name in names))
 
 
 def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
@@ -487,9 +481,10 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
         discriminators=networks(PairDiscriminator, "discriminator"),
         segmenters=segmenters,
         trained=trained,
+        start=check_start(config),
         optimizers=optimizers,
         content=content.build_content(config.loss, None, starts),
-        contest=build_contest(config.loss),
+        contest=contests.build_contest(config.loss),
         noise=config.pyramid.noise,
         threshold=config.threshold,
         instances=segmentation.build_instances(

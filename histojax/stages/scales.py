@@ -14,10 +14,11 @@ from ml_collections import ConfigDict
 
 from histojax.data import resampling
 from histojax.errors import UserError
-from histojax.models.layers import upsample
+from histojax.models.layers import full_precision, upsample
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
+STARTS = ("colours", "grey")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -82,6 +83,24 @@ def reduced(image: jax.Array, factor: int) -> jax.Array:
     return resampling.resize(image, height // factor, width // factor, "bicubic")
 
 
+def label_colours(image: jax.Array, one_hot: jax.Array) -> jax.Array:
+    """Mean colour of each label's pixels: (B, H, W, 3) and (B, H, W, C) -> (B, C, 3) float32.
+
+    A label that an image does not hold has the colour of the whole image.
+    """
+    image, one_hot = full_precision(image), full_precision(one_hot)
+    count = jnp.sum(one_hot, (1, 2))[..., None]
+    sums = jnp.einsum("bhwc,bhwd->bcd", one_hot, image, precision="highest")
+    whole = jnp.mean(image, (1, 2))[:, None]
+    return jnp.where(count > 0, sums / jnp.maximum(count, 1.0), whole)
+
+
+def painted(one_hot: jax.Array, colours: jax.Array) -> jax.Array:
+    """Labels (B, H, W, C) in the colours (B, C, 3) of each: (B, H, W, 3) float32."""
+    labels = full_precision(one_hot)
+    return jnp.einsum("bhwc,bcd->bhwd", labels, full_precision(colours), precision="highest")
+
+
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
     """(B, H, W, C) factor times as large, bilinear."""
     return maps if factor == 1 else upsample(maps, factor, "bilinear")
@@ -141,6 +160,21 @@ def build_labels(config: ConfigDict) -> Labels:
             "included, 2 or more, for pyramid.labels='classes'"
         )
     return Labels("classes", group.classes)
+
+
+def check_start(config: ConfigDict) -> str:
+    """What the lowest scale starts from.
+
+    Raises:
+        UserError: if it is not known.
+    """
+    # Runs from before there were colours started from mid-grey.
+    start = config.pyramid.get("start", "grey")
+    if start not in STARTS:
+        raise UserError(
+            f"pyramid.start={start!r} is not known; choose one of {', '.join(STARTS)}"
+        )
+    return start
 
 
 def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:

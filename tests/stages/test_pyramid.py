@@ -85,7 +85,8 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     masks = stage.masks(labels)
     key = jax.random.fold_in(state.rng, 0)
     run = stage._runner(state, {}, key, None)
-    images, _, _ = stage._generate(run, masks, stage.noises(key, masks))
+    ground = stage.ground(masks[0], scales.label_colours(batch["hr"] / 255, labels))
+    images, _, _ = stage._generate(run, ground, masks, stage.noises(key, masks))
     below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
     expected = 1 + 0.02 * (0.5 * error - 1)
@@ -97,12 +98,45 @@ def test_a_generated_image_follows_its_mask_and_its_noise():
     stage, state, _ = built()
     labels = jax.nn.one_hot(jnp.zeros((2, 32, 32), jnp.int32).at[1].set(1), 3)
     noises, others = (stage.noises(jax.random.key(seed), stage.masks(labels)) for seed in (0, 1))
+    colours = jnp.full((2, 3, 3), 0.5)
     generate = jax.jit(lambda *x: stage.generate(state, *x))
-    image = generate(labels, noises)
+    image = generate(labels, noises, colours)
     assert image.shape == (2, 32, 32, 3)
-    np.testing.assert_array_equal(generate(labels, noises), image)
-    assert not np.array_equal(generate(labels, others), image)
-    assert not np.array_equal(generate(labels[::-1], noises), image)
+    np.testing.assert_array_equal(generate(labels, noises, colours), image)
+    assert not np.array_equal(generate(labels, others, colours), image)
+    assert not np.array_equal(generate(labels[::-1], noises, colours), image)
+
+
+def test_the_lowest_scale_starts_from_the_colours_of_its_labels_or_from_grey():
+    # What an untrained generator adds is small, so that the start shows.
+    images = {}
+    for start in scales.STARTS:
+        stage, state, _ = built(settings_of(start=start))
+        labels = jax.nn.one_hot(jnp.zeros((1, 32, 32), jnp.int32).at[:, :, 16:].set(1), 3)
+        colours = jnp.array([[[0.9, 0.7, 0.8], [0.3, 0.1, 0.5], [0.0, 0.0, 0.0]]])
+        noises = [0 * noise for noise in stage.noises(jax.random.key(0), stage.masks(labels))]
+        images[start] = np.asarray(stage.generate(state, labels, noises, colours))[0]
+        assert stage.ground(stage.masks(labels)[0], colours).shape == (1, 16, 16, 3)
+    left, right = (images["colours"][:, x].mean(0) for x in (4, 28))
+    np.testing.assert_allclose(left - right, [0.6, 0.6, 0.3], atol=0.1)
+    grey = images["grey"][:, 4].mean(0) - images["grey"][:, 28].mean(0)
+    np.testing.assert_allclose(grey, 0, atol=0.1)
+
+
+def test_the_palette_is_of_the_training_images_and_of_those_with_all_labels_where_there_are():
+    stage, _, _ = built()
+    rng = np.random.default_rng(0)
+    mask, contour = np.zeros((2, 40, 40), np.uint8)
+    mask[8:30, 8:30], contour[8:10, 8:30] = 1, 1
+    image = np.where(mask[..., None] > 0, np.uint8([51, 0, 102]), np.uint8([255, 204, 153]))
+    full = {"hr": image, "mask": mask, "contour": contour}
+    empty = {"hr": rng.integers(0, 9, (40, 40, 3), np.uint8), "mask": 0 * mask, "contour": 0 * mask}
+    palette = np.array(stage.palette_of([empty, full]))
+    assert palette.shape == (4, 3, 3)
+    np.testing.assert_allclose(palette[:, 0], [[1, 0.8, 0.6]] * 4, atol=1e-4)
+    np.testing.assert_allclose(palette[:, 1:], [[[0.2, 0, 0.4]] * 2] * 4, atol=1e-4)
+    assert len(stage.palette_of([empty])) == 4
+    assert built(settings_of(start="grey"))[0].palette_of([full]) == []
 
 
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():
@@ -174,6 +208,7 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
     ("group", "field", "value", "match"),
     [
         ("pyramid", "labels", "organs", r"pyramid\.labels='organs' is not known"),
+        ("pyramid", "start", "mask", r"pyramid\.start='mask' is not known; choose one of colours"),
         ("pyramid", "sizes", (16, 24), r"each a multiple of the one before"),
         ("pyramid", "sizes", (), r"each a multiple of the one before"),
         ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be 0 or more"),

@@ -27,6 +27,16 @@ def test_labels_are_a_mask_or_the_classes_of_the_annotation():
     np.testing.assert_array_equal(classes.maps(one_hot)[0, 0, :, 0], [0, 1, 1])
 
 
+def test_colours_of_labels_are_their_means_and_paint_them():
+    image = jnp.array([[[[0.2] * 3, [0.4] * 3, [0.9, 0.0, 0.6]]]])
+    one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 2]]]), 3)
+    colours = scales.label_colours(image, one_hot)
+    whole = [0.5, 0.2, 0.4]  # of a label that is not there
+    np.testing.assert_allclose(colours[0], [[0.3] * 3, whole, [0.9, 0.0, 0.6]], atol=1e-6)
+    painted = scales.painted(one_hot, colours)
+    np.testing.assert_allclose(painted[0, 0], [[0.3] * 3, [0.3] * 3, [0.9, 0.0, 0.6]], atol=1e-6)
+
+
 def test_a_reduced_image_is_not_rounded():
     image = jnp.full((1, 8, 8, 3), 0.1234)
     np.testing.assert_allclose(scales.reduced(image, 4), 0.1234, rtol=1e-6)

@@ -1,0 +1,66 @@
+"""What generator and segmentor of a pyramid learn from the discriminator of pairs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+from histojax.losses import adversarial
+from histojax.models.layers import full_precision
+from histojax.stages import build
+
+
+@dataclasses.dataclass(frozen=True)
+class Contest:
+    """What generator and segmentor learn from the discriminator.
+
+    Attributes:
+      form: key of losses.adversarial.FORMS.
+      weight: of its judgement of images in the generator's loss.
+      matching_weight: of the difference of its hidden activations, generated against real.
+      mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
+        segmentor's.
+    """
+
+    form: str
+    weight: float
+    matching_weight: float
+    mask_adversarial_weight: float
+    mask_matching_weight: float
+
+
+def matching(
+    found: Sequence[Sequence[jax.Array]], wanted: Sequence[Sequence[jax.Array]]
+) -> jax.Array:
+    """Mean absolute difference of hidden activations, summed over layers, averaged over sizes, ().
+
+    pix2pixHD's feature matching (Wang et al. 2018, eq. 4) with the weights of its code for four
+    layers.
+    """
+    each = [
+        sum(jnp.mean(jnp.abs(full_precision(f - w))) for f, w in zip(size, other, strict=True))
+        for size, other in zip(found, wanted, strict=True)
+    ]
+    return jnp.mean(jnp.stack(each))
+
+
+def build_contest(config: ConfigDict) -> Contest:
+    """The contest of config group `loss`.
+
+    Raises:
+        UserError: for a form that is not known or a weight below 0.
+    """
+    group = config.adversarial
+    build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
+    if group.weight < 0:
+        raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
+    names = ("matching_weight", "mask_adversarial_weight", "mask_matching_weight")
+    for name in names:
+        if config[name] < 0:
+            raise UserError(f"loss.{name}={config[name]} has to be 0 or more")
+    return Contest(group.form, group.weight, *(config[name] for name in names))
