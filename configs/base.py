@@ -108,7 +108,13 @@ def base(name: str, stage: str) -> ConfigDict:
             "pictures": 4,
         }
     )
-    config.checkpoint = ConfigDict({"every": 500, "keep": 2})
+    config.checkpoint = ConfigDict(
+        {
+            "every": 500,
+            "keep": 2,
+            "best": "score",  # what is used: the step of the best score on val | last
+        }
+    )
     config.log = ConfigDict(
         {
             "every": 50,

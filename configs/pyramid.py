@@ -64,8 +64,8 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # class; what is found in images is still scored as foreground.
             "classes": 0,
             "noise": 0.1,  # of what a scale adds to the one below; 1 at the lowest
-            # What the lowest scale adds to: the mask in the mean colours that its labels have in the
-            # image (synthesis draws them from those of the training images), or mid-grey.
+            # What the lowest scale adds to: colours, the mask in the mean colours that its labels
+            # have in the image (synthesis draws those of a training image), or grey.
             "start": "grey" if size == "paper" else "colours",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }

@@ -251,8 +251,8 @@ def check_scales_below(settings: ConfigDict) -> None:
     wanted = (needed, own.labels, own.classes, scales.check_start(settings), settings.data.crop)
     if made != wanted:
         raise UserError(
-            f"{settings.name} needs scales of (sizes, labels, classes, start, data.crop) {wanted} below "
-            f"it, and {start.name} has {made}: make them alike"
+            f"{settings.name} needs scales of (sizes, labels, classes, start, data.crop) {wanted} "
+            f"below it, and {start.name} has {made}: make them alike"
         )
 
 

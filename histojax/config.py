@@ -45,6 +45,8 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
     "labelled": lambda share: share == 1.0,
     "extra": lambda spec: spec == "",
     "extra_weight": lambda weight: True,
+    "best": lambda chosen: chosen == "score",
+    "start": lambda start: start == "grey",
     "own_stains": lambda on: on is False,
     "pretrained": lambda group: group["encoder"] == "none",
     "stain": lambda group: group["method"] == "none",

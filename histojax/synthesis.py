@@ -18,6 +18,7 @@ import numpy as np
 import scipy.ndimage
 
 from histojax import runs
+from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.progress import say
@@ -133,8 +134,6 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
       UserError: a mask with labels outside of the declared classes, without any label, smaller
         than the crops of the highest scale, or with several nuclei under one label.
     """
-    from histojax.data import targets
-
     if min(mask.shape) < stage.sizes[-1]:
         raise UserError(
             f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the pyramid is trained "
@@ -155,14 +154,25 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
             f"the mask {name} has one label for several nuclei, and each is to have its own: give "
             "a label image"
         )
-    numbers = (mask > 0).astype(np.uint8)
+    return numbers_of(stage, mask, contour_width=contour_width)
+
+
+def numbers_of(stage: Pyramid, instances: np.ndarray, *, contour_width: int) -> np.ndarray:
+    """The number of each pixel's label, uint8 (H, W), of instances, taken as they are."""
+    numbers = (instances > 0).astype(np.uint8)
     if stage.labels.form == "contour":
-        numbers[targets.contours(mask, width=contour_width) > 0] *= 2
+        numbers[targets.contours(instances, width=contour_width) > 0] *= 2
     return numbers
 
 
 def synthesise(
-    run: runs.Run, labels: np.ndarray, *, seed: Seed, windows: Any = None, tile: int = 512
+    run: runs.Run,
+    labels: np.ndarray,
+    *,
+    seed: Seed,
+    look: Seed | None = None,
+    windows: Any = None,
+    tile: int = 512,
 ) -> np.ndarray:
     """An image, uint8 (H, W, 3), of `label_numbers` (H, W).
 
@@ -170,19 +180,20 @@ def synthesise(
       run: of a pyramid.
       labels: numbers of labels.
       seed: of noise and colours, numbers of 0 or more.
+      look: seed of the colours, where it is another.
       windows: of `synthesiser`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
     conditions = Conditions(labels, run.stage.synthesiser.factors, seed)
-    tiles = _tiles(run, windows or synthesiser(run), conditions, seed, tile)
+    tiles = _tiles(run, windows or synthesiser(run), conditions, look or seed, tile)
     return tiling.assemble(tiles, *labels.shape)["image"]
 
 
 def _tiles(
-    run: runs.Run, windows: Any, conditions: Conditions, seed: Seed, tile: int
+    run: runs.Run, windows: Any, conditions: Conditions, look: Seed, tile: int
 ) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
-    coloured = functools.partial(windows, colours=colours(run, seed))
+    coloured = functools.partial(windows, colours=colours(run, look))
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
         halo=network.halo,

@@ -120,6 +120,8 @@ def train(
         )
     take_step = sharding.train_step(stage.train_step, mesh)
     line = ProgressLine(settings.name, settings.steps)
+    # The last step looks at no score, where labels to choose by must not be used.
+    chosen = ("step", "max") if settings.checkpoint.get("best") == "last" else stage.best
     watch = collapse.build_watch(settings, stage)
     if watch is not None and writer is not None:
         for row in read_metrics(writer.path):  # of a run that goes on
@@ -177,7 +179,7 @@ def train(
                     values = validation(state, step)
                     record("val", values)
                     line.show_evaluation(step, values)
-                    if better(stage.best, {**values, "step": step}, progress):
+                    if better(chosen, {**values, "step": step}, progress):
                         save(best)
                 asked = _asked(stop, together=logged)
                 if step % settings.checkpoint.every == 0 or done or asked:
@@ -252,6 +254,10 @@ def check(settings: ConfigDict, devices: int) -> None:
         raise UserError(
             f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
             f"{nearest}"
+        )
+    if settings.checkpoint.get("best", "score") not in ("score", "last"):
+        raise UserError(
+            f"checkpoint.best={settings.checkpoint.best!r} is not known; choose one of score, last"
         )
     metric_writer.check(settings.log)
     pipeline.check(data)

@@ -5,7 +5,7 @@
         --seeds=0,1,2 --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
 Each run is the main command in a process and a workdir of its own, OUTPUT/NAME/seed_K, with its log
-beside it; what follows `--` goes to all of them. What is done is not run again and what was stopped
+beside it; what follows `--` goes to all of them, and {seed} in an override stands for the seed. What is done is not run again and what was stopped
 goes on, so the same command continues a sweep, also with more runs or seeds. `--devices=0,1,2,3`
 gives each of four runs at a time one accelerator; `--jobs` says how many runs share a machine
 without. `--hosts=4 --host=0` runs every fourth of them, on a file system that the hosts share.
@@ -79,6 +79,12 @@ class Job:
     def log(self) -> pathlib.Path:
         """What the run says, beside its workdir."""
         return self.folder.with_name(f"{self.folder.name}.log")
+
+    @property
+    def command(self) -> tuple[str, ...]:
+        """The run's words, with its seed where they speak of it, and its workdir."""
+        words = [word.replace("{seed}", str(self.seed)) for word in self.words]
+        return (*words, f"--config.seed={self.seed}", f"--workdir={self.folder}")
 
     @property
     def done(self) -> bool:
@@ -251,13 +257,12 @@ class Runner:
             environment = dict(os.environ)
             if slot is not None:
                 environment.update(dict.fromkeys(_DEVICE_VARIABLES, slot))
-            words = [f"--config.seed={job.seed}", f"--workdir={job.folder}"]
             with job.log.open("ab") as log:
                 with self._lock:
                     if self._stopping:
                         return True
                     process = subprocess.Popen(
-                        [*PROGRAM, *job.words, *words],
+                        [*PROGRAM, *job.command],
                         env=environment,
                         stdin=subprocess.DEVNULL,
                         stdout=log,

@@ -69,25 +69,27 @@ def labelled_part(source: Any, share: float, seed: int) -> Any:
     return Subset(source, [i for i, group in enumerate(source.groups) if group in kept])
 
 
-def with_extra(source: Any, extra: Any, weight: float) -> MixedSource:
+def with_extra(source: Any, extra: Any, weight: float) -> Any:
     """A training split and further images, each making up its share of the crops.
 
     Args:
       source: labelled images.
       extra: others, such as synthetic pairs.
-      weight: share of the extra images, above 0, below 1.
+      weight: share of the extra images, above 0, up to 1: then there are no others.
 
     Raises:
       UserError: for a weight out of range, or sets of different classes.
     """
-    if not (isinstance(weight, int | float) and 0 < weight < 1):
+    if not (isinstance(weight, int | float) and 0 < weight <= 1):
         raise UserError(
             f"data.extra_weight={weight!r} has to be the share of the crops that come of "
-            "data.extra, above 0 and below 1"
+            "data.extra, above 0, up to 1"
         )
     if list(source.classes) != list(extra.classes):
         raise UserError(
             f"data.extra has the classes {', '.join(extra.classes)} and data.source "
             f"{', '.join(source.classes)}: name them alike in dataset.json"
         )
+    if weight == 1:
+        return extra
     return MixedSource({"real": source, "extra": extra}, [1 - weight, weight], weighted=True)

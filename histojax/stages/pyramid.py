@@ -22,8 +22,8 @@ from flax import linen as nn
 from jax import lax
 from ml_collections import ConfigDict
 
-from histojax.errors import UserError
 from histojax.data.sources import Source
+from histojax.errors import UserError
 from histojax.imaging import forms
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision

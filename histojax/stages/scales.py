@@ -171,9 +171,7 @@ def check_start(config: ConfigDict) -> str:
     # Runs from before there were colours started from mid-grey.
     start = config.pyramid.get("start", "grey")
     if start not in STARTS:
-        raise UserError(
-            f"pyramid.start={start!r} is not known; choose one of {', '.join(STARTS)}"
-        )
+        raise UserError(f"pyramid.start={start!r} is not known; choose one of {', '.join(STARTS)}")
     return start
 
 

@@ -96,6 +96,11 @@ def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     assert seen["extra"] == settings.data.extra
 
 
+def test_at_weight_one_only_the_extra_images_are_left():
+    extra = Images("s")
+    assert labelled.with_extra(Images(), extra, 1.0) is extra
+
+
 @pytest.mark.faults
 def test_sets_of_different_classes_are_refused():
     other = Images("s")
@@ -105,7 +110,7 @@ def test_sets_of_different_classes_are_refused():
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, "half"])
+@pytest.mark.parametrize("weight", [0.0, 1.5, 2.0, "half"])
 def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0 and below 1"):
+    with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0, up to 1"):
         labelled.with_extra(Images(), Images("s"), weight)

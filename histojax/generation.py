@@ -1,0 +1,174 @@
+"""How good synthetic tissue is: likeness to real tissue, fidelity to its masks, what it repeats.
+
+Everything is measured on the same windows of real images: made anew for their masks by each of the
+ways that are compared.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from histojax import postprocessing, runs, synthesis
+from histojax.data import painting, tissue
+from histojax.errors import UserError
+from histojax.metrics import instances, overlap
+from histojax.stages import content
+
+# Images whose features are computed at a time.
+_BATCH = 8
+FIDELITY = ("dice", "aji")
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Squares of side S out of real images.
+
+    Attributes:
+      images: uint8 (N, S, S, 3).
+      labels: integer (N, S, S), 0 background.
+      names: of the images that they are of.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def spread(self, count: int) -> Windows:
+        """At most so many of them, evenly spread over all."""
+        kept = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+        return Windows(self.images[kept], self.labels[kept], tuple(self.names[i] for i in kept))
+
+
+def windows_of(source: Any, size: int) -> Windows:
+    """All squares of a grid that lie in a source's images and hold a nucleus whole or in part.
+
+    Args:
+      source: of images with instances.
+      size: S, px.
+
+    Raises:
+      UserError: fewer than two such squares.
+    """
+    images, labels, names = [], [], []
+    for index in range(len(source)):
+        record = source[index]
+        height, width = record["hr"].shape[:2]
+        for y in range(0, height - size + 1, size):
+            for x in range(0, width - size + 1, size):
+                part = np.s_[y : y + size, x : x + size]
+                if record["instances"][part].any():
+                    images.append(record["hr"][part])
+                    labels.append(record["instances"][part])
+                    names.append(record["name"])
+    if len(names) < 2:
+        raise UserError(
+            f"the {len(source)} images hold {len(names)} squares of {size} px with nuclei, and two "
+            "or more are compared: give more or larger images, or a smaller --size"
+        )
+    return Windows(np.stack(images), np.stack(labels), tuple(names))
+
+
+def made_by_pyramid(run: runs.Run, labels: np.ndarray, *, seed: int, noise: int = 0) -> np.ndarray:
+    """An image of each label image (N, S, S) by a pyramid, uint8 (N, S, S, 3).
+
+    Each has colours of its own, which follow the seed, and noise, which follows both numbers.
+
+    Raises:
+      UserError: the run is no pyramid of nuclei, or the label images are too small for it.
+    """
+    windows = synthesis.synthesiser(run)
+    if run.stage.labels.form == "classes":
+        raise UserError(
+            f"{run.workdir} makes tissue of classes, and what is measured here is nuclei: name a "
+            "pyramid with pyramid.labels='contour' or 'mask'"
+        )
+    width = run.config.data.targets.contour_width
+    made = []
+    for index, mask in enumerate(labels):
+        # Cut out of a larger image, a window may hold one nucleus in two parts.
+        numbers = synthesis.numbers_of(run.stage, mask, contour_width=width)
+        made.append(
+            synthesis.synthesise(
+                run, numbers, seed=(seed, index, noise), look=(seed, index), windows=windows
+            )
+        )
+    return np.stack(made)
+
+
+def made_by_painting(
+    labels: np.ndarray, looks: Sequence[painting.Look], *, seed: int
+) -> np.ndarray:
+    """The label images painted, each in one of the looks drawn by the seed, uint8 (N, S, S, 3)."""
+    rng = np.random.default_rng(seed)
+    return np.stack(
+        [painting.painted(mask, looks[rng.integers(len(looks))], rng) for mask in labels]
+    )
+
+
+def made_by_tissue_model(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """The built-in synthetic tissue, a patient each, uint8 (N, S, S, 3)."""
+    return np.stack(
+        [
+            tissue.tissue_of(mask, seed, index, patches_per_patient=1)
+            for index, mask in enumerate(labels)
+        ]
+    )
+
+
+def features_of(network: content.FeatureNetwork, images: np.ndarray) -> np.ndarray:
+    """Mean activation of every channel of a network's layers, float32 (N, D).
+
+    Args:
+      network: the feature network.
+      images: uint8 (N, S, S, 3).
+    """
+
+    @jax.jit
+    def pooled(batch: jax.Array) -> jax.Array:
+        maps = network.features(network.variables, batch.astype(jnp.float32) / 255, network.layers)
+        return jnp.concatenate([maps[name].mean((1, 2)) for name in network.layers], -1)
+
+    side = images.shape[1] // network.stride * network.stride
+    # The last batch is filled up, so that one program serves all.
+    filled = np.resize(images, (-(-len(images) // _BATCH) * _BATCH, *images.shape[1:]))
+    parts = [
+        np.asarray(pooled(filled[i : i + _BATCH, :side, :side]))
+        for i in range(0, len(filled), _BATCH)
+    ]
+    return np.concatenate(parts)[: len(images)].astype(np.float32)
+
+
+def standardised(features: np.ndarray, like: np.ndarray) -> np.ndarray:
+    """Features (N, D) less the mean of others (M, D) and over their deviation.
+
+    So that no layer counts for more because its numbers are large.
+    """
+    return (features - like.mean(0)) / np.maximum(like.std(0), 1e-6)
+
+
+def fidelity(
+    find: Callable[[np.ndarray], postprocessing.Found], images: np.ndarray, labels: np.ndarray
+) -> dict[str, float]:
+    """What a segmentation run reads back out of images, mean over them: Dice and AJI.
+
+    Args:
+      find: image uint8 (S, S, 3) -> its nuclei.
+      images: uint8 (N, S, S, 3).
+      labels: what they were made for, (N, S, S).
+    """
+    rows = []
+    for image, truth in zip(images, labels, strict=True):
+        found = find(image)
+        scores = overlap.score_mask(found.mask, truth > 0)
+        scores |= instances.score_instances(found.instances, truth.astype(np.int32))
+        rows.append([scores[name] for name in FIDELITY])
+    return dict(zip(FIDELITY, np.nanmean(rows, 0).tolist(), strict=True))

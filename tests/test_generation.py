@@ -1,0 +1,113 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from histojax import generation, methods, postprocessing, synthesis
+from histojax.errors import UserError
+from tests import tiny
+
+
+class Images:
+    """Two tissue images as a source, and one without nuclei."""
+
+    names = groups = ("a", "b", "c")
+
+    def __len__(self):
+        return 3
+
+    def __getitem__(self, index):
+        image, instances = tiny.tissue(index)
+        return {"name": self.names[index], "hr": image, "instances": instances * (index < 2)}
+
+
+@pytest.fixture(scope="module")
+def windows():
+    return generation.windows_of(Images(), 32)
+
+
+@pytest.fixture(scope="module")
+def pyramid():
+    return dataclasses.replace(tiny.run("pyramid"), workdir="runs/pyramid")
+
+
+def test_windows_are_squares_with_nuclei_of_every_image(windows):
+    side = tiny.tissue(0)[0].shape[0]
+    assert windows.images.shape[1:] == (32, 32, 3)
+    assert set(windows.names) == {"a", "b"}
+    assert len(windows) <= 2 * (side // 32) ** 2
+    assert windows.labels.reshape(len(windows), -1).any(1).all()
+    image, instances = tiny.tissue(0)
+    first = next(
+        (y, x)
+        for y in range(0, side - 31, 32)
+        for x in range(0, side - 31, 32)
+        if instances[y : y + 32, x : x + 32].any()
+    )
+    part = np.s_[first[0] : first[0] + 32, first[1] : first[1] + 32]
+    np.testing.assert_array_equal(windows.images[0], image[part])
+    np.testing.assert_array_equal(windows.labels[0], instances[part])
+    few = windows.spread(3)
+    assert len(few) == 3
+    np.testing.assert_array_equal(few.images[-1], windows.images[-1])
+    assert len(windows.spread(10**6)) == len(windows)
+
+
+def test_too_few_windows_are_refused():
+    with pytest.raises(UserError, match=r"hold 0 squares of 4096 px with nuclei.*smaller --size"):
+        generation.windows_of(Images(), 4096)
+
+
+def test_every_way_makes_an_image_for_each_mask(windows, pyramid):
+    few = windows.spread(2)
+    one = generation.made_by_pyramid(pyramid, few.labels, seed=0)
+    assert one.shape == few.images.shape
+    assert one.dtype == np.uint8
+    numbers = synthesis.numbers_of(pyramid.stage, few.labels[1], contour_width=2)
+    assert set(np.unique(numbers)) == {0, 1, 2}
+    np.testing.assert_array_equal(
+        one[1], synthesis.synthesise(pyramid, numbers, seed=(0, 1, 0), look=(0, 1))
+    )
+    other = generation.made_by_pyramid(pyramid, few.labels, seed=0, noise=1)
+    assert not np.array_equal(one, other)
+    tissue = generation.made_by_tissue_model(few.labels, seed=0)
+    assert tissue.shape == few.images.shape
+    np.testing.assert_array_equal(tissue, generation.made_by_tissue_model(few.labels, seed=0))
+
+
+def test_tissue_of_classes_is_not_measured(windows, pyramid):
+    stage = dataclasses.replace(
+        pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, form="classes")
+    )
+    with pytest.raises(UserError, match=r"classes.*pyramid\.labels='contour' or 'mask'"):
+        generation.made_by_pyramid(
+            dataclasses.replace(pyramid, stage=stage), windows.labels, seed=0
+        )
+
+
+def test_features_are_those_of_each_image_by_itself():
+    run = dataclasses.replace(tiny.run("segmentation"), workdir="runs/s")
+    network = methods.own_features({"s": run})["segmenter"]
+    images = generation.windows_of(Images(), 16).spread(9).images
+    found = generation.features_of(network, images)
+    alone = generation.features_of(network, images[8:])
+    np.testing.assert_allclose(found[8:], alone, atol=1e-5)
+    assert len(found) == 9
+    assert found.std(0).max() > 0
+    same = generation.standardised(found, found)
+    np.testing.assert_allclose(same.mean(0), 0, atol=1e-4)
+    assert same.std(0).max() == pytest.approx(1, abs=1e-3)
+
+
+def test_fidelity_is_of_the_nuclei_that_are_read_back(windows):
+    def find(image):
+        index = next(i for i, other in enumerate(windows.images) if np.array_equal(other, image))
+        labels = windows.labels[index].copy()
+        if index == 0:
+            labels[:] = 0
+        return postprocessing.Found(labels > 0, labels.astype(np.int32))
+
+    two = windows.spread(2)
+    scores = generation.fidelity(find, two.images, two.labels)
+    # Nothing is found in the first, all in the last.
+    assert scores == {"dice": pytest.approx(0.5), "aji": pytest.approx(0.5)}
