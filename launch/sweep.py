@@ -5,11 +5,12 @@
         --seeds=0,1,2 --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
 Each run is the main command in a process and a workdir of its own, OUTPUT/NAME/seed_K, with its log
-beside it; what follows `--` goes to all of them, and {seed} in an override stands for the seed. What is done is not run again and what was stopped
-goes on, so the same command continues a sweep, also with more runs or seeds. `--devices=0,1,2,3`
-gives each of four runs at a time one accelerator; `--jobs` says how many runs share a machine
-without. `--hosts=4 --host=0` runs every fourth of them, on a file system that the hosts share.
-SIGINT and SIGTERM stop the runs, which write their checkpoints first.
+beside it; what follows `--` goes to all of them, and {seed} in an override stands for the seed.
+What is done is not run again and what was stopped goes on, so the same command continues a sweep,
+also with more runs or seeds. `--devices=0,1,2,3` gives each of four runs at a time one accelerator;
+`--jobs` says how many runs share a machine without. `--hosts=4 --host=0` runs every fourth of them,
+on a file system that the hosts share. SIGINT and SIGTERM stop the runs, which write their
+checkpoints first.
 
 At the end, and whenever it is asked for again: OUTPUT/table.csv (mean over seeds and its spread,
 all images and by organ where their names tell it), images.csv (a row for each image of
