@@ -1,10 +1,11 @@
 """Synthetic H&E tissue: an image model with exact nuclear instances.
 
-A patch is built as amounts of dye per pixel (haematoxylin, eosin, haemoglobin) and turned into
-light by the Beer-Lambert law, I = I0 exp(-sum_s a_s v_s), v_s the optical density of one unit of
-dye s in R, G, B (Ruifrok and Johnston 2001, eq. 1). What all patches of one patient share (dyes,
-nuclear size and texture, architecture, optics) is drawn from the patient's own random stream; what
-a patch holds is drawn from the patch's.
+A patch, with nuclei of its own (`tissue`) or given ones (`tissue_of`), is built as amounts of dye
+per pixel (haematoxylin, eosin, haemoglobin) and turned into light by the Beer-Lambert law,
+I = I0 exp(-sum_s a_s v_s), v_s the optical density of one unit of dye s in R, G, B (Ruifrok and
+Johnston 2001, eq. 1). What all patches of one patient share (dyes, nuclear size and texture,
+architecture, optics) is drawn from the patient's own random stream; what a patch holds is drawn
+from the patch's.
 
 Axes: S the side of a patch. Lengths are in px of 0.25 um.
 """
@@ -13,6 +14,13 @@ from __future__ import annotations
 
 import numpy as np
 
+from histojax.data.tissue_given import (
+    distance_to_given,
+    draw_given,
+    given_nuclei,
+    with_unseen,
+    without_lumen,
+)
 from histojax.data.tissue_noise import BANK, STREAM_PATCH, Noise, banks, generator, sample, step
 from histojax.data.tissue_nuclei import Ground, Marks, Nuclei, place_nuclei, render_nuclei
 from histojax.data.tissue_patient import KINDS, Patient, draw_patient
@@ -43,25 +51,100 @@ def tissue(
     Raises:
         UserError: an argument is out of range.
     """
-    for name, value, least in (
-        ("seed", seed, 0),
-        ("index", index, 0),
-        ("size", size, 16),
-        ("patches_per_patient", patches_per_patient, 1),
-    ):
-        if int(value) != value or value < least:
-            raise UserError(
-                f"synthetic tissue got {name}={value}, which must be a whole number of at least "
-                f"{least}; change {name}."
-            )
-    patient = draw_patient(int(seed), int(index) // int(patches_per_patient))
-    rng = generator(int(seed), STREAM_PATCH, int(index))
-    noise = Noise(rng, banks(int(seed)), int(size))
+    _check(
+        seed=(seed, 0),
+        index=(index, 0),
+        size=(size, 16),
+        patches_per_patient=(patches_per_patient, 1),
+    )
+    rng, noise, patient = _begin(seed, index, size, patches_per_patient)
     ground = _lay_out(rng, noise, patient)
     nuclei = place_nuclei(rng, ground, patient)
     marks, instances = render_nuclei(nuclei, noise)
     dyes = _stain(rng, noise, ground, nuclei, marks, patient)
     return {"image": _expose(rng, noise, dyes, patient), "instances": instances}
+
+
+def tissue_of(
+    instances: np.ndarray,
+    seed: int,
+    index: int,
+    *,
+    patches_per_patient: int = PATCHES_PER_PATIENT,
+) -> np.ndarray:
+    """Draws tissue with given nuclei: what `tissue` draws, but for where nuclei lie.
+
+    The patient and the architecture are those of `tissue(seed, index, max(H, W))`, less lumina at
+    the given nuclei; what these look like, cytoplasm, collagen, optics and sensor are drawn by the
+    same rules. A square is drawn, then cut, so a strip costs as much as the square.
+
+    Args:
+        instances: integer (H, W), sides of at least 16 px; 0 is background, each other label one
+            nucleus, also where it has several pieces. Labels may have gaps.
+        seed: 0 or more; another seed is another set of patients.
+        index: 0 or more; image `index` belongs to patient `index // patches_per_patient`.
+        patches_per_patient: consecutive indices that share a patient.
+
+    Returns:
+        uint8 (H, W, 3) RGB; the same arguments give the same array, as of `tissue`.
+
+    Raises:
+        UserError: an argument is out of range, or `instances` no label image of that kind.
+    """
+    _check(seed=(seed, 0), index=(index, 0), patches_per_patient=(patches_per_patient, 1))
+    labels = _renumbered(np.asarray(instances))
+    height, width = labels.shape
+    rng, noise, patient = _begin(seed, index, max(height, width), patches_per_patient)
+    ground = _lay_out(rng, noise, patient)
+    distance = distance_to_given(labels, noise.size)
+    placed = place_nuclei(rng, ground, patient)
+    ground = without_lumen(ground, distance, noise, patient)
+    nuclei = given_nuclei(rng, labels, ground, patient)
+    marks = draw_given(nuclei, labels, noise)
+    cells = with_unseen(nuclei, placed, distance, patient)
+    dyes = _stain(rng, noise, ground, cells, marks, patient)
+    return _expose(rng, noise, dyes, patient)[:height, :width].copy()
+
+
+def _check(**arguments: tuple[float, int]) -> None:
+    """Each argument is its value and the least that it may be."""
+    for name, (value, least) in arguments.items():
+        if int(value) != value or value < least:
+            raise UserError(
+                f"synthetic tissue got {name}={value}, which must be a whole number of at least "
+                f"{least}; change {name}."
+            )
+
+
+def _renumbered(instances: np.ndarray) -> np.ndarray:
+    """The labels as 1..n in the order of their numbers, int32 (H, W)."""
+    if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
+        raise UserError(
+            f"synthetic tissue got instances of {instances.dtype} and shape {instances.shape}, "
+            "which must be integers (H, W), 0 for background; give a label image."
+        )
+    if min(instances.shape) < 16:
+        raise UserError(
+            f"synthetic tissue got instances of {instances.shape[0]} x {instances.shape[1]} px, "
+            "whose sides must be at least 16 px; give a larger label image."
+        )
+    if instances.min() < 0:
+        raise UserError(
+            f"synthetic tissue got instances with label {instances.min()}, and labels must be 0 "
+            "(background) or more; number the nuclei from 1."
+        )
+    known, labels = np.unique(instances, return_inverse=True)
+    # Where no pixel is background, the least label is a nucleus too.
+    return (labels.reshape(instances.shape) + (known[0] > 0)).astype(np.int32)
+
+
+def _begin(
+    seed: int, index: int, size: int, patches_per_patient: int
+) -> tuple[np.random.Generator, Noise, Patient]:
+    """The random stream of a patch, its noise, and its patient."""
+    patient = draw_patient(int(seed), int(index) // int(patches_per_patient))
+    rng = generator(int(seed), STREAM_PATCH, int(index))
+    return rng, Noise(rng, banks(int(seed)), int(size)), patient
 
 
 def _lay_out(rng: np.random.Generator, noise: Noise, patient: Patient) -> Ground:
@@ -190,6 +273,9 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     )
     washed = (rng.random(number) < share) * rng.uniform(0.4, 1.0, number)
     basophil = np.exp(0.40 * rng.standard_normal(number)).astype(np.float32)
+    # A dark cell whose nucleus is not seen would pass for a nucleus.
+    unseen = np.flatnonzero(nuclei.density[cells] == 0)
+    basophil[unseen] = np.minimum(basophil[unseen], 1.0)
     eosinophil = np.exp(0.18 * rng.standard_normal(number)).astype(np.float32)
     gaps = washed.astype(np.float32).take(owner) * step(gap + 1.2 * fine, 4.5 * scale, 4.0 * scale)
     gaps *= np.clip(0.85 + 0.35 * mid + 0.25 * fine, 0, 1)

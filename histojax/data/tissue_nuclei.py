@@ -11,11 +11,11 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from histojax.data.tissue_noise import BANK, Noise, sample
+from histojax.data.tissue_noise import Noise, sample
 from histojax.data.tissue_patient import Patient
 
 _MIN_VISIBLE = 12
-_EPITHELIAL, _SPINDLE, _LYMPHOID = 0, 1, 2
+EPITHELIAL, SPINDLE, LYMPHOID = 0, 1, 2
 
 
 @dataclasses.dataclass
@@ -43,7 +43,7 @@ class Nuclei:
     angle: np.ndarray
     group: np.ndarray  # 0 epithelial, 1 spindle, 2 lymphoid
     lobes: np.ndarray  # (N, 6): cosine and sine parts of harmonics 2, 3, 4 of the outline
-    density: np.ndarray
+    density: np.ndarray  # 0: not seen, its cell alone is there
     vesicular: np.ndarray
     clumping: np.ndarray
     membrane: np.ndarray
@@ -52,6 +52,17 @@ class Nuclei:
     spot: np.ndarray  # (N, 2): its place in units of the half axes
     tilt: np.ndarray  # (N, 2): change of density across the nucleus
     halo: np.ndarray
+
+
+@dataclasses.dataclass
+class Frame:
+    """The pixels of boxes around nuclei, as these lie; each (N, H, W) float32."""
+
+    u: np.ndarray  # along the major axis, in half axes
+    v: np.ndarray  # along the minor axis, in half axes
+    rho: np.ndarray  # length of (u, v)
+    cosine: np.ndarray  # direction of (u, v)
+    sine: np.ndarray
 
 
 @dataclasses.dataclass
@@ -68,7 +79,7 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
     y, x, group = _positions(rng, ground, patient)
     count = len(y)
     normal = rng.standard_normal
-    spread = np.where(group == _EPITHELIAL, patient.pleomorphism, 0.16)
+    spread = np.where(group == EPITHELIAL, patient.pleomorphism, 0.16)
     radius = patient.radius * np.choose(group, [1.0, 0.80, 0.64]) * np.exp(spread * normal(count))
     ratio = np.choose(
         group,
@@ -83,31 +94,39 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
     # Columnar epithelium stands upright on its stroma; elsewhere cells lie as they come.
     upright = _direction(ground.form, y, x) + 0.35 * normal(count)
     free = np.pi * rng.random(count)
-    angle = np.where(group == _SPINDLE, fibres, upright if ground.kind == "gland" else free)
+    angle = np.where(group == SPINDLE, fibres, upright if ground.kind == "gland" else free)
 
     # Greedy thinning: the upper nucleus stays, a lower one that lies too far beneath it goes.
     order = rng.permutation(count)
     y, x, radius, ratio, angle, group = (v[order] for v in (y, x, radius, ratio, angle, group))
     kept = _thinned(np.stack([y, x], 1), radius, patient.overlap)
     y, x, radius, ratio, angle, group = (v[kept] for v in (y, x, radius, ratio, angle, group))
-    count = len(y)
-
-    uniform = rng.uniform
-    solid = (group == _LYMPHOID) | (rng.random(count) < 0.06)
-    faint = (rng.random(count) < patient.faint) & ~solid
-    density = patient.nuclear * np.exp(patient.nuclear_spread * normal(count))
-    density *= np.where(solid, 1.35, np.where(faint, uniform(0.35, 0.75, count), 1.0))
-    vesicular = np.clip(patient.vesicular + 0.22 * normal(count), 0, 1)
-    vesicular *= np.where(solid, 0.15, np.where(group == _SPINDLE, 0.6, 1.0))
-    edge = np.where(faint, uniform(2.5, 5.5, count), 1.6 + np.abs(1.2 * normal(count)))
-    nucleolus = (rng.random(count) < patient.nucleoli) & (group == _EPITHELIAL) & ~solid
-    wobble = np.array([0.06, 0.06, 0.05, 0.05, 0.025, 0.025]) * (0.6 + 2.0 * patient.pleomorphism)
     columns = dict(
         y=y,
         x=x,
         major=radius * np.sqrt(ratio),
         minor=np.maximum(radius / np.sqrt(ratio), 2.8 * patient.scale),
         angle=angle,
+    )
+    return as_nuclei(group, columns | draw_appearance(rng, group, patient))
+
+
+def draw_appearance(
+    rng: np.random.Generator, group: np.ndarray, patient: Patient
+) -> dict[str, np.ndarray]:
+    """What nuclei of these groups (N,) look like: the columns of `Nuclei` from `lobes` on."""
+    count = len(group)
+    normal, uniform = rng.standard_normal, rng.uniform
+    solid = (group == LYMPHOID) | (rng.random(count) < 0.06)
+    faint = (rng.random(count) < patient.faint) & ~solid
+    density = patient.nuclear * np.exp(patient.nuclear_spread * normal(count))
+    density *= np.where(solid, 1.35, np.where(faint, uniform(0.35, 0.75, count), 1.0))
+    vesicular = np.clip(patient.vesicular + 0.22 * normal(count), 0, 1)
+    vesicular *= np.where(solid, 0.15, np.where(group == SPINDLE, 0.6, 1.0))
+    edge = np.where(faint, uniform(2.5, 5.5, count), 1.6 + np.abs(1.2 * normal(count)))
+    nucleolus = (rng.random(count) < patient.nucleoli) & (group == EPITHELIAL) & ~solid
+    wobble = np.array([0.06, 0.06, 0.05, 0.05, 0.025, 0.025]) * (0.6 + 2.0 * patient.pleomorphism)
+    return dict(
         lobes=wobble * normal((count, 6)),
         density=density,
         vesicular=vesicular,
@@ -119,6 +138,10 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
         tilt=0.14 * normal((count, 2)),
         halo=(rng.random(count) < patient.halo) * uniform(0.2, 1.0, count),
     )
+
+
+def as_nuclei(group: np.ndarray, columns: dict[str, np.ndarray]) -> Nuclei:
+    """The rows of all `columns` but the group's, as float32."""
     return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in columns.items()})
 
 
@@ -167,7 +190,7 @@ def _positions(
     cloud = rng.normal(0, 45.0 * patient.scale, (small, 2))
     cluster = hubs[rng.integers(0, len(hubs), small)] + cloud
     y, x = np.concatenate([lattice, spindle, cluster]).T
-    group = np.repeat([_EPITHELIAL, _SPINDLE, _LYMPHOID], [len(lattice), spindles, small])
+    group = np.repeat([EPITHELIAL, SPINDLE, LYMPHOID], [len(lattice), spindles, small])
 
     epithelium, lumen = sample(ground.epithelium, y, x), sample(ground.lumen, y, x)
     chance = rng.random(len(y))
@@ -231,7 +254,7 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
     # Boxes of like size are drawn together; more groups waste fewer pixels but cost more calls.
     for part in np.array_split(by_reach, min(6, max(len(by_reach), 1))):
         if len(part):
-            drawn = _draw(nuclei, part, int(reach[part].max()), noise)
+            drawn = _draw(rows(nuclei, part), int(reach[part].max()), noise)
             for k, i in enumerate(part):
                 boxes[i] = tuple(layer[k] for layer in drawn)
                 corner_y[i] += reach[i] - int(reach[part].max())
@@ -245,65 +268,94 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
         if min(y, x) < 0 or max(y, x) + len(depth) > size + 2 * pad:
             continue
         box = np.s_[y : y + len(depth), x : x + len(depth)]
-        total, cover, halo = canvas[0][box], canvas[1][box], canvas[2][box]
-        # The upper of two nuclei hides most of the lower: a section is thinner than two nuclei.
-        total *= 1 - 0.75 * alpha
-        total += dye
-        np.maximum(cover, alpha, out=cover)
-        np.maximum(halo, ring, out=halo)
+        lay_over(canvas[:, *box], alpha, dye, ring)
         np.copyto(labels[box], i + 1, where=depth > 0)
     inner = np.s_[pad : pad + size, pad : pad + size]
     marks = Marks(*(np.ascontiguousarray(layer[inner]) for layer in canvas))
     return marks, tidy(np.ascontiguousarray(labels[inner]))
 
 
-def _draw(nuclei: Nuclei, part: np.ndarray, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
-    """Depth below the outline in px, cover, dye and halo of some nuclei, each (N, E, E) float32.
+def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
+    """Depth below the outline in px, cover, dye and halo of nuclei, each (N, E, E) float32.
 
     The outline in polar form about the ellipse is rho(t) = 1 + sum_k c_k cos kt + s_k sin kt; the
     distance to it is taken to first order, (outline - rho) / |grad rho|.
     """
-
-    def of(values: np.ndarray) -> np.ndarray:
-        return values[part][:, None, None]
-
     span = np.arange(-reach, reach + 1, dtype=np.float32)
-    dy = span[None, :, None] + (np.rint(of(nuclei.y)) - of(nuclei.y))
-    dx = span[None, None, :] + (np.rint(of(nuclei.x)) - of(nuclei.x))
-    cos, sin = np.cos(of(nuclei.angle)), np.sin(of(nuclei.angle))
-    major, minor = of(nuclei.major), of(nuclei.minor)
-    u = (cos / major) * dx + (sin / major) * dy
-    v = (cos / minor) * dy - (sin / minor) * dx
-    rho = np.sqrt(u * u + v * v) + np.float32(1e-6)
-    c1, s1 = u / rho, v / rho
+    dy = span[None, :, None] + (np.rint(_column(nuclei.y)) - _column(nuclei.y))
+    dx = span[None, None, :] + (np.rint(_column(nuclei.x)) - _column(nuclei.x))
+    frame = frame_of(nuclei, dy, dx)
+    major, minor, c1, s1 = _column(nuclei.major), _column(nuclei.minor), frame.cosine, frame.sine
     c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
-    lobes = [of(column) for column in nuclei.lobes.T]
+    lobes = [_column(column) for column in nuclei.lobes.T]
     # Harmonics 3 and 4 from products of 1 and 2.
     outline = 1 + c2 * (lobes[0] + lobes[2] * c1 + lobes[3] * s1 + lobes[4] * c2)
     outline += s2 * (lobes[1] - lobes[2] * s1 + lobes[3] * c1 - lobes[4] * s2 + 2 * lobes[5] * c2)
     steepness = np.sqrt((c1 / major) ** 2 + (s1 / minor) ** 2)
     # At the very centre the angle is undefined and the steepness 0.
-    depth = (outline - rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
+    depth = (outline - frame.rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
+    return depth, *paint(nuclei, depth, frame, noise)
 
-    side = 2 * reach + 1
-    starts = noise.rng.integers(0, BANK, (len(part), 2))
-    bank = noise.fields["chromatin"]
-    grain = np.stack([bank[y : y + side, x : x + side] for y, x in starts])
-    alpha = (depth + 1.1) / of(nuclei.edge) + (0.5 + np.float32(0.10) * grain)
+
+def rows(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
+    """The nuclei of these numbers, or where this is true."""
+    return Nuclei(**{f.name: getattr(nuclei, f.name)[part] for f in dataclasses.fields(nuclei)})
+
+
+def _column(values: np.ndarray) -> np.ndarray:
+    return values[:, None, None]
+
+
+def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> Frame:
+    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei."""
+    cos, sin = np.cos(_column(nuclei.angle)), np.sin(_column(nuclei.angle))
+    major, minor = _column(nuclei.major), _column(nuclei.minor)
+    u = (cos / major) * dx + (sin / major) * dy
+    v = (cos / minor) * dy - (sin / minor) * dx
+    rho = np.sqrt(u * u + v * v) + np.float32(1e-6)
+    return Frame(u, v, rho, u / rho, v / rho)
+
+
+def paint(
+    nuclei: Nuclei, depth: np.ndarray, frame: Frame, noise: Noise
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
+
+    Args:
+        nuclei: what they look like; where their outlines run is told by `depth` alone.
+        depth: (N, H, W) px below the outline, negative outside.
+        frame: the same pixels, as the nuclei lie.
+        noise: a crop of its "chromatin" is each nucleus's grain.
+    """
+    u, v = frame.u, frame.v
+    major, minor = _column(nuclei.major), _column(nuclei.minor)
+    grain = noise.crops("chromatin", *depth.shape)
+    alpha = (depth + 1.1) / _column(nuclei.edge) + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
-    vesicular = of(nuclei.vesicular)
-    core = grain * (of(nuclei.clumping) * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
-    core += of(nuclei.tilt[:, 0]) * u + of(nuclei.tilt[:, 1]) * v
+    vesicular = _column(nuclei.vesicular)
+    core = grain * (_column(nuclei.clumping) * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
+    core += _column(nuclei.tilt[:, 0]) * u + _column(nuclei.tilt[:, 1]) * v
     np.maximum(core, 0.2, out=core)
     rim = np.maximum(1 - np.abs(depth - 1.0) * np.float32(0.4), 0)
-    core += rim * ((0.2 + 1.7 * vesicular) * of(nuclei.membrane))
-    spot_y, spot_x = of(nuclei.spot[:, 0]), of(nuclei.spot[:, 1])
+    core += rim * ((0.2 + 1.7 * vesicular) * _column(nuclei.membrane))
+    spot_y, spot_x = _column(nuclei.spot[:, 0]), _column(nuclei.spot[:, 1])
     off = (u - spot_x) ** 2 * (major / minor) + (v - spot_y) ** 2 * (minor / major)
-    core += of(nuclei.nucleolus) * np.maximum(1 - 14.0 * off, 0)
-    dye = alpha * core * of(nuclei.density)
-    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * of(nuclei.halo)
-    ring *= np.clip(0.6 + 4.0 * (of(nuclei.tilt[:, 0]) * c1 + of(nuclei.tilt[:, 1]) * s1), 0, 1)
-    return depth, alpha, dye, ring
+    core += _column(nuclei.nucleolus) * np.maximum(1 - 14.0 * off, 0)
+    dye = alpha * core * _column(nuclei.density)
+    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * _column(nuclei.halo)
+    facing = _column(nuclei.tilt[:, 0]) * frame.cosine + _column(nuclei.tilt[:, 1]) * frame.sine
+    ring *= np.clip(0.6 + 4.0 * facing, 0, 1)
+    return alpha, dye, ring
+
+
+def lay_over(canvas: np.ndarray, alpha: np.ndarray, dye: np.ndarray, ring: np.ndarray) -> None:
+    """Adds a nucleus to its box (3, H, W) of dye, cover and halo, in place, over what is there."""
+    total, cover, halo = canvas
+    # The upper of two nuclei hides most of the lower: a section is thinner than two nuclei.
+    total *= 1 - 0.75 * alpha
+    total += dye
+    np.maximum(cover, alpha, out=cover)
+    np.maximum(halo, ring, out=halo)
 
 
 def tidy(instances: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histojax.data import tissue as model
 from histojax.data import tissue_noise
-from histojax.data.tissue import tissue
+from histojax.data.tissue import tissue, tissue_of
 from histojax.data.tissue_nuclei import Nuclei, render_nuclei, tidy
 from histojax.data.tissue_patient import draw_patient
 from histojax.errors import UserError
@@ -108,6 +108,27 @@ def test_a_patch_depends_on_seed_and_index_alone():
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert other.stdout.strip() == before
     assert len({before, _digest(3, 4), _digest(3, 6), _digest(4, 5)}) == 4
+
+
+# Mean and standard deviation of R, G, B, number of nuclei and of their pixels, as the code of model
+# version 1 before there was `tissue_of` gave them. Rounding, which moves single pixels by a grey
+# level, moves these by less than their last digit.
+DRAWN = {
+    (3, 5, 256): ((166.83, 110.54, 140.40), (49.61, 59.07, 51.29), 36, 14709),
+    (1, 12, 600): ((167.99, 111.00, 159.84), (42.56, 42.12, 34.53), 740, 87750),
+    (2, 7, 100): ((196.51, 164.48, 182.30), (35.25, 50.27, 37.88), 4, 672),
+}
+
+
+@pytest.mark.parametrize("arguments", DRAWN)
+def test_model_version_1_draws_what_it_drew(arguments):
+    mean, deviation, count, pixels = DRAWN[arguments]
+    patch = tissue(*arguments)
+    np.testing.assert_allclose(patch["image"].mean((0, 1)), mean, atol=0.02)
+    np.testing.assert_allclose(patch["image"].std((0, 1)), deviation, atol=0.02)
+    assert patch["instances"].max() == count
+    assert np.count_nonzero(patch["instances"]) == pytest.approx(pixels, abs=5)
+    assert model.MODEL_VERSION == 1
 
 
 def test_upper_nucleus_hides_the_lower():
@@ -252,3 +273,126 @@ def test_image_is_not_flat_noise_when_compressed(patches):
 def test_arguments_out_of_range_are_named(arguments, name):
     with pytest.raises(UserError, match=f"{name}="):
         tissue(*arguments)
+
+
+def _discs(height: int, width: int, places, radius: float = 9.0) -> np.ndarray:
+    """A label image, int64 (height, width), of discs around (y, x), labels from 1."""
+    labels = np.zeros((height, width), np.int64)
+    y, x = np.mgrid[:height, :width]
+    for number, place in enumerate(places, start=1):
+        labels[np.hypot(y - place[0], x - place[1]) < radius] = number
+    return labels
+
+
+GRID = _discs(128, 128, [(y, x) for y in (20, 62, 104) for x in (20, 62, 104)])
+
+
+def test_tissue_of_depends_on_its_arguments_alone():
+    first = tissue_of(GRID, 3, 5)
+    tissue_of(GRID, 4, 9)
+    np.testing.assert_array_equal(tissue_of(GRID, 3, 5), first)
+    images = [
+        first,
+        tissue_of(GRID, 3, 4),
+        tissue_of(GRID, 4, 5),
+        tissue_of(GRID, 3, 5, patches_per_patient=1),
+        tissue_of(GRID * (GRID > 1), 3, 5),
+    ]
+    assert len({image.tobytes() for image in images}) == len(images)
+
+
+@pytest.mark.parametrize("shape", [(16, 16), (40, 100), (150, 70), (16, 600)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.int32, np.uint64])
+def test_tissue_of_any_shape_and_type(shape, dtype):
+    image = tissue_of(_discs(*shape, [(8, 8)], 5).astype(dtype), 1, 3)
+    assert image.dtype == np.uint8
+    assert image.shape == (*shape, 3)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_given_nuclei_are_darker_and_take_more_red(seed):
+    """Haematoxylin takes red light, eosin next to none: what is dark in red is a nucleus."""
+    image = tissue_of(GRID, seed, 6).astype(np.float64)
+    inside = GRID > 0
+    assert image[inside].mean() < image[~inside].mean() - 10
+    assert image[inside, 0].mean() < image[~inside, 0].mean() - 15
+
+
+def test_a_moved_nucleus_takes_its_dark_place_along():
+    before, after = _discs(96, 96, [(30, 30)]), _discs(96, 96, [(30, 66)])
+    darkening = []
+    for seed in range(6):
+        change = tissue_of(after, seed, 0).mean(-1) - tissue_of(before, seed, 0).mean(-1)
+        darkening.append((change[before > 0].mean(), -change[after > 0].mean()))
+    # The tissue around it may be dark or pale: single images are not held to the same bound.
+    assert (np.mean(darkening, 0) > 25).all()
+    assert np.min(darkening) > 0
+
+
+def test_gaps_in_labels_change_nothing():
+    gaps = np.array([0, 3, 4, 9, 10, 77, 10**6, 10**9, 10**12, 2**62])[GRID]
+    np.testing.assert_array_equal(tissue_of(gaps, 2, 2), tissue_of(GRID, 2, 2))
+
+
+def test_a_label_of_two_pieces_is_dark_in_both():
+    labels = (_discs(96, 160, [(48, 30), (48, 130)]) > 0).astype(np.int32)
+    left, right = labels.copy(), labels.copy()
+    left[:, 80:] = right[:, :80] = 0
+    red = np.mean([tissue_of(labels, seed, 0)[..., 0] for seed in range(6)], 0)
+    for piece in (left, right):
+        assert red[piece > 0].mean() < red[labels == 0].mean() - 20
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        np.zeros((20, 30), np.int32),
+        np.full((20, 30), 5),
+        np.eye(40, dtype=np.int64) * np.arange(1, 41),
+        np.arange(1, 20 * 16 + 1).reshape(20, 16),
+        np.full((530, 40), 1),
+    ],
+    ids=["no nucleus", "nothing else", "pixels on a diagonal", "every pixel one", "beyond a bank"],
+)
+def test_odd_label_images_are_drawn(labels):
+    assert tissue_of(labels, 0, 0).shape == (*labels.shape, 3)
+
+
+def test_tissue_of_its_own_nuclei_is_like_the_tissue(patches):
+    """Over 16 patients; nuclei of one look another way each time, so a single image may differ."""
+    differences = []
+    for index, patch in enumerate(patches[:16]):
+        inside = patch["instances"] > 0
+        drawn = tissue_of(patch["instances"], 11, index, patches_per_patient=1)
+        change = drawn.astype(np.float64) - patch["image"]
+        differences.append((change[inside].mean(), change[~inside].mean()))
+    assert (np.abs(np.mean(differences, 0)) < 10).all()
+
+
+@pytest.mark.parametrize(
+    ("instances", "message"),
+    [
+        (np.zeros((32, 32)), "float64"),
+        (np.zeros((32, 32), bool), "bool"),
+        (np.zeros((32, 32, 1), np.int32), r"shape \(32, 32, 1\)"),
+        (np.zeros((32, 15), np.int32), "32 x 15 px"),
+        (np.full((32, 32), -3), "label -3"),
+    ],
+)
+def test_what_is_no_label_image_is_named(instances, message):
+    with pytest.raises(UserError, match=message):
+        tissue_of(instances, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ({"seed": -1}, "seed"),
+        ({"index": -1}, "index"),
+        ({"index": 0.5}, "index"),
+        ({"patches_per_patient": 0}, "patches_per_patient"),
+    ],
+)
+def test_arguments_of_tissue_of_out_of_range_are_named(arguments, name):
+    with pytest.raises(UserError, match=f"{name}="):
+        tissue_of(GRID, **({"seed": 0, "index": 0} | arguments))
