@@ -1,0 +1,89 @@
+"""What synthetic tissue is worth where labels are few: ways to train by share of the labels.
+
+    python -m launch.few_labels --data=folder:$MONUSEG --shares=0.2,0.4 --seeds=0,1,2 \
+        --output=runs/few_labels
+
+For each share of the training patients, drawn anew by each seed, the same segmentation network
+(`--pupil`, a config of stage segmentation with its overrides) is trained in each of these ways:
+
+    real            on the labelled images as they are
+    augmented       with the pupil's own augmentation, as in all that follow
+    synthetic       on these and on synthetic pairs
+    synthetic_only  on synthetic pairs alone
+    teacher         on these and, by a mean teacher, on the other patients' images without labels
+
+The pairs are made by a pyramid (`--pyramid`) that is trained on the same share alone, for `--masks`
+masks made of its labelled images (`--form`). No label beyond the share is looked at: the last step
+is used, and nothing is fitted to the val images, on which all are scored. Fields of the pupil may
+be given for all ways in `--pupil`, such as --pupil="configs/use_net.py --config.steps=2000".
+
+What is done is not done again, so that the same command goes on, also with more shares or seeds;
+`--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K,
+pairs/SHARE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by share, and
+what each way adds to augmented images, seed by seed.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import signal
+from collections.abc import Sequence
+
+from absl import flags
+
+from histojax import command
+from launch import few_labels_plan, jobs, sweep_table
+
+_DATA = flags.DEFINE_string("data", None, "SPEC of labelled images with instances.")
+_SHARES = flags.DEFINE_list("shares", ["0.2", "0.4", "0.6", "0.8", "1.0"], "Of the patients.")
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of shares, pyramids and pupils.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of all that is made.")
+_PUPIL = flags.DEFINE_string("pupil", "configs/segmentation.py", "CONFIG[:SIZE] and overrides.")
+_PYRAMID = flags.DEFINE_string("pyramid", "configs/pyramid.py", "CONFIG[:SIZE] and overrides.")
+_MASKS = flags.DEFINE_integer("masks", 200, "Synthetic pairs of each pyramid.", 1)
+_SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", 1)
+_FORM = flags.DEFINE_enum("form", "replaced", ("turned", "replaced"), "How masks are made.")
+_WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
+_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
+_DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")
+_WAYS = flags.DEFINE_list("ways", list(few_labels_plan.WAYS), "Which of them.")
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags, trains, synthesises and tabulates."""
+    del argv
+    output = pathlib.Path(_OUTPUT.value)
+    plan = few_labels_plan.plan_of(
+        _SHARES.value,
+        _WAYS.value,
+        _DATA.value,
+        output,
+        pupil=_PUPIL.value,
+        pyramid=_PYRAMID.value,
+        teacher_weight=_WEIGHT.value,
+    )
+    pupils = jobs.plan(plan.pupil_runs(), _SEEDS.value, [], output / "pupils")
+    pyramids = []
+    if plan.needs_pairs:
+        pyramids = jobs.plan(plan.pyramid_runs(), _SEEDS.value, [], output / "pyramids")
+        jobs.claim(pyramids, output / "pyramids")
+    every = jobs.claim(pupils, output / "pupils")
+    signal.signal(signal.SIGTERM, jobs.raise_interrupt)
+    runner = jobs.Runner(_DEVICES.value or [None] * _JOBS.value)
+    jobs.check(runner(pyramids), pyramids)
+    for pyramid in pyramids:
+        few_labels_plan.make_pairs(
+            pyramid,
+            plan.pairs(pyramid.name) / f"seed_{pyramid.seed}",
+            count=_MASKS.value,
+            size=_SIZE.value,
+            form=_FORM.value,
+        )
+    jobs.check(runner(pupils), pupils)
+    rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
+    print(few_labels_plan.write(output, few_labels_plan.by_share(rows)))
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["data", "output"])
+    command.run(main)

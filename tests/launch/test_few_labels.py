@@ -1,0 +1,181 @@
+import csv
+import pathlib
+import subprocess
+import sys
+
+import pytest
+
+from histojax.errors import UserError
+from launch import few_labels_plan, jobs
+from tests.launch.stand_in import CONFIG
+
+# The command as its module runs it, with stand-ins for the main one and for those of pairs.
+DRIVER = """
+import pathlib, sys
+from absl import flags
+from histojax import command
+from launch import few_labels, few_labels_plan, jobs
+jobs.PROGRAM = (sys.executable, "main.py")
+def pairs(pyramid, output, **numbers):
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "of").write_text(f"{pyramid.folder} {sorted(numbers.items())}")
+few_labels_plan.make_pairs = pairs
+flags.mark_flags_as_required(["data", "output"])
+command.run(few_labels.main)
+"""
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def plan(**changes):
+    settings = {
+        "shares": ["0.2", "1.0"],
+        "ways": few_labels_plan.WAYS,
+        "data": "folder:/images",
+        "output": pathlib.Path("out"),
+        "pupil": f"{CONFIG} --config.steps=5",
+        "pyramid": CONFIG,
+        "teacher_weight": 2.0,
+        **changes,
+    }
+    return few_labels_plan.plan_of(**settings)
+
+
+def words(runs, name):
+    return next(run for run in runs if run.startswith(f"{name}: ")).split()
+
+
+def test_every_way_of_a_share_is_the_same_network_on_other_images():
+    runs = plan().pupil_runs()
+    # Nothing is without labels where all are used.
+    assert len(runs) == 2 * len(few_labels_plan.WAYS) - 1
+    assert not any(run.startswith("teacher-1.0") for run in runs)
+    common = {
+        "--config.steps=5",
+        "--config.data.source=folder:/images",
+        "--config.data.labelled=0.2",
+        "--config.checkpoint.best=last",
+        "--config.instances.fit=False",
+    }
+    for way in few_labels_plan.WAYS:
+        assert common <= set(words(runs, f"{way}-0.2"))
+    plain, augmented = (set(words(runs, f"{way}-0.2")[2:]) for way in ("real", "augmented"))
+    assert augmented == common
+    assert "--config.data.augmentation.flips=False" in plain - augmented
+    folder = f"folder:{pathlib.Path('out').resolve()}/pairs/0.2/seed_{{seed}}"
+    added = set(words(runs, "synthetic-0.2")[2:]) - augmented
+    assert {word.strip("'") for word in added} == {f"--config.data.extra={folder}"}
+    alone = set(words(runs, "synthetic_only-0.2")) - set(words(runs, "synthetic-0.2"))
+    assert "--config.data.extra_weight=1.0" in alone
+    taught = set(words(runs, "teacher-0.2")[2:]) - augmented
+    assert taught == {"--config.data.unlabelled=rest", "--config.teacher.weight=2.0"}
+
+
+def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
+    runs = plan().pyramid_runs()
+    assert [run.partition(":")[0] for run in runs] == ["0.2", "1.0"]
+    assert "--config.data.labelled=0.2" in words(runs, "0.2")
+    assert plan().needs_pairs
+    assert not plan(ways=["real", "teacher"]).needs_pairs
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"shares": ["0.2", "0"]}, r"--shares: '0' has to be a number above 0, up to 1"),
+        ({"shares": ["a fifth"]}, r"--shares: 'a fifth' has to be a number"),
+        ({"shares": ["nan"]}, r"--shares: 'nan' has to be a number"),
+        ({"shares": ["0.2", "0.2"]}, r"--shares=0\.2,0\.2 has to name shares, each once"),
+        ({"ways": ["magic"]}, r"--ways: 'magic' is not known; choose out of real, augmented"),
+        ({"ways": []}, r"--ways= has to name ways"),
+    ],
+)
+def test_what_cannot_be_run_is_refused(changes, said):
+    with pytest.raises(UserError, match=said):
+        plan(**changes)
+
+
+def job(folder, seed=3):
+    return jobs.Job("0.2", seed, (), folder / "pyramid")
+
+
+def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
+    called = []
+
+    def run(command, **_):
+        called.append(command)
+        output = next(word.partition("=")[2] for word in command if word.startswith("--output="))
+        pathlib.Path(output).mkdir()
+        failed = len(called) == 2
+        return subprocess.CompletedProcess(command, failed, stderr="one\nthe disk is full\n")
+
+    monkeypatch.setattr(few_labels_plan.subprocess, "run", run)
+    output = tmp_path / "pairs" / "seed_3"
+    numbers = {"count": 7, "size": 64, "form": "turned"}
+    with pytest.raises(UserError, match=r"python -m histojax\.synthesize .* failed: the disk is"):
+        few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+    assert not output.exists()
+    few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+    assert [path.name for path in output.parent.iterdir()] == ["seed_3"]
+    masks, tissue = called[2:]
+    assert {"histojax.data.masks", "--count=7", "--size=64", "--form=turned", "--seed=3"} <= set(
+        masks
+    )
+    assert {"histojax.synthesize", "--seed=3", f"--workdir={tmp_path / 'pyramid'}"} <= set(tissue)
+    few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+    assert len(called) == 4
+
+
+def test_a_way_is_compared_with_augmented_images_seed_by_seed():
+    rows = []
+    for seed, base in ((0, 0.5), (1, 0.7)):
+        for way, more in (("augmented", 0.0), ("synthetic", 0.02 + 0.02 * seed)):
+            rows += [
+                {"run": f"{way}-0.2", "seed": seed, "image": i, "organ": "", "dice_hr_to_s": value}
+                for i, value in enumerate((base + more - 0.1, base + more + 0.1))
+            ]
+    rows += [{"run": "real-0.2", "seed": 1, "image": 0, "organ": "", "dice_hr_to_s": 0.4}]
+    table = {entry["way"]: entry for entry in few_labels_plan.by_share(rows)}
+    assert list(table) == ["real", "augmented", "synthetic"]
+    assert table["augmented"]["mean"] == pytest.approx(0.6)
+    assert table["synthetic"]["more"] == pytest.approx(0.03)
+    assert table["synthetic"]["more_sd"] == pytest.approx(0.02 / 2**0.5)
+    # Of the one seed that both have.
+    assert table["real"]["more"] == pytest.approx(-0.3)
+    shown = few_labels_plan.cells(table["synthetic"])
+    assert shown["more than augmented"] == "+0.0300 ± 0.0141"
+    assert few_labels_plan.cells(table["augmented"])["more than augmented"] == "-"
+    assert few_labels_plan.cells(table["real"])["mean"] == "0.4000"
+
+
+def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
+    (stand_in / "driver.py").write_text(DRIVER)
+    words = [
+        sys.executable,
+        "driver.py",
+        "--data=folder:/images",
+        "--output=out",
+        f"--pupil={CONFIG}",
+        f"--pyramid={CONFIG}",
+        "--shares=0.2",
+        "--seeds=0,1",
+        "--ways=augmented,synthetic",
+        "--masks=3",
+    ]
+    environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
+    for _ in range(2):
+        done = subprocess.run(
+            words, cwd=stand_in, env=environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+    # Each was run once.
+    calls = sorted(path.relative_to(stand_in) for path in stand_in.glob("out/*/*/*/calls"))
+    assert len(calls) == 2 + 4
+    assert all(len((stand_in / path).read_text().split()) == 1 for path in calls)
+    made = (stand_in / "out/pairs/0.2/seed_1/of").read_text()
+    assert made.startswith("out/pyramids/0.2/seed_1 [('count', 3)")
+    table = list(csv.DictReader((stand_in / "out/labels.csv").read_text().splitlines()))
+    assert [row["way"] for row in table] == ["augmented", "synthetic"]
+    assert float(table[0]["mean"]) == pytest.approx(0.65)
+    assert "0.6500" in done.stdout
+    assert "<svg" in (stand_in / "out/labels.html").read_text()
