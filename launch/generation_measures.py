@@ -1,0 +1,177 @@
+"""What `launch.generation_report` makes, measures and draws."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from histojax import generation, methods, runs
+from histojax.data import painting
+from histojax.errors import UserError
+from histojax.imaging import page, writers
+from histojax.metrics import generation as metrics
+from histojax.stages import content
+
+REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
+# Masks of which several images are made, and how many of each.
+_MASKS, _NOISES = 24, 4
+_SHOWN = 8
+
+
+def network_of(judge: runs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
+    """(what it is called, feature network): that of --features, or the judge's encoder.
+
+    Raises:
+        UserError: a judge whose encoder reads normalised images, or weights that cannot be had.
+    """
+    if features:
+        name, _, path = features.partition("=")
+        return name, content.pretrained_features(name, path=path)
+    own = methods.own_features({"judge": judge})
+    if not own:
+        raise UserError(
+            f"--judge={judge.workdir} reads stain-normalised images, so that its encoder does not "
+            "see colours: give --features=NAME=WEIGHTS as well, or another judge"
+        )
+    return f"encoder of {judge.workdir}", own["segmenter"]
+
+
+def made(
+    run: runs.Run, real: generation.Windows, train: generation.Windows, seed: int
+) -> dict[str, np.ndarray]:
+    """Images, uint8 (N, S, S, 3), of the real squares' masks by every way that there is.
+
+    Raises:
+        UserError: a run that cannot make them, or training squares without nuclei or background.
+    """
+    pairs = zip(train.images, train.labels, strict=True)
+    looks = [look for pair in pairs if (look := painting.look_of(*pair)) is not None]
+    if not looks:
+        raise UserError(
+            "no training square holds both nuclei and background, whose colours are painted with: "
+            "give a larger --size"
+        )
+    return {
+        PYRAMID: generation.made_by_pyramid(run, real.labels, seed=seed),
+        "mean colours and noise": generation.made_by_painting(
+            real.labels, [painting.mean_look(looks)], seed=seed
+        ),
+        "a square's colours and noise": generation.made_by_painting(real.labels, looks, seed=seed),
+        "synthetic tissue": generation.made_by_tissue_model(real.labels, seed=seed),
+    }
+
+
+def measured(
+    run: runs.Run,
+    judge: runs.Run,
+    network: content.FeatureNetwork,
+    real: generation.Windows,
+    train: generation.Windows,
+    images: Mapping[str, np.ndarray],
+    *,
+    subset: int,
+    seed: int,
+    mpp: float | None,
+) -> tuple[list[dict[str, Any]], float, np.ndarray]:
+    """The table's rows, the pyramid's diversity, and two training squares nearest to each of its.
+
+    Args:
+        run: the pyramid's.
+        judge: a segmentation run.
+        network: whose features are compared.
+        real, train: squares.
+        images: of `made`.
+        subset: squares of a subset of KID.
+        seed: of the subsets and of further images.
+        mpp: um per px of the real squares, None where unknown.
+    """
+    raw = generation.features_of(network, train.images)
+
+    def features(squares: np.ndarray) -> np.ndarray:
+        return generation.standardised(generation.features_of(network, squares), raw)
+
+    known, wanted = generation.standardised(raw, raw), features(real.images)
+    find = methods.run_segmenter(judge, [real.images.shape[1:3]], mpp=mpp)
+    usual = metrics.nearest(wanted, known)[1].mean()
+    floor = train.spread(len(real))
+    rows = [
+        {"images": REAL, **generation.fidelity(find, real.images, real.labels), "nearest": 1.0},
+        {
+            "images": TRAINING,
+            "kid": metrics.kernel_distance(features(floor.images), wanted, size=subset, seed=seed),
+            **generation.fidelity(find, floor.images, floor.labels),
+        },
+    ]
+    closest = np.zeros((0, 2), int)
+    for name, squares in images.items():
+        found = features(squares)
+        near, distances = metrics.nearest(found, known, count=min(2, len(known)))
+        rows.append(
+            {
+                "images": name,
+                "kid": metrics.kernel_distance(found, wanted, size=subset, seed=seed),
+                **generation.fidelity(find, squares, real.labels),
+                "nearest": float(distances[:, 0].mean() / usual),
+            }
+        )
+        closest = near if name == PYRAMID else closest
+    masks = real.spread(_MASKS).labels
+    several = [
+        features(generation.made_by_pyramid(run, masks, seed=seed, noise=noise))
+        for noise in range(_NOISES)
+    ]
+    spread = metrics.diversity(wanted[None])
+    return rows, metrics.diversity(np.stack(several, 1)) / spread, closest
+
+
+def cells(row: Mapping[str, Any]) -> dict[str, str]:
+    """A row of the table as text."""
+    kid = "{:.3f} ± {:.3f}".format(*row["kid"]) if "kid" in row else "-"
+    numbers = {key: row.get(key) for key in (*generation.FIDELITY, "nearest")}
+    return {
+        "images": row["images"],
+        "KID": kid,
+        **{key: "-" if value is None else f"{value:.3f}" for key, value in numbers.items()},
+    }
+
+
+def sheet(
+    real: generation.Windows,
+    train: generation.Windows,
+    images: Mapping[str, np.ndarray],
+    closest: np.ndarray,
+) -> np.ndarray:
+    """Real squares, their masks, what was made of them, and the nearest training squares."""
+    rows = []
+    for i in np.unique(np.linspace(0, len(real) - 1, min(_SHOWN, len(real))).round().astype(int)):
+        row = [(REAL, real.images[i]), ("mask", writers.overlay(real.images[i], real.labels[i]))]
+        row += [(name, squares[i]) for name, squares in images.items()]
+        row += [("nearest to the pyramid's", train.images[j]) for j in closest[i]]
+        rows.append(row)
+    return writers.panels(rows)
+
+
+def write(
+    output: pathlib.Path, result: Mapping[str, Any], text: str, picture: np.ndarray
+) -> pathlib.Path:
+    """Writes generation.json, samples.png and generation.html, and returns the last."""
+    writers.write_json(output / "generation.json", result)
+    writers.write_png(output / "samples.png", picture)
+    album = page.Album()
+    notes = [(key, value) for key, value in result.items() if key != "table"]
+    path = output / "generation.html"
+    page.write_page(
+        path,
+        title="Synthetic tissue",
+        lead=f'<p class="lead">{page.text(result["pyramid"])}</p>',
+        sections=[
+            page.Section("Beside real tissue", f"<pre>{page.text(text)}</pre>"),
+            page.Section("What was compared", page.definitions(notes)),
+            page.Section("Squares", album.place(page.Picture("Each row is one mask.", picture))),
+        ],
+        album=album,
+    )
+    return path
