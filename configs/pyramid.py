@@ -21,6 +21,8 @@ from configs import base
 
 # Of paper, by scale: images a step, epochs.
 _BATCHES, _EPOCHS, _IMAGES = (8, 8, 4, 3), (200, 200, 250, 300), 331
+# Of laptop, by scale: images a step, steps.
+_LAPTOP = ((8, 1_500), (4, 3_000))
 # pix2pixHD's weights of VGG19's layers.
 _LAYERS = {
     "relu1_1": 1 / 32,
@@ -63,7 +65,8 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # Of the annotation, background included, for labels=classes. Images are made for each
             # class; what is found in images is still scored as foreground.
             "classes": 0,
-            "noise": 0.1,  # of what a scale adds to the one below; 1 at the lowest
+            # Of what a scale adds to the one below; 1 at the lowest.
+            "noise": 0.1 if size == "paper" else 0.5,
             # What the lowest scale adds to: colours, the mask in the mean colours that its labels
             # have in the image (synthesis draws those of a training image), or grey.
             "start": "grey" if size == "paper" else "colours",
@@ -106,7 +109,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
         {
             # Twice the source's weight, whose least squares are not halved; so is the mask's.
             "adversarial": {"form": "lsgan", "weight": 1.0},
-            "matching_weight": 10.0,
+            # With the source's 10 the few steps of a laptop paint flat colours: what is matched is
+            # one real image of many that a mask could have.
+            "matching_weight": 10.0 if size in ("gpu", "paper") else 1.0,
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,
             "pixel": "mse",
@@ -124,12 +129,15 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation(zoom=(0.8, 1.25) if size == "laptop" else (1, 1))
     config.data.crop = sizes[-1]
-    config.data.batch_size = {"smoke": 4, "laptop": 8, "gpu": 8, "paper": _BATCHES[k]}[size]
-    config.steps = {"smoke": 20, "laptop": 2_000, "gpu": 20_000}.get(size, 0)
+    config.data.batch_size = {"smoke": 4, "gpu": 8}.get(size, 0)
+    config.steps = {"smoke": 20, "gpu": 20_000}.get(size, 0)
+    if size == "laptop":
+        config.data.batch_size, config.steps = _LAPTOP[k]
     schedule: dict[str, object] = {"schedule": "linear"}
     if size == "paper":
         config.pyramid.labels, config.pyramid.classes = "classes", 4
         config.ema_decay = 0.0
+        config.data.batch_size = _BATCHES[k]
         config.steps = _EPOCHS[k] * _IMAGES // _BATCHES[k]
         schedule = {
             "schedule": "drops",
@@ -138,5 +146,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "clip_norm": 0.0,
         }
     for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
-        config[name] = base.optimizer(5e-4, b1=0.5, b2=0.999, **schedule)
+        # A generator as fast as its discriminator gets ahead of it, and stops at what deceives it.
+        rate = 1e-4 if name == "optimizer" and size in ("laptop", "gpu") else 5e-4
+        config[name] = base.optimizer(rate, b1=0.5, b2=0.999, **schedule)
     return base.paced(config, size)
