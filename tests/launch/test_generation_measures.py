@@ -32,7 +32,7 @@ def judge():
 def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(run, judge, tmp_path):
     real, train = windows(0), windows(20)
     images = measures.made(run, real, train, 0)
-    assert list(images)[0] == measures.PYRAMID
+    assert next(iter(images)) == measures.PYRAMID
     assert {squares.shape for squares in images.values()} == {real.images.shape}
     # Instead of an untrained pyramid's: training squares as they are.
     images[measures.PYRAMID] = train.images

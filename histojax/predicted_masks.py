@@ -1,0 +1,90 @@
+"""Masks of images without labels, as a trained run predicts them, where it is sure of them."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import numpy as np
+
+from histojax import inference, postprocessing, runs
+from histojax.data.mask_bank import renumbered
+from histojax.errors import UserError
+from histojax.imaging import writers
+
+
+def confidence(probability: np.ndarray) -> float:
+    """How sure a map (H, W) of foreground probabilities is: mean of |2 p - 1|, 0 to 1."""
+    return float(np.mean(np.abs(2.0 * np.asarray(probability, np.float64) - 1.0)))
+
+
+def write_masks(
+    run: runs.Run,
+    source: Any,
+    folder: pathlib.Path,
+    *,
+    count: int,
+    size: int,
+    least: float,
+    seed: int,
+) -> int:
+    """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
+
+    Squares of a grid are taken where the run's foreground map is sure and there is a nucleus, about
+    as many of each image.
+
+    Args:
+      run: with a segmenter; its labels alone are looked at, none of the source's.
+      source: images.
+      folder: empty or not there.
+      count: masks at most.
+      size: their side, px.
+      least: confidence from which a square is taken, 0 to 1.
+      seed: of which squares.
+
+    Returns:
+      How many were written.
+
+    Raises:
+      UserError: for a folder with files in it, a run without a segmenter, or where no square is
+        large and sure enough.
+    """
+    writers.check_empty(folder)
+    if not hasattr(run.stage, "segment"):
+        raise UserError(
+            f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
+            "pyramid or a segmentation run"
+        )
+    network, parameters = inference.segmenter(run), postprocessing.parameters_of(run)
+    rng = np.random.default_rng(seed)
+    written, highest = 0, None
+    for turn, index in enumerate(rng.permutation(len(source))):
+        image = source[int(index)]["hr"]
+        maps = network(image)
+        found = postprocessing.find(run, maps, parameters, mpp=source.mpp).instances
+        # What one image falls short by, the next ones make up for.
+        share = -(-(count - written) // (len(source) - turn))
+        corners = [
+            (y, x)
+            for y in range(0, image.shape[0] - size + 1, size)
+            for x in range(0, image.shape[1] - size + 1, size)
+        ]
+        for number in rng.permutation(len(corners)):
+            y, x = corners[number]
+            part = np.s_[y : y + size, x : x + size]
+            sure = confidence(maps["mask"][part][..., 0])
+            highest = sure if highest is None else max(highest, sure)
+            if share == 0 or sure < least or not found[part].any():
+                continue
+            path = folder / f"mask{written:05d}.tif"
+            mask = renumbered(found[part]).astype(np.uint32)
+            writers.stream_tiff(path, [mask], height=size, width=size)
+            written, share = written + 1, share - 1
+    if highest is None:
+        raise UserError(f"no image has {size} x {size} px: ask for smaller masks")
+    if not written:
+        raise UserError(
+            f"in no square of {size} px with nuclei is the run {least} sure or more, {highest:.3f} "
+            "being the highest: lower --confidence, or train it for longer"
+        )
+    return written

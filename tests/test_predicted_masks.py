@@ -1,0 +1,90 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import tifffile
+
+from histojax import inference, postprocessing, predicted_masks
+from histojax.errors import UserError
+from tests import tiny
+
+
+class Images:
+    """Images without labels; the value of a pixel is the foreground's probability, of 255."""
+
+    mpp = None
+
+    def __init__(self, *images):
+        self.images = images
+
+    def __len__(self):
+        return len(self.images)
+
+    def __getitem__(self, index):
+        return {"name": f"i{index}", "hr": self.images[index]}
+
+
+def picture(unsure):
+    """A sure nucleus in each 32 x 32 square, the left half of the image less sure."""
+    image = np.zeros((64, 96, 3), np.uint8)
+    for y in (0, 32):
+        for x in (0, 32, 64):
+            image[y + 8 : y + 20, x + 8 : x + 20] = 255
+    image[:, :48][image[:, :48] == 0] = unsure
+    return image
+
+
+@pytest.fixture
+def run(monkeypatch):
+    made = dataclasses.replace(tiny.run("segmentation"), workdir="runs/s")
+
+    def segmenter(run):
+        return lambda image: {"mask": image[..., :1] / np.float32(255)}
+
+    monkeypatch.setattr(inference, "segmenter", segmenter)
+    monkeypatch.setattr(postprocessing, "parameters_of", lambda run: None)
+    return made
+
+
+def test_confidence_is_distance_from_a_half():
+    assert predicted_masks.confidence(np.array([[0.0, 1.0]])) == 1
+    assert predicted_masks.confidence(np.array([[0.5, 0.5]])) == 0
+    assert predicted_masks.confidence(np.array([[0.25, 1.0]])) == pytest.approx(0.75)
+
+
+def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
+    images = Images(picture(100), picture(100), np.zeros((64, 64, 3), np.uint8))
+    folder = tmp_path / "masks"
+    count = predicted_masks.write_masks(run, images, folder, count=10, size=32, least=0.9, seed=0)
+    masks = [tifffile.imread(path) for path in sorted(folder.iterdir())]
+    # Two sure squares in each of two images; the third image has no nuclei.
+    assert count == len(masks) == 4
+    for mask in masks:
+        assert mask.dtype == np.uint32
+        expected = np.zeros((32, 32), np.uint32)
+        expected[8:20, 8:20] = 1
+        np.testing.assert_array_equal(mask, expected)
+    some = tmp_path / "some"
+    assert predicted_masks.write_masks(run, images, some, count=2, size=32, least=0, seed=0) == 2
+
+
+@pytest.mark.faults
+def test_what_gives_no_masks_is_said(run, tmp_path):
+    def write(images, **changes):
+        settings = {"count": 2, "size": 32, "least": 0.9, "seed": 0, **changes}
+        predicted_masks.write_masks(run, images, tmp_path / "masks", **settings)
+
+    vague = Images(np.full((32, 32, 3), 153, np.uint8))
+    with pytest.raises(UserError, match=r"is the run 0\.9 sure or more, 0\.200 being the highest"):
+        write(vague)
+    with pytest.raises(UserError, match=r"no image has 128 x 128 px"):
+        write(vague, size=128)
+    generator = dataclasses.replace(tiny.run("generator"), workdir="runs/g")
+    with pytest.raises(UserError, match=r"runs/g is a run of stage generator, which finds no"):
+        predicted_masks.write_masks(
+            generator, vague, tmp_path / "m", count=1, size=32, least=0, seed=0
+        )
+    (tmp_path / "masks").mkdir()
+    (tmp_path / "masks" / "a").touch()
+    with pytest.raises(UserError, match="masks"):
+        write(vague)
