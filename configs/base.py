@@ -46,9 +46,13 @@ def base(name: str, stage: str) -> ConfigDict:
         {
             "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
             "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-            "labelled": 1.0,  # share of the training patients that is used, nested by seed
+            "labelled": 1.0,  # share of the training patients whose labels are used, nested by seed
             "extra": "",  # SPEC of further training images, such as synthetic pairs: all of them
-            "extra_weight": 0.5,  # of the crops
+            "extra_weight": 0.5,  # of the labelled crops
+            # To learn from without labels (group teacher): rest, the training patients that are not
+            # among the labelled ones, or a SPEC, all of whose images are used. Empty: none.
+            "unlabelled": "",
+            "unlabelled_weight": 0.5,  # of the crops
             "scale": 4,  # 2 | 3 | 4 | 8
             "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
             "placement": "auto",  # host | device; auto: device on accelerators where the set fits
@@ -188,6 +192,18 @@ def instances() -> ConfigDict:
                 "min_marker": 20,
                 "max_hole": 100,
             },
+        }
+    )
+
+
+def teacher() -> ConfigDict:
+    """What a segmenter learns from its own average (ema_decay), of data.unlabelled too."""
+    return ConfigDict(
+        {
+            "weight": 0.0,  # of the squared difference of their probabilities; 0: none
+            "noise": 0.1,  # standard deviation of what the teacher's image gets, which is in [0, 1]
+            "noise_limit": 0.2,
+            "ramp": 0.3,  # share of the steps over which the weight rises
         }
     )
 

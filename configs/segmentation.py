@@ -73,6 +73,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
         }
     )
     config.ema_decay = 0.995
+    config.teacher = base.teacher()
     # Connected components of the mask; px.
     config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})
     config.instances = base.instances()  # the same, where segmenter.heads has a marker

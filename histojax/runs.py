@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -67,7 +67,10 @@ def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np
         "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
         "hr": np.zeros((1, crop, crop, 3), np.uint8),
         "instances": np.zeros((1, crop, crop), np.int32),
-        **{field: np.zeros((1, crop, crop), np.uint8) for field in ("mask", *target_source.FIELDS)},
+        **{
+            field: np.zeros((1, crop, crop), np.uint8)
+            for field in ("mask", "labelled", *target_source.FIELDS)
+        },
     }
 
 
@@ -99,9 +102,14 @@ def labelled_source(workdir: pathlib.Path) -> sources.Source:
 
 
 def manifest(settings: ConfigDict) -> dict[str, Any]:
-    """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them."""
+    """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them.
+
+    Where there are images without labels, `unlabelled` names these.
+    """
     plain = without_extra(settings)
     seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
+    if settings.data.get("unlabelled", ""):
+        seen["unlabelled"] = sorted(open_unlabelled(settings).names)
     return {**seen, "extra": settings.data.get("extra", "")}
 
 
@@ -179,7 +187,8 @@ def open_split(
         settings: a run's config.
         split: "train", "val", "test" or "all".
         fields: what is wanted of the images, as a stage names it; where there are labels among it,
-            every image has to be annotated.
+            every image has to be annotated. Who asks whether images are "labelled" gets, for
+            training, those beside them that are not.
         crop: smallest side that every image must have, px.
 
     Raises:
@@ -187,24 +196,58 @@ def open_split(
     """
     data = settings.data
     made = [field for field in target_source.FIELDS if field in fields]
-    opened = functools.partial(
-        sources.open_source,
-        seed=settings.seed,
-        group_pattern=data.group_pattern,
-        synthetic=data.synthetic.to_dict(),
-        require_labels=bool(made) or "mask" in fields or "instances" in fields,
-        crop=crop,
-        scale=data.scale,
-        # Runs from before there were these lack them.
-        data_dir=data.get("data_dir", ""),
-        max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
-    )
+    required = bool(made) or "mask" in fields or "instances" in fields
+    opened = _opener(settings, require_labels=required, crop=crop)
     source = opened(data.source, split=split)
     if split == "train":
         source = labelled.labelled_part(source, data.get("labelled", 1.0), settings.seed)
         if data.get("extra", ""):
             extra = opened(data.extra, split="all")
             source = labelled.with_extra(source, extra, data.extra_weight)
+    if "labelled" in fields and split == "train":
+        others = open_unlabelled(settings, crop=crop)
+        source = labelled.with_unlabelled(source, others, data.unlabelled_weight)
+    elif "labelled" in fields:
+        source = labelled.ToldSource(source, labelled=True)
     if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
         return target_source.TargetSource(source, made, data.targets)
     return source
+
+
+def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> sources.Source:
+    """The images that a run learns from without their labels; they may have some.
+
+    Args:
+        settings: a run's config, whose `data.unlabelled` is not empty.
+        crop: smallest side that every image must have, px.
+
+    Raises:
+        UserError: for whatever is wrong with the data.
+    """
+    data = settings.data
+    return labelled.open_unlabelled(
+        data.unlabelled,
+        _opener(settings, require_labels=False, crop=crop),
+        beside=data.source,
+        share=data.labelled,
+        seed=settings.seed,
+    )
+
+
+def _opener(
+    settings: ConfigDict, *, require_labels: bool, crop: int | None
+) -> Callable[..., sources.Source]:
+    """What opens a SPEC as a config has it: (spec, split=, ...) -> Source."""
+    data = settings.data
+    return functools.partial(
+        sources.open_source,
+        seed=settings.seed,
+        group_pattern=data.group_pattern,
+        synthetic=data.synthetic.to_dict(),
+        require_labels=require_labels,
+        crop=crop,
+        scale=data.scale,
+        # Runs from before there were these lack them.
+        data_dir=data.get("data_dir", ""),
+        max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
+    )

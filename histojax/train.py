@@ -30,6 +30,7 @@ from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine, say
 from histojax.stages import build_stage
+from histojax.stages.teacher import build_teacher
 from histojax.validation import Progress, Validation, better
 from histojax.wandb_run import WandbRun
 
@@ -273,6 +274,7 @@ def check(settings: ConfigDict, devices: int) -> None:
             f"loss.adversarial.begin={adversarial.begin} comes after the run's {settings.steps} "
             "steps; begin earlier, or do without the term by loss.adversarial.weight=0"
         )
+    build_teacher(settings)
     collapse.build_limits(settings)
 
 

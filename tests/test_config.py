@@ -94,10 +94,11 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
 
 @pytest.mark.parametrize("name", ["joint", "use_net"])
 def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(name):
-    """Before there were heads, targets, stain normalisation, turns and drops of the rate."""
+    """Before there were heads, targets, stain normalisation, turns, drops of the rate, teachers."""
     new = config.resolved(tiny.CONFIGS[name].get_config("smoke"))
     later = {"heads", "smooth", "rotate", "translate", "vertical_flips", "drop_at", "drop_factor"}
     later |= {"stain", "targets", "instances", "own_stains", "pretrained"}
+    later |= {"unlabelled", "unlabelled_weight", "teacher"}
 
     def without(values):
         kept = {k: v for k, v in values.items() if k not in later}
@@ -116,5 +117,7 @@ def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(n
         assert [line.partition(":")[0] for line in found] == ["segmenter.heads"]
         new["pretrained"]["encoder"] = "imagenet"
         new["data"]["augmentation"]["own_stains"] = True
+        new["data"]["unlabelled"], new["teacher"]["weight"] = "rest", 1.0
         found = [line.partition(":")[0] for line in config.differences(old, new)]
-        assert found == ["data.augmentation.own_stains", "pretrained", "segmenter.heads"]
+        first = ["data.augmentation.own_stains", "data.unlabelled"]
+        assert found == [*first, "pretrained", "segmenter.heads", "teacher"]

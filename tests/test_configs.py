@@ -116,6 +116,18 @@ def test_what_a_chain_shares_is_set_in_one_place():
     assert stages["srgan"].collapse.window == stages["joint"].collapse.window == 77
 
 
+def test_the_segmentation_run_of_a_chain_may_have_a_teacher_and_no_other():
+    settings = tiny.config("joint")
+    settings.data.labelled = 0.5
+    settings.data.synthetic.train = 4  # of two patients
+    own = settings.init.segmenter
+    own.data.unlabelled, own.teacher.weight = "rest", 1.0
+    chain.rehearse(chain.stages_of(settings))
+    settings.data.unlabelled = "rest"
+    with pytest.raises(UserError, match=r"joint is of stage 'joint', which learns from labelled"):
+        chain.rehearse(chain.stages_of(settings))
+
+
 @pytest.mark.parametrize("size", base.SIZES)
 def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
     stages = chain.stages_of(tiny.CONFIGS["joint"].get_config(size))

@@ -72,6 +72,8 @@ def build(name, changes=None):
             "hr": rng.integers(0, 256, (BATCH, 16, 16, 3), np.uint8),
             "mask": rng.integers(0, 2, (BATCH, 16, 16), np.uint8),
             "contour": rng.integers(0, 2, (BATCH, 16, 16), np.uint8),
+            # Three images, all of them on the first of two devices.
+            "labelled": (np.arange(BATCH) < 3)[:, None, None] * np.ones((16, 16), np.uint8),
         }
         for _ in range(2)
     ]
@@ -203,6 +205,21 @@ def test_two_devices_agree_with_one_on_what_steadies_the_discriminator(changes):
         assert_same_gradient(other_first[0], first[0], start)
         assert_close(other_last, last)
         assert "all-gather" not in text
+
+
+def test_devices_agree_on_a_teacher_whatever_their_labelled_images():
+    """Without noise, which is another on every device."""
+    with jax.enable_x64(True):
+        changes = {"teacher.weight": 20.0, "teacher.noise": 0.0, "data.unlabelled": "rest"}
+        stage, state, batches = build("segmentation", changes)
+        start = jax.device_get(state.params)
+        first, last, _ = by_mesh(stage, state, batches, 1)
+        assert last[1]["loss_consistency"] > 1e-6
+        for count in (2, 8):
+            other_first, other_last, text = by_mesh(stage, state, batches, count)
+            assert_same_gradient(other_first[0], first[0], start)
+            assert_close(other_last, last)
+        assert_collectives(text, state)
 
 
 def test_a_batch_is_split_and_comes_back_in_order():

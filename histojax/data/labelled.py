@@ -1,13 +1,19 @@
-"""Training on a share of the labels, by patient, and on further images beside them."""
+"""Training on a share of the labels, by patient, and on images beside them, labelled or not."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import logging
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from histojax.data.mixture import MixedSource
+from histojax.data.splits import tcga_patient
 from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
 
 
 def labelled_groups(groups: Sequence[str], share: float, seed: int) -> list[str]:
@@ -69,6 +75,12 @@ def labelled_part(source: Any, share: float, seed: int) -> Any:
     return Subset(source, [i for i, group in enumerate(source.groups) if group in kept])
 
 
+def left_out(source: Any, share: float, seed: int) -> Subset:
+    """The images of a training split that `labelled_part` leaves out; there may be none."""
+    kept = set(labelled_part(source, share, seed).groups)
+    return Subset(source, [i for i, group in enumerate(source.groups) if group not in kept])
+
+
 def with_extra(source: Any, extra: Any, weight: float) -> Any:
     """A training split and further images, each making up its share of the crops.
 
@@ -93,3 +105,125 @@ def with_extra(source: Any, extra: Any, weight: float) -> Any:
     if weight == 1:
         return extra
     return MixedSource({"real": source, "extra": extra}, [1 - weight, weight], weighted=True)
+
+
+class ToldSource:
+    """Adds to the records of a source whether they are labelled; see `sources.Source`.
+
+    "labelled" is uint8 (H, W), 1 or 0 throughout. The "instances" and "mask" of images that are not
+    are 0 throughout, whatever the source holds.
+    """
+
+    def __init__(self, source: Any, *, labelled: bool, like: Any = None):
+        """
+        Args:
+          source: the images.
+          labelled: whether all of them are, or none.
+          like: a source whose scale and classes these are said to have; None: their own.
+        """
+        self._source, self._labelled = source, labelled
+        self.names, self.groups = source.names, source.groups
+        like = source if like is None else like
+        self.mpp, self.classes = like.mpp, like.classes
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        record = self._source[index]
+        shape = record["hr"].shape[:2]
+        # Views of a single number, which take no memory.
+        told = {"labelled": np.broadcast_to(np.uint8(self._labelled), shape)}
+        if not self._labelled:
+            told["instances"] = np.broadcast_to(np.int32(0), shape)
+            told["mask"] = np.broadcast_to(np.uint8(0), shape)
+        return {**record, **told}
+
+    def __repr__(self) -> str:
+        return f"ToldSource({self._source!r}, labelled={self._labelled})"
+
+    def fingerprint(self) -> str:
+        """16 hex digits of SHA-256 over the source's own and whether it is labelled."""
+        parts = [self._source.fingerprint(), str(self._labelled)]
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def open_unlabelled(
+    spec: str, open_one: Callable[..., Any], *, beside: str, share: float, seed: int
+) -> Any:
+    """The images that `config.data.unlabelled` names, with whatever labels their files have.
+
+    Args:
+      spec: "rest", or a SPEC of images, all of which are taken.
+      open_one: opens a SPEC without asking for labels: (spec, split=, crop=) -> Source.
+      beside: SPEC of the data of which they are the rest, or beside which they are used.
+      share, seed: as `labelled_part` has them.
+
+    Raises:
+      UserError: if nothing is left of the training split, a source cannot be opened, or a patient
+        is among these images and among the labelled or held-out ones.
+    """
+    rest = left_out(open_one(beside, split="train"), share, seed)
+    if spec == "rest":
+        if not len(rest):
+            raise UserError(
+                f"data.unlabelled='rest' is what data.labelled={share} leaves out of the training "
+                "patients, and that is none of them: lower data.labelled, or name other images in "
+                "data.unlabelled"
+            )
+        return rest
+    if spec == beside:
+        raise UserError(
+            f"data.unlabelled={spec!r} is data.source, held-out images and all: set it to 'rest', "
+            "the training patients that data.labelled leaves out, or name other images"
+        )
+    further = open_one(spec, split="all")
+    whole, free = open_one(beside, split="all", crop=None), set(rest.names)
+    taken = Subset(whole, [i for i, name in enumerate(whole.names) if name not in free])
+    patients = set(_patients(taken))
+    for patient in _patients(further):
+        if patient in patients:
+            raise UserError(
+                f"patient {patient} is in data.unlabelled={spec} and among the labelled or "
+                f"held-out images of {beside}: take its images out, or prepare the set with "
+                f"--exclude={patient} (--exclude=NAME leaves out all patients of a prepared set)"
+            )
+    return further
+
+
+def with_unlabelled(source: Any, others: Any, weight: float) -> MixedSource:
+    """Labelled images and others whose labels are blanked, each making up its share of the crops.
+
+    Scale and classes are those of the labelled images, of which alone there is something to learn.
+
+    Args:
+      source: labelled images.
+      others: with labels or without.
+      weight: share of the others, above 0, below 1.
+
+    Raises:
+      UserError: for a weight out of range.
+    """
+    if not (isinstance(weight, int | float) and 0 < weight < 1):
+        raise UserError(
+            f"data.unlabelled_weight={weight!r} has to be the share of the crops that come of "
+            "data.unlabelled, above 0 and below 1"
+        )
+    scales = (source.mpp, others.mpp)
+    if None not in scales and max(scales) > 1.01 * min(scales):
+        _log.warning("data.source has %.3g um per px and data.unlabelled %.3g", *scales)
+    return MixedSource(
+        {
+            "labelled": ToldSource(source, labelled=True),
+            "unlabelled": ToldSource(others, labelled=False, like=source),
+        },
+        [1 - weight, weight],
+        weighted=True,
+    )
+
+
+def _patients(source: Any) -> list[str]:
+    """TCGA patients of a source's images, in their order."""
+    named = zip(source.groups, source.names, strict=True)
+    found = [tcga_patient(group) or tcga_patient(name) for group, name in named]
+    return [patient for patient in found if patient is not None]

@@ -15,7 +15,7 @@ from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_FIELDS = ("instances", "mask", "lr")
+_FIELDS = ("instances", "mask", "lr", "labelled")
 
 
 def open_mixture(

@@ -4,6 +4,7 @@ A batch is a dict of the fields asked for, of B crops each:
 
     "hr" uint8 (B, crop, crop, 3)     "lr" uint8 (B, crop/r, crop/r, 3)
     "mask" uint8 (B, crop, crop)      "instances" int32 (B, crop, crop)
+    "labelled" uint8 (B, crop, crop)
 
 Training batches come in one of two ways, and `train_batches` chooses. On the host, grain maps image
 indices to augmented crops in threads or worker processes (`HostBatches`). On the device, the whole

@@ -2,8 +2,8 @@
 
 A source gives whole images by index: source[i] -> {"name": str, "hr": uint8 (H, W, 3), and where
 present "instances": int32 (H, W), "mask": uint8 (H, W), "lr": uint8 (H/r, W/r, 3), and what a
-`target_source` adds to them}. An example is a dict of the fields asked for, cut to one crop and
-registered with each other.
+`target_source` or `labelled` adds to them}. An example is a dict of the fields asked for, cut to
+one crop and registered with each other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,9 @@ from histojax.data import degradation as degradation_lib
 from histojax.data import target_source
 from histojax.errors import UserError
 
-FIELDS = ("lr", "hr", "mask", "instances", *target_source.FIELDS)
+# What other sources add to the records of those that read images.
+_ADDED = (*target_source.FIELDS, "labelled")
+FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,11 +106,12 @@ def make_recipe(
         )
     if wants_instances:
         stored.append("instances")
-    for field in target_source.FIELDS:
+    for field in _ADDED:
         if field in fields:
             if field not in first:
+                wrapper = "TargetSource" if field in target_source.FIELDS else "ToldSource"
                 raise UserError(
-                    f"{field!r} is asked for, but the source makes none; wrap it in a TargetSource"
+                    f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
                 )
             stored.append(field)
 

@@ -6,7 +6,7 @@ python -m histojax.stages.segmentation --config=configs/segmentation.py
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,7 @@ from histojax.models.unet import UNet
 from histojax.stages import build, scoring
 from histojax.stages.images import by_head, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+from histojax.stages.teacher import Teacher, build_teacher, consistency, mean_of_labelled
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
@@ -85,11 +86,13 @@ class Segmentation(FindsNuclei):
     ema_decay: float
     starts: Mapping[str, Tree]
     encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
+    teacher: Teacher | None  # where it learns from images without labels too
     dtype: jnp.dtype
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("hr", *self.segmenter.heads)
+        told = () if self.teacher is None else ("labelled",)
+        return ("hr", *self.segmenter.heads, *told)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -113,11 +116,29 @@ class Segmentation(FindsNuclei):
         maps = targets(batch, self.segmenter.heads, self.dtype)
         segmenter = self.segmenter.clone(bn_axis_name=axis_name)
         key = step_key(state, axis_name)
+        if self.teacher is not None:
+            noisy = self.teacher.noisy(image, jax.random.fold_in(key, 1))
+            average = state.variables("segmenter", averaged=True)
+            taught = self.segmenter.apply(average, noisy, train=False)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
             logits, stats = apply(segmenter, params, state.statistics["segmenter"], image, key=key)
-            loss = self.loss(logits, maps)
-            return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, maps)})
+            if self.teacher is None:
+                loss = self.loss(logits, maps)
+                return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, maps)})
+
+            def of_labelled(measure: Callable[[jax.Array, jax.Array], jax.Array]) -> jax.Array:
+                each = jax.vmap(lambda x, y: measure(x[None], y[None]))(logits, maps)
+                return mean_of_labelled(each, batch["labelled"], axis_name)
+
+            terms = {
+                "loss_labelled": of_labelled(self.loss),
+                "loss_consistency": consistency(logits, taught),
+                "accuracy": of_labelled(pixel_accuracy),
+            }
+            weight = self.teacher.weight_at(state.step)
+            loss = terms["loss_labelled"] + weight * terms["loss_consistency"]
+            return loss, (stats, {**terms, "loss": loss})
 
         grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["segmenter"])
         grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
@@ -278,6 +299,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
         ema_decay=config.ema_decay,
         starts=starts,
         encoder=build_encoder(config, segmenter),
+        teacher=build_teacher(config),
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

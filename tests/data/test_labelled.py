@@ -1,10 +1,12 @@
 import itertools
+import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 
-from histojax import runs
-from histojax.data import labelled
+from histojax import runs, stain_matching
+from histojax.data import labelled, pipeline
 from histojax.errors import UserError
 from tests import tiny
 
@@ -114,3 +116,196 @@ def test_sets_of_different_classes_are_refused():
 def test_a_weight_out_of_range_is_refused(weight):
     with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0, up to 1"):
         labelled.with_extra(Images(), Images("s"), weight)
+
+
+def semi_supervised(tmp_path, **changes):
+    """A tiny config on a third of the patients of a folder, the rest without their labels.
+
+    Every image is annotated as having a nucleus.
+    """
+    settings = tiny.config("segmentation")
+    tiny.folder(tmp_path / "data", count=7)
+    nucleus = np.zeros((64, 64), np.uint16)
+    nucleus[20:44, 20:44] = 1
+    for path in (tmp_path / "data" / "instances").iterdir():
+        Image.fromarray(nucleus).save(path)
+    settings.data.update(source=f"folder:{tmp_path / 'data'}", labelled=0.34, unlabelled="rest")
+    settings.teacher.weight = 1.0
+    settings.data.update(changes)
+    return settings
+
+
+def unlabelled_folder(root, names=("q0", "q1"), size=64):
+    """A folder of images whose labels are left out."""
+    tiny.folder(root, count=len(names), size=size)
+    for part in ("instances", "splits.json"):
+        path = root / part
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    for old, new in zip(sorted((root / "images").iterdir()), names, strict=True):
+        old.rename(old.with_stem(new))
+    return f"folder:{root}"
+
+
+def test_what_is_left_out_is_all_the_rest():
+    part, rest = (f(Images(), 0.2, seed=0) for f in (labelled.labelled_part, labelled.left_out))
+    assert len(part) + len(rest) == 30
+    assert not set(part.groups) & set(rest.groups)
+    assert len(labelled.left_out(Images(), 1.0, seed=0)) == 0
+
+
+def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_not():
+    nuclei = {"instances": np.full((4, 4), 7, np.int32), "mask": np.ones((4, 4), np.uint8)}
+    record = {**Images()[0], **nuclei, "lr": np.zeros((1, 1, 3), np.uint8)}
+
+    class Annotated(Images):
+        def __getitem__(self, index):
+            return record
+
+    told = labelled.ToldSource(Annotated(), labelled=True)
+    assert set(told[0]) == {*record, "labelled"}
+    assert (told[0]["labelled"] == 1).all()
+    assert (told[0]["instances"] == 7).all()
+    blank = labelled.ToldSource(Annotated(), labelled=False)
+    for field, kind in (("labelled", np.uint8), ("mask", np.uint8), ("instances", np.int32)):
+        assert blank[0][field].shape == (4, 4)
+        assert blank[0][field].dtype == kind
+        assert not blank[0][field].any()
+    assert blank[0]["hr"] is record["hr"]
+    assert blank[0]["lr"] is record["lr"]
+    assert told.fingerprint() != blank.fingerprint()
+
+
+@pytest.mark.parametrize("placement", ["host", "device"])
+def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
+    """Nor do its images reach who does not ask which are labelled."""
+    settings = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
+    heads = ("mask", "marker", "contour", "distance")
+    fields = ("hr", "instances", *heads, "labelled")
+    source = runs.open_split(settings, "train", fields=fields, crop=16)
+    part, rest = runs.open_split(settings, "train"), runs.open_unlabelled(settings)
+    assert (len(part), len(rest)) == (2, 4)
+    assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
+    settings.data.crop = 64  # whole images, so that a nucleus is in each
+    batches = pipeline.train_batches(source, settings.data, fields=fields, batch_size=16, seed=0)
+    told = []
+    for _ in range(4):
+        batch = {field: np.asarray(array) for field, array in next(batches).items()}
+        assert batch["labelled"].dtype == np.uint8
+        told += batch["labelled"].mean((1, 2)).tolist()
+        for field in ("instances", *heads):
+            shown = batch[field].any((1, 2))
+            np.testing.assert_array_equal(shown, batch["labelled"].any((1, 2)))
+    batches.close()
+    assert set(told) == {0.0, 1.0}
+    assert np.mean(told) == pytest.approx(0.25, abs=0.1)
+    held_out = runs.open_split(settings, "val", fields=fields)
+    assert held_out[0]["labelled"].all()
+    assert held_out[0]["mask"].any()
+
+
+def test_turned_crops_beyond_the_image_are_unlabelled_there():
+    """Black, and background: the image counts as labelled by what is left of it."""
+    source = labelled.ToldSource(Images(), labelled=True)
+    augmentation = {"translate": 0.9, "rotate": 45.0}
+    config = {"crop": 4, "augmentation": augmentation}
+    fields = ("hr", "mask", "labelled")
+    batches = pipeline.train_batches(source, config, fields=fields, batch_size=32, seed=0)
+    told = next(batches)["labelled"]
+    batches.close()
+    assert set(np.unique(told)) == {0, 1}
+
+
+def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelled(tmp_path, caplog):
+    settings = semi_supervised(tmp_path)
+    (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
+    settings.data.unlabelled = unlabelled_folder(tmp_path / "more")
+    fields = ("hr", "mask", "marker", "labelled")
+    source = runs.open_split(settings, "train", fields=fields, crop=16)
+    assert source.mpp == 0.25
+    assert source.classes == ["none", "a", "b"]
+    names = {name for name in source.names if name.startswith("unlabelled-")}
+    assert names == {"unlabelled-q0", "unlabelled-q1"}
+    for index, name in enumerate(source.names):
+        assert source[index]["marker"].any() == name.startswith("labelled-")
+    assert not caplog.text
+    # Of another scale they are still of use, and that is said.
+    (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
+    assert runs.open_split(settings, "train", fields=fields).mpp == 0.25
+    assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
+    seen = runs.manifest(settings)
+    assert seen["unlabelled"] == ["q0", "q1"]
+    assert len(seen["train"]) == 2
+
+
+def test_unlabelled_images_are_normalised_like_the_others(tmp_path):
+    settings = semi_supervised(tmp_path)
+    settings.data.stain.method = "reinhard"
+    fields = ("hr", "mask", "labelled")
+    source = runs.open_split(settings, "train", fields=fields)
+    matched = stain_matching.build(settings).source(source)
+    for index in (0, len(source) - 1):
+        assert not np.array_equal(matched[index]["hr"], source[index]["hr"])
+        np.testing.assert_array_equal(matched[index]["labelled"], source[index]["labelled"])
+
+
+def test_extra_images_are_among_the_labelled(tmp_path):
+    tiny.folder(tmp_path / "extra", count=3)
+    settings = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
+    source = runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+    count = sum(name.startswith("labelled-extra-") for name in source.names)
+    assert count / len(source) == pytest.approx(0.25)
+
+
+@pytest.mark.faults
+def test_a_rest_of_nothing_is_refused(tmp_path):
+    settings = semi_supervised(tmp_path, labelled=1.0)
+    with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out .* and that is none"):
+        runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+    settings.data.labelled = 0.99  # of six patients
+    with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out .* and that is none"):
+        runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+
+
+@pytest.mark.faults
+def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
+    settings = semi_supervised(tmp_path)
+    settings.data.unlabelled = settings.data.source
+    with pytest.raises(UserError, match=r"is data\.source, held-out images and all"):
+        runs.open_unlabelled(settings)
+    settings.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
+    with pytest.raises(UserError, match=r"q0.* smaller than the crop of 48 px"):
+        runs.open_unlabelled(settings, crop=48)
+
+
+@pytest.mark.faults
+def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is_not(tmp_path):
+    settings = semi_supervised(tmp_path)
+    barcodes = [f"TCGA-AA-000{n}" for n in range(7)]
+    root = tmp_path / "data"
+    for folder in ("images", "instances"):
+        for path in sorted((root / folder).iterdir()):
+            path.rename(path.with_stem(f"{barcodes[int(path.stem[1:])]}-01Z"))
+    text = (root / "splits.json").read_text()
+    for number, barcode in enumerate(barcodes):
+        text = text.replace(f"p{number}", f"{barcode}-01Z")
+    (root / "splits.json").write_text(text)
+    part, rest = runs.open_split(settings, "train"), runs.open_unlabelled(settings)
+    held_out = runs.open_split(settings, "val")
+    for number, (group, refused) in enumerate(
+        ((part.groups[0], True), (held_out.groups[0], True), (rest.groups[0], False))
+    ):
+        names = ("q0", f"{group}-02Z")
+        settings.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
+        if not refused:
+            assert len(runs.open_unlabelled(settings)) == 2
+            continue
+        said = rf"patient {group} is in data\.unlabelled=.* and among the labelled or held-out"
+        with pytest.raises(UserError, match=said):
+            runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, "half"])
+def test_a_share_of_unlabelled_crops_out_of_range_is_refused(weight):
+    with pytest.raises(UserError, match=r"data\.unlabelled_weight=.* above 0 and below 1"):
+        labelled.with_unlabelled(Images(), Images("s"), weight)

@@ -1,7 +1,11 @@
+import json
+import shutil
+
+import jax
 import numpy as np
 import pytest
 
-from histojax import chain, runs
+from histojax import chain, runs, train
 from histojax.errors import UserError
 from histojax.stages import build_stage, images, segmentation
 from tests import tiny
@@ -167,3 +171,111 @@ def test_pretrained_weights_that_cannot_be_used_are_refused(tmp_path, group, fie
     settings[group][field] = value
     with pytest.raises(UserError, match=match):
         build_stage(settings, {})
+
+
+def taught(name="unet", **changes):
+    """(stage, state, batch) with a teacher at full weight from the first step, without noise.
+
+    Without normalisation too, which would have the images of a batch depend on each other.
+    """
+    settings = tiny.config(name)
+    settings.segmenter.norm = "none"
+    settings.data.unlabelled = "rest"
+    settings.teacher.update(weight=10.0, noise=0.0, ramp=0.0)
+    settings.update_from_flattened_dict(changes)
+    return tiny.built(name, settings)
+
+
+def moved(state):
+    """The state with an average that is not the network itself."""
+    key = jax.random.key(5)
+    return state.replace(ema=jax.tree.map(lambda x: x + jax.random.normal(key, x.shape), state.ema))
+
+
+def test_a_network_agrees_with_an_average_that_is_itself():
+    stage, state, batch = taught()
+    _, (metrics,) = tiny.stepped(stage, state, batch, 1)
+    assert metrics["loss_consistency"] == 0.0
+    assert metrics["loss"] == metrics["loss_labelled"] > 0
+    for changes in ({"teacher.noise": 0.1}, {"segmenter.dropout": 0.5}):
+        _, (metrics,) = tiny.stepped(*taught(**changes), 1)
+        assert metrics["loss_consistency"] > 0
+    _, (metrics,) = tiny.stepped(stage, moved(state), batch, 1)
+    assert metrics["loss_consistency"] > 1e-3
+    total = metrics["loss_labelled"] + 10 * metrics["loss_consistency"]
+    assert metrics["loss"] == pytest.approx(total, rel=1e-6)
+
+
+def test_the_loss_of_labels_is_that_of_the_labelled_images_alone():
+    stage, state, batch = taught()
+    half = {field: array[:2] for field, array in batch.items()}
+    plain, state_without, _ = tiny.built("unet", without_norm())
+    assert tiny.same(state.params, state_without.params)
+    _, (alone,) = tiny.stepped(plain, state_without, half, 1)
+    _, (metrics,) = tiny.stepped(stage, state, batch, 1)
+    assert metrics["loss_labelled"] == pytest.approx(alone["loss"], rel=1e-5)
+    assert metrics["accuracy"] == pytest.approx(alone["accuracy"], rel=1e-5)
+    # Here the average is the network itself, so that labels alone move it.
+    norm = metrics["gradient_norm_segmenter"]
+    assert norm == pytest.approx(alone["gradient_norm_segmenter"], rel=1e-4)
+
+
+def without_norm():
+    settings = tiny.config("unet")
+    settings.segmenter.norm = "none"
+    return settings
+
+
+def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
+    stage, state, batch = taught()
+    state = moved(state)
+    _, (metrics,) = tiny.stepped(stage, state, batch, 1)
+    mask, hr = batch["mask"].copy(), batch["hr"].copy()
+    mask[2:] = 1 - mask[2:]
+    _, (other_mask,) = tiny.stepped(stage, state, {**batch, "mask": mask}, 1)
+    assert tiny.same(metrics, other_mask)
+    hr[3] = 255 - hr[3]
+    _, (other_image,) = tiny.stepped(stage, state, {**batch, "hr": hr}, 1)
+    assert other_image["loss_labelled"] == metrics["loss_labelled"]
+    assert other_image["loss_consistency"] != metrics["loss_consistency"]
+    assert other_image["gradient_norm_segmenter"] != metrics["gradient_norm_segmenter"]
+
+
+def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_other_way_round():
+    stage, state, batch = taught(**{"optimizer.schedule": "constant", "ema_decay": 1.0})
+    batch["labelled"] = np.zeros_like(batch["labelled"])
+    # As of an old run, whose average no longer follows at once: its decay is what is asked for.
+    state = moved(state).replace(step=jax.numpy.int32(10**8))
+    after, history = tiny.stepped(stage, state, batch, 10)
+    assert history[0]["loss_labelled"] == history[0]["accuracy"] == 0.0
+    assert history[0]["gradient_norm_segmenter"] > 0
+    assert history[-1]["loss_consistency"] < history[0]["loss_consistency"]
+    assert not tiny.same(after.params, state.params)
+    for new, old in zip(jax.tree.leaves(after.ema), jax.tree.leaves(state.ema), strict=True):
+        np.testing.assert_allclose(new, old, atol=1e-5)
+
+
+def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tmp_path):
+    settings = tiny.config("use_net")
+    settings.data.update(labelled=0.25, unlabelled="rest", unlabelled_weight=0.6)
+    settings.data.synthetic.train = 8  # of four patients
+    settings.teacher.weight = 1.0
+    run = tmp_path / "run"
+    summary = chain.run(settings, run)
+    assert summary["steps"] == 4
+    seen = json.loads((run / "manifest.json").read_text())
+    patients = {
+        part: {image.rpartition("-")[0] for image in seen[part]}
+        for part in ("train", "unlabelled", "val")
+    }
+    assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
+    assert len(set.union(*patients.values())) == 5
+    assert runs.labelled_source(run).names == seen["train"]
+    undisturbed = tiny.last_state(run)
+    rows = train.read_metrics(run / "metrics.jsonl")
+    assert all(
+        {"loss_labelled", "loss_consistency"} <= set(r) for r in rows if r["split"] == "train"
+    )
+    shutil.rmtree(run / "checkpoints" / "last" / "4")
+    train.train(settings, run)
+    assert tiny.same(tiny.last_state(run), undisturbed)

@@ -1,0 +1,139 @@
+"""Mean teacher: a network finds in an image what its own average finds in it behind noise.
+
+Source: Tarvainen and Valpola 2017 (NeurIPS 30), section 2. With weights w of the network, those of
+its average w', t = a t' + (1 - a) w of the step before, and noise n, n' of an image x, the
+consistency is E (f(x, w', n') - f(x, w, n))^2, of labelled and unlabelled images alike, and is
+added to the loss of the labelled ones with a weight that rises at first. The average is the
+stage's own (`ema`), its statistics included, and has no dropout. Only the average's image is given
+noise here (n = 0): a network that learns noisy images alone, BatchNorm's statistics included, finds
+less in clean ones, on which it is used.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from histojax.errors import UserError
+from histojax.stages.state import mean_over
+
+
+@dataclasses.dataclass(frozen=True)
+class Teacher:
+    """How a network learns from its average.
+
+    Attributes:
+        weight: of the consistency, once it has risen.
+        noise: standard deviation of the noise of the average's image, in the unit of [0, 1].
+        limit: largest size of that noise.
+        ramp_steps: steps over which the weight rises.
+    """
+
+    weight: float
+    noise: float
+    limit: float
+    ramp_steps: int
+
+    def noisy(self, image: jax.Array, key: jax.Array) -> jax.Array:
+        """An image (B, H, W, C) in [0, 1] with its noise added, which may leave that range."""
+        if self.noise == 0:
+            return image
+        noise = self.noise * jax.random.normal(key, image.shape, image.dtype)
+        return image + jnp.clip(noise, -self.limit, self.limit)
+
+    def weight_at(self, step: jax.Array) -> jax.Array:
+        """The weight of the consistency at a step, ()."""
+        return self.weight * ramp(step, self.ramp_steps)
+
+
+def ramp(step: jax.Array, steps: int) -> jax.Array:
+    """exp(-5 (1 - t)^2), t rising from 0 to 1 over so many steps, (); 1 from the first where 0.
+
+    As Tarvainen and Valpola 2017 raise it, in their appendix on experiments.
+    """
+    if steps == 0:
+        return jnp.ones(())
+    return jnp.exp(-5 * jnp.square(1 - jnp.clip(step / steps, 0, 1)))
+
+
+def consistency(logits: jax.Array, taught: jax.Array) -> jax.Array:
+    """Mean squared difference of probabilities, (), of a network's logits and its average's.
+
+    Args:
+        logits: (B, H, W, C).
+        taught: likewise, the average's, into which no gradient flows.
+    """
+    target = jax.lax.stop_gradient(jax.nn.sigmoid(taught))
+    return jnp.mean(jnp.square(jax.nn.sigmoid(logits) - target))
+
+
+def mean_of_labelled(
+    values: jax.Array, labelled: jax.Array, axis_name: str | None = None
+) -> jax.Array:
+    """A device's part of the mean over labelled images, (); 0 where there is none.
+
+    The devices' parts average to the mean over the whole batch, and so do their gradients, however
+    many labelled images each of them has: the sum of its own is divided by the average count.
+
+    Args:
+        values: (B,), one for each image.
+        labelled: (B, H, W), above 0 somewhere in a labelled image alone.
+        axis_name: the mapped axis; None where there is but one device.
+    """
+    weight = (jnp.max(labelled, axis=(1, 2)) > 0).astype(values.dtype)
+    count = mean_over(jnp.sum(weight), axis_name)
+    return jnp.sum(weight * values) / jnp.where(count > 0, count, 1)
+
+
+def build_teacher(config: ConfigDict) -> Teacher | None:
+    """The teacher of group `teacher`; None where its weight is 0 or there is no such group.
+
+    Raises:
+        UserError: for a value out of its range, a teacher without unlabelled images or the other
+            way round, a stage that has no use for either, or an average that is none.
+    """
+    # Runs from before there was a teacher have neither.
+    group, spec = config.get("teacher", {"weight": 0.0}), config.data.get("unlabelled", "")
+    weight = group["weight"]
+    if not 0 <= weight < math.inf:
+        raise UserError(f"teacher.weight={weight} has to be a number of 0 (none) or more")
+    if config.stage != "segmentation" and (spec or weight):
+        raise UserError(
+            f"data.unlabelled={spec!r} and teacher.weight={weight} are for stage 'segmentation', "
+            f"and {config.name} is of stage {config.stage!r}, which learns from labelled images "
+            "alone: leave the first empty and the second 0"
+        )
+    if weight == 0:
+        if spec:
+            raise UserError(
+                f"data.unlabelled={spec!r} needs teacher.weight above 0, by which images without "
+                "labels are learnt from: set that, or leave data.unlabelled empty"
+            )
+        return None
+    if not spec:
+        raise UserError(
+            f"teacher.weight={weight} needs data.unlabelled, the images without labels that are "
+            "learnt from: set it to 'rest' or to a SPEC, or teacher.weight to 0"
+        )
+    if not 0 <= group.noise < math.inf:
+        raise UserError(f"teacher.noise={group.noise} has to be a number of 0 (none) or more")
+    if not group.noise_limit > 0:
+        raise UserError(
+            f"teacher.noise_limit={group.noise_limit} has to be above 0; teacher.noise=0 switches "
+            "the noise off"
+        )
+    if not 0 <= group.ramp <= 1:
+        raise UserError(
+            f"teacher.ramp={group.ramp} has to be the share of the steps over which the weight "
+            "rises, from 0 to 1"
+        )
+    if not config.ema_decay > 0:
+        raise UserError(
+            f"ema_decay={config.ema_decay} averages nothing, and the average is the teacher: set "
+            "it above 0, such as 0.99, or teacher.weight to 0"
+        )
+    return Teacher(weight, group.noise, group.noise_limit, round(group.ramp * config.steps))
