@@ -112,6 +112,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # With the source's 10 the few steps of a laptop paint flat colours: what is matched is
             # one real image of many that a mask could have.
             "matching_weight": 10.0 if size in ("gpu", "paper") else 1.0,
+            # Of the mean and deviation of each label's colours, which are lost on a discriminator
+            # that normalises what it sees.
+            "moments_weight": 0.0 if size == "paper" else 10.0,
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,
             "pixel": "mse",

@@ -47,6 +47,7 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
     "extra_weight": lambda weight: True,
     "best": lambda chosen: chosen == "score",
     "start": lambda start: start == "grey",
+    "moments_weight": lambda weight: weight == 0,
     "unlabelled": lambda spec: spec == "",
     "unlabelled_weight": lambda weight: True,
     "teacher": lambda group: group["weight"] == 0,

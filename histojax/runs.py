@@ -229,7 +229,7 @@ def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> sources
         data.unlabelled,
         _opener(settings, require_labels=False, crop=crop),
         beside=data.source,
-        share=data.labelled,
+        share=data.get("labelled", 1.0),
         seed=settings.seed,
     )
 

@@ -4,8 +4,15 @@
 
 makes them of what RUN was trained on, and of no other image: with data.labelled below 1, of that
 share of the patients. `--data=SPEC` is for the training split of other data. See
-`histojax.data.mask_bank` for the forms. The masks are DIR/NAME.tif, uint32, 0 is background;
-`python -m histojax.synthesize --masks=DIR` makes tissue for them.
+`histojax.data.mask_bank` for the forms.
+
+    python -m histojax.data.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
+
+makes them of what RUN, a pyramid or a segmenter, finds in images without labels, where it is sure:
+by default in those of the training patients that data.labelled leaves out.
+
+The masks are DIR/NAME.tif, uint32, 0 is background; `python -m histojax.synthesize --masks=DIR`
+makes tissue for them.
 """
 
 from __future__ import annotations
@@ -20,12 +27,21 @@ from histojax.data import mask_bank, sources
 from histojax.errors import UserError
 from histojax.progress import say
 
+_PREDICTED = "predicted"
+
 _WORKDIR = flags.DEFINE_string("workdir", None, "Run whose training images are used.")
 _DATA = flags.DEFINE_string("data", None, "SPEC of labelled images, instead.")
 _SPLIT = flags.DEFINE_string("split", "train", "Of --data: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the masks.")
 _FORM = flags.DEFINE_enum(
-    "form", "replaced", mask_bank.FORMS, "Windows turned about, or nuclei placed anew."
+    "form",
+    "replaced",
+    (*mask_bank.FORMS, _PREDICTED),
+    "Windows turned about, nuclei placed anew, or predicted for images without labels.",
+)
+_IMAGES = flags.DEFINE_string("images", "rest", "SPEC of images without labels, for predicted.")
+_CONFIDENCE = flags.DEFINE_float(
+    "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0
 )
 _COUNT = flags.DEFINE_integer("count", 100, "How many masks.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", lower_bound=1)
@@ -37,6 +53,10 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import runs  # after flags, so that --help and bad flags answer at once
 
+    output = pathlib.Path(_OUTPUT.value)
+    if _FORM.value == _PREDICTED:
+        predict(output)
+        return
     if (_WORKDIR.value is None) == (_DATA.value is None):
         raise UserError(
             "masks are made of --workdir=RUN, what it was trained on, or of --data=SPEC: give one "
@@ -46,11 +66,34 @@ def main(argv: Sequence[str]) -> None:
         source = sources.open_source(_DATA.value, split=_SPLIT.value)
     else:
         source = runs.labelled_source(pathlib.Path(_WORKDIR.value))
-    output = pathlib.Path(_OUTPUT.value)
     mask_bank.write_masks(
         source, output, form=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
     )
     say(f"{_COUNT.value} masks in {output}, of {len(source)} images")
+
+
+def predict(output: pathlib.Path) -> None:
+    """Makes masks of what a run finds in images without labels."""
+    from histojax import predicted_masks, runs
+
+    if _WORKDIR.value is None:
+        raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
+    command.set_up_jax()
+    run = runs.load(pathlib.Path(_WORKDIR.value))
+    settings = run.config.copy_and_resolve_references()
+    with settings.data.unlocked():  # runs from before there was one lack it
+        settings.data.unlabelled = _IMAGES.value
+    source = runs.open_unlabelled(settings)
+    count = predicted_masks.write_masks(
+        run,
+        source,
+        output,
+        count=_COUNT.value,
+        size=_SIZE.value,
+        least=_CONFIDENCE.value,
+        seed=_SEED.value,
+    )
+    say(f"{count} masks in {output}, predicted in {len(source)} images")
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ class Contest:
       form: key of losses.adversarial.FORMS.
       weight: of its judgement of images in the generator's loss.
       matching_weight: of the difference of its hidden activations, generated against real.
+      moments_weight: of the difference of each label's mean colour and its deviation.
       mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
         segmentor's.
     """
@@ -30,6 +31,7 @@ class Contest:
     form: str
     weight: float
     matching_weight: float
+    moments_weight: float
     mask_adversarial_weight: float
     mask_matching_weight: float
 
@@ -59,8 +61,9 @@ def build_contest(config: ConfigDict) -> Contest:
     build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
     if group.weight < 0:
         raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
-    names = ("matching_weight", "mask_adversarial_weight", "mask_matching_weight")
-    for name in names:
-        if config[name] < 0:
-            raise UserError(f"loss.{name}={config[name]} has to be 0 or more")
-    return Contest(group.form, group.weight, *(config[name] for name in names))
+    names = ("matching_weight", "moments_weight", "mask_adversarial_weight", "mask_matching_weight")
+    weights = {name: config.get(name, 0.0) for name in names}  # older runs lack the newest
+    for name, weight in weights.items():
+        if weight < 0:
+            raise UserError(f"loss.{name}={weight} has to be 0 or more")
+    return Contest(group.form, group.weight, **weights)

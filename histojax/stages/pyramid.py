@@ -39,6 +39,7 @@ from histojax.stages.scales import (
     check_start,
     enlarged,
     label_colours,
+    moments,
     painted,
     reduced,
 )
@@ -309,7 +310,9 @@ class Pyramid(segmentation.FindsNuclei):
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
         mask_fooled, mask_matched = terms((real, probability))
         contest = self.contest
+        off = jnp.mean(jnp.abs(moments(fake, mask) - moments(real, mask)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
+        loss = loss + contest.moments_weight * off
         loss = loss + cross_entropy + contest.mask_adversarial_weight * mask_fooled
         loss = loss + contest.mask_matching_weight * mask_matched
         right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
@@ -317,6 +320,7 @@ class Pyramid(segmentation.FindsNuclei):
             **found,
             "loss_adversarial": fooled,
             "loss_matching": matched,
+            "loss_moments": off,
             "loss_mask": cross_entropy,
             "loss_mask_adversarial": mask_fooled,
             "loss_mask_matching": mask_matched,

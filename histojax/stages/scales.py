@@ -95,6 +95,21 @@ def label_colours(image: jax.Array, one_hot: jax.Array) -> jax.Array:
     return jnp.where(count > 0, sums / jnp.maximum(count, 1.0), whole)
 
 
+def moments(image: jax.Array, one_hot: jax.Array) -> jax.Array:
+    """Mean and deviation of each label's colours: (B, H, W, 3), (B, H, W, C) -> (B, 2, C, 3).
+
+    A label that an image does not hold has the same in all images: nothing to tell them apart by.
+    """
+    image, one_hot = full_precision(image), full_precision(one_hot)
+    count = jnp.maximum(jnp.sum(one_hot, (1, 2)), 1.0)[..., None]
+    mean = jnp.einsum("bhwc,bhwd->bcd", one_hot, image, precision="highest") / count
+    # About each pixel's own mean, which loses no digits where the deviation is small.
+    off = jnp.square(image - painted(one_hot, mean))
+    variance = jnp.einsum("bhwc,bhwd->bcd", one_hot, off, precision="highest") / count
+    # The root has no gradient at 0.
+    return jnp.stack([mean, jnp.sqrt(variance + 1e-6)], 1)
+
+
 def painted(one_hot: jax.Array, colours: jax.Array) -> jax.Array:
     """Labels (B, H, W, C) in the colours (B, C, 3) of each: (B, H, W, 3) float32."""
     labels = full_precision(one_hot)

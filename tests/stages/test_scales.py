@@ -52,3 +52,13 @@ def test_reduced_labels_are_those_of_the_middles_and_rims_stay_whole():
     reduced = LABELS.reduced(jax.nn.one_hot(index, 3), 2)
     np.testing.assert_array_equal(reduced.argmax(-1)[0], [[0, 1], [2, 2]])
     np.testing.assert_array_equal(reduced.sum(-1), 1)
+
+
+def test_moments_are_means_and_deviations_of_each_label():
+    image = jnp.array([[[[0.2] * 3, [0.4] * 3, [0.9, 0.0, 0.6]]]])
+    one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 2]]]), 3)
+    mean, deviation = scales.moments(image, one_hot)[0]
+    np.testing.assert_allclose(mean, [[0.3] * 3, [0] * 3, [0.9, 0.0, 0.6]], atol=1e-6)
+    np.testing.assert_allclose(deviation, [[0.1] * 3, [0] * 3, [0] * 3], atol=2e-3)
+    slope = jax.grad(lambda x: scales.moments(x, one_hot).sum())(image)
+    assert np.isfinite(slope).all()

@@ -1,0 +1,33 @@
+import numpy as np
+import pytest
+
+from histojax.errors import UserError
+from histojax.stages import contest
+from tests import tiny
+
+
+def test_matching_sums_layers_and_averages_sizes():
+    ones, zeros = np.ones((1, 2, 2, 3), np.float32), np.zeros((1, 2, 2, 3), np.float32)
+    # Two layers off by 1 at one size, one of two at the other.
+    found, wanted = [[ones, ones], [ones, zeros]], [[zeros, zeros], [zeros, zeros]]
+    assert contest.matching(found, wanted) == pytest.approx(1.5)
+    assert contest.matching(wanted, wanted) == 0
+
+
+def test_weights_come_from_the_config_and_older_runs_lack_the_newest():
+    loss = tiny.config("pyramid").loss.copy_and_resolve_references()
+    loss.moments_weight = 3.0
+    assert contest.build_contest(loss).moments_weight == 3.0
+    del loss["moments_weight"]
+    assert contest.build_contest(loss).moments_weight == 0.0
+
+
+@pytest.mark.faults
+def test_a_weight_below_zero_and_an_unknown_form_are_refused():
+    loss = tiny.config("pyramid").loss.copy_and_resolve_references()
+    loss.moments_weight = -1.0
+    with pytest.raises(UserError, match=r"loss\.moments_weight=-1\.0 has to be 0 or more"):
+        contest.build_contest(loss)
+    loss.adversarial.form = "war"
+    with pytest.raises(UserError, match=r"loss\.adversarial\.form='war'"):
+        contest.build_contest(loss)
