@@ -225,10 +225,31 @@ def synthesise_files(
         make an image of.
     """
     writers.check_empty(output)
-    run = runs.load(workdir)
-    windows = synthesiser(run)
+    return write_pairs(
+        runs.load(workdir),
+        mask_files(masks),
+        output,
+        seed=seed,
+        count=count,
+        tile=tile,
+        max_pixels=max_pixels,
+    )
+
+
+def write_pairs(
+    run: runs.Run,
+    files: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    seed: int = 0,
+    count: int = 1,
+    tile: int = 512,
+    max_pixels: int = reader.MAX_PIXELS,
+    windows: Any = None,
+) -> list[pathlib.Path]:
+    """What `synthesise_files` writes, by a loaded run, for mask files of different names."""
+    windows = windows or synthesiser(run)
     width = run.config.data.targets.contour_width
-    files = mask_files(masks)
     say(f"looking at {len(files)} masks")
     for path in files:
         label_numbers(

@@ -13,6 +13,8 @@ prints tables and writes benchmark.json. What is measured (--what):
                 convolution in use against XLA's own, and against PyTorch where it is installed
     streaming   a made-up slide through a small untrained network, file to files: memory and time
     postprocessing  nuclei of a slide's maps, by strips and all at once: memory and time
+    synthesis   tissue for a large mask by a pyramid, file to files: memory, time, and whether the
+                borders of tiles show; untrained but for --synthesis_workdir=RUN
     instances   the scores of 1,000 nuclei in 1,000 x 1,000 px, beside loops over instances, and of
                 70,000 in 10,000 x 10,000 px
 
@@ -34,7 +36,16 @@ from ml_collections import config_flags
 from histojax import command
 from histojax.errors import UserError
 
-WHAT = ("step", "inference", "input", "grouped", "streaming", "postprocessing", "instances")
+WHAT = (
+    "step",
+    "inference",
+    "input",
+    "grouped",
+    "streaming",
+    "postprocessing",
+    "synthesis",
+    "instances",
+)
 # Side of the label images, px, their nuclei, and whether loops over instances run beside.
 LABEL_IMAGES = ((1_000, 1_000, True), (10_000, 70_000, False))
 NOTES = {
@@ -83,6 +94,9 @@ _NETWORKS = flags.DEFINE_enum(
     "streaming_networks", "joint", ["joint", "generator"], "streaming: networks, of size smoke."
 )
 _MAPS = flags.DEFINE_integer("maps_size", 10_000, "postprocessing: side of the maps, px.", 1)
+_MASK = flags.DEFINE_integer("synthesis_size", 4_096, "synthesis: side of the mask, px.", 128)
+_MASK_TILE = flags.DEFINE_integer("synthesis_tile", 512, "synthesis: largest tile, px.", 16)
+_PYRAMID = flags.DEFINE_string("synthesis_workdir", "", "synthesis: run of a pyramid.")
 _OUTPUT = flags.DEFINE_string("output", "runs/benchmark", "Folder of benchmark.json.")
 
 
@@ -124,6 +138,7 @@ def main(argv: Sequence[str]) -> None:
         benchmark_postprocessing,
         benchmark_stages,
         benchmark_streaming,
+        benchmark_synthesis,
     )
     from launch.benchmark_tables import tables
     from launch.benchmark_timing import apart, cores
@@ -192,6 +207,10 @@ def main(argv: Sequence[str]) -> None:
             say(f"postprocessing: {form}")
             rows.append(apart(benchmark_postprocessing.measure, _MAPS.value, form))
             keep(result, "postprocessing", rows)
+    if "synthesis" in what:
+        say("synthesis")
+        values = (_MASK.value, _MASK_TILE.value, _PYRAMID.value)
+        keep(result, "synthesis", apart(benchmark_synthesis.measure, *values))
     if "instances" in what:
         rows: list[dict[str, Any]] = []
         for size, count, loops in LABEL_IMAGES:

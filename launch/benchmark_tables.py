@@ -26,6 +26,8 @@ def tables(result: Mapping[str, Any]) -> str:
         parts.append(_streaming(result["streaming"]))
     if "postprocessing" in result:
         parts.append(_postprocessing(result["postprocessing"]))
+    if "synthesis" in result:
+        parts.append(_synthesis(result["synthesis"]))
     if "instances" in result:
         parts.append(f"instance scores\n{aligned(_instances_rows(result['instances']))}")
     return "\n\n".join(parts)
@@ -185,6 +187,16 @@ def _postprocessing(measured: Sequence[Mapping[str, Any]]) -> str:
         for row in measured
     ]
     return f"nuclei of maps, by strips (in use) and whole (naive)\n{aligned(rows)}"
+
+
+def _synthesis(row: Mapping[str, Any]) -> str:
+    return (
+        f"synthesis\n{row['size']:,} x {row['size']:,} px, {row['nuclei']:,} nuclei, by "
+        f"{row['pyramid']}, tiles of {row['tile']} px: {row['seconds']:.0f} s "
+        f"({row['cpu_seconds']:.0f} s CPU), {row['megapixels_per_second']:.2f} MP/s, "
+        f"peak {_mib(row['peak_bytes'])} MiB; difference across borders of tiles / inside "
+        f"{row['border_ratio']:.3f}"
+    )
 
 
 def _instances_rows(measured: Sequence[Mapping[str, Any]]) -> list[dict[str, str]]:

@@ -22,9 +22,11 @@ from launch import (
     benchmark_postprocessing,
     benchmark_stages,
     benchmark_streaming,
+    benchmark_synthesis,
     benchmark_tables,
     benchmark_timing,
 )
+from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[2]
 TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_kernel=3)
@@ -261,6 +263,26 @@ def test_streaming_goes_from_file_to_files():
     assert "40 x 40 -> 160 x 160 px" in benchmark_tables.tables(
         {**circumstances(), "streaming": row}
     )
+
+
+def test_borders_of_tiles_show_where_they_differ():
+    image = np.zeros((32, 48, 3), np.uint8)
+    image[:, 1::2] = 10  # neighbours in a row differ by 10 everywhere, in a column by 0
+    ratio = benchmark_synthesis.border_ratio(image, 16)
+    assert ratio == pytest.approx((2 * 10 / 3) / (45 * 10 / 75))
+    image[16:] += 40
+    ratio = benchmark_synthesis.border_ratio(image, 16)
+    assert ratio == pytest.approx(((2 * 10 + 40) / 3) / (45 * 10 / 75))
+
+
+def test_synthesis_goes_from_file_to_files(monkeypatch):
+    monkeypatch.setattr(benchmark_synthesis, "_untrained", lambda: tiny.run("pyramid"))
+    row = benchmark_synthesis.measure(100, 32)
+    assert (row["size"], row["tile"]) == (100, 28)  # four tiles a side
+    assert row["nuclei"] > 3
+    assert row["peak_bytes"] > 100 * 100 * 3
+    assert 0.5 < row["border_ratio"] < 2
+    assert "100 x 100 px" in benchmark_tables.tables({**circumstances(), "synthesis": row})
 
 
 def test_maps_continue_over_the_patch_and_hold_as_many_nuclei():
