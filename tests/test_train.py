@@ -37,6 +37,24 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
+def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
+    tmp_path, monkeypatch
+):
+    scores = iter([0.9, 0.1])
+    made = train.Validation.__call__
+
+    def scored(self, state, step):
+        return {**made(self, state, step), "psnr_rgb": next(scores)}
+
+    monkeypatch.setattr(train.Validation, "__call__", scored)
+    settings = tiny.config()
+    settings.checkpoint.best = "last"
+    assert train.train(settings, tmp_path / "last", devices=ONE).step == settings.steps
+    scores = iter([0.9, 0.1])
+    settings.checkpoint.best = "score"
+    assert train.train(settings, tmp_path / "score", devices=ONE).step < settings.steps
+
+
 class Poisoned:
     """Batches as floats; those of the given steps (the first is 1) hold one NaN."""
 
@@ -181,6 +199,7 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
         ("eval.crop", 0, "eval.crop=0 has to be a whole number of 1 or more"),
         ("eval.crops", 0, "eval.crops=0 has to be a whole number of 1 or more"),
         ("checkpoint.keep", 0, "checkpoint.keep=0 has to be a whole number of 1 or more"),
+        ("checkpoint.best", "first", "checkpoint.best='first' is not known; choose one of score"),
         ("max_skipped", 0, "max_skipped=0 has to be a whole number of 1 or more"),
         ("seed", -1, "seed=-1 is not a whole number from 0"),
         ("seed", 2**32, r"seed=4294967296 is too large; give one below 2\*\*32"),
