@@ -16,8 +16,10 @@ import numpy as np
 
 from histojax import postprocessing, runs, synthesis
 from histojax.data import painting, tissue
+from histojax.data.mask_bank import instances_of
 from histojax.errors import UserError
-from histojax.metrics import instances, overlap
+from histojax.metrics import instances as instance_metrics
+from histojax.metrics import overlap
 from histojax.stages import content
 
 # Images whose features are computed at a time.
@@ -56,18 +58,19 @@ def windows_of(source: Any, size: int) -> Windows:
       size: S, px.
 
     Raises:
-      UserError: fewer than two such squares.
+      UserError: fewer than two such squares, or an image without instances.
     """
     images, labels, names = [], [], []
     for index in range(len(source)):
         record = source[index]
+        instances = instances_of(record)
         height, width = record["hr"].shape[:2]
         for y in range(0, height - size + 1, size):
             for x in range(0, width - size + 1, size):
                 part = np.s_[y : y + size, x : x + size]
-                if record["instances"][part].any():
+                if instances[part].any():
                     images.append(record["hr"][part])
-                    labels.append(record["instances"][part])
+                    labels.append(instances[part])
                     names.append(record["name"])
     if len(names) < 2:
         raise UserError(
@@ -77,15 +80,23 @@ def windows_of(source: Any, size: int) -> Windows:
     return Windows(np.stack(images), np.stack(labels), tuple(names))
 
 
-def made_by_pyramid(run: runs.Run, labels: np.ndarray, *, seed: int, noise: int = 0) -> np.ndarray:
+def made_by_pyramid(
+    run: runs.Run, labels: np.ndarray, *, seed: int, noise: int = 0, windows: Any = None
+) -> np.ndarray:
     """An image of each label image (N, S, S) by a pyramid, uint8 (N, S, S, 3).
 
     Each has colours of its own, which follow the seed, and noise, which follows both numbers.
 
+    Args:
+      run: of a pyramid of nuclei.
+      labels: in which, cut out of a larger image, a nucleus may be in two parts.
+      seed, noise: 0 or more.
+      windows: of `synthesis.synthesiser`, where several sets are made.
+
     Raises:
-      UserError: the run is no pyramid of nuclei, or the label images are too small for it.
+      UserError: the run is no pyramid of nuclei.
     """
-    windows = synthesis.synthesiser(run)
+    windows = windows or synthesis.synthesiser(run)
     if run.stage.labels.form == "classes":
         raise UserError(
             f"{run.workdir} makes tissue of classes, and what is measured here is nuclei: name a "
@@ -94,7 +105,6 @@ def made_by_pyramid(run: runs.Run, labels: np.ndarray, *, seed: int, noise: int 
     width = run.config.data.targets.contour_width
     made = []
     for index, mask in enumerate(labels):
-        # Cut out of a larger image, a window may hold one nucleus in two parts.
         numbers = synthesis.numbers_of(run.stage, mask, contour_width=width)
         made.append(
             synthesis.synthesise(
@@ -124,27 +134,26 @@ def made_by_tissue_model(labels: np.ndarray, *, seed: int) -> np.ndarray:
     )
 
 
-def features_of(network: content.FeatureNetwork, images: np.ndarray) -> np.ndarray:
-    """Mean activation of every channel of a network's layers, float32 (N, D).
-
-    Args:
-      network: the feature network.
-      images: uint8 (N, S, S, 3).
-    """
+def pooling(network: content.FeatureNetwork) -> Callable[[np.ndarray], np.ndarray]:
+    """Images, uint8 (N, S, S, 3), to the mean of every channel of a network's layers (N, D)."""
 
     @jax.jit
     def pooled(batch: jax.Array) -> jax.Array:
         maps = network.features(network.variables, batch.astype(jnp.float32) / 255, network.layers)
-        return jnp.concatenate([maps[name].mean((1, 2)) for name in network.layers], -1)
+        each = [maps[name].astype(jnp.float32).mean((1, 2)) for name in network.layers]
+        return jnp.concatenate(each, -1)
 
-    side = images.shape[1] // network.stride * network.stride
-    # The last batch is filled up, so that one program serves all.
-    filled = np.resize(images, (-(-len(images) // _BATCH) * _BATCH, *images.shape[1:]))
-    parts = [
-        np.asarray(pooled(filled[i : i + _BATCH, :side, :side]))
-        for i in range(0, len(filled), _BATCH)
-    ]
-    return np.concatenate(parts)[: len(images)].astype(np.float32)
+    def features(images: np.ndarray) -> np.ndarray:
+        side = images.shape[1] // network.stride * network.stride
+        # The last batch is filled up, so that one program serves all.
+        filled = np.resize(images, (-(-len(images) // _BATCH) * _BATCH, *images.shape[1:]))
+        parts = [
+            np.asarray(pooled(filled[i : i + _BATCH, :side, :side]))
+            for i in range(0, len(filled), _BATCH)
+        ]
+        return np.concatenate(parts)[: len(images)]
+
+    return features
 
 
 def standardised(features: np.ndarray, like: np.ndarray) -> np.ndarray:
@@ -169,6 +178,6 @@ def fidelity(
     for image, truth in zip(images, labels, strict=True):
         found = find(image)
         scores = overlap.score_mask(found.mask, truth > 0)
-        scores |= instances.score_instances(found.instances, truth.astype(np.int32))
+        scores |= instance_metrics.score_instances(found.instances, truth.astype(np.int32))
         rows.append([scores[name] for name in FIDELITY])
     return dict(zip(FIDELITY, np.nanmean(rows, 0).tolist(), strict=True))

@@ -34,10 +34,14 @@ class Found:
     instances: np.ndarray
 
 
-def parameters_of(run: runs.Run) -> forms.Parameters | None:
+def parameters_of(run: runs.Run, *, fitted: bool = True) -> forms.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
     Those that were fitted to its best checkpoint, else those of its config.
+
+    Args:
+        run: whose maps they are.
+        fitted: whether those that were fitted, to the labels of its val images, may be used.
 
     Raises:
         UserError: for a value that breaks its rule.
@@ -45,9 +49,9 @@ def parameters_of(run: runs.Run) -> forms.Parameters | None:
     given = run.stage.instances
     if given is None:
         return None
-    fitted = fitted_parameters(run) if run.workdir is not None else None
-    if fitted is not None:
-        return fitted
+    found = fitted_parameters(run) if fitted and run.workdir is not None else None
+    if found is not None:
+        return found
     if isinstance(given, InstanceParameters):
         return dataclasses.replace(given, mpp=run.meta["mpp_out"])
     return given

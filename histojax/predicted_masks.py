@@ -55,7 +55,15 @@ def write_masks(
             f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
             "pyramid or a segmentation run"
         )
-    network, parameters = inference.segmenter(run), postprocessing.parameters_of(run)
+    labels = getattr(run.stage, "labels", None)
+    if labels is not None and labels.form == "classes":
+        raise UserError(
+            f"{run.workdir} tells classes apart and not nuclei, whose masks are made here: name a "
+            "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
+        )
+    network = inference.segmenter(run)
+    # What was fitted has seen labels of the val images, on which pupils may be scored.
+    parameters = postprocessing.parameters_of(run, fitted=False)
     rng = np.random.default_rng(seed)
     written, highest = 0, None
     for turn, index in enumerate(rng.permutation(len(source))):

@@ -70,6 +70,11 @@ class Conditions:
         self._labels, self._factors, self._seed = labels, factors, seed
         self.height, self.width = labels.shape
 
+    @property
+    def numbers(self) -> list[int]:
+        """Numbers of the labels that there are."""
+        return np.unique(self._labels).tolist()
+
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """float32 (height, width, 1 + scales)."""
         out = np.zeros((height, width, 1 + len(self._factors)), np.float32)
@@ -116,15 +121,35 @@ def synthesiser(run: runs.Run) -> Any:
 
 
 def palette(run: runs.Run) -> np.ndarray:
-    """Colours of each label in training images, float32 (N, C, 3) in [0, 1]; grey where of none."""
-    known = run.meta.get("palette")
-    return np.array(known or [[[0.5] * 3] * run.stage.labels.count], np.float32)
+    """Colours of labels in training images, float32 (N, C, 3) in [0, 1].
+
+    NaN where an image did not hold a label, a single grey one where the pyramid needs none.
+    """
+    count = run.stage.labels.count
+    known = run.meta.get("palette") or [[[0.5] * 3] * count]
+    return np.array(
+        [[[np.nan] * 3 if colour is None else colour for colour in look] for look in known],
+        np.float32,
+    )
 
 
-def colours(run: runs.Run, seed: Seed) -> np.ndarray:
-    """The colours (C, 3) that an image of this seed has."""
+def colours(run: runs.Run, seed: Seed, numbers: Sequence[int]) -> np.ndarray:
+    """The colours (C, 3) that an image of this seed has, those of one training image.
+
+    Args:
+      run: of a pyramid.
+      seed: of which.
+      numbers: of the labels that it holds: of images that held all of these, or else as many as
+        any, and the others' colours are their means over images.
+    """
     known = palette(run)
-    return known[np.random.default_rng((*seed, 0)).integers(len(known))]
+    held = np.isfinite(known[:, np.asarray(numbers, int), 0]).sum(1)
+    fitting = known[held == held.max()]
+    drawn = fitting[np.random.default_rng((*seed, 0)).integers(len(fitting))].copy()
+    for label in np.flatnonzero(np.isnan(drawn[:, 0])):
+        others = known[:, label][np.isfinite(known[:, label, 0])]
+        drawn[label] = others.mean(0) if len(others) else 0.5
+    return drawn
 
 
 def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width: int) -> np.ndarray:
@@ -193,7 +218,7 @@ def _tiles(
     run: runs.Run, windows: Any, conditions: Conditions, look: Seed, tile: int
 ) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
-    coloured = functools.partial(windows, colours=colours(run, look))
+    coloured = functools.partial(windows, colours=colours(run, look, conditions.numbers))
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
         halo=network.halo,

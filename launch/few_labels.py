@@ -19,8 +19,8 @@ be given for all ways in `--pupil`, such as --pupil="configs/use_net.py --config
 
 What is done is not done again, so that the same command goes on, also with more shares or seeds;
 `--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K,
-pairs/SHARE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by share, and
-what each way adds to augmented images, seed by seed.
+pairs/SHARE/FORM-COUNTxSIZE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores
+by share, and what each way adds to augmented images, seed by seed.
 """
 
 from __future__ import annotations
@@ -58,10 +58,14 @@ def main(argv: Sequence[str]) -> None:
         _WAYS.value,
         _DATA.value,
         output,
+        count=_MASKS.value,
+        size=_SIZE.value,
+        form=_FORM.value,
         pupil=_PUPIL.value,
         pyramid=_PYRAMID.value,
         teacher_weight=_WEIGHT.value,
     )
+    few_labels_plan.check(plan, _SEEDS.value)
     pupils = jobs.plan(plan.pupil_runs(), _SEEDS.value, [], output / "pupils")
     pyramids = []
     if plan.needs_pairs:
@@ -72,16 +76,12 @@ def main(argv: Sequence[str]) -> None:
     runner = jobs.Runner(_DEVICES.value or [None] * _JOBS.value)
     jobs.check(runner(pyramids), pyramids)
     for pyramid in pyramids:
-        few_labels_plan.make_pairs(
-            pyramid,
-            plan.pairs(pyramid.name) / f"seed_{pyramid.seed}",
-            count=_MASKS.value,
-            size=_SIZE.value,
-            form=_FORM.value,
-        )
-    jobs.check(runner(pupils), pupils)
+        few_labels_plan.make_pairs(pyramid, plan, device=next(iter(_DEVICES.value), None))
+    failed = runner(pupils)
     rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
-    print(few_labels_plan.write(output, few_labels_plan.by_share(rows)))
+    if rows:
+        print(few_labels_plan.write(output, few_labels_plan.by_share(rows)))
+    jobs.check(failed, pupils)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ import dataclasses
 import math
 import os
 import pathlib
+import runpy
 import shlex
 import shutil
 import statistics
@@ -17,6 +18,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ml_collections import ConfigDict
+
+from histojax import runs
+from histojax.data import labelled
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
 from histojax.progress import say
@@ -52,6 +57,7 @@ class Plan:
         ways: of WAYS.
         data: SPEC.
         output: folder.
+        count, size, form: of the masks of each pyramid's pairs.
         pupil, pyramid: config and overrides, as sweep's --run has them.
         teacher_weight: of the mean teacher.
     """
@@ -60,13 +66,16 @@ class Plan:
     ways: tuple[str, ...]
     data: str
     output: pathlib.Path
+    count: int
+    size: int
+    form: str
     pupil: str
     pyramid: str
     teacher_weight: float
 
     def pairs(self, share: str) -> pathlib.Path:
-        """Folder of the pairs of a share, by seed."""
-        return self.output / "pairs" / share
+        """Folder of the pairs of a share, by seed: others for other numbers."""
+        return self.output / "pairs" / share / f"{self.form}-{self.count}x{self.size}"
 
     @property
     def needs_pairs(self) -> bool:
@@ -117,37 +126,109 @@ def plan_of(
     Raises:
         UserError: for a share or way that cannot be used, or one named twice.
     """
+    written = []
     for share in shares:
         try:
             number = float(share)
         except ValueError:
             number = math.nan
-        if not 0 < number <= 1:
+        if not 0 < round(number, 6) <= 1:
             raise UserError(f"--shares: {share!r} has to be a number above 0, up to 1")
+        # One way to write each, in names of folders.
+        written.append(f"{number:.6f}".rstrip("0").rstrip("."))
     for way in ways:
         if way not in WAYS:
             raise UserError(f"--ways: {way!r} is not known; choose out of {', '.join(WAYS)}")
-    for name, values in (("shares", shares), ("ways", ways)):
+    for name, values in (("shares", written), ("ways", ways)):
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{name}={','.join(values)} has to name {name}, each once")
-    return Plan(tuple(shares), tuple(ways), data, output, **fields)
+    return Plan(tuple(written), tuple(ways), data, output, **fields)
 
 
-def make_pairs(
-    pyramid: jobs.Job, output: pathlib.Path, *, count: int, size: int, form: str
-) -> None:
-    """Masks of a pyramid's labelled images, and tissue for them, in a folder that is not there yet.
+def config_of(run: str) -> ConfigDict:
+    """The config that a run names, with its crop where that is given; other overrides left out.
+
+    Raises:
+        UserError: for what is no run, or a size that the file does not have.
+    """
+    config, *overrides = jobs.named(f"run: {run}")[1]
+    file, _, size = config.removeprefix("--config=").partition(":")
+    try:
+        found = runpy.run_path(file)["get_config"](size)
+    except (KeyError, ValueError) as error:
+        raise UserError(f"{run!r} names no config that can be read: {error}") from error
+    for word in overrides:
+        field, _, value = word.partition("=")
+        if field == "--config.data.crop" and value.isdecimal():
+            found.data.crop = int(value)
+    return found
+
+
+def check(plan: Plan, seeds: Sequence[str]) -> None:
+    """Checks, before anything is trained, what would stop the plan after hours.
+
+    Raises:
+        UserError: for a pupil or pyramid of another stage, pairs smaller than a crop, or a share
+            that leaves no patient for the teacher.
+    """
+    pupil = config_of(plan.pupil)
+    if pupil.stage != "segmentation":
+        raise UserError(
+            f"--pupil={plan.pupil!r} is of stage {pupil.stage!r}: name a config of stage "
+            "'segmentation'"
+        )
+    if plan.needs_pairs:
+        pyramid = config_of(plan.pyramid)
+        if pyramid.stage != "pyramid":
+            raise UserError(
+                f"--pyramid={plan.pyramid!r} is of stage {pyramid.stage!r}: name a config of stage "
+                "'pyramid'"
+            )
+        crop = max(pupil.data.crop, pyramid.data.crop)
+        if plan.size < crop:
+            raise UserError(
+                f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
+                f"are trained on: ask for pairs of {crop} px or more"
+            )
+    if "teacher" not in plan.ways:
+        return
+    pupil.data.source = plan.data
+    for seed in seeds:
+        pupil.seed = int(seed) if seed.isdecimal() else 0
+        groups = runs.open_split(pupil, "train").groups
+        for share in plan.shares:
+            kept = labelled.labelled_groups(groups, float(share), pupil.seed)
+            if float(share) < 1 and len(kept) == len(set(groups)):
+                raise UserError(
+                    f"--shares: {share} of the {len(kept)} training patients are all of them, and "
+                    "the mean teacher learns from the others: choose a lower share"
+                )
+
+
+def make_pairs(pyramid: jobs.Job, plan: Plan, *, device: str | None = None) -> None:
+    """Masks of a pyramid's labelled images, and tissue for them, where there are none yet.
+
+    Args:
+        pyramid: trained.
+        plan: says how many, and where.
+        device: accelerator that is used, of those there are; None: any.
 
     Raises:
         UserError: if one of the two commands fails.
     """
+    output = plan.pairs(pyramid.name) / f"seed_{pyramid.seed}"
     if output.is_dir():
         return
     # Whole or not there: what a command that was stopped has left is made again.
     beside = output.with_name(f".{output.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    numbers = (f"--count={count}", f"--size={size}", f"--form={form}", f"--seed={pyramid.seed}")
+    numbers = (
+        f"--count={plan.count}",
+        f"--size={plan.size}",
+        f"--form={plan.form}",
+        f"--seed={pyramid.seed}",
+    )
     workdir = f"--workdir={pyramid.folder}"
     for words in (
         ("histojax.data.masks", workdir, f"--output={beside / 'from'}", *numbers),
@@ -162,7 +243,11 @@ def make_pairs(
         said = shlex.join(["python", "-m", *words])
         say(said)
         done = subprocess.run(
-            [sys.executable, "-m", *words], stderr=subprocess.PIPE, text=True, check=False
+            [sys.executable, "-m", *words],
+            env=jobs.environment(device),
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
         )
         if done.returncode:
             lines = done.stderr.strip().splitlines()

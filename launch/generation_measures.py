@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax import generation, methods, runs
+from histojax import config, generation, methods, runs
 from histojax.data import painting
 from histojax.errors import UserError
 from histojax.imaging import page, writers
@@ -39,8 +39,29 @@ def network_of(judge: runs.Run, features: str) -> tuple[str, content.FeatureNetw
     return f"encoder of {judge.workdir}", own["segmenter"]
 
 
+def check_unseen(judge: runs.Run, source: Any) -> None:
+    """Checks that the judge was not trained on the images that it reads masks back from.
+
+    Raises:
+        UserError: if it was, as its manifest says; older runs have none.
+    """
+    path = judge.workdir / "manifest.json"
+    if not path.is_file():
+        return
+    both = sorted(set(config.read(path)["train"]) & set(source.names))
+    if both:
+        raise UserError(
+            f"--judge={judge.workdir} was trained on {both[0]}, which is among the {len(source)} "
+            "images: name a judge of the same split, or other images by --data or --split"
+        )
+
+
 def made(
-    run: runs.Run, real: generation.Windows, train: generation.Windows, seed: int
+    run: runs.Run,
+    real: generation.Windows,
+    train: generation.Windows,
+    seed: int,
+    windows: Any = None,
 ) -> dict[str, np.ndarray]:
     """Images, uint8 (N, S, S, 3), of the real squares' masks by every way that there is.
 
@@ -55,7 +76,7 @@ def made(
             "give a larger --size"
         )
     return {
-        PYRAMID: generation.made_by_pyramid(run, real.labels, seed=seed),
+        PYRAMID: generation.made_by_pyramid(run, real.labels, seed=seed, windows=windows),
         "mean colours and noise": generation.made_by_painting(
             real.labels, [painting.mean_look(looks)], seed=seed
         ),
@@ -75,6 +96,7 @@ def measured(
     subset: int,
     seed: int,
     mpp: float | None,
+    windows: Any = None,
 ) -> tuple[list[dict[str, Any]], float, np.ndarray]:
     """The table's rows, the pyramid's diversity, and two training squares nearest to each of its.
 
@@ -84,24 +106,35 @@ def measured(
         network: whose features are compared.
         real, train: squares.
         images: of `made`.
-        subset: squares of a subset of KID.
+        subset: squares of a subset of KID at most; fewer where there are fewer of any.
         seed: of the subsets and of further images.
         mpp: um per px of the real squares, None where unknown.
+        windows: the pyramid's, of `synthesis.synthesiser`.
     """
-    raw = generation.features_of(network, train.images)
+    pooled = generation.pooling(network)
+    raw = pooled(train.images)
 
     def features(squares: np.ndarray) -> np.ndarray:
-        return generation.standardised(generation.features_of(network, squares), raw)
+        return generation.standardised(pooled(squares), raw)
 
     known, wanted = generation.standardised(raw, raw), features(real.images)
     find = methods.run_segmenter(judge, [real.images.shape[1:3]], mpp=mpp)
     usual = metrics.nearest(wanted, known)[1].mean()
     floor = train.spread(len(real))
+    # One size for all sets, or they could not be compared.
+    subset = min(subset, len(real), len(floor))
+
+    def kid(found: np.ndarray, names: tuple[str, ...]) -> tuple[float, float]:
+        return (
+            metrics.kernel_distance(found, wanted, size=subset, seed=seed),
+            metrics.jackknife_error(found, wanted, names, real.names),
+        )
+
     rows = [
         {"images": REAL, **generation.fidelity(find, real.images, real.labels), "nearest": 1.0},
         {
             "images": TRAINING,
-            "kid": metrics.kernel_distance(features(floor.images), wanted, size=subset, seed=seed),
+            "kid": kid(features(floor.images), floor.names),
             **generation.fidelity(find, floor.images, floor.labels),
         },
     ]
@@ -112,7 +145,7 @@ def measured(
         rows.append(
             {
                 "images": name,
-                "kid": metrics.kernel_distance(found, wanted, size=subset, seed=seed),
+                "kid": kid(found, real.names),
                 **generation.fidelity(find, squares, real.labels),
                 "nearest": float(distances[:, 0].mean() / usual),
             }
@@ -120,7 +153,7 @@ def measured(
         closest = near if name == PYRAMID else closest
     masks = real.spread(_MASKS).labels
     several = [
-        features(generation.made_by_pyramid(run, masks, seed=seed, noise=noise))
+        features(generation.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows))
         for noise in range(_NOISES)
     ]
     spread = metrics.diversity(wanted[None])

@@ -8,8 +8,8 @@ square, both with noise like theirs, and by the built-in model of synthetic tiss
 beside them are the real squares themselves, and real squares of the training images.
 
     KID        to the real squares, by features of the judge's encoder (--features=NAME=WEIGHTS: of
-               another network), each standardised by those of the training squares; mean and
-               standard error over 100 subsets, of one size for all
+               another network), each standardised by those of the training squares; mean over
+               100 subsets, of one size for all, and the error by leaving out image by image
     Dice, AJI  of what the judge, a segmentation run that was trained on real images, finds in them,
                against the masks that they were made for
     nearest    mean distance to the nearest training square, over that of the real squares: far
@@ -27,7 +27,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command, generation, runs
+from histojax import command, generation, runs, stain_matching, synthesis
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.progress import say
@@ -62,14 +62,28 @@ def main(argv: Sequence[str]) -> None:
     if _DATA.value:
         settings.data.source = _DATA.value
     source = runs.open_split(settings, _SPLIT.value, fields=("instances",))
+    measures.check_unseen(judge, source)
+    train = runs.labelled_source(run.workdir)
+    matching = stain_matching.build(run.config, run.meta)
+    if matching is not None:  # what the pyramid makes has its target's stain
+        source, train = matching.source(source), matching.source(train)
     real = generation.windows_of(source, size).spread(_COUNT.value)
-    train = generation.windows_of(runs.labelled_source(run.workdir), size)
+    train = generation.windows_of(train, size)
+    windows = synthesis.synthesiser(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
-    images = measures.made(run, real, train, seed)
+    images = measures.made(run, real, train, seed, windows)
     say("measuring")
-    subset = min(_SUBSET.value, len(real))
     rows, diversity, closest = measures.measured(
-        run, judge, network, real, train, images, subset=subset, seed=seed, mpp=source.mpp
+        run,
+        judge,
+        network,
+        real,
+        train,
+        images,
+        subset=_SUBSET.value,
+        seed=seed,
+        mpp=source.mpp,
+        windows=windows,
     )
     result = {
         "pyramid": str(run.workdir),
@@ -77,7 +91,7 @@ def main(argv: Sequence[str]) -> None:
         "judge": str(judge.workdir),
         "features": f"{name}: {', '.join(network.layers)}",
         "data": f"{settings.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
-        "subset": subset,
+        "subset": min(_SUBSET.value, len(real), len(train)),
         "seed": seed,
         "diversity": diversity,
         "table": rows,

@@ -184,6 +184,12 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> list[Job]:
     ]
 
 
+def environment(device: str | None) -> dict[str, str]:
+    """The variables of a process that uses one accelerator, or None: what there is."""
+    own = {} if device is None else dict.fromkeys(_DEVICE_VARIABLES, device)
+    return {**os.environ, **own}
+
+
 class Runner:
     """Runs jobs in processes, one in each slot at a time.
 
@@ -226,16 +232,13 @@ class Runner:
         slot = self._slots.get()
         try:
             job.folder.parent.mkdir(parents=True, exist_ok=True)
-            environment = dict(os.environ)
-            if slot is not None:
-                environment.update(dict.fromkeys(_DEVICE_VARIABLES, slot))
             with job.log.open("ab") as log:
                 with self._lock:
                     if self._stopping:
                         return True
                     process = subprocess.Popen(
                         [*PROGRAM, *job.command],
-                        env=environment,
+                        env=environment(slot),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,

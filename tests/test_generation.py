@@ -89,8 +89,9 @@ def test_features_are_those_of_each_image_by_itself():
     run = dataclasses.replace(tiny.run("segmentation"), workdir="runs/s")
     network = methods.own_features({"s": run})["segmenter"]
     images = generation.windows_of(Images(), 16).spread(9).images
-    found = generation.features_of(network, images)
-    alone = generation.features_of(network, images[8:])
+    features = generation.pooling(network)
+    found = features(images)
+    alone = features(images[8:])
     np.testing.assert_allclose(found[8:], alone, atol=1e-5)
     assert len(found) == 9
     assert found.std(0).max() > 0

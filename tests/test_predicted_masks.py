@@ -42,7 +42,7 @@ def run(monkeypatch):
         return lambda image: {"mask": image[..., :1] / np.float32(255)}
 
     monkeypatch.setattr(inference, "segmenter", segmenter)
-    monkeypatch.setattr(postprocessing, "parameters_of", lambda run: None)
+    monkeypatch.setattr(postprocessing, "parameters_of", lambda run, fitted: None)
     return made
 
 

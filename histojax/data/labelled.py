@@ -97,7 +97,9 @@ def with_extra(source: Any, extra: Any, weight: float) -> Any:
             f"data.extra_weight={weight!r} has to be the share of the crops that come of "
             "data.extra, above 0, up to 1"
         )
-    if list(source.classes) != list(extra.classes):
+    # Nuclei without a class go with any: then all are nuclei alone.
+    plain = list(extra.classes) == ["background", "nucleus"]
+    if not plain and list(source.classes) != list(extra.classes):
         raise UserError(
             f"data.extra has the classes {', '.join(extra.classes)} and data.source "
             f"{', '.join(source.classes)}: name them alike in dataset.json"
@@ -184,7 +186,7 @@ def open_unlabelled(
     for patient in _patients(further):
         if patient in patients:
             raise UserError(
-                f"patient {patient} is in data.unlabelled={spec} and among the labelled or "
+                f"{patient} is in data.unlabelled={spec} and among the labelled or "
                 f"held-out images of {beside}: take its images out, or prepare the set with "
                 f"--exclude={patient} (--exclude=NAME leaves out all patients of a prepared set)"
             )
@@ -223,7 +225,6 @@ def with_unlabelled(source: Any, others: Any, weight: float) -> MixedSource:
 
 
 def _patients(source: Any) -> list[str]:
-    """TCGA patients of a source's images, in their order."""
+    """TCGA patients of a source's images, in their order; of others the images' names."""
     named = zip(source.groups, source.names, strict=True)
-    found = [tcga_patient(group) or tcga_patient(name) for group, name in named]
-    return [patient for patient in found if patient is not None]
+    return [tcga_patient(group) or tcga_patient(name) or name for group, name in named]

@@ -12,7 +12,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -200,7 +200,15 @@ def renumbered(instances: np.ndarray) -> np.ndarray:
 
 
 def _instances(source: Any, index: int) -> np.ndarray:
-    record = source[index]
+    return instances_of(source[index])
+
+
+def instances_of(record: Mapping[str, Any]) -> np.ndarray:
+    """The label image of a record, integer (H, W).
+
+    Raises:
+      UserError: it has none.
+    """
     if "instances" not in record:
         raise UserError(
             f"image {record['name']!r} has no instances, of which masks are made: give label "

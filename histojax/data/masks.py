@@ -78,6 +78,8 @@ def predict(output: pathlib.Path) -> None:
 
     if _WORKDIR.value is None:
         raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
+    if _DATA.value is not None:
+        raise UserError("--form=predicted is made of --images=SPEC: give that instead of --data")
     command.set_up_jax()
     run = runs.load(pathlib.Path(_WORKDIR.value))
     settings = run.config.copy_and_resolve_references()

@@ -386,15 +386,16 @@ class Pyramid(segmentation.FindsNuclei):
         return painted(mask, colours).astype(self.dtype)
 
     def palette_of(self, source: Source, *, images: int = 64, windows: int = 4) -> list[Any]:
-        """Colours that images of a source have, for synthesis to draw from: (C, 3) each, in [0, 1].
+        """Colours that images of a source have, for synthesis to draw from.
 
-        Of windows of the crops' size, at most so many of each of at most so many images; where
-        there are, of those that hold every label. Empty where the pyramid starts from grey.
+        Of windows of the crops' size, at most so many of each of at most so many images: (C, 3)
+        each, in [0, 1], None in the place of a label that a window does not hold. Empty where the
+        pyramid starts from grey.
         """
         if self.start == "grey":
             return []
         rng = np.random.default_rng(0)
-        found: dict[bool, list[Any]] = {True: [], False: []}
+        found = []
         for index in np.unique(np.linspace(0, len(source) - 1, images).astype(int)):
             record = source[int(index)]
             height, width = record["hr"].shape[:2]
@@ -404,8 +405,14 @@ class Pyramid(segmentation.FindsNuclei):
                 batch = {field: record[field][cut][None] for field in self.fields}
                 labels = self.labels.one_hot(batch, jnp.float32)
                 colours = np.asarray(label_colours(unit(batch["hr"], jnp.float32), labels))[0]
-                found[bool(labels.any((1, 2)).all())].append(colours.round(4).tolist())
-        return found[True] or found[False]
+                held = np.asarray(labels.any((1, 2)))[0]
+                found.append(
+                    [
+                        colour.round(4).tolist() if there else None
+                        for colour, there in zip(colours, held, strict=True)
+                    ]
+                )
+        return found
 
     def generate(
         self, state: State, labels: jax.Array, noises: Sequence[jax.Array], colours: jax.Array

@@ -1,3 +1,4 @@
+import ast
 import csv
 import pathlib
 import subprocess
@@ -5,6 +6,8 @@ import sys
 
 import pytest
 
+from configs import base
+from histojax.data import augmentation
 from histojax.errors import UserError
 from launch import few_labels_plan, jobs
 from tests.launch.stand_in import CONFIG
@@ -16,10 +19,12 @@ from absl import flags
 from histojax import command
 from launch import few_labels, few_labels_plan, jobs
 jobs.PROGRAM = (sys.executable, "main.py")
-def pairs(pyramid, output, **numbers):
+def pairs(pyramid, plan, device):
+    output = plan.pairs(pyramid.name) / f"seed_{pyramid.seed}"
     output.mkdir(parents=True, exist_ok=True)
-    (output / "of").write_text(f"{pyramid.folder} {sorted(numbers.items())}")
+    (output / "of").write_text(f"{pyramid.folder}")
 few_labels_plan.make_pairs = pairs
+few_labels_plan.check = lambda plan, seeds: None  # the stand-in's config is an empty file
 flags.mark_flags_as_required(["data", "output"])
 command.run(few_labels.main)
 """
@@ -28,10 +33,13 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 def plan(**changes):
     settings = {
-        "shares": ["0.2", "1.0"],
+        "shares": ["0.20", "1.0"],
         "ways": few_labels_plan.WAYS,
         "data": "folder:/images",
         "output": pathlib.Path("out"),
+        "count": 7,
+        "size": 64,
+        "form": "turned",
         "pupil": f"{CONFIG} --config.steps=5",
         "pyramid": CONFIG,
         "teacher_weight": 2.0,
@@ -48,7 +56,7 @@ def test_every_way_of_a_share_is_the_same_network_on_other_images():
     runs = plan().pupil_runs()
     # Nothing is without labels where all are used.
     assert len(runs) == 2 * len(few_labels_plan.WAYS) - 1
-    assert not any(run.startswith("teacher-1.0") for run in runs)
+    assert not any(run.startswith("teacher-1:") for run in runs)
     common = {
         "--config.steps=5",
         "--config.data.source=folder:/images",
@@ -61,7 +69,7 @@ def test_every_way_of_a_share_is_the_same_network_on_other_images():
     plain, augmented = (set(words(runs, f"{way}-0.2")[2:]) for way in ("real", "augmented"))
     assert augmented == common
     assert "--config.data.augmentation.flips=False" in plain - augmented
-    folder = f"folder:{pathlib.Path('out').resolve()}/pairs/0.2/seed_{{seed}}"
+    folder = f"folder:{pathlib.Path('out').resolve()}/pairs/0.2/turned-7x64/seed_{{seed}}"
     added = set(words(runs, "synthetic-0.2")[2:]) - augmented
     assert {word.strip("'") for word in added} == {f"--config.data.extra={folder}"}
     alone = set(words(runs, "synthetic_only-0.2")) - set(words(runs, "synthetic-0.2"))
@@ -72,7 +80,7 @@ def test_every_way_of_a_share_is_the_same_network_on_other_images():
 
 def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
     runs = plan().pyramid_runs()
-    assert [run.partition(":")[0] for run in runs] == ["0.2", "1.0"]
+    assert [run.partition(":")[0] for run in runs] == ["0.2", "1"]
     assert "--config.data.labelled=0.2" in words(runs, "0.2")
     assert plan().needs_pairs
     assert not plan(ways=["real", "teacher"]).needs_pairs
@@ -85,7 +93,7 @@ def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
         ({"shares": ["0.2", "0"]}, r"--shares: '0' has to be a number above 0, up to 1"),
         ({"shares": ["a fifth"]}, r"--shares: 'a fifth' has to be a number"),
         ({"shares": ["nan"]}, r"--shares: 'nan' has to be a number"),
-        ({"shares": ["0.2", "0.2"]}, r"--shares=0\.2,0\.2 has to name shares, each once"),
+        ({"shares": ["0.2", "0.20"]}, r"--shares=0\.2,0\.2 has to name shares, each once"),
         ({"ways": ["magic"]}, r"--ways: 'magic' is not known; choose out of real, augmented"),
         ({"ways": []}, r"--ways= has to name ways"),
     ],
@@ -93,6 +101,44 @@ def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
 def test_what_cannot_be_run_is_refused(changes, said):
     with pytest.raises(UserError, match=said):
         plan(**changes)
+
+
+def test_plain_images_are_the_pupils_own_without_any_augmentation():
+    fields = {word.rpartition(".augmentation.")[2] for word in few_labels_plan._PLAIN}
+    assert {field.partition("=")[0] for field in fields} == set(base.augmentation())
+    plain = base.augmentation()
+    for field in fields:
+        name, _, value = field.partition("=")
+        plain[name] = ast.literal_eval(value)
+    augmentation.Augmentation.from_config(plain)
+
+
+REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py:smoke"}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pupil": "configs/srgan.py"}, r"--pupil='configs/srgan\.py' is of stage 'srgan'"),
+        (
+            {"pyramid": "configs/unet.py"},
+            r"--pyramid='configs/unet\.py' is of stage 'segmentation'",
+        ),
+        ({"size": 24}, r"--size=24 is smaller than the crops of 32 px"),
+        (
+            {"pupil": "configs/segmentation.py:smoke --config.data.crop=96"},
+            r"--size=64 is smaller than the crops of 96 px",
+        ),
+        ({"shares": ["0.999"]}, r"0\.999 of the 8 training patients are all of them"),
+        ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
+    ],
+)
+def test_what_would_stop_it_after_hours_is_said_at_once(changes, said, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(UserError, match=said):
+        few_labels_plan.check(plan(data="synthetic", **{**REAL, **changes}), ["0", "1"])
+    few_labels_plan.check(plan(data="synthetic", **REAL), ["0", "1"])
 
 
 def job(folder, seed=3):
@@ -110,29 +156,29 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
         return subprocess.CompletedProcess(command, failed, stderr="one\nthe disk is full\n")
 
     monkeypatch.setattr(few_labels_plan.subprocess, "run", run)
-    output = tmp_path / "pairs" / "seed_3"
-    numbers = {"count": 7, "size": 64, "form": "turned"}
+    own = plan(output=tmp_path)
+    output = tmp_path / "pairs/0.2/turned-7x64/seed_3"
     with pytest.raises(UserError, match=r"python -m histojax\.synthesize .* failed: the disk is"):
-        few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+        few_labels_plan.make_pairs(job(tmp_path), own)
     assert not output.exists()
-    few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+    few_labels_plan.make_pairs(job(tmp_path), own)
     assert [path.name for path in output.parent.iterdir()] == ["seed_3"]
     masks, tissue = called[2:]
     assert {"histojax.data.masks", "--count=7", "--size=64", "--form=turned", "--seed=3"} <= set(
         masks
     )
     assert {"histojax.synthesize", "--seed=3", f"--workdir={tmp_path / 'pyramid'}"} <= set(tissue)
-    few_labels_plan.make_pairs(job(tmp_path), output, **numbers)
+    few_labels_plan.make_pairs(job(tmp_path), own)
     assert len(called) == 4
 
 
 def test_a_way_is_compared_with_augmented_images_seed_by_seed():
     rows = []
-    for seed, base in ((0, 0.5), (1, 0.7)):
+    for seed, plain in ((0, 0.5), (1, 0.7)):
         for way, more in (("augmented", 0.0), ("synthetic", 0.02 + 0.02 * seed)):
             rows += [
                 {"run": f"{way}-0.2", "seed": seed, "image": i, "organ": "", "dice_hr_to_s": value}
-                for i, value in enumerate((base + more - 0.1, base + more + 0.1))
+                for i, value in enumerate((plain + more - 0.1, plain + more + 0.1))
             ]
     rows += [{"run": "real-0.2", "seed": 1, "image": 0, "organ": "", "dice_hr_to_s": 0.4}]
     table = {entry["way"]: entry for entry in few_labels_plan.by_share(rows)}
@@ -172,8 +218,8 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
     calls = sorted(path.relative_to(stand_in) for path in stand_in.glob("out/*/*/*/calls"))
     assert len(calls) == 2 + 4
     assert all(len((stand_in / path).read_text().split()) == 1 for path in calls)
-    made = (stand_in / "out/pairs/0.2/seed_1/of").read_text()
-    assert made.startswith("out/pyramids/0.2/seed_1 [('count', 3)")
+    made = (stand_in / "out/pairs/0.2/replaced-3x256/seed_1/of").read_text()
+    assert made == "out/pyramids/0.2/seed_1"
     table = list(csv.DictReader((stand_in / "out/labels.csv").read_text().splitlines()))
     assert [row["way"] for row in table] == ["augmented", "synthetic"]
     assert float(table[0]["mean"]) == pytest.approx(0.65)

@@ -1,7 +1,13 @@
 import numpy as np
 import pytest
 
-from histojax.metrics.generation import diversity, kernel_distance, nearest, squared_mmd
+from histojax.metrics.generation import (
+    diversity,
+    jackknife_error,
+    kernel_distance,
+    nearest,
+    squared_mmd,
+)
 
 
 def draws(mean, count, seed, size=8):
@@ -30,7 +36,7 @@ def test_it_has_no_bias_and_grows_with_the_difference():
     error = np.std(same) / np.sqrt(len(same))
     assert abs(np.mean(same)) < 3 * error
     assert min(same) < 0
-    apart = [kernel_distance(draws(0, 50, 1), draws(m, 50, 2))[0] for m in (0, 0.5, 1)]
+    apart = [kernel_distance(draws(0, 50, 1), draws(m, 50, 2)) for m in (0, 0.5, 1)]
     assert apart == sorted(apart)
     assert apart[1] > 5 * error
 
@@ -40,9 +46,24 @@ def test_subsets_are_drawn_by_the_seed_and_no_larger_than_the_sets():
     assert kernel_distance(x, y, subsets=5, seed=3) == kernel_distance(x, y, subsets=5, seed=3)
     assert kernel_distance(x, y, subsets=5, seed=3) != kernel_distance(x, y, subsets=5, seed=4)
     # Of sets no larger than the subsets there is one, up to its order.
-    mean, error = kernel_distance(y, y + 1, subsets=4, size=100)
-    assert mean == pytest.approx(squared_mmd(y, y + 1))
-    assert error == pytest.approx(0, abs=1e-9)
+    assert kernel_distance(y, y + 1, subsets=4, size=100) == pytest.approx(squared_mmd(y, y + 1))
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_the_error_is_how_much_it_varies_between_sets_of_groups(paired):
+    # Squares of one image are alike, so that there are as many images as there are groups.
+    def clustered(seed, groups=20):
+        return draws(0, groups, seed, 3).repeat(4, 0) + 0.1 * draws(0, 4 * groups, seed + 7, 3)
+
+    names = [f"{i}" for i in range(20) for _ in range(4)]
+    others = names if paired else [f"o{name}" for name in names]
+    found, errors = [], []
+    for seed in range(60):
+        x, y = clustered(2 * seed), clustered(2 * seed + 1)
+        found.append(squared_mmd(x, y))
+        errors.append(jackknife_error(x, y, names, others))
+    assert np.mean(errors) == pytest.approx(np.std(found), rel=0.5)
+    assert np.isnan(jackknife_error(x, y, ["a"] * 80, others))
 
 
 def test_a_copy_is_its_own_nearest():
