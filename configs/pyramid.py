@@ -63,7 +63,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "sizes": sizes[: k + 1],  # px of a crop at each scale, lowest first
             "labels": "contour",  # mask | contour | classes
             # Of the annotation, background included, for labels=classes. Images are made for each
-            # class; what is found in images is still scored as foreground.
+            # class, and what is found in images is scored as foreground and, from 3 on, by class.
             "classes": 0,
             # Of what a scale adds to the one below; 1 at the lowest.
             "noise": 0.1 if size == "paper" else 0.5,

@@ -39,8 +39,7 @@ def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[S
     """
     scores: dict[tuple[str, str], np.ndarray] = {}
     left_out = set()
-    for key in rows[0]:
-        parsed = scoreboard.split_key(key)
+    for key, parsed in scoreboard.split_keys(rows[0]).items():
         if parsed is None:
             continue
         metric, method = parsed

@@ -25,9 +25,10 @@ from histojax.data.registration import check_registration
 from histojax.errors import UserError
 from histojax.imaging import figures, fitting, forms, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
-from histojax.metrics import image_quality, instances, intervals, overlap
+from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.progress import say
 from histojax.stages import content
+from histojax.stages.images import tells_classes
 
 Image = np.ndarray
 # Bytes of a SPEC that the name of a folder takes over, its last ones.
@@ -55,6 +56,7 @@ def evaluate(
     settings: ConfigDict,
     *,
     figure: Callable[[str, dict[str, Image]], None] | None = None,
+    tally: Callable[[str, np.ndarray], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Per-image scores: {"name", "group", "<metric>_<method or row>": value}.
 
@@ -63,6 +65,8 @@ def evaluate(
         source: a data set; masks are needed where there are rows.
         settings: a run's config: seed, data.scale, data.degradation.
         figure: called with each image's name and {caption: picture}.
+        tally: called with each row's name and, for each image, the confusion matrix (K, K) of its
+            classes, where the row tells classes apart.
 
     Raises:
         UserError: if images lack the annotation that rows need.
@@ -104,6 +108,16 @@ def evaluate(
             if "instances" in sample:
                 scores |= instances.score_instances(found.instances, truth)
                 caption += f", AJI {scores['aji']:.3f}"
+            if found.classes is not None:
+                matrix = overlap.confusion(
+                    found.classes,
+                    sample["mask"][: hr.shape[0], : hr.shape[1]],
+                    classes=len(source.classes),
+                )
+                scores |= classes.score_classes(matrix, source.classes)
+                caption += f", mean IoU {scores['class_miou']:.3f}"
+                if tally is not None:
+                    tally(name, matrix)
             row.update({f"{metric}_{name}": value for metric, value in scores.items()})
             pictures[caption] = writers.overlay(image, found.instances)
         if methods.rows:
@@ -142,12 +156,29 @@ def image_pair(
 def summary_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Metric -> mean and 95 % bootstrap interval over the images that have it.
 
-    Instances are not scored where an image has but a mask.
+    Instances are not scored where an image has but a mask, nor a class that it and what was found
+    in it lack.
     """
     names = dict.fromkeys(n for row in results for n in row if n not in ("name", "group"))
     return {
         name: intervals.bootstrap_mean([row[name] for row in results if name in row])._asdict()
         for name in names
+    }
+
+
+def pooled_of(
+    matrices: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Metric -> score of each row's summed confusion matrix and 95 % bootstrap interval.
+
+    Args:
+        matrices: row -> (K, K) of each image, as `evaluate` tallies them.
+        names: of the classes.
+    """
+    return {
+        f"{metric}_{row}": interval._asdict()
+        for row, found in matrices.items()
+        for metric, interval in classes.score_pooled(np.stack(found), names).items()
     }
 
 
@@ -231,6 +262,8 @@ def score_workdir(
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
     source = runs.open_split(settings, split, fields=("instances",) if needs_masks else ())
+    for run in folders.values():
+        check_same_classes(run, source, settings.data.source)
     if enhancer != "none":
         if max_shift is None:
             max_shift = settings.data.get("max_shift", 1.0)  # older runs lack it
@@ -248,9 +281,14 @@ def score_workdir(
     def figure(name: str, pictures: dict[str, Image]) -> None:
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
 
-    results = evaluate(methods, source, settings, figure=figure)
+    matrices: dict[str, list[np.ndarray]] = {}
+
+    def tally(row: str, matrix: np.ndarray) -> None:
+        matrices.setdefault(row, []).append(matrix)
+
+    results = evaluate(methods, source, settings, figure=figure, tally=tally)
     table = {
-        "metrics": summary_of(results),
+        "metrics": {**summary_of(results), **pooled_of(matrices, source.classes)},
         "differences": differences_of(results, comparisons(methods)),
         "ensemble": ensemble,
         "enhancer": enhancer,
@@ -260,6 +298,24 @@ def score_workdir(
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
     return table
+
+
+def check_same_classes(run: runs.Run, source: sources.Source, spec: str) -> None:
+    """Checks that what a run tells apart is what data are annotated with.
+
+    Raises:
+        UserError: if it tells classes apart, and they are others.
+    """
+    segmenter = getattr(run.stage, "segmenter", None)
+    if segmenter is None or not tells_classes(segmenter.heads):
+        return
+    own = run.meta["classes"]
+    if own != list(source.classes):
+        raise UserError(
+            f"{run.workdir} tells the classes {', '.join(own)} apart, and {spec} has "
+            f"{', '.join(source.classes)}: score it on data with the same ones, named alike and in "
+            "the same order"
+        )
 
 
 def fitted_grid(parameters: forms.Parameters, heads: Sequence[str]) -> dict[str, tuple[float, ...]]:
@@ -300,7 +356,7 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     for index in range(count):
         hr, lr, truth = image_pair(source[index], recipe, settings.seed)
         found = network(lr if enhances else hr)
-        maps.append({head: found[head][..., 0] for head in run.stage.segmenter.heads})
+        maps.append({head: found[head][..., 0] for head in forms.MAPS if head in found})
         truths.append(truth)
     best, tried = fitting.fit_thresholds(
         maps,

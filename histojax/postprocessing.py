@@ -12,6 +12,7 @@ from histojax import config, runs
 from histojax.errors import UserError
 from histojax.imaging import forms, nuclei
 from histojax.imaging.instances import InstanceLabeller, InstanceParameters
+from histojax.stages import images
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
@@ -28,10 +29,13 @@ class Found:
     Attributes:
         mask: bool (H, W), the foreground at the run's threshold.
         instances: int32 (H, W), what is left of it, nucleus by nucleus.
+        classes: uint8 (H, W), the likeliest class of each pixel, 0 background; None where the run
+            tells none apart.
     """
 
     mask: np.ndarray
     instances: np.ndarray
+    classes: np.ndarray | None = None
 
 
 def parameters_of(run: runs.Run, *, fitted: bool = True) -> forms.Parameters | None:
@@ -75,8 +79,11 @@ def find(
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
-        return Found(mask, nuclei.label_mask(mask, **component_sizes(run.config)))
-    return Found(mask, forms.label(flat, parameters, mpp=mpp))
+        instances = nuclei.label_mask(mask, **component_sizes(run.config))
+    else:
+        instances = forms.label(flat, parameters, mpp=mpp)
+    classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
+    return Found(mask, instances, classes)
 
 
 def threshold(run: runs.Run, parameters: forms.Parameters | None) -> float:
@@ -152,7 +159,8 @@ class WholeLabeller:
 
     def add(self, maps: Maps) -> None:
         """Takes the next strip: head -> (rows, W) in [0, 1]."""
-        self._strips.append({head: np.array(values) for head, values in maps.items()})
+        kept = [head for head in forms.MAPS if head in maps]
+        self._strips.append({head: np.array(maps[head]) for head in kept})
 
     def finish(self) -> WholeLabels:
         """Labels the whole."""

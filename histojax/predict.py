@@ -2,8 +2,9 @@
 
     python -m histojax.predict --workdir=DIR --input=PATH [--input=PATH ...] --output=DIR
 
-writes NAME.sr.tif and NAME.labels.tif, as far as the run makes them, and index.html. Images are
-read and written in strips, so their size is bounded by the disk and not by memory.
+writes NAME.sr.tif, NAME.labels.tif and NAME.classes.tif (the number of each pixel's class), as far
+as the run makes them, and index.html. Images are read and written in strips, so their size is
+bounded by the disk and not by memory.
 """
 
 from __future__ import annotations

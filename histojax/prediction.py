@@ -14,8 +14,10 @@ import numpy as np
 from histojax import inference, postprocessing, runs
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, report, tiling, writers
+from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
 from histojax.progress import say
+from histojax.stages.images import likeliest_class, tells_classes
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
@@ -31,9 +33,10 @@ class Prediction:
         name: of the input file, without its ending.
         size: (H, W) of the outputs, px.
         mpp: um per output px, None where unknown.
-        sr, labels: files written, None where the run does not make them.
+        sr, labels, classes: files written, None where the run does not make them.
         nuclei: how many were found, None where the run finds none.
         note: what was done about the scale, a sentence.
+        class_names: of the values in `classes`, from 0.
     """
 
     name: str
@@ -41,8 +44,10 @@ class Prediction:
     mpp: float | None
     sr: pathlib.Path | None
     labels: pathlib.Path | None
+    classes: pathlib.Path | None
     nuclei: int | None
     note: str
+    class_names: tuple[str, ...] = ()
 
 
 def predict_files(
@@ -127,7 +132,12 @@ def predict_file(
             long or no text.
     """
     name = conversion.readable_name(path)
-    if len(os.fsencode(longest := f"{name}.labels.tif")) > _LONGEST_NAME:
+    makes_sr = hasattr(run.stage, "enhance")
+    finds = hasattr(run.stage, "segment")
+    heads = run.stage.segmenter.heads if finds else ()
+    classifies = tells_classes(heads)
+    longest = f"{name}.{'classes' if classifies else 'labels'}.tif"
+    if len(os.fsencode(longest)) > _LONGEST_NAME:
         raise UserError(
             f"{path} would be written as {longest}, and a name has at most {_LONGEST_NAME} bytes: "
             "shorten the name of the image"
@@ -138,19 +148,21 @@ def predict_file(
         scaled = image if factor == 1.0 else ResampledReader(image, factor)
         mpp_out = None if known is None else known / factor / network.scale
         height, width = scaled.height * network.scale, scaled.width * network.scale
-        makes_sr = hasattr(run.stage, "enhance")
-        finds = hasattr(run.stage, "segment")
         with contextlib.ExitStack() as stack:
             labeller = None
             if finds:
                 labeller = stack.enter_context(
                     postprocessing.Labeller(run, height, width, mpp=mpp_out)
                 )
+            plane = stack.enter_context(Plane(width, np.uint8)) if classifies else None
 
             def strips() -> Iterator[np.ndarray]:
                 for strip in tiling.strips(network.tiles(scaled, name=str(path))):
+                    maps = {head: strip.outputs[head] for head in heads}
                     if labeller is not None:
-                        labeller.add({h: strip.outputs[h] for h in run.stage.segmenter.heads})
+                        labeller.add(maps)
+                    if plane is not None:
+                        plane.append(likeliest_class(maps))
                     yield strip.outputs.get("sr")
 
             sr = output / f"{name}.sr.tif" if makes_sr else None
@@ -159,7 +171,12 @@ def predict_file(
             else:
                 for _ in strips():
                     pass
-            labels, count = None, None
+            classes, labels, count = None, None, None
+            if plane is not None:
+                classes = output / f"{name}.classes.tif"
+                writers.stream_tiff(
+                    classes, plane.strips(), height=height, width=width, mpp=mpp_out
+                )
             if labeller is not None:
                 labels = output / f"{name}.labels.tif"
                 with labeller.finish() as found:
@@ -167,7 +184,8 @@ def predict_file(
                     writers.stream_tiff(
                         labels, found.strips(), height=height, width=width, mpp=mpp_out
                     )
-    return Prediction(name, (height, width), mpp_out, sr, labels, count, note)
+    names = tuple(run.meta["classes"]) if classifies else ()
+    return Prediction(name, (height, width), mpp_out, sr, labels, classes, count, note, names)
 
 
 def scale_factor(
@@ -216,7 +234,7 @@ def write_index(
 def preview(
     path: pathlib.Path, made: Prediction, *, max_pixels: int = reader.MAX_PIXELS
 ) -> np.ndarray:
-    """Input | enhanced | nuclei at the middle of the image, uint8 (h, w, 3)."""
+    """Input | enhanced | nuclei | classes at the middle of the image, uint8 (h, w, 3)."""
     size = min(_PREVIEW, *made.size)
     y, x = (made.size[0] - size) // 2, (made.size[1] - size) // 2
     with reader.open_image(path, max_pixels=max_pixels) as image:
@@ -237,4 +255,8 @@ def preview(
     if made.labels is not None and shown.shape[:2] == (size, size):
         labels = reader.read_label_region(made.labels, y, x, size, size)
         row.append(("nuclei", writers.overlay(shown, labels)))
+    if made.classes is not None:
+        numbers = reader.read_label_region(made.classes, y, x, size, size)
+        grey = numbers * (255 // (len(made.class_names) - 1))
+        row.append(("classes", grey.astype(np.uint8)))
     return writers.panels([row], cell=size)

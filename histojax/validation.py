@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from histojax import sharding
 from histojax.data import eval_batches, sources
 from histojax.imaging import figures
+from histojax.stages import scoring
 
 Tree = Any
 
@@ -76,7 +77,7 @@ class Validation:
             outputs = self._step(state, sharding.place_batch(arrays, self._mesh))
             outputs = {name: sharding.local_rows(value) for name, value in outputs.items()}
             for name, pair in self._stage.evaluate(outputs, batch).items():
-                sums[name] = sums.get(name, np.zeros(2)) + np.asarray(pair)
+                sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
             for i in np.flatnonzero(batch["weight"])[: self._pictures - len(shown)]:
                 shown.append(
                     {
@@ -88,9 +89,7 @@ class Validation:
             figures.write_samples(
                 self._workdir / "samples" / f"step_{step:07d}.png", shown, scale=self._scale
             )
-        return {
-            name: float(total / count) if count else 1.0 for name, (total, count) in sums.items()
-        }
+        return {name: scoring.divided(*pair) for name, pair in sums.items()}
 
 
 def fitting_crop(crop: int, side: int, *, step: int) -> int:

@@ -14,7 +14,7 @@ from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
 
 # Scores that the table has unless others are named; not those of baselines.
-_MAIN = ("psnr_rgb", "ssim_rgb", "dice", "aji", "pq", "f1")
+_MAIN = ("psnr_rgb", "ssim_rgb", "dice", "aji", "pq", "f1", "class_miou", "class_dice")
 _BASELINES = ("bicubic", "otsu")
 ALL = "all"
 

@@ -50,6 +50,12 @@ def test_a_chain_without_a_joint_stage_has_its_segmenter_for_its_own():
     assert [row for row, _ in found] == ["sr", "sr_to_s", "bicubic_to_s", "hr_to_s"]
 
 
+def test_classes_are_compared_by_name():
+    row = {"dice_hr_to_p": 1.0, "class_miou_hr_to_p": 2.0, "class_dice_a_b_hr_to_p": 3.0}
+    found, _ = table.arranged([row], "p", "pyramid")
+    assert [metric for _, metric in found] == ["dice", "class_miou", "class_dice_a_b"]
+
+
 def scores(**runs):
     """Run -> PSNR of its enhanced image, for each image."""
     return {label: {("sr", "psnr_rgb"): np.array(values)} for label, values in runs.items()}

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import re
 import shutil
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import evaluation
+from histojax import chain, evaluation, inference, runs
 from histojax.data import degradation
 from histojax.errors import UserError
 from histojax.methods import Methods, bicubic, feature_metric, methods_of
@@ -400,3 +401,125 @@ def test_features_are_compared_in_windows_that_the_network_takes(side):
     feature_metric(network)(image, image[::-1])
     window = side // 32 * 32
     assert set(seen) == {(window, window)}
+
+
+CLASSES = ["background", "tumour cells", "stroma"]
+
+
+class Classed(Two):
+    """The two images with a class for each nucleus, 1 or 2 in turn."""
+
+    classes = CLASSES
+
+    def __getitem__(self, index):
+        sample = super().__getitem__(index)
+        instances = sample["instances"]
+        return {**sample, "mask": np.where(instances > 0, 1 + instances % 2, 0).astype(np.uint8)}
+
+
+def test_classes_are_scored_where_a_row_tells_them_apart():
+    source, settings = Classed(), tiny.config("pyramid")
+    masks = {sample["hr"][:64, :64].tobytes(): sample["mask"][:64, :64] for sample in source}
+
+    def right(image):
+        mask = masks[image.tobytes()]
+        return Found(mask > 0, mask.astype(np.int32), mask)
+
+    def swapped(image):
+        found = right(image)
+        return dataclasses.replace(found, classes=np.array([0, 2, 1], np.uint8)[found.classes])
+
+    found = methods(
+        source,
+        enhancers={},
+        segmenters={"right": right, "swapped": swapped, "nothing": nothing},
+        rows=[(name, None, name) for name in ("right", "swapped", "nothing")],
+    )
+    matrices = []
+    results = evaluation.evaluate(
+        found, source, settings, tally=lambda row, matrix: matrices.append((row, matrix))
+    )
+    assert [row for row, _ in matrices] == ["right", "swapped"] * 2
+    names = ["class_miou", *(f"class_dice_{c}" for c in ("background", "tumour_cells", "stroma"))]
+    for row, (_, matrix) in zip(results, matrices[1::2], strict=True):
+        assert [row[f"{name}_right"] for name in names] == [1] * 4
+        assert [row[f"{name}_swapped"] for name in names] == [pytest.approx(1 / 3), 1, 0, 0]
+        assert row["dice_swapped"] == 1
+        assert not [key for key in row if key.startswith("class_") and key.endswith("nothing")]
+        assert matrix.sum() == 64 * 64
+        assert matrix[1, 1] == matrix[2, 2] == 0
+
+
+@pytest.fixture(scope="module")
+def trained_classes(tmp_path_factory):
+    """(workdir of a tiny pyramid of three classes, its folder of data)."""
+    folder = tmp_path_factory.mktemp("classes")
+    settings = tiny.config("pyramid", steps=20)
+    for stage in (settings, settings.init.pyramid):
+        stage.eval.every, stage.ema_decay = 20, 0.0
+        stage.segmenter_optimizer.update(learning_rate=2e-2, schedule="constant")
+    settings.data.source = f"folder:{tiny.class_folder(folder / 'data', CLASSES)}"
+    settings.pyramid.update(labels="classes", classes=3)
+    chain.run(settings, folder / "run")
+    return folder / "run", folder / "data"
+
+
+def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
+    workdir, data = trained_classes
+    metrics = scored(workdir / "scale_16", tmp_path, split="all", enhancer="none")
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    run = runs.load(workdir / "scale_16")
+    assert run.stage.segmenter.heads == ("mask", "class_1", "class_2")
+    segment = inference.segmenter(run)
+    shared, found, there = np.zeros((3, len(rows), 3))
+    for i, row in enumerate(rows):
+        maps = segment(np.asarray(Image.open(data / "images" / f"{row['name']}.png")))
+        stacked = np.stack([1 - maps["mask"], maps["class_1"], maps["class_2"]])[..., 0]
+        truth = np.asarray(Image.open(data / "masks" / f"{row['name']}.png"))
+        for k in range(3):
+            predicted = stacked.argmax(0) == k
+            shared[i, k] = (predicted & (truth == k)).sum()
+            found[i, k], there[i, k] = predicted.sum(), (truth == k).sum()
+    assert (found.sum(0) > 0).sum() > 1
+    assert ((found + there) == 0).any()  # in one image a class is neither there nor found
+    with np.errstate(invalid="ignore"):
+        dice, iou = 2 * shared / (found + there), shared / (found + there - shared)
+    pooled = [counts.sum(0) for counts in (shared, found, there)]
+    for k, name in enumerate(("background", "tumour_cells", "stroma")):
+        scores = [float(row[f"class_dice_{name}_hr_to_scale_16"] or "nan") for row in rows]
+        np.testing.assert_allclose(scores, dice[:, k])
+        entry = metrics[f"class_dice_pooled_{name}_hr_to_scale_16"]
+        assert entry["mean"] == pytest.approx(2 * pooled[0][k] / (pooled[1][k] + pooled[2][k]))
+        assert entry["low"] <= entry["mean"] <= entry["high"]
+    scores = [float(row["class_miou_hr_to_scale_16"]) for row in rows]
+    np.testing.assert_allclose(scores, np.nanmean(iou, 1))
+    whole = pooled[0] / (pooled[1] + pooled[2] - pooled[0])
+    entry = metrics["class_miou_pooled_hr_to_scale_16"]
+    assert (entry["mean"], entry["n"]) == (pytest.approx(whole.mean()), 4)
+    # Foreground is scored as before, and so is Otsu's, which tells no classes.
+    assert {"dice_hr_to_scale_16", "miou_hr_to_scale_16", "miou_otsu"} <= set(metrics)
+    assert not [name for name in metrics if name.startswith("class_") and "otsu" in name]
+
+
+def test_classes_are_watched_in_training_and_reported(trained_classes):
+    workdir, _ = trained_classes
+    for folder in (workdir / "scale_16", workdir / "pyramid"):
+        lines = (folder / "metrics.jsonl").read_text().splitlines()
+        values = [row for row in map(json.loads, lines) if row["split"] == "val"]
+        assert values
+        assert all(0 <= row["class_miou_pooled"] < 1 for row in values)
+    page = (workdir / "pyramid" / "report.html").read_text()
+    for name in ("mean IoU of classes, pooled", "Dice, tumour_cells", "Classes: mean IoU pooled"):
+        assert name in page
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("classes", [["background", "nucleus"], [*CLASSES[::2], CLASSES[1]]])
+def test_data_of_other_classes_are_refused(trained_classes, tmp_path, classes):
+    workdir, _ = trained_classes
+    data = f"folder:{tiny.class_folder(tmp_path / 'data', classes)}"
+    said = rf"classes background, tumour cells, stroma apart, .*data has {', '.join(classes)}: sc"
+    with pytest.raises(UserError, match=said):
+        scored(workdir, tmp_path, data=data)
+    assert not (tmp_path / "out").exists()

@@ -12,6 +12,7 @@ from histojax.imaging import nuclei
 from histojax.imaging.instances import InstanceParameters
 from histojax.imaging.usenet import USENetParameters, usenet_instances
 from histojax.prediction import predict_files
+from histojax.stages import build_stage
 from tests import tiny
 
 
@@ -240,3 +241,29 @@ def test_masks_alone_are_refused_for_instances_before_training(tmp_path):
     with pytest.raises(UserError, match=r"'instances' is asked for, but image"):
         chain.run(settings, tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("form", ["watershed", "usenet"])
+@pytest.mark.parametrize("from_mask", [False, True])
+def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(form, from_mask):
+    settings = tiny.config("pyramid")
+    settings.pyramid.update(labels="classes", classes=3)
+    settings.instances.update(form=form, marker_from_mask=from_mask)
+    meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
+    run = runs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    parameters = postprocessing.parameters_of(run)
+    assert (parameters is not None) == from_mask
+    maps = {"mask": two_discs()["mask"]}
+    alone = postprocessing.find(run, maps, parameters)
+    assert alone.classes is None
+    left = np.arange(60)[None, :, None] < 30
+    maps |= {f"class_{k}": maps["mask"] * (left == (k == 1)) for k in (1, 2)}
+    found = postprocessing.find(run, maps, parameters)
+    np.testing.assert_array_equal(found.instances, alone.instances)
+    expected = np.where(alone.mask, np.where(left[..., 0], 1, 2), 0)
+    np.testing.assert_array_equal(found.classes, expected)
+    with postprocessing.Labeller(run, 40, 60) as labeller:
+        for y in range(0, 40, 7):
+            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
+        with labeller.finish() as labels:
+            np.testing.assert_array_equal(np.concatenate(list(labels.strips())), alone.instances)

@@ -10,6 +10,7 @@ from PIL import Image
 from histojax import inference, prediction, runs
 from histojax.errors import UserError
 from histojax.imaging import reader
+from histojax.stages import build_stage
 from tests import tiny
 
 
@@ -323,3 +324,36 @@ def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path
         pytest.skip("this file system takes both forms for one name")
     made = prediction.image_files([tmp_path])
     assert {path.stem for path in made} == set(names)
+
+
+@pytest.mark.parametrize("tile", [16, 1024])
+def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
+    settings = tiny.config("pyramid")
+    settings.pyramid.update(labels="classes", classes=3)
+    meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
+    meta["classes"] = ["background", "tumour", "stroma"]
+    run = runs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    index = np.zeros((40, 56), np.uint8)
+    index[4:30, 6:20], index[10:38, 20:50] = 1, 2
+    name = "n" * 243  # .classes.tif is 12 more
+    Image.fromarray(np.stack([index * 100] * 3, -1)).save(tmp_path / f"{name}.png")
+
+    def windows(image):
+        number = image[..., :1] // 100
+        maps = {f"class_{k}": (number == k).astype(np.float32) for k in (1, 2)}
+        return {**maps, "mask": (number > 0).astype(np.float32)}
+
+    network = inference.TiledNetwork(windows, halo=2, stride=1, scale=1, largest=tile)
+    made = predicted(run, tmp_path / f"{name}.png", tmp_path / "out", network)
+    assert made.sr is None
+    assert made.nuclei == 1  # the two touch
+    with tifffile.TiffFile(made.classes) as tiff:
+        assert tiff.pages[0].dtype == np.uint8
+    np.testing.assert_array_equal(reader.read_labels(made.classes), index)
+    assert (reader.read_labels(made.labels) == (index > 0)).all()
+    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / f"{name}.png": made})
+    assert "0 background, 1 tumour, 2 stroma" in (tmp_path / "out" / "index.html").read_text()
+    preview = prediction.preview(tmp_path / f"{name}.png", made)
+    assert {0, 127, 254} <= set(preview[:, -40:].ravel())
+    with pytest.raises(UserError, match=r"a name has at most 255 bytes"):
+        predicted(run, tmp_path / f"{name}n.png", tmp_path / "out", network)

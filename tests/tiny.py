@@ -101,6 +101,18 @@ def folder(root, count=4, size=64, *, mpp=None, lr=None):
     return root
 
 
+def class_folder(root, classes, **options):
+    """A folder source as above: nuclei are of class 1, what is beside them on the right of 2."""
+    folder(root, **options)
+    (root / "masks").mkdir()
+    for path in (root / "instances").iterdir():
+        mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
+        mask[:, 32:][mask[:, 32:] == 0] = 2
+        Image.fromarray(mask).save(root / "masks" / path.name)
+    (root / "dataset.json").write_text(json.dumps({"classes": classes}))
+    return root
+
+
 def write_lr(root, name, image, scale):
     """The low-resolution image of one, as if a microscope had taken it."""
     (root / "lr").mkdir(exist_ok=True)

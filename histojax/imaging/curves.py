@@ -19,6 +19,7 @@ _CHARTS = (
     ("PSNR, dB", re.compile(r"psnr")),
     ("SSIM", re.compile(r"ssim")),
     ("Nuclear mask: overlap pooled over crops", re.compile(r"dice|iou")),
+    ("Classes: mean IoU pooled over crops", re.compile(r"class_miou")),
     ("Variance inside images", re.compile(r"variance")),
     ("Power of fine detail beyond the real images', dB", re.compile(r"power_spectrum_excess")),
     ("Accuracy", re.compile(r"accuracy|real_above_fake")),

@@ -17,6 +17,8 @@ from histojax.imaging.usenet import USENetParameters, usenet_instances
 Parameters = InstanceParameters | USENetParameters
 # watershed: any size, the same however the maps are cut; usenet: as published, whole images only.
 FORMS = {"watershed": InstanceParameters, "usenet": USENetParameters}
+# What they look at; a network may have other maps.
+MAPS = ("mask", "marker", "contour", "distance")
 
 
 def read_parameters(form: str, values: Mapping[str, Any]) -> Parameters:
@@ -47,8 +49,9 @@ def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np
     """The nuclei of the whole maps of an image.
 
     Args:
-        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]. Where there
-            is no "marker", it is made of the mask's components, each eroded by its size.
+        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]; others are
+            not looked at. Where there is no "marker", it is made of the mask's components, each
+            eroded by its size.
         parameters: of the form to be used.
         mpp: um per px, None where unknown; what is published is in px at any scale.
 
@@ -58,6 +61,7 @@ def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np
     Raises:
         ValueError, UserError: as the form.
     """
+    maps = {name: maps[name] for name in MAPS if name in maps}
     if "marker" not in maps:
         components = label_mask(maps["mask"] >= parameters.mask_threshold)
         maps = {**maps, "marker": shape_markers(components) > 0}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,11 @@ class Plane:
                     self._seek(row, x)
                     self._file.readinto(line)
         return values
+
+    def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
+        """(rows, W), top to bottom; the last may have fewer rows."""
+        for y in range(0, self.height, rows):
+            yield self.read(y, 0, rows, self.width)
 
     def _seek(self, y: int, x: int) -> None:
         self._file.seek((y * self.width + x) * self.dtype.itemsize)

@@ -117,7 +117,7 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
         path: final name, in the folder that holds the predictions' files.
         workdir: of the run that made them.
         rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp, sr,
-            labels (paths or None), nuclei (count or None) and note.
+            labels, classes (paths or None), nuclei (count or None), note and class_names.
 
     Raises:
         UserError: the disk refuses.
@@ -135,10 +135,13 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
             if made.mpp:
                 area = height * width * made.mpp**2 / 1e6
                 entries.append(("density", f"{made.nuclei / area:,.0f} per mm²"))
+        if made.class_names:
+            numbered = (f"{number} {name}" for number, name in enumerate(made.class_names))
+            entries.append(("classes", ", ".join(numbered)))
         entries.append(("note", made.note))
         files = ", ".join(
             f'<a href="{quote(file.name)}">{text(file.name)}</a>'
-            for file in (made.sr, made.labels)
+            for file in (made.sr, made.labels, made.classes)
             if file is not None
         )
         sections.append(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from histojax.imaging.charts import number_text
@@ -39,6 +39,8 @@ MASK_METRICS = {
     "miou": Metric("mean IoU"),
     "dice_pooled": Metric("Dice, pooled"),
     "iou_pooled": Metric("IoU, pooled"),
+    "class_miou": Metric("mean IoU of classes"),
+    "class_miou_pooled": Metric("mean IoU of classes, pooled"),
     "aji": Metric("AJI"),
     "aji_plus": Metric("AJI+"),
     "pq": Metric("PQ"),
@@ -47,6 +49,8 @@ MASK_METRICS = {
     "f1": Metric("F1"),
 }
 _FEATURE = "feature_distance"
+# What is scored for each class, by its name.
+_CLASSES = {"class_dice_pooled_": "Dice, {}, pooled", "class_dice_": "Dice, {}"}
 _NETWORKS = ("squeezenet1_1", "segmenter", "vgg19")
 _METHODS = {
     "": "this run",
@@ -70,19 +74,18 @@ def parse(metrics: Mapping[str, Any]) -> Scores:
     """Sorts {key: {"mean", "low", "high", "n"} or number or None} into tables."""
     found: dict[str, dict[str, dict[str, Any]]] = {}
     others: dict[str, dict[str, Any]] = {}
-    methods = {split[1] for key in metrics if (split := split_key(key)) is not None}
-    for key, value in metrics.items():
+    for key, split in split_keys(metrics).items():
+        value = metrics[key]
         entry = dict(value) if isinstance(value, Mapping) else {"mean": value}
-        split = split_key(key) or _split_feature(key, methods)
         if split is None:
             others[key] = entry
         else:
             found.setdefault(split[0], {})[split[1]] = entry
     order = [*IMAGE_METRICS, *MASK_METRICS]
-    known = sorted((m for m in found if m in order), key=order.index)
-    features = [m for m in found if m not in order]
-    images = {m: found[m] for m in known if m in IMAGE_METRICS} | {m: found[m] for m in features}
-    return Scores(images, {m: found[m] for m in known if m in MASK_METRICS}, others)
+    names = sorted(found, key=lambda m: order.index(m) if m in order else len(order))
+    masks = [m for m in names if m in MASK_METRICS or m.startswith(tuple(_CLASSES))]
+    images = {m: found[m] for m in names if m not in masks}
+    return Scores(images, {m: found[m] for m in masks}, others)
 
 
 def describe(metric: str) -> Metric:
@@ -90,6 +93,9 @@ def describe(metric: str) -> Metric:
     if metric.startswith(_FEATURE):
         network = metric[len(_FEATURE) + 1 :]
         return Metric(f"feature distance, {network}" if network else "feature distance", up=False)
+    for prefix, label in _CLASSES.items():
+        if metric.startswith(prefix):
+            return Metric(label.format(metric.removeprefix(prefix)))
     return IMAGE_METRICS.get(metric) or MASK_METRICS.get(metric) or Metric(metric)
 
 
@@ -227,6 +233,13 @@ def other_table(others: Mapping[str, Mapping[str, Any]]) -> str:
     )
 
 
+def split_keys(keys: Iterable[str]) -> dict[str, tuple[str, str] | None]:
+    """Key -> (metric, method), also of metrics named after a network or class; None for others."""
+    found = {key: split_key(key) for key in keys}
+    methods = {split[1] for split in found.values() if split is not None}
+    return {key: split or _split_by_method(key, methods) for key, split in found.items()}
+
+
 def split_key(key: str) -> tuple[str, str] | None:
     """(metric, method) of a key of a metric with a fixed name."""
     for metric in sorted([*IMAGE_METRICS, *MASK_METRICS], key=len, reverse=True):
@@ -239,12 +252,13 @@ def split_key(key: str) -> tuple[str, str] | None:
     return None
 
 
-def _split_feature(key: str, methods: set[str]) -> tuple[str, str] | None:
-    """(metric, method) of a feature distance of a network not known here, by known methods."""
-    if not key.startswith(_FEATURE + "_"):
+def _split_by_method(key: str, methods: set[str]) -> tuple[str, str] | None:
+    """(metric, method) of a metric whose name holds one not known here, by known methods."""
+    prefix = next((p for p in (f"{_FEATURE}_", *_CLASSES) if key.startswith(p)), None)
+    if prefix is None:
         return None
     for method in sorted(methods - {""}, key=len, reverse=True):
-        if key.endswith("_" + method) and len(key) > len(_FEATURE) + len(method) + 2:
+        if key.endswith("_" + method) and len(key) > len(prefix) + len(method) + 1:
             return key[: -len(method) - 1], method
     return None
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -79,6 +79,46 @@ def bootstrap_mean(
         means[part] = sums[drawn].sum(1) / counts[drawn].sum(1)
     low, high = mean + np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
     return Interval(mean, float(low), float(high), len(values), left_out)
+
+
+def bootstrap_pooled(
+    counts: np.ndarray,
+    score: Callable[[np.ndarray], np.ndarray],
+    *,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
+) -> list[Interval]:
+    """Scores of counts summed over images, and their percentile bootstrap intervals (Efron 1979).
+
+    Images are drawn with replacement. A draw in which a score is not defined is left out of its
+    interval; one image tells nothing of the spread, as in `bootstrap_mean`.
+
+    Args:
+        counts: of each image, such as its confusion matrix, integer (n, ...).
+        score: sums (m, ...) -> scores (m, k), NaN where there is none.
+        level, resamples, seed: as in `bootstrap_mean`.
+
+    Returns:
+        An interval for each of the k scores, whose mean is the score of the sum of all.
+    """
+    n, counts = len(counts), np.asarray(counts, np.float64)  # exact up to 2^53
+    means = score(counts.sum(0, keepdims=True))[0]
+    low = high = means
+    if n > 1:
+        rng = np.random.default_rng(seed)
+        chunk = max(_DRAWS_AT_ONCE // n, 1)
+        sizes = [min(chunk, resamples - start) for start in range(0, resamples, chunk)]
+        drawn = np.concatenate(
+            [
+                score(np.tensordot(rng.multinomial(n, np.full(n, 1 / n), size), counts, 1))
+                for size in sizes
+            ]
+        )
+        # What all images lack has no spread to be measured.
+        drawn[:, np.isnan(means)] = 0
+        low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
+    return [Interval(*map(float, row), n) for row in zip(means, low, high, strict=True)]
 
 
 def paired_difference(

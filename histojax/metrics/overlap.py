@@ -59,10 +59,20 @@ def dice(matrix: np.ndarray) -> float:
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:
-    """IoU of each class, float64 (K,); NaN for a class that neither mask holds."""
-    hit = np.diag(matrix).astype(np.float64)
-    union = matrix.sum(0) + matrix.sum(1) - np.diag(matrix)
-    return np.divide(hit, union, out=np.full(len(hit), np.nan), where=union > 0)
+    """IoU of each class, float64 (..., K), of matrices (..., K, K); NaN where neither holds it."""
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _share(hit, matrix.sum(-2) + matrix.sum(-1) - hit)
+
+
+def class_dice(matrix: np.ndarray) -> np.ndarray:
+    """Dice of each class, float64 (..., K), of matrices (..., K, K); NaN as in `class_iou`."""
+    hit = np.diagonal(matrix, axis1=-2, axis2=-1)
+    return _share(2 * hit, matrix.sum(-2) + matrix.sum(-1))
+
+
+def _share(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """part / whole, float64; NaN where there is no whole."""
+    return np.divide(part, whole, out=np.full(np.shape(whole), np.nan), where=whole > 0)
 
 
 def mean_iou(matrix: np.ndarray) -> float:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import linen as nn
 
 from histojax.stages.state import State
@@ -37,6 +38,28 @@ def targets(
 def by_head(maps: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
     """(..., len(heads)) as {head: (..., 1)}."""
     return {head: maps[..., i : i + 1] for i, head in enumerate(heads)}
+
+
+def class_heads(count: int) -> tuple[str, ...]:
+    """Names of the maps of the classes 1 to count - 1; what "mask" leaves is background, 0."""
+    return tuple(f"class_{number}" for number in range(1, count))
+
+
+def tells_classes(heads: Iterable[str]) -> bool:
+    """Whether there are maps of classes among those of these names."""
+    return "class_1" in heads
+
+
+def likeliest_class(maps: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Each pixel's class, uint8 (...), of the maps of a run that tells classes apart, (..., 1).
+
+    It may be background where the mask's probability is above one half, which several classes then
+    share.
+    """
+    count = 1 + sum(head.startswith("class_") for head in maps)
+    # By their numbers: a dict that went through JAX has its keys in the order of the alphabet.
+    each = [1 - maps["mask"], *(maps[head] for head in class_heads(count))]
+    return np.argmax(np.concatenate(each, -1), -1).astype(np.uint8)
 
 
 def enhanced(

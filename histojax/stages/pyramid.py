@@ -453,7 +453,8 @@ class Pyramid(segmentation.FindsNuclei):
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
         maps = {head: outputs[head] for head in self.labels.heads}
-        return segmentation.score(maps, batch, self.threshold, self.instances)
+        sums = segmentation.score(maps, batch, self.threshold, self.instances)
+        return sums | scoring.score_classes(maps, batch["mask"], batch["weight"])
 
     def contest_from(self) -> int | None:
         return 0

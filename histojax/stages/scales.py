@@ -15,6 +15,7 @@ from ml_collections import ConfigDict
 from histojax.data import resampling
 from histojax.errors import UserError
 from histojax.models.layers import full_precision, upsample
+from histojax.stages.images import class_heads
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
@@ -41,7 +42,12 @@ class Labels:
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Maps that follow from probabilities of the labels; what is no rim marks a nucleus."""
+        """Maps that follow from probabilities of the labels.
+
+        What is no rim marks a nucleus; where several classes are told apart, each has its own.
+        """
+        if self.form == "classes" and self.count > 2:
+            return ("mask", *class_heads(self.count))
         return ("mask", "marker") if self.form == "contour" else ("mask",)
 
     def one_hot(self, batch: Batch, dtype: jnp.dtype) -> jax.Array:
@@ -69,10 +75,9 @@ class Labels:
 
     def maps(self, probability: jax.Array) -> jax.Array:
         """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
-        foreground = 1 - probability[..., :1]
-        if self.form == "contour":
-            return jnp.concatenate([foreground, probability[..., 1:2]], -1)
-        return foreground
+        # What comes after the mask is labels from 1 on, in their order.
+        labels = probability[..., 1 : len(self.heads)]
+        return jnp.concatenate([1 - probability[..., :1], labels], -1)
 
 
 def reduced(image: jax.Array, factor: int) -> jax.Array:

@@ -1,4 +1,7 @@
-"""Host-side scores of evaluation batches, as (sum, count) pairs to be divided once at the end."""
+"""Host-side scores of evaluation batches, as (sum, count) pairs to be divided once at the end.
+
+Of pairs of arrays, an entry for each class, the score is the mean over what is divided.
+"""
 
 from __future__ import annotations
 
@@ -8,13 +11,24 @@ from collections.abc import Mapping
 import numpy as np
 
 from histojax.imaging import forms
-from histojax.metrics import image_quality
+from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import score_instances
+from histojax.stages import images
 
-Sums = dict[str, tuple[float, float]]
+Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
 
 # PSNR of two images that differ by the rounding to uint8 alone, whose variance is 1/12: 58.9 dB.
 IDENTICAL = 10.0 * math.log10(255.0**2 * 12.0)
+
+
+def divided(total: float | np.ndarray, count: float | np.ndarray) -> float:
+    """The score of a pair that was summed over batches; entries without a count are left out.
+
+    Where nothing was counted there was nothing to find and nothing was found, which scores 1.
+    """
+    total, count = np.atleast_1d(total), np.atleast_1d(count)
+    counted = count != 0
+    return float(np.mean(total[counted] / count[counted])) if counted.any() else 1.0
 
 
 def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
@@ -53,6 +67,23 @@ def score_masks(
         "dice_pooled": (2.0 * overlap, total),
         "iou_pooled": (overlap, total - overlap),
     }
+
+
+def score_classes(maps: Mapping[str, np.ndarray], mask: np.ndarray, weight: np.ndarray) -> Sums:
+    """Mean IoU of classes, pooled over all pixels of (B, H, W, 1) maps; nothing without classes.
+
+    Args:
+        maps: of all heads; "mask" and a map for each of K - 1 classes.
+        mask: class indices (B, H, W), 0 .. K - 1.
+        weight: (B,), 0 marks padding.
+    """
+    if not images.tells_classes(maps):
+        return {}
+    kept = np.flatnonzero(weight)
+    found = images.likeliest_class({head: values[kept] for head, values in maps.items()})
+    matrix = overlap.confusion(found, mask[kept], classes=len(maps))
+    hit = np.diag(matrix)
+    return {"class_miou_pooled": (hit, matrix.sum(0) + matrix.sum(1) - hit)}
 
 
 def score_nuclei(

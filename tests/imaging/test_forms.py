@@ -30,6 +30,12 @@ def test_a_form_is_chosen_by_its_parameters():
     assert (forms.label(maps(), watershed) != forms.label(maps(), usenet)).any()
 
 
+@pytest.mark.parametrize("parameters", [InstanceParameters(), USENetParameters()])
+def test_maps_that_no_form_has_are_not_looked_at(parameters):
+    more = {**maps(), "class_1": np.full((2, 2), np.nan)}
+    np.testing.assert_array_equal(forms.label(more, parameters), forms.label(maps(), parameters))
+
+
 @pytest.mark.parametrize("form", forms.FORMS)
 def test_parameters_come_back_from_json(form):
     parameters = forms.read_parameters(form, {"mask_threshold": 0.3})

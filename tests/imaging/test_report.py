@@ -324,18 +324,22 @@ def test_the_index_of_predictions(tmp_path):
         mpp=0.5,
         sr=tmp_path / "a b.sr.tif",
         labels=tmp_path / "a b.labels.tif",
+        classes=tmp_path / "a b.classes.tif",
         nuclei=1500,
         note="at 0.5 um/px",
+        class_names=("background", "<tumour>"),
     )
+    files = {"sr": None, "labels": None, "classes": None, "class_names": ()}
     bare = SimpleNamespace(
-        name="c", size=(10, 20), mpp=None, sr=None, labels=None, nuclei=None, note="scale unknown"
+        name="c", size=(10, 20), mpp=None, nuclei=None, note="scale unknown", **files
     )
     preview = np.asarray(PIL.Image.fromarray(_image(30, 90)))
     path = tmp_path / "index.html"
     report.prediction_index(path, workdir="runs/joint", rows=[(made, preview), (bare, preview)])
     _, parsed = _read(path)
     hrefs = [link["href"] for link in parsed.all("a") if not link["href"].startswith("#")]
-    assert hrefs == ["a%20b.sr.tif", "a%20b.labels.tif"]
+    assert hrefs == ["a%20b.sr.tif", "a%20b.labels.tif", "a%20b.classes.tif"]
+    assert parsed.text.count("0 background, 1 <tumour>") == 1
     # 1000 x 2000 px of .5 um are half a mm2.
     assert "3,000 per mm²" in parsed.text
     assert "2 images predicted by the run in runs/joint, 1,500 nuclei in all" in parsed.text

@@ -42,6 +42,16 @@ def test_networks_not_known_are_told_apart_by_the_methods_of_other_metrics():
     assert scores.others == {"feature_distance_x": {"mean": 0.1}}
 
 
+def test_scores_of_classes_are_of_masks_and_named_after_the_class():
+    keys = ("dice", "class_miou", "class_miou_pooled", "class_dice_otsu", "class_dice_pooled_b")
+    scores = scoreboard.parse({f"{key}_hr_to_s": _entry(0.5) for key in keys})
+    assert scores.images == scores.others == {}
+    assert list(scores.masks) == list(keys)
+    assert all(list(column) == ["hr_to_s"] for column in scores.masks.values())
+    assert scoreboard.describe("class_dice_otsu").label == "Dice, otsu"
+    assert scoreboard.describe("class_dice_pooled_b").label == "Dice, b, pooled"
+
+
 def test_best_is_largest_or_smallest_as_the_metric_has_it_and_ties_share_it():
     column = {"a": _entry(1.0), "b": _entry(2.0), "c": {"mean": None}, "d": {"mean": math.nan}}
     assert scoreboard.best_methods(column, "psnr_rgb") == {"b"}

@@ -131,3 +131,10 @@ def test_a_score_that_an_organ_lacks_is_a_dash(tmp_path):
     page = (tmp_path / "sweep.html").read_text()
     assert "liver" in page
     assert "<td>-</td>" in page
+
+
+def test_the_table_has_the_scores_of_classes():
+    names = ["dice_hr_to_p", "class_miou_hr_to_p", "class_dice_stroma_hr_to_p"]
+    others = ["miou_hr_to_p", "class_miou_bicubic_to_p", "dice_otsu"]
+    row = dict.fromkeys([*names, *others], 0.5)
+    assert sweep_table.main_metrics([row]) == names

@@ -120,3 +120,29 @@ def test_the_p_of_many_images_is_that_of_the_t_test():
     assert ours.p == pytest.approx(scipy.stats.ttest_rel(a, b).pvalue, abs=0.01)
     assert 0.01 < ours.p < 0.9
     assert intervals.paired_test(a, b) == ours
+
+
+def test_a_pooled_score_of_equal_counts_is_the_mean():
+    values = np.random.default_rng(0).random(40)
+    counts = np.stack([values, np.ones(40)], -1)
+    (pooled,) = intervals.bootstrap_pooled(
+        counts, lambda sums: sums[:, :1] / sums[:, 1:], resamples=100_000
+    )
+    mean = intervals.bootstrap_mean(values, resamples=100_000)
+    assert pooled.mean == pytest.approx(mean.mean)
+    assert (pooled.low, pooled.high) == pytest.approx((mean.low, mean.high), abs=0.002)
+    assert pooled.n == 40
+
+
+def test_a_pooled_score_weighs_images_by_their_counts():
+    def score(sums):
+        with np.errstate(invalid="ignore"):
+            return sums[..., 0] / sums[..., 1]
+
+    counts = np.array([[[1, 1], [0, 0], [2, 3]], [[1, 7], [0, 0], [0, 0]]])
+    first, nothing, one = intervals.bootstrap_pooled(counts, score)
+    assert first == (2 / 8, 1 / 7, 1, 2, 0)
+    assert np.isnan(nothing.mean)
+    # Draws of the second image alone say nothing of it.
+    assert one == pytest.approx((2 / 3, 2 / 3, 2 / 3, 2, 0))
+    assert intervals.bootstrap_pooled(counts[:1], score)[2] == pytest.approx((2 / 3,) * 3 + (1, 0))

@@ -67,3 +67,12 @@ def test_bool_masks_and_refusals():
         overlap.confusion(np.array([0.2]), np.array([0]))
     with pytest.raises(ValueError, match="cannot be compared"):
         overlap.confusion(np.zeros((2, 3), int), np.zeros((3, 2), int))
+
+
+def test_dice_of_each_class():
+    prediction, truth = np.array([0, 0, 2, 2]), np.array([0, 0, 2, 0])
+    matrix = overlap.confusion(prediction, truth, classes=4)
+    np.testing.assert_allclose(overlap.class_dice(matrix), [4 / 5, np.nan, 2 / 3, np.nan])
+    several = np.stack([matrix, 0 * matrix])
+    for score in (overlap.class_dice, overlap.class_iou):
+        np.testing.assert_array_equal(score(several), [score(matrix), [np.nan] * 4])

@@ -27,6 +27,18 @@ def test_labels_are_a_mask_or_the_classes_of_the_annotation():
     np.testing.assert_array_equal(classes.maps(one_hot)[0, 0, :, 0], [0, 1, 1])
 
 
+def test_each_class_has_a_map_where_there_are_more_than_two():
+    heads = {("mask", 2): (), ("contour", 3): ("marker",), ("classes", 2): ()}
+    heads[("classes", 4)] = ("class_1", "class_2", "class_3")
+    probability = jax.nn.softmax(jnp.arange(24.0).reshape(1, 2, 3, 4) ** 2 % 7)
+    for (form, count), more in heads.items():
+        labels = scales.Labels(form, count)
+        assert labels.heads == ("mask", *more)
+        maps = labels.maps(probability[..., :count])
+        np.testing.assert_array_equal(maps[..., 0], 1 - probability[..., 0])
+        np.testing.assert_array_equal(maps[..., 1:], probability[..., 1 : 1 + len(more)])
+
+
 def test_colours_of_labels_are_their_means_and_paint_them():
     image = jnp.array([[[[0.2] * 3, [0.4] * 3, [0.9, 0.0, 0.6]]]])
     one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 2]]]), 3)

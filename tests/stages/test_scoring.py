@@ -71,3 +71,25 @@ def test_a_map_that_is_not_a_number_finds_nothing():
     maps = {name: np.full((1, 32, 32, 1), np.nan, np.float32) for name in ("mask", "marker")}
     sums = scoring.score_nuclei(maps, truth, np.ones(1), InstanceParameters())
     assert sums["aji"] == (0, 1)
+
+
+def test_classes_are_pooled_over_pixels_and_their_mean_is_taken_last():
+    mask = np.zeros((3, 4, 4), np.uint8)
+    mask[0, :2], mask[1, 0] = 1, 2
+    found = np.zeros((3, 4, 4), np.uint8)
+    found[0, 0], found[1, :2], found[2] = 1, 2, 3  # the third image is padding
+    maps = {"mask": (found > 0)[..., None].astype(np.float32)}
+    maps |= {f"class_{k}": (found == k)[..., None].astype(np.float32) for k in (1, 2, 3)}
+    (hit, union) = scoring.score_classes(maps, mask, WEIGHT)["class_miou_pooled"]
+    np.testing.assert_array_equal(hit, [16, 4, 4, 0])
+    np.testing.assert_array_equal(union, [24, 8, 8, 0])
+    # Two such batches score what one does; the last class is nowhere, and does not count.
+    assert scoring.divided(2 * hit, 2 * union) == pytest.approx((16 / 24 + 1 / 2 + 1 / 2) / 3)
+    assert scoring.score_classes({"mask": maps["mask"]}, mask, WEIGHT) == {}
+
+
+def test_a_sum_is_divided_by_its_count():
+    assert scoring.divided(3.0, 4.0) == 0.75
+    assert scoring.divided(0.0, 0.0) == 1
+    assert scoring.divided(np.zeros(2), np.zeros(2)) == 1
+    assert np.isnan(scoring.divided(np.nan, 2.0))
