@@ -67,7 +67,7 @@ def jackknife_error(
     """Standard error of `squared_mmd` where rows come in groups, such as squares of one image.
 
     Groups are left out one by one (Efron and Tibshirani 1993, eq. 11.5). Subsets of a small set
-    have too much in common to tell an error.
+    have too much in common to tell an error. Of sets that are alike it says too much.
 
     Args:
       x, y: features (N, D) and (M, D).

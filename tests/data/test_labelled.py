@@ -299,7 +299,7 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is
         if not refused:
             assert len(runs.open_unlabelled(settings)) == 2
             continue
-        said = rf"patient {group} is in data\.unlabelled=.* and among the labelled or held-out"
+        said = rf"{group} is in data\.unlabelled=.* and among the labelled or held-out"
         with pytest.raises(UserError, match=said):
             runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
 

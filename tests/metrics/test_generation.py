@@ -59,7 +59,8 @@ def test_the_error_is_how_much_it_varies_between_sets_of_groups(paired):
     others = names if paired else [f"o{name}" for name in names]
     found, errors = [], []
     for seed in range(60):
-        x, y = clustered(2 * seed), clustered(2 * seed + 1)
+        # Of two sets that are alike the jackknife says too much.
+        x, y = clustered(2 * seed), 1 + clustered(2 * seed + 1)
         found.append(squared_mmd(x, y))
         errors.append(jackknife_error(x, y, names, others))
     assert np.mean(errors) == pytest.approx(np.std(found), rel=0.5)
