@@ -13,11 +13,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import sharding, train
+from histojax import runs, sharding, train
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
 from histojax.metric_writer import read_metrics
+from histojax.stages import build_stage
+from histojax.stages.pyramid import Pyramid
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -53,6 +55,18 @@ def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
     scores = iter([0.9, 0.1])
     settings.checkpoint.best = "score"
     assert train.train(settings, tmp_path / "score", devices=ONE).step < settings.steps
+
+
+def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_path, monkeypatch):
+    settings = tiny.config("pyramid").init.pyramid
+    settings.steps = 1
+    kept = train.train(settings, tmp_path, devices=ONE).meta["palette"]
+    assert kept == Pyramid.palette_of(
+        build_stage(settings, {}), runs.open_split(settings, "train", fields=("mask", "contour"))
+    )
+    monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
+    settings.steps = 2
+    assert train.train(settings, tmp_path, devices=ONE).meta["palette"] == kept
 
 
 class Poisoned:

@@ -65,6 +65,22 @@ def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
         assert tiny.same(without[name], with_it[name])
 
 
+def test_colours_that_are_off_reach_the_generator():
+    histories, updates = [], []
+    for weight in (0.0, 1e3):
+        settings = settings_of()
+        settings.loss.moments_weight = weight
+        stage, state, batch = built(settings)
+        after, history = tiny.stepped(stage, state, batch, 1)
+        histories.append(history[0])
+        updates.append(after.params["generator_1"])
+    off = histories[0]["loss_moments"]
+    assert off > 0
+    more = histories[1]["loss"] - histories[0]["loss"]
+    assert more == pytest.approx(1e3 * off, rel=1e-3)
+    assert not tiny.same(*updates)
+
+
 def test_noise_is_fresh_at_every_step_and_of_every_scale():
     stage, state, batch = built()
     masks = [jnp.zeros((2, 16, 16, 3)), jnp.zeros((2, 32, 32, 3))]
