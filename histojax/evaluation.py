@@ -271,7 +271,9 @@ def score_workdir(
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")
-        networks[name] = content.pretrained_features(name, path=path)
+        networks[name] = content.pretrained_features(
+            name, path=path, path_field=f"--features={name}"
+        )
     methods = methods_of(
         folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
     )

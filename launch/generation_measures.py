@@ -29,7 +29,7 @@ def network_of(judge: runs.Run, features: str) -> tuple[str, content.FeatureNetw
     """
     if features:
         name, _, path = features.partition("=")
-        return name, content.pretrained_features(name, path=path)
+        return name, content.pretrained_features(name, path=path, path_field=f"--features={name}")
     own = methods.own_features({"judge": judge})
     if not own:
         raise UserError(

@@ -52,14 +52,18 @@ def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
     return FeatureNetwork("segmenter", features, variables, layers, segmenter.stride)
 
 
-def pretrained_features(name: str, *, path: str = "", sha256: str = "") -> FeatureNetwork:
+def pretrained_features(
+    name: str, *, path: str = "", sha256: str = "", path_field: str = "loss.features.path"
+) -> FeatureNetwork:
     """VGG19 or SqueezeNet 1.1 with weights from a path, or fetched by name.
+
+    `path_field` is what a message calls the path by.
 
     Raises:
         UserError: if the weights cannot be had or are not what they should be.
     """
     network, variables = pretrained.load_feature_network(
-        name, path=path, sha256=sha256, path_field="loss.features.path"
+        name, path=path, sha256=sha256, path_field=path_field
     )
 
     def features(
