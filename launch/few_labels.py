@@ -13,9 +13,10 @@ For each share of the training patients, drawn anew by each seed, the same segme
     teacher         on these and, by a mean teacher, on the other patients' images without labels
 
 The pairs are made by a pyramid (`--pyramid`) that is trained on the same share alone, for `--masks`
-masks made of its labelled images (`--form`). No label beyond the share is looked at: the last step
-is used, and nothing is fitted to the val images, on which all are scored. Fields of the pupil may
-be given for all ways in `--pupil`, such as --pupil="configs/use_net.py --config.steps=2000".
+masks made of its labelled images or, with `--form=predicted`, found by it in the other patients'.
+No label beyond the share is looked at: the last step is used, and nothing is fitted to the val
+images, on which all are scored. Fields of the pupil may be given for all ways in `--pupil`, such as
+--pupil="configs/use_net.py --config.steps=2000".
 
 What is done is not done again, so that the same command goes on, also with more shares or seeds;
 `--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K,
@@ -42,7 +43,9 @@ _PUPIL = flags.DEFINE_string("pupil", "configs/segmentation.py", "CONFIG[:SIZE] 
 _PYRAMID = flags.DEFINE_string("pyramid", "configs/pyramid.py", "CONFIG[:SIZE] and overrides.")
 _MASKS = flags.DEFINE_integer("masks", 200, "Synthetic pairs of each pyramid.", 1)
 _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", 1)
-_FORM = flags.DEFINE_enum("form", "replaced", ("turned", "replaced"), "How masks are made.")
+_FORM = flags.DEFINE_enum(
+    "form", "replaced", ("turned", "replaced", "predicted"), "How masks are made."
+)
 _WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
 _DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")

@@ -169,7 +169,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
 
     Raises:
         UserError: for a pupil or pyramid of another stage, pairs smaller than a crop, or a share
-            that leaves no patient for the teacher.
+            that leaves no patient for the teacher or for predicted masks.
     """
     pupil = config_of(plan.pupil)
     if pupil.stage != "segmentation":
@@ -190,7 +190,8 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
                 f"are trained on: ask for pairs of {crop} px or more"
             )
-    if "teacher" not in plan.ways:
+    predicted = plan.needs_pairs and plan.form == "predicted"
+    if "teacher" not in plan.ways and not predicted:
         return
     pupil.data.source = plan.data
     for seed in seeds:
@@ -198,10 +199,12 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
         groups = runs.open_split(pupil, "train").groups
         for share in plan.shares:
             kept = labelled.labelled_groups(groups, float(share), pupil.seed)
-            if float(share) < 1 and len(kept) == len(set(groups)):
+            # Of share 1 there is no teacher to begin with.
+            if (float(share) < 1 or predicted) and len(kept) == len(set(groups)):
                 raise UserError(
                     f"--shares: {share} of the {len(kept)} training patients are all of them, and "
-                    "the mean teacher learns from the others: choose a lower share"
+                    "a mean teacher and predicted masks need the others: choose a lower share, or "
+                    "do without them"
                 )
 
 

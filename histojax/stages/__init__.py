@@ -15,6 +15,8 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
     enhance       (state, uint8 lr) -> uint8 sr, where it has a generator
     segment       (state, uint8 image) -> its heads' maps (B, H, W, C), where it has a segmenter
     evaluate      on the host: (outputs, batch) -> {name: (sum, count)}, numbers or arrays
+    palette_of    (source) -> what synthesis draws colours from, kept in checkpoints, where it
+                  makes tissue
     best          (metric name, "max" | "min"): what picks the best checkpoint
     phases        ((step, what learns from there on), ...)
     contest_from  where it may have a discriminator: the step from which generator and

@@ -131,6 +131,7 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             r"--size=64 is smaller than the crops of 96 px",
         ),
         ({"shares": ["0.999"]}, r"0\.999 of the 8 training patients are all of them"),
+        ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
     ],
 )
