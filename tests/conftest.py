@@ -1,6 +1,7 @@
 """Shared fixtures. Eight CPU devices are forced, so that device counts can be compared, and XLA's
 optimiser is off, because compiling takes far longer than the tiny networks of the tests run."""
 
+import fcntl
 import os
 import pathlib
 import tempfile
@@ -45,6 +46,14 @@ def trained_chain(tmp_path_factory) -> pathlib.Path:
     from histojax import chain
     from tests import tiny
 
-    workdir = tmp_path_factory.mktemp("chain") / "run"
-    chain.run(tiny.config("joint"), workdir)
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # that of all processes of this run of the tests
+    workdir = folder / "chain" / "run"
+    workdir.parent.mkdir(exist_ok=True)
+    with (workdir.parent / "lock").open("w") as lock:
+        # The first process that needs it trains it, and the others wait.
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not (workdir / "summary.json").is_file():
+            chain.run(tiny.config("joint"), workdir)
     return workdir
