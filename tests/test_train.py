@@ -69,6 +69,27 @@ def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_
     assert train.train(settings, tmp_path, devices=ONE).meta["palette"] == kept
 
 
+def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
+    top = tiny.config("pyramid")
+    lower = top.init.pyramid
+    for settings in (lower, top):
+        for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
+            settings[name].schedule = "constant"  # a linear one would know of the first length
+    starts = {}
+    for settings in (lower, top):
+        ended = {}
+        for way, lengths in (("undisturbed", [2]), ("stopped", [1, 2])):
+            for steps in lengths:
+                settings.steps = steps
+                run = train.train(settings, tmp_path / settings.name / way, starts, devices=ONE)
+            ended[way] = (run.state.params, run.state.statistics, run.state.ema)
+        assert tiny.same(*ended.values())
+        rows_of = [rows(tmp_path / settings.name / way) for way in ended]
+        last = [[row for row in found if row["step"] == 2] for found in rows_of]
+        assert last[0] == last[1] != []
+        starts = runs.starting_variables(tmp_path / settings.name / "stopped")
+
+
 class Poisoned:
     """Batches as floats; those of the given steps (the first is 1) hold one NaN."""
 
