@@ -22,6 +22,7 @@ from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.progress import say
+from histojax.stages import palette
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 
@@ -120,38 +121,6 @@ def synthesiser(run: runs.Run) -> Any:
     return windows
 
 
-def palette(run: runs.Run) -> np.ndarray:
-    """Colours of labels in training images, float32 (N, C, 3) in [0, 1].
-
-    NaN where an image did not hold a label, a single grey one where the pyramid needs none.
-    """
-    count = run.stage.labels.count
-    known = run.meta.get("palette") or [[[0.5] * 3] * count]
-    return np.array(
-        [[[np.nan] * 3 if colour is None else colour for colour in look] for look in known],
-        np.float32,
-    )
-
-
-def colours(run: runs.Run, seed: Seed, numbers: Sequence[int]) -> np.ndarray:
-    """The colours (C, 3) that an image of this seed has, those of one training image.
-
-    Args:
-      run: of a pyramid.
-      seed: of which.
-      numbers: of the labels that it holds: of images that held all of these, or else as many as
-        any, and the others' colours are their means over images.
-    """
-    known = palette(run)
-    held = np.isfinite(known[:, np.asarray(numbers, int), 0]).sum(1)
-    fitting = known[held == held.max()]
-    drawn = fitting[np.random.default_rng((*seed, 0)).integers(len(fitting))].copy()
-    for label in np.flatnonzero(np.isnan(drawn[:, 0])):
-        others = known[:, label][np.isfinite(known[:, label, 0])]
-        drawn[label] = others.mean(0) if len(others) else 0.5
-    return drawn
-
-
 def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width: int) -> np.ndarray:
     """The number of each pixel's label, uint8 (H, W), of instances or, for classes, of classes.
 
@@ -218,7 +187,10 @@ def _tiles(
     run: runs.Run, windows: Any, conditions: Conditions, look: Seed, tile: int
 ) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
-    coloured = functools.partial(windows, colours=colours(run, look, conditions.numbers))
+    colours = palette.draw(
+        run.meta.get("palette") or [], run.stage.labels.count, conditions.numbers, look
+    )
+    coloured = functools.partial(windows, colours=colours)
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
         halo=network.halo,

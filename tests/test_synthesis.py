@@ -8,6 +8,7 @@ from histojax import runs, synthesis
 from histojax.data import sources, targets
 from histojax.errors import UserError
 from histojax.imaging import tiling
+from histojax.stages import palette
 from tests import tiny
 
 
@@ -75,27 +76,11 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
     run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [dark, light]})
     means = {}
     for seed in range(6):
-        colour = float(synthesis.colours(run, (seed,), [0, 1, 2])[0, 0])
+        colour = float(palette.draw([dark, light], 3, [0, 1, 2], (seed,))[0, 0])
         image = synthesis.synthesise(run, labels_of(32, 32), seed=(seed,))
         means.setdefault(round(colour, 3), []).append(image.mean())
     assert set(means) == {0.1, 0.9}
     assert max(means[0.1]) < min(means[0.9])
-    np.testing.assert_array_equal(synthesis.palette(pyramid), np.full((1, 3, 3), 0.5))
-
-
-def test_colours_are_of_an_image_that_held_the_mask_s_labels(pyramid):
-    def drawn(palette, numbers):
-        run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": palette})
-        found = [synthesis.colours(run, (seed,), numbers) for seed in range(9)]
-        assert all(np.array_equal(look, found[0]) for look in found)
-        return found[0].astype(float).round(3).tolist()
-
-    a, b, c = [0.1] * 3, [0.2] * 3, [0.3] * 3
-    whole, bare = [a, b, c], [c, None, None]
-    # Of labels 0 and 1 the first alone held both; what it did not hold is a mean of the others.
-    assert drawn([whole, bare], [0, 1]) == whole
-    assert drawn([[a, b, None], bare, [None, None, c]], [0, 1]) == [a, b, c]
-    assert drawn([bare], [0, 2]) == [c, [0.5] * 3, [0.5] * 3]
 
 
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):

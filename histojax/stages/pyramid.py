@@ -28,7 +28,7 @@ from histojax.imaging import forms
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.stages import build, content, critic, scoring, segmentation
+from histojax.stages import build, content, critic, palette, scoring, segmentation
 from histojax.stages import contest as contests
 from histojax.stages.images import by_head, quantise, unit
 from histojax.stages.scales import (
@@ -385,34 +385,9 @@ class Pyramid(segmentation.FindsNuclei):
             return jnp.full((*mask.shape[:3], 3), 0.5, self.dtype)
         return painted(mask, colours).astype(self.dtype)
 
-    def palette_of(self, source: Source, *, images: int = 64, windows: int = 4) -> list[Any]:
-        """Colours that images of a source have, for synthesis to draw from.
-
-        Of windows of the crops' size, at most so many of each of at most so many images: (C, 3)
-        each, in [0, 1], None in the place of a label that a window does not hold. Empty where the
-        pyramid starts from grey.
-        """
-        if self.start == "grey":
-            return []
-        rng = np.random.default_rng(0)
-        found = []
-        for index in np.unique(np.linspace(0, len(source) - 1, images).astype(int)):
-            record = source[int(index)]
-            height, width = record["hr"].shape[:2]
-            for _ in range(windows):
-                y, x = (int(rng.integers(max(n - self.crop, 0) + 1)) for n in (height, width))
-                cut = np.s_[y : y + self.crop, x : x + self.crop]
-                batch = {field: record[field][cut][None] for field in self.fields}
-                labels = self.labels.one_hot(batch, jnp.float32)
-                colours = np.asarray(label_colours(unit(batch["hr"], jnp.float32), labels))[0]
-                held = np.asarray(labels.any((1, 2)))[0]
-                found.append(
-                    [
-                        colour.round(4).tolist() if there else None
-                        for colour, there in zip(colours, held, strict=True)
-                    ]
-                )
-        return found
+    def palette_of(self, source: Source) -> list[palette.Look]:
+        """Colours for synthesis to draw from, see `palette.collect`; none where it starts grey."""
+        return [] if self.start == "grey" else palette.collect(source, self.labels, self.crop)
 
     def generate(
         self, state: State, labels: jax.Array, noises: Sequence[jax.Array], colours: jax.Array

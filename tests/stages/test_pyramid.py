@@ -1,5 +1,3 @@
-import json
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -139,24 +137,6 @@ def test_the_lowest_scale_starts_from_the_colours_of_its_labels_or_from_grey():
     np.testing.assert_allclose(left - right, [0.6, 0.6, 0.3], atol=0.1)
     grey = images["grey"][:, 4].mean(0) - images["grey"][:, 28].mean(0)
     np.testing.assert_allclose(grey, 0, atol=0.1)
-
-
-def test_the_palette_is_of_the_training_images_and_tells_what_they_do_not_hold():
-    stage, _, _ = built()
-    rng = np.random.default_rng(0)
-    mask, contour = np.zeros((2, 40, 40), np.uint8)
-    mask[8:30, 8:30], contour[8:10, 8:30] = 1, 1
-    image = np.where(mask[..., None] > 0, np.uint8([51, 0, 102]), np.uint8([255, 204, 153]))
-    full = {"hr": image, "mask": mask, "contour": contour}
-    empty = {"hr": rng.integers(0, 9, (40, 40, 3), np.uint8), "mask": 0 * mask, "contour": 0 * mask}
-    palette = stage.palette_of([empty, full])
-    assert len(palette) == 8
-    assert [look[1:] for look in palette[:4]] == [[None, None]] * 4
-    np.testing.assert_allclose([look[0] for look in palette[4:]], [[1, 0.8, 0.6]] * 4, atol=1e-4)
-    inside = [look[1:] for look in palette[4:]]
-    np.testing.assert_allclose(inside, [[[0.2, 0, 0.4]] * 2] * 4, atol=1e-4)
-    assert json.loads(json.dumps(palette)) == palette
-    assert built(settings_of(start="grey"))[0].palette_of([full]) == []
 
 
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():

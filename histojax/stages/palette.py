@@ -1,0 +1,74 @@
+"""Colours that labels have in training images, from which synthesis draws those of an image."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import jax.numpy as jnp
+import numpy as np
+
+from histojax.data.sources import Source
+from histojax.stages.images import unit
+from histojax.stages.scales import Labels, label_colours
+
+# The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
+Look = list[list[float] | None]
+
+
+def collect(
+    source: Source, labels: Labels, side: int, *, images: int = 64, windows: int = 4
+) -> list[Look]:
+    """The looks of windows of a source's images.
+
+    Args:
+      source: with the fields that labels are made of.
+      labels: what is told apart.
+      side: of the windows, px, no larger than the images.
+      images: at most so many of them, evenly spread.
+      windows: of each.
+    """
+    rng = np.random.default_rng(0)
+    found = []
+    for index in np.unique(np.linspace(0, len(source) - 1, images).astype(int)):
+        record = source[int(index)]
+        height, width = record["hr"].shape[:2]
+        for _ in range(windows):
+            y, x = (int(rng.integers(n - side + 1)) for n in (height, width))
+            cut = np.s_[y : y + side, x : x + side]
+            batch = {field: record[field][cut][None] for field in ("hr", *labels.fields)}
+            one_hot = labels.one_hot(batch, jnp.float32)
+            colours = np.asarray(label_colours(unit(batch["hr"], jnp.float32), one_hot))[0]
+            held = np.asarray(one_hot.any((1, 2)))[0]
+            found.append(
+                [
+                    colour.round(4).tolist() if there else None
+                    for colour, there in zip(colours, held, strict=True)
+                ]
+            )
+    return found
+
+
+def draw(
+    looks: Sequence[Look], count: int, numbers: Sequence[int], seed: Sequence[int]
+) -> np.ndarray:
+    """The colours (C, 3) of an image, float32 in [0, 1]: one of the looks.
+
+    Args:
+      looks: of `collect`; where there are none, the image is grey.
+      count: C.
+      numbers: of the labels that the image holds: of the looks that have all of these, or else of
+        those that have the most. What a look lacks is the mean of the others'.
+      seed: which of them, numbers of 0 or more.
+    """
+    known = np.array(
+        [[[np.nan] * 3 if colour is None else colour for colour in look] for look in looks]
+        or [[[0.5] * 3] * count],
+        np.float32,
+    )
+    held = np.isfinite(known[:, np.asarray(numbers, int), 0]).sum(1)
+    fitting = known[held == held.max()]
+    drawn = fitting[np.random.default_rng((*seed, 0)).integers(len(fitting))].copy()
+    for label in np.flatnonzero(np.isnan(drawn[:, 0])):
+        others = known[:, label][np.isfinite(known[:, label, 0])]
+        drawn[label] = others.mean(0) if len(others) else 0.5
+    return drawn
