@@ -18,20 +18,24 @@ from histojax.imaging import tiling, writers
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 
+_IMAGE = 400
 
-def border_ratio(image: np.ndarray, core: int) -> float:
+
+def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
     """Mean difference of neighbours across the borders of tiles, over that inside of them.
 
     Args:
         image: uint8 (H, W, 3).
         core: side of the tiles, px, smaller than the image.
+        stride: px that divide it. Inside, too, only every so manieth line is looked at: a network
+            that enlarges may leave a pattern of that period, on whose lines the borders lie.
     """
     across, inside = [], []
     for axis in (0, 1):
         off = np.abs(np.diff(image.astype(np.int16), axis=axis)).mean((1 - axis, 2))
-        border = (np.arange(len(off)) + 1) % core == 0
-        across.append(off[border])
-        inside.append(off[~border])
+        line = np.arange(len(off)) + 1
+        across.append(off[line % core == 0])
+        inside.append(off[(line % stride == 0) & (line % core != 0)])
     return float(np.concatenate(across).mean() / np.concatenate(inside).mean())
 
 
@@ -49,7 +53,8 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         began, border_ratio.
     """
     run = runs.load(pathlib.Path(workdir)) if workdir else _untrained()
-    bank = mask_bank.collect(SyntheticSource(train=4))
+    # Masks are laid out of images side by side, whose own borders must not fall on those of tiles.
+    bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))
     mask = mask_bank.replaced(bank, size, size, np.random.default_rng(0))
     network = run.stage.synthesiser
     core = tiling.core_size([(size, size)], halo=network.halo, stride=network.stride, largest=tile)
@@ -67,7 +72,7 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         peak = timing.process_peak_bytes()
-        ratio = border_ratio(tifffile.imread(made), core)
+        ratio = border_ratio(tifffile.imread(made), core, network.stride)
     return {
         "pyramid": workdir or "configs/pyramid.py, untrained",
         "size": size,

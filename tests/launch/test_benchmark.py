@@ -270,6 +270,12 @@ def test_borders_of_tiles_show_where_they_differ():
     image[:, 1::2] = 10  # neighbours in a row differ by 10 everywhere, in a column by 0
     ratio = benchmark_synthesis.border_ratio(image, 16)
     assert ratio == pytest.approx((2 * 10 / 3) / (45 * 10 / 75))
+    # Every other line across columns has a step; borders lie on such lines alone.
+    steps = np.zeros((32, 32, 3), np.uint8)
+    steps[:, 2::4], steps[:, 3::4] = 10, 10
+    steps += steps.transpose(1, 0, 2)
+    assert benchmark_synthesis.border_ratio(steps, 16) > 1.5
+    assert benchmark_synthesis.border_ratio(steps, 16, 4) == pytest.approx(1)
     image[16:] += 40
     ratio = benchmark_synthesis.border_ratio(image, 16)
     assert ratio == pytest.approx(((2 * 10 + 40) / 3) / (45 * 10 / 75))
