@@ -18,6 +18,7 @@ from histojax import postprocessing, runs, synthesis
 from histojax.data import painting, tissue
 from histojax.data.mask_bank import instances_of
 from histojax.errors import UserError
+from histojax.imaging import tiling
 from histojax.metrics import instances as instance_metrics
 from histojax.metrics import overlap
 from histojax.stages import content
@@ -44,9 +45,13 @@ class Windows:
     def __len__(self) -> int:
         return len(self.names)
 
+    def evenly(self, count: int) -> np.ndarray:
+        """Numbers of at most so many of them, evenly spread over all."""
+        return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+
     def spread(self, count: int) -> Windows:
-        """At most so many of them, evenly spread over all."""
-        kept = np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
+        """Those of `evenly`."""
+        kept = self.evenly(count)
         return Windows(self.images[kept], self.labels[kept], tuple(self.names[i] for i in kept))
 
 
@@ -64,14 +69,11 @@ def windows_of(source: Any, size: int) -> Windows:
     for index in range(len(source)):
         record = source[index]
         instances = instances_of(record)
-        height, width = record["hr"].shape[:2]
-        for y in range(0, height - size + 1, size):
-            for x in range(0, width - size + 1, size):
-                part = np.s_[y : y + size, x : x + size]
-                if instances[part].any():
-                    images.append(record["hr"][part])
-                    labels.append(instances[part])
-                    names.append(record["name"])
+        for part in tiling.squares(*instances.shape, size):
+            if instances[part].any():
+                images.append(record["hr"][part])
+                labels.append(instances[part])
+                names.append(record["name"])
     if len(names) < 2:
         raise UserError(
             f"the {len(source)} images hold {len(names)} squares of {size} px with nuclei, and two "

@@ -14,7 +14,7 @@ from ml_collections import ConfigDict
 from histojax import inference, postprocessing, runs, stain_matching
 from histojax.data import resampling, sources
 from histojax.errors import UserError
-from histojax.imaging import nuclei
+from histojax.imaging import nuclei, tiling
 from histojax.metrics import image_quality
 from histojax.stages import content
 
@@ -191,11 +191,7 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
 
     def metric(sr: Image, hr: Image) -> float:
         side = min(_FEATURE_WINDOW, *hr.shape[:2]) // network.stride * network.stride
-        windows = [
-            (slice(y, y + side), slice(x, x + side))
-            for y in range(0, hr.shape[0] - side + 1, side)
-            for x in range(0, hr.shape[1] - side + 1, side)
-        ]
+        windows = tiling.squares(*hr.shape[:2], side)
         return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
 
     return metric

@@ -18,6 +18,8 @@ from histojax.imaging import tiling, writers
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 
+# Side of the images that the mask is laid out of, px: their own borders, side by side, must not
+# fall on those of tiles.
 _IMAGE = 400
 
 
@@ -27,7 +29,7 @@ def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
     Args:
         image: uint8 (H, W, 3).
         core: side of the tiles, px, smaller than the image.
-        stride: px that divide it. Inside, too, only every so manieth line is looked at: a network
+        stride: px that divide it. Inside, too, only lines that it divides are looked at: a network
             that enlarges may leave a pattern of that period, on whose lines the borders lie.
     """
     across, inside = [], []
@@ -53,7 +55,6 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         began, border_ratio.
     """
     run = runs.load(pathlib.Path(workdir)) if workdir else _untrained()
-    # Masks are laid out of images side by side, whose own borders must not fall on those of tiles.
     bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))
     mask = mask_bank.replaced(bank, size, size, np.random.default_rng(0))
     network = run.stage.synthesiser

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -85,31 +85,40 @@ def made(
     }
 
 
+def remade(
+    run: runs.Run, real: generation.Windows, seed: int, windows: Any = None
+) -> list[np.ndarray]:
+    """Images of some of the masks by the pyramid, one set (N, S, S, 3) for each of a few noises."""
+    masks = real.spread(_MASKS).labels
+    return [
+        generation.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows)
+        for noise in range(_NOISES)
+    ]
+
+
 def measured(
-    run: runs.Run,
     judge: runs.Run,
     network: content.FeatureNetwork,
     real: generation.Windows,
     train: generation.Windows,
     images: Mapping[str, np.ndarray],
+    several: Sequence[np.ndarray],
     *,
     subset: int,
     seed: int,
     mpp: float | None,
-    windows: Any = None,
 ) -> tuple[list[dict[str, Any]], float, np.ndarray]:
     """The table's rows, the pyramid's diversity, and two training squares nearest to each of its.
 
     Args:
-        run: the pyramid's.
         judge: a segmentation run.
         network: whose features are compared.
         real, train: squares.
         images: of `made`.
-        subset: squares of a subset of KID at most; fewer where there are fewer of any.
-        seed: of the subsets and of further images.
+        several: of `remade`.
+        subset: squares of a subset of KID, as many as there are of any set or fewer.
+        seed: of the subsets.
         mpp: um per px of the real squares, None where unknown.
-        windows: the pyramid's, of `synthesis.synthesiser`.
     """
     pooled = generation.pooling(network)
     raw = pooled(train.images)
@@ -121,8 +130,6 @@ def measured(
     find = methods.run_segmenter(judge, [real.images.shape[1:3]], mpp=mpp)
     usual = metrics.nearest(wanted, known)[1].mean()
     floor = train.spread(len(real))
-    # One size for all sets, or they could not be compared.
-    subset = min(subset, len(real), len(floor))
 
     def kid(found: np.ndarray, names: tuple[str, ...]) -> tuple[float, float]:
         return (
@@ -151,13 +158,9 @@ def measured(
             }
         )
         closest = near if name == PYRAMID else closest
-    masks = real.spread(_MASKS).labels
-    several = [
-        features(generation.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows))
-        for noise in range(_NOISES)
-    ]
     spread = metrics.diversity(wanted[None])
-    return rows, metrics.diversity(np.stack(several, 1)) / spread, closest
+    vary = metrics.diversity(np.stack([features(squares) for squares in several], 1))
+    return rows, vary / spread, closest
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
@@ -179,7 +182,7 @@ def sheet(
 ) -> np.ndarray:
     """Real squares, their masks, what was made of them, and the nearest training squares."""
     rows = []
-    for i in np.unique(np.linspace(0, len(real) - 1, min(_SHOWN, len(real))).round().astype(int)):
+    for i in real.evenly(_SHOWN):
         row = [(REAL, real.images[i]), ("mask", writers.overlay(real.images[i], real.labels[i]))]
         row += [(name, squares[i]) for name, squares in images.items()]
         row += [("nearest to the pyramid's", train.images[j]) for j in closest[i]]

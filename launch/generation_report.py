@@ -72,18 +72,20 @@ def main(argv: Sequence[str]) -> None:
     windows = synthesis.synthesiser(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
     images = measures.made(run, real, train, seed, windows)
+    several = measures.remade(run, real, seed, windows)
+    # One size for all sets, or they could not be compared.
+    subset = min(_SUBSET.value, len(real), len(train))
     say("measuring")
     rows, diversity, closest = measures.measured(
-        run,
         judge,
         network,
         real,
         train,
         images,
-        subset=_SUBSET.value,
+        several,
+        subset=subset,
         seed=seed,
         mpp=source.mpp,
-        windows=windows,
     )
     result = {
         "pyramid": str(run.workdir),
@@ -91,7 +93,7 @@ def main(argv: Sequence[str]) -> None:
         "judge": str(judge.workdir),
         "features": f"{name}: {', '.join(network.layers)}",
         "data": f"{settings.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
-        "subset": min(_SUBSET.value, len(real), len(train)),
+        "subset": subset,
         "seed": seed,
         "diversity": diversity,
         "table": rows,

@@ -190,6 +190,11 @@ def environment(device: str | None) -> dict[str, str]:
     return {**os.environ, **own}
 
 
+def slots(devices: Sequence[str], count: int) -> list[str | None]:
+    """An accelerator for each run at a time, or None for each of `count` where none is named."""
+    return [*devices] or [None] * count
+
+
 class Runner:
     """Runs jobs in processes, one in each slot at a time.
 
@@ -267,14 +272,16 @@ def check(failed: Sequence[Job], jobs: Sequence[Job]) -> None:
         raise UserError(
             f"{len(failed)} of {len(jobs)} runs failed: "
             + "; ".join(
-                f"{job.name}, seed {job.seed}: {last_line(job.log)} ({job.log})" for job in failed
+                f"{job.name}, seed {job.seed}: "
+                f"{last_line(job.log.read_text(errors='replace'))} ({job.log})"
+                for job in failed
             )
         )
 
 
-def last_line(log: pathlib.Path) -> str:
-    """The last line of a log, which says why a run failed."""
-    lines = log.read_text(errors="replace").strip().splitlines()
+def last_line(said: str) -> str:
+    """The last line of what a command said, which tells why it failed."""
+    lines = said.strip().splitlines()
     return lines[-1] if lines else "it said nothing"
 
 

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import pathlib
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
 from absl import flags
 
@@ -43,13 +43,6 @@ _METRICS = flags.DEFINE_list(
 _TABLE_ONLY = flags.DEFINE_bool("table_only", False, "Runs nothing and tabulates what is there.")
 
 
-def _slots() -> Iterator[str | None]:
-    if _DEVICES.value:
-        yield from _DEVICES.value
-    else:
-        yield from [None] * _JOBS.value
-
-
 def main(argv: Sequence[str]) -> None:
     """Parses flags, runs and tabulates."""
     if _HOST.value >= _HOSTS.value:
@@ -60,7 +53,9 @@ def main(argv: Sequence[str]) -> None:
     failed: list[jobs.Job] = []
     if not _TABLE_ONLY.value:
         signal.signal(signal.SIGTERM, jobs.raise_interrupt)
-        failed = jobs.Runner(list(_slots()))(wanted[_HOST.value :: _HOSTS.value])
+        failed = jobs.Runner(jobs.slots(_DEVICES.value, _JOBS.value))(
+            wanted[_HOST.value :: _HOSTS.value]
+        )
     rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
     if rows:
         print(sweep_table.write(output, rows, _METRICS.value))

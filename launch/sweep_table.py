@@ -70,8 +70,8 @@ def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
     """Mean and spread over seeds of the mean over images; over all images and by organ.
 
     Returns:
-        {"run", "organ", "metric", "seeds", "images", "mean", "sd", "low", "high", "values"} each;
-        sd is that of a sample, NaN of one seed; values are the seeds' means, in their order.
+        {"run", "organ", "metric", "seeds", "images", "mean", "sd", "low", "high", "by_seed"} each;
+        sd is that of a sample, NaN of one seed; by_seed is {seed: its mean}, in their order.
     """
     organs = [ALL, *sorted({row["organ"] for row in rows} - {""})]
     table = []
@@ -79,7 +79,7 @@ def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
         for organ in organs:
             kept = [r for r in rows if r["run"] == name and organ in (ALL, r["organ"])]
             for metric in metrics:
-                values, images = [], set()
+                by_seed, images = {}, set()
                 for seed in sorted({row["seed"] for row in kept}):
                     scores = {
                         r["image"]: r[metric]
@@ -88,9 +88,10 @@ def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
                     }
                     images |= set(scores)
                     if scores:
-                        values.append(statistics.fmean(scores.values()))
-                if not values:
+                        by_seed[seed] = statistics.fmean(scores.values())
+                if not by_seed:
                     continue
+                values = list(by_seed.values())
                 table.append(
                     {
                         "run": name,
@@ -99,13 +100,18 @@ def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
                         "seeds": len(values),
                         "images": len(images),
                         "mean": statistics.fmean(values),
-                        "sd": statistics.stdev(values) if len(values) > 1 else math.nan,
+                        "sd": spread(values),
                         "low": min(values),
                         "high": max(values),
-                        "values": values,
+                        "by_seed": by_seed,
                     }
                 )
     return table
+
+
+def spread(values: Sequence[float]) -> float:
+    """Standard deviation of a sample, NaN of fewer than two."""
+    return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
 def cell(entry: Row | None) -> str:
@@ -146,7 +152,7 @@ def write(output: pathlib.Path, rows: Sequence[Row], metrics: Sequence[str] = ()
     table = aggregate(rows, metrics)
     writers.write_csv(output / "images.csv", rows)
     writers.write_csv(
-        output / "table.csv", [{k: v for k, v in e.items() if k != "values"} for e in table]
+        output / "table.csv", [{k: v for k, v in e.items() if k != "by_seed"} for e in table]
     )
     organs = list(dict.fromkeys(entry["organ"] for entry in table))
     sections = [
@@ -200,7 +206,7 @@ def _dots(table: Sequence[Row], metrics: Sequence[str]) -> str:
     figures = []
     for metric in metrics:
         rows = [
-            (entry["run"], entry["values"])
+            (entry["run"], list(entry["by_seed"].values()))
             for entry in table
             if entry["organ"] == ALL and entry["metric"] == metric
         ]

@@ -25,6 +25,7 @@ from skimage.filters import threshold_otsu
 
 from histojax.data import tissue as model
 from histojax.errors import UserError
+from histojax.imaging import tiling
 
 _REAL = flags.DEFINE_string("real", "", "Real images with instances: folder:ROOT.")
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the real images.")
@@ -91,12 +92,8 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> dict[str, float]:
 
 
 def _squares(image: np.ndarray, instances: np.ndarray, size: int) -> Iterator[tuple]:
-    height, width = instances.shape
-    size = min(size, height, width)
-    for y in range(0, height - size + 1, size):
-        for x in range(0, width - size + 1, size):
-            box = np.s_[y : y + size, x : x + size]
-            yield image[box], instances[box]
+    for box in tiling.squares(*instances.shape, min(size, *instances.shape)):
+        yield image[box], instances[box]
 
 
 def _mean(rows: list[dict[str, float]]) -> dict[str, float]:

@@ -56,6 +56,15 @@ def round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
+def squares(height: int, width: int, side: int) -> list[tuple[slice, slice]]:
+    """The whole squares of a grid from the top left corner, row by row: (rows, columns) each."""
+    return [
+        (slice(y, y + side), slice(x, x + side))
+        for y in range(0, height - side + 1, side)
+        for x in range(0, width - side + 1, side)
+    ]
+
+
 def core_size(
     sizes: Iterable[tuple[int, int]], *, halo: int, stride: int = 1, largest: int = 512
 ) -> int:

@@ -38,7 +38,15 @@ def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(ru
     images[measures.PYRAMID] = train.images
     name, network = measures.network_of(judge, "")
     rows, diversity, closest = measures.measured(
-        run, judge, network, real, train, images, subset=4, seed=0, mpp=None
+        judge,
+        network,
+        real,
+        train,
+        images,
+        measures.remade(run, real, 0),
+        subset=4,
+        seed=0,
+        mpp=None,
     )
     table = {row["images"]: row for row in rows}
     assert list(table) == [measures.REAL, measures.TRAINING, *images]
