@@ -1,4 +1,7 @@
-"""Masks of images without labels, as a trained run predicts them, where it is sure of them."""
+"""Masks of images without labels, as a trained run predicts them, where it is sure of them.
+
+Beside their images they are pairs to train on: pseudo-labels (Lee 2013).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import numpy as np
 from histojax import inference, postprocessing, runs
 from histojax.data.mask_bank import renumbered
 from histojax.errors import UserError
-from histojax.imaging import writers
+from histojax.imaging import tiling, writers
 
 
 def confidence(probability: np.ndarray) -> float:
@@ -27,11 +30,12 @@ def write_masks(
     size: int,
     least: float,
     seed: int,
+    images: bool = False,
 ) -> int:
     """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
 
     Squares of a grid are taken where the run's foreground map is sure and there is a nucleus, about
-    as many of each image.
+    as many of each image. Which these are is in folder/predicted.json.
 
     Args:
       run: with a segmenter; its labels alone are looked at, none of the source's.
@@ -41,6 +45,7 @@ def write_masks(
       size: their side, px.
       least: confidence from which a square is taken, 0 to 1.
       seed: of which squares.
+      images: whether the images' own squares are written too, so that `folder:FOLDER` reads pairs.
 
     Returns:
       How many were written.
@@ -65,29 +70,37 @@ def write_masks(
     # What was fitted has seen labels of the val images, on which pupils may be scored.
     parameters = postprocessing.parameters_of(run, fitted=False)
     rng = np.random.default_rng(seed)
-    written, highest = 0, None
+    written, highest = {}, None
     for turn, index in enumerate(rng.permutation(len(source))):
         image = source[int(index)]["hr"]
         maps = network(image)
         found = postprocessing.find(run, maps, parameters, mpp=source.mpp).instances
         # What one image falls short by, the next ones make up for.
-        share = -(-(count - written) // (len(source) - turn))
-        corners = [
-            (y, x)
-            for y in range(0, image.shape[0] - size + 1, size)
-            for x in range(0, image.shape[1] - size + 1, size)
-        ]
-        for number in rng.permutation(len(corners)):
-            y, x = corners[number]
-            part = np.s_[y : y + size, x : x + size]
+        share = -(-(count - len(written)) // (len(source) - turn))
+        squares = tiling.squares(*image.shape[:2], size)
+        for number in rng.permutation(len(squares)):
+            part = squares[number]
             sure = confidence(maps["mask"][part][..., 0])
             highest = sure if highest is None else max(highest, sure)
-            if share == 0 or sure < least or not found[part].any():
+            if sure < least or not found[part].any():
                 continue
-            path = folder / f"mask{written:05d}.tif"
+            name = f"mask{len(written):05d}"
             mask = renumbered(found[part]).astype(np.uint32)
-            writers.stream_tiff(path, [mask], height=size, width=size)
-            written, share = written + 1, share - 1
+            place = folder / "instances" if images else folder
+            writers.stream_tiff(place / f"{name}.tif", [mask], height=size, width=size)
+            if images:
+                path = folder / "images" / f"{name}.tif"
+                writers.stream_tiff(path, [image[part]], height=size, width=size, mpp=source.mpp)
+            written[name] = {
+                "image": source.names[int(index)],
+                "y": part[0].start,
+                "x": part[1].start,
+            }
+            share -= 1
+            if share == 0:
+                break
+        if len(written) == count:
+            break
     if highest is None:
         raise UserError(f"no image has {size} x {size} px: ask for smaller masks")
     if not written:
@@ -95,4 +108,8 @@ def write_masks(
             f"in no square of {size} px with nuclei is the run {least} sure or more, {highest:.3f} "
             "being the highest: lower --confidence, or train it for longer"
         )
-    return written
+    if images:
+        known = {} if source.mpp is None else {"mpp": source.mpp}
+        writers.write_json(folder / "dataset.json", known)
+    writers.write_json(folder / "predicted.json", {"run": str(run.workdir), "squares": written})
+    return len(written)

@@ -6,22 +6,28 @@
 For each share of the training patients, drawn anew by each seed, the same segmentation network
 (`--pupil`, a config of stage segmentation with its overrides) is trained in each of these ways:
 
-    real            on the labelled images as they are
-    augmented       with the pupil's own augmentation, as in all that follow
-    synthetic       on these and on synthetic pairs
-    synthetic_only  on synthetic pairs alone
-    teacher         on these and, by a mean teacher, on the other patients' images without labels
+    real                 on the labelled images as they are
+    augmented            with the pupil's own augmentation, as in all that follow
+    synthetic            on these and on synthetic pairs
+    synthetic_only       on synthetic pairs alone
+    predicted            on these and on the other patients' images, with the masks that the
+                         network of `augmented` finds in them where it is sure: pseudo-labels
+    synthetic_predicted  on these and on synthetic pairs of a pyramid that has learnt from what
+                         `predicted` learns from
+    teacher              on these and, by a mean teacher, on the other patients' images
 
-The pairs are made by a pyramid (`--pyramid`) that is trained on the same share alone, for `--masks`
-masks made of its labelled images or, with `--form=predicted`, found by it in the other patients'.
-No label beyond the share is looked at: the last step is used, and nothing is fitted to the val
-images, on which all are scored. Fields of the pupil may be given for all ways in `--pupil`, such as
---pupil="configs/use_net.py --config.steps=2000".
+The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
+`synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--form=predicted`,
+found by the network of `augmented` in the other patients'. No label beyond the share is looked at:
+the last step is used, and nothing is fitted to the val images, on which all are scored. Fields of
+the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
+--config.steps=2000".
 
 What is done is not done again, so that the same command goes on, also with more shares or seeds;
-`--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K,
-pairs/SHARE/FORM-COUNTxSIZE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores
-by share, and what each way adds to augmented images, seed by seed.
+`--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K (and
+predicted-SHARE), pairs/PYRAMID/FORM-COUNTxSIZE/seed_K, predicted/SHARE/SIZE/seed_K,
+pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by share, and what each way adds to
+augmented images, seed by seed.
 """
 
 from __future__ import annotations
@@ -76,11 +82,21 @@ def main(argv: Sequence[str]) -> None:
         jobs.claim(pyramids, output / "pyramids")
     every = jobs.claim(pupils, output / "pupils")
     signal.signal(signal.SIGTERM, jobs.raise_interrupt)
-    runner = jobs.Runner(_DEVICES.value or [None] * _JOBS.value)
-    jobs.check(runner(pyramids), pyramids)
+    runner = jobs.Runner(jobs.slots(_DEVICES.value, _JOBS.value))
+    device = next(iter(_DEVICES.value), None)
+    if plan.needs_predicted:
+        finders = [job for job in pupils if few_labels_plan.predicts(job)]
+        jobs.check(runner(finders), finders)
+    for share in plan.predicting():
+        for seed in _SEEDS.value:
+            few_labels_plan.make_predicted(share, int(seed), plan, device=device)
+    # What needs no pairs is trained beside the pyramids, so that no device waits.
+    first = pyramids + [job for job in pupils if not few_labels_plan.learns_from_pairs(job)]
+    failed = runner(first)
+    jobs.check([job for job in failed if job in pyramids], pyramids)
     for pyramid in pyramids:
-        few_labels_plan.make_pairs(pyramid, plan, device=next(iter(_DEVICES.value), None))
-    failed = runner(pupils)
+        few_labels_plan.make_pairs(pyramid, plan, device=device)
+    failed += runner([job for job in pupils if few_labels_plan.learns_from_pairs(job)])
     rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
     if rows:
         print(few_labels_plan.write(output, few_labels_plan.by_share(rows)))

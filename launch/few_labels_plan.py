@@ -5,6 +5,7 @@ See `launch.few_labels`.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import os
@@ -15,7 +16,7 @@ import shutil
 import statistics
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -45,7 +46,21 @@ _PLAIN = tuple(
         "translate=0.0",
     )
 )
-WAYS = ("real", "augmented", "synthetic", "synthetic_only", "teacher")
+WAYS = (
+    "real",
+    "augmented",
+    "synthetic",
+    "synthetic_only",
+    "predicted",
+    "synthetic_predicted",
+    "teacher",
+)
+# Those that learn from the other patients' images too, of which share 1 leaves none.
+_OF_THE_REST = ("predicted", "synthetic_predicted", "teacher")
+# Whose network finds the nuclei of these.
+_FINDER = "augmented"
+# All sure squares are taken.
+_ALL = 1_000_000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,18 +88,47 @@ class Plan:
     pyramid: str
     teacher_weight: float
 
-    def pairs(self, share: str) -> pathlib.Path:
-        """Folder of the pairs of a share, by seed: others for other numbers."""
-        return self.output / "pairs" / share / f"{self.form}-{self.count}x{self.size}"
+    def pairs(self, pyramid: str) -> pathlib.Path:
+        """Folder of a pyramid's pairs, by seed: others for other numbers."""
+        return self.output / "pairs" / pyramid / f"{self.form}-{self.count}x{self.size}"
+
+    def predicted(self, share: str) -> pathlib.Path:
+        """Folder of the other patients' images with predicted masks, by seed."""
+        return self.output / "predicted" / share / f"{self.size}"
+
+    def finder(self, share: str, seed: int) -> pathlib.Path:
+        """Workdir of the network that predicts masks for a share."""
+        return self.output / "pupils" / f"{_FINDER}-{share}" / f"seed_{seed}"
 
     @property
     def needs_pairs(self) -> bool:
         """Whether pyramids are needed at all."""
         return any(way.startswith("synthetic") for way in self.ways)
 
+    @property
+    def needs_predicted(self) -> bool:
+        """Whether masks are predicted, for which a pupil has to be trained first."""
+        return (
+            "predicted" in self.ways
+            or "synthetic_predicted" in self.ways
+            or (self.needs_pairs and self.form == "predicted")
+        )
+
+    def predicting(self) -> list[str]:
+        """Shares that leave images of which masks are predicted as pairs."""
+        needed = {"predicted", "synthetic_predicted"} & set(self.ways)
+        return [share for share in self.shares if needed and float(share) < 1]
+
     def pyramid_runs(self) -> list[str]:
-        """The pyramids, as sweep's --run."""
-        return [f"{share}: {self._words(self.pyramid, share)}" for share in self.shares]
+        """The pyramids, as sweep's --run: of the labelled images alone, and of predicted pairs."""
+        found = []
+        for share in self.shares:
+            words = self._words(self.pyramid, share)
+            if "synthetic" in self.ways or "synthetic_only" in self.ways:
+                found.append(f"{share}: {words}")
+            if "synthetic_predicted" in self.ways and float(share) < 1:
+                found.append(f"predicted-{share}: {words} {self._extra(self.predicted(share))}")
+        return found
 
     def pupil_runs(self) -> list[str]:
         """The pupils, as sweep's --run; all images are labelled in share 1, which has no rest."""
@@ -92,8 +136,11 @@ class Plan:
             f"{way}-{share}: {self._words(self.pupil, share)} {shlex.join(self._way(way, share))}"
             for share in self.shares
             for way in self.ways
-            if not (way == "teacher" and float(share) == 1)
+            if not (way in _OF_THE_REST and float(share) == 1)
         ]
+
+    def _extra(self, folder: pathlib.Path) -> str:
+        return f"--config.data.extra=folder:{folder.resolve()}/seed_{{seed}}"
 
     def _words(self, run: str, share: str) -> str:
         own = (
@@ -105,12 +152,14 @@ class Plan:
         return f"{run} {shlex.join(own)}"
 
     def _way(self, way: str, share: str) -> tuple[str, ...]:
-        extra = f"--config.data.extra=folder:{self.pairs(share).resolve()}/seed_{{seed}}"
+        extra = self._extra(self.pairs(share))
         return {
             "real": _PLAIN,
             "augmented": (),
             "synthetic": (extra,),
             "synthetic_only": (extra, "--config.data.extra_weight=1.0"),
+            "predicted": (self._extra(self.predicted(share)),),
+            "synthetic_predicted": (self._extra(self.pairs(f"predicted-{share}")),),
             "teacher": (
                 "--config.data.unlabelled=rest",
                 f"--config.teacher.weight={self.teacher_weight}",
@@ -143,6 +192,16 @@ def plan_of(
         if not values or len(set(values)) < len(values):
             raise UserError(f"--{name}={','.join(values)} has to name {name}, each once")
     return Plan(tuple(written), tuple(ways), data, output, **fields)
+
+
+def predicts(pupil: jobs.Job) -> bool:
+    """Whether masks are predicted by this pupil."""
+    return pupil.name.startswith(f"{_FINDER}-")
+
+
+def learns_from_pairs(pupil: jobs.Job) -> bool:
+    """Whether this pupil needs what a pyramid makes."""
+    return pupil.name.startswith("synthetic")
 
 
 def config_of(run: str) -> ConfigDict:
@@ -190,73 +249,121 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
                 f"are trained on: ask for pairs of {crop} px or more"
             )
+    if plan.needs_predicted and _FINDER not in plan.ways:
+        raise UserError(
+            f"--ways={','.join(plan.ways)} needs masks that the network of the way {_FINDER!r} "
+            "predicts: name that way too"
+        )
     predicted = plan.needs_pairs and plan.form == "predicted"
-    if "teacher" not in plan.ways and not predicted:
+    if not predicted and not set(_OF_THE_REST) & set(plan.ways):
         return
     pupil.data.source = plan.data
     for seed in seeds:
         pupil.seed = int(seed) if seed.isdecimal() else 0
-        groups = runs.open_split(pupil, "train").groups
+        train = runs.open_split(pupil, "train")
         for share in plan.shares:
-            kept = labelled.labelled_groups(groups, float(share), pupil.seed)
-            # Of share 1 there is no teacher to begin with.
-            if (float(share) < 1 or predicted) and len(kept) == len(set(groups)):
+            rest = labelled.left_out(train, float(share), pupil.seed)
+            # Of share 1 there are no such ways to begin with.
+            if (float(share) < 1 or predicted) and not len(rest):
                 raise UserError(
-                    f"--shares: {share} of the {len(kept)} training patients are all of them, and "
-                    "a mean teacher and predicted masks need the others: choose a lower share, or "
-                    "do without them"
+                    f"--shares: {share} of the {len(set(train.groups))} training patients are all "
+                    "of them, and a mean teacher and predicted masks need the others: choose a "
+                    "lower share, or do without them"
                 )
 
 
 def make_pairs(pyramid: jobs.Job, plan: Plan, *, device: str | None = None) -> None:
-    """Masks of a pyramid's labelled images, and tissue for them, where there are none yet.
+    """Masks, and tissue for them by a pyramid, where there are none yet.
 
     Args:
         pyramid: trained.
-        plan: says how many, and where.
+        plan: says how many, of what, and where.
         device: accelerator that is used, of those there are; None: any.
 
     Raises:
         UserError: if one of the two commands fails.
     """
     output = plan.pairs(pyramid.name) / f"seed_{pyramid.seed}"
+    share = pyramid.name.rpartition("-")[2]
+    of = plan.finder(share, pyramid.seed) if plan.form == "predicted" else pyramid.folder
+    with _made_whole(output) as beside:
+        if beside is None:
+            return
+        _run(
+            "histojax.data.masks",
+            f"--workdir={of}",
+            f"--output={beside / 'from'}",
+            f"--count={plan.count}",
+            f"--size={plan.size}",
+            f"--form={plan.form}",
+            f"--seed={pyramid.seed}",
+            device=device,
+        )
+        _run(
+            "histojax.synthesize",
+            f"--workdir={pyramid.folder}",
+            f"--masks={beside / 'from'}",
+            f"--output={beside / 'made'}",
+            f"--seed={pyramid.seed}",
+            device=device,
+        )
+
+
+def make_predicted(share: str, seed: int, plan: Plan, *, device: str | None = None) -> None:
+    """The other patients' images with the masks that a share's network finds, where it is sure.
+
+    Args:
+        share: of the patients.
+        seed: of the run.
+        plan: says of what size, and where.
+        device: accelerator that is used, of those there are; None: any.
+
+    Raises:
+        UserError: if the command fails.
+    """
+    with _made_whole(plan.predicted(share) / f"seed_{seed}") as beside:
+        if beside is None:
+            return
+        _run(
+            "histojax.data.masks",
+            f"--workdir={plan.finder(share, seed)}",
+            f"--output={beside / 'made'}",
+            f"--count={_ALL}",
+            f"--size={plan.size}",
+            "--form=predicted",
+            "--with_images",
+            f"--seed={seed}",
+            device=device,
+        )
+
+
+@contextlib.contextmanager
+def _made_whole(output: pathlib.Path) -> Iterator[pathlib.Path | None]:
+    """A folder in whose `made` a folder is made, whole or not there; None where it is there."""
     if output.is_dir():
+        yield None
         return
-    # Whole or not there: what a command that was stopped has left is made again.
+    # What a command that was stopped has left is made again.
     beside = output.with_name(f".{output.name}")
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir(parents=True)
-    numbers = (
-        f"--count={plan.count}",
-        f"--size={plan.size}",
-        f"--form={plan.form}",
-        f"--seed={pyramid.seed}",
-    )
-    workdir = f"--workdir={pyramid.folder}"
-    for words in (
-        ("histojax.data.masks", workdir, f"--output={beside / 'from'}", *numbers),
-        (
-            "histojax.synthesize",
-            workdir,
-            f"--masks={beside / 'from'}",
-            f"--output={beside / 'pairs'}",
-            f"--seed={pyramid.seed}",
-        ),
-    ):
-        said = shlex.join(["python", "-m", *words])
-        say(said)
-        done = subprocess.run(
-            [sys.executable, "-m", *words],
-            env=jobs.environment(device),
-            stderr=subprocess.PIPE,
-            text=True,
-            check=False,
-        )
-        if done.returncode:
-            lines = done.stderr.strip().splitlines()
-            raise UserError(f"{said} failed: {lines[-1] if lines else 'it said nothing'}")
-    os.replace(beside / "pairs", output)
+    yield beside
+    os.replace(beside / "made", output)
     shutil.rmtree(beside)
+
+
+def _run(*words: str, device: str | None) -> None:
+    said = shlex.join(["python", "-m", *words])
+    say(said)
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env=jobs.environment(device),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{said} failed: {jobs.last_line(done.stderr)}")
 
 
 def by_share(rows: Sequence[sweep_table.Row]) -> list[dict[str, Any]]:
@@ -265,39 +372,35 @@ def by_share(rows: Sequence[sweep_table.Row]) -> list[dict[str, Any]]:
     A seed's score is the mean over images; "more" is what a way scores above augmented images of
     the same share and seed. NaN is what there is none of.
     """
-    scores: dict[tuple[str, float, str], dict[int, list[float]]] = {}
-    for row in rows:
-        way, _, share = row["run"].rpartition("-")
-        for metric in sweep_table.main_metrics(rows):
-            if math.isfinite(value := row.get(metric, math.nan)):
-                seeds = scores.setdefault((way, float(share), metric), {})
-                seeds.setdefault(row["seed"], []).append(value)
-    means = {
-        key: {seed: statistics.fmean(values) for seed, values in seeds.items()}
-        for key, seeds in scores.items()
+    entries = [
+        (*_way_and_share(entry["run"]), entry)
+        for entry in sweep_table.aggregate(rows, sweep_table.main_metrics(rows))
+        if entry["organ"] == sweep_table.ALL
+    ]
+    augmented = {
+        (share, entry["metric"]): entry["by_seed"]
+        for way, share, entry in entries
+        if way == "augmented"
     }
     table = []
-    for (way, share, metric), seeds in means.items():
-        base = means.get(("augmented", share, metric), {}) if way != "augmented" else {}
-        more = [seeds[seed] - base[seed] for seed in seeds if seed in base]
+    for way, share, entry in entries:
+        base = augmented.get((share, entry["metric"]), {}) if way != "augmented" else {}
+        more = [score - base[seed] for seed, score in entry["by_seed"].items() if seed in base]
         table.append(
             {
                 "share": share,
                 "way": way,
-                "metric": metric,
-                "seeds": len(seeds),
-                **_summary("mean", "sd", list(seeds.values())),
-                **_summary("more", "more_sd", more),
+                **{field: entry[field] for field in ("metric", "seeds", "mean", "sd")},
+                "more": statistics.fmean(more) if more else math.nan,
+                "more_sd": sweep_table.spread(more),
             }
         )
     return sorted(table, key=lambda e: (e["metric"], e["share"], WAYS.index(e["way"])))
 
 
-def _summary(mean: str, spread: str, values: Sequence[float]) -> dict[str, float]:
-    return {
-        mean: statistics.fmean(values) if values else math.nan,
-        spread: statistics.stdev(values) if len(values) > 1 else math.nan,
-    }
+def _way_and_share(run: str) -> tuple[str, float]:
+    way, _, share = run.rpartition("-")
+    return way, float(share)
 
 
 def _number(mean: float, spread: float, *, sign: str = "") -> str:

@@ -1,10 +1,12 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 import tifffile
 
 from histojax import inference, postprocessing, predicted_masks
+from histojax.data import sources
 from histojax.errors import UserError
 from tests import tiny
 
@@ -12,16 +14,15 @@ from tests import tiny
 class Images:
     """Images without labels; the value of a pixel is the foreground's probability, of 255."""
 
-    mpp = None
-
-    def __init__(self, *images):
-        self.images = images
+    def __init__(self, *images, mpp=None):
+        self.images, self.mpp = images, mpp
+        self.names = [f"i{index}" for index in range(len(images))]
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
-        return {"name": f"i{index}", "hr": self.images[index]}
+        return {"name": self.names[index], "hr": self.images[index]}
 
 
 def picture(unsure):
@@ -56,7 +57,7 @@ def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
     images = Images(picture(100), picture(100), np.zeros((64, 64, 3), np.uint8))
     folder = tmp_path / "masks"
     count = predicted_masks.write_masks(run, images, folder, count=10, size=32, least=0.9, seed=0)
-    masks = [tifffile.imread(path) for path in sorted(folder.iterdir())]
+    masks = [tifffile.imread(path) for path in sorted(folder.glob("*.tif"))]
     # Two sure squares in each of two images; the third image has no nuclei.
     assert count == len(masks) == 4
     for mask in masks:
@@ -64,8 +65,35 @@ def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
         expected = np.zeros((32, 32), np.uint32)
         expected[8:20, 8:20] = 1
         np.testing.assert_array_equal(mask, expected)
+    told = json.loads((folder / "predicted.json").read_text())
+    # The right thirds are all black beside the nucleus.
+    places = [(told["squares"][f"mask{n:05d}"]["x"]) for n in range(4)]
+    assert places == [64] * 4
+    assert {square["image"] for square in told["squares"].values()} == {"i0", "i1"}
+    assert told["run"] == "runs/s"
     some = tmp_path / "some"
     assert predicted_masks.write_masks(run, images, some, count=2, size=32, least=0, seed=0) == 2
+
+
+@pytest.mark.parametrize("mpp", [None, 0.25])
+def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
+    image = picture(100)
+    image[:, 64:, 1] = np.arange(64)[:, None]
+    folder = tmp_path / "pairs"
+    settings = {"count": 9, "size": 32, "least": 0.9, "seed": 0}
+    assert (
+        predicted_masks.write_masks(run, Images(image, mpp=mpp), folder, **settings, images=True)
+        == 2
+    )
+    source = sources.open_source(f"folder:{folder}", split="all", require_labels=True)
+    assert source.mpp == mpp
+    squares = json.loads((folder / "predicted.json").read_text())["squares"]
+    for record in (source[0], source[1]):
+        y, x = squares[record["name"]]["y"], squares[record["name"]]["x"]
+        np.testing.assert_array_equal(record["hr"], image[y : y + 32, x : x + 32])
+        expected = np.zeros((32, 32), np.int32)
+        expected[8:20, 8:20] = 1
+        np.testing.assert_array_equal(record["instances"], expected)
 
 
 @pytest.mark.faults

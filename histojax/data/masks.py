@@ -9,10 +9,11 @@ share of the patients. `--data=SPEC` is for the training split of other data. Se
     python -m histojax.data.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
 
 makes them of what RUN, a pyramid or a segmenter, finds in images without labels, where it is sure:
-by default in those of the training patients that data.labelled leaves out.
+by default in those of the training patients that data.labelled leaves out. With `--with_images`
+these are written beside the masks, as pairs that `folder:DIR` reads, such as for data.extra.
 
-The masks are DIR/NAME.tif, uint32, 0 is background; `python -m histojax.synthesize --masks=DIR`
-makes tissue for them.
+The masks are DIR/NAME.tif (DIR/instances/NAME.tif beside images), uint32, 0 is background; `python
+-m histojax.synthesize --masks=DIR` makes tissue for them.
 """
 
 from __future__ import annotations
@@ -43,6 +44,9 @@ _IMAGES = flags.DEFINE_string("images", "rest", "SPEC of images without labels, 
 _CONFIDENCE = flags.DEFINE_float(
     "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0
 )
+_WITH_IMAGES = flags.DEFINE_bool(
+    "with_images", False, "Whether predicted masks are written beside their images, as pairs."
+)
 _COUNT = flags.DEFINE_integer("count", 100, "How many masks.", lower_bound=1)
 _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", lower_bound=1)
 _SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", lower_bound=0)
@@ -57,6 +61,10 @@ def main(argv: Sequence[str]) -> None:
     if _FORM.value == _PREDICTED:
         predict(output)
         return
+    if _WITH_IMAGES.value:
+        raise UserError(
+            "--with_images is for --form=predicted: masks of the other forms belong to no image"
+        )
     if (_WORKDIR.value is None) == (_DATA.value is None):
         raise UserError(
             "masks are made of --workdir=RUN, what it was trained on, or of --data=SPEC: give one "
@@ -94,6 +102,7 @@ def predict(output: pathlib.Path) -> None:
         size=_SIZE.value,
         least=_CONFIDENCE.value,
         seed=_SEED.value,
+        images=_WITH_IMAGES.value,
     )
     say(f"{count} masks in {output}, predicted in {len(source)} images")
 

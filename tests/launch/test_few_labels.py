@@ -1,5 +1,6 @@
 import ast
 import csv
+import dataclasses
 import pathlib
 import subprocess
 import sys
@@ -24,6 +25,12 @@ def pairs(pyramid, plan, device):
     output.mkdir(parents=True, exist_ok=True)
     (output / "of").write_text(f"{pyramid.folder}")
 few_labels_plan.make_pairs = pairs
+def predicted(share, seed, plan, device):
+    assert (plan.finder(share, seed) / "summary.json").is_file()
+    output = plan.predicted(share) / f"seed_{seed}"
+    output.mkdir(parents=True, exist_ok=True)
+    (output / "of").write_text(f"{plan.finder(share, seed)}")
+few_labels_plan.make_predicted = predicted
 few_labels_plan.check = lambda plan, seeds: None  # the stand-in's config is an empty file
 flags.mark_flags_as_required(["data", "output"])
 command.run(few_labels.main)
@@ -55,8 +62,9 @@ def words(runs, name):
 def test_every_way_of_a_share_is_the_same_network_on_other_images():
     runs = plan().pupil_runs()
     # Nothing is without labels where all are used.
-    assert len(runs) == 2 * len(few_labels_plan.WAYS) - 1
-    assert not any(run.startswith("teacher-1:") for run in runs)
+    assert len(runs) == 2 * len(few_labels_plan.WAYS) - 3
+    for way in ("teacher", "predicted", "synthetic_predicted"):
+        assert not any(run.startswith(f"{way}-1:") for run in runs)
     common = {
         "--config.steps=5",
         "--config.data.source=folder:/images",
@@ -78,12 +86,40 @@ def test_every_way_of_a_share_is_the_same_network_on_other_images():
     assert taught == {"--config.data.unlabelled=rest", "--config.teacher.weight=2.0"}
 
 
+def test_predicted_masks_are_beside_the_same_labelled_images():
+    runs = plan().pupil_runs()
+    augmented = set(words(runs, "augmented-0.2")[2:])
+    out = pathlib.Path("out").resolve()
+    for way, folder in (
+        ("predicted", f"{out}/predicted/0.2/64"),
+        ("synthetic_predicted", f"{out}/pairs/predicted-0.2/turned-7x64"),
+    ):
+        (added,) = set(words(runs, f"{way}-0.2")[2:]) - augmented
+        assert added.strip("'") == f"--config.data.extra=folder:{folder}/seed_{{seed}}"
+
+
 def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
     runs = plan().pyramid_runs()
-    assert [run.partition(":")[0] for run in runs] == ["0.2", "1"]
+    assert [run.partition(":")[0] for run in runs] == ["0.2", "predicted-0.2", "1"]
     assert "--config.data.labelled=0.2" in words(runs, "0.2")
+    more = set(words(runs, "predicted-0.2")) - set(words(runs, "0.2")) - {"predicted-0.2:"}
+    folder = f"{pathlib.Path('out').resolve()}/predicted/0.2/64/seed_{{seed}}"
+    assert more == {f"--config.data.extra=folder:{folder}"}
     assert plan().needs_pairs
+    assert plan().predicting() == ["0.2"]
     assert not plan(ways=["real", "teacher"]).needs_pairs
+    assert plan(ways=["predicted"]).pyramid_runs() == []
+    assert [run.partition(":")[0] for run in plan(ways=["synthetic_only"]).pyramid_runs()] == [
+        "0.2",
+        "1",
+    ]
+
+
+def test_masks_are_predicted_where_something_is_made_of_them():
+    assert not plan(ways=["augmented", "synthetic", "teacher"]).needs_predicted
+    assert plan(ways=["augmented", "predicted"]).needs_predicted
+    assert plan(ways=["augmented", "synthetic"], form="predicted").needs_predicted
+    assert plan(ways=["augmented", "synthetic"], form="predicted").predicting() == []
 
 
 @pytest.mark.faults
@@ -131,6 +167,14 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             r"--size=64 is smaller than the crops of 96 px",
         ),
         ({"shares": ["0.999"]}, r"0\.999 of the 8 training patients are all of them"),
+        (
+            {"ways": ["real", "predicted"]},
+            r"--ways=real,predicted needs masks that the network of the way 'augmented' predicts",
+        ),
+        (
+            {"ways": ["synthetic"], "form": "predicted"},
+            r"--ways=synthetic needs masks that the network of the way 'augmented' predicts",
+        ),
         ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
     ],
@@ -171,6 +215,20 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
     assert {"histojax.synthesize", "--seed=3", f"--workdir={tmp_path / 'pyramid'}"} <= set(tissue)
     few_labels_plan.make_pairs(job(tmp_path), own)
     assert len(called) == 4
+    # Masks that are predicted are of the network trained on the labelled images alone.
+    found = dataclasses.replace(own, form="predicted")
+    few_labels_plan.make_pairs(dataclasses.replace(job(tmp_path), name="predicted-0.2"), found)
+    finder = tmp_path / "pupils/augmented-0.2/seed_3"
+    assert {"--form=predicted", f"--workdir={finder}"} <= set(called[4])
+    assert f"--workdir={tmp_path / 'pyramid'}" in called[5]
+    assert (tmp_path / "pairs/predicted-0.2/predicted-7x64/seed_3").is_dir()
+    for _ in range(2):
+        few_labels_plan.make_predicted("0.2", 3, own)
+    assert len(called) == 7
+    assert {"--form=predicted", "--with_images", "--size=64", f"--workdir={finder}"} <= set(
+        called[6]
+    )
+    assert [path.name for path in (tmp_path / "predicted/0.2/64").iterdir()] == ["seed_3"]
 
 
 def test_a_way_is_compared_with_augmented_images_seed_by_seed():
@@ -206,7 +264,7 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
         f"--pyramid={CONFIG}",
         "--shares=0.2",
         "--seeds=0,1",
-        "--ways=augmented,synthetic",
+        "--ways=augmented,synthetic,predicted,synthetic_predicted",
         "--masks=3",
     ]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
@@ -217,12 +275,15 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
         assert done.returncode == 0, done.stderr
     # Each was run once.
     calls = sorted(path.relative_to(stand_in) for path in stand_in.glob("out/*/*/*/calls"))
-    assert len(calls) == 2 + 4
+    assert len(calls) == 4 + 8
     assert all(len((stand_in / path).read_text().split()) == 1 for path in calls)
     made = (stand_in / "out/pairs/0.2/replaced-3x256/seed_1/of").read_text()
     assert made == "out/pyramids/0.2/seed_1"
     table = list(csv.DictReader((stand_in / "out/labels.csv").read_text().splitlines()))
-    assert [row["way"] for row in table] == ["augmented", "synthetic"]
+    ways = ["augmented", "synthetic", "predicted", "synthetic_predicted"]
+    assert [row["way"] for row in table] == ways
+    made = (stand_in / "out/predicted/0.2/256/seed_1/of").read_text()
+    assert made == "out/pupils/augmented-0.2/seed_1"
     assert float(table[0]["mean"]) == pytest.approx(0.65)
     assert "0.6500" in done.stdout
     assert "<svg" in (stand_in / "out/labels.html").read_text()
