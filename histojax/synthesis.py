@@ -6,6 +6,7 @@ each tile what they depend on: tiles agree with the whole, whatever their size.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import pathlib
 import zlib
@@ -22,7 +23,7 @@ from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.progress import say
-from histojax.stages import palette
+from histojax.stages import palette, scales
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 
@@ -30,6 +31,8 @@ Seed = tuple[int, ...]
 _MASKS = (".png", ".tif", ".tiff")
 # Noise is drawn in squares of so many px of its scale.
 _SQUARE = 128
+# What stands for a run's training images among those whose colours are drawn.
+TRAINING = "training"
 
 
 @functools.lru_cache(maxsize=256)
@@ -121,6 +124,35 @@ def synthesiser(run: runs.Run) -> Any:
     return windows
 
 
+def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
+    """A pyramid's run that draws an image's colours from other images than those of its training.
+
+    Args:
+      run: of a pyramid.
+      specs: SPEC of images with labels, given or predicted, each; TRAINING: those of its training.
+
+    Raises:
+      UserError: for data that cannot be used, or a run without use for colours.
+    """
+    if run.stage.start == "grey":
+        raise UserError(
+            f"{run.workdir} starts from grey and has no use for --looks={specs[0]}: leave it out, "
+            "or name a pyramid trained with pyramid.start='colours'"
+        )
+    looks: list[palette.Look] = []
+    for spec in specs:
+        if spec == TRAINING:
+            looks += run.meta.get("palette") or []
+            continue
+        settings = runs.without_extra(run.config)
+        settings.data.source = spec
+        stage = run.stage
+        source = runs.open_split(settings, "all", fields=stage.fields, crop=stage.crop)
+        scales.check_classes(settings, source.classes)
+        looks += stage.palette_of(source)
+    return dataclasses.replace(run, meta={**run.meta, "palette": looks})
+
+
 def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width: int) -> np.ndarray:
     """The number of each pixel's label, uint8 (H, W), of instances or, for classes, of classes.
 
@@ -209,10 +241,12 @@ def synthesise_files(
     count: int = 1,
     tile: int = 512,
     max_pixels: int = reader.MAX_PIXELS,
+    looks: Sequence[str] = (),
 ) -> list[pathlib.Path]:
     """Tissue for mask files, as a folder that `folder:OUTPUT` reads; see `histojax.synthesize`.
 
-    Each mask is written beside its images, which are made strip by strip.
+    Each mask is written beside its images, which are made strip by strip. Colours are drawn from
+    `looks`, see `with_looks`, or where there are none from the training images.
 
     Returns:
       The images written.
@@ -222,14 +256,17 @@ def synthesise_files(
         make an image of.
     """
     writers.check_empty(output)
+    run = runs.load(workdir)
+    windows = synthesiser(run)
     return write_pairs(
-        runs.load(workdir),
+        with_looks(run, looks) if looks else run,
         mask_files(masks),
         output,
         seed=seed,
         count=count,
         tile=tile,
         max_pixels=max_pixels,
+        windows=windows,
     )
 
 

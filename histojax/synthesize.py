@@ -4,6 +4,10 @@
 
 PATH is a label image (0 is background; PNG or TIFF) or a folder of them. DIR is then a folder of
 image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size.
+
+Each image has the colours that labels have in one of the training images, or in one of those that
+`--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks --form=predicted
+--with_images`), such as of another scanner; `training` stands for the training images.
 """
 
 from __future__ import annotations
@@ -20,6 +24,9 @@ _MASKS = flags.DEFINE_multi_string(
     "masks", None, "Label image, or folder of them; repeat for more."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the pairs.")
+_LOOKS = flags.DEFINE_multi_string(
+    "looks", [], "SPEC of images whose colours are drawn, or training; repeat for more."
+)
 _SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 1, "Images for each mask, by other noise.", lower_bound=1)
 _TILE = flags.DEFINE_integer("tile", 512, "Largest tile, px; memory follows it.", lower_bound=1)
@@ -42,6 +49,7 @@ def main(argv: Sequence[str]) -> None:
         count=_COUNT.value,
         tile=_TILE.value,
         max_pixels=_MAX_PIXELS.value,
+        looks=_LOOKS.value,
     )
 
 

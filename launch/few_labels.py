@@ -18,9 +18,10 @@ For each share of the training patients, drawn anew by each seed, the same segme
 
 The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
 `synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--form=predicted`,
-found by the network of `augmented` in the other patients'. No label beyond the share is looked at:
-the last step is used, and nothing is fitted to the val images, on which all are scored. Fields of
-the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
+found by the network of `augmented` in the other patients'. With `--looks=all` they have the colours
+of the other patients' images too, as that network's masks tell them. No label beyond the share is
+looked at: the last step is used, and nothing is fitted to the val images, on which all are scored.
+Fields of the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
 --config.steps=2000".
 
 What is done is not done again, so that the same command goes on, also with more shares or seeds;
@@ -52,6 +53,12 @@ _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", 1)
 _FORM = flags.DEFINE_enum(
     "form", "replaced", ("turned", "replaced", "predicted"), "How masks are made."
 )
+_LOOKS = flags.DEFINE_enum(
+    "looks",
+    few_labels_plan.LABELLED,
+    few_labels_plan.LOOKS,
+    "Whose colours synthetic images have: the labelled images' or, with those, the others'.",
+)
 _WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
 _DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")
@@ -73,6 +80,7 @@ def main(argv: Sequence[str]) -> None:
         pupil=_PUPIL.value,
         pyramid=_PYRAMID.value,
         teacher_weight=_WEIGHT.value,
+        looks=_LOOKS.value,
     )
     few_labels_plan.check(plan, _SEEDS.value)
     pupils = jobs.plan(plan.pupil_runs(), _SEEDS.value, [], output / "pupils")

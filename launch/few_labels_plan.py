@@ -59,6 +59,8 @@ WAYS = (
 _OF_THE_REST = ("predicted", "synthetic_predicted", "teacher")
 # Whose network finds the nuclei of these.
 _FINDER = "augmented"
+# Of the labelled images, or of the other patients' too.
+LABELLED, ALL = LOOKS = ("labelled", "all")
 # All sure squares are taken.
 _ALL = 1_000_000
 
@@ -75,6 +77,7 @@ class Plan:
         count, size, form: of the masks of each pyramid's pairs.
         pupil, pyramid: config and overrides, as sweep's --run has them.
         teacher_weight: of the mean teacher.
+        looks: whose colours synthetic images have: LABELLED or ALL.
     """
 
     shares: tuple[str, ...]
@@ -87,10 +90,12 @@ class Plan:
     pupil: str
     pyramid: str
     teacher_weight: float
+    looks: str
 
     def pairs(self, pyramid: str) -> pathlib.Path:
         """Folder of a pyramid's pairs, by seed: others for other numbers."""
-        return self.output / "pairs" / pyramid / f"{self.form}-{self.count}x{self.size}"
+        looks = "-looks" if self.looks == ALL else ""
+        return self.output / "pairs" / pyramid / f"{self.form}-{self.count}x{self.size}{looks}"
 
     def predicted(self, share: str) -> pathlib.Path:
         """Folder of the other patients' images with predicted masks, by seed."""
@@ -99,6 +104,13 @@ class Plan:
     def finder(self, share: str, seed: int) -> pathlib.Path:
         """Workdir of the network that predicts masks for a share."""
         return self.output / "pupils" / f"{_FINDER}-{share}" / f"seed_{seed}"
+
+    def colours(self, share: str, seed: int) -> tuple[str, ...]:
+        """Words of synthesis that say whose colours images have."""
+        if self.looks == LABELLED or float(share) == 1:
+            return ()
+        others = self.predicted(share) / f"seed_{seed}"
+        return ("--looks=training", f"--looks=folder:{others}")
 
     @property
     def needs_pairs(self) -> bool:
@@ -111,12 +123,13 @@ class Plan:
         return (
             "predicted" in self.ways
             or "synthetic_predicted" in self.ways
-            or (self.needs_pairs and self.form == "predicted")
+            or (self.needs_pairs and (self.form == "predicted" or self.looks == ALL))
         )
 
     def predicting(self) -> list[str]:
         """Shares that leave images of which masks are predicted as pairs."""
         needed = {"predicted", "synthetic_predicted"} & set(self.ways)
+        needed = needed or (self.needs_pairs and self.looks == ALL)
         return [share for share in self.shares if needed and float(share) < 1]
 
     def pyramid_runs(self) -> list[str]:
@@ -255,7 +268,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
             "predicts: name that way too"
         )
     predicted = plan.needs_pairs and plan.form == "predicted"
-    if not predicted and not set(_OF_THE_REST) & set(plan.ways):
+    if not plan.needs_predicted and "teacher" not in plan.ways:
         return
     pupil.data.source = plan.data
     for seed in seeds:
@@ -305,6 +318,7 @@ def make_pairs(pyramid: jobs.Job, plan: Plan, *, device: str | None = None) -> N
             f"--masks={beside / 'from'}",
             f"--output={beside / 'made'}",
             f"--seed={pyramid.seed}",
+            *plan.colours(share, pyramid.seed),
             device=device,
         )
 

@@ -83,6 +83,53 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
     assert max(means[0.1]) < min(means[0.9])
 
 
+def folder_of(place, colour):
+    """A labelled image in one colour and its complement."""
+    mask = tiny.tissue(0)[1]
+    image = np.where(mask[..., None] > 0, np.uint8(colour), np.uint8(255 - colour))
+    for kind, array in (("images", image.repeat(3, -1)), ("instances", mask.astype(np.uint16))):
+        (place / kind).mkdir(parents=True)
+        tifffile.imwrite(place / kind / "p_a.tif", array)
+    return f"folder:{place}"
+
+
+def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch):
+    own = [[0.2] * 3] * 3
+    run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [own]})
+    dark, light = folder_of(tmp_path / "dark", 51), folder_of(tmp_path / "light", 204)
+    found = synthesis.with_looks(run, [dark]).meta["palette"]
+    # Four windows of one image; what is no nucleus has the complement.
+    assert len(found) == 4
+    for background, *nuclei in found:
+        assert background == pytest.approx([0.8] * 3, abs=1e-4)
+        for colour in nuclei:
+            assert colour is None or colour == pytest.approx([0.2] * 3, abs=1e-4)
+    both = synthesis.with_looks(run, [synthesis.TRAINING, dark, light]).meta["palette"]
+    assert both[:5] == [own, *found]
+    assert len(both) == 9
+    assert both[5][0] == pytest.approx([0.2] * 3, abs=1e-4)
+    assert run.meta["palette"] == [own]
+    # Images follow.
+    monkeypatch.setattr(runs, "load", lambda workdir: run)
+    (tmp_path / "m").mkdir()
+    tifffile.imwrite(tmp_path / "m" / "a.tif", tiny.tissue(1)[1].astype(np.uint16))
+    for name, looks in (("one", [dark]), ("other", [light])):
+        output = tmp_path / name
+        synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], output, looks=looks)
+    one, other = (tifffile.imread(tmp_path / n / "images" / "a.tif") for n in ("one", "other"))
+    nuclei = tiny.tissue(1)[1] > 0
+    assert one[nuclei].mean() < other[nuclei].mean()
+
+
+@pytest.mark.faults
+def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
+    grey = dataclasses.replace(pyramid, stage=dataclasses.replace(pyramid.stage, start="grey"))
+    with pytest.raises(UserError, match=r"starts from grey and has no use for --looks=training"):
+        synthesis.with_looks(grey, ["training"])
+    with pytest.raises(UserError, match="nowhere"):
+        synthesis.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
+
+
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):
     monkeypatch.setattr(runs, "load", lambda workdir: pyramid)
     (tmp_path / "m").mkdir()

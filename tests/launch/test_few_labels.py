@@ -50,6 +50,7 @@ def plan(**changes):
         "pupil": f"{CONFIG} --config.steps=5",
         "pyramid": CONFIG,
         "teacher_weight": 2.0,
+        "looks": "labelled",
         **changes,
     }
     return few_labels_plan.plan_of(**settings)
@@ -120,6 +121,15 @@ def test_masks_are_predicted_where_something_is_made_of_them():
     assert plan(ways=["augmented", "predicted"]).needs_predicted
     assert plan(ways=["augmented", "synthetic"], form="predicted").needs_predicted
     assert plan(ways=["augmented", "synthetic"], form="predicted").predicting() == []
+    assert not plan(ways=["augmented", "teacher"], looks="all").needs_predicted
+    coloured = plan(ways=["augmented", "synthetic"], looks="all")
+    assert coloured.needs_predicted
+    assert coloured.predicting() == ["0.2"]
+    # Other pairs than those in the colours of the labelled images.
+    assert coloured.pairs("0.2") != plan().pairs("0.2")
+    assert plan().colours("0.2", 3) == coloured.colours("1", 3) == ()
+    looks = ("--looks=training", "--looks=folder:out/predicted/0.2/64/seed_3")
+    assert coloured.colours("0.2", 3) == looks
 
 
 @pytest.mark.faults
@@ -173,6 +183,10 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
         ),
         (
             {"ways": ["synthetic"], "form": "predicted"},
+            r"--ways=synthetic needs masks that the network of the way 'augmented' predicts",
+        ),
+        (
+            {"ways": ["synthetic"], "looks": "all"},
             r"--ways=synthetic needs masks that the network of the way 'augmented' predicts",
         ),
         ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
@@ -229,6 +243,9 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
         called[6]
     )
     assert [path.name for path in (tmp_path / "predicted/0.2/64").iterdir()] == ["seed_3"]
+    coloured = dataclasses.replace(own, looks="all")
+    few_labels_plan.make_pairs(job(tmp_path), coloured)
+    assert set(coloured.colours("0.2", 3)) <= set(called[8])
 
 
 def test_a_way_is_compared_with_augmented_images_seed_by_seed():
