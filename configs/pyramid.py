@@ -69,7 +69,8 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # Of what a scale adds to the one below; 1 at the lowest.
             "noise": 0.1 if size == "paper" else 0.5,
             # What the lowest scale adds to: colours, the mask in the mean colours that its labels
-            # have in the image (synthesis draws those of a training image), or grey.
+            # have in the image (synthesis draws those of a training image), tissue, that of the
+            # built-in model for the mask, in these colours, or grey.
             "start": "grey" if size == "paper" else "colours",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }

@@ -110,7 +110,12 @@ def made_by_pyramid(
         numbers = synthesis.numbers_of(run.stage, mask, contour_width=width)
         made.append(
             synthesis.synthesise(
-                run, numbers, seed=(seed, index, noise), look=(seed, index), windows=windows
+                run,
+                numbers,
+                mask,
+                seed=(seed, index, noise),
+                look=(seed, index),
+                windows=windows,
             )
         )
     return np.stack(made)

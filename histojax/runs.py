@@ -69,8 +69,9 @@ def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np
         "instances": np.zeros((1, crop, crop), np.int32),
         **{
             field: np.zeros((1, crop, crop), np.uint8)
-            for field in ("mask", "labelled", *target_source.FIELDS)
+            for field in ("mask", "labelled", *target_source.MAPS)
         },
+        target_source.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
     }
 
 

@@ -19,7 +19,7 @@ import numpy as np
 import scipy.ndimage
 
 from histojax import runs
-from histojax.data import targets
+from histojax.data import targets, tissue
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.progress import say
@@ -64,24 +64,30 @@ class Conditions:
     the image every f-th px holds noise.
     """
 
-    def __init__(self, labels: np.ndarray, factors: tuple[int, ...], seed: Seed):
+    def __init__(
+        self,
+        labels: np.ndarray,
+        factors: tuple[int, ...],
+        seed: Seed,
+        tissue: np.ndarray | None = None,
+    ):
         """
         Args:
           labels: integer (H, W), the number of each pixel's label.
           factors: how many px are one of each scale.
           seed: of the noise, numbers of 0 or more.
+          tissue: uint8 (H, W, 3), what the pyramid starts from.
         """
         self._labels, self._factors, self._seed = labels, factors, seed
+        self._tissue = tissue
         self.height, self.width = labels.shape
 
-    @property
-    def numbers(self) -> list[int]:
-        """Numbers of the labels that there are."""
-        return np.unique(self._labels).tolist()
-
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """float32 (height, width, 1 + scales)."""
-        out = np.zeros((height, width, 1 + len(self._factors)), np.float32)
+        """float32 (height, width, 1 + scales), and 3 more of tissue in [0, 1]."""
+        scales = len(self._factors)
+        out = np.zeros((height, width, 1 + scales + 3 * (self._tissue is not None)), np.float32)
+        if self._tissue is not None:
+            out[..., 1 + scales :] = self._tissue[y : y + height, x : x + width] / np.float32(255)
         out[..., 0] = self._labels[y : y + height, x : x + width]
         for k, f in enumerate(self._factors):
             rows, columns = np.arange(y, y + height) // f, np.arange(x, x + width) // f
@@ -94,7 +100,8 @@ class Conditions:
 def synthesiser(run: runs.Run) -> Any:
     """A run's pyramid, jitted: (conditions, colours) -> {"image": uint8 (B, h, w, 3)}.
 
-    Conditions are (B, h, w, 1 + scales), colours (C, 3) those of the labels, in [0, 1].
+    Conditions are those of `Conditions`, with B before them, colours (C, 3) those of the labels, in
+    [0, 1].
 
     Raises:
       UserError: the run is no pyramid.
@@ -119,7 +126,8 @@ def synthesiser(run: runs.Run) -> Any:
             conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k] for k, f in enumerate(factors)
         ]
         colours = jnp.broadcast_to(colours, (len(labels), *colours.shape))
-        return {"image": quantise(stage.generate(run.state, labels, noises, colours))}
+        tissue = conditions[..., 1 + len(factors) :] if stage.start == "tissue" else None
+        return {"image": quantise(stage.generate(run.state, labels, noises, colours, tissue))}
 
     return windows
 
@@ -147,7 +155,8 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
         settings = runs.without_extra(run.config)
         settings.data.source = spec
         stage = run.stage
-        source = runs.open_split(settings, "all", fields=stage.fields, crop=stage.crop)
+        fields = ("hr", *stage.labels.fields)
+        source = runs.open_split(settings, "all", fields=fields, crop=stage.crop)
         scales.check_classes(settings, source.classes)
         looks += stage.palette_of(source)
     return dataclasses.replace(run, meta={**run.meta, "palette": looks})
@@ -175,12 +184,21 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
                 f"{stage.labels.count} classes, 0 to {stage.labels.count - 1}: renumber it"
             )
         return mask.astype(np.uint8)
+    check_apart(mask, name=name)
+    return numbers_of(stage, mask, contour_width=contour_width)
+
+
+def check_apart(mask: np.ndarray, *, name: str) -> None:
+    """Checks that the nuclei of a label image are told apart.
+
+    Raises:
+      UserError: if they are not.
+    """
     if len(np.unique(mask)) == 2 and scipy.ndimage.label(mask)[1] > 1:
         raise UserError(
             f"the mask {name} has one label for several nuclei, and each is to have its own: give "
             "a label image"
         )
-    return numbers_of(stage, mask, contour_width=contour_width)
 
 
 def numbers_of(stage: Pyramid, instances: np.ndarray, *, contour_width: int) -> np.ndarray:
@@ -191,9 +209,32 @@ def numbers_of(stage: Pyramid, instances: np.ndarray, *, contour_width: int) -> 
     return numbers
 
 
+def conditions_of(
+    run: runs.Run, labels: np.ndarray, mask: np.ndarray, *, seed: Seed, look: Seed
+) -> tuple[Conditions, np.ndarray]:
+    """What an image is made of, and the colours (C, 3) of its labels.
+
+    Args:
+      run: of a pyramid.
+      labels: numbers of labels (H, W), of `label_numbers`.
+      mask: the label image that they are of; tissue is drawn around its nuclei as one image.
+      seed: of noise and tissue, numbers of 0 or more.
+      look: of the colours, likewise.
+    """
+    stage = run.stage
+    colours = palette.draw(
+        run.meta.get("palette") or [], stage.labels.count, np.unique(labels).tolist(), look
+    )
+    start = None
+    if stage.start == "tissue":
+        start = palette.recoloured(drawn(mask, seed), labels, colours)
+    return Conditions(labels, stage.synthesiser.factors, seed, start), colours
+
+
 def synthesise(
     run: runs.Run,
     labels: np.ndarray,
+    mask: np.ndarray,
     *,
     seed: Seed,
     look: Seed | None = None,
@@ -205,23 +246,21 @@ def synthesise(
     Args:
       run: of a pyramid.
       labels: numbers of labels.
-      seed: of noise and colours, numbers of 0 or more.
+      mask: the label image that they are of.
+      seed: of noise, tissue and colours, numbers of 0 or more.
       look: seed of the colours, where it is another.
       windows: of `synthesiser`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
-    conditions = Conditions(labels, run.stage.synthesiser.factors, seed)
-    tiles = _tiles(run, windows or synthesiser(run), conditions, look or seed, tile)
+    made_of = conditions_of(run, labels, mask, seed=seed, look=look or seed)
+    tiles = _tiles(run, windows or synthesiser(run), *made_of, tile)
     return tiling.assemble(tiles, *labels.shape)["image"]
 
 
 def _tiles(
-    run: runs.Run, windows: Any, conditions: Conditions, look: Seed, tile: int
+    run: runs.Run, windows: Any, conditions: Conditions, colours: np.ndarray, tile: int
 ) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
-    colours = palette.draw(
-        run.meta.get("palette") or [], run.stage.labels.count, conditions.numbers, look
-    )
     coloured = functools.partial(windows, colours=colours)
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
@@ -292,18 +331,18 @@ def write_pairs(
             name=str(path),
             contour_width=width,
         )
-    network, mpp = run.stage.synthesiser, run.meta["mpp_out"]
+    mpp = run.meta["mpp_out"]
     classes = run.stage.labels.form == "classes"
     written = []
     for number, path in enumerate(files):
         mask = reader.read_labels(path, max_pixels=max_pixels)
         labels = label_numbers(run.stage, mask, name=str(path), contour_width=width)
         for copy in range(count):
-            name = path.stem if count == 1 else f"{path.stem}-{copy}"
+            name = _copy_name(path, copy, count)
             say(f"{number + 1}/{len(files)} {name}")
             own = (seed, zlib.crc32(path.stem.encode()), copy)
-            conditions = Conditions(labels, network.factors, own)
-            strips = tiling.strips(_tiles(run, windows, conditions, own, tile))
+            made_of = conditions_of(run, labels, mask, seed=own, look=own)
+            strips = tiling.strips(_tiles(run, windows, *made_of, tile))
             image = output / "images" / f"{name}.tif"
             height, wide = labels.shape
             writers.stream_tiff(
@@ -322,6 +361,62 @@ def write_pairs(
         output / "dataset.json", description | ({"mpp": mpp} if mpp is not None else {})
     )
     return written
+
+
+def draw_files(
+    masks: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    seed: int = 0,
+    count: int = 1,
+    max_pixels: int = reader.MAX_PIXELS,
+) -> list[pathlib.Path]:
+    """The built-in model's tissue for mask files, as a folder that `folder:OUTPUT` reads.
+
+    Each image is drawn whole, of a patient of its own, and said to have the model's px size.
+
+    Returns:
+      The images written.
+
+    Raises:
+      UserError: for a mask that it cannot be drawn around, before anything is written.
+    """
+    writers.check_empty(output)
+    files = mask_files(masks)
+    for path in files:
+        mask = reader.read_labels(path, max_pixels=max_pixels)
+        if not mask.any():
+            raise UserError(f"the mask {path} is empty: give one with nuclei in it")
+        check_apart(mask, name=str(path))
+        if min(mask.shape) < tissue.SMALLEST:
+            raise UserError(
+                f"the mask {path} has {mask.shape[0]} x {mask.shape[1]} px, and tissue is drawn "
+                f"from {tissue.SMALLEST} px on each side on: give a larger one"
+            )
+    written = []
+    for number, path in enumerate(files):
+        mask = reader.read_labels(path, max_pixels=max_pixels)
+        height, width = mask.shape
+        for copy in range(count):
+            name = _copy_name(path, copy, count)
+            say(f"{number + 1}/{len(files)} {name}")
+            image = drawn(mask, (seed, zlib.crc32(path.stem.encode()), copy))
+            for kind, array in (("images", image), ("instances", mask.astype(np.uint32))):
+                place = output / kind / f"{name}.tif"
+                writers.stream_tiff(place, [array], height=height, width=width)
+            written.append(output / "images" / f"{name}.tif")
+    writers.write_json(output / "dataset.json", {"mpp": tissue.MPP})
+    return written
+
+
+def drawn(mask: np.ndarray, seed: Seed) -> np.ndarray:
+    """The built-in model's tissue for a label image (H, W), uint8 (H, W, 3), as seeds draw it."""
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    return tissue.tissue_of(mask, 0, number, patches_per_patient=1)
+
+
+def _copy_name(path: pathlib.Path, copy: int, count: int) -> str:
+    return path.stem if count == 1 else f"{path.stem}-{copy}"
 
 
 def mask_files(masks: Sequence[pathlib.Path]) -> list[pathlib.Path]:

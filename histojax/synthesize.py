@@ -1,13 +1,17 @@
 """Synthesises tissue for masks, by a trained pyramid.
 
-    python -m histojax.synthesize --workdir=DIR --masks=PATH [--masks=PATH ...] --output=DIR
+    python -m histojax.synthesize --workdir=RUN --masks=PATH [--masks=PATH ...] --output=DIR
+    python -m histojax.synthesize --builtin --masks=PATH [--masks=PATH ...] --output=DIR
 
 PATH is a label image (0 is background; PNG or TIFF) or a folder of them. DIR is then a folder of
 image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size.
 
-Each image has the colours that labels have in one of the training images, or in one of those that
-`--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks --form=predicted
---with_images`), such as of another scanner; `training` stands for the training images.
+With `--builtin` the tissue is the built-in model's, which needs no training, around the same
+nuclei; images are then drawn whole, in memory.
+
+A pyramid's image has the colours that labels have in one of the training images, or in one of those
+that `--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks
+--form=predicted --with_images`), such as of another scanner; `training` stands for the former.
 """
 
 from __future__ import annotations
@@ -18,8 +22,10 @@ from collections.abc import Sequence
 from absl import flags
 
 from histojax import command
+from histojax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a pyramid's run.")
+_BUILTIN = flags.DEFINE_bool("builtin", False, "Draws tissue by the built-in model instead.")
 _MASKS = flags.DEFINE_multi_string(
     "masks", None, "Label image, or folder of them; repeat for more."
 )
@@ -40,6 +46,24 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import synthesis  # after flags, so that --help and bad flags answer at once
 
+    if _BUILTIN.value == (_WORKDIR.value is not None):
+        raise UserError(
+            "tissue is made by --workdir=RUN, a pyramid, or by --builtin: give one of the two"
+        )
+    if _BUILTIN.value:
+        if _LOOKS.value:
+            raise UserError(
+                f"--looks={_LOOKS.value[0]} is for a pyramid, and --builtin draws colours of its "
+                "own: leave it out"
+            )
+        synthesis.draw_files(
+            [pathlib.Path(path) for path in _MASKS.value],
+            pathlib.Path(_OUTPUT.value),
+            seed=_SEED.value,
+            count=_COUNT.value,
+            max_pixels=_MAX_PIXELS.value,
+        )
+        return
     command.set_up_jax()
     synthesis.synthesise_files(
         pathlib.Path(_WORKDIR.value),
@@ -54,5 +78,5 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir", "masks", "output"])
+    flags.mark_flags_as_required(["masks", "output"])
     command.run(main)

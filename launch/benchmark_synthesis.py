@@ -65,8 +65,9 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         nuclei = int(mask.max())
         del mask
         windows = synthesis.synthesiser(run)
-        some = np.zeros((core, core), np.uint8)
-        synthesis.synthesise(run, some, seed=(0,), windows=windows, tile=tile)
+        some = np.zeros((core, core), np.int32)
+        numbers = some.astype(np.uint8)
+        synthesis.synthesise(run, numbers, some, seed=(0,), windows=windows, tile=tile)
         started, cpu = time.perf_counter(), time.process_time()
         (made,) = synthesis.write_pairs(
             run, [root / "mask.tif"], root / "pairs", tile=tile, windows=windows

@@ -10,6 +10,7 @@ For each share of the training patients, drawn anew by each seed, the same segme
     augmented            with the pupil's own augmentation, as in all that follow
     synthetic            on these and on synthetic pairs
     synthetic_only       on synthetic pairs alone
+    tissue               on these and on the built-in model's tissue for the same masks
     predicted            on these and on the other patients' images, with the masks that the
                          network of `augmented` finds in them where it is sure: pseudo-labels
     synthetic_predicted  on these and on synthetic pairs of a pyramid that has learnt from what
@@ -92,12 +93,15 @@ def main(argv: Sequence[str]) -> None:
     signal.signal(signal.SIGTERM, jobs.raise_interrupt)
     runner = jobs.Runner(jobs.slots(_DEVICES.value, _JOBS.value))
     device = next(iter(_DEVICES.value), None)
-    if plan.needs_predicted:
+    if plan.needs_finder:
         finders = [job for job in pupils if few_labels_plan.predicts(job)]
         jobs.check(runner(finders), finders)
     for share in plan.predicting():
         for seed in _SEEDS.value:
             few_labels_plan.make_predicted(share, int(seed), plan, device=device)
+    for share in plan.drawing():
+        for seed in _SEEDS.value:
+            few_labels_plan.make_tissue(share, int(seed), plan, device=device)
     # What needs no pairs is trained beside the pyramids, so that no device waits.
     first = pyramids + [job for job in pupils if not few_labels_plan.learns_from_pairs(job)]
     failed = runner(first)

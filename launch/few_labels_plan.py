@@ -51,13 +51,14 @@ WAYS = (
     "augmented",
     "synthetic",
     "synthetic_only",
+    "tissue",
     "predicted",
     "synthetic_predicted",
     "teacher",
 )
 # Those that learn from the other patients' images too, of which share 1 leaves none.
 _OF_THE_REST = ("predicted", "synthetic_predicted", "teacher")
-# Whose network finds the nuclei of these.
+# Whose run knows the labelled images, and whose network finds the nuclei of the others.
 _FINDER = "augmented"
 # Of the labelled images, or of the other patients' too.
 LABELLED, ALL = LOOKS = ("labelled", "all")
@@ -94,7 +95,7 @@ class Plan:
 
     def pairs(self, pyramid: str) -> pathlib.Path:
         """Folder of a pyramid's pairs, by seed: others for other numbers."""
-        looks = "-looks" if self.looks == ALL else ""
+        looks = "-looks" if self.looks == ALL and not pyramid.startswith("tissue") else ""
         return self.output / "pairs" / pyramid / f"{self.form}-{self.count}x{self.size}{looks}"
 
     def predicted(self, share: str) -> pathlib.Path:
@@ -118,13 +119,15 @@ class Plan:
         return any(way.startswith("synthetic") for way in self.ways)
 
     @property
-    def needs_predicted(self) -> bool:
-        """Whether masks are predicted, for which a pupil has to be trained first."""
-        return (
-            "predicted" in self.ways
-            or "synthetic_predicted" in self.ways
-            or (self.needs_pairs and (self.form == "predicted" or self.looks == ALL))
-        )
+    def needs_finder(self) -> bool:
+        """Whether something is made by a pupil, which has to be trained first."""
+        of_pairs = self.form == "predicted" or self.looks == ALL
+        ways = {"tissue", "predicted", "synthetic_predicted"}
+        return bool(ways & set(self.ways)) or (self.needs_pairs and of_pairs)
+
+    def drawing(self) -> list[str]:
+        """Shares for whose masks tissue is drawn by the built-in model."""
+        return [share for share in self.shares if "tissue" in self.ways]
 
     def predicting(self) -> list[str]:
         """Shares that leave images of which masks are predicted as pairs."""
@@ -171,6 +174,7 @@ class Plan:
             "augmented": (),
             "synthetic": (extra,),
             "synthetic_only": (extra, "--config.data.extra_weight=1.0"),
+            "tissue": (self._extra(self.pairs(f"tissue-{share}")),),
             "predicted": (self._extra(self.predicted(share)),),
             "synthetic_predicted": (self._extra(self.pairs(f"predicted-{share}")),),
             "teacher": (
@@ -262,13 +266,13 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
                 f"are trained on: ask for pairs of {crop} px or more"
             )
-    if plan.needs_predicted and _FINDER not in plan.ways:
+    if plan.needs_finder and _FINDER not in plan.ways:
         raise UserError(
-            f"--ways={','.join(plan.ways)} needs masks that the network of the way {_FINDER!r} "
-            "predicts: name that way too"
+            f"--ways={','.join(plan.ways)} needs masks that the run of the way {_FINDER!r} makes "
+            "or finds: name that way too"
         )
-    predicted = plan.needs_pairs and plan.form == "predicted"
-    if not plan.needs_predicted and "teacher" not in plan.ways:
+    predicted = plan.form == "predicted" and (plan.needs_pairs or "tissue" in plan.ways)
+    if not predicted and not set(_OF_THE_REST) & set(plan.ways) and plan.looks != ALL:
         return
     pupil.data.source = plan.data
     for seed in seeds:
@@ -300,27 +304,43 @@ def make_pairs(pyramid: jobs.Job, plan: Plan, *, device: str | None = None) -> N
     share = pyramid.name.rpartition("-")[2]
     of = plan.finder(share, pyramid.seed) if plan.form == "predicted" else pyramid.folder
     with _made_whole(output) as beside:
-        if beside is None:
-            return
-        _run(
-            "histojax.data.masks",
-            f"--workdir={of}",
-            f"--output={beside / 'from'}",
-            f"--count={plan.count}",
-            f"--size={plan.size}",
-            f"--form={plan.form}",
-            f"--seed={pyramid.seed}",
-            device=device,
-        )
-        _run(
-            "histojax.synthesize",
-            f"--workdir={pyramid.folder}",
-            f"--masks={beside / 'from'}",
-            f"--output={beside / 'made'}",
-            f"--seed={pyramid.seed}",
-            *plan.colours(share, pyramid.seed),
-            device=device,
-        )
+        if beside is not None:
+            words = (f"--workdir={pyramid.folder}", *plan.colours(share, pyramid.seed))
+            _make(plan, of, beside, words, pyramid.seed, device)
+
+
+def make_tissue(share: str, seed: int, plan: Plan, *, device: str | None = None) -> None:
+    """The masks that a pyramid of a share would be given, and the built-in model's tissue for them.
+
+    Args:
+        share: of the patients.
+        seed: of the run.
+        plan: says how many, of what, and where.
+        device: accelerator that is used, of those there are; None: any.
+
+    Raises:
+        UserError: if one of the two commands fails.
+    """
+    with _made_whole(plan.pairs(f"tissue-{share}") / f"seed_{seed}") as beside:
+        if beside is not None:
+            _make(plan, plan.finder(share, seed), beside, ("--builtin",), seed, device)
+
+
+def _make(
+    plan: Plan,
+    of: pathlib.Path,
+    beside: pathlib.Path,
+    by: Sequence[str],
+    seed: int,
+    device: str | None,
+) -> None:
+    """Masks made by the run `of`, and tissue for them by what the words `by` say."""
+    masks, common = beside / "from", f"--seed={seed}"
+    numbers = (f"--count={plan.count}", f"--size={plan.size}", f"--form={plan.form}")
+    made = ("histojax.data.masks", f"--workdir={of}", f"--output={masks}", *numbers, common)
+    _run(*made, device=device)
+    output = f"--output={beside / 'made'}"
+    _run("histojax.synthesize", *by, f"--masks={masks}", output, common, device=device)
 
 
 def make_predicted(share: str, seed: int, plan: Plan, *, device: str | None = None) -> None:

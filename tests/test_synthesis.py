@@ -1,11 +1,15 @@
 import dataclasses
+import re
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
 import tifffile
 
 from histojax import runs, synthesis
-from histojax.data import sources, targets
+from histojax.data import sources, targets, tissue
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.stages import palette
@@ -61,13 +65,13 @@ def test_tiles_of_any_size_agree_with_each_other(pyramid, size):
     labels = labels_of(*size)
     windows = synthesis.synthesiser(pyramid)
     one, other = (
-        synthesis.synthesise(pyramid, labels, seed=(0,), windows=windows, tile=tile)
+        synthesis.synthesise(pyramid, labels, labels, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert one.shape == (*size, 3)
     assert np.abs(one.astype(int) - other).max() <= 1
     assert one.std() > 1
-    again = synthesis.synthesise(pyramid, labels, seed=(1,), windows=windows, tile=96)
+    again = synthesis.synthesise(pyramid, labels, labels, seed=(1,), windows=windows, tile=96)
     assert not np.array_equal(again, other)
 
 
@@ -77,10 +81,57 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
     means = {}
     for seed in range(6):
         colour = float(palette.draw([dark, light], 3, [0, 1, 2], (seed,))[0, 0])
-        image = synthesis.synthesise(run, labels_of(32, 32), seed=(seed,))
+        labels = labels_of(32, 32)
+        image = synthesis.synthesise(run, labels, labels, seed=(seed,))
         means.setdefault(round(colour, 3), []).append(image.mean())
     assert set(means) == {0.1, 0.9}
     assert max(means[0.1]) < min(means[0.9])
+
+
+def of_tissue(pyramid, *, silent):
+    """The pyramid, starting from tissue; where it is silent, its generators add nothing."""
+    looks = [[[0.9, 0.8, 0.9], [0.4, 0.2, 0.5], [0.3, 0.1, 0.4]]]
+    state = pyramid.state
+    if silent:
+        params, ema = dict(state.params), dict(state.ema)
+        for k in (0, 1):
+            own = dict(params[f"generator_{k}"])
+            own["image"] = {name: 0 * leaf for name, leaf in own["image"].items()}
+            params[f"generator_{k}"] = own
+        ema["generator_1"] = {**ema["generator_1"], "params": params["generator_1"]}
+        state = state.replace(params=params, ema=ema)
+    stage = dataclasses.replace(pyramid.stage, start="tissue")
+    meta = {**pyramid.meta, "palette": looks}
+    return dataclasses.replace(pyramid, stage=stage, state=state, meta=meta)
+
+
+def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
+    run = of_tissue(pyramid, silent=True)
+    mask = tiny.tissue(0)[1]
+    numbers = synthesis.numbers_of(run.stage, mask, contour_width=2)
+    seed = (3, 1)
+    image = synthesis.synthesise(run, numbers, mask, seed=seed)
+    number = int(np.random.SeedSequence(seed).generate_state(1)[0])
+    drawn = tissue.tissue_of(mask, 0, number, patches_per_patient=1)
+    colours = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
+    wanted = palette.recoloured(drawn, numbers, colours)
+    assert np.abs(image.astype(int) - wanted).max() <= 1
+    for label, colour in enumerate(colours):
+        assert image[numbers == label].mean(0) == pytest.approx(255 * colour, abs=4)
+    other = synthesis.synthesise(run, numbers, mask, seed=(4,), look=seed)
+    assert not np.array_equal(other, image)
+
+
+def test_tiles_that_start_from_tissue_agree_with_each_other(pyramid):
+    run = of_tissue(pyramid, silent=False)
+    mask = tiny.tissue(0)[1]
+    numbers = synthesis.numbers_of(run.stage, mask, contour_width=2)
+    windows = synthesis.synthesiser(run)
+    one, other = (
+        synthesis.synthesise(run, numbers, mask, seed=(0,), windows=windows, tile=tile)
+        for tile in (16, 96)
+    )
+    assert np.abs(one.astype(int) - other).max() <= 1
 
 
 def folder_of(place, colour):
@@ -227,3 +278,60 @@ def test_what_is_no_pyramid_or_no_mask_is_refused(tmp_path):
         tifffile.imwrite(tmp_path / folder / "x.tif", np.ones((8, 8), np.uint8))
     with pytest.raises(UserError, match="two masks are called x"):
         synthesis.mask_files([tmp_path / "a", tmp_path / "b"])
+
+
+def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
+    (tmp_path / "m").mkdir()
+    masks = [tiny.tissue(index)[1][:40].astype(np.uint16) for index in (0, 1)]
+    for index, mask in enumerate(masks):
+        tifffile.imwrite(tmp_path / "m" / f"p{index}.tif", mask)
+    output = tmp_path / "out"
+    written = synthesis.draw_files([tmp_path / "m"], output, seed=3, count=2)
+    assert [path.name for path in written] == [f"p{i}-{n}.tif" for i in (0, 1) for n in (0, 1)]
+    source = sources.open_source(f"folder:{output}", split="all", require_labels=True)
+    assert source.mpp == 0.25
+    records = {record["name"]: record for record in (source[i] for i in range(4))}
+    for index, mask in enumerate(masks):
+        for copy in (0, 1):
+            np.testing.assert_array_equal(records[f"p{index}-{copy}"]["instances"], mask)
+    wanted = synthesis.drawn(masks[1].astype(np.int32), (3, zlib.crc32(b"p1"), 0))
+    np.testing.assert_array_equal(records["p1-0"]["hr"], wanted)
+    assert not np.array_equal(records["p1-0"]["hr"], records["p1-1"]["hr"])
+    with pytest.raises(UserError, match=r"--output=.*out is not empty"):
+        synthesis.draw_files([tmp_path / "m"], output)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("mask", "match"),
+    [
+        (np.zeros((32, 32), np.uint8), "is empty: give one with nuclei"),
+        (np.eye(4, dtype=np.uint8)[::2].repeat(8, 0).repeat(8, 1), "has one label for several nuc"),
+        (np.ones((8, 40), np.uint8), "has 8 x 40 px, and tissue is drawn from 16 px on each side"),
+    ],
+)
+def test_masks_that_tissue_cannot_be_drawn_for_are_named(tmp_path, mask, match):
+    tifffile.imwrite(tmp_path / "m.tif", mask)
+    with pytest.raises(UserError, match=rf"the mask .*m\.tif {match}"):
+        synthesis.draw_files([tmp_path / "m.tif"], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ([], r"by --workdir=RUN, a pyramid, or by --builtin: give one of the two"),
+        (["--builtin", "--workdir=w"], r"give one of the two"),
+        (["--builtin", "--looks=training"], r"--looks=training is for a pyramid"),
+    ],
+)
+def test_what_makes_the_tissue_is_named_once(words, said):
+    done = subprocess.run(
+        [sys.executable, "-m", "histojax.synthesize", "--masks=m", "--output=o", *words],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 2
+    assert re.search(said, done.stderr)
+    assert "Traceback" not in done.stderr

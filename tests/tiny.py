@@ -200,7 +200,7 @@ def batch_for(stage, size=4, crop=16):
     mask = (hr[..., 0] < 128).astype(np.uint8)
     arrays = {"lr": coarse, "hr": hr, "mask": mask}
     # What belongs to it does not matter, as long as the image shows it too.
-    arrays |= {"marker": mask, "contour": 1 - mask, "distance": 200 * mask}
+    arrays |= {"marker": mask, "contour": 1 - mask, "distance": 200 * mask, "tissue": hr[::-1]}
     # The first half of the images alone.
     arrays["labelled"] = (np.arange(size) < size // 2)[:, None, None] * np.ones_like(mask)
     return {field: arrays[field] for field in stage.fields}

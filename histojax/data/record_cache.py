@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,26 +16,26 @@ def arrays_of(record: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 class RecordCache:
-    """Records by index, safe to use from several threads.
+    """Records by index or name, safe to use from several threads.
 
     A pickled cache is an empty one with the same bound, because each process decodes for itself.
     """
 
     def __init__(self, max_bytes: int):
         self._max_bytes = max_bytes
-        self._records: collections.OrderedDict[int, dict[str, Any]] = collections.OrderedDict()
+        self._records: collections.OrderedDict[Hashable, dict[str, Any]] = collections.OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._records)
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[Hashable]:
         """The indices kept, that of the record unused for longest first."""
         with self._lock:
             return iter(list(self._records))
 
-    def get(self, index: int) -> dict[str, Any] | None:
+    def get(self, index: Hashable) -> dict[str, Any] | None:
         """A copy of the record (its arrays are shared), or None where it is not kept."""
         with self._lock:
             if index not in self._records:
@@ -43,7 +43,7 @@ class RecordCache:
             self._records.move_to_end(index)
             return dict(self._records[index])
 
-    def keep(self, index: int, record: dict[str, Any]) -> None:
+    def keep(self, index: Hashable, record: dict[str, Any]) -> None:
         """Keeps a record, in the place of those unused for longest; not one beyond the bound."""
         size = _size(record)
         with self._lock:

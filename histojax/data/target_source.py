@@ -2,26 +2,32 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from histojax.data import targets
+from histojax.data import targets, tissue
 from histojax.data.augmentation import nearest
 from histojax.data.record_cache import RecordCache
 from histojax.errors import UserError
 
-# Batch fields that are made of a whole image's instances.
-FIELDS = ("marker", "contour", "distance")
+# Batch fields that are made of a whole image's instances: maps that networks find, and the tissue
+# of the built-in model around the same nuclei.
+MAPS = ("marker", "contour", "distance")
+TISSUE = "tissue"
+FIELDS = (*MAPS, TISSUE)
 MARKERS = ("shape", "center")
+_NO_LABELS = ("distance", TISSUE)
 
 
 class TargetSource:
     """Adds targets to the records of a source that holds instances; see `sources.Source`.
 
-    "marker" and "contour" are uint8 {0, 1} (H, W), "distance" is uint8 (H, W), 255 at the deepest.
-    They are made of whole images, so that a crop's targets are those of the whole, and kept.
+    "marker" and "contour" are uint8 {0, 1} (H, W), "distance" is uint8 (H, W), 255 at the deepest,
+    "tissue" is uint8 (H, W, 3), an image that follows the source's name for it. They are made of
+    whole images, so that a crop's targets are those of the whole, and kept.
     """
 
     def __init__(
@@ -56,7 +62,8 @@ class TargetSource:
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         record = self._source[index]
-        made = self._cache.get(index)
+        # By name, because a mixture holds an image many times.
+        made = self._cache.get(record["name"])
         if made is None:
             if "instances" not in record:
                 raise UserError(
@@ -64,12 +71,12 @@ class TargetSource:
                     f"{' and '.join(self._fields) or 'mask'} that the network learns is made: give "
                     "label images (instances/), not masks"
                 )
-            made = {field: self._make(field, record["instances"]) for field in self._fields}
+            made = {field: self._make(field, record) for field in self._fields}
             if self._settings["legacy"]:
                 masks = {"mask": record["instances"], **made}
-                masks.pop("distance", None)
+                masks = {field: masks[field] for field in masks if field not in _NO_LABELS}
                 made |= {field: legacy_labels(mask) for field, mask in masks.items()}
-            self._cache.keep(index, made)
+            self._cache.keep(record["name"], made)
         return {**record, **made}
 
     def __repr__(self) -> str:
@@ -79,8 +86,11 @@ class TargetSource:
         """That of the source: targets are told by the config."""
         return self._source.fingerprint()
 
-    def _make(self, field: str, instances: np.ndarray) -> np.ndarray:
-        settings = self._settings
+    def _make(self, field: str, record: Mapping[str, Any]) -> np.ndarray:
+        settings, instances = self._settings, record["instances"]
+        if field == TISSUE:
+            number = zlib.crc32(record["name"].encode())
+            return tissue.tissue_of(instances, 0, number, patches_per_patient=1)
         if field == "contour":
             return targets.contours(instances, width=settings["contour_width"])
         if field == "distance":

@@ -29,6 +29,8 @@ from histojax.errors import UserError
 MODEL_VERSION = 1
 MPP = 0.25
 PATCHES_PER_PATIENT = 2
+# Sides from which tissue is drawn around given nuclei, px.
+SMALLEST = 16
 
 
 def tissue(
@@ -123,10 +125,10 @@ def _renumbered(instances: np.ndarray) -> np.ndarray:
             f"synthetic tissue got instances of {instances.dtype} and shape {instances.shape}, "
             "which must be integers (H, W), 0 for background; give a label image."
         )
-    if min(instances.shape) < 16:
+    if min(instances.shape) < SMALLEST:
         raise UserError(
             f"synthetic tissue got instances of {instances.shape[0]} x {instances.shape[1]} px, "
-            "whose sides must be at least 16 px; give a larger label image."
+            f"whose sides must be at least {SMALLEST} px; give a larger label image."
         )
     if instances.min() < 0:
         raise UserError(

@@ -7,16 +7,45 @@ labels.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from histojax.models import unet_frame
 from histojax.models.layers import Conv, full_precision, max_pool, nearest_upsample, norm_layer
 
 _HE = nn.initializers.he_uniform()
+
+
+def dropout_factors(
+    key: jax.Array, shapes: Sequence[tuple[int, ...]], rate: float
+) -> list[jax.Array]:
+    """What dropout multiplies arrays of these shapes by: 0 or 1 / (1 - rate), float32.
+
+    All are of one draw of 16 bits each: a draw for each of a network's many layers takes XLA longer
+    to compile than the rest of the network.
+
+    Args:
+      key: of the draw.
+      shapes: of the arrays.
+      rate: from 0 to below 1, rounded to a multiple of 2^-16.
+    """
+    sizes = [math.prod(shape) for shape in shapes]
+    words = jax.random.bits(key, (-(-sum(sizes) // 2),), jnp.uint32)
+    drawn = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
+    dropped = round(rate * 2**16)
+    factor = 2**16 / (2**16 - dropped)
+    found, first = [], 0
+    for shape, size in zip(shapes, sizes, strict=True):
+        kept = drawn[first : first + size].reshape(shape) >= dropped
+        found.append(jnp.where(kept, jnp.float32(factor), 0))
+        first += size
+    return found
 
 
 class DenseBlock(nn.Module):
@@ -29,13 +58,17 @@ class DenseBlock(nn.Module):
 
     layers: int
     growth: int
-    dropout: float = 0.0
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """(B, H, W, features) -> (B, H, W, layers growth): what the block has added."""
+    def __call__(
+        self, x: jax.Array, factors: Iterator[jax.Array] | None = None, *, train: bool
+    ) -> jax.Array:
+        """(B, H, W, features) -> (B, H, W, layers growth): what the block has added.
+
+        `factors` (B, H, W, growth) are those of dropout, one for each layer; None: there is none.
+        """
         added = []
         for n in range(self.layers):
             y = norm_layer(
@@ -46,7 +79,7 @@ class DenseBlock(nn.Module):
                 name=f"norm_{n}",
             )(jnp.concatenate([x, *added], -1))
             y = Conv(self.growth, kernel_init=_HE, dtype=self.dtype, name=f"conv_{n}")(nn.relu(y))
-            added.append(nn.Dropout(self.dropout, deterministic=not train)(y))
+            added.append(y if factors is None else y * next(factors).astype(y.dtype))
         return jnp.concatenate(added, -1)
 
 
@@ -97,6 +130,18 @@ class DenseUNet(nn.Module):
             low, high = 2 * low - layers, 2 * high + 1 + layers
         return low - 1, high + 1
 
+    def _dropped(self, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
+        """Shapes of what dropout acts on, in the order of the layers."""
+        shapes, channels = [], self.features
+        levels = [(batch, height >> n, width >> n) for n in range(len(self.layers) + 1)]
+        for level, layers in zip(levels, self.layers, strict=False):
+            channels += layers * self.growth
+            shapes += [(*level, self.growth)] * layers + [(*level, channels)]
+        shapes += [(*levels[-1], self.growth)] * self.bottom
+        for level, layers in reversed(list(zip(levels, self.layers, strict=False))):
+            shapes += [(*level, self.growth)] * layers
+        return shapes
+
     @nn.compact
     def __call__(self, x: jax.Array, below: jax.Array, *, train: bool) -> jax.Array:
         """Segments images.
@@ -114,12 +159,14 @@ class DenseUNet(nn.Module):
           ValueError: H or W is not a multiple of `stride`.
         """
         unet_frame.check_size(x, self.stride)
+        factors = None
+        if train and self.dropout > 0:
+            shapes = self._dropped(*x.shape[:3])
+            factors = iter(dropout_factors(self.make_rng("dropout"), shapes, self.dropout))
 
         def block(x: jax.Array, layers: int, name: str) -> jax.Array:
-            dense = DenseBlock(
-                layers, self.growth, self.dropout, self.bn_axis_name, self.dtype, name=name
-            )
-            return dense(x, train=train)
+            dense = DenseBlock(layers, self.growth, self.bn_axis_name, self.dtype, name=name)
+            return dense(x, factors, train=train)
 
         x = jnp.concatenate([x, below.astype(x.dtype)], -1).astype(self.dtype)
         x = Conv(self.features, kernel_init=_HE, dtype=self.dtype, name="stem")(x)
@@ -137,7 +184,9 @@ class DenseUNet(nn.Module):
             y = Conv(x.shape[-1], 1, kernel_init=_HE, dtype=self.dtype, name=f"halve_{n}")(
                 nn.relu(y)
             )
-            x = max_pool(nn.Dropout(self.dropout, deterministic=not train)(y), 2, 2)
+            if factors is not None:
+                y = y * next(factors).astype(y.dtype)
+            x = max_pool(y, 2, 2)
         x = block(x, self.bottom, "bottom")
         for n in reversed(range(len(self.layers))):
             y = nearest_upsample(x, 2)

@@ -48,6 +48,23 @@ def collect(
     return found
 
 
+def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """An image whose labels have these mean colours instead of its own, as far as uint8 holds them.
+
+    Args:
+      image: uint8 (H, W, 3).
+      labels: uint8 (H, W), the number of each pixel's label.
+      colours: (C, 3), in [0, 1].
+    """
+    out = np.empty_like(image)
+    for label in np.unique(labels):
+        part = labels == label
+        pixels = image[part].astype(np.float32)
+        moved = pixels + (255 * colours[label] - pixels.mean(0, dtype=np.float64))
+        out[part] = np.clip(np.round(moved), 0, 255)
+    return out
+
+
 def draw(
     looks: Sequence[Look], count: int, numbers: Sequence[int], seed: Sequence[int]
 ) -> np.ndarray:

@@ -38,9 +38,10 @@ from histojax.stages.scales import (
     check_sizes,
     check_start,
     enlarged,
+    grounds_of,
     label_colours,
     moments,
-    painted,
+    recoloured,
     reduced,
 )
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
@@ -62,7 +63,7 @@ class Pyramid(segmentation.FindsNuclei):
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
       start: what the lowest scale adds to: "colours", the mask painted in the mean colours that its
-        labels have in the image, or "grey".
+        labels have in the image, "tissue" or "grey"; see `scales.grounds_of`.
     """
 
     sizes: tuple[int, ...]
@@ -88,7 +89,8 @@ class Pyramid(segmentation.FindsNuclei):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        return ("hr", *self.labels.fields)
+        tissue = ("tissue",) if self.start == "tissue" else ()
+        return ("hr", *self.labels.fields, *tissue)
 
     @property
     def top(self) -> int:
@@ -147,37 +149,31 @@ class Pyramid(segmentation.FindsNuclei):
         labels = self.labels.one_hot(batch, self.dtype)
         real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
         masks = self.masks(labels)
-        ground = self.ground(masks[0], label_colours(real[0], masks[0]))
+        grounds = grounds_of(
+            self.start, masks, label_colours(real[0], masks[0]), self._tissue_of(batch)
+        )
         key = step_key(state, axis_name)
         noises = self._noises_of_step(state, masks, axis_name)
         names = [f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")]
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            fakes, generator_stats, squares = self._generate(run, ground, masks, noises, real)
+            fakes, generator_stats, squares = self._generate(run, grounds, masks, noises, real)
             logits, segmenter_stats = self._segment(run, real)
             outputs = {k: (fakes[k], logits[k]) for k in self.trained}
             return outputs, ({**generator_stats, **segmenter_stats}, squares)
 
-        def objective(outputs: Mapping[int, Any]) -> tuple[jax.Array, dict[str, jax.Array]]:
-            total, terms = jnp.zeros(()), {}
-            for k in self.trained:
-                loss, found = self._loss(state, k, *outputs[k], real[k], masks[k], axis_name)
-                total = total + loss
-                terms |= {f"{name}{self._suffix(k)}": value for name, value in found.items()}
-            return total, {**terms, "loss": total}
-
         trained = {name: state.params[name] for name in names}
         outputs, pullback, (stats, squares) = jax.vjp(forward, trained, has_aux=True)
-        sensitivity, metrics = jax.grad(objective, has_aux=True)(outputs)
-        grads, statistics = dict(pullback(sensitivity)[0]), dict(stats)
+        sensitivity, judges, statistics, metrics = {}, {}, dict(stats), {"loss": jnp.zeros(())}
         for k in self.trained:
-            fake, logits = outputs[k]
             name = f"discriminator_{k}"
-            grads[name], statistics[name], more = self._judge(
-                state, k, fake, logits, real[k], masks[k], axis_name
+            sensitivity[k], judges[name], statistics[name], found = self._compete(
+                state, k, *outputs[k], real[k], masks[k], axis_name
             )
-            metrics |= {f"{n}{self._suffix(k)}": value for n, value in more.items()}
+            metrics["loss"] += found.pop("loss")
+            metrics |= {f"{n}{self._suffix(k)}": value for n, value in found.items()}
+        grads = {**pullback(sensitivity)[0], **judges}
         grads, statistics, metrics, squares = mean_over(
             (grads, statistics, metrics, squares), axis_name
         )
@@ -229,17 +225,18 @@ class Pyramid(segmentation.FindsNuclei):
     def _generate(
         self,
         run: Any,
-        ground: jax.Array,
+        grounds: Sequence[jax.Array | None],
         masks: Sequence[jax.Array],
         noises: Sequence[jax.Array],
         real: Sequence[jax.Array] | None = None,
     ) -> tuple[list[jax.Array], dict[str, Tree], list[jax.Array]]:
         """Images of all scales, statistics, mean squares of what each scale has to add."""
         images, stats, squares = [], {}, []
-        below = ground
-        for k, (mask, noise) in enumerate(zip(masks, noises, strict=True)):
+        for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
+            below = ground
             if images:
                 below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
+                below = below if ground is None else below + ground
             off = below if real is None else real[k] - below
             squares.append(jnp.mean(jnp.square(lax.stop_gradient(off))))
             image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
@@ -260,27 +257,7 @@ class Pyramid(segmentation.FindsNuclei):
             logits.append(found)
         return logits, stats
 
-    def _discriminate(
-        self,
-        state: State,
-        params: Tree,
-        k: int,
-        pair: tuple[jax.Array, jax.Array],
-        axis_name: str | None,
-    ) -> tuple[Any, Tree]:
-        """((logits, hidden activations) of each size, statistics)."""
-        module = self.discriminators[k].clone(bn_axis_name=axis_name)
-        name = f"discriminator_{k}"
-        (logits, hidden), stats = module.apply(
-            {"params": params, **state.statistics[name]},
-            *pair,
-            train=True,
-            features=True,
-            mutable=list(state.statistics[name]),
-        )
-        return (logits, hidden), stats
-
-    def _loss(
+    def _compete(
         self,
         state: State,
         k: int,
@@ -289,26 +266,78 @@ class Pyramid(segmentation.FindsNuclei):
         real: jax.Array,
         mask: jax.Array,
         axis_name: str | None,
+    ) -> tuple[tuple[jax.Array, jax.Array], Tree, Tree, dict[str, jax.Array]]:
+        """What a scale's three networks make of each other.
+
+        Every pair is judged once, and what the generator and segmentor lose by it and what the
+        discriminator does are both followed back from there.
+
+        Returns:
+          Gradients of `fake` and `logits` (B, h, w, C), the discriminator's gradients and
+          statistics, metrics.
+        """
+        name = f"discriminator_{k}"
+        module = self.discriminators[k].clone(bn_axis_name=axis_name)
+        params, held = state.params[name], state.statistics[name]
+
+        def judge(params: Tree, image: jax.Array, labels: jax.Array) -> tuple[Any, Tree]:
+            """(logits, hidden activations) of each size, and statistics."""
+            return module.apply(
+                {"params": params, **held},
+                image,
+                labels,
+                train=True,
+                features=True,
+                mutable=list(held),
+            )
+
+        probability, of_probability = jax.vjp(jax.nn.softmax, logits)
+        # All three are judged after the same power iteration.
+        on_real, back_real, stats = jax.vjp(judge, params, real, mask, has_aux=True)
+        on_fake, back_fake, _ = jax.vjp(judge, params, fake, mask, has_aux=True)
+        on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
+
+        lost = jax.grad(self._loss, argnums=(0, 1, 2, 3), has_aux=True)
+        (of_fake, of_logits, of_judged, of_found), metrics = lost(
+            fake, logits, on_fake, on_mask, on_real, state.frozen, real, mask, axis_name
+        )
+        of_fake = of_fake + back_fake(of_judged)[1]
+        of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
+
+        judged = jax.grad(self._loss_of_judge, argnums=(0, 1, 2), has_aux=True)
+        each, found = judged(on_real, on_fake, on_mask, axis_name)
+        backs = (back_real, back_fake, back_mask)
+        parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
+        grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+        return (of_fake, of_logits), grads, stats, {**metrics, **found}
+
+    def _loss(
+        self,
+        fake: jax.Array,
+        logits: jax.Array,
+        on_fake: Any,
+        on_mask: Any,
+        on_real: Any,
+        frozen: Tree,
+        real: jax.Array,
+        mask: jax.Array,
+        axis_name: str | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Generator's and segmentor's losses of a scale, differentiable in `fake` and `logits`."""
-        params = state.params[f"discriminator_{k}"]
+        """Generator's and segmentor's losses of a scale, of what was judged of their pairs."""
         _, loss_of = critic.losses(self.contest.form, axis_name)
+        real_logits, seen_real = lax.stop_gradient(on_real)
 
-        def judged(pair: tuple[jax.Array, jax.Array]) -> Any:
-            return self._discriminate(state, params, k, pair, axis_name)[0]
-
-        on_real, seen_real = lax.stop_gradient(judged((real, mask)))
-
-        def terms(pair: tuple[jax.Array, jax.Array]) -> tuple[jax.Array, jax.Array]:
-            found, seen = judged(pair)
-            each = [jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(on_real, found, strict=True)]
+        def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
+            found, seen = judged
+            each = [
+                jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(real_logits, found, strict=True)
+            ]
             return jnp.mean(jnp.stack(each)), contests.matching(seen, seen_real)
 
-        probability = jax.nn.softmax(logits)
-        fooled, matched = terms((fake, mask))
-        likeness, found = self.content.loss(state.frozen, fake, real)
+        fooled, matched = terms(on_fake)
+        mask_fooled, mask_matched = terms(on_mask)
+        likeness, found = self.content.loss(frozen, fake, real)
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
-        mask_fooled, mask_matched = terms((real, probability))
         contest = self.contest
         off = jnp.mean(jnp.abs(moments(fake, mask) - moments(real, mask)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
@@ -318,6 +347,7 @@ class Pyramid(segmentation.FindsNuclei):
         right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
         return loss, {
             **found,
+            "loss": loss,
             "loss_adversarial": fooled,
             "loss_matching": matched,
             "loss_moments": off,
@@ -327,40 +357,22 @@ class Pyramid(segmentation.FindsNuclei):
             "accuracy": jnp.mean(right.astype(logits.dtype)),
         }
 
-    def _judge(
-        self,
-        state: State,
-        k: int,
-        fake: jax.Array,
-        logits: jax.Array,
-        real: jax.Array,
-        mask: jax.Array,
-        axis_name: str | None,
-    ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
-        """The discriminator's (gradients, statistics, metrics): real pairs against both others."""
+    def _loss_of_judge(
+        self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The discriminator's loss: real pairs against both others."""
         loss_of, _ = critic.losses(self.contest.form, axis_name)
-        fake, probability = lax.stop_gradient((fake, jax.nn.softmax(logits)))
-
-        def objective(params: Tree) -> tuple[jax.Array, Any]:
-            # All three are judged after the same power iteration.
-            (on_real, _), stats = self._discriminate(state, params, k, (real, mask), axis_name)
-            (on_fake, _), _ = self._discriminate(state, params, k, (fake, mask), axis_name)
-            (on_mask, _), _ = self._discriminate(state, params, k, (real, probability), axis_name)
-            each = [
-                0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
-                for r, f, p in zip(on_real, on_fake, on_mask, strict=True)
-            ]
-            loss = jnp.mean(jnp.stack(each))
-            above = [
-                jnp.mean((r > f).astype(r.dtype)) for r, f in zip(on_real, on_fake, strict=True)
-            ]
-            metrics = {"loss_discriminator": loss, "real_above_fake": jnp.mean(jnp.stack(above))}
-            return loss, (stats, metrics)
-
-        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(
-            state.params[f"discriminator_{k}"]
-        )
-        return grads, stats, metrics
+        logits = [judged for judged, _ in (on_real, on_fake, on_mask)]
+        each = [
+            0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
+            for r, f, p in zip(*logits, strict=True)
+        ]
+        loss = jnp.mean(jnp.stack(each))
+        above = [jnp.mean((r > f).astype(r.dtype)) for r, f in zip(*logits[:2], strict=True)]
+        return loss, {
+            "loss_discriminator": loss,
+            "real_above_fake": jnp.mean(jnp.stack(above)),
+        }
 
     def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
         """Statistics with the noise's amplitude moved towards a share of what this scale adds."""
@@ -376,21 +388,26 @@ class Pyramid(segmentation.FindsNuclei):
         """Labels (B, H, W, C) of the crops' resolution, for each scale."""
         return [self.labels.reduced(labels, self._factor(k)) for k in range(len(self.sizes))]
 
-    def ground(self, mask: jax.Array, colours: jax.Array) -> jax.Array:
-        """What the lowest scale adds to, (B, H, W, 3), for its mask (B, H, W, C).
-
-        `colours` (B, C, 3) are of each label, in [0, 1].
-        """
-        if self.start == "grey":
-            return jnp.full((*mask.shape[:3], 3), 0.5, self.dtype)
-        return painted(mask, colours).astype(self.dtype)
+    def _tissue_of(self, batch: Batch) -> jax.Array | None:
+        """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' colours."""
+        if self.start != "tissue":
+            return None
+        labels = self.labels.one_hot(batch, self.dtype)
+        colours = label_colours(unit(batch["hr"], self.dtype), labels)
+        tissue = recoloured(unit(batch["tissue"], self.dtype), labels, colours)
+        return jnp.clip(tissue, 0, 1)
 
     def palette_of(self, source: Source) -> list[palette.Look]:
         """Colours for synthesis to draw from, see `palette.collect`; none where it starts grey."""
         return [] if self.start == "grey" else palette.collect(source, self.labels, self.crop)
 
     def generate(
-        self, state: State, labels: jax.Array, noises: Sequence[jax.Array], colours: jax.Array
+        self,
+        state: State,
+        labels: jax.Array,
+        noises: Sequence[jax.Array],
+        colours: jax.Array,
+        tissue: jax.Array | None = None,
     ) -> jax.Array:
         """An image (B, H, W, 3) about [0, 1], by the averaged variables.
 
@@ -399,10 +416,12 @@ class Pyramid(segmentation.FindsNuclei):
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
           colours: (B, C, 3) of the labels, in [0, 1]; without effect where it starts from grey.
+          tissue: (B, H, W, 3) in [0, 1] in these colours, where it starts from that.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)
-        return self._generate(run, self.ground(masks[0], colours), masks, noises)[0][-1]
+        grounds = grounds_of(self.start, masks, colours, tissue)
+        return self._generate(run, grounds, masks, noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
@@ -420,7 +439,7 @@ class Pyramid(segmentation.FindsNuclei):
         labels = self.labels.one_hot(batch, self.dtype)
         noises = self.noises(jax.random.key(0), self.masks(labels))
         colours = label_colours(unit(batch["hr"], self.dtype), labels)
-        image = self.generate(state, labels, noises, colours)
+        image = self.generate(state, labels, noises, colours, self._tissue_of(batch))
         synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))
         return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
 

@@ -19,7 +19,7 @@ from histojax.stages.images import class_heads
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
-STARTS = ("colours", "grey")
+STARTS = ("colours", "tissue", "grey")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -121,9 +121,46 @@ def painted(one_hot: jax.Array, colours: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,bcd->bhwd", labels, full_precision(colours), precision="highest")
 
 
+def recoloured(image: jax.Array, one_hot: jax.Array, colours: jax.Array) -> jax.Array:
+    """An image (B, H, W, 3) whose labels (B, H, W, C) have the mean colours (B, C, 3) instead."""
+    return image + painted(one_hot, colours - label_colours(image, one_hot))
+
+
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
     """(B, H, W, C) factor times as large, bilinear."""
     return maps if factor == 1 else upsample(maps, factor, "bilinear")
+
+
+def grounds_of(
+    start: str,
+    masks: Sequence[jax.Array],
+    colours: jax.Array,
+    tissue: jax.Array | None = None,
+) -> list[jax.Array | None]:
+    """What each scale adds to, beside the image of the scale below; None where there is no more.
+
+    Mid-grey, or the mask in the colours of its labels, are the lowest scale's alone. Of tissue it
+    has what its pixels can hold, and each scale above what it can hold beyond that: generators that
+    add nothing give the tissue back, as far as enlarging and reducing do.
+
+    Args:
+      start: of STARTS.
+      masks: (B, h, w, C) of each scale, lowest first.
+      colours: (B, C, 3) of each label, in [0, 1].
+      tissue: (B, H, W, 3) in [0, 1] in these colours, of the crops' size, for start="tissue".
+    """
+    dtype = masks[0].dtype
+    if start == "tissue":
+        levels = [reduced(tissue, tissue.shape[1] // mask.shape[1]) for mask in masks]
+        finer = [
+            high - enlarged(low, high.shape[1] // low.shape[1])
+            for low, high in itertools.pairwise(levels)
+        ]
+        return [level.astype(dtype) for level in (levels[0], *finer)]
+    lowest = painted(masks[0], colours).astype(dtype)
+    if start == "grey":
+        lowest = jnp.full((*masks[0].shape[:3], 3), 0.5, dtype)
+    return [lowest, *[None] * (len(masks) - 1)]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -186,12 +223,17 @@ def check_start(config: ConfigDict) -> str:
     """What the lowest scale starts from.
 
     Raises:
-        UserError: if it is not known.
+        UserError: if it is not known, or does not go with the labels.
     """
     # Runs from before there were colours started from mid-grey.
     start = config.pyramid.get("start", "grey")
     if start not in STARTS:
         raise UserError(f"pyramid.start={start!r} is not known; choose one of {', '.join(STARTS)}")
+    if start == "tissue" and config.pyramid.labels == "classes":
+        raise UserError(
+            "pyramid.start='tissue' is drawn around nuclei, and pyramid.labels='classes' may be of "
+            "anything: set the first to 'colours', or the second to 'contour' or 'mask'"
+        )
     return start
 
 

@@ -215,7 +215,7 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
         UserError: for a field that cannot be used.
     """
     network = build.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
-    known = ("mask", *target_source.FIELDS)
+    known = ("mask", *target_source.MAPS)
     heads = network.heads
     if heads[:1] != ("mask",) or len(set(heads)) < len(heads) or not set(heads) <= set(known):
         raise UserError(

@@ -1,10 +1,11 @@
 import pickle
+import zlib
 
 import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import pipeline, target_source
+from histojax.data import pipeline, target_source, tissue
 from histojax.data.target_source import TargetSource
 from histojax.errors import UserError
 from tests import tiny
@@ -143,6 +144,23 @@ def test_a_source_of_masks_alone_is_refused():
 def test_a_bad_setting_is_named(change, said):
     with pytest.raises(UserError, match=said):
         target_source.checked_settings({**SETTINGS, **change})
+
+
+def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monkeypatch):
+    two = Two()
+    record = TargetSource(two, ("tissue",), SETTINGS)[0]
+    assert record["tissue"].shape == (64, 64, 3)
+    assert record["tissue"].dtype == np.uint8
+    number = zlib.crc32(b"a")
+    wanted = tissue.tissue_of(two.instances, 0, number, patches_per_patient=1)
+    np.testing.assert_array_equal(record["tissue"], wanted)
+    # An image that a mixture holds twice is drawn once.
+    drawn = []
+    monkeypatch.setattr(tissue, "tissue_of", lambda *_, **__: drawn.append(1) or wanted)
+    source = TargetSource(two, ("tissue",), SETTINGS)
+    for index in (0, 1):
+        np.testing.assert_array_equal(source[index]["tissue"], wanted)
+    assert len(drawn) == 1
 
 
 def test_a_stage_with_heads_opens_its_data_with_their_targets(tmp_path):

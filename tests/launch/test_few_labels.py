@@ -31,6 +31,7 @@ def predicted(share, seed, plan, device):
     output.mkdir(parents=True, exist_ok=True)
     (output / "of").write_text(f"{plan.finder(share, seed)}")
 few_labels_plan.make_predicted = predicted
+few_labels_plan.make_tissue = lambda share, seed, plan, device: predicted(share, seed, plan, device)
 few_labels_plan.check = lambda plan, seeds: None  # the stand-in's config is an empty file
 flags.mark_flags_as_required(["data", "output"])
 command.run(few_labels.main)
@@ -93,6 +94,7 @@ def test_predicted_masks_are_beside_the_same_labelled_images():
     out = pathlib.Path("out").resolve()
     for way, folder in (
         ("predicted", f"{out}/predicted/0.2/64"),
+        ("tissue", f"{out}/pairs/tissue-0.2/turned-7x64"),
         ("synthetic_predicted", f"{out}/pairs/predicted-0.2/turned-7x64"),
     ):
         (added,) = set(words(runs, f"{way}-0.2")[2:]) - augmented
@@ -117,13 +119,13 @@ def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
 
 
 def test_masks_are_predicted_where_something_is_made_of_them():
-    assert not plan(ways=["augmented", "synthetic", "teacher"]).needs_predicted
-    assert plan(ways=["augmented", "predicted"]).needs_predicted
-    assert plan(ways=["augmented", "synthetic"], form="predicted").needs_predicted
+    assert not plan(ways=["augmented", "synthetic", "teacher"]).needs_finder
+    assert plan(ways=["augmented", "predicted"]).needs_finder
+    assert plan(ways=["augmented", "synthetic"], form="predicted").needs_finder
     assert plan(ways=["augmented", "synthetic"], form="predicted").predicting() == []
-    assert not plan(ways=["augmented", "teacher"], looks="all").needs_predicted
+    assert not plan(ways=["augmented", "teacher"], looks="all").needs_finder
     coloured = plan(ways=["augmented", "synthetic"], looks="all")
-    assert coloured.needs_predicted
+    assert coloured.needs_finder
     assert coloured.predicting() == ["0.2"]
     # Other pairs than those in the colours of the labelled images.
     assert coloured.pairs("0.2") != plan().pairs("0.2")
@@ -179,15 +181,19 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
         ({"shares": ["0.999"]}, r"0\.999 of the 8 training patients are all of them"),
         (
             {"ways": ["real", "predicted"]},
-            r"--ways=real,predicted needs masks that the network of the way 'augmented' predicts",
+            r"--ways=real,predicted needs masks that the run of the way 'augmented' makes",
+        ),
+        (
+            {"ways": ["tissue"]},
+            r"--ways=tissue needs masks that the run of the way 'augmented' makes or finds",
         ),
         (
             {"ways": ["synthetic"], "form": "predicted"},
-            r"--ways=synthetic needs masks that the network of the way 'augmented' predicts",
+            r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
         (
             {"ways": ["synthetic"], "looks": "all"},
-            r"--ways=synthetic needs masks that the network of the way 'augmented' predicts",
+            r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
         ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
@@ -243,6 +249,13 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
         called[6]
     )
     assert [path.name for path in (tmp_path / "predicted/0.2/64").iterdir()] == ["seed_3"]
+    few_labels_plan.make_tissue("0.2", 3, own)
+    masks, tissue = called[7:]
+    assert {"--form=turned", "--count=7", "--seed=3", f"--workdir={finder}"} <= set(masks)
+    assert {"histojax.synthesize", "--builtin", "--seed=3"} <= set(tissue)
+    assert not any(word.startswith("--workdir") for word in tissue)
+    assert (tmp_path / "pairs/tissue-0.2/turned-7x64/seed_3").is_dir()
+    del called[7:]
     coloured = dataclasses.replace(own, looks="all")
     few_labels_plan.make_pairs(job(tmp_path), coloured)
     assert set(coloured.colours("0.2", 3)) <= set(called[8])
@@ -281,7 +294,7 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
         f"--pyramid={CONFIG}",
         "--shares=0.2",
         "--seeds=0,1",
-        "--ways=augmented,synthetic,predicted,synthetic_predicted",
+        "--ways=augmented,synthetic,tissue,predicted,synthetic_predicted",
         "--masks=3",
     ]
     environment = {"PYTHONPATH": str(ROOT), "PATH": "/usr/bin:/bin"}
@@ -292,12 +305,12 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
         assert done.returncode == 0, done.stderr
     # Each was run once.
     calls = sorted(path.relative_to(stand_in) for path in stand_in.glob("out/*/*/*/calls"))
-    assert len(calls) == 4 + 8
+    assert len(calls) == 4 + 10
     assert all(len((stand_in / path).read_text().split()) == 1 for path in calls)
     made = (stand_in / "out/pairs/0.2/replaced-3x256/seed_1/of").read_text()
     assert made == "out/pyramids/0.2/seed_1"
     table = list(csv.DictReader((stand_in / "out/labels.csv").read_text().splitlines()))
-    ways = ["augmented", "synthetic", "predicted", "synthetic_predicted"]
+    ways = ["augmented", "synthetic", "tissue", "predicted", "synthetic_predicted"]
     assert [row["way"] for row in table] == ways
     made = (stand_in / "out/predicted/0.2/256/seed_1/of").read_text()
     assert made == "out/pupils/augmented-0.2/seed_1"

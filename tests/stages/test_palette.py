@@ -54,3 +54,12 @@ def test_colours_are_of_an_image_that_held_what_is_to_be_painted():
     assert drawn([], [0, 1]) == [[0.5] * 3] * 3
     both = {tuple(palette.draw([whole, [c, b, a]], 3, [0], (seed,))[0]) for seed in range(9)}
     assert len(both) == 2
+
+
+def test_a_whole_image_gets_the_mean_colours_of_its_labels():
+    labels = np.uint8([[0, 0, 1, 1]])
+    image = np.uint8([[[0] * 3, [20] * 3, [100] * 3, [240] * 3]])
+    found = palette.recoloured(image, labels, np.array([[0.2, 0.4, 0.6], [200 / 255] * 3]))
+    # 51, 102, 153 and 200 in the mean; what uint8 cannot hold is cut.
+    np.testing.assert_array_equal(found[0, :2], [[41, 92, 143], [61, 112, 163]])
+    np.testing.assert_array_equal(found[0, 2:], [[130] * 3, [255] * 3])

@@ -74,3 +74,33 @@ def test_moments_are_means_and_deviations_of_each_label():
     np.testing.assert_allclose(deviation, [[0.1] * 3, [0] * 3, [0] * 3], atol=2e-3)
     slope = jax.grad(lambda x: scales.moments(x, one_hot).sum())(image)
     assert np.isfinite(slope).all()
+
+
+def test_an_image_gets_the_mean_colours_of_its_labels():
+    one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 1, 1]]]), 3)
+    image = jnp.array([[[[0.0] * 3, [0.2] * 3, [0.5] * 3, [0.9] * 3]]])
+    colours = jnp.array([[[0.3, 0.4, 0.5], [0.6] * 3, [9.0] * 3]])
+    found = scales.recoloured(image, one_hot, colours)
+    wanted = [[0.2, 0.3, 0.4], [0.4, 0.5, 0.6], [0.4] * 3, [0.8] * 3]
+    np.testing.assert_allclose(found[0, 0], wanted, atol=1e-6)
+
+
+def test_scales_that_start_from_tissue_add_up_to_it():
+    rng = np.random.default_rng(0)
+    tissue = jnp.asarray(rng.random((1, 32, 32, 3)), jnp.float32)
+    masks = [jnp.zeros((1, side, side, 3)) for side in (8, 16, 32)]
+    lowest, *finer = scales.grounds_of("tissue", masks, jnp.zeros((1, 3, 3)), tissue)
+    np.testing.assert_allclose(lowest, scales.reduced(tissue, 4), atol=1e-6)
+    image = lowest
+    for ground in finer:
+        image = scales.enlarged(image, 2) + ground
+    np.testing.assert_allclose(image, tissue, atol=1e-5)
+
+
+def test_other_starts_are_the_lowest_scales_alone():
+    masks = [jnp.zeros((2, side, side, 3)).at[..., 1].set(1.0) for side in (8, 16)]
+    colours = jnp.broadcast_to(jnp.array([[0.1] * 3, [0.2, 0.3, 0.4], [0.5] * 3]), (2, 3, 3))
+    for start, colour in (("colours", [0.2, 0.3, 0.4]), ("grey", [0.5] * 3)):
+        lowest, above = scales.grounds_of(start, masks, colours)
+        assert above is None
+        np.testing.assert_allclose(lowest, np.broadcast_to(colour, (2, 8, 8, 3)), atol=1e-6)
