@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.models import dense_unet
 from histojax.models.dense_unet import DenseBlock, DenseUNet
 
 SMALL = {"labels": 2, "features": 4, "growth": 2, "layers": (1,), "bottom": 1}
@@ -85,6 +86,48 @@ def test_dropout_acts_in_training_alone():
     assert float(jnp.abs(trained(0) - trained(1)).max()) > 1e-4
     plain = [model.apply(variables, x, below, train=False) for _ in range(2)]
     np.testing.assert_array_equal(*plain)
+
+
+def test_dropout_of_all_layers_comes_of_one_draw():
+    shapes = [(2, 64, 64, 8), (2, 32, 32, 3), (1, 1, 1, 1)]
+    factors = dense_unet.dropout_factors(jax.random.key(0), shapes, 0.2)
+    assert [factor.shape for factor in factors] == shapes
+    large, small, _ = factors
+    # 2^16 * 0.2 is 13,107.2.
+    scale = 65_536 / (65_536 - 13_107)
+    np.testing.assert_allclose(np.unique(large), [0, scale], rtol=1e-6)
+    # Five deviations of the share of 65,536 independent draws.
+    assert np.mean(large == 0) == pytest.approx(0.2, abs=5 * (0.16 / large.size) ** 0.5)
+    assert not np.array_equal(large[:, :32, :32, :3] == 0, small == 0)
+    (whole,) = dense_unet.dropout_factors(jax.random.key(0), shapes[:1], 0.0)
+    assert (np.asarray(whole) == 1).all()
+
+
+def test_every_layer_has_its_dropout(monkeypatch):
+    model = DenseUNet(**SMALL, dropout=0.5)
+    x, below = jnp.zeros((1, 16, 16, 3)), jnp.zeros((1, 16, 16, SMALL["labels"]))
+    variables = model.init(jax.random.key(0), x, below, train=False)
+    drawn = []
+
+    def factors(key, shapes, rate):
+        drawn.append(shapes)
+        return [jnp.zeros(shape) for shape in shapes]
+
+    monkeypatch.setattr(dense_unet, "dropout_factors", factors)
+    rngs = {"dropout": jax.random.key(0)}
+
+    def trained(x):
+        return model.apply(variables, x, below, train=True, mutable=["batch_stats"], rngs=rngs)[0]
+
+    x = jax.random.uniform(jax.random.key(1), x.shape)
+    moved = np.abs(trained(x.at[0, 8, 8].add(1)) - trained(x)).max((0, 3)) > 0
+    layers = sum(SMALL["layers"])
+    count = 2 * layers + SMALL["bottom"] + len(SMALL["layers"])
+    assert [len(shapes) for shapes in drawn] == [count] * 2
+    # Of what is found the stem's 3 x 3 px alone come through, and no layer's normalisation.
+    wanted = np.zeros((16, 16), bool)
+    wanted[7:10, 7:10] = True
+    np.testing.assert_array_equal(moved, wanted)
 
 
 @pytest.mark.faults
