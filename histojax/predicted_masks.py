@@ -34,8 +34,9 @@ def write_masks(
 ) -> int:
     """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
 
-    Squares of a grid are taken where the run's foreground map is sure and there is a nucleus, about
-    as many of each image. Which these are is in folder/predicted.json.
+    With their images they are in folder/instances, and these in folder/images. Squares of a grid
+    are taken where the run's foreground map is sure and there is a nucleus, about as many of each
+    image. Which these are is in folder/predicted.json.
 
     Args:
       run: with a segmenter; its labels alone are looked at, none of the source's.
@@ -87,7 +88,9 @@ def write_masks(
             name = f"mask{len(written):05d}"
             mask = renumbered(found[part]).astype(np.uint32)
             place = folder / "instances" if images else folder
-            writers.stream_tiff(place / f"{name}.tif", [mask], height=size, width=size)
+            writers.stream_tiff(
+                place / f"{name}.tif", [mask], height=size, width=size, mpp=source.mpp
+            )
             if images:
                 path = folder / "images" / f"{name}.tif"
                 writers.stream_tiff(path, [image[part]], height=size, width=size, mpp=source.mpp)

@@ -1,7 +1,8 @@
 """Tissue for masks of any size, by a trained pyramid, tile by tile without seams.
 
 Every scale's noise is a function of the seed and of where a pixel lies, and networks read beyond
-each tile what they depend on: tiles agree with the whole, whatever their size.
+each tile what they depend on: tiles agree with the whole, whatever their size. The built-in model's
+tissue, which a pyramid may start from, is drawn whole.
 """
 
 from __future__ import annotations
@@ -17,13 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
+import tifffile
 
 from histojax import runs
 from histojax.data import targets, tissue
 from histojax.errors import UserError
-from histojax.imaging import reader, tiling, writers
+from histojax.imaging import reader, tiff, tiling, writers
 from histojax.progress import say
-from histojax.stages import palette, scales
+from histojax.stages import palette
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 
@@ -31,6 +33,8 @@ Seed = tuple[int, ...]
 _MASKS = (".png", ".tif", ".tiff")
 # Noise is drawn in squares of so many px of its scale.
 _SQUARE = 128
+# Of the built-in model's tissue, px: some 100 bytes are used for each px of the square.
+_LONGEST = 8192
 # What stands for a run's training images among those whose colours are drawn.
 TRAINING = "training"
 
@@ -157,7 +161,12 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
         stage = run.stage
         fields = ("hr", *stage.labels.fields)
         source = runs.open_split(settings, "all", fields=fields, crop=stage.crop)
-        scales.check_classes(settings, source.classes)
+        own, count = run.config.pyramid.classes, len(source.classes)
+        if stage.labels.form == "classes" and own != count:
+            raise UserError(
+                f"--looks={spec} has {count} classes, {', '.join(source.classes)}, and "
+                f"{run.workdir} knows {own}: name images with the same"
+            )
         looks += stage.palette_of(source)
     return dataclasses.replace(run, meta={**run.meta, "palette": looks})
 
@@ -325,12 +334,10 @@ def write_pairs(
     width = run.config.data.targets.contour_width
     say(f"looking at {len(files)} masks")
     for path in files:
-        label_numbers(
-            run.stage,
-            reader.read_labels(path, max_pixels=max_pixels),
-            name=str(path),
-            contour_width=width,
-        )
+        mask = reader.read_labels(path, max_pixels=max_pixels)
+        label_numbers(run.stage, mask, name=str(path), contour_width=width)
+        if run.stage.start == "tissue":
+            check_drawn_whole(mask, name=str(path))
     mpp = run.meta["mpp_out"]
     classes = run.stage.labels.form == "classes"
     written = []
@@ -373,7 +380,8 @@ def draw_files(
 ) -> list[pathlib.Path]:
     """The built-in model's tissue for mask files, as a folder that `folder:OUTPUT` reads.
 
-    Each image is drawn whole, of a patient of its own, and said to have the model's px size.
+    Each image is drawn whole, of a patient of its own. The px size of the masks, where their files
+    state one, is that of the images.
 
     Returns:
       The images written.
@@ -393,6 +401,9 @@ def draw_files(
                 f"the mask {path} has {mask.shape[0]} x {mask.shape[1]} px, and tissue is drawn "
                 f"from {tissue.SMALLEST} px on each side on: give a larger one"
             )
+        check_drawn_whole(mask, name=str(path))
+    mpps = {_mpp_of(path) for path in files}
+    mpp = mpps.pop() if len(mpps) == 1 else None
     written = []
     for number, path in enumerate(files):
         mask = reader.read_labels(path, max_pixels=max_pixels)
@@ -403,10 +414,32 @@ def draw_files(
             image = drawn(mask, (seed, zlib.crc32(path.stem.encode()), copy))
             for kind, array in (("images", image), ("instances", mask.astype(np.uint32))):
                 place = output / kind / f"{name}.tif"
-                writers.stream_tiff(place, [array], height=height, width=width)
+                writers.stream_tiff(place, [array], height=height, width=width, mpp=mpp)
             written.append(output / "images" / f"{name}.tif")
-    writers.write_json(output / "dataset.json", {"mpp": tissue.MPP})
+    writers.write_json(output / "dataset.json", {} if mpp is None else {"mpp": mpp})
     return written
+
+
+def check_drawn_whole(mask: np.ndarray, *, name: str) -> None:
+    """Checks that tissue for a mask, which is drawn as a whole square, fits in memory.
+
+    Raises:
+      UserError: for a mask whose longer side is too long.
+    """
+    if max(mask.shape) > _LONGEST:
+        raise UserError(
+            f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the built-in model's "
+            f"tissue is drawn as a whole square of up to {_LONGEST} px on each side: cut it, or "
+            "use a pyramid with pyramid.start='colours'"
+        )
+
+
+def _mpp_of(path: pathlib.Path) -> float | None:
+    """The px size that a mask's file states."""
+    if path.suffix.lower() not in (".tif", ".tiff"):
+        return None
+    with tifffile.TiffFile(path) as file:
+        return tiff.mpp_of(file, file.pages[0])
 
 
 def drawn(mask: np.ndarray, seed: Seed) -> np.ndarray:

@@ -4,10 +4,11 @@
     python -m histojax.synthesize --builtin --masks=PATH [--masks=PATH ...] --output=DIR
 
 PATH is a label image (0 is background; PNG or TIFF) or a folder of them. DIR is then a folder of
-image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size.
+image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size;
+those of a pyramid that starts from tissue (pyramid.start) up to 8192 px on each side.
 
 With `--builtin` the tissue is the built-in model's, which needs no training, around the same
-nuclei; images are then drawn whole, in memory.
+nuclei; images are then drawn whole, in memory, and `--tile` says nothing.
 
 A pyramid's image has the colours that labels have in one of the training images, or in one of those
 that `--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks
@@ -33,7 +34,7 @@ _OUTPUT = flags.DEFINE_string("output", None, "Folder of the pairs.")
 _LOOKS = flags.DEFINE_multi_string(
     "looks", [], "SPEC of images whose colours are drawn, or training; repeat for more."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "Of the noise.", lower_bound=0)
+_SEED = flags.DEFINE_integer("seed", 0, "Of noise, colours and tissue.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 1, "Images for each mask, by other noise.", lower_bound=1)
 _TILE = flags.DEFINE_integer("tile", 512, "Largest tile, px; memory follows it.", lower_bound=1)
 _MAX_PIXELS = flags.DEFINE_integer(

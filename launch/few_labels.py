@@ -19,9 +19,10 @@ For each share of the training patients, drawn anew by each seed, the same segme
 
 The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
 `synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--form=predicted`,
-found by the network of `augmented` in the other patients'. With `--looks=all` they have the colours
-of the other patients' images too, as that network's masks tell them. No label beyond the share is
-looked at: the last step is used, and nothing is fitted to the val images, on which all are scored.
+found by the network of `augmented` in the other patients'. They have the colours of the images that
+the pyramid was trained on, with `--looks=all` of all patients', as that network's masks tell them.
+No label beyond the share is looked at: the last step is used, and nothing is fitted to the val
+images, on which all are scored.
 Fields of the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
 --config.steps=2000".
 
@@ -58,7 +59,10 @@ _LOOKS = flags.DEFINE_enum(
     "looks",
     few_labels_plan.LABELLED,
     few_labels_plan.LOOKS,
-    "Whose colours synthetic images have: the labelled images' or, with those, the others'.",
+    "Whose colours synthetic images have: the pyramid's training images' or the others' too.",
+)
+_CONFIDENCE = flags.DEFINE_float(
+    "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0
 )
 _WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
 _JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
@@ -82,6 +86,7 @@ def main(argv: Sequence[str]) -> None:
         pyramid=_PYRAMID.value,
         teacher_weight=_WEIGHT.value,
         looks=_LOOKS.value,
+        confidence=_CONFIDENCE.value,
     )
     few_labels_plan.check(plan, _SEEDS.value)
     pupils = jobs.plan(plan.pupil_runs(), _SEEDS.value, [], output / "pupils")

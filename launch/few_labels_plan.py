@@ -79,6 +79,7 @@ class Plan:
         pupil, pyramid: config and overrides, as sweep's --run has them.
         teacher_weight: of the mean teacher.
         looks: whose colours synthetic images have: LABELLED or ALL.
+        confidence: from which predicted masks are taken.
     """
 
     shares: tuple[str, ...]
@@ -92,15 +93,19 @@ class Plan:
     pyramid: str
     teacher_weight: float
     looks: str
+    confidence: float
 
     def pairs(self, pyramid: str) -> pathlib.Path:
         """Folder of a pyramid's pairs, by seed: others for other numbers."""
-        looks = "-looks" if self.looks == ALL and not pyramid.startswith("tissue") else ""
-        return self.output / "pairs" / pyramid / f"{self.form}-{self.count}x{self.size}{looks}"
+        form = f"predicted{self.confidence:g}" if self.form == "predicted" else self.form
+        name, share = f"{form}-{self.count}x{self.size}", pyramid.rpartition("-")[2]
+        if self._other_looks(share) and not pyramid.startswith("tissue"):
+            name += f"-looks{self.confidence:g}"
+        return self.output / "pairs" / pyramid / name
 
     def predicted(self, share: str) -> pathlib.Path:
         """Folder of the other patients' images with predicted masks, by seed."""
-        return self.output / "predicted" / share / f"{self.size}"
+        return self.output / "predicted" / share / f"{self.size}-{self.confidence:g}"
 
     def finder(self, share: str, seed: int) -> pathlib.Path:
         """Workdir of the network that predicts masks for a share."""
@@ -108,15 +113,18 @@ class Plan:
 
     def colours(self, share: str, seed: int) -> tuple[str, ...]:
         """Words of synthesis that say whose colours images have."""
-        if self.looks == LABELLED or float(share) == 1:
+        if not self._other_looks(share):
             return ()
         others = self.predicted(share) / f"seed_{seed}"
         return ("--looks=training", f"--looks=folder:{others}")
 
+    def _other_looks(self, share: str) -> bool:
+        return self.looks == ALL and float(share) < 1
+
     @property
     def needs_pairs(self) -> bool:
         """Whether pyramids are needed at all."""
-        return any(way.startswith("synthetic") for way in self.ways)
+        return bool(self.pyramid_runs())
 
     @property
     def needs_finder(self) -> bool:
@@ -143,7 +151,8 @@ class Plan:
             if "synthetic" in self.ways or "synthetic_only" in self.ways:
                 found.append(f"{share}: {words}")
             if "synthetic_predicted" in self.ways and float(share) < 1:
-                found.append(f"predicted-{share}: {words} {self._extra(self.predicted(share))}")
+                extra = shlex.quote(self._extra(self.predicted(share)))
+                found.append(f"predicted-{share}: {words} {extra}")
         return found
 
     def pupil_runs(self) -> list[str]:
@@ -253,6 +262,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
             f"--pupil={plan.pupil!r} is of stage {pupil.stage!r}: name a config of stage "
             "'segmentation'"
         )
+    crop = pupil.data.crop
     if plan.needs_pairs:
         pyramid = config_of(plan.pyramid)
         if pyramid.stage != "pyramid":
@@ -260,12 +270,13 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--pyramid={plan.pyramid!r} is of stage {pyramid.stage!r}: name a config of stage "
                 "'pyramid'"
             )
-        crop = max(pupil.data.crop, pyramid.data.crop)
-        if plan.size < crop:
-            raise UserError(
-                f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
-                f"are trained on: ask for pairs of {crop} px or more"
-            )
+        crop = max(crop, pyramid.data.crop)
+    further = plan.needs_pairs or {"tissue", "predicted"} & set(plan.ways)
+    if further and plan.size < crop:
+        raise UserError(
+            f"--size={plan.size} is smaller than the crops of {crop} px that pupil or pyramid "
+            f"are trained on: ask for pairs of {crop} px or more"
+        )
     if plan.needs_finder and _FINDER not in plan.ways:
         raise UserError(
             f"--ways={','.join(plan.ways)} needs masks that the run of the way {_FINDER!r} makes "
@@ -336,7 +347,12 @@ def _make(
 ) -> None:
     """Masks made by the run `of`, and tissue for them by what the words `by` say."""
     masks, common = beside / "from", f"--seed={seed}"
-    numbers = (f"--count={plan.count}", f"--size={plan.size}", f"--form={plan.form}")
+    numbers = (
+        f"--count={plan.count}",
+        f"--size={plan.size}",
+        f"--form={plan.form}",
+        f"--confidence={plan.confidence:g}",
+    )
     made = ("histojax.data.masks", f"--workdir={of}", f"--output={masks}", *numbers, common)
     _run(*made, device=device)
     output = f"--output={beside / 'made'}"
@@ -365,6 +381,7 @@ def make_predicted(share: str, seed: int, plan: Plan, *, device: str | None = No
             f"--count={_ALL}",
             f"--size={plan.size}",
             "--form=predicted",
+            f"--confidence={plan.confidence:g}",
             "--with_images",
             f"--seed={seed}",
             device=device,

@@ -11,7 +11,7 @@ import tifffile
 from histojax import runs, synthesis
 from histojax.data import sources, targets, tissue
 from histojax.errors import UserError
-from histojax.imaging import tiling
+from histojax.imaging import tiling, writers
 from histojax.stages import palette
 from tests import tiny
 
@@ -179,6 +179,11 @@ def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
         synthesis.with_looks(grey, ["training"])
     with pytest.raises(UserError, match="nowhere"):
         synthesis.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
+    config = pyramid.config.copy_and_resolve_references()
+    config.pyramid.classes = 4
+    other = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4), config=config)
+    with pytest.raises(UserError, match=r"--looks=folder:.* has 2 classes, background, nucleus"):
+        synthesis.with_looks(other, [folder_of(tmp_path / "two", 51)])
 
 
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):
@@ -289,7 +294,7 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
     written = synthesis.draw_files([tmp_path / "m"], output, seed=3, count=2)
     assert [path.name for path in written] == [f"p{i}-{n}.tif" for i in (0, 1) for n in (0, 1)]
     source = sources.open_source(f"folder:{output}", split="all", require_labels=True)
-    assert source.mpp == 0.25
+    assert source.mpp is None
     records = {record["name"]: record for record in (source[i] for i in range(4))}
     for index, mask in enumerate(masks):
         for copy in (0, 1):
@@ -299,6 +304,12 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
     assert not np.array_equal(records["p1-0"]["hr"], records["p1-1"]["hr"])
     with pytest.raises(UserError, match=r"--output=.*out is not empty"):
         synthesis.draw_files([tmp_path / "m"], output)
+    # The px size is that of the masks, where they tell it.
+    for name in "ab":
+        place = tmp_path / "scaled" / f"{name}.tif"
+        writers.stream_tiff(place, [masks[0].astype(np.uint32)], height=40, width=64, mpp=0.5)
+    synthesis.draw_files([tmp_path / "scaled"], tmp_path / "half")
+    assert sources.open_source(f"folder:{tmp_path / 'half'}", split="all").mpp == 0.5
 
 
 @pytest.mark.faults
@@ -308,6 +319,10 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
         (np.zeros((32, 32), np.uint8), "is empty: give one with nuclei"),
         (np.eye(4, dtype=np.uint8)[::2].repeat(8, 0).repeat(8, 1), "has one label for several nuc"),
         (np.ones((8, 40), np.uint8), "has 8 x 40 px, and tissue is drawn from 16 px on each side"),
+        (
+            np.ones((16, 8193), np.uint8),
+            "has 16 x 8193 px, and the built-in model.s tissue is drawn as a whole",
+        ),
     ],
 )
 def test_masks_that_tissue_cannot_be_drawn_for_are_named(tmp_path, mask, match):

@@ -85,7 +85,7 @@ def write_masks(
     writers.check_empty(folder)
     for number, mask in enumerate(itertools.islice(masks(source, form, size, seed), count)):
         path = folder / f"mask{number:05d}.tif"
-        writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size)
+        writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size, mpp=source.mpp)
 
 
 def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:

@@ -26,8 +26,8 @@ class TargetSource:
     """Adds targets to the records of a source that holds instances; see `sources.Source`.
 
     "marker" and "contour" are uint8 {0, 1} (H, W), "distance" is uint8 (H, W), 255 at the deepest,
-    "tissue" is uint8 (H, W, 3), an image that follows the source's name for it. They are made of
-    whole images, so that a crop's targets are those of the whole, and kept.
+    "tissue" is uint8 (H, W, 3), one image for each name, whatever the seed of a run. They are made
+    of whole images, so that a crop's targets are those of the whole, and kept.
     """
 
     def __init__(

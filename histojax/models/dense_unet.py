@@ -33,12 +33,12 @@ def dropout_factors(
     Args:
       key: of the draw.
       shapes: of the arrays.
-      rate: from 0 to below 1, rounded to a multiple of 2^-16.
+      rate: from 0 to below 1, rounded to a multiple of 2^-16 below 1.
     """
     sizes = [math.prod(shape) for shape in shapes]
     words = jax.random.bits(key, (-(-sum(sizes) // 2),), jnp.uint32)
     drawn = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
-    dropped = round(rate * 2**16)
+    dropped = min(round(rate * 2**16), 2**16 - 1)
     factor = 2**16 / (2**16 - dropped)
     found, first = [], 0
     for shape, size in zip(shapes, sizes, strict=True):

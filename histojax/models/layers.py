@@ -76,7 +76,7 @@ def _rearranged_backward(residuals, g):
     if kernel.shape[:2] == (1, 1):
         return dx, jnp.einsum("bhwi,bhwo->io", x, g)[None, None]
     # The correlation of x with g is that of g with x, mirrored. XLA's CPU backend is fastest with
-    # the wider of the two first (56 -> 8 channels three times), unless one is as narrow as an
+    # the wider of the two first (three times for 56 -> 8 channels), unless one is as narrow as an
     # image: then with that one first.
     narrow = min(c_in, c_out) < NARROW_CHANNELS
     if (c_out < c_in) if narrow else (c_out > c_in):

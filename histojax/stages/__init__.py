@@ -4,7 +4,8 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
 
     fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W) and
                   what else its segmenter's heads are named after, "labelled" (B, H, W) where it
-                  learns from images without labels too
+                  learns from images without labels too, "tissue" uint8 (B, H, W, 3) where it
+                  starts from that
     annotations   batch arrays that `evaluate` needs besides, int32 "instances" or none
     networks      name -> linen module
     inputs        (batch) -> name -> inputs, where a network takes more than one image

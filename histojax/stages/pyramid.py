@@ -468,6 +468,10 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
     sizes, labels = check_sizes(config), build_labels(config)
     if config.pyramid.noise < 0:
         raise UserError(f"pyramid.noise={config.pyramid.noise} has to be 0 or more")
+    if not 0 <= config.segmenter.dropout < 1:
+        raise UserError(
+            f"segmenter.dropout={config.segmenter.dropout} has to be 0 (none) or more, below 1"
+        )
     trained = tuple(range(len(sizes))) if config.pyramid.together else (len(sizes) - 1,)
     optimizers = {}
     for k in trained:

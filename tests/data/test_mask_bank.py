@@ -13,6 +13,8 @@ from tests import tiny
 class Labelled:
     """Images of given instances."""
 
+    mpp = None
+
     def __init__(self, *instances):
         self.instances = instances
 

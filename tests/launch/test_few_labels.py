@@ -52,6 +52,7 @@ def plan(**changes):
         "pyramid": CONFIG,
         "teacher_weight": 2.0,
         "looks": "labelled",
+        "confidence": 0.8,
         **changes,
     }
     return few_labels_plan.plan_of(**settings)
@@ -93,7 +94,7 @@ def test_predicted_masks_are_beside_the_same_labelled_images():
     augmented = set(words(runs, "augmented-0.2")[2:])
     out = pathlib.Path("out").resolve()
     for way, folder in (
-        ("predicted", f"{out}/predicted/0.2/64"),
+        ("predicted", f"{out}/predicted/0.2/64-0.8"),
         ("tissue", f"{out}/pairs/tissue-0.2/turned-7x64"),
         ("synthetic_predicted", f"{out}/pairs/predicted-0.2/turned-7x64"),
     ):
@@ -106,8 +107,12 @@ def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
     assert [run.partition(":")[0] for run in runs] == ["0.2", "predicted-0.2", "1"]
     assert "--config.data.labelled=0.2" in words(runs, "0.2")
     more = set(words(runs, "predicted-0.2")) - set(words(runs, "0.2")) - {"predicted-0.2:"}
-    folder = f"{pathlib.Path('out').resolve()}/predicted/0.2/64/seed_{{seed}}"
-    assert more == {f"--config.data.extra=folder:{folder}"}
+    folder = f"{pathlib.Path('out').resolve()}/predicted/0.2/64-0.8/seed_{{seed}}"
+    assert {word.strip("'") for word in more} == {f"--config.data.extra=folder:{folder}"}
+    # Share 1 leaves nothing to predict masks of, and a folder may have a space in its name.
+    assert not plan(ways=["augmented", "synthetic_predicted"], shares=["1"]).needs_pairs
+    (run,) = plan(ways=["synthetic_predicted"], output=pathlib.Path("a b")).pyramid_runs()
+    assert any("a b/predicted" in word for word in jobs.named(run)[1])
     assert plan().needs_pairs
     assert plan().predicting() == ["0.2"]
     assert not plan(ways=["real", "teacher"]).needs_pairs
@@ -130,7 +135,10 @@ def test_masks_are_predicted_where_something_is_made_of_them():
     # Other pairs than those in the colours of the labelled images.
     assert coloured.pairs("0.2") != plan().pairs("0.2")
     assert plan().colours("0.2", 3) == coloured.colours("1", 3) == ()
-    looks = ("--looks=training", "--looks=folder:out/predicted/0.2/64/seed_3")
+    assert coloured.pairs("1") == plan().pairs("1")
+    assert coloured.pairs("tissue-0.2") == plan().pairs("tissue-0.2")
+    assert plan(looks="all", confidence=0.7).pairs("0.2") != coloured.pairs("0.2")
+    looks = ("--looks=training", "--looks=folder:out/predicted/0.2/64-0.8/seed_3")
     assert coloured.colours("0.2", 3) == looks
 
 
@@ -174,6 +182,14 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             r"--pyramid='configs/unet\.py' is of stage 'segmentation'",
         ),
         ({"size": 24}, r"--size=24 is smaller than the crops of 32 px"),
+        (
+            {"size": 24, "ways": ["augmented", "tissue"]},
+            r"--size=24 is smaller than the crops of 32 px",
+        ),
+        (
+            {"size": 24, "ways": ["augmented", "predicted"]},
+            r"--size=24 is smaller than the crops of 32 px",
+        ),
         (
             {"pupil": "configs/segmentation.py:smoke --config.data.crop=96"},
             r"--size=64 is smaller than the crops of 96 px",
@@ -241,14 +257,18 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
     finder = tmp_path / "pupils/augmented-0.2/seed_3"
     assert {"--form=predicted", f"--workdir={finder}"} <= set(called[4])
     assert f"--workdir={tmp_path / 'pyramid'}" in called[5]
-    assert (tmp_path / "pairs/predicted-0.2/predicted-7x64/seed_3").is_dir()
+    assert (tmp_path / "pairs/predicted-0.2/predicted0.8-7x64/seed_3").is_dir()
     for _ in range(2):
         few_labels_plan.make_predicted("0.2", 3, own)
     assert len(called) == 7
-    assert {"--form=predicted", "--with_images", "--size=64", f"--workdir={finder}"} <= set(
-        called[6]
-    )
-    assert [path.name for path in (tmp_path / "predicted/0.2/64").iterdir()] == ["seed_3"]
+    assert {
+        "--form=predicted",
+        "--with_images",
+        "--size=64",
+        "--confidence=0.8",
+        f"--workdir={finder}",
+    } <= set(called[6])
+    assert [path.name for path in (tmp_path / "predicted/0.2/64-0.8").iterdir()] == ["seed_3"]
     few_labels_plan.make_tissue("0.2", 3, own)
     masks, tissue = called[7:]
     assert {"--form=turned", "--count=7", "--seed=3", f"--workdir={finder}"} <= set(masks)
@@ -312,7 +332,7 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
     table = list(csv.DictReader((stand_in / "out/labels.csv").read_text().splitlines()))
     ways = ["augmented", "synthetic", "tissue", "predicted", "synthetic_predicted"]
     assert [row["way"] for row in table] == ways
-    made = (stand_in / "out/predicted/0.2/256/seed_1/of").read_text()
+    made = (stand_in / "out/predicted/0.2/256-0.8/seed_1/of").read_text()
     assert made == "out/pupils/augmented-0.2/seed_1"
     assert float(table[0]["mean"]) == pytest.approx(0.65)
     assert "0.6500" in done.stdout

@@ -66,6 +66,37 @@ def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
         np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * float(np.abs(one).max()))
 
 
+def test_what_is_judged_once_gives_the_gradients_of_the_losses():
+    settings = settings_of()
+    settings.loss.update(mask_matching_weight=3.0, matching_weight=2.0)
+    stage, state, batch = built(settings)
+    labels = stage.labels.one_hot(batch, jnp.float32)
+    (mask,), real = stage.masks(labels)[1:], jnp.asarray(batch["hr"] / 255, jnp.float32)
+    fake, logits = real[::-1] * 0.9, 2 * mask[::-1] - 1
+
+    def judged(params, image, labels):
+        module, held = stage.discriminators[1], state.statistics["discriminator_1"]
+        return module.apply({"params": params, **held}, image, labels, train=True, features=True)
+
+    params = state.params["discriminator_1"]
+
+    def of_networks(fake, logits):
+        found = judged(params, fake, mask), judged(params, real, jax.nn.softmax(logits))
+        fixed = (judged(params, real, mask), state.frozen, real, mask, None)
+        return stage._loss(fake, logits, *found, *fixed)[0]
+
+    def of_judge(params):
+        pairs = (real, mask), (fake, mask), (real, jax.nn.softmax(logits))
+        return stage._loss_of_judge(*(judged(params, *pair) for pair in pairs), None)[0]
+
+    wanted = *jax.grad(of_networks, (0, 1))(fake, logits), jax.grad(of_judge)(params)
+    (of_fake, of_logits), grads, _, _ = stage._compete(state, 1, fake, logits, real, mask, None)
+    for one, other in zip((of_fake, of_logits, grads), wanted, strict=True):
+        one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
+        assert float(jnp.abs(other).max()) > 0
+        np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
+
+
 def test_colours_that_are_off_reach_the_generator():
     histories, updates = [], []
     for weight in (0.0, 1e3):
@@ -231,6 +262,12 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
         ("pyramid", "labels", "classes", r"pyramid\.classes=0 has to be the number of classes"),
         ("pyramid", "sizes", (16, 24), r"each a multiple of the one before"),
         ("pyramid", "sizes", (), r"each a multiple of the one before"),
+        (
+            "segmenter",
+            "dropout",
+            1.0,
+            r"segmenter\.dropout=1\.0 has to be 0 \(none\) or more, below",
+        ),
         ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be 0 or more"),
         ("data", "crop", 40, r"data\.crop=40 has to be a multiple .* choose 32"),
         ("loss", "mask_matching_weight", -1.0, r"loss\.mask_matching_weight=-1\.0"),
