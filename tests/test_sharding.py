@@ -169,8 +169,8 @@ def assert_collectives(text, state):
         assert gather not in text
 
 
-# Statistics of the few px of its tiny maps make rounding so large on some processors that the bound,
-# met on others, is not: a difference of 3e-9 where 1e-9 is allowed.
+# Statistics of the few px of its tiny maps make rounding so large on some processors that the
+# bound, met on others, is not: a difference of 3e-9 where 1e-9 is allowed.
 _ROUNDS = pytest.mark.xfail(strict=False, reason="rounding of tiny maps on some processors")
 
 
