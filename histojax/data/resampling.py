@@ -142,7 +142,8 @@ def resize(x: Any, height: int, width: int, kernel: str) -> Any:
         return np.stack(resized).reshape(*x.shape[:-3], height, width, x.shape[-1])
     rows = resize_weights(x.shape[-3], height, kernel)
     columns = resize_weights(x.shape[-2], width, kernel)
-    x = along_width(columns, x.astype(xp.float32))
+    # Wider where it is wider, for what is compared in double precision.
+    x = along_width(columns, x.astype(xp.result_type(x.dtype, xp.float32)))
     if not quantised:
         return along_height(rows, x)
     # Pillow works along the width first and rounds in between.
@@ -160,7 +161,8 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
 
     Returns:
       (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for
-      float, unrounded, and unclipped (bicubic and lanczos3 overshoot).
+      float (float64 for a JAX array of that), unrounded, and unclipped (bicubic and lanczos3
+      overshoot).
 
     Raises:
       UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
@@ -181,8 +183,9 @@ def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
       kernel: one of `KERNELS`.
 
     Returns:
-      (..., h r, w r, C), uint8 for uint8, otherwise float32 (unclipped). A JAX array is multiplied
-      by a dense (h r, h) matrix per axis, which suits crops and tiles.
+      (..., h r, w r, C), uint8 for uint8, otherwise float32, or float64 for a JAX array of that
+      (unclipped). A JAX array is multiplied by a dense (h r, h) matrix per axis, which suits crops
+      and tiles.
 
     Raises:
       UserError: for an unknown kernel or scale.

@@ -46,6 +46,19 @@ def test_float_images_are_neither_rounded_nor_clipped():
     assert R.downsample(step, 4).max() > 1.01
 
 
+def test_double_precision_stays_double():
+    # Rounded to float32 on the way, devices of which each has a part of a batch disagree by 1e-8.
+    values = picture(12, 8)
+    with jax.enable_x64(True):
+        image = jnp.asarray(values, jnp.float64) / 255
+        reduced = R.downsample(image, 4)
+        assert reduced.dtype == jnp.float64
+        rows, columns = (R.resize_weights(n, n // 4, "bicubic").astype(float) for n in (12, 8))
+        expected = np.einsum("oh,pw,hwc->opc", rows, columns, values / 255)
+        np.testing.assert_allclose(reduced, expected, rtol=1e-13)
+        assert R.upsample(image.astype(jnp.bfloat16), 2).dtype == jnp.float32
+
+
 def test_a_ramp_keeps_its_values_at_block_centres():
     ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (16, 64, 1))
     for kernel in R.KERNELS:
