@@ -195,6 +195,20 @@ def slots(devices: Sequence[str], count: int) -> list[str | None]:
     return [*devices] or [None] * count
 
 
+def cores_of(slots: Sequence[str | None]) -> list[set[int] | None]:
+    """The cores of the runs in these slots, or None: any.
+
+    Runs of one host that each spread over all its cores wait for each other's threads, so that
+    those without an accelerator share the cores out, where there are enough of them.
+    """
+    if any(slots) or len(slots) == 1 or not hasattr(os, "sched_getaffinity"):
+        return [None] * len(slots)
+    cores = sorted(os.sched_getaffinity(0))
+    if len(cores) < len(slots):
+        return [None] * len(slots)
+    return [set(cores[number :: len(slots)]) for number in range(len(slots))]
+
+
 class Runner:
     """Runs jobs in processes, one in each slot at a time.
 
@@ -203,8 +217,8 @@ class Runner:
     """
 
     def __init__(self, slots: Sequence[str | None]):
-        self._slots: queue.SimpleQueue[str | None] = queue.SimpleQueue()
-        for slot in slots:
+        self._slots: queue.SimpleQueue[tuple[str | None, set[int] | None]] = queue.SimpleQueue()
+        for slot in zip(slots, cores_of(slots), strict=True):
             self._slots.put(slot)
         self._workers = len(slots)
         self._running: set[subprocess.Popen] = set()
@@ -234,8 +248,11 @@ class Runner:
                 process.send_signal(signal.SIGTERM)
 
     def _run(self, job: Job) -> bool:
-        slot = self._slots.get()
+        device, cores = slot = self._slots.get()
         try:
+            if cores is not None:
+                # Of this thread, and of the process that it starts.
+                os.sched_setaffinity(0, cores)
             job.folder.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:
                 with self._lock:
@@ -243,7 +260,7 @@ class Runner:
                         return True
                     process = subprocess.Popen(
                         [*PROGRAM, *job.command],
-                        env=environment(slot),
+                        env=environment(device),
                         stdin=subprocess.DEVNULL,
                         stdout=log,
                         stderr=subprocess.STDOUT,

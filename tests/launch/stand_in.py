@@ -12,6 +12,8 @@ folder = pathlib.Path(words["--workdir"])
 folder.mkdir(parents=True, exist_ok=True)
 with (folder / "calls").open("a") as file:
     file.write(os.environ.get("CUDA_VISIBLE_DEVICES", "-") + "\\n")
+if hasattr(os, "sched_getaffinity"):
+    (folder / "cores").write_text(json.dumps(sorted(os.sched_getaffinity(0))))
 if words.get("--config.steps") == "0":
     sys.exit("histojax: steps=0 has to be 1 or more")
 if words.get("--config.steps") == "9":

@@ -1,3 +1,6 @@
+import json
+import os
+
 import pytest
 
 from histojax.errors import UserError
@@ -69,6 +72,23 @@ def test_runs_share_devices_and_are_not_run_twice(stand_in):
     assert {each[0] for each in devices} == {"4", "5"}
     assert jobs.Runner([None])(made) == []
     assert [calls(job) for job in made] == devices
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_runs_without_devices_share_the_cores_out(stand_in, monkeypatch):
+    mine = sorted(os.sched_getaffinity(0))
+    made = jobs.plan([f"a: {CONFIG}"], ["0", "1", "2"], [], stand_in / "out")
+    assert jobs.Runner([None] * min(2, len(mine)))(made) == []
+    shares = [mine] if len(mine) == 1 else [mine[0::2], mine[1::2]]
+    used = [json.loads((job.folder / "cores").read_text()) for job in made]
+    assert sorted({tuple(each) for each in used}) == sorted(map(tuple, shares))
+    assert sorted(os.sched_getaffinity(0)) == mine
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 5, 7})
+    assert jobs.cores_of([None, None]) == [{0, 3, 7}, {2, 5}]
+    # Too few for all, one alone, and those of accelerators go where the system puts them.
+    assert jobs.cores_of([None] * 6) == [None] * 6
+    assert jobs.cores_of([None]) == [None]
+    assert jobs.cores_of(["0", "1"]) == [None, None]
 
 
 def test_other_words_under_a_known_name_are_refused(tmp_path):
