@@ -76,6 +76,8 @@ class PyramidGenerator(nn.Module):
       blocks: residual blocks at the smallest size.
       conditioning: "concat", the mask beside the image, or "spade", which also normalises by it.
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
+      adds_nothing: whether the last kernel is zero at first, so that an image of the scale below
+        which is good already is not lost before training has found what to add.
       bn_axis_name: device axis over which batch statistics are averaged.
       dtype: computation dtype; parameters and the image are float32.
 
@@ -88,6 +90,7 @@ class PyramidGenerator(nn.Module):
     blocks: int = 9
     conditioning: str = "concat"
     norm: str = "batch"
+    adds_nothing: bool = False
     bn_axis_name: str | None = None
     dtype: Any = jnp.float32
 
@@ -197,7 +200,8 @@ class PyramidGenerator(nn.Module):
             width //= 2
             x = conv(nearest_upsample(x, 2), width, f"up_{n}")
             x = nn.relu(normalise(x, f"up_{n}_norm"))
-        added = Conv(3, 7, kernel_init=_INIT, dtype=self.dtype, name="image")(x)
+        last = nn.initializers.zeros if self.adds_nothing else _INIT
+        added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))
 
 

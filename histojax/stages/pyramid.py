@@ -375,8 +375,12 @@ class Pyramid(segmentation.FindsNuclei):
         }
 
     def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
-        """Statistics with the noise's amplitude moved towards a share of what this scale adds."""
-        if k == 0:
+        """Statistics with the noise's amplitude moved towards a share of what this scale adds.
+
+        The lowest scale's stays 1, as its noise is all that it could make texture of, unless it
+        starts from tissue, which is drawn at random.
+        """
+        if k == 0 and self.start != "tissue":
             return stats
         amplitude = stats["noise"]["amplitude"]
         # In the range of width 2 that the generator computes in.
@@ -465,7 +469,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
         UserError: for a config value that cannot be used.
     """
     dtype = build.compute_dtype(config)
-    sizes, labels = check_sizes(config), build_labels(config)
+    sizes, labels, start = check_sizes(config), build_labels(config), check_start(config)
     if config.pyramid.noise < 0:
         raise UserError(f"pyramid.noise={config.pyramid.noise} has to be 0 or more")
     if not 0 <= config.segmenter.dropout < 1:
@@ -487,11 +491,11 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
         sizes=sizes,
         crop=config.data.crop,
         labels=labels,
-        generators=networks(PyramidGenerator, "generator"),
+        generators=networks(PyramidGenerator, "generator", adds_nothing=start == "tissue"),
         discriminators=networks(PairDiscriminator, "discriminator"),
         segmenters=segmenters,
         trained=trained,
-        start=check_start(config),
+        start=start,
         optimizers=optimizers,
         content=content.build_content(config.loss, None, starts),
         contest=contests.build_contest(config.loss),

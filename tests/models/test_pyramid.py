@@ -58,6 +58,21 @@ def test_an_image_adds_at_most_half_to_the_one_below(fields):
 
 
 @pytest.mark.parametrize("fields", [{}, SPADE])
+def test_a_generator_may_start_by_adding_nothing_and_can_still_learn(fields):
+    below, noise, mask = inputs()
+    module = PyramidGenerator(**SMALL, **fields, adds_nothing=True)
+    variables, apply = made(module, below, noise, mask)
+    np.testing.assert_array_equal(apply(variables, below, noise, mask), below)
+
+    def off(params):
+        image = module.apply({**variables, "params": params}, below, noise, mask, train=False)
+        return jnp.mean(jnp.square(image - 1))
+
+    grads = jax.jit(jax.grad(off))(variables["params"])
+    assert float(jnp.abs(grads["image"]["kernel"]).max()) > 1e-4
+
+
+@pytest.mark.parametrize("fields", [{}, SPADE])
 def test_the_image_follows_mask_and_noise(fields):
     below, noise, mask = inputs()
     variables, apply = made(PyramidGenerator(**SMALL, **fields), below, noise, mask)
