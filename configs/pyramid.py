@@ -66,7 +66,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # Of the annotation, background included, for labels=classes. Images are made for each
             # class, and what is found in images is scored as foreground and, from 3 on, by class.
             "classes": 0,
-            # Of what a scale adds to the one below; 1 at the lowest.
+            # Of what a scale adds to what it starts from; 1 at the lowest, but for start=tissue.
             "noise": 0.1 if size == "paper" else 0.5,
             # What the lowest scale adds to: colours, the mask in the mean colours that its labels
             # have in the image (synthesis draws those of a training image), tissue, that of the

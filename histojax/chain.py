@@ -8,7 +8,6 @@ is done is not trained again.
 from __future__ import annotations
 
 import contextlib
-import os
 import pathlib
 import platform
 import sys
@@ -25,6 +24,7 @@ from histojax import (
     checkpoint,
     command,
     config,
+    cores,
     disk,
     evaluation,
     runs,
@@ -434,7 +434,7 @@ def circumstances() -> dict[str, Any]:
             "kind": devices[0].device_kind,
             "platform": devices[0].platform,
             "host": platform.processor() or platform.machine(),
-            "cores": os.cpu_count(),
+            "cores": len(cores.usable()),
         },
         "versions": {
             "histojax": __version__,

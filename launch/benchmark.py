@@ -33,7 +33,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import command
+from histojax import command, cores
 from histojax.errors import UserError
 
 WHAT = (
@@ -141,14 +141,14 @@ def main(argv: Sequence[str]) -> None:
         benchmark_synthesis,
     )
     from launch.benchmark_tables import tables
-    from launch.benchmark_timing import apart, cores
+    from launch.benchmark_timing import apart
 
     ordered = {stage.name: config.resolved(stage) for stage in chain.stages_of(_CONFIG.value)}
     stages = chosen(_STAGES.value or list(ordered), list(ordered), "stages")
     forms = chosen(_FORMS.value, layers.GROUPED_FORMS[1:], "forms")
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
     result: dict[str, Any] = {
-        "cores_used": cores(),
+        "cores_used": cores.usable(),
         "load_average": list(os.getloadavg()),
         **apart(chain.circumstances),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),

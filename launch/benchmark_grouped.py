@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import generator
-from histojax import config, runs, sharding
+from histojax import config, cores, runs, sharding
 from histojax.models import layers
 from histojax.stages import build_stage
 from launch import benchmark_timing as timing
@@ -139,7 +139,7 @@ def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -
         return {"skipped": f"compared on CPU only, and JAX runs on {jax.default_backend()}"}
     import torch
 
-    threads = len(timing.cores())
+    threads = len(cores.usable())
     torch.set_num_threads(threads)
     settings = config.restored(dict(values))
     network = torch_generator(settings.generator).to(memory_format=torch.channels_last)

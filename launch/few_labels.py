@@ -65,7 +65,9 @@ _CONFIDENCE = flags.DEFINE_float(
     "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0
 )
 _WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
-_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Runs at a time, where no devices are named; they share the cores.", 1
+)
 _DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")
 _WAYS = flags.DEFINE_list("ways", list(few_labels_plan.WAYS), "Which of them.")
 

@@ -7,6 +7,7 @@ not run again, and what was stopped goes on.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import json
 import os
@@ -20,6 +21,7 @@ import sys
 import threading
 from collections.abc import Sequence
 
+from histojax import cores
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.progress import say
@@ -195,32 +197,18 @@ def slots(devices: Sequence[str], count: int) -> list[str | None]:
     return [*devices] or [None] * count
 
 
-def cores_of(slots: Sequence[str | None]) -> list[set[int] | None]:
-    """The cores of the runs in these slots, or None: any.
-
-    Runs of one host that each spread over all its cores wait for each other's threads, so that
-    those without an accelerator share the cores out, where there are enough of them.
-    """
-    if any(slots) or len(slots) == 1 or not hasattr(os, "sched_getaffinity"):
-        return [None] * len(slots)
-    cores = sorted(os.sched_getaffinity(0))
-    if len(cores) < len(slots):
-        return [None] * len(slots)
-    return [set(cores[number :: len(slots)]) for number in range(len(slots))]
-
-
 class Runner:
     """Runs jobs in processes, one in each slot at a time.
+
+    Runs that are given no accelerator of their own share the cores of their host out: as many parts
+    as run at a time in the beginning.
 
     Args:
         slots: an accelerator for each run at a time, or None for one that may use what there is.
     """
 
     def __init__(self, slots: Sequence[str | None]):
-        self._slots: queue.SimpleQueue[tuple[str | None, set[int] | None]] = queue.SimpleQueue()
-        for slot in zip(slots, cores_of(slots), strict=True):
-            self._slots.put(slot)
-        self._workers = len(slots)
+        self._slots = tuple(slots)
         self._running: set[subprocess.Popen] = set()
         self._lock = threading.Lock()
         self._stopping = False
@@ -231,8 +219,16 @@ class Runner:
         Raises:
             KeyboardInterrupt: after SIGINT or SIGTERM, once the runs have stopped.
         """
-        with concurrent.futures.ThreadPoolExecutor(self._workers) as pool:
-            futures = {pool.submit(self._run, job): job for job in jobs if not job.done}
+        pending = [job for job in jobs if not job.done]
+        if not pending:
+            return []
+        slots = self._slots[: len(pending)]
+        parts = [None] * len(slots) if any(slots) else cores.shares(len(slots))
+        free: queue.SimpleQueue[tuple[str | None, set[int] | None]] = queue.SimpleQueue()
+        for slot in zip(slots, parts, strict=True):
+            free.put(slot)
+        with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
+            futures = {pool.submit(self._run, job, free): job for job in pending}
             try:
                 concurrent.futures.wait(futures)
             except KeyboardInterrupt:
@@ -247,12 +243,13 @@ class Runner:
             for process in self._running:
                 process.send_signal(signal.SIGTERM)
 
-    def _run(self, job: Job) -> bool:
-        device, cores = slot = self._slots.get()
+    def _run(self, job: Job, free: queue.SimpleQueue) -> bool:
+        device, part = slot = free.get()
         try:
-            if cores is not None:
-                # Of this thread, and of the process that it starts.
-                os.sched_setaffinity(0, cores)
+            if part is not None:
+                # Of this thread, and of the process that it starts; some containers forbid it.
+                with contextlib.suppress(OSError):
+                    os.sched_setaffinity(0, part)
             job.folder.parent.mkdir(parents=True, exist_ok=True)
             with job.log.open("ab") as log:
                 with self._lock:
@@ -276,7 +273,7 @@ class Runner:
             say(f"{job.name}, seed {job.seed}: {ended}")
             return stopped
         finally:
-            self._slots.put(slot)
+            free.put(slot)
 
 
 def check(failed: Sequence[Job], jobs: Sequence[Job]) -> None:

@@ -8,9 +8,9 @@ Each run is the main command in a process and a workdir of its own, OUTPUT/NAME/
 beside it; what follows `--` goes to all of them, and {seed} in an override stands for the seed.
 What is done is not run again and what was stopped goes on, so the same command continues a sweep,
 also with more runs or seeds. `--devices=0,1,2,3` gives each of four runs at a time one accelerator;
-`--jobs` says how many runs share a machine without. `--hosts=4 --host=0` runs every fourth of them,
-on a file system that the hosts share. SIGINT and SIGTERM stop the runs, which write their
-checkpoints first.
+`--jobs` says how many runs share a machine without, each on a part of its cores. `--hosts=4
+--host=0` runs every fourth of them, on a file system that the hosts share. SIGINT and SIGTERM stop
+the runs, which write their checkpoints first.
 
 At the end, and whenever it is asked for again: OUTPUT/table.csv (mean over seeds and its spread,
 all images and by organ where their names tell it), images.csv (a row for each image of
@@ -33,7 +33,9 @@ from launch import jobs, sweep_table
 _RUN = flags.DEFINE_multi_string("run", [], "[NAME:] CONFIG[:SIZE] and overrides; repeat for more.")
 _SEEDS = flags.DEFINE_list("seeds", ["0"], "Seeds that each run is made with.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the sweep.")
-_JOBS = flags.DEFINE_integer("jobs", 1, "Runs at a time, where no devices are named.", 1)
+_JOBS = flags.DEFINE_integer(
+    "jobs", 1, "Runs at a time, where no devices are named; they share the cores.", 1
+)
 _DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")
 _HOSTS = flags.DEFINE_integer("hosts", 1, "Hosts that share the sweep.", 1)
 _HOST = flags.DEFINE_integer("host", 0, "This one of them, from 0.", 0)

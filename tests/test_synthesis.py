@@ -12,7 +12,7 @@ from histojax import runs, synthesis
 from histojax.data import sources, targets, tissue
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
-from histojax.stages import palette
+from histojax.stages import build_stage, palette
 from tests import tiny
 
 
@@ -91,16 +91,11 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
 def of_tissue(pyramid, *, silent):
     """The pyramid, starting from tissue; where it is silent, its generators add nothing."""
     looks = [[[0.9, 0.8, 0.9], [0.4, 0.2, 0.5], [0.3, 0.1, 0.4]]]
-    state = pyramid.state
-    if silent:
-        params, ema = dict(state.params), dict(state.ema)
-        for k in (0, 1):
-            own = dict(params[f"generator_{k}"])
-            own["image"] = {name: 0 * leaf for name, leaf in own["image"].items()}
-            params[f"generator_{k}"] = own
-        ema["generator_1"] = {**ema["generator_1"], "params": params["generator_1"]}
-        state = state.replace(params=params, ema=ema)
-    stage = dataclasses.replace(pyramid.stage, start="tissue")
+    settings = tiny.config("pyramid")
+    settings.pyramid.start = "tissue"
+    stage = build_stage(settings, {})
+    # Untrained, they add nothing.
+    state = runs.fresh_state(stage, settings) if silent else pyramid.state
     meta = {**pyramid.meta, "palette": looks}
     return dataclasses.replace(pyramid, stage=stage, state=state, meta=meta)
 

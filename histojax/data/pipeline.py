@@ -29,6 +29,7 @@ import grain
 import numpy as np
 from absl import logging
 
+from histojax import cores
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
@@ -196,7 +197,7 @@ class HostBatches:
         """Starts the threads or workers at the position, and returns the first batch."""
         batches = self._batches[self._position :]
         if not self._workers:
-            threads = min(4, os.cpu_count() or 1)
+            threads = min(4, len(cores.usable()))
             options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
             self._iterator = iter(batches.to_iter_dataset(options))
             return next(self._iterator)

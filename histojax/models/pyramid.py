@@ -76,8 +76,8 @@ class PyramidGenerator(nn.Module):
       blocks: residual blocks at the smallest size.
       conditioning: "concat", the mask beside the image, or "spade", which also normalises by it.
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
-      adds_nothing: whether the last kernel is zero at first, so that an image of the scale below
-        which is good already is not lost before training has found what to add.
+      adds_nothing: whether the last kernel is zero at first: an untrained generator returns the
+        image of the scale below, which is not to be lost where it is good already.
       bn_axis_name: device axis over which batch statistics are averaged.
       dtype: computation dtype; parameters and the image are float32.
 
@@ -131,8 +131,8 @@ class PyramidGenerator(nn.Module):
         """Generates images.
 
         Args:
-          below: (B, H, W, 3), about [0, 1]: the image of the scale below, enlarged; mid-grey at the
-            lowest scale.
+          below: (B, H, W, 3), about [0, 1]: the image of the scale below, enlarged; at the lowest
+            scale what a pyramid starts from.
           noise: (B, H, W, 1) of variance 1.
           mask: (B, H, W, C) in [0, 1], one-hot.
           train: whether batch statistics are used and updated.

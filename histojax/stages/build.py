@@ -42,7 +42,7 @@ def module(
     Raises:
         UserError: naming a field that the module does not have or a value that it refuses.
     """
-    known = {f.name for f in dataclasses.fields(kind)} - {"parent", "name", "dtype"}
+    known = {f.name for f in dataclasses.fields(kind)} - {"parent", "name", "dtype", *fixed}
     values = {
         key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
     }

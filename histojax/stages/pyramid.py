@@ -63,7 +63,8 @@ class Pyramid(segmentation.FindsNuclei):
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
       start: what the lowest scale adds to: "colours", the mask painted in the mean colours that its
-        labels have in the image, "tissue" or "grey"; see `scales.grounds_of`.
+        labels have in the image, "tissue", to which generators add nothing at first, or "grey"; see
+        `scales.grounds_of`.
     """
 
     sizes: tuple[int, ...]
@@ -377,8 +378,8 @@ class Pyramid(segmentation.FindsNuclei):
     def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
         """Statistics with the noise's amplitude moved towards a share of what this scale adds.
 
-        The lowest scale's stays 1, as its noise is all that it could make texture of, unless it
-        starts from tissue, which is drawn at random.
+        The lowest scale's stays 1: its noise is all that it could make texture of. Tissue to start
+        from has texture, so that this scale is then one like the others.
         """
         if k == 0 and self.start != "tissue":
             return stats

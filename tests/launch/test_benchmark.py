@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import generator, joint, srgan
-from histojax import config, sharding
+from histojax import config, cores, sharding
 from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
 from launch import (
@@ -182,7 +182,7 @@ def test_form_and_pytorch_train_the_same_network():
     if "skipped" not in other:
         assert other["parameters"] == row["parameters"]
         assert min(other["seconds"], other["cpu_seconds"]) > 0
-        assert other["threads"] == len(benchmark_timing.cores())
+        assert other["threads"] == len(cores.usable())
 
 
 def grouped_row(seconds, form="merged", batch_size=1):
@@ -387,7 +387,7 @@ def test_command_prints_and_writes(tmp_path):
     assert set(result["stages"]["generator"]) == {"inference"}
     assert result["hardware"]["platform"] == "cpu"
     assert result["versions"]["jax"] == jax.__version__
-    assert result["cores_used"] == benchmark_timing.cores()
+    assert result["cores_used"] == cores.usable()
     assert result["command"].startswith("python -m launch.benchmark --config=configs/generator.py")
     assert done.stdout.startswith("configs/generator.py:smoke\n8 x cpu")
     assert "tiled inference" in done.stdout

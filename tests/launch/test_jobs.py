@@ -3,6 +3,7 @@ import os
 
 import pytest
 
+from histojax import cores
 from histojax.errors import UserError
 from launch import jobs
 from tests.launch.stand_in import CONFIG, ROOT
@@ -74,21 +75,34 @@ def test_runs_share_devices_and_are_not_run_twice(stand_in):
     assert [calls(job) for job in made] == devices
 
 
+def used(job):
+    return json.loads((job.folder / "cores").read_text())
+
+
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
-def test_runs_without_devices_share_the_cores_out(stand_in, monkeypatch):
-    mine = sorted(os.sched_getaffinity(0))
+def test_runs_without_devices_share_the_cores_out(stand_in):
+    mine = cores.usable()
+    if len(mine) < 2:
+        pytest.skip("one core cannot be shared out")
     made = jobs.plan([f"a: {CONFIG}"], ["0", "1", "2"], [], stand_in / "out")
-    assert jobs.Runner([None] * min(2, len(mine)))(made) == []
-    shares = [mine] if len(mine) == 1 else [mine[0::2], mine[1::2]]
-    used = [json.loads((job.folder / "cores").read_text()) for job in made]
-    assert sorted({tuple(each) for each in used}) == sorted(map(tuple, shares))
-    assert sorted(os.sched_getaffinity(0)) == mine
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 2, 3, 5, 7})
-    assert jobs.cores_of([None, None]) == [{0, 3, 7}, {2, 5}]
-    # Too few for all, one alone, and those of accelerators go where the system puts them.
-    assert jobs.cores_of([None] * 6) == [None] * 6
-    assert jobs.cores_of([None]) == [None]
-    assert jobs.cores_of(["0", "1"]) == [None, None]
+    # A run alone has them all, however many slots there are.
+    assert jobs.Runner([None] * 5)(made[:1]) == []
+    assert used(made[0]) == mine
+    assert jobs.Runner([None] * 2)(made) == []
+    assert not set(used(made[1])) & set(used(made[2]))
+    assert sorted(used(made[1]) + used(made[2])) == mine
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here")
+def test_where_cores_may_not_be_chosen_runs_use_any(stand_in, monkeypatch):
+    def refuse(*_):
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setaffinity", refuse)
+    monkeypatch.setattr(cores, "shares", lambda count: [{0}] * count)
+    made = jobs.plan([f"a: {CONFIG}"], ["0", "1"], [], stand_in / "out")
+    assert jobs.Runner([None, None])(made) == []
+    assert [used(job) for job in made] == [cores.usable()] * 2
 
 
 def test_other_words_under_a_known_name_are_refused(tmp_path):
