@@ -4,10 +4,6 @@ import pytest
 
 from histojax import cores
 
-PINS = pytest.mark.skipif(
-    not hasattr(os, "sched_setaffinity"), reason="cores cannot be chosen here"
-)
-
 
 def test_usable_cores_are_those_of_the_process():
     assert 1 <= len(cores.usable()) <= os.cpu_count()
