@@ -18,12 +18,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
-import tifffile
 
 from histojax import runs
 from histojax.data import targets, tissue
 from histojax.errors import UserError
-from histojax.imaging import reader, tiff, tiling, writers
+from histojax.imaging import reader, tiling, writers
 from histojax.progress import say
 from histojax.stages import palette
 from histojax.stages.images import quantise
@@ -402,7 +401,7 @@ def draw_files(
                 f"from {tissue.SMALLEST} px on each side on: give a larger one"
             )
         check_drawn_whole(mask, name=str(path))
-    mpps = {_mpp_of(path) for path in files}
+    mpps = {reader.read_label_mpp(path) for path in files}
     mpp = mpps.pop() if len(mpps) == 1 else None
     written = []
     for number, path in enumerate(files):
@@ -432,14 +431,6 @@ def check_drawn_whole(mask: np.ndarray, *, name: str) -> None:
             f"tissue is drawn as a whole square of up to {_LONGEST} px on each side: cut it, or "
             "use a pyramid with pyramid.start='colours'"
         )
-
-
-def _mpp_of(path: pathlib.Path) -> float | None:
-    """The px size that a mask's file states."""
-    if path.suffix.lower() not in (".tif", ".tiff"):
-        return None
-    with tifffile.TiffFile(path) as file:
-        return tiff.mpp_of(file, file.pages[0])
 
 
 def drawn(mask: np.ndarray, seed: Seed) -> np.ndarray:

@@ -282,6 +282,19 @@ def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np
     return raw[..., 0].astype(np.int32)
 
 
+def read_label_mpp(path: Path) -> float | None:
+    """Returns the um per px that a label map's file states; None where it does not, or is no TIFF.
+
+    Raises:
+      UserError: not an image, damaged, lossy, or of samples that are not whole numbers.
+    """
+    path = pathlib.Path(path)
+    if _kind(path) != "TIFF":
+        return None
+    with open_tiff(path) as tiff, refused_if_damaged(path):
+        return mpp_of(tiff, _label_page(path, tiff))
+
+
 def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
     page = full_resolution_page(path, tiff)
     if page.dtype is None or page.dtype.kind not in "buif":

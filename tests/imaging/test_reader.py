@@ -19,6 +19,7 @@ from histojax.imaging.reader import (
     image_size,
     open_image,
     read_image,
+    read_label_mpp,
     read_label_region,
     read_labels,
 )
@@ -642,6 +643,19 @@ def test_labels_of_few_bits_and_palettes_are_their_numbers(tmp_path):
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 0], labels * 85)
     Image.fromarray(labels > 1).save(tmp_path / "bits.png")
     np.testing.assert_array_equal(read_labels(tmp_path / "bits.png"), labels > 1)
+
+
+def test_the_scale_of_labels_is_read_where_their_file_states_it(tmp_path):
+    labels = np.arange(12, dtype=np.uint32).reshape(3, 4)
+    options = {"resolution": (20000, 20000), "resolutionunit": "centimeter"}
+    tifffile.imwrite(tmp_path / "a.tif", labels, **options)
+    tifffile.imwrite(tmp_path / "b.tif", labels)
+    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "a.png")
+    assert read_label_mpp(tmp_path / "a.tif") == pytest.approx(0.5)
+    assert read_label_mpp(tmp_path / "b.tif") is None
+    assert read_label_mpp(tmp_path / "a.png") is None
+    with pytest.raises(UserError, match="does not exist"):
+        read_label_mpp(tmp_path / "c.tif")
 
 
 def _as_grey(png):
