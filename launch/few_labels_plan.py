@@ -476,23 +476,27 @@ def write(output: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> str:
     """Writes labels.csv and labels.html; returns the table as text."""
     text = aligned([cells(entry) for entry in table])
     writers.write_csv(output / "labels.csv", table)
-    figures = []
-    for metric in dict.fromkeys(entry["metric"] for entry in table):
-        series = []
-        for way in WAYS:
-            points = [e for e in table if (e["metric"], e["way"]) == (metric, way)]
-            if points:
-                series.append(
-                    charts.Series(way, [e["share"] for e in points], [e["mean"] for e in points])
-                )
-        figures.append(charts.line_chart(series, title=metric, log=False, axis="share of patients"))
+    sections = [page.Section("By share", f"<pre>{page.text(text)}</pre>")]
+    # A curve is drawn where there is more than one point to draw it through.
+    if len({entry["share"] for entry in table}) > 1:
+        metrics = dict.fromkeys(entry["metric"] for entry in table)
+        figures = "".join(_curves(table, metric) for metric in metrics)
+        sections.append(page.Section("Curves", f'<div class="charts">{figures}</div>'))
     page.write_page(
         output / "labels.html",
         title="Few labels",
         lead='<p class="lead">Mean ± standard deviation over seeds.</p>',
-        sections=[
-            page.Section("By share", f"<pre>{page.text(text)}</pre>"),
-            page.Section("Curves", f'<div class="charts">{"".join(figures)}</div>'),
-        ],
+        sections=sections,
     )
     return f"{text}\n\n{output / 'labels.html'}"
+
+
+def _curves(table: Sequence[Mapping[str, Any]], metric: str) -> str:
+    series = []
+    for way in WAYS:
+        points = [e for e in table if (e["metric"], e["way"]) == (metric, way)]
+        if points:
+            series.append(
+                charts.Series(way, [e["share"] for e in points], [e["mean"] for e in points])
+            )
+    return charts.line_chart(series, title=metric, log=False, axis="share of patients")

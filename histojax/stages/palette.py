@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from histojax.data.sources import Source
-from histojax.stages.images import unit
+from histojax.stages import scales
+from histojax.stages.images import quantise, unit
 from histojax.stages.scales import Labels, label_colours
 
+# Rows at a time, for images of any size.
+_STRIP = 512
 # The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
 Look = list[list[float] | None]
 
@@ -48,21 +52,30 @@ def collect(
     return found
 
 
-def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """An image whose labels have these mean colours instead of its own, as far as uint8 holds them.
+def dyed(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """An image in dyes that bring its labels near to these colours, by `scales.change_of_dyes`.
 
     Args:
       image: uint8 (H, W, 3).
       labels: uint8 (H, W), the number of each pixel's label.
       colours: (C, 3), in [0, 1].
     """
-    out = np.empty_like(image)
-    for label in np.unique(labels):
-        part = labels == label
-        pixels = image[part].astype(np.float32)
-        moved = pixels + (255 * colours[label] - pixels.mean(0, dtype=np.float64))
-        out[part] = np.clip(np.round(moved), 0, 255)
-    return out
+    count = len(colours)
+    held = np.bincount(labels.ravel(), minlength=count)
+    sums = [
+        np.bincount(labels.ravel(), weights=image[..., c].ravel(), minlength=count)
+        for c in range(3)
+    ]
+    own = np.stack(sums, -1) / np.maximum(held, 1)[:, None] / 255
+    change = scales.change_of_dyes(own.astype(np.float32), held / held.sum(), colours)
+    # A colour has one other, whatever its place: those of a strip are few bytes at a time.
+    strips = range(0, len(image), _STRIP)
+    return np.concatenate([_dyed(image[y : y + _STRIP], change) for y in strips])
+
+
+@jax.jit
+def _dyed(image: jax.Array, change: jax.Array) -> jax.Array:
+    return quantise(scales.dyed(unit(image, jnp.float32), change))
 
 
 def draw(

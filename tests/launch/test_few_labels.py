@@ -303,6 +303,19 @@ def test_a_way_is_compared_with_augmented_images_seed_by_seed():
     assert few_labels_plan.cells(table["real"])["mean"] == "0.4000"
 
 
+def test_curves_are_drawn_over_several_shares_alone(tmp_path):
+    rows = [
+        {"run": f"augmented-{share}", "seed": 0, "image": 0, "organ": "", "dice_hr_to_s": 0.5}
+        for share in (0.2, 1.0)
+    ]
+    for count, curves in ((1, 0), (2, 1)):
+        text = few_labels_plan.write(tmp_path, few_labels_plan.by_share(rows[:count]))
+        assert text.count("0.5000") == count
+        shown = (tmp_path / "labels.html").read_text()
+        assert shown.count("0.5000") == count
+        assert shown.count("<svg") == curves
+
+
 def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
     (stand_in / "driver.py").write_text(DRIVER)
     words = [
@@ -336,4 +349,4 @@ def test_the_command_trains_pyramids_pairs_and_pupils_and_goes_on(stand_in):
     assert made == "out/pupils/augmented-0.2/seed_1"
     assert float(table[0]["mean"]) == pytest.approx(0.65)
     assert "0.6500" in done.stdout
-    assert "<svg" in (stand_in / "out/labels.html").read_text()
+    assert "0.6500" in (stand_in / "out/labels.html").read_text()
