@@ -3,8 +3,10 @@
     python -m launch.tissue_report --real=folder:ROOT --output=DIR
 
 Both are measured on squares of `--size` px. A real image gives the mean over its squares, a
-simulated patient the mean over its patches, and the table gives the mean, the median, and the 5th
-and 95th percentile over images and over patients.
+simulated patient of the built-in model the mean over its patches, and the table gives the mean, the
+median, and the 5th and 95th percentile over images and over patients. `--synthetic=folder:ROOT`,
+such as pairs of `histojax.synthesize`, is compared in the place of the built-in model's, image by
+image. table.json has each image's numbers too, null where there is nothing to measure.
 """
 
 from __future__ import annotations
@@ -28,6 +30,9 @@ from histojax.errors import UserError
 from histojax.imaging import tiling
 
 _REAL = flags.DEFINE_string("real", "", "Real images with instances: folder:ROOT.")
+_SYNTHETIC = flags.DEFINE_string(
+    "synthetic", "", "Synthetic images with instances, folder:ROOT; none: the built-in model's."
+)
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the real images.")
 _OUTPUT = flags.DEFINE_string("output", "", "Folder for table.json and contact_sheet.png.")
 _SIZE = flags.DEFINE_integer("size", 256, "Side of the squares that are compared, px.", 64)
@@ -35,6 +40,8 @@ _PATIENTS = flags.DEFINE_integer("patients", 60, "Number of simulated patients."
 _PATCHES = flags.DEFINE_integer("patches", 4, "Patches of each simulated patient.", 1)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the synthetic tissue.", 0)
 
+# By how much a middle is paler than its rim to count, in optical density.
+_PALER = 0.1
 # The statistics whose synthetic mean has to lie in the real 5-95 % range.
 BOUND = (
     "psnr_bicubic",
@@ -88,7 +95,32 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> dict[str, float]:
         row[f"{name}_contrast"] = grey[part].std() if part.any() else np.nan
         row[f"{name}_texture"] = band[part].std() if part.any() else np.nan
     row["glass_fraction"] = (grey > 225).mean()
+    middles = middle_over_rim(image, instances)
+    row["pale_middles"] = np.mean(middles < -_PALER) if len(middles) else np.nan
     return {name: float(value) for name, value in row.items()}
+
+
+def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """Optical density of each nucleus's middle less that of its rim: (N,), below 0 if vesicular.
+
+    The rim is what lies within 3 px of the outline, the middle what is more than 4 px from it.
+    Nuclei whose middle has fewer than 30 px are left out.
+
+    Args:
+        image: uint8 (H, W, 3).
+        instances: int (H, W), 0 background.
+    """
+    density = -np.log(np.clip(image / 255, 1 / 255, 1)).mean(-1)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(instances), 1):
+        if box is None:
+            continue
+        inside = np.pad(instances[box] == number, 1)
+        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+        middle, rim = depth > 4, (depth > 0) & (depth <= 3)
+        if np.count_nonzero(middle) >= 30:
+            found.append(density[box][middle].mean() - density[box][rim].mean())
+    return np.array(found)
 
 
 def _squares(image: np.ndarray, instances: np.ndarray, size: int) -> Iterator[tuple]:
@@ -101,6 +133,14 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
     return {
         name: float(column[~np.isnan(column)].mean()) if not np.isnan(column).all() else np.nan
         for name, column in table.items()
+    }
+
+
+def _known(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
+    """With None for NaN, which JSON has not."""
+    return {
+        name: {key: None if np.isnan(value) else round(value, 4) for key, value in row.items()}
+        for name, row in rows.items()
     }
 
 
@@ -129,6 +169,46 @@ def contact_sheet(
             h, w = image.shape[:2]
             sheet[y * size : y * size + h, offset + x * size : offset + x * size + w] = image
     return sheet
+
+
+def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[np.ndarray]]:
+    """Statistics of each image of a SPEC, by name, and a square of each."""
+    from histojax.data.sources import open_source
+
+    source = open_source(spec, split=split)
+    rows, shown = {}, []
+    for i in range(len(source)):
+        sample = source[i]
+        if "instances" not in sample:
+            raise UserError(
+                f"{sample['name']} of {spec} has no instances, which areas are measured on: "
+                "give a folder with instances/."
+            )
+        squares = list(_squares(sample["hr"], sample["instances"], size))
+        rows[sample["name"]] = _mean([statistics(*square) for square in squares])
+        shown.append(squares[len(squares) // 2][0])
+        logging.log_every_n_seconds(logging.INFO, "measured %s", 5, sample["name"])
+    return rows, shown
+
+
+def _simulated(size: int) -> tuple[dict[str, dict], list[np.ndarray], float]:
+    """The same of the built-in model's patients, and how many patches a core draws in a second."""
+    rows, shown = {}, []
+    model.tissue(_SEED.value, 0, size)
+    seconds = 0.0
+    for patient in range(_PATIENTS.value):
+        patches = []
+        for k in range(_PATCHES.value):
+            start = time.process_time()
+            index = patient * _PATCHES.value + k
+            drawn = model.tissue(_SEED.value, index, size, patches_per_patient=_PATCHES.value)
+            seconds += time.process_time() - start
+            patches.append(drawn)
+        rows[f"patient {patient}"] = _mean(
+            [statistics(d["image"], d["instances"]) for d in patches]
+        )
+        shown.append(patches[patient % len(patches)]["image"])
+    return rows, shown, round(_PATIENTS.value * _PATCHES.value / seconds, 1)
 
 
 def format_table(table: dict[str, dict[str, dict[str, float]]]) -> str:
@@ -161,8 +241,6 @@ def report(argv: list[str]) -> None:
     Raises:
         UserError: a flag is missing, or the real images cannot be read.
     """
-    from histojax.data.sources import open_source
-
     if len(argv) > 1:
         raise UserError(f"arguments {argv[1:]} are unknown: write options as --name=value.")
     for flag in (_REAL, _OUTPUT):
@@ -172,41 +250,20 @@ def report(argv: list[str]) -> None:
     output = pathlib.Path(_OUTPUT.value)
     output.mkdir(parents=True, exist_ok=True)
 
-    source = open_source(_REAL.value, split=_SPLIT.value)
-    real_rows, real_squares = [], []
-    for i in range(len(source)):
-        sample = source[i]
-        if "instances" not in sample:
-            raise UserError(
-                f"{sample['name']} of {_REAL.value} has no instances, which areas are measured on: "
-                "give a folder with instances/."
-            )
-        squares = list(_squares(sample["hr"], sample["instances"], size))
-        real_rows.append(_mean([statistics(*square) for square in squares]))
-        real_squares.append(squares[len(squares) // 2][0])
-        logging.info("measured %s", sample["name"])
-
-    rows, shown = [], []
-    model.tissue(_SEED.value, 0, size)
-    seconds = 0.0
-    for patient in range(_PATIENTS.value):
-        patches = []
-        for k in range(_PATCHES.value):
-            start = time.process_time()
-            index = patient * _PATCHES.value + k
-            drawn = model.tissue(_SEED.value, index, size, patches_per_patient=_PATCHES.value)
-            seconds += time.process_time() - start
-            patches.append(drawn)
-        rows.append(_mean([statistics(d["image"], d["instances"]) for d in patches]))
-        shown.append(patches[patient % len(patches)]["image"])
-
+    real, real_squares = _measured(_REAL.value, _SPLIT.value, size)
+    if _SYNTHETIC.value:
+        made, shown = _measured(_SYNTHETIC.value, "all", size)
+        by = {"of": _SYNTHETIC.value}
+    else:
+        made, shown, rate = _simulated(size)
+        by = {"model_version": model.MODEL_VERSION, "patches_per_cpu_second": rate}
     table = {
-        "real": summary(real_rows),
-        "synthetic": summary(rows),
+        "real": summary(list(real.values())),
+        "synthetic": summary(list(made.values())),
         "bound": {},
-        "patches_per_cpu_second": round(_PATIENTS.value * _PATCHES.value / seconds, 1),
         "size": size,
-        "model_version": model.MODEL_VERSION,
+        "images": {"real": _known(real), "synthetic": _known(made)},
+        **by,
     }
     for name in BOUND:
         low, high = table["real"][name]["p5"], table["real"][name]["p95"]
@@ -218,7 +275,8 @@ def report(argv: list[str]) -> None:
     (output / ".table.json").write_text(json.dumps(table, indent=1))
     os.replace(output / ".table.json", output / "table.json")
     print(format_table(table))
-    print(f"{table['patches_per_cpu_second']} patches of {size} px per second of one core")
+    if "patches_per_cpu_second" in by:
+        print(f"{by['patches_per_cpu_second']} patches of {size} px per second of one core")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """Masks to synthesise tissue from, made of labelled ones.
 
     turned    a window of a labelled image under one of the eight symmetries of the square
-    replaced  the places of a labelled image's nuclei, and at each of them some other nucleus
+    replaced  the places of a labelled image's nuclei, and at each of them another of its nuclei
 
 Both draw counts from the data, and the second sizes and shapes besides. Nothing but the source that
 is given is looked at, so that masks of some labels know of no others.
@@ -25,8 +25,9 @@ from histojax.imaging import writers
 FORMS = ("turned", "replaced")
 # Nuclei smaller than this are crumbs of the annotation, px.
 _SMALLEST = 30
-# How far a nucleus may lie off the place that it takes, px, and how often another is tried there.
-_SPREAD, _TRIES = 3.0, 12
+# How far a nucleus may lie off the place that it takes, px, how often it is tried there, and how
+# often others are.
+_SPREAD, _TRIES, _OTHERS = 4.0, 16, 16
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,12 +35,13 @@ class Bank:
     """What labelled images hold.
 
     Attributes:
-      nuclei: bool (h, w) each, in their bounding boxes; those cut off by the border are left out.
+      nuclei: bool (h, w) each, in their bounding boxes, for each image; those cut off by the border
+        are left out.
       places: float (N, 2) for each image, y and x of its nuclei's middles, px.
       sizes: (H, W) of the images.
     """
 
-    nuclei: tuple[np.ndarray, ...]
+    nuclei: tuple[tuple[np.ndarray, ...], ...]
     places: tuple[np.ndarray, ...]
     sizes: tuple[tuple[int, int], ...]
 
@@ -54,7 +56,7 @@ def collect(source: Any) -> Bank:
     for index in range(len(source)):
         instances = _instances(source, index)
         height, width = instances.shape
-        middles = []
+        middles, whole_ones = [], []
         for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
             if box is None:
                 continue
@@ -63,10 +65,11 @@ def collect(source: Any) -> Bank:
             shape = instances[box] == label
             whole = rows.start > 0 and columns.start > 0
             if whole and rows.stop < height and columns.stop < width and shape.sum() >= _SMALLEST:
-                nuclei.append(shape)
+                whole_ones.append(shape)
+        nuclei.append(tuple(whole_ones))
         places.append(np.array(middles, np.float64).reshape(-1, 2))
         sizes.append((height, width))
-    if not nuclei:
+    if not any(nuclei):
         raise UserError(
             f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more, "
             "of which masks could be made: give others"
@@ -136,7 +139,9 @@ def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> n
     """Nuclei of the bank at the places of others, without overlap.
 
     The places are those of a labelled image, turned or mirrored, or of several side by side where
-    the mask is larger. Where no nucleus fits after some tries, the place stays empty.
+    the mask is larger. The nuclei are of the image that the places are of, for large ones lie far
+    apart and small ones near; the largest are placed first, as they find room last. Where none fits
+    after some tries, the place stays empty.
 
     Args:
       bank: of `collect`.
@@ -147,27 +152,42 @@ def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> n
       int32 (height, width), labels from 1.
     """
     mask = np.zeros((height, width), np.int32)
-    places = _layout(bank, height, width, rng)
+    places, images = _layout(bank, height, width, rng)
+    # Of an image that holds none as a whole, those of all.
+    every = tuple(itertools.chain(*bank.nuclei))
+    offered = [bank.nuclei[image] or every for image in images]
+    first = [nuclei[int(rng.integers(len(nuclei)))] for nuclei in offered]
+    order = np.argsort([-np.count_nonzero(shape) for shape in first], kind="stable")
     count = 0
-    for place in rng.permutation(places):
-        for _ in range(_TRIES):
-            shape = bank.nuclei[int(rng.integers(len(bank.nuclei)))]
-            shape = dihedral(shape, int(rng.integers(8)))
-            middle = place + rng.normal(0.0, _SPREAD, 2)
-            top, left = (np.round(middle - np.array(shape.shape) / 2)).astype(int)
-            y, x = max(top, 0), max(left, 0)
-            window = mask[y : max(top + shape.shape[0], 0), x : max(left + shape.shape[1], 0)]
-            part = shape[y - top :, x - left :][: window.shape[0], : window.shape[1]]
-            if part.any() and not window[part].any():
+    for n in order:
+        others = rng.integers(len(offered[n]), size=_OTHERS)
+        for shape in [first[n]] * _TRIES + [offered[n][int(other)] for other in others]:
+            if _placed(mask, dihedral(shape, int(rng.integers(8))), places[n], count + 1, rng):
                 count += 1
-                window[part] = count
                 break
     return mask
 
 
-def _layout(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Places (N, 2) inside of (height, width), of images side by side."""
-    found, y = [], 0.0
+def _placed(
+    mask: np.ndarray, shape: np.ndarray, place: np.ndarray, label: int, rng: np.random.Generator
+) -> bool:
+    """Draws a nucleus near a place, unless it would lie on others or outside of the mask."""
+    middle = place + rng.normal(0.0, _SPREAD, 2)
+    top, left = (np.round(middle - np.array(shape.shape) / 2)).astype(int)
+    y, x = max(top, 0), max(left, 0)
+    window = mask[y : max(top + shape.shape[0], 0), x : max(left + shape.shape[1], 0)]
+    part = shape[y - top :, x - left :][: window.shape[0], : window.shape[1]]
+    if not part.any() or window[part].any():
+        return False
+    window[part] = label
+    return True
+
+
+def _layout(
+    bank: Bank, height: int, width: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Places (N, 2) inside of (height, width), of images side by side, and whose each is (N,)."""
+    found, owners, y = [], [], 0.0
     while y < height:
         x, bottom = 0.0, np.inf
         row = []
@@ -181,15 +201,17 @@ def _layout(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np
             # A window smaller than the image lies anywhere in it.
             slack = np.maximum(np.array([h, w]) - [height, width], 0)
             shift = rng.uniform(size=2) * slack * (x == y == 0)
-            row.append(places + np.array([y, x]) - shift)
+            row.append((index, places + np.array([y, x]) - shift))
             x += w - shift[1]
             bottom = min(bottom, y + h - shift[0])
         # The shortest image of a row ends it, so that no place is taken twice.
-        found += [places[places[:, 0] < bottom] for places in row]
+        for index, places in row:
+            found.append(places[places[:, 0] < bottom])
+            owners.append(np.full(len(found[-1]), index))
         y = bottom
-    places = np.concatenate(found)
+    places, images = np.concatenate(found), np.concatenate(owners)
     inside = np.all((places >= 0) & (places < [height, width]), axis=1)
-    return places[inside]
+    return places[inside], images[inside]
 
 
 def renumbered(instances: np.ndarray) -> np.ndarray:
