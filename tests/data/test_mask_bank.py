@@ -87,7 +87,7 @@ def test_nuclei_take_the_places_of_others_of_their_own_image():
         whole = [
             (mask == label).sum()
             for label, box in enumerate(scipy.ndimage.find_objects(mask), 1)
-            if all(0 < cut.start and cut.stop < 96 for cut in box)
+            if all(cut.start > 0 and cut.stop < 96 for cut in box)
         ]
         assert len(set(whole)) == 1
         wanted = {400: (large > 0).mean(), 36: (small > 0).mean()}[int(whole[0])]

@@ -1,0 +1,73 @@
+import json
+import math
+import pathlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from launch import tissue_report
+from tests import tiny
+
+ROOT = pathlib.Path(__file__).parents[2]
+
+
+def test_middles_are_compared_with_rims_in_density():
+    instances = np.zeros((80, 80), np.int32)
+    y, x = np.mgrid[:80, :80]
+    image = np.full((80, 80, 3), 240, np.uint8)
+    # Of 12 px in radius, one vesicular and one dark in its middle; and one too small to have one.
+    for number, (row, column, middle, rim) in enumerate([(20, 20, 200, 100), (20, 60, 50, 100)], 1):
+        far = np.hypot(y - row, x - column)
+        instances[far < 12] = number
+        image[far < 12], image[far < 8.5] = rim, middle
+    instances[60:66, 60:66] = 7
+    found = tissue_report.middle_over_rim(image, instances)
+    np.testing.assert_allclose(found, [-math.log(2), math.log(2)], atol=1e-6)
+    row = tissue_report.statistics(image, instances)
+    assert row["pale_middles"] == 0.5
+    bare = tissue_report.statistics(image, 0 * instances)
+    assert math.isnan(bare["pale_middles"])
+
+
+def report(*words):
+    command = [sys.executable, "-m", "launch.tissue_report", *words]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+
+
+def test_real_images_are_compared_with_the_built_in_models_and_with_any_others(tmp_path):
+    tiny.folder(tmp_path / "real", count=3)
+    tiny.folder(tmp_path / "made", count=2)
+    real, output = f"--real=folder:{tmp_path / 'real'}", tmp_path / "out"
+    size = ("--size=64", "--split=all", f"--output={output}")
+    done = report(real, *size, "--patients=2", "--patches=1")
+    assert done.returncode == 0, done.stderr
+    assert "patches of 64 px per second" in done.stdout
+    table = json.loads((output / "table.json").read_text())
+    assert list(table["images"]["synthetic"]) == ["patient 0", "patient 1"]
+    done = report(real, *size, f"--synthetic=folder:{tmp_path / 'made'}")
+    assert done.returncode == 0, done.stderr
+    assert "per second" not in done.stdout
+    table = json.loads((output / "table.json").read_text())
+    assert len(table["images"]["real"]) == 3
+    made = table["images"]["synthetic"]
+    assert len(made) == 2
+    mean = np.mean([row["nuclear_fraction"] for row in made.values()])
+    assert table["synthetic"]["nuclear_fraction"]["mean"] == pytest.approx(mean, abs=1e-3)
+
+
+@pytest.mark.faults
+def test_what_cannot_be_measured_is_named(tmp_path):
+    done = report("--real=folder:x")
+    assert done.returncode == 2
+    assert "--output is empty" in done.stderr
+    for kind, array in (("images", np.full((64, 64, 3), 200)), ("masks", np.eye(64))):
+        (tmp_path / "bare" / kind).mkdir(parents=True)
+        Image.fromarray(array.astype(np.uint8)).save(tmp_path / "bare" / kind / "a.png")
+    spec = f"folder:{tmp_path / 'bare'}"
+    done = report(f"--real={spec}", "--split=all", f"--output={tmp_path / 'out'}", "--size=64")
+    assert done.returncode == 2
+    assert "has no instances" in done.stderr
+    assert "Traceback" not in done.stderr
