@@ -61,16 +61,19 @@ def dyed(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarr
       colours: (C, 3), in [0, 1].
     """
     count = len(colours)
-    held = np.bincount(labels.ravel(), minlength=count)
-    sums = [
-        np.bincount(labels.ravel(), weights=image[..., c].ravel(), minlength=count)
-        for c in range(3)
-    ]
-    own = np.stack(sums, -1) / np.maximum(held, 1)[:, None] / 255
-    change = scales.change_of_dyes(own.astype(np.float32), held / held.sum(), colours)
-    # A colour has one other, whatever its place: those of a strip are few bytes at a time.
-    strips = range(0, len(image), _STRIP)
-    return np.concatenate([_dyed(image[y : y + _STRIP], change) for y in strips])
+    held, sums = np.zeros(count), np.zeros((count, 3))
+    strips = [np.s_[y : y + _STRIP] for y in range(0, len(image), _STRIP)]
+    for strip in strips:
+        numbers, pixels = labels[strip].ravel(), image[strip].reshape(-1, 3)
+        held += np.bincount(numbers, minlength=count)
+        for c in range(3):
+            sums[:, c] += np.bincount(numbers, weights=pixels[:, c], minlength=count)
+    own = (sums / np.maximum(held, 1)[:, None] / 255).astype(np.float32)
+    change = scales.change_of_dyes(own, held / held.sum(), colours)
+    out = np.empty_like(image)
+    for strip in strips:
+        out[strip] = _dyed(image[strip], change)
+    return out
 
 
 @jax.jit
