@@ -477,11 +477,10 @@ def write(output: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> str:
     text = aligned([cells(entry) for entry in table])
     writers.write_csv(output / "labels.csv", table)
     sections = [page.Section("By share", f"<pre>{page.text(text)}</pre>")]
-    # A curve is drawn where there is more than one point to draw it through.
-    if len({entry["share"] for entry in table}) > 1:
-        metrics = dict.fromkeys(entry["metric"] for entry in table)
-        figures = "".join(_curves(table, metric) for metric in metrics)
-        sections.append(page.Section("Curves", f'<div class="charts">{figures}</div>'))
+    figures = [_curves(table, metric) for metric in dict.fromkeys(e["metric"] for e in table)]
+    if any(figures):
+        charted = f'<div class="charts">{"".join(figures)}</div>'
+        sections.append(page.Section("Curves", charted))
     page.write_page(
         output / "labels.html",
         title="Few labels",
@@ -492,6 +491,9 @@ def write(output: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> str:
 
 
 def _curves(table: Sequence[Mapping[str, Any]], metric: str) -> str:
+    """A chart of a metric by share; none where there is but one, which makes no curve."""
+    if len({entry["share"] for entry in table if entry["metric"] == metric}) < 2:
+        return ""
     series = []
     for way in WAYS:
         points = [e for e in table if (e["metric"], e["way"]) == (metric, way)]

@@ -26,6 +26,7 @@ from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 
 from histojax.data import tissue as model
+from histojax.data.stain import optical_density
 from histojax.errors import UserError
 from histojax.imaging import tiling
 
@@ -103,17 +104,19 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> dict[str, float]:
 def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
     """Optical density of each nucleus's middle less that of its rim: (N,), below 0 if vesicular.
 
-    The rim is what lies within 3 px of the outline, the middle what is more than 4 px from it.
-    Nuclei whose middle has fewer than 30 px are left out.
+    Densities are natural logarithms, the mean of red, green and blue. The rim is what lies within
+    3 px of the outline, the middle what is more than 4 px from it. Nuclei that the border cuts off,
+    and those whose middle has fewer than 30 px, are left out.
 
     Args:
         image: uint8 (H, W, 3).
         instances: int (H, W), 0 background.
     """
-    density = -np.log(np.clip(image / 255, 1 / 255, 1)).mean(-1)
+    density = optical_density(image).mean(-1)
     found = []
     for number, box in enumerate(ndimage.find_objects(instances), 1):
-        if box is None:
+        sides = zip(box or (), instances.shape, strict=False)
+        if box is None or any(cut.start == 0 or cut.stop == side for cut, side in sides):
             continue
         inside = np.pad(instances[box] == number, 1)
         depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
@@ -124,7 +127,7 @@ def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
 
 
 def _squares(image: np.ndarray, instances: np.ndarray, size: int) -> Iterator[tuple]:
-    for box in tiling.squares(*instances.shape, min(size, *instances.shape)):
+    for box in tiling.squares(*instances.shape, size):
         yield image[box], instances[box]
 
 
@@ -137,19 +140,25 @@ def _mean(rows: list[dict[str, float]]) -> dict[str, float]:
 
 
 def _known(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """With None for NaN, which JSON has not."""
+    """With None for what is not finite, which JSON has not."""
     return {
-        name: {key: None if np.isnan(value) else round(value, 4) for key, value in row.items()}
+        name: {key: round(value, 4) if np.isfinite(value) else None for key, value in row.items()}
         for name, row in rows.items()
     }
 
 
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
-    """Mean, median and 5-95 % range of each statistic over images or patients."""
+    """Mean, median and 5-95 % range of each statistic over images or patients.
+
+    Of a statistic that none of them has, all four are NaN.
+    """
     out = {}
     for name in rows[0]:
         column = np.array([row[name] for row in rows])
-        column = column[~np.isnan(column)]
+        column = column[np.isfinite(column)]
+        if not len(column):
+            out[name] = dict.fromkeys(("mean", "p5", "median", "p95"), np.nan)
+            continue
         low, median, high = np.percentile(column, (5, 50, 95))
         out[name] = {"mean": column.mean(), "p5": low, "median": median, "p95": high}
         out[name] = {key: round(float(value), 4) for key, value in out[name].items()}
@@ -183,6 +192,11 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[n
             raise UserError(
                 f"{sample['name']} of {spec} has no instances, which areas are measured on: "
                 "give a folder with instances/."
+            )
+        if min(sample["instances"].shape) < size:
+            raise UserError(
+                f"{sample['name']} of {spec} has {' x '.join(map(str, sample['instances'].shape))} "
+                f"px, and squares of {size} px are compared: give a smaller --size"
             )
         squares = list(_squares(sample["hr"], sample["instances"], size))
         rows[sample["name"]] = _mean([statistics(*square) for square in squares])
@@ -239,7 +253,7 @@ def report(argv: list[str]) -> None:
     """Measures, then writes table.json and contact_sheet.png and prints the table.
 
     Raises:
-        UserError: a flag is missing, or the real images cannot be read.
+        UserError: a flag is missing, or images cannot be read or measured.
     """
     if len(argv) > 1:
         raise UserError(f"arguments {argv[1:]} are unknown: write options as --name=value.")
@@ -257,24 +271,25 @@ def report(argv: list[str]) -> None:
     else:
         made, shown, rate = _simulated(size)
         by = {"model_version": model.MODEL_VERSION, "patches_per_cpu_second": rate}
+    of_real, of_made = (summary(list(rows.values())) for rows in (real, made))
     table = {
-        "real": summary(list(real.values())),
-        "synthetic": summary(list(made.values())),
+        "real": _known(of_real),
+        "synthetic": _known(of_made),
         "bound": {},
         "size": size,
         "images": {"real": _known(real), "synthetic": _known(made)},
         **by,
     }
     for name in BOUND:
-        low, high = table["real"][name]["p5"], table["real"][name]["p95"]
-        table["bound"][name] = low <= table["synthetic"][name]["mean"] <= high
+        within = of_real[name]["p5"] <= of_made[name]["mean"] <= of_real[name]["p95"]
+        table["bound"][name] = bool(within)
     count = min(len(real_squares), len(shown), 24)
     sheet = Image.fromarray(contact_sheet(real_squares[:count], shown[:count]))
     sheet.save(output / ".contact_sheet.png")
     os.replace(output / ".contact_sheet.png", output / "contact_sheet.png")
     (output / ".table.json").write_text(json.dumps(table, indent=1))
     os.replace(output / ".table.json", output / "table.json")
-    print(format_table(table))
+    print(format_table({"real": of_real, "synthetic": of_made}))
     if "patches_per_cpu_second" in by:
         print(f"{by['patches_per_cpu_second']} patches of {size} px per second of one core")
 

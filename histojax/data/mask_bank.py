@@ -1,7 +1,7 @@
 """Masks to synthesise tissue from, made of labelled ones.
 
     turned    a window of a labelled image under one of the eight symmetries of the square
-    replaced  the places of a labelled image's nuclei, and at each of them another of its nuclei
+    replaced  the places of a labelled image's nuclei, and at each of them any of its nuclei
 
 Both draw counts from the data, and the second sizes and shapes besides. Nothing but the source that
 is given is looked at, so that masks of some labels know of no others.
@@ -26,7 +26,7 @@ FORMS = ("turned", "replaced")
 # Nuclei smaller than this are crumbs of the annotation, px.
 _SMALLEST = 30
 # How far a nucleus may lie off the place that it takes, px, how often it is tried there, and how
-# often others are.
+# many others are tried then.
 _SPREAD, _TRIES, _OTHERS = 4.0, 16, 16
 
 

@@ -59,6 +59,9 @@ def dyed(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarr
       image: uint8 (H, W, 3).
       labels: uint8 (H, W), the number of each pixel's label.
       colours: (C, 3), in [0, 1].
+
+    Returns:
+      uint8 (H, W, 3).
     """
     count = len(colours)
     held, sums = np.zeros(count), np.zeros((count, 3))

@@ -400,7 +400,8 @@ class Pyramid(segmentation.FindsNuclei):
             return None
         labels = self.labels.one_hot(batch, self.dtype)
         colours = label_colours(unit(batch["hr"], self.dtype), labels)
-        tissue = unit(batch["tissue"], self.dtype)
+        # Before a logarithm, bfloat16 is too coarse.
+        tissue = unit(batch["tissue"], jnp.float32)
         shares = jnp.mean(full_precision(labels), (1, 2))
         return dyed(tissue, change_of_dyes(label_colours(tissue, labels), shares, colours))
 

@@ -13,6 +13,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax.data import resampling
+from histojax.data.stain import optical_density
 from histojax.errors import UserError
 from histojax.models.layers import full_precision, upsample
 from histojax.stages.images import class_heads
@@ -134,7 +135,7 @@ def change_of_dyes(own: jax.Array, shares: jax.Array, colours: jax.Array) -> jax
 
         D = (X' W X + r 1)^-1 X' W (Y - X), and 1 + D is returned,
 
-    with X and Y the densities (C, 3) of the labels, W their shares.
+    with X and Y the optical densities (C, 3) of the labels, natural logarithms, W their shares.
 
     Args:
       own: mean colours (..., C, 3) that labels have, in [0, 1].
@@ -144,21 +145,22 @@ def change_of_dyes(own: jax.Array, shares: jax.Array, colours: jax.Array) -> jax
     Returns:
       (..., 3, 3) float32, for `dyed`.
     """
-    x, y = density(own), density(colours)
+    x, y = optical_density(own), optical_density(colours)
     weighted = jnp.swapaxes(x * full_precision(shares)[..., None], -1, -2)
     square = jnp.matmul(weighted, x, precision="highest") + _NEARNESS * jnp.eye(3)
     moved = jnp.matmul(weighted, y - x, precision="highest")
     return jnp.eye(3) + jnp.linalg.solve(square, moved)
 
 
-def density(image: jax.Array) -> jax.Array:
-    """Optical density of colours in [0, 1], those of a camera with 256 levels."""
-    return -jnp.log(jnp.clip(full_precision(image), 1 / 255, 1.0))
-
-
 def dyed(image: jax.Array, change: jax.Array) -> jax.Array:
-    """An image (..., H, W, 3) in [0, 1] in other dyes, by `change_of_dyes` (..., 3, 3)."""
-    changed = jnp.einsum("...hwc,...cd->...hwd", density(image), change, precision="highest")
+    """An image (..., H, W, 3) in [0, 1] in other dyes, float32 in (0, 1].
+
+    Args:
+      image: floats; what absorbs nothing stays as it is.
+      change: (..., 3, 3) of `change_of_dyes`.
+    """
+    density = optical_density(image)
+    changed = jnp.einsum("...hwc,...cd->...hwd", density, change, precision="highest")
     return jnp.exp(-jnp.maximum(changed, 0.0))
 
 

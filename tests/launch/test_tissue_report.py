@@ -24,12 +24,20 @@ def test_middles_are_compared_with_rims_in_density():
         instances[far < 12] = number
         image[far < 12], image[far < 8.5] = rim, middle
     instances[60:66, 60:66] = 7
+    # And one that the border cuts off, whose own outline is not to be seen there.
+    instances[50:78, :20] = 9
+    image[50:78, :20] = 10
     found = tissue_report.middle_over_rim(image, instances)
     np.testing.assert_allclose(found, [-math.log(2), math.log(2)], atol=1e-6)
     row = tissue_report.statistics(image, instances)
     assert row["pale_middles"] == 0.5
     bare = tissue_report.statistics(image, 0 * instances)
     assert math.isnan(bare["pale_middles"])
+    # What no image has is nothing, and what some have is theirs.
+    table = tissue_report.summary([bare, bare])
+    assert all(math.isnan(value) for value in table["pale_middles"].values())
+    assert tissue_report.summary([bare, row])["pale_middles"]["mean"] == 0.5
+    assert tissue_report.format_table({"real": table, "synthetic": table})
 
 
 def report(*words):
@@ -71,3 +79,8 @@ def test_what_cannot_be_measured_is_named(tmp_path):
     assert done.returncode == 2
     assert "has no instances" in done.stderr
     assert "Traceback" not in done.stderr
+    tiny.folder(tmp_path / "small", count=1)
+    spec = f"folder:{tmp_path / 'small'}"
+    done = report(f"--real={spec}", "--split=all", f"--output={tmp_path / 'out'}", "--size=128")
+    assert done.returncode == 2
+    assert "has 64 x 64 px, and squares of 128 px are compared" in done.stderr

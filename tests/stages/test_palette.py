@@ -74,6 +74,9 @@ def test_a_whole_image_gets_dyes_that_bring_its_labels_near_to_colours():
     seen = {}
     for before, after in zip(image.reshape(-1, 3), found.reshape(-1, 3), strict=True):
         assert seen.setdefault(tuple(before), tuple(after)) == tuple(after)
+    # A label that is not there asks for nothing.
+    more = palette.dyed(image, labels, np.float32([*colours, [0.1, 0.9, 0.1]]))
+    np.testing.assert_array_equal(more, found)
     # The training's form of the same.
     one_hot = np.eye(2, dtype=np.float32)[labels][None]
     own = scales.label_colours(image[None] / np.float32(255), one_hot)
