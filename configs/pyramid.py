@@ -70,8 +70,8 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "noise": 0.1 if size == "paper" else 0.5,
             # What the lowest scale adds to: colours, the mask in the mean colours that its labels
             # have in the image (synthesis draws those of a training image), tissue, that of the
-            # built-in model for the mask, in dyes of these colours, or grey. Tissue is drawn once
-            # for an image, a second for 1000 x 1000 px, and kept up to 1 GiB a process.
+            # built-in model for the mask, in these colours, or grey. Tissue is drawn once for an
+            # image, a second for 1000 x 1000 px, and kept up to 1 GiB a process.
             "start": "grey" if size == "paper" else "colours",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }

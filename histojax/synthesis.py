@@ -235,7 +235,7 @@ def conditions_of(
     )
     start = None
     if stage.start == "tissue":
-        start = palette.dyed(drawn(mask, seed), labels, colours)
+        start = palette.recoloured(drawn(mask, seed), labels, colours)
     return Conditions(labels, stage.synthesiser.factors, seed, start), colours
 
 

@@ -4,17 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 
 from histojax.data.sources import Source
-from histojax.stages import scales
-from histojax.stages.images import quantise, unit
+from histojax.stages.images import unit
 from histojax.stages.scales import Labels, label_colours
 
-# Rows at a time, for images of any size.
-_STRIP = 512
 # The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
 Look = list[list[float] | None]
 
@@ -52,36 +48,21 @@ def collect(
     return found
 
 
-def dyed(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
-    """An image in dyes that bring its labels near to these colours, by `scales.change_of_dyes`.
+def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+    """An image whose labels have these mean colours instead of its own, as far as uint8 holds them.
 
     Args:
       image: uint8 (H, W, 3).
       labels: uint8 (H, W), the number of each pixel's label.
       colours: (C, 3), in [0, 1].
-
-    Returns:
-      uint8 (H, W, 3).
     """
-    count = len(colours)
-    held, sums = np.zeros(count), np.zeros((count, 3))
-    strips = [np.s_[y : y + _STRIP] for y in range(0, len(image), _STRIP)]
-    for strip in strips:
-        numbers, pixels = labels[strip].ravel(), image[strip].reshape(-1, 3)
-        held += np.bincount(numbers, minlength=count)
-        for c in range(3):
-            sums[:, c] += np.bincount(numbers, weights=pixels[:, c], minlength=count)
-    own = (sums / np.maximum(held, 1)[:, None] / 255).astype(np.float32)
-    change = scales.change_of_dyes(own, held / held.sum(), colours)
     out = np.empty_like(image)
-    for strip in strips:
-        out[strip] = _dyed(image[strip], change)
+    for label in np.unique(labels):
+        part = labels == label
+        pixels = image[part].astype(np.float32)
+        moved = pixels + (255 * colours[label] - pixels.mean(0, dtype=np.float64))
+        out[part] = np.clip(np.round(moved), 0, 255)
     return out
-
-
-@jax.jit
-def _dyed(image: jax.Array, change: jax.Array) -> jax.Array:
-    return quantise(scales.dyed(unit(image, jnp.float32), change))
 
 
 def draw(

@@ -35,14 +35,13 @@ from histojax.stages.scales import (
     AllScales,
     Labels,
     build_labels,
-    change_of_dyes,
     check_sizes,
     check_start,
-    dyed,
     enlarged,
     grounds_of,
     label_colours,
     moments,
+    recoloured,
     reduced,
 )
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
@@ -64,8 +63,8 @@ class Pyramid(segmentation.FindsNuclei):
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
       start: what the lowest scale adds to: "colours", the mask painted in the mean colours that its
-        labels have in the image, "tissue", that of the built-in model in dyes of such colours, to
-        which generators add nothing at first, or "grey"; see `scales.grounds_of`.
+        labels have in the image, "tissue", to which generators add nothing at first, or "grey"; see
+        `scales.grounds_of`.
     """
 
     sizes: tuple[int, ...]
@@ -395,15 +394,13 @@ class Pyramid(segmentation.FindsNuclei):
         return [self.labels.reduced(labels, self._factor(k)) for k in range(len(self.sizes))]
 
     def _tissue_of(self, batch: Batch) -> jax.Array | None:
-        """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' dyes."""
+        """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' colours."""
         if self.start != "tissue":
             return None
         labels = self.labels.one_hot(batch, self.dtype)
         colours = label_colours(unit(batch["hr"], self.dtype), labels)
-        # Before a logarithm, bfloat16 is too coarse.
-        tissue = unit(batch["tissue"], jnp.float32)
-        shares = jnp.mean(full_precision(labels), (1, 2))
-        return dyed(tissue, change_of_dyes(label_colours(tissue, labels), shares, colours))
+        tissue = recoloured(unit(batch["tissue"], self.dtype), labels, colours)
+        return jnp.clip(tissue, 0, 1)
 
     def palette_of(self, source: Source) -> list[palette.Look]:
         """Colours for synthesis to draw from, see `palette.collect`; none where it starts grey."""
@@ -424,7 +421,7 @@ class Pyramid(segmentation.FindsNuclei):
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
           colours: (B, C, 3) of the labels, in [0, 1]; without effect where it starts from grey.
-          tissue: (B, H, W, 3) in [0, 1] in these dyes, where it starts from that.
+          tissue: (B, H, W, 3) in [0, 1] in these colours, where it starts from that.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)

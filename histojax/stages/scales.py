@@ -13,7 +13,6 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax.data import resampling
-from histojax.data.stain import optical_density
 from histojax.errors import UserError
 from histojax.models.layers import full_precision, upsample
 from histojax.stages.images import class_heads
@@ -21,8 +20,6 @@ from histojax.stages.images import class_heads
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
 STARTS = ("colours", "tissue", "grey")
-# Of `change_of_dyes`: a hundredth of what labels tell at a density of 1.
-_NEARNESS = 0.01
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,44 +121,9 @@ def painted(one_hot: jax.Array, colours: jax.Array) -> jax.Array:
     return jnp.einsum("bhwc,bcd->bhwd", labels, full_precision(colours), precision="highest")
 
 
-def change_of_dyes(own: jax.Array, shares: jax.Array, colours: jax.Array) -> jax.Array:
-    """What optical densities are multiplied by for labels to come near to other colours.
-
-    An absorbance is that of each dye times its amount (Beer and Lambert), so that other dyes, and
-    more or less of them, are one matrix for all pixels: glass stays white, texture stays, and
-    nothing changes along the outlines of labels, as it does where each is moved by its own
-    difference. Of all matrices it is that of least squares, held near to no change where the labels
-    say little:
-
-        D = (X' W X + r 1)^-1 X' W (Y - X), and 1 + D is returned,
-
-    with X and Y the optical densities (C, 3) of the labels, natural logarithms, W their shares.
-
-    Args:
-      own: mean colours (..., C, 3) that labels have, in [0, 1].
-      shares: (..., C) of the pixels that they are, which sum to 1.
-      colours: (..., C, 3) that they are to have.
-
-    Returns:
-      (..., 3, 3) float32, for `dyed`.
-    """
-    x, y = optical_density(own), optical_density(colours)
-    weighted = jnp.swapaxes(x * full_precision(shares)[..., None], -1, -2)
-    square = jnp.matmul(weighted, x, precision="highest") + _NEARNESS * jnp.eye(3)
-    moved = jnp.matmul(weighted, y - x, precision="highest")
-    return jnp.eye(3) + jnp.linalg.solve(square, moved)
-
-
-def dyed(image: jax.Array, change: jax.Array) -> jax.Array:
-    """An image (..., H, W, 3) in [0, 1] in other dyes, float32 in (0, 1].
-
-    Args:
-      image: floats; what absorbs nothing stays as it is.
-      change: (..., 3, 3) of `change_of_dyes`.
-    """
-    density = optical_density(image)
-    changed = jnp.einsum("...hwc,...cd->...hwd", density, change, precision="highest")
-    return jnp.exp(-jnp.maximum(changed, 0.0))
+def recoloured(image: jax.Array, one_hot: jax.Array, colours: jax.Array) -> jax.Array:
+    """An image (B, H, W, 3) whose labels (B, H, W, C) have the mean colours (B, C, 3) instead."""
+    return image + painted(one_hot, colours - label_colours(image, one_hot))
 
 
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
@@ -185,7 +147,7 @@ def grounds_of(
       start: of STARTS.
       masks: (B, h, w, C) of each scale, lowest first.
       colours: (B, C, 3) of each label, in [0, 1].
-      tissue: (B, H, W, 3) in [0, 1] in their dyes, of the crops' size, for start="tissue".
+      tissue: (B, H, W, 3) in [0, 1] in these colours, of the crops' size, for start="tissue".
     """
     dtype = masks[0].dtype
     if start == "tissue":

@@ -76,41 +76,13 @@ def test_moments_are_means_and_deviations_of_each_label():
     assert np.isfinite(slope).all()
 
 
-def test_dyes_change_as_far_as_labels_tell_them_apart():
-    own = jnp.exp(-jnp.array([[0.1, 0.4, 0.2], [0.6, 0.8, 0.3], [0.5, 0.1, 0.9]]))
-    shares = jnp.array([0.5, 0.3, 0.2])
-    same = scales.change_of_dyes(own, shares, own)
-    np.testing.assert_allclose(same, np.eye(3), atol=1e-6)
-    # One label of density x alone, to be y, comes |x|^2 / (|x|^2 + r) of the way, and densities
-    # at a right angle to x stay; a label without pixels asks for nothing.
-    x, y = np.array([0.3, 0.6, 0.6]), np.array([0.5, 0.4, 0.9])
-    colours = jnp.stack([jnp.exp(-y), jnp.zeros(3)])
-    change = scales.change_of_dyes(
-        jnp.stack([jnp.exp(-x), jnp.zeros(3)]), jnp.array([1, 0]), colours
-    )
-    np.testing.assert_allclose(x @ change, x + (y - x) * 0.81 / 0.82, atol=1e-5)
-    across = np.array([0.0, 0.5, -0.5])
-    np.testing.assert_allclose(across @ change, across, atol=1e-5)
-    # Each image of a batch has its own.
-    both = scales.change_of_dyes(
-        jnp.stack([own, own]), jnp.stack([shares] * 2), jnp.stack([own, own**2])
-    )
-    np.testing.assert_allclose(both[0], same, atol=1e-6)
-    x = -np.log(np.asarray(own, np.float64))
-    square = x.T @ np.diag(shares) @ x
-    doubled = np.eye(3) + np.linalg.solve(square + 0.01 * np.eye(3), square)
-    np.testing.assert_allclose(both[1], doubled, atol=1e-3)
-
-
-def test_other_dyes_are_a_matter_of_colour_alone_and_leave_glass_white():
-    change = jnp.array([[2.0, 0, 0], [0, 0.5, 0.1], [-3.0, 0, 1]])
-    image = jnp.array([[[[1.0] * 3, [0.5, 0.25, 1.0], [0.5, 0.25, 1.0]], [[1, 1, 0.5]] * 3]])
-    found = scales.dyed(image, change[None])
-    np.testing.assert_allclose(found[0, 0, 0], 1, atol=1e-6)
-    np.testing.assert_allclose(found[0, 0, 1], [0.25, 0.5, 0.25**0.1], atol=1e-6)
-    np.testing.assert_array_equal(found[0, 0, 1], found[0, 0, 2])
-    # Less than no absorbance is none.
-    np.testing.assert_allclose(found[0, 1], [[1, 1, 0.5]] * 3, atol=1e-6)
+def test_an_image_gets_the_mean_colours_of_its_labels():
+    one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 1, 1]]]), 3)
+    image = jnp.array([[[[0.0] * 3, [0.2] * 3, [0.5] * 3, [0.9] * 3]]])
+    colours = jnp.array([[[0.3, 0.4, 0.5], [0.6] * 3, [9.0] * 3]])
+    found = scales.recoloured(image, one_hot, colours)
+    wanted = [[0.2, 0.3, 0.4], [0.4, 0.5, 0.6], [0.4] * 3, [0.8] * 3]
+    np.testing.assert_allclose(found[0, 0], wanted, atol=1e-6)
 
 
 def test_scales_that_start_from_tissue_add_up_to_it():
