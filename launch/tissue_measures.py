@@ -87,8 +87,10 @@ def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
     density = optical_density(image).mean(-1)
     found = []
     for number, box in enumerate(ndimage.find_objects(instances), 1):
-        sides = zip(box or (), instances.shape, strict=False)
-        if box is None or any(cut.start == 0 or cut.stop == side for cut, side in sides):
+        if box is None:
+            continue
+        sides = zip(box, instances.shape, strict=True)
+        if any(cut.start == 0 or cut.stop == side for cut, side in sides):
             continue
         inside = np.pad(instances[box] == number, 1)
         depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
