@@ -49,6 +49,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     for stage in lower:
         for field in ("labels", "classes", "noise", "start"):
             stage.pyramid[field] = config.pyramid.get_ref(field)
+        stage.loss.added_weight = config.loss.get_ref("added_weight")
     # The length of every scale in one place: --config.lengths.scale_64=3000.
     config.lengths = ConfigDict({config.name: config.get_ref("steps")})
     for stage in lower:
@@ -70,8 +71,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "noise": 0.1 if size == "paper" else 0.5,
             # What the lowest scale adds to: colours, the mask in the mean colours that its labels
             # have in the image (synthesis draws those of a training image), tissue, that of the
-            # built-in model for the mask, in these colours, or grey. Tissue is drawn once for an
-            # image, a second for 1000 x 1000 px, and kept up to 1 GiB a process.
+            # built-in model for the mask, its nuclei and its ground in these colours, or grey.
+            # Tissue is drawn once for an image, a second for 1000 x 1000 px, and kept up to 1 GiB
+            # a process.
             "start": "grey" if size == "paper" else "colours",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }
@@ -118,6 +120,9 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # Of the mean and deviation of each label's colours, which are lost on a discriminator
             # that normalises what it sees.
             "moments_weight": 0.0 if size == "paper" else 10.0,
+            # Of what each scale adds to what it is given, mean |.|: what drawn tissue knows, and
+            # few training images do not show, is kept (SimGAN's self-regularisation).
+            "added_weight": 0.0,
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,
             "pixel": "mse",

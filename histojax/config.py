@@ -49,6 +49,7 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
     "best": lambda chosen: chosen == "score",
     "start": lambda start: start == "grey",
     "moments_weight": lambda weight: weight == 0,
+    "added_weight": lambda weight: weight == 0,
     "unlabelled": lambda spec: spec == "",
     "unlabelled_weight": lambda weight: True,
     "teacher": lambda group: group["weight"] == 0,

@@ -235,7 +235,8 @@ def conditions_of(
     )
     start = None
     if stage.start == "tissue":
-        start = palette.recoloured(drawn(mask, seed), labels, colours)
+        # As in training.
+        start = palette.recoloured(drawn(mask, seed), *palette.whole(labels, colours))
     return Conditions(labels, stage.synthesiser.factors, seed, start), colours
 
 

@@ -24,6 +24,7 @@ class Contest:
       weight: of its judgement of images in the generator's loss.
       matching_weight: of the difference of its hidden activations, generated against real.
       moments_weight: of the difference of each label's mean colour and its deviation.
+      added_weight: of what a generator adds to what it is given, mean absolute value.
       mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
         segmentor's.
     """
@@ -32,6 +33,7 @@ class Contest:
     weight: float
     matching_weight: float
     moments_weight: float
+    added_weight: float
     mask_adversarial_weight: float
     mask_matching_weight: float
 
@@ -61,7 +63,13 @@ def build_contest(config: ConfigDict) -> Contest:
     build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
     if group.weight < 0:
         raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
-    names = ("matching_weight", "moments_weight", "mask_adversarial_weight", "mask_matching_weight")
+    names = (
+        "matching_weight",
+        "moments_weight",
+        "added_weight",
+        "mask_adversarial_weight",
+        "mask_matching_weight",
+    )
     weights = {name: config.get(name, 0.0) for name in names}  # older runs lack the newest
     for name, weight in weights.items():
         if weight < 0:

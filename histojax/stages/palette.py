@@ -65,6 +65,16 @@ def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np
     return out
 
 
+def whole(labels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Labels (H, W) and colours (C, 3) with nuclei in one piece: ground and nucleus.
+
+    The nuclei's colour is the mean over their pixels; see `scales.Labels.whole`.
+    """
+    counts = np.bincount(labels.ravel(), minlength=len(colours))[1:, None]
+    nucleus = (counts * colours[1:]).sum(0) / max(int(counts.sum()), 1)
+    return (labels > 0).astype(np.uint8), np.stack([colours[0], nucleus])
+
+
 def draw(
     looks: Sequence[Look], count: int, numbers: Sequence[int], seed: Sequence[int]
 ) -> np.ndarray:

@@ -159,9 +159,10 @@ class Pyramid(segmentation.FindsNuclei):
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            fakes, generator_stats, squares = self._generate(run, grounds, masks, noises, real)
+            made = self._generate(run, grounds, masks, noises, real)
+            fakes, added, generator_stats, squares = made
             logits, segmenter_stats = self._segment(run, real)
-            outputs = {k: (fakes[k], logits[k]) for k in self.trained}
+            outputs = {k: (fakes[k], added[k], logits[k]) for k in self.trained}
             return outputs, ({**generator_stats, **segmenter_stats}, squares)
 
         trained = {name: state.params[name] for name in names}
@@ -230,9 +231,9 @@ class Pyramid(segmentation.FindsNuclei):
         masks: Sequence[jax.Array],
         noises: Sequence[jax.Array],
         real: Sequence[jax.Array] | None = None,
-    ) -> tuple[list[jax.Array], dict[str, Tree], list[jax.Array]]:
-        """Images of all scales, statistics, mean squares of what each scale has to add."""
-        images, stats, squares = [], {}, []
+    ) -> tuple[list[jax.Array], list[jax.Array], dict[str, Tree], list[jax.Array]]:
+        """Images of all scales, what each adds, statistics, mean squares of what each has to."""
+        images, added, stats, squares = [], [], {}, []
         for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
             below = ground
             if images:
@@ -242,7 +243,8 @@ class Pyramid(segmentation.FindsNuclei):
             squares.append(jnp.mean(jnp.square(lax.stop_gradient(off))))
             image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
             images.append(image)
-        return images, stats, squares
+            added.append(image - below)
+        return images, added, stats, squares
 
     def _segment(
         self, run: Any, images: Sequence[jax.Array]
@@ -263,18 +265,19 @@ class Pyramid(segmentation.FindsNuclei):
         state: State,
         k: int,
         fake: jax.Array,
+        added: jax.Array,
         logits: jax.Array,
         real: jax.Array,
         mask: jax.Array,
         axis_name: str | None,
-    ) -> tuple[tuple[jax.Array, jax.Array], Tree, Tree, dict[str, jax.Array]]:
+    ) -> tuple[tuple[jax.Array, ...], Tree, Tree, dict[str, jax.Array]]:
         """What a scale's three networks make of each other.
 
         Every pair is judged once, and what the generator and segmentor lose by it and what the
         discriminator does are both followed back from there.
 
         Returns:
-          Gradients of `fake` and `logits` (B, h, w, C), the discriminator's gradients and
+          Gradients of `fake`, `added` and `logits` (B, h, w, C), the discriminator's gradients and
           statistics, metrics.
         """
         name = f"discriminator_{k}"
@@ -298,9 +301,9 @@ class Pyramid(segmentation.FindsNuclei):
         on_fake, back_fake, _ = jax.vjp(judge, params, fake, mask, has_aux=True)
         on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
 
-        lost = jax.grad(self._loss, argnums=(0, 1, 2, 3), has_aux=True)
-        (of_fake, of_logits, of_judged, of_found), metrics = lost(
-            fake, logits, on_fake, on_mask, on_real, state.frozen, real, mask, axis_name
+        lost = jax.grad(self._loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
+        (of_fake, of_added, of_logits, of_judged, of_found), metrics = lost(
+            fake, added, logits, on_fake, on_mask, on_real, state.frozen, real, mask, axis_name
         )
         of_fake = of_fake + back_fake(of_judged)[1]
         of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
@@ -310,11 +313,12 @@ class Pyramid(segmentation.FindsNuclei):
         backs = (back_real, back_fake, back_mask)
         parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
         grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-        return (of_fake, of_logits), grads, stats, {**metrics, **found}
+        return (of_fake, of_added, of_logits), grads, stats, {**metrics, **found}
 
     def _loss(
         self,
         fake: jax.Array,
+        added: jax.Array,
         logits: jax.Array,
         on_fake: Any,
         on_mask: Any,
@@ -340,9 +344,12 @@ class Pyramid(segmentation.FindsNuclei):
         likeness, found = self.content.loss(frozen, fake, real)
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
         contest = self.contest
-        off = jnp.mean(jnp.abs(moments(fake, mask) - moments(real, mask)))
+        # Tissue is moved by whole nuclei too: rim and middle differ as it has drawn them.
+        parts = self.labels.whole(mask) if self.start == "tissue" else mask
+        off = jnp.mean(jnp.abs(moments(fake, parts) - moments(real, parts)))
+        more = jnp.mean(jnp.abs(full_precision(added)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
-        loss = loss + contest.moments_weight * off
+        loss = loss + contest.moments_weight * off + contest.added_weight * more
         loss = loss + cross_entropy + contest.mask_adversarial_weight * mask_fooled
         loss = loss + contest.mask_matching_weight * mask_matched
         right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
@@ -352,6 +359,7 @@ class Pyramid(segmentation.FindsNuclei):
             "loss_adversarial": fooled,
             "loss_matching": matched,
             "loss_moments": off,
+            "loss_added": more,
             "loss_mask": cross_entropy,
             "loss_mask_adversarial": mask_fooled,
             "loss_mask_matching": mask_matched,
@@ -397,7 +405,8 @@ class Pyramid(segmentation.FindsNuclei):
         """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' colours."""
         if self.start != "tissue":
             return None
-        labels = self.labels.one_hot(batch, self.dtype)
+        # Moved as a whole, a nucleus keeps its rim and its middle apart.
+        labels = self.labels.whole(self.labels.one_hot(batch, self.dtype))
         colours = label_colours(unit(batch["hr"], self.dtype), labels)
         tissue = recoloured(unit(batch["tissue"], self.dtype), labels, colours)
         return jnp.clip(tissue, 0, 1)

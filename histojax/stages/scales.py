@@ -73,6 +73,12 @@ class Labels:
         rim = nn.max_pool(one_hot[..., 2:], window, window) * (1 - middle[..., :1])
         return jnp.concatenate([middle[..., :1], 1 - middle[..., :1] - rim, rim], -1)
 
+    def whole(self, one_hot: jax.Array) -> jax.Array:
+        """Labels (B, H, W, C) with nuclei in one piece: of "contour", ground and nucleus."""
+        if self.form != "contour":
+            return one_hot
+        return jnp.concatenate([one_hot[..., :1], 1 - one_hot[..., :1]], -1)
+
     def maps(self, probability: jax.Array) -> jax.Array:
         """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
         # What comes after the mask is labels from 1 on, in their order.

@@ -16,18 +16,21 @@ def test_matching_sums_layers_and_averages_sizes():
 
 def test_weights_come_from_the_config_and_older_runs_lack_the_newest():
     loss = tiny.config("pyramid").loss.copy_and_resolve_references()
-    loss.moments_weight = 3.0
-    assert contest.build_contest(loss).moments_weight == 3.0
-    del loss["moments_weight"]
-    assert contest.build_contest(loss).moments_weight == 0.0
+    for name in ("moments_weight", "added_weight"):
+        loss[name] = 3.0
+        assert getattr(contest.build_contest(loss), name) == 3.0
+        del loss[name]
+        assert getattr(contest.build_contest(loss), name) == 0.0
 
 
 @pytest.mark.faults
 def test_a_weight_below_zero_and_an_unknown_form_are_refused():
     loss = tiny.config("pyramid").loss.copy_and_resolve_references()
-    loss.moments_weight = -1.0
-    with pytest.raises(UserError, match=r"loss\.moments_weight=-1\.0 has to be 0 or more"):
-        contest.build_contest(loss)
+    for name in ("moments_weight", "added_weight"):
+        loss[name] = -1.0
+        with pytest.raises(UserError, match=rf"loss\.{name}=-1\.0 has to be 0 or more"):
+            contest.build_contest(loss)
+        loss[name] = 0.0
     loss.adversarial.form = "war"
     with pytest.raises(UserError, match=r"loss\.adversarial\.form='war'"):
         contest.build_contest(loss)

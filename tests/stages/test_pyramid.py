@@ -68,11 +68,11 @@ def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
 
 def test_what_is_judged_once_gives_the_gradients_of_the_losses():
     settings = settings_of()
-    settings.loss.update(mask_matching_weight=3.0, matching_weight=2.0)
+    settings.loss.update(mask_matching_weight=3.0, matching_weight=2.0, added_weight=4.0)
     stage, state, batch = built(settings)
     labels = stage.labels.one_hot(batch, jnp.float32)
     (mask,), real = stage.masks(labels)[1:], jnp.asarray(batch["hr"] / 255, jnp.float32)
-    fake, logits = real[::-1] * 0.9, 2 * mask[::-1] - 1
+    fake, logits, added = real[::-1] * 0.9, 2 * mask[::-1] - 1, real - 0.5
 
     def judged(params, image, labels):
         module, held = stage.discriminators[1], state.statistics["discriminator_1"]
@@ -80,18 +80,19 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
 
     params = state.params["discriminator_1"]
 
-    def of_networks(fake, logits):
+    def of_networks(fake, added, logits):
         found = judged(params, fake, mask), judged(params, real, jax.nn.softmax(logits))
         fixed = (judged(params, real, mask), state.frozen, real, mask, None)
-        return stage._loss(fake, logits, *found, *fixed)[0]
+        return stage._loss(fake, added, logits, *found, *fixed)[0]
 
     def of_judge(params):
         pairs = (real, mask), (fake, mask), (real, jax.nn.softmax(logits))
         return stage._loss_of_judge(*(judged(params, *pair) for pair in pairs), None)[0]
 
-    wanted = *jax.grad(of_networks, (0, 1))(fake, logits), jax.grad(of_judge)(params)
-    (of_fake, of_logits), grads, _, _ = stage._compete(state, 1, fake, logits, real, mask, None)
-    for one, other in zip((of_fake, of_logits, grads), wanted, strict=True):
+    wanted = *jax.grad(of_networks, (0, 1, 2))(fake, added, logits), jax.grad(of_judge)(params)
+    made = fake, added, logits
+    networks, grads, _, _ = stage._compete(state, 1, *made, real, mask, None)
+    for one, other in zip((*networks, grads), wanted, strict=True):
         one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
         assert float(jnp.abs(other).max()) > 0
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
@@ -111,6 +112,44 @@ def test_colours_that_are_off_reach_the_generator():
     more = histories[1]["loss"] - histories[0]["loss"]
     assert more == pytest.approx(1e3 * off, rel=1e-3)
     assert not tiny.same(*updates)
+
+
+def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
+    settings = settings_of()
+    settings.loss.added_weight = 1e3
+    stage, state, batch = built(settings)
+    _, history = tiny.stepped(stage, state, batch, 6)
+    added = [metrics["loss_added"] for metrics in history]
+    assert 0 < added[-1] < 0.9 * added[0]
+    plain, other, _ = built(settings_of())
+    first = tiny.stepped(plain, other, batch, 1)[1][0]
+    assert history[0]["loss_added"] == pytest.approx(first["loss_added"], rel=1e-6)
+    more = history[0]["loss"] - first["loss"]
+    assert more == pytest.approx(1e3 * added[0], rel=1e-3)
+
+
+def test_tissue_is_moved_by_whole_nuclei():
+    settings = tiny.config("pyramid").init.pyramid
+    settings.pyramid.start = "tissue"
+    stage = build_stage(settings, {})
+    batch = dict(tiny.batch_for(stage, size=2, crop=32))
+    # Nothing is cut.
+    batch["tissue"] = batch["tissue"] // 4 + 96
+    batch["hr"] = batch["hr"] // 4 + 96
+    one_hot = stage.labels.one_hot(batch, jnp.float32)
+    nuclei = one_hot[..., :1] == 0
+    moved = stage._tissue_of(batch) - batch["tissue"] / 255
+    for part in (nuclei, ~nuclei):
+        # By one amount in all of a part: rim and middle differ as much as before.
+        spread = jnp.where(part, moved, jnp.nan)
+        np.testing.assert_allclose(
+            jnp.nanmax(spread, (1, 2)), jnp.nanmin(spread, (1, 2)), atol=1e-5
+        )
+        means = [
+            jnp.nanmean(jnp.where(part, image, jnp.nan), (1, 2))
+            for image in (stage._tissue_of(batch), batch["hr"] / 255)
+        ]
+        np.testing.assert_allclose(*means, atol=1e-5)
 
 
 def test_noise_is_fresh_at_every_step_and_of_every_scale():
@@ -137,7 +176,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     run = stage._runner(state, {}, key, None)
     colours = scales.label_colours(batch["hr"] / 255, labels)
     grounds = scales.grounds_of("colours", masks, colours)
-    images, _, _ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    images, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
     below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
     expected = 1 + 0.02 * (0.5 * error - 1)

@@ -17,6 +17,14 @@ def test_labels_of_touching_nuclei_are_kept_apart_by_their_rims():
     np.testing.assert_array_equal(maps[0, 0, :, 1], [0, 0, 1, 0, 0, 1, 0])
 
 
+def test_nuclei_in_one_piece_are_what_is_no_ground():
+    index = jnp.array([[[0, 1, 2, 0]]])
+    found = LABELS.whole(jax.nn.one_hot(index, 3))
+    np.testing.assert_array_equal(found, jax.nn.one_hot(jnp.minimum(index, 1), 2))
+    classes = jax.nn.one_hot(index, 4)
+    np.testing.assert_array_equal(scales.Labels("classes", 4).whole(classes), classes)
+
+
 def test_labels_are_a_mask_or_the_classes_of_the_annotation():
     batch = {"mask": np.array([[[0, 3, 1]]], np.uint8)}
     found = scales.Labels("mask", 2).one_hot(batch, jnp.float32).argmax(-1)
