@@ -117,11 +117,11 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # Likeness to the one real image out of many that a mask could have, in activations or
             # pixels, keeps a laptop's few steps at flat colours.
             "matching_weight": 0.0 if size == "laptop" else 10.0,
-            # Of the mean and deviation of each label's colours, which are lost on a discriminator
-            # that normalises what it sees.
+            # Of the mean and deviation of each label's colours (of ground and nuclei for
+            # start=tissue), which are lost on a discriminator that normalises what it sees.
             "moments_weight": 0.0 if size == "paper" else 10.0,
-            # Of what each scale adds to what it is given, mean |.|: what drawn tissue knows, and
-            # few training images do not show, is kept (SimGAN's self-regularisation).
+            # Of all scales: of what each adds to what it is given, mean |.|. For start=tissue: what
+            # the tissue has that few training images show is kept.
             "added_weight": 0.0,
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,

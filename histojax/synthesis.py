@@ -222,6 +222,8 @@ def conditions_of(
 ) -> tuple[Conditions, np.ndarray]:
     """What an image is made of, and the colours (C, 3) of its labels.
 
+    Tissue to start from has those of the ground and of nuclei as a whole, as in training.
+
     Args:
       run: of a pyramid.
       labels: numbers of labels (H, W), of `label_numbers`.
@@ -235,8 +237,7 @@ def conditions_of(
     )
     start = None
     if stage.start == "tissue":
-        # As in training.
-        start = palette.recoloured(drawn(mask, seed), *palette.whole(labels, colours))
+        start = palette.recoloured(drawn(mask, seed), *palette.nuclei_as_one(labels, colours))
     return Conditions(labels, stage.synthesiser.factors, seed, start), colours
 
 

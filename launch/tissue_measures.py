@@ -113,14 +113,6 @@ def mean_of(rows: list[dict[str, float]]) -> dict[str, float]:
     }
 
 
-def known(rows: dict[str, dict[str, float]]) -> dict[str, dict[str, float | None]]:
-    """With None for what is not finite, which JSON has not."""
-    return {
-        name: {key: round(value, 4) if np.isfinite(value) else None for key, value in row.items()}
-        for name, row in rows.items()
-    }
-
-
 def summary(rows: list[dict[str, float]]) -> dict[str, dict[str, float]]:
     """Mean, median and 5-95 % range of each statistic over images or patients.
 

@@ -11,26 +11,26 @@ image. table.json has each image's numbers too, null where there is nothing to m
 
 from __future__ import annotations
 
-import json
-import os
 import pathlib
-import sys
 import time
+from collections.abc import Sequence
 
 import numpy as np
-from absl import app, flags, logging
-from PIL import Image
+from absl import flags
 
+from histojax import command
 from histojax.data import tissue as model
 from histojax.errors import UserError
+from histojax.imaging import writers
+from histojax.progress import say
 from launch import tissue_measures as measures
 
-_REAL = flags.DEFINE_string("real", "", "Real images with instances: folder:ROOT.")
+_REAL = flags.DEFINE_string("real", None, "Real images with instances: folder:ROOT.")
 _SYNTHETIC = flags.DEFINE_string(
     "synthetic", "", "Synthetic images with instances, folder:ROOT; none: the built-in model's."
 )
 _SPLIT = flags.DEFINE_string("split", "train", "Split of the real images.")
-_OUTPUT = flags.DEFINE_string("output", "", "Folder for table.json and contact_sheet.png.")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder for table.json and contact_sheet.png.")
 _SIZE = flags.DEFINE_integer("size", 256, "Side of the squares that are compared, px.", 64)
 _PATIENTS = flags.DEFINE_integer("patients", 60, "Number of simulated patients.", 1)
 _PATCHES = flags.DEFINE_integer("patches", 4, "Patches of each simulated patient.", 1)
@@ -42,6 +42,7 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[n
     from histojax.data.sources import open_source
 
     source = open_source(spec, split=split)
+    say(f"measuring {len(source)} images of {spec}")
     rows, shown = {}, []
     for i in range(len(source)):
         sample = source[i]
@@ -60,7 +61,6 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[n
             [measures.statistics(*square) for square in squares]
         )
         shown.append(squares[len(squares) // 2][0])
-        logging.log_every_n_seconds(logging.INFO, "measured %s", 5, sample["name"])
     return rows, shown
 
 
@@ -84,29 +84,11 @@ def _simulated(size: int) -> tuple[dict[str, dict], list[np.ndarray], float]:
     return rows, shown, round(_PATIENTS.value * _PATCHES.value / seconds, 1)
 
 
-def main(argv: list[str]) -> None:
-    try:
-        report(argv)
-    except UserError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2)
-
-
-def report(argv: list[str]) -> None:
-    """Measures, then writes table.json and contact_sheet.png and prints the table.
-
-    Raises:
-        UserError: a flag is missing, or images cannot be read or measured.
-    """
-    if len(argv) > 1:
-        raise UserError(f"arguments {argv[1:]} are unknown: write options as --name=value.")
-    for flag in (_REAL, _OUTPUT):
-        if not flag.value:
-            raise UserError(f"--{flag.name} is empty: give --real=folder:ROOT and --output=DIR.")
+def main(argv: Sequence[str]) -> None:
+    """Measures, then writes table.json and contact_sheet.png and prints the table."""
+    del argv
     size = _SIZE.value
     output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-
     real, real_squares = _measured(_REAL.value, _SPLIT.value, size)
     if _SYNTHETIC.value:
         made, shown = _measured(_SYNTHETIC.value, "all", size)
@@ -116,26 +98,25 @@ def report(argv: list[str]) -> None:
         by = {"model_version": model.MODEL_VERSION, "patches_per_cpu_second": rate}
     of_real, of_made = (measures.summary(list(rows.values())) for rows in (real, made))
     table = {
-        "real": measures.known(of_real),
-        "synthetic": measures.known(of_made),
+        "real": of_real,
+        "synthetic": of_made,
         "bound": {},
         "size": size,
-        "images": {"real": measures.known(real), "synthetic": measures.known(made)},
+        "images": {"real": real, "synthetic": made},
         **by,
     }
     for name in measures.BOUND:
         within = of_real[name]["p5"] <= of_made[name]["mean"] <= of_real[name]["p95"]
         table["bound"][name] = bool(within)
     count = min(len(real_squares), len(shown), 24)
-    sheet = Image.fromarray(measures.contact_sheet(real_squares[:count], shown[:count]))
-    sheet.save(output / ".contact_sheet.png")
-    os.replace(output / ".contact_sheet.png", output / "contact_sheet.png")
-    (output / ".table.json").write_text(json.dumps(table, indent=1))
-    os.replace(output / ".table.json", output / "table.json")
+    sheet = measures.contact_sheet(real_squares[:count], shown[:count])
+    writers.write_png(output / "contact_sheet.png", sheet)
+    writers.write_json(output / "table.json", table)
     print(measures.format_table({"real": of_real, "synthetic": of_made}))
     if "patches_per_cpu_second" in by:
         print(f"{by['patches_per_cpu_second']} patches of {size} px per second of one core")
 
 
 if __name__ == "__main__":
-    app.run(main)
+    flags.mark_flags_as_required(["real", "output"])
+    command.run(main)

@@ -92,13 +92,13 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
         assert str(failure.value).endswith("; restore or remove the workdir")
 
 
-@pytest.mark.parametrize("name", ["joint", "use_net"])
+@pytest.mark.parametrize("name", ["joint", "use_net", "pyramid"])
 def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(name):
     """Before there were heads, targets, stain normalisation, turns, drops of the rate, teachers."""
     new = config.resolved(tiny.CONFIGS[name].get_config("smoke"))
     later = {"heads", "smooth", "rotate", "translate", "vertical_flips", "drop_at", "drop_factor"}
     later |= {"stain", "targets", "instances", "own_stains", "pretrained"}
-    later |= {"unlabelled", "unlabelled_weight", "teacher"}
+    later |= {"unlabelled", "unlabelled_weight", "teacher", "added_weight"}
 
     def without(values):
         kept = {k: v for k, v in values.items() if k not in later}
@@ -113,6 +113,12 @@ def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(n
         new["data"]["augmentation"]["rotate"] = 10.0
         found = [line.partition(":")[0] for line in config.differences(old, new)]
         assert found == ["data.augmentation.rotate", "data.stain", "segmenter.heads"]
+    elif name == "pyramid":
+        assert found == []
+        new["loss"]["added_weight"] = 1.0
+        assert [line.partition(":")[0] for line in config.differences(old, new)] == [
+            "loss.added_weight"
+        ]
     else:
         assert [line.partition(":")[0] for line in found] == ["segmenter.heads"]
         new["pretrained"]["encoder"] = "imagenet"

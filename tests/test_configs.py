@@ -62,6 +62,15 @@ def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, s
     assert Degradation.from_config(settings.data.degradation, 4) == Degradation(name=name)
 
 
+def test_what_all_scales_of_a_pyramid_have_in_common_is_set_once():
+    settings = tiny.CONFIGS["pyramid"].get_config("gpu")
+    settings.pyramid.noise, settings.loss.added_weight = 0.25, 2.0
+    stages = chain.stages_of(settings)
+    assert len(stages) == 4
+    assert all(stage.pyramid.noise == 0.25 for stage in stages)
+    assert all(stage.loss.added_weight == 2.0 for stage in stages)
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
 def test_crops_follow_the_scale_until_they_are_set(name, size):

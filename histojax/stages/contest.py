@@ -23,8 +23,11 @@ class Contest:
       form: key of losses.adversarial.FORMS.
       weight: of its judgement of images in the generator's loss.
       matching_weight: of the difference of its hidden activations, generated against real.
-      moments_weight: of the difference of each label's mean colour and its deviation.
-      added_weight: of what a generator adds to what it is given, mean absolute value.
+      moments_weight: of the difference of each label's mean colour and its deviation; of ground
+        and nuclei where tissue is started from.
+      added_weight: of what a generator adds to what it is given, mean absolute value: the
+        self-regularisation of Shrivastava et al. 2017 (CVPR, section 2.1), which compares images
+        in pixels too, here at every scale by itself.
       mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
         segmentor's.
     """

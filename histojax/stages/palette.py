@@ -65,10 +65,15 @@ def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np
     return out
 
 
-def whole(labels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels (H, W) and colours (C, 3) with nuclei in one piece: ground and nucleus.
+def nuclei_as_one(labels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ground and nuclei of labels that tell nuclei and perhaps their rims from the ground.
 
-    The nuclei's colour is the mean over their pixels; see `scales.Labels.whole`.
+    Args:
+      labels: uint8 (H, W), the number of each pixel's label.
+      colours: (C, 3), in [0, 1].
+
+    Returns:
+      uint8 (H, W) in {0, 1}; (2, 3) in [0, 1], that of nuclei the mean over their pixels.
     """
     counts = np.bincount(labels.ravel(), minlength=len(colours))[1:, None]
     nucleus = (counts * colours[1:]).sum(0) / max(int(counts.sum()), 1)

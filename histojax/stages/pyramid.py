@@ -232,7 +232,7 @@ class Pyramid(segmentation.FindsNuclei):
         noises: Sequence[jax.Array],
         real: Sequence[jax.Array] | None = None,
     ) -> tuple[list[jax.Array], list[jax.Array], dict[str, Tree], list[jax.Array]]:
-        """Images of all scales, what each adds, statistics, mean squares of what each has to."""
+        """Images of all scales, what each adds, statistics, mean squares of what it should."""
         images, added, stats, squares = [], [], {}, []
         for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
             below = ground
@@ -274,7 +274,8 @@ class Pyramid(segmentation.FindsNuclei):
         """What a scale's three networks make of each other.
 
         Every pair is judged once, and what the generator and segmentor lose by it and what the
-        discriminator does are both followed back from there.
+        discriminator does are both followed back from there. `added` is what `fake` has beyond the
+        image that its generator was given.
 
         Returns:
           Gradients of `fake`, `added` and `logits` (B, h, w, C), the discriminator's gradients and
@@ -344,8 +345,8 @@ class Pyramid(segmentation.FindsNuclei):
         likeness, found = self.content.loss(frozen, fake, real)
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
         contest = self.contest
-        # Tissue is moved by whole nuclei too: rim and middle differ as it has drawn them.
-        parts = self.labels.whole(mask) if self.start == "tissue" else mask
+        # Tissue is moved by whole nuclei: means of rim and middle are not tied to the image's.
+        parts = self.labels.nuclei_as_one(mask) if self.start == "tissue" else mask
         off = jnp.mean(jnp.abs(moments(fake, parts) - moments(real, parts)))
         more = jnp.mean(jnp.abs(full_precision(added)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
@@ -406,7 +407,7 @@ class Pyramid(segmentation.FindsNuclei):
         if self.start != "tissue":
             return None
         # Moved as a whole, a nucleus keeps its rim and its middle apart.
-        labels = self.labels.whole(self.labels.one_hot(batch, self.dtype))
+        labels = self.labels.nuclei_as_one(self.labels.one_hot(batch, self.dtype))
         colours = label_colours(unit(batch["hr"], self.dtype), labels)
         tissue = recoloured(unit(batch["tissue"], self.dtype), labels, colours)
         return jnp.clip(tissue, 0, 1)
@@ -429,8 +430,8 @@ class Pyramid(segmentation.FindsNuclei):
           state: of the stage.
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
-          colours: (B, C, 3) of the labels, in [0, 1]; without effect where it starts from grey.
-          tissue: (B, H, W, 3) in [0, 1] in these colours, where it starts from that.
+          colours: (B, C, 3) of the labels, in [0, 1]; without effect but where it starts from them.
+          tissue: (B, H, W, 3) in [0, 1], where it starts from that.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)

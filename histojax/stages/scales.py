@@ -73,8 +73,8 @@ class Labels:
         rim = nn.max_pool(one_hot[..., 2:], window, window) * (1 - middle[..., :1])
         return jnp.concatenate([middle[..., :1], 1 - middle[..., :1] - rim, rim], -1)
 
-    def whole(self, one_hot: jax.Array) -> jax.Array:
-        """Labels (B, H, W, C) with nuclei in one piece: of "contour", ground and nucleus."""
+    def nuclei_as_one(self, one_hot: jax.Array) -> jax.Array:
+        """Labels (B, H, W, C) without rims: of "contour" ground and nucleus, others as they are."""
         if self.form != "contour":
             return one_hot
         return jnp.concatenate([one_hot[..., :1], 1 - one_hot[..., :1]], -1)
@@ -152,8 +152,8 @@ def grounds_of(
     Args:
       start: of STARTS.
       masks: (B, h, w, C) of each scale, lowest first.
-      colours: (B, C, 3) of each label, in [0, 1].
-      tissue: (B, H, W, 3) in [0, 1] in these colours, of the crops' size, for start="tissue".
+      colours: (B, C, 3) of each label, in [0, 1], for start="colours".
+      tissue: (B, H, W, 3) in [0, 1], of the crops' size, for start="tissue".
     """
     dtype = masks[0].dtype
     if start == "tissue":

@@ -56,13 +56,13 @@ def test_colours_are_of_an_image_that_held_what_is_to_be_painted():
     assert len(both) == 2
 
 
-def test_the_colour_of_nuclei_in_one_piece_is_the_mean_of_their_pixels():
+def test_the_colour_of_nuclei_as_one_is_the_mean_of_their_pixels():
     labels = np.uint8([[0, 1, 1], [2, 1, 0]])
     colours = np.array([[0.9] * 3, [0.2, 0.4, 0.6], [0.6, 0.0, 0.2]], np.float32)
-    parts, moved = palette.whole(labels, colours)
+    parts, moved = palette.nuclei_as_one(labels, colours)
     np.testing.assert_array_equal(parts, [[0, 1, 1], [1, 1, 0]])
     np.testing.assert_allclose(moved, [[0.9] * 3, [0.3, 0.3, 0.5]], rtol=1e-6)
-    _, none = palette.whole(np.zeros_like(labels), colours)
+    _, none = palette.nuclei_as_one(np.zeros_like(labels), colours)
     assert np.isfinite(none).all()
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,7 +9,7 @@ from ml_collections import ConfigDict
 
 from histojax import chain, runs
 from histojax.errors import UserError
-from histojax.stages import build_stage, scales
+from histojax.stages import build_stage, palette, scales
 from tests import tiny
 
 
@@ -40,12 +42,15 @@ def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
 
 
 def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
-    stage, state, batch = built(settings_of(together=True))
+    settings = settings_of(together=True)
+    settings.loss.added_weight = 1.0
+    stage, state, batch = built(settings)
     after, history = tiny.stepped(stage, state, batch, 1)
     assert len(state.opt_state) == 6
     for name in state.opt_state:
         assert not tiny.same(after.params[name], state.params[name])
     assert {"loss_adversarial_16", "loss_adversarial_32", "loss"} <= set(history[0])
+    assert min(history[0][f"loss_added_{size}"] for size in stage.sizes) > 0
 
 
 @pytest.mark.parametrize("term", ["mask_adversarial_weight", "mask_matching_weight"])
@@ -115,41 +120,81 @@ def test_colours_that_are_off_reach_the_generator():
 
 
 def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
-    settings = settings_of()
-    settings.loss.added_weight = 1e3
-    stage, state, batch = built(settings)
-    _, history = tiny.stepped(stage, state, batch, 6)
-    added = [metrics["loss_added"] for metrics in history]
-    assert 0 < added[-1] < 0.9 * added[0]
-    plain, other, _ = built(settings_of())
-    first = tiny.stepped(plain, other, batch, 1)[1][0]
-    assert history[0]["loss_added"] == pytest.approx(first["loss_added"], rel=1e-6)
-    more = history[0]["loss"] - first["loss"]
-    assert more == pytest.approx(1e3 * added[0], rel=1e-3)
+    histories = []
+    for weight in (0.0, 1e3):
+        settings = settings_of()
+        settings.loss.added_weight = weight
+        stage, state, batch = built(settings)
+        histories.append(tiny.stepped(stage, state, batch, 6)[1])
+    added = [[metrics["loss_added"] for metrics in history] for history in histories]
+    assert added[0][0] == pytest.approx(added[1][0], rel=1e-6)
+    more = histories[1][0]["loss"] - histories[0][0]["loss"]
+    assert more == pytest.approx(1e3 * added[0][0], rel=1e-3)
+    assert 0 < added[1][-1] < 0.95 * added[0][-1]
 
 
-def test_tissue_is_moved_by_whole_nuclei():
+def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
+    stage, state, batch = built()
+    labels = stage.labels.one_hot(batch, jnp.float32)
+    masks = stage.masks(labels)
+    key = jax.random.key(1)
+    run = stage._runner(state, {}, key, None)
+    grounds = scales.grounds_of("colours", masks, scales.label_colours(batch["hr"] / 255, labels))
+    images, added, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    np.testing.assert_allclose(added[0], images[0] - grounds[0], atol=1e-6)
+    np.testing.assert_allclose(added[1], images[1] - scales.enlarged(images[0], 2), atol=1e-6)
+    assert float(jnp.abs(added[1]).mean()) > 1e-4
+    real = jnp.asarray(batch["hr"] / 255, jnp.float32)
+    found = stage._compete(state, 1, images[1], added[1], masks[1], real, masks[1], None)[-1]
+    assert found["loss_added"] == pytest.approx(float(jnp.abs(added[1]).mean()), rel=1e-5)
+
+
+def of_tissue():
+    """A lowest scale that starts from tissue, and a batch whose nuclei have rims, nothing of it so
+    bright or dark that moving it cuts it."""
     settings = tiny.config("pyramid").init.pyramid
     settings.pyramid.start = "tissue"
     stage = build_stage(settings, {})
     batch = dict(tiny.batch_for(stage, size=2, crop=32))
-    # Nothing is cut.
-    batch["tissue"] = batch["tissue"] // 4 + 96
-    batch["hr"] = batch["hr"] // 4 + 96
+    batch["contour"] = batch["mask"] * (batch["hr"][..., 1] < 128)
+    batch |= {field: batch[field] // 4 + 96 for field in ("hr", "tissue")}
     one_hot = stage.labels.one_hot(batch, jnp.float32)
-    nuclei = one_hot[..., :1] == 0
-    moved = stage._tissue_of(batch) - batch["tissue"] / 255
-    for part in (nuclei, ~nuclei):
-        # By one amount in all of a part: rim and middle differ as much as before.
-        spread = jnp.where(part, moved, jnp.nan)
-        np.testing.assert_allclose(
-            jnp.nanmax(spread, (1, 2)), jnp.nanmin(spread, (1, 2)), atol=1e-5
-        )
-        means = [
-            jnp.nanmean(jnp.where(part, image, jnp.nan), (1, 2))
-            for image in (stage._tissue_of(batch), batch["hr"] / 255)
-        ]
-        np.testing.assert_allclose(*means, atol=1e-5)
+    assert one_hot.any((1, 2)).all()
+    return stage, runs.fresh_state(stage, settings), batch, one_hot
+
+
+def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
+    stage, _, batch, one_hot = of_tissue()
+    moved = np.asarray(255 * stage._tissue_of(batch))
+    colours = scales.label_colours(batch["hr"] / 255, one_hot)
+    numbers = np.asarray(one_hot.argmax(-1), np.uint8)
+    for i, number in enumerate(numbers):
+        for part in (number == 0, number > 0):
+            # By one amount in all of a part: rim and middle differ as much as before.
+            by = moved[i][part] - batch["tissue"][i][part]
+            np.testing.assert_allclose(by, by[:1].repeat(len(by), 0), atol=1e-3)
+            assert moved[i][part].mean(0) == pytest.approx(batch["hr"][i][part].mean(0), abs=0.01)
+        parts = palette.nuclei_as_one(number, np.asarray(colours[i]))
+        synthesised = palette.recoloured(batch["tissue"][i], *parts)
+        np.testing.assert_allclose(synthesised, moved[i], atol=0.51)
+        by_label = palette.recoloured(batch["tissue"][i], number, np.asarray(colours[i]))
+        assert np.abs(by_label - moved[i]).max() > 2
+
+
+def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from():
+    stage, state, batch, one_hot = of_tissue()
+    real = stage.masks(jnp.asarray(batch["hr"] / 255, jnp.float32))[0]
+    (mask,) = stage.masks(one_hot)
+    # The same pixels in each nucleus and ground, in other places.
+    fake = np.array(real)
+    for image, nucleus in zip(fake, np.asarray(mask[..., 0] == 0), strict=True):
+        image[nucleus] = image[nucleus][::-1]
+    off = {}
+    for start in ("tissue", "colours"):
+        changed = dataclasses.replace(stage, start=start)
+        found = changed._compete(state, 0, fake, fake, mask, real, mask, None)[-1]
+        off[start] = float(found["loss_moments"])
+    assert off["tissue"] < 1e-6 < 1e-3 < off["colours"]
 
 
 def test_noise_is_fresh_at_every_step_and_of_every_scale():
@@ -238,8 +283,8 @@ def test_a_pyramid_learns_from_tissue_in_the_colours_of_its_images():
     np.testing.assert_allclose(made, expected, atol=0.51)
     for image, real in zip(made, batch["hr"].astype(float), strict=True):
         assert np.abs(image.mean((0, 1)) - real.mean((0, 1))).max() < 15
-    palette = stage.palette_of([{"hr": batch["hr"][0], **{f: batch[f][0] for f in stage.fields}}])
-    assert len(palette) == 4
+    looks = stage.palette_of([{"hr": batch["hr"][0], **{f: batch[f][0] for f in stage.fields}}])
+    assert len(looks) == 4
 
 
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():

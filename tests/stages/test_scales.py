@@ -17,12 +17,13 @@ def test_labels_of_touching_nuclei_are_kept_apart_by_their_rims():
     np.testing.assert_array_equal(maps[0, 0, :, 1], [0, 0, 1, 0, 0, 1, 0])
 
 
-def test_nuclei_in_one_piece_are_what_is_no_ground():
+def test_nuclei_as_one_are_what_is_no_ground():
     index = jnp.array([[[0, 1, 2, 0]]])
-    found = LABELS.whole(jax.nn.one_hot(index, 3))
+    found = LABELS.nuclei_as_one(jax.nn.one_hot(index, 3))
     np.testing.assert_array_equal(found, jax.nn.one_hot(jnp.minimum(index, 1), 2))
-    classes = jax.nn.one_hot(index, 4)
-    np.testing.assert_array_equal(scales.Labels("classes", 4).whole(classes), classes)
+    for labels in (scales.Labels("classes", 4), scales.Labels("mask", 2)):
+        one_hot = jax.nn.one_hot(jnp.minimum(index, labels.count - 1), labels.count)
+        np.testing.assert_array_equal(labels.nuclei_as_one(one_hot), one_hot)
 
 
 def test_labels_are_a_mask_or_the_classes_of_the_annotation():
