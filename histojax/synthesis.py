@@ -35,7 +35,7 @@ _SQUARE = 128
 # Of the built-in model's tissue, px: some 100 bytes are used for each px of the square.
 _LONGEST = 8192
 # What stands for a run's training images among those whose colours are drawn.
-TRAINING = "training"
+TRAINING, OWN = "training", "own"
 
 
 @functools.lru_cache(maxsize=256)
@@ -140,7 +140,8 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
 
     Args:
       run: of a pyramid.
-      specs: SPEC of images with labels, given or predicted, each; TRAINING: those of its training.
+      specs: SPEC of images with labels, given or predicted, each; TRAINING: those of its training;
+        OWN, alone: none, tissue to start from keeps the colours that it was drawn in.
 
     Raises:
       UserError: for data that cannot be used, or a run without use for colours.
@@ -150,6 +151,13 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
             f"{run.workdir} starts from grey and has no use for --looks={specs[0]}: leave it out, "
             "or name a pyramid trained with pyramid.start='colours'"
         )
+    if OWN in specs:
+        if len(specs) > 1 or run.stage.start != "tissue":
+            raise UserError(
+                f"--looks={OWN} has the tissue that a pyramid starts from keep its colours: name "
+                "it alone, and a pyramid trained with pyramid.start='tissue'"
+            )
+        return dataclasses.replace(run, meta={**run.meta, "palette": []})
     looks: list[palette.Look] = []
     for spec in specs:
         if spec == TRAINING:
@@ -222,7 +230,8 @@ def conditions_of(
 ) -> tuple[Conditions, np.ndarray]:
     """What an image is made of, and the colours (C, 3) of its labels.
 
-    Tissue to start from has those of the ground and of nuclei as a whole, as in training.
+    Tissue to start from has those of the ground and of nuclei as a whole, as in training, or where
+    the run has none to draw from its own.
 
     Args:
       run: of a pyramid.
@@ -232,12 +241,11 @@ def conditions_of(
       look: of the colours, likewise.
     """
     stage = run.stage
-    colours = palette.draw(
-        run.meta.get("palette") or [], stage.labels.count, np.unique(labels).tolist(), look
-    )
-    start = None
-    if stage.start == "tissue":
-        start = palette.recoloured(drawn(mask, seed), *palette.nuclei_as_one(labels, colours))
+    looks = run.meta.get("palette") or []
+    colours = palette.draw(looks, stage.labels.count, np.unique(labels).tolist(), look)
+    start = drawn(mask, seed) if stage.start == "tissue" else None
+    if start is not None and looks:
+        start = palette.recoloured(start, *palette.nuclei_as_one(labels, colours))
     return Conditions(labels, stage.synthesiser.factors, seed, start), colours
 
 

@@ -13,6 +13,7 @@ nuclei; images are then drawn whole, in memory, and `--tile` says nothing.
 A pyramid's image has the colours that labels have in one of the training images, or in one of those
 that `--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks
 --form=predicted --with_images`), such as of another scanner; `training` stands for the former.
+Where the pyramid starts from tissue, `--looks=own` leaves this in the colours that it is drawn in.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ _MASKS = flags.DEFINE_multi_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the pairs.")
 _LOOKS = flags.DEFINE_multi_string(
-    "looks", [], "SPEC of images whose colours are drawn, or training; repeat for more."
+    "looks", [], "SPEC of images whose colours are drawn, training, or own; repeat for more."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "Of noise, colours and tissue.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 1, "Images for each mask, by other noise.", lower_bound=1)

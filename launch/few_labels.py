@@ -20,7 +20,8 @@ For each share of the training patients, drawn anew by each seed, the same segme
 The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
 `synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--form=predicted`,
 found by the network of `augmented` in the other patients'. They have the colours of the images that
-the pyramid was trained on, with `--looks=all` of all patients', as that network's masks tell them.
+the pyramid was trained on, with `--looks=all` of all patients', as that network's masks tell them,
+or with `--looks=own`, where pyramids start from tissue, that tissue's own.
 No label beyond the share is looked at: the last step is used, and nothing is fitted to the val
 images, on which all are scored.
 Fields of the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
@@ -59,7 +60,8 @@ _LOOKS = flags.DEFINE_enum(
     "looks",
     few_labels_plan.LABELLED,
     few_labels_plan.LOOKS,
-    "Whose colours synthetic images have: the pyramid's training images' or the others' too.",
+    "Whose colours synthetic images have: the pyramid's training images', the others' too, or the "
+    "tissue's that they start from.",
 )
 _CONFIDENCE = flags.DEFINE_float(
     "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0

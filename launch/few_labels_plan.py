@@ -60,8 +60,8 @@ WAYS = (
 _OF_THE_REST = ("predicted", "synthetic_predicted", "teacher")
 # Whose run knows the labelled images, and whose network finds the nuclei of the others.
 _FINDER = "augmented"
-# Of the labelled images, or of the other patients' too.
-LABELLED, ALL = LOOKS = ("labelled", "all")
+# Of the labelled images, of the other patients' too, or of the tissue that is started from.
+LABELLED, ALL, OWN = LOOKS = ("labelled", "all", "own")
 # All sure squares are taken.
 _ALL = 1_000_000
 
@@ -78,7 +78,7 @@ class Plan:
         count, size, form: of the masks of each pyramid's pairs.
         pupil, pyramid: config and overrides, as sweep's --run has them.
         teacher_weight: of the mean teacher.
-        looks: whose colours synthetic images have: LABELLED or ALL.
+        looks: whose colours synthetic images have, of LOOKS.
         confidence: from which predicted masks are taken.
     """
 
@@ -101,6 +101,8 @@ class Plan:
         name, share = f"{form}-{self.count}x{self.size}", pyramid.rpartition("-")[2]
         if self._other_looks(share) and not pyramid.startswith("tissue"):
             name += f"-looks{self.confidence:g}"
+        if self.looks == OWN and not pyramid.startswith("tissue"):
+            name += "-own"
         return self.output / "pairs" / pyramid / name
 
     def predicted(self, share: str) -> pathlib.Path:
@@ -113,6 +115,8 @@ class Plan:
 
     def colours(self, share: str, seed: int) -> tuple[str, ...]:
         """Words of synthesis that say whose colours images have."""
+        if self.looks == OWN:
+            return ("--looks=own",)
         if not self._other_looks(share):
             return ()
         others = self.predicted(share) / f"seed_{seed}"
@@ -231,7 +235,7 @@ def learns_from_pairs(pupil: jobs.Job) -> bool:
 
 
 def config_of(run: str) -> ConfigDict:
-    """The config that a run names, with its crop where that is given; other overrides left out.
+    """The config that a run names, with its crop and start if given; other overrides left out.
 
     Raises:
         UserError: for what is no run, or a size that the file does not have.
@@ -246,6 +250,8 @@ def config_of(run: str) -> ConfigDict:
         field, _, value = word.partition("=")
         if field == "--config.data.crop" and value.isdecimal():
             found.data.crop = int(value)
+        if field == "--config.pyramid.start" and "pyramid" in found:
+            found.pyramid.start = value
     return found
 
 
@@ -269,6 +275,12 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
             raise UserError(
                 f"--pyramid={plan.pyramid!r} is of stage {pyramid.stage!r}: name a config of stage "
                 "'pyramid'"
+            )
+        if plan.looks == OWN and pyramid.pyramid.start != "tissue":
+            raise UserError(
+                f"--looks={OWN} is for pyramids that start from tissue, and --pyramid="
+                f"{plan.pyramid!r} starts from {pyramid.pyramid.start}: add "
+                "--config.pyramid.start=tissue"
             )
         crop = max(crop, pyramid.data.crop)
     further = plan.needs_pairs or {"tissue", "predicted"} & set(plan.ways)

@@ -117,6 +117,9 @@ def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
         assert image[nucleus == label].mean(0) == pytest.approx(255 * colour, abs=4)
     other = synthesis.synthesise(run, numbers, mask, seed=(4,), look=seed)
     assert not np.array_equal(other, image)
+    own = synthesis.with_looks(run, [synthesis.OWN])
+    image = synthesis.synthesise(own, numbers, mask, seed=seed)
+    assert np.abs(image.astype(int) - drawn).max() <= 1
 
 
 def test_tiles_that_start_from_tissue_agree_with_each_other(pyramid):
@@ -176,6 +179,10 @@ def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
         synthesis.with_looks(grey, ["training"])
     with pytest.raises(UserError, match="nowhere"):
         synthesis.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
+    of_it = of_tissue(pyramid, silent=True)
+    for run, specs in ((pyramid, ["own"]), (of_it, ["own", "training"])):
+        with pytest.raises(UserError, match=r"--looks=own has the tissue that .* name it alone"):
+            synthesis.with_looks(run, specs)
     config = pyramid.config.copy_and_resolve_references()
     config.pyramid.classes = 4
     other = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4), config=config)

@@ -140,6 +140,11 @@ def test_masks_are_predicted_where_something_is_made_of_them():
     assert plan(looks="all", confidence=0.7).pairs("0.2") != coloured.pairs("0.2")
     looks = ("--looks=training", "--looks=folder:out/predicted/0.2/64-0.8/seed_3")
     assert coloured.colours("0.2", 3) == looks
+    own = plan(ways=["augmented", "synthetic"], looks="own")
+    assert own.colours("0.2", 3) == own.colours("1", 3) == ("--looks=own",)
+    assert own.pairs("0.2") not in (coloured.pairs("0.2"), plan().pairs("0.2"))
+    assert own.pairs("tissue-0.2") == plan().pairs("tissue-0.2")
+    assert not own.needs_finder
 
 
 @pytest.mark.faults
@@ -211,6 +216,7 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             {"ways": ["synthetic"], "looks": "all"},
             r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
+        ({"looks": "own"}, r"--looks=own is for pyramids that start from tissue, and .* colours"),
         ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
     ],
