@@ -34,7 +34,8 @@ _MASKS = (".png", ".tif", ".tiff")
 _SQUARE = 128
 # Of the built-in model's tissue, px: some 100 bytes are used for each px of the square.
 _LONGEST = 8192
-# What stands for a run's training images among those whose colours are drawn.
+# What stands for a run's training images among those whose colours are drawn, and for no images:
+# an empty palette leaves tissue in the colours that it was drawn in.
 TRAINING, OWN = "training", "own"
 
 
@@ -146,11 +147,6 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
     Raises:
       UserError: for data that cannot be used, or a run without use for colours.
     """
-    if run.stage.start == "grey":
-        raise UserError(
-            f"{run.workdir} starts from grey and has no use for --looks={specs[0]}: leave it out, "
-            "or name a pyramid trained with pyramid.start='colours'"
-        )
     if OWN in specs:
         if len(specs) > 1 or run.stage.start != "tissue":
             raise UserError(
@@ -158,6 +154,11 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
                 "it alone, and a pyramid trained with pyramid.start='tissue'"
             )
         return dataclasses.replace(run, meta={**run.meta, "palette": []})
+    if run.stage.start == "grey":
+        raise UserError(
+            f"{run.workdir} starts from grey and has no use for --looks={specs[0]}: leave it out, "
+            "or name a pyramid trained with pyramid.start='colours'"
+        )
     looks: list[palette.Look] = []
     for spec in specs:
         if spec == TRAINING:

@@ -28,10 +28,10 @@ Fields of the pupil may be given for all ways in `--pupil`, such as --pupil="con
 --config.steps=2000".
 
 What is done is not done again, so that the same command goes on, also with more shares or seeds;
-`--jobs` and `--devices` are those of launch.sweep. OUTPUT holds pyramids/SHARE/seed_K (and
-predicted-SHARE), pairs/PYRAMID/FORM-COUNTxSIZE/seed_K, predicted/SHARE/SIZE/seed_K,
-pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by share, and what each way adds to
-augmented images, seed by seed.
+another `--looks` needs another OUTPUT. `--jobs` and `--devices` are those of launch.sweep. OUTPUT
+holds pyramids/SHARE/seed_K (and predicted-SHARE), pairs/PYRAMID/FORM-COUNTxSIZE[-LOOKS]/seed_K,
+predicted/SHARE/SIZE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by
+share, and what each way adds to augmented images, seed by seed.
 """
 
 from __future__ import annotations

@@ -26,6 +26,7 @@ from histojax.data import labelled
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
 from histojax.progress import say
+from histojax.stages import scales
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned
 
@@ -276,6 +277,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--pyramid={plan.pyramid!r} is of stage {pyramid.stage!r}: name a config of stage "
                 "'pyramid'"
             )
+        scales.check_start(pyramid)
         if plan.looks == OWN and pyramid.pyramid.start != "tissue":
             raise UserError(
                 f"--looks={OWN} is for pyramids that start from tissue, and --pyramid="

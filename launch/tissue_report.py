@@ -87,8 +87,11 @@ def _simulated(size: int) -> tuple[dict[str, dict], list[np.ndarray], float]:
 def main(argv: Sequence[str]) -> None:
     """Measures, then writes table.json and contact_sheet.png and prints the table."""
     del argv
+    if not _OUTPUT.value:
+        raise UserError("--output is empty: name a folder")
     size = _SIZE.value
     output = pathlib.Path(_OUTPUT.value)
+    output.mkdir(parents=True, exist_ok=True)
     real, real_squares = _measured(_REAL.value, _SPLIT.value, size)
     if _SYNTHETIC.value:
         made, shown = _measured(_SYNTHETIC.value, "all", size)

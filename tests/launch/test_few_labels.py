@@ -216,6 +216,10 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             {"ways": ["synthetic"], "looks": "all"},
             r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
+        (
+            {"pyramid": f"{REAL['pyramid']} --config.pyramid.start=tisue"},
+            r"pyramid\.start='tisue' is not known",
+        ),
         ({"looks": "own"}, r"--looks=own is for pyramids that start from tissue, and .* colours"),
         ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
@@ -226,6 +230,14 @@ def test_what_would_stop_it_after_hours_is_said_at_once(changes, said, monkeypat
     with pytest.raises(UserError, match=said):
         few_labels_plan.check(plan(data="synthetic", **{**REAL, **changes}), ["0", "1"])
     few_labels_plan.check(plan(data="synthetic", **REAL), ["0", "1"])
+
+
+def test_pyramids_from_tissue_may_keep_its_colours(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    pyramid = f"{REAL['pyramid']} --config.pyramid.start=tissue"
+    few_labels_plan.check(
+        plan(data="synthetic", **{**REAL, "looks": "own", "pyramid": pyramid}), ["0"]
+    )
 
 
 def job(folder, seed=3):

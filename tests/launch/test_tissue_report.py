@@ -68,10 +68,11 @@ def test_real_images_are_compared_with_the_built_in_models_and_with_any_others(t
 
 @pytest.mark.faults
 def test_what_cannot_be_measured_is_named(tmp_path):
-    done = report("--real=folder:x")
-    assert done.returncode == 2
-    assert "--output" in done.stderr
-    assert "Traceback" not in done.stderr
+    for words, said in (((), "--output"), (("--output=",), "--output is empty: name a folder")):
+        done = report("--real=folder:x", *words)
+        assert done.returncode == 2
+        assert said in done.stderr
+        assert "Traceback" not in done.stderr
     for kind, array in (("images", np.full((64, 64, 3), 200)), ("masks", np.eye(64))):
         (tmp_path / "bare" / kind).mkdir(parents=True)
         Image.fromarray(array.astype(np.uint8)).save(tmp_path / "bare" / kind / "a.png")

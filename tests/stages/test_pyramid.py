@@ -42,9 +42,7 @@ def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
 
 
 def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
-    settings = settings_of(together=True)
-    settings.loss.added_weight = 1.0
-    stage, state, batch = built(settings)
+    stage, state, batch = built(settings_of(together=True))
     after, history = tiny.stepped(stage, state, batch, 1)
     assert len(state.opt_state) == 6
     for name in state.opt_state:
