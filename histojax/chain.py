@@ -31,13 +31,13 @@ from histojax import (
     stain_matching,
     train,
 )
+from histojax.command import say
 from histojax.data import pipeline
 from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
 from histojax.data.resampling import check_scale
 from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers
-from histojax.progress import say
 from histojax.stages import build_stage, scales
 from histojax.validation import crop_step, fitting_crop
 

@@ -19,11 +19,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import command, comparison_table, config, evaluation, methods, runs
+from histojax.command import say
 from histojax.comparison_table import Scores
 from histojax.data import degradation, sources
 from histojax.errors import UserError
 from histojax.imaging import comparison_page, figures, writers
-from histojax.progress import say
 
 _WINDOWS = 2
 

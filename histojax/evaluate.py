@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command, host_memory
+from histojax import command
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
 _DATA = flags.DEFINE_string(
@@ -49,7 +49,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax import evaluation  # after flags, so that --help and bad flags answer at once
 
     command.set_up_jax()
-    host_memory.keep_freed_memory()
+    command.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value)
     how = {
         "data": _DATA.value,

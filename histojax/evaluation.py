@@ -20,13 +20,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, postprocessing, runs
+from histojax.command import say
 from histojax.data import degradation, sources
 from histojax.data.registration import check_registration
 from histojax.errors import UserError
 from histojax.imaging import figures, fitting, forms, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
-from histojax.progress import say
 from histojax.stages import content
 from histojax.stages.images import tells_classes
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import command, host_memory
+from histojax import command
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:SIZE], e.g. configs/joint.py:gpu.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>[-<size>].")
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax import chain  # after flags, so that --help and bad flags answer at once
 
     command.set_up_jax()
-    host_memory.keep_freed_memory()
+    command.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     chain.run(_CONFIG.value, workdir)
 

@@ -12,11 +12,11 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from histojax import inference, postprocessing, runs
+from histojax.command import say
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, report, tiling, writers
 from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
-from histojax.progress import say
 from histojax.stages.images import likeliest_class, tells_classes
 
 # Scales this close are taken as equal: resampling would cost more than it mends.

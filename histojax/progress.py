@@ -70,12 +70,6 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def say(text: str) -> None:
-    """A line to the user, from one process of many."""
-    if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
-
-
 class SinceLastLine:
     """Metrics summed over the steps since the last line of metrics.jsonl.
 

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command, host_memory
+from histojax import command
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 _DATA = flags.DEFINE_string(
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> None:
     )
 
     command.set_up_jax()
-    host_memory.keep_freed_memory()
+    command.keep_freed_memory()
     output = pathlib.Path(_OUTPUT.value)
     result = comparison.compare(
         [pathlib.Path(word) for word in argv[1:]],

@@ -20,10 +20,10 @@ import numpy as np
 import scipy.ndimage
 
 from histojax import runs
+from histojax.command import say
 from histojax.data import targets, tissue
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
-from histojax.progress import say
 from histojax.stages import palette
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid

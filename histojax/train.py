@@ -24,11 +24,12 @@ from histojax import (
     sharding,
     stain_matching,
 )
+from histojax.command import say
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics
-from histojax.progress import ProgressLine, SinceLastLine, say
+from histojax.progress import ProgressLine, SinceLastLine
 from histojax.stages import build_stage
 from histojax.stages.teacher import build_teacher
 from histojax.validation import Progress, Validation, better

@@ -14,8 +14,8 @@ from collections.abc import Mapping
 from ml_collections import ConfigDict
 
 from histojax import config, disk
+from histojax.command import say
 from histojax.errors import UserError
-from histojax.progress import say
 
 # Kept in the workdir, so that a restarted run goes on in the same W&B run.
 ID_FILE = "wandb_id.txt"

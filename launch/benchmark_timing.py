@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from histojax import command, host_memory, sharding
+from histojax import command, sharding
 from histojax.errors import UserError
 
 # No run is begun once so many seconds are gone.
@@ -63,7 +63,7 @@ def _prepared(
 ) -> Any:
     command.set_up_jax()
     if trains:
-        host_memory.keep_freed_memory()
+        command.keep_freed_memory()
     return function(*arguments, **options)
 
 

@@ -22,10 +22,10 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from histojax import runs
+from histojax.command import say
 from histojax.data import labelled
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
-from histojax.progress import say
 from histojax.stages import scales
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned

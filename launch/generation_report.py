@@ -28,9 +28,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from histojax import command, generation, runs, stain_matching, synthesis
+from histojax.command import say
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.progress import say
 from launch import generation_measures as measures
 from launch.benchmark_tables import aligned
 

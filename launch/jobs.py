@@ -22,9 +22,9 @@ import threading
 from collections.abc import Sequence
 
 from histojax import cores
+from histojax.command import say
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.progress import say
 
 # Devices are chosen by what each platform reads.
 _DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TPU_VISIBLE_DEVICES")

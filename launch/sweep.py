@@ -26,8 +26,8 @@ from collections.abc import Sequence
 from absl import flags
 
 from histojax import command
+from histojax.command import say
 from histojax.errors import UserError
-from histojax.progress import say
 from launch import jobs, sweep_table
 
 _RUN = flags.DEFINE_multi_string("run", [], "[NAME:] CONFIG[:SIZE] and overrides; repeat for more.")

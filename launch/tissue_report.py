@@ -19,10 +19,10 @@ import numpy as np
 from absl import flags
 
 from histojax import command
+from histojax.command import say
 from histojax.data import tissue as model
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.progress import say
 from launch import tissue_measures as measures
 
 _REAL = flags.DEFINE_string("real", None, "Real images with instances: folder:ROOT.")

@@ -24,9 +24,9 @@ from collections.abc import Sequence
 from absl import flags
 
 from histojax import command
+from histojax.command import say
 from histojax.data import mask_bank, sources
 from histojax.errors import UserError
-from histojax.progress import say
 
 _PREDICTED = "predicted"
 

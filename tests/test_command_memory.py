@@ -7,8 +7,8 @@ import pytest
 PROGRAM = """
 import concurrent.futures, resource, sys
 import numpy as np
-from histojax import host_memory
-kept = host_memory.keep_freed_memory()
+from histojax import command
+kept = command.keep_freed_memory()
 
 def faults(at_once):
     for _ in range(3):
@@ -46,7 +46,7 @@ def test_freed_memory_is_used_again_without_page_faults(where, at_once):
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    from histojax import host_memory
+    from histojax import command
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert host_memory.keep_freed_memory() is False
+    assert command.keep_freed_memory() is False
