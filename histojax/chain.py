@@ -22,16 +22,16 @@ from ml_collections import ConfigDict
 from histojax import (
     __version__,
     checkpoint,
-    command,
+    cli,
     config,
     cores,
-    disk,
     evaluation,
+    files,
     runs,
     stain_matching,
     train,
 )
-from histojax.command import say
+from histojax.cli import say
 from histojax.data import pipeline
 from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
@@ -304,7 +304,7 @@ def run_stage(
 
 def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """The workdir held by the one process that writes to it."""
-    return disk.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+    return files.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
 
 
 def _run_stage(
@@ -426,7 +426,7 @@ def circumstances() -> dict[str, Any]:
     import optax
 
     devices = jax.devices()
-    given = command.repeatable()
+    given = cli.repeatable()
     return {
         **({"command": given} if given else {}),
         "hardware": {

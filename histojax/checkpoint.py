@@ -24,7 +24,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from histojax import config, disk
+from histojax import config, files
 from histojax.errors import UserError
 
 Tree = Any
@@ -120,7 +120,7 @@ class Series:
                 shutil.rmtree(part, ignore_errors=True)
                 if part.exists():
                     time.sleep(0.05)
-            raise disk.refused(self.folder / str(step), reason) from error
+            raise files.refused(self.folder / str(step), reason) from error
         else:
             sys.unraisablehook = hook
         finally:

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import command, comparison_table, config, evaluation, methods, runs
-from histojax.command import say
+from histojax import cli, comparison_table, config, evaluation, methods, runs
+from histojax.cli import say
 from histojax.comparison_table import Scores
 from histojax.data import degradation, sources
 from histojax.errors import UserError
@@ -107,7 +107,7 @@ def compare(
         "baselines": comparison_table.baselines(scores, shared),
         "differences": comparison_table.differences(scores, shared),
         "pictures": _draw(entries, reference, source, scores, output, pictures),
-        "command": command.repeatable(),
+        "command": cli.repeatable(),
     }
     writers.write_json(output / "comparison.json", result)
     writers.write_csv(output / "comparison.csv", comparison_table.flat(result))
@@ -125,7 +125,7 @@ def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
     if len(workdirs) < 2:
         raise UserError(
             f"{len(workdirs)} workdir was named, and two or more are compared; name them as in "
-            "python -m histojax.report runs/a runs/b --output=out"
+            "python -m histojax.compare runs/a runs/b --output=out"
         )
     paths = [workdir.resolve() for workdir in workdirs]
     for path, workdir in zip(paths, workdirs, strict=True):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from histojax import disk
+from histojax import files
 from histojax.errors import UserError
 
 # Of config.json; raised when what stands in one can no longer be read as before.
@@ -147,5 +147,5 @@ def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
                 + "; ".join(found)
             )
     text = json.dumps({"format": FORMAT, **values}, indent=1)
-    with disk.atomic_path(path) as beside:
+    with files.atomic_path(path) as beside:
         beside.write_text(text + "\n", encoding="utf-8")

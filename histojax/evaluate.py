@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
 _DATA = flags.DEFINE_string(
@@ -48,8 +48,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import evaluation  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_jax()
-    command.keep_freed_memory()
+    cli.set_up_jax()
+    cli.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value)
     how = {
         "data": _DATA.value,
@@ -74,4 +74,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("workdir")
-    command.run(main)
+    cli.run(main)

@@ -20,7 +20,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, postprocessing, runs
-from histojax.command import say
+from histojax.cli import say
 from histojax.data import degradation, sources
 from histojax.data.registration import check_registration
 from histojax.errors import UserError

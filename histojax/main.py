@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import command
+from histojax import cli
 
 _CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:SIZE], e.g. configs/joint.py:gpu.")
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>[-<size>].")
@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import chain  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_jax()
-    command.keep_freed_memory()
+    cli.set_up_jax()
+    cli.keep_freed_memory()
     workdir = pathlib.Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
     chain.run(_CONFIG.value, workdir)
 
@@ -39,7 +39,7 @@ def main(argv: Sequence[str]) -> None:
 def run() -> None:
     """The entry point, also of `python -m histojax.stages.<stage>`."""
     flags.mark_flag_as_required("config")
-    command.run(main)
+    cli.run(main)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from histojax import disk
+from histojax import files
 from histojax.errors import UserError
 
 if TYPE_CHECKING:
@@ -80,9 +80,9 @@ class MetricWriter:
         self._wandb = wandb_run
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
-            with disk.atomic_path(self.path) as beside:
+            with files.atomic_path(self.path) as beside:
                 beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
-        with disk.disk_errors(self.path):
+        with files.disk_errors(self.path):
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
@@ -111,7 +111,7 @@ class MetricWriter:
             self._board.warn(step, text)
 
     def _append(self, row: Mapping[str, Any]) -> None:
-        with disk.disk_errors(self.path):
+        with files.disk_errors(self.path):
             self._file.write(json.dumps(row) + "\n")
             self._file.flush()
 
@@ -140,7 +140,7 @@ class _Board:
 
         self._event, self._summary, self._text = event_pb2.Event, summary_pb2.Summary, text
         self._folder = folder
-        with disk.disk_errors(folder):
+        with files.disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = EventsWriter(str(folder / "events"))
             # TensorBoard takes the steps before it from an older file and no later ones.
@@ -159,7 +159,7 @@ class _Board:
         self._append(step, self._text(WARNING, text))
 
     def _append(self, step: int, summary: Any) -> None:
-        with disk.disk_errors(self._folder):
+        with files.disk_errors(self._folder):
             self._write(step=step, summary=summary)
             self._file.flush()
 

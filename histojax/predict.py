@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
 _INPUT = flags.DEFINE_multi_string("input", None, "Image, or folder of images; may be repeated.")
@@ -43,7 +43,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax import prediction  # after flags, so that --help and bad flags answer at once
 
-    command.set_up_jax()
+    cli.set_up_jax()
     prediction.predict_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _INPUT.value],
@@ -58,4 +58,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["workdir", "input", "output"])
-    command.run(main)
+    cli.run(main)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 
 from histojax import inference, postprocessing, runs
-from histojax.command import say
+from histojax.cli import say
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, report, tiling, writers
 from histojax.imaging.plane import Plane

@@ -20,7 +20,7 @@ import numpy as np
 import scipy.ndimage
 
 from histojax import runs
-from histojax.command import say
+from histojax.cli import say
 from histojax.data import targets, tissue
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers

@@ -11,7 +11,7 @@ With `--builtin` the tissue is the built-in model's, which needs no training, ar
 nuclei; images are then drawn whole, in memory, and `--tile` says nothing.
 
 A pyramid's image has the colours that labels have in one of the training images, or in one of those
-that `--looks=SPEC` names: images with labels, given or predicted (`histojax.data.masks
+that `--looks=SPEC` names: images with labels, given or predicted (`histojax.masks
 --form=predicted --with_images`), such as of another scanner; `training` stands for the former.
 Where the pyramid starts from tissue, `--looks=own` leaves this in the colours that it is drawn in.
 """
@@ -23,7 +23,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 from histojax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a pyramid's run.")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
             max_pixels=_MAX_PIXELS.value,
         )
         return
-    command.set_up_jax()
+    cli.set_up_jax()
     synthesis.synthesise_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _MASKS.value],
@@ -81,4 +81,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["masks", "output"])
-    command.run(main)
+    cli.run(main)

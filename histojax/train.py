@@ -24,7 +24,7 @@ from histojax import (
     sharding,
     stain_matching,
 )
-from histojax.command import say
+from histojax.cli import say
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.imaging import writers

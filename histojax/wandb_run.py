@@ -13,8 +13,8 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from histojax import config, disk
-from histojax.command import say
+from histojax import config, files
+from histojax.cli import say
 from histojax.errors import UserError
 
 # Kept in the workdir, so that a restarted run goes on in the same W&B run.
@@ -40,7 +40,7 @@ class WandbRun:
 
         path = workdir / ID_FILE
         if not path.exists():
-            with disk.atomic_path(path) as beside:
+            with files.atomic_path(path) as beside:
                 beside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
         chosen = settings.log.wandb
         self._run = None

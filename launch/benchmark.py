@@ -33,7 +33,7 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import command, cores
+from histojax import cli, cores
 from histojax.errors import UserError
 
 WHAT = (
@@ -224,4 +224,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

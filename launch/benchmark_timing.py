@@ -22,7 +22,7 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from histojax import command, sharding
+from histojax import cli, sharding
 from histojax.errors import UserError
 
 # No run is begun once so many seconds are gone.
@@ -61,9 +61,9 @@ def _prepared(
     arguments: Sequence[Any],
     options: Mapping[str, Any],
 ) -> Any:
-    command.set_up_jax()
+    cli.set_up_jax()
     if trains:
-        command.keep_freed_memory()
+        cli.keep_freed_memory()
     return function(*arguments, **options)
 
 

@@ -42,7 +42,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 from launch import few_labels_plan, jobs, sweep_table
 
 _DATA = flags.DEFINE_string("data", None, "SPEC of labelled images with instances.")
@@ -126,4 +126,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["data", "output"])
-    command.run(main)
+    cli.run(main)

@@ -22,7 +22,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from histojax import runs
-from histojax.command import say
+from histojax.cli import say
 from histojax.data import labelled
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
@@ -367,7 +367,7 @@ def _make(
         f"--form={plan.form}",
         f"--confidence={plan.confidence:g}",
     )
-    made = ("histojax.data.masks", f"--workdir={of}", f"--output={masks}", *numbers, common)
+    made = ("histojax.masks", f"--workdir={of}", f"--output={masks}", *numbers, common)
     _run(*made, device=device)
     output = f"--output={beside / 'made'}"
     _run("histojax.synthesize", *by, f"--masks={masks}", output, common, device=device)
@@ -389,7 +389,7 @@ def make_predicted(share: str, seed: int, plan: Plan, *, device: str | None = No
         if beside is None:
             return
         _run(
-            "histojax.data.masks",
+            "histojax.masks",
             f"--workdir={plan.finder(share, seed)}",
             f"--output={beside / 'made'}",
             f"--count={_ALL}",

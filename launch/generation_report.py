@@ -27,8 +27,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command, generation, runs, stain_matching, synthesis
-from histojax.command import say
+from histojax import cli, generation, runs, stain_matching, synthesis
+from histojax.cli import say
 from histojax.errors import UserError
 from histojax.imaging import writers
 from launch import generation_measures as measures
@@ -105,4 +105,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["workdir", "judge", "output"])
-    command.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import numpy as np
 import skimage.transform
 from absl import flags
 
-from histojax import command
+from histojax import cli
 from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging.instances import InstanceParameters, label_instances
@@ -121,4 +121,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    command.run(main)
+    cli.run(main)

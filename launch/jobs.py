@@ -22,7 +22,7 @@ import threading
 from collections.abc import Sequence
 
 from histojax import cores
-from histojax.command import say
+from histojax.cli import say
 from histojax.errors import UserError
 from histojax.imaging import writers
 

@@ -25,8 +25,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
-from histojax.command import say
+from histojax import cli
+from histojax.cli import say
 from histojax.errors import UserError
 from launch import jobs, sweep_table
 
@@ -69,4 +69,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("output")
-    command.run(main, words=True)
+    cli.run(main, words=True)

@@ -18,8 +18,8 @@ from collections.abc import Sequence
 import numpy as np
 from absl import flags
 
-from histojax import command
-from histojax.command import say
+from histojax import cli
+from histojax.cli import say
 from histojax.data import tissue as model
 from histojax.errors import UserError
 from histojax.imaging import writers
@@ -122,4 +122,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["real", "output"])
-    command.run(main)
+    cli.run(main)

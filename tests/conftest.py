@@ -6,7 +6,7 @@ import os
 import pathlib
 import tempfile
 
-from histojax.command import OLDER_FUSIONS  # of which nothing imports JAX yet
+from histojax.cli import OLDER_FUSIONS  # of which nothing imports JAX yet
 
 os.environ["XLA_FLAGS"] = " ".join(
     [

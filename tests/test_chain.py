@@ -17,7 +17,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import chain, config, disk, runs, train, validation
+from histojax import chain, config, files, runs, train, validation
 from histojax.errors import DiskError, UserError
 from histojax.metric_writer import read_metrics
 from tests import tiny
@@ -361,7 +361,7 @@ def test_a_workdir_in_use_is_refused_and_its_stages_too(trained_chain, tmp_path,
     for held in (whole, stage):
         (stage / "summary.json").unlink(missing_ok=True)
         with (
-            disk.sole_use(held),
+            files.sole_use(held),
             pytest.raises(UserError, match=rf"{held} is in use by process {os.getpid()} on"),
         ):
             chain.run(tiny.config("joint"), whole)

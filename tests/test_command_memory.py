@@ -46,7 +46,7 @@ def test_freed_memory_is_used_again_without_page_faults(where, at_once):
 
 
 def test_other_systems_are_left_alone(monkeypatch):
-    from histojax import command
+    from histojax import cli
 
     monkeypatch.setattr(sys, "platform", "darwin")
-    assert command.keep_freed_memory() is False
+    assert cli.keep_freed_memory() is False

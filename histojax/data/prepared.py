@@ -24,7 +24,7 @@ _log = logging.getLogger(__name__)
 
 VERSION = "1.0.0"  # of what is written; a change of parsing or features is another
 NAME = re.compile(r"[a-z][a-z0-9_]*")
-# Sets that `histojax.data.prepare` knows how to read.
+# Sets that `histojax.prepare` knows how to read.
 DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
 _SPLITS = ("train", "val", "test")
 
@@ -51,7 +51,7 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     """What a prepared set says of itself: licence, citation, mpp, classes, splits and index.
 
     Raises:
-      UserError: it is damaged or was not written by `histojax.data.prepare`.
+      UserError: it is damaged or was not written by `histojax.prepare`.
     """
     path = folder / "metadata.json"
     try:

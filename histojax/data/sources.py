@@ -1,7 +1,7 @@
 """Data sources: random access to named images with their labels, split by patient.
 
 A source is what training and evaluation read from. `open_source` gives one for a data SPEC:
-"synthetic" (made-up tissue), the name of a set that `histojax.data.prepare` has prepared,
+"synthetic" (made-up tissue), the name of a set that `histojax.prepare` has prepared,
 "mix:SPEC=WEIGHT,..." of several, or "folder:ROOT":
 
     ROOT/images/NAME.(png|jpg|jpeg|bmp|tif|tiff|svs)  the high-resolution images
@@ -176,7 +176,7 @@ def open_source(
     if base in DATASETS:
         raise UserError(
             f"data set {base!r} is not prepared in {folder_of(base, data_dir).parents[1]}: run "
-            f"python -m histojax.data.prepare --dataset={base} --source=PATH, or set data.data_dir"
+            f"python -m histojax.prepare --dataset={base} --source=PATH, or set data.data_dir"
         )
     hint = f", here folder:{spec}" if spec and pathlib.Path(spec).is_dir() else ""
     raise UserError(

@@ -17,7 +17,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from histojax.data.resampling import upsample
-from histojax.disk import atomic_path
+from histojax.files import atomic_path
 from histojax.imaging.writers import overlay, panels
 
 # Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.

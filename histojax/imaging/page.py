@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import PIL.Image
 
-from histojax.disk import atomic_path
+from histojax.files import atomic_path
 from histojax.imaging.figures import read_sheet
 
 # base64 adds a third: pictures of this many bytes keep a page below six megabytes.

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import DTypeLike
 
-from histojax.disk import disk_errors
+from histojax.files import disk_errors
 
 
 class Plane:

@@ -21,8 +21,8 @@ import PIL.ImageFont
 import skimage.segmentation
 import tifffile
 
-from histojax.disk import atomic_path
 from histojax.errors import UserError
+from histojax.files import atomic_path
 from histojax.imaging.tiling import recut
 
 _TIFF_TILE = 512

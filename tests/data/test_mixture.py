@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from histojax.data.mixture import parse_mixture
-from histojax.data.prepare import prepare
 from histojax.data.sources import open_source
 from histojax.errors import UserError
+from histojax.prepare import prepare
 from tests.data.builders import official
 
 SYNTHETIC = {"train": 6, "val": 2, "test": 2, "size": 48}

@@ -10,10 +10,10 @@ from PIL import Image
 
 from histojax.data import prepared
 from histojax.data.pipeline import train_batches
-from histojax.data.prepare import prepare
 from histojax.data.sources import open_source
 from histojax.data.splits import split_groups
 from histojax.errors import UserError
+from histojax.prepare import prepare
 from tests.data.builders import official
 
 PATIENTS = [f"TCGA-AA-{number:04d}" for number in range(1, 6)]

@@ -40,7 +40,7 @@ def result(**changes):
         "baselines": {"sr": {"psnr_rgb": entry(28.0)}},
         "differences": {"sr": {"psnr_rgb": {other: entry(0.6, p=0.03125, exact=True, left_out=1)}}},
         "pictures": ["figures/a.png", "figures/lost.png"],
-        "command": "python -m histojax.report runs/x runs/y --output=out",
+        "command": "python -m histojax.compare runs/x runs/y --output=out",
         **changes,
     }
 

@@ -263,9 +263,7 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
     few_labels_plan.make_pairs(job(tmp_path), own)
     assert [path.name for path in output.parent.iterdir()] == ["seed_3"]
     masks, tissue = called[2:]
-    assert {"histojax.data.masks", "--count=7", "--size=64", "--form=turned", "--seed=3"} <= set(
-        masks
-    )
+    assert {"histojax.masks", "--count=7", "--size=64", "--form=turned", "--seed=3"} <= set(masks)
     assert {"histojax.synthesize", "--seed=3", f"--workdir={tmp_path / 'pyramid'}"} <= set(tissue)
     few_labels_plan.make_pairs(job(tmp_path), own)
     assert len(called) == 4

@@ -23,8 +23,8 @@ from PIL import Image
 from histojax.data.builders.layout import Contents, Dataset, Example, Record
 from histojax.data.prepared import VERSION
 from histojax.data.splits import tcga_patient
-from histojax.disk import disk_errors
 from histojax.errors import UserError
+from histojax.files import disk_errors
 
 _IMAGES = ("hr", "lr")
 _SHARD_BYTES = 2**28

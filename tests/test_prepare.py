@@ -10,15 +10,15 @@ import socket
 import numpy as np
 import pytest
 import scipy.optimize
+from tests.test_command import refused, run
 
-from histojax.data import prepare as command
+from histojax import prepare as command
 from histojax.data import prepared
 from histojax.data.builders import writing
-from histojax.data.prepare import prepare
 from histojax.data.sources import open_source
 from histojax.errors import UserError
+from histojax.prepare import prepare
 from tests.data.builders import official
-from tests.test_command import refused, run
 
 
 @pytest.fixture

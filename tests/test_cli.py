@@ -12,7 +12,7 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histojax import chain, command, disk
+from histojax import chain, cli, files
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -93,14 +93,14 @@ def test_a_config_file_that_fails_is_one_sentence(tmp_path, program, expected):
 
 def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
     settings = tiny.config("joint")
-    command._start_from(settings, "", "segmenter", "/runs/s")
+    cli._start_from(settings, "", "segmenter", "/runs/s")
     assert settings.init.segmenter == "/runs/s"
     assert settings.init.generator.init.segmenter == "/runs/s"
-    command._start_from(settings, "init.generator.", "generator", "/runs/g")
+    cli._start_from(settings, "init.generator.", "generator", "/runs/g")
     assert settings.init.generator.init.generator == "/runs/g"
     assert [stage.name for stage in chain.stages_of(settings)] == ["srgan", "joint"]
     alone = tiny.config("generator")
-    command._start_from(alone, "", "generator", "/runs/g")
+    cli._start_from(alone, "", "generator", "/runs/g")
     assert alone.init.to_dict() == {"generator": "/runs/g"}
 
 
@@ -131,7 +131,7 @@ def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
 
 @pytest.mark.faults
 def test_a_workdir_in_use_is_one_sentence(tmp_path):
-    with disk.sole_use(tmp_path / "run"):
+    with files.sole_use(tmp_path / "run"):
         said = refused("main", SMOKE, f"--workdir={tmp_path / 'run'}")
     assert f"run is in use by process {os.getpid()} on {platform.node()}: " in said
 
@@ -149,19 +149,19 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
     tmp_path, monkeypatch, compilation_cache
 ):
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "asked"))
-    command.set_up_jax()
+    cli.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "asked")
     jax.config.update("jax_compilation_cache_dir", None)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    command.set_up_jax()
+    cli.set_up_jax()
     assert jax.config.jax_compilation_cache_dir == str(tmp_path / "histojax" / "jax")
 
 
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", command.OLDER_FUSIONS),
-        ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {command.OLDER_FUSIONS}"),
+        ("", cli.OLDER_FUSIONS),
+        ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {cli.OLDER_FUSIONS}"),
         ("--xla_backend_extra_options=xla_none", "--xla_backend_extra_options=xla_none"),
         ("flags of xla.txt", "flags of xla.txt"),  # a file, from which XLA reads its flags
     ],
@@ -170,8 +170,8 @@ def test_older_fusions_are_asked_for_beside_what_the_user_set(
     monkeypatch, compilation_cache, before, after
 ):
     monkeypatch.setenv("XLA_FLAGS", before)
-    command.set_up_jax()
-    command.set_up_jax()
+    cli.set_up_jax()
+    cli.set_up_jax()
     assert os.environ["XLA_FLAGS"] == after
 
 
@@ -186,7 +186,7 @@ def test_a_cache_that_cannot_be_written_is_said_and_left_out(
     )
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     with caplog.at_level("WARNING"):
-        command.set_up_jax()
+        cli.set_up_jax()
     assert jax.config.jax_compilation_cache_dir is None
     assert f"{tmp_path}/file/" in caplog.text
     assert "cannot be written (Not a directory), so compiled programs are not kept" in caplog.text
@@ -274,6 +274,6 @@ def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):
     monkeypatch.setattr(
         sys, "orig_argv", ["/usr/bin/python3", "-m", "histojax.main", "--workdir=my runs/a"]
     )
-    assert command.repeatable() == "python -m histojax.main '--workdir=my runs/a'"
+    assert cli.repeatable() == "python -m histojax.main '--workdir=my runs/a'"
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest"])
-    assert command.repeatable() is None
+    assert cli.repeatable() is None

@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from histojax import disk
+from histojax import files
 from histojax.errors import DiskError, UserError
 from tests import tiny
 
@@ -24,9 +24,9 @@ def test_a_refusal_says_what_why_and_how_much_space_there_is(tmp_path, monkeypat
             raise FileNotFoundError(folder)
         return types.SimpleNamespace(free=12_345_678)
 
-    monkeypatch.setattr(disk.shutil, "disk_usage", usage)
+    monkeypatch.setattr(files.shutil, "disk_usage", usage)
     path = tmp_path / "not" / "yet" / "a.png"
-    with pytest.raises(DiskError) as failure, disk.disk_errors(path):
+    with pytest.raises(DiskError) as failure, files.disk_errors(path):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert str(failure.value) == (
         f"Writing to {path} failed (No space left on device; 12.3 MB are free): free space there "
@@ -54,19 +54,19 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone_however_it_went(tm
     ) as holder:
         assert holder.stdout.readline() == "held\n"
         expected = f"{folder} is in use by process {holder.pid} on {platform.node()}: wait for"
-        with pytest.raises(UserError) as failure, disk.sole_use(folder):
+        with pytest.raises(UserError) as failure, files.sole_use(folder):
             pass
         assert str(failure.value).startswith(expected)
         holder.kill()
         holder.wait()
-    with disk.sole_use(folder):
+    with files.sole_use(folder):
         assert (folder / ".lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
 
 
 def test_a_lock_ends_with_its_block(tmp_path):
-    with pytest.raises(KeyError), disk.sole_use(tmp_path):
+    with pytest.raises(KeyError), files.sole_use(tmp_path):
         raise KeyError
-    with disk.sole_use(tmp_path):
+    with files.sole_use(tmp_path):
         pass
 
 
@@ -75,13 +75,13 @@ def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch, cap
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
     monkeypatch.setattr(fcntl, "flock", none)
-    with caplog.at_level("WARNING"), disk.sole_use(tmp_path):
+    with caplog.at_level("WARNING"), files.sole_use(tmp_path):
         assert "has no locks" in caplog.text
 
 
 def test_a_folder_that_cannot_be_made_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(DiskError, match="Not a directory"), disk.sole_use(tmp_path / "file" / "x"):
+    with pytest.raises(DiskError, match="Not a directory"), files.sole_use(tmp_path / "file" / "x"):
         pass
 
 
@@ -91,7 +91,7 @@ def test_a_folder_on_a_read_only_disk_is_one_sentence(tmp_path, missing):
     with (
         tiny.read_only_disk(),
         pytest.raises(DiskError, match=rf"{folder}/\.lock failed \(Read-only file system; "),
-        disk.sole_use(folder),
+        files.sole_use(folder),
     ):
         pass
     assert not list(tmp_path.iterdir())
@@ -100,5 +100,5 @@ def test_a_folder_on_a_read_only_disk_is_one_sentence(tmp_path, missing):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write to read-only folders")
 def test_a_folder_without_permission_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)
-    with pytest.raises(DiskError, match="Permission denied"), disk.sole_use(tmp_path / "run"):
+    with pytest.raises(DiskError, match="Permission denied"), files.sole_use(tmp_path / "run"):
         pass

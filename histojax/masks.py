@@ -1,12 +1,12 @@
 """Makes label images to synthesise tissue from, of the labelled images of a data set.
 
-    python -m histojax.data.masks --workdir=RUN --output=DIR [--form=replaced] [--count=100]
+    python -m histojax.masks --workdir=RUN --output=DIR [--form=replaced] [--count=100]
 
 makes them of what RUN was trained on, and of no other image: with data.labelled below 1, of that
 share of the patients. `--data=SPEC` is for the training split of other data. See
 `histojax.data.mask_bank` for the forms.
 
-    python -m histojax.data.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
+    python -m histojax.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
 
 makes them of what RUN, a pyramid or a segmenter, finds in images without labels, where it is sure:
 by default in those of the training patients that data.labelled leaves out. With `--with_images`
@@ -23,8 +23,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
-from histojax.command import say
+from histojax import cli
+from histojax.cli import say
 from histojax.data import mask_bank, sources
 from histojax.errors import UserError
 
@@ -88,7 +88,7 @@ def predict(output: pathlib.Path) -> None:
         raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
     if _DATA.value is not None:
         raise UserError("--form=predicted is made of --images=SPEC: give that instead of --data")
-    command.set_up_jax()
+    cli.set_up_jax()
     run = runs.load(pathlib.Path(_WORKDIR.value))
     settings = run.config.copy_and_resolve_references()
     with settings.data.unlocked():  # runs from before there was one lack it
@@ -109,4 +109,4 @@ def predict(output: pathlib.Path) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["output"])
-    command.run(main)
+    cli.run(main)

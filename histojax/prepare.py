@@ -1,6 +1,6 @@
 """Prepares a published data set from its official files, so that it opens by its name.
 
-    python -m histojax.data.prepare --dataset=NAME --source=PATH [--data_dir=DIR]
+    python -m histojax.prepare --dataset=NAME --source=PATH [--data_dir=DIR]
 
 reads a folder or an archive as it was downloaded, writes array_record below DIR, and prints the
 set's fingerprint, licence and citation.
@@ -18,7 +18,7 @@ from typing import Any
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 from histojax.data import prepared
 from histojax.data.builders import layout
 from histojax.errors import UserError
@@ -179,4 +179,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flags_as_required(["dataset", "source"])
-    command.run(main)
+    cli.run(main)

@@ -16,7 +16,7 @@ import pytest
     ],
 )
 def test_words_that_do_not_go_together_are_refused(words, said, tmp_path):
-    command = [sys.executable, "-m", "histojax.data.masks", f"--output={tmp_path / 'masks'}"]
+    command = [sys.executable, "-m", "histojax.masks", f"--output={tmp_path / 'masks'}"]
     done = subprocess.run([*command, *words], capture_output=True, text=True)
     assert done.returncode == 2
     assert said in done.stderr

@@ -1,6 +1,6 @@
 """Compares runs on the same images.
 
-    python -m histojax.report DIR DIR ... --output=out
+    python -m histojax.compare DIR DIR ... --output=out
 
 writes report.html (curves, tables with intervals and a paired test, the same picture through each
 run), comparison.json and comparison.csv, and prints the table. Differences are from the first DIR.
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import command
+from histojax import cli
 
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
 _DATA = flags.DEFINE_string(
@@ -30,8 +30,8 @@ def main(argv: Sequence[str]) -> None:
         comparison_table,
     )
 
-    command.set_up_jax()
-    command.keep_freed_memory()
+    cli.set_up_jax()
+    cli.keep_freed_memory()
     output = pathlib.Path(_OUTPUT.value)
     result = comparison.compare(
         [pathlib.Path(word) for word in argv[1:]],
@@ -46,4 +46,4 @@ def main(argv: Sequence[str]) -> None:
 
 if __name__ == "__main__":
     flags.mark_flag_as_required("output")
-    command.run(main, words=True)
+    cli.run(main, words=True)
