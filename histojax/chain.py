@@ -35,9 +35,9 @@ from histojax.cli import say
 from histojax.data import pipeline
 from histojax.data.recipe import make_recipe
 from histojax.data.registration import check_registration
-from histojax.data.resampling import check_scale
 from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers
+from histojax.imaging.resampling import check_scale
 from histojax.stages import build_stage, scales
 from histojax.validation import crop_step, fitting_crop
 

@@ -12,9 +12,9 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import inference, postprocessing, runs, stain_matching
-from histojax.data import resampling, sources
+from histojax.data import sources
 from histojax.errors import UserError
-from histojax.imaging import nuclei, tiling
+from histojax.imaging import nuclei, resampling, tiling
 from histojax.metrics import image_quality
 from histojax.stages import content
 

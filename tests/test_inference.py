@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histojax import inference, runs
-from histojax.data import resampling
+from histojax.imaging import resampling
 from tests import tiny
 
 

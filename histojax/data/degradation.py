@@ -54,7 +54,8 @@ from histojax.data.degradation_steps import (
     noisy,
     sinc_filter,
 )
-from histojax.data.resampling import (
+from histojax.errors import UserError
+from histojax.imaging.resampling import (
     along_height,
     along_width,
     check_kernel,
@@ -65,7 +66,6 @@ from histojax.data.resampling import (
     resize_weights,
     round_to_uint8,
 )
-from histojax.errors import UserError
 
 FIXED = ("bicubic", "bilinear")  # nothing is drawn, and no other field is used
 NAMES = (*FIXED, "microscope", "blind", "second_order")

@@ -18,8 +18,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
-from histojax.data.resampling import downsample
 from histojax.errors import UserError
+from histojax.imaging.resampling import downsample
 from histojax.metrics.image_quality import luma_bt601
 
 _log = logging.getLogger(__name__)

@@ -36,7 +36,6 @@ import numpy as np
 
 from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared_names
 from histojax.data.record_cache import RecordCache, arrays_of
-from histojax.data.resampling import SCALES
 from histojax.data.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
@@ -48,6 +47,7 @@ from histojax.imaging.reader import (
     read_image,
     read_labels,
 )
+from histojax.imaging.resampling import SCALES
 
 _log = logging.getLogger(__name__)
 

@@ -16,8 +16,8 @@ import numpy as np
 import PIL.Image
 import PIL.PngImagePlugin
 
-from histojax.data.resampling import upsample
 from histojax.files import atomic_path
+from histojax.imaging.resampling import upsample
 from histojax.imaging.writers import overlay, panels
 
 # Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.

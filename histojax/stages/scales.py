@@ -12,8 +12,8 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.data import resampling
 from histojax.errors import UserError
+from histojax.imaging import resampling
 from histojax.models.layers import full_precision, upsample
 from histojax.stages.images import class_heads
 

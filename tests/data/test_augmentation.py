@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from histojax.data import augmentation as A
-from histojax.data import resampling, stain
+from histojax.data import stain
 from histojax.errors import UserError
+from histojax.imaging import resampling
 
 SQUARE = np.arange(9).reshape(3, 3)
 

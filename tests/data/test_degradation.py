@@ -8,8 +8,9 @@ import scipy.ndimage
 from PIL import Image
 
 from histojax.data import degradation as D
-from histojax.data import degradation_steps, resampling
+from histojax.data import degradation_steps
 from histojax.errors import UserError
+from histojax.imaging import resampling
 from tests.data.pictures import picture, pillow
 
 

@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import resampling
 from histojax.data.device_batches import DeviceBatches
 from histojax.data.pipeline import HostBatches, ImageOrder, train_batches
 from histojax.errors import UserError
+from histojax.imaging import resampling
 from tests.data.coordinates import Coordinates, assert_registered
 
 ROOT = pathlib.Path(__file__).parents[2]

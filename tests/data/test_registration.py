@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import degradation, registration, resampling
+from histojax.data import degradation, registration
 from histojax.errors import UserError
+from histojax.imaging import resampling
 
 
 def scene(seed=0, size=480):

@@ -2,8 +2,8 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from histojax.data.resampling import upsample
 from histojax.imaging import figures
+from histojax.imaging.resampling import upsample
 
 
 def _image(height, width, seed=0):

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.data import resampling as R
 from histojax.errors import UserError
+from histojax.imaging import resampling as R
 from tests.data.pictures import picture, pillow
 
 
