@@ -10,19 +10,11 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.data.normalized_source import NormalizedSource
-from histojax.data.stain_normalization import (
-    METHODS,
-    Fit,
-    Method,
-    fit,
-    from_json,
-    normalize,
-    to_json,
-)
-from histojax.data.stain_targets import target_fit
 from histojax.errors import UserError
-from histojax.imaging.normalizing import NormalizedReader
 from histojax.imaging.reader import RegionReader
+from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json
+from histojax.stain.reading import NormalizedReader
+from histojax.stain.targets import target_fit
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from histojax import chain, inference, postprocessing, runs, stain_matching
-from histojax.data.stain_normalization import fit, normalize, to_json
 from histojax.errors import UserError
 from histojax.prediction import predict_files
+from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
 
 

@@ -8,7 +8,7 @@ import threading
 from typing import Any
 
 from histojax.data.record_cache import RecordCache
-from histojax.data.stain_normalization import Fit, Method, fit, normalize, to_json
+from histojax.stain.normalization import Fit, Method, fit, normalize, to_json
 
 _IMAGES = ("hr", "lr")
 

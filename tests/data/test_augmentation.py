@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from histojax.data import augmentation as A
-from histojax.data import stain
 from histojax.errors import UserError
 from histojax.imaging import resampling
+from histojax.stain import density
 
 SQUARE = np.arange(9).reshape(3, 3)
 
@@ -203,7 +203,7 @@ def test_stain_jitter_is_the_stain_modules():
     only = A.Augmentation(stain_sigma=0.2)
     parameters = {**A.sample_parameters(only, np.random.default_rng(0)), "dihedral": 0}
     np.testing.assert_array_equal(
-        A.apply(fields, parameters, only)["hr"], stain.jitter(fields["hr"], parameters)
+        A.apply(fields, parameters, only)["hr"], density.jitter(fields["hr"], parameters)
     )
 
 

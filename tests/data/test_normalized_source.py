@@ -9,8 +9,8 @@ from PIL import Image
 from histojax.data import normalized_source
 from histojax.data.normalized_source import NormalizedSource
 from histojax.data.sources import open_source
-from histojax.data.stain_normalization import Method, fit, normalize
-from histojax.data.stain_targets import DEFAULT, target_fit
+from histojax.stain.normalization import Method, fit, normalize
+from histojax.stain.targets import DEFAULT, target_fit
 from tests import stained
 
 METHOD = Method("macenko")

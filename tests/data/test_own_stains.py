@@ -4,10 +4,11 @@ import jax
 import numpy as np
 import pytest
 
-from histojax.data import augmentation, stain
+from histojax.data import augmentation
 from histojax.data.own_stains import OwnStains, own_stains
 from histojax.data.pipeline import train_batches
-from histojax.data.stain_normalization import Method, fit
+from histojax.stain import density as stain
+from histojax.stain.normalization import Method, fit
 from tests import stained
 
 ACROSS = np.cross(*stained.STAINS)

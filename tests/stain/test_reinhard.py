@@ -1,7 +1,7 @@
 import numpy as np
 import skimage.color
 
-from histojax.data import reinhard
+from histojax.stain import reinhard
 from tests import stained
 
 

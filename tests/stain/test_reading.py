@@ -2,10 +2,10 @@ import logging
 
 import numpy as np
 
-from histojax.data.stain_normalization import Method, fit, normalize
-from histojax.data.stain_targets import DEFAULT, target_fit
-from histojax.imaging import normalizing
-from histojax.imaging.normalizing import NormalizedReader
+from histojax.stain import reading
+from histojax.stain.normalization import Method, fit, normalize
+from histojax.stain.reading import NormalizedReader
+from histojax.stain.targets import DEFAULT, target_fit
 from tests import stained
 
 METHOD = Method("macenko")
@@ -37,8 +37,8 @@ def test_a_region_is_that_of_the_whole_image_normalised():
 
 
 def test_a_slide_is_looked_at_in_windows_that_reach_its_corners(monkeypatch):
-    monkeypatch.setattr(normalizing, "_WHOLE", 1000)
-    monkeypatch.setattr(normalizing, "_WINDOW", 16)
+    monkeypatch.setattr(reading, "_WHOLE", 1000)
+    monkeypatch.setattr(reading, "_WINDOW", 16)
     inner = Reader(stained.image(0, side=128))
     reader = NormalizedReader(inner, METHOD, TARGET, name="a")
     assert len(inner.reads) == 16**2

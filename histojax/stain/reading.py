@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from histojax.data.stain_normalization import Fit, Method, fit_strips, normalize
 from histojax.imaging.reader import RegionReader
+from histojax.stain.normalization import Fit, Method, fit_strips, normalize
 
 # An image of more pixels than this is looked at in windows, spread evenly over it, for its fit.
 _WHOLE = 2**26

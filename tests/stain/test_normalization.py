@@ -4,10 +4,10 @@ import logging
 import numpy as np
 import pytest
 
-from histojax.data import stain_normalization as normalization
-from histojax.data.stain_normalization import Method, StainFit, Unfit, fit, fit_strips, normalize
-from histojax.data.stain_separation import angle, haematoxylin_first
 from histojax.errors import UserError
+from histojax.stain import normalization
+from histojax.stain.normalization import Method, StainFit, Unfit, fit, fit_strips, normalize
+from histojax.stain.separation import angle, haematoxylin_first
 from tests import stained
 
 METHODS = [Method(name) for name in normalization.METHODS]

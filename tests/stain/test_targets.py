@@ -2,11 +2,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax.data import stain_normalization as normalization
-from histojax.data.stain_normalization import Method, StainFit, fit
-from histojax.data.stain_targets import DEFAULT, KNOWN, target_fit
 from histojax.errors import UserError
 from histojax.imaging.reader import read_image
+from histojax.stain import normalization
+from histojax.stain.normalization import Method, StainFit, fit
+from histojax.stain.targets import DEFAULT, KNOWN, target_fit
 from tests import stained
 
 

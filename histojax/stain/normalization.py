@@ -12,7 +12,7 @@ can be normalised tile by tile. The methods:
     reinhard             mean and spread of the colours (Reinhard et al., IEEE Comput. Graph. Appl.
                          21, 2001), in CIELAB
 
-Optical density is that of `histojax.data.stain`, -ln(I / 255), and not the ln 255 - ln(I + 1) of
+Optical density is that of `histojax.stain.density`, -ln(I / 255), and not the ln 255 - ln(I + 1) of
 the release of spcn: white is exactly 0 in it and an image put together again is not one grey level
 too bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
 """
@@ -27,15 +27,16 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data import reinhard, stain
-from histojax.data.stain_separation import (
+from histojax.errors import UserError
+from histojax.stain import density as stain
+from histojax.stain import reinhard
+from histojax.stain.separation import (
     angle,
     extreme_stains,
     learn_stains,
     least_squares_concentrations,
     sparse_concentrations,
 )
-from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 

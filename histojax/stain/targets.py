@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pathlib
 
-from histojax.data.stain_normalization import (
+from histojax.errors import UserError
+from histojax.imaging.reader import read_image
+from histojax.stain.normalization import (
     SPARSITY,
     ColourFit,
     Fit,
@@ -14,8 +16,6 @@ from histojax.data.stain_normalization import (
     fit_sample,
     sample_tissue,
 )
-from histojax.errors import UserError
-from histojax.imaging.reader import read_image
 
 DEFAULT = "TCGA-B0-5711"
 

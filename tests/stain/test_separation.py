@@ -3,10 +3,10 @@ import pytest
 import scipy.optimize
 from sklearn.decomposition import DictionaryLearning
 
-from histojax.data import stain_separation as separation
-from histojax.data.stain import optical_density
-from histojax.data.stain_normalization import SPARSITY, sample_tissue
 from histojax.imaging.reader import read_image
+from histojax.stain import separation
+from histojax.stain.density import optical_density
+from histojax.stain.normalization import SPARSITY, sample_tissue
 from tests import stained
 
 

@@ -1,0 +1,1 @@
+"""Stains: optical density, separation, normalisation, jitter and the images to look like."""
