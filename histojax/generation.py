@@ -15,13 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from histojax import postprocessing, runs, synthesis
-from histojax.data import painting, tissue
+from histojax.data import painting
 from histojax.data.mask_bank import instances_of
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.metrics import instances as instance_metrics
 from histojax.metrics import overlap
 from histojax.stages import content
+from histojax.tissue import rendering
 
 # Images whose features are computed at a time.
 _BATCH = 8
@@ -135,7 +136,7 @@ def made_by_tissue_model(labels: np.ndarray, *, seed: int) -> np.ndarray:
     """The built-in synthetic tissue, a patient each, uint8 (N, S, S, 3)."""
     return np.stack(
         [
-            tissue.tissue_of(mask, seed, index, patches_per_patient=1)
+            rendering.tissue_of(mask, seed, index, patches_per_patient=1)
             for index, mask in enumerate(labels)
         ]
     )

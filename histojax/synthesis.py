@@ -21,12 +21,13 @@ import scipy.ndimage
 
 from histojax import runs
 from histojax.cli import say
-from histojax.data import targets, tissue
+from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.stages import palette
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
+from histojax.tissue import rendering as tissue
 
 Seed = tuple[int, ...]
 _MASKS = (".png", ".tif", ".tiff")

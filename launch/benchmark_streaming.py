@@ -19,8 +19,8 @@ from flax import linen as nn
 
 from configs import generator, joint
 from histojax import config, inference, prediction
-from histojax.data.tissue import tissue
 from histojax.imaging import writers
+from histojax.tissue.rendering import tissue
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 

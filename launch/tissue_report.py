@@ -20,9 +20,9 @@ from absl import flags
 
 from histojax import cli
 from histojax.cli import say
-from histojax.data import tissue as model
 from histojax.errors import UserError
 from histojax.imaging import writers
+from histojax.tissue import rendering as model
 from launch import tissue_measures as measures
 
 _REAL = flags.DEFINE_string("real", None, "Real images with instances: folder:ROOT.")

@@ -9,10 +9,11 @@ import pytest
 import tifffile
 
 from histojax import runs, synthesis
-from histojax.data import sources, targets, tissue
+from histojax.data import sources, targets
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.stages import build_stage, palette
+from histojax.tissue import rendering
 from tests import tiny
 
 
@@ -107,7 +108,7 @@ def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
     seed = (3, 1)
     image = synthesis.synthesise(run, numbers, mask, seed=seed)
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    drawn = tissue.tissue_of(mask, 0, number, patches_per_patient=1)
+    drawn = rendering.tissue_of(mask, 0, number, patches_per_patient=1)
     colours = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
     nucleus = (numbers > 0).astype(np.uint8)
     two = np.stack([colours[0], colours[numbers[numbers > 0]].mean(0)])

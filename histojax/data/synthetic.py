@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data import tissue as model
 from histojax.data.record_cache import RecordCache
-from histojax.data.tissue import tissue as tissue
 from histojax.errors import UserError
+from histojax.tissue import rendering as model
+from histojax.tissue.rendering import tissue as tissue
 
 _SPLITS = ("train", "val", "test")
 # Patients of a split are numbered from a multiple of this, so that the number of training images

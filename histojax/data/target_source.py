@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data import targets, tissue
+from histojax.data import targets
 from histojax.data.augmentation import nearest
 from histojax.data.record_cache import RecordCache
 from histojax.errors import UserError
+from histojax.tissue import rendering
 
 # Batch fields that are made of a whole image's instances: maps that networks find, and the tissue
 # of the built-in model around the same nuclei.
@@ -90,7 +91,7 @@ class TargetSource:
         settings, instances = self._settings, record["instances"]
         if field == TISSUE:
             number = zlib.crc32(record["name"].encode())
-            return tissue.tissue_of(instances, 0, number, patches_per_patient=1)
+            return rendering.tissue_of(instances, 0, number, patches_per_patient=1)
         if field == "contour":
             return targets.contours(instances, width=settings["contour_width"])
         if field == "distance":

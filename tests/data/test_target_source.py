@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import pipeline, target_source, tissue
+from histojax.data import pipeline, target_source
 from histojax.data.target_source import TargetSource
 from histojax.errors import UserError
+from histojax.tissue import rendering
 from tests import tiny
 
 SETTINGS = {
@@ -152,11 +153,11 @@ def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monk
     assert record["tissue"].shape == (64, 64, 3)
     assert record["tissue"].dtype == np.uint8
     number = zlib.crc32(b"a")
-    wanted = tissue.tissue_of(two.instances, 0, number, patches_per_patient=1)
+    wanted = rendering.tissue_of(two.instances, 0, number, patches_per_patient=1)
     np.testing.assert_array_equal(record["tissue"], wanted)
     # An image that a mixture holds twice is drawn once.
     drawn = []
-    monkeypatch.setattr(tissue, "tissue_of", lambda *_, **__: drawn.append(1) or wanted)
+    monkeypatch.setattr(rendering, "tissue_of", lambda *_, **__: drawn.append(1) or wanted)
     source = TargetSource(two, ("tissue",), SETTINGS)
     for index in (0, 1):
         np.testing.assert_array_equal(source[index]["tissue"], wanted)

@@ -11,8 +11,8 @@ import numpy as np
 from scipy import ndimage
 from scipy.spatial import cKDTree
 
-from histojax.data.tissue_noise import Noise, sample
-from histojax.data.tissue_patient import Patient
+from histojax.tissue.noise import Noise, sample
+from histojax.tissue.patient import Patient
 
 _MIN_VISIBLE = 12
 EPITHELIAL, SPINDLE, LYMPHOID = 0, 1, 2

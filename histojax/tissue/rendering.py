@@ -14,17 +14,17 @@ from __future__ import annotations
 
 import numpy as np
 
-from histojax.data.tissue_given import (
+from histojax.errors import UserError
+from histojax.tissue.given import (
     distance_to_given,
     draw_given,
     given_nuclei,
     with_unseen,
     without_lumen,
 )
-from histojax.data.tissue_noise import BANK, STREAM_PATCH, Noise, banks, generator, sample, step
-from histojax.data.tissue_nuclei import Ground, Marks, Nuclei, place_nuclei, render_nuclei
-from histojax.data.tissue_patient import KINDS, Patient, draw_patient
-from histojax.errors import UserError
+from histojax.tissue.noise import BANK, STREAM_PATCH, Noise, banks, generator, sample, step
+from histojax.tissue.nuclei import Ground, Marks, Nuclei, place_nuclei, render_nuclei
+from histojax.tissue.patient import KINDS, Patient, draw_patient
 
 MODEL_VERSION = 1
 MPP = 0.25

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histojax.data import tissue as model
-from histojax.data import tissue_noise
-from histojax.data.tissue import tissue, tissue_of
-from histojax.data.tissue_nuclei import Nuclei, render_nuclei, tidy
-from histojax.data.tissue_patient import draw_patient
 from histojax.errors import UserError
+from histojax.tissue import noise as tissue_noise
+from histojax.tissue import rendering as model
+from histojax.tissue.nuclei import Nuclei, render_nuclei, tidy
+from histojax.tissue.patient import draw_patient
+from histojax.tissue.rendering import tissue, tissue_of
 
 EIGHT = np.ones((3, 3), bool)
 
@@ -102,7 +102,7 @@ def test_a_patch_depends_on_seed_and_index_alone():
     tissue_noise.banks.cache_clear()
     assert _digest(3, 5) == before
     code = (
-        "import hashlib; from histojax.data.tissue import tissue; p = tissue(3, 5);"
+        "import hashlib; from histojax.tissue.rendering import tissue; p = tissue(3, 5);"
         "print(hashlib.sha256(p['image'].tobytes() + p['instances'].tobytes()).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

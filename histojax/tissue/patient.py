@@ -7,7 +7,7 @@ import functools
 
 import numpy as np
 
-from histojax.data import tissue_noise
+from histojax.tissue import noise as tissue_noise
 
 KINDS = ("sheet", "gland", "clear", "stroma", "discohesive", "fat")
 

@@ -5,16 +5,15 @@ import dataclasses
 import numpy as np
 import pytest
 
-from histojax.data import tissue_given as given
-from histojax.data import tissue_noise
-from histojax.data.tissue_nuclei import EPITHELIAL, LYMPHOID, SPINDLE, Ground, Marks, Nuclei
-from histojax.data.tissue_patient import draw_patient
+from histojax.tissue import given, noise
+from histojax.tissue.nuclei import EPITHELIAL, LYMPHOID, SPINDLE, Ground, Marks, Nuclei
+from histojax.tissue.patient import draw_patient
 
 PATIENT = draw_patient(0, 0)
 
 
-def _noise(size: int) -> tissue_noise.Noise:
-    return tissue_noise.Noise(np.random.default_rng(0), tissue_noise.banks(0), size)
+def _noise(size: int) -> noise.Noise:
+    return noise.Noise(np.random.default_rng(0), noise.banks(0), size)
 
 
 def _ground(size: int, epithelium: float = 1.0, lumen: float = 0.0) -> Ground:

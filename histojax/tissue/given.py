@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from histojax.data.tissue_noise import Noise, sample, step
-from histojax.data.tissue_nuclei import (
+from histojax.tissue.noise import Noise, sample, step
+from histojax.tissue.nuclei import (
     EPITHELIAL,
     LYMPHOID,
     SPINDLE,
@@ -26,7 +26,7 @@ from histojax.data.tissue_nuclei import (
     paint,
     rows,
 )
-from histojax.data.tissue_patient import Patient
+from histojax.tissue.patient import Patient
 
 # How far the dye of a nucleus reaches beyond its outline: half the broadest edge, and its grain.
 _RIM = 8
