@@ -24,9 +24,11 @@ from histojax.cli import say
 from histojax.data import degradation, sources
 from histojax.data.registration import check_registration
 from histojax.errors import UserError
-from histojax.imaging import figures, fitting, forms, writers
+from histojax.imaging import figures, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
+from histojax.nuclei import fitting
+from histojax.nuclei import instances as forms
 from histojax.stages import content
 from histojax.stages.images import tells_classes
 

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 from histojax import inference, postprocessing, runs, stain_matching
 from histojax.data import sources
 from histojax.errors import UserError
-from histojax.imaging import nuclei, resampling, tiling
+from histojax.imaging import resampling, tiling
 from histojax.metrics import image_quality
+from histojax.nuclei import components
 from histojax.stages import content
 
 Image = np.ndarray
@@ -170,8 +171,8 @@ def otsu(settings: ConfigDict) -> Callable[[Image], postprocessing.Found]:
     sizes = postprocessing.component_sizes(settings)
 
     def find(image: Image) -> postprocessing.Found:
-        mask = nuclei.otsu_haematoxylin(image)
-        return postprocessing.Found(mask > 0, nuclei.label_mask(mask, **sizes))
+        mask = components.otsu_haematoxylin(image)
+        return postprocessing.Found(mask > 0, components.label_mask(mask, **sizes))
 
     return find
 

@@ -10,8 +10,9 @@ from ml_collections import ConfigDict
 
 from histojax import config, runs
 from histojax.errors import UserError
-from histojax.imaging import forms, nuclei
-from histojax.imaging.instances import InstanceLabeller, InstanceParameters
+from histojax.nuclei import components
+from histojax.nuclei import instances as forms
+from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
 from histojax.stages import images
 
 # In a workdir: what was fitted to its best checkpoint.
@@ -79,7 +80,7 @@ def find(
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
-        instances = nuclei.label_mask(mask, **component_sizes(run.config))
+        instances = components.label_mask(mask, **component_sizes(run.config))
     else:
         instances = forms.label(flat, parameters, mpp=mpp)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
@@ -108,7 +109,7 @@ class Labeller:
         self._parameters = parameters_of(run)
         self._threshold = threshold(run, self._parameters)
         if self._parameters is None:
-            self._labeller = nuclei.StripLabeller(width, **component_sizes(run.config))
+            self._labeller = components.StripLabeller(width, **component_sizes(run.config))
         elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
             self._labeller = InstanceLabeller(width, self._parameters, mpp=mpp)
         else:
@@ -128,7 +129,7 @@ class Labeller:
         else:
             self._labeller.add(_flat(maps))
 
-    def finish(self) -> nuclei.StripLabels | WholeLabels:
+    def finish(self) -> components.StripLabels | WholeLabels:
         """The labels, to be read strip by strip and closed."""
         return self._labeller.finish()
 

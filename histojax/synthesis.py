@@ -21,9 +21,9 @@ import scipy.ndimage
 
 from histojax import runs
 from histojax.cli import say
-from histojax.data import targets
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
+from histojax.nuclei import targets
 from histojax.stages import palette
 from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid

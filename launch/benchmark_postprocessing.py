@@ -11,8 +11,8 @@ import numpy as np
 import scipy.ndimage
 import skimage.segmentation
 
-from histojax.imaging.instances import InstanceLabeller, InstanceParameters, flooded_height
-from histojax.imaging.nuclei import label_mask
+from histojax.nuclei.components import label_mask
+from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters, flooded_height
 from launch import benchmark_timing as timing
 
 _PATCH = 1_000

@@ -17,11 +17,11 @@ import skimage.transform
 from absl import flags
 
 from histojax import cli
-from histojax.data import targets
 from histojax.errors import UserError
-from histojax.imaging.instances import InstanceParameters, label_instances
-from histojax.imaging.nuclei import label_mask
-from histojax.imaging.usenet import usenet_instances
+from histojax.nuclei import targets
+from histojax.nuclei.components import label_mask
+from histojax.nuclei.usenet import usenet_instances
+from histojax.nuclei.watershed import InstanceParameters, label_instances
 
 _DATA = flags.DEFINE_string("data", "", "Images with instances: folder:ROOT or a prepared set.")
 _SPLIT = flags.DEFINE_string("split", "all", "train, val, test or all.")

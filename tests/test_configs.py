@@ -10,7 +10,7 @@ from histojax import chain, config, runs, train
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
-from histojax.imaging.usenet import USENetParameters
+from histojax.nuclei.usenet import USENetParameters
 from histojax.stages import STAGES, build, build_stage, segmentation
 from histojax.stages.segmentation import build_segmenter
 from tests import tiny

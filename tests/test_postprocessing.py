@@ -8,9 +8,9 @@ from PIL import Image
 
 from histojax import chain, evaluation, inference, postprocessing, runs
 from histojax.errors import UserError
-from histojax.imaging import nuclei
-from histojax.imaging.instances import InstanceParameters
-from histojax.imaging.usenet import USENetParameters, usenet_instances
+from histojax.nuclei import components
+from histojax.nuclei.usenet import USENetParameters, usenet_instances
+from histojax.nuclei.watershed import InstanceParameters
 from histojax.prediction import predict_files
 from histojax.stages import build_stage
 from tests import tiny
@@ -183,7 +183,7 @@ def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
     run = untrained()
     blank = {head: np.zeros((64, 64, 1), np.float32) for head in ("mask", "marker")}
     assert not postprocessing.find(run, blank, postprocessing.parameters_of(run)).instances.any()
-    assert not nuclei.label_mask(np.zeros((4, 4))).any()
+    assert not components.label_mask(np.zeros((4, 4))).any()
 
 
 def test_the_published_form_looks_at_whole_images(monkeypatch):

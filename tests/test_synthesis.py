@@ -9,9 +9,10 @@ import pytest
 import tifffile
 
 from histojax import runs, synthesis
-from histojax.data import sources, targets
+from histojax.data import sources
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
+from histojax.nuclei import targets
 from histojax.stages import build_stage, palette
 from histojax.tissue import rendering
 from tests import tiny

@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data import targets
 from histojax.data.augmentation import nearest
 from histojax.data.record_cache import RecordCache
 from histojax.errors import UserError
+from histojax.nuclei import targets
 from histojax.tissue import rendering
 
 # Batch fields that are made of a whole image's instances: maps that networks find, and the tissue

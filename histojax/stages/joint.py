@@ -19,8 +19,8 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.imaging import forms
 from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.nuclei import instances as forms
 from histojax.stages import build, content, critic, scoring, segmentation
 from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key

@@ -24,10 +24,10 @@ from ml_collections import ConfigDict
 
 from histojax.data.sources import Source
 from histojax.errors import UserError
-from histojax.imaging import forms
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
+from histojax.nuclei import instances as forms
 from histojax.stages import build, content, critic, palette, scoring, segmentation
 from histojax.stages import contest as contests
 from histojax.stages.images import by_head, quantise, unit

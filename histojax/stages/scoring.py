@@ -10,9 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from histojax.imaging import forms
 from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import score_instances
+from histojax.nuclei import instances as forms
 from histojax.stages import images
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]

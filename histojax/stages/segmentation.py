@@ -18,13 +18,13 @@ from ml_collections import ConfigDict
 
 from histojax.data import target_source
 from histojax.errors import UserError
-from histojax.imaging import forms
-from histojax.imaging.instances import InstanceParameters, check_maps
 from histojax.losses import segmentation as losses
 from histojax.models import pretrained, resnet
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
+from histojax.nuclei import instances as forms
+from histojax.nuclei.watershed import InstanceParameters, check_maps
 from histojax.stages import build, scoring
 from histojax.stages.images import by_head, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key

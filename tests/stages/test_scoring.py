@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from histojax.imaging.instances import InstanceParameters
+from histojax.nuclei.watershed import InstanceParameters
 from histojax.stages import scoring
 
 WEIGHT = np.asarray([1, 1, 0], np.float32)

@@ -19,8 +19,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging.nuclei import label_mask
 from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image, read_labels
+from histojax.nuclei.components import label_mask
 
 _log = logging.getLogger(__name__)
 

@@ -23,8 +23,8 @@ import numpy as np
 import skimage.segmentation
 
 from histojax.errors import UserError
-from histojax.imaging.nuclei import StripLabeller, StripLabels
 from histojax.imaging.plane import Plane
+from histojax.nuclei.components import StripLabeller, StripLabels
 
 _log = logging.getLogger(__name__)
 

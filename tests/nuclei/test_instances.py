@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.imaging import forms
-from histojax.imaging.instances import InstanceParameters, label_instances
-from histojax.imaging.usenet import USENetParameters, usenet_instances
+from histojax.nuclei import instances
+from histojax.nuclei.usenet import USENetParameters, usenet_instances
+from histojax.nuclei.watershed import InstanceParameters, label_instances
 
 
 def maps():
@@ -22,27 +22,29 @@ def maps():
 def test_a_form_is_chosen_by_its_parameters():
     watershed, usenet = InstanceParameters(), USENetParameters()
     np.testing.assert_array_equal(
-        forms.label(maps(), watershed), label_instances(maps(), watershed)
+        instances.label(maps(), watershed), label_instances(maps(), watershed)
     )
     np.testing.assert_array_equal(
-        forms.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
+        instances.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
     )
-    assert (forms.label(maps(), watershed) != forms.label(maps(), usenet)).any()
+    assert (instances.label(maps(), watershed) != instances.label(maps(), usenet)).any()
 
 
 @pytest.mark.parametrize("parameters", [InstanceParameters(), USENetParameters()])
 def test_maps_that_no_form_has_are_not_looked_at(parameters):
     more = {**maps(), "class_1": np.full((2, 2), np.nan)}
-    np.testing.assert_array_equal(forms.label(more, parameters), forms.label(maps(), parameters))
+    np.testing.assert_array_equal(
+        instances.label(more, parameters), instances.label(maps(), parameters)
+    )
 
 
-@pytest.mark.parametrize("form", forms.FORMS)
+@pytest.mark.parametrize("form", instances.FORMS)
 def test_parameters_come_back_from_json(form):
-    parameters = forms.read_parameters(form, {"mask_threshold": 0.3})
+    parameters = instances.read_parameters(form, {"mask_threshold": 0.3})
     assert parameters.mask_threshold == 0.3
-    assert forms.form_of(parameters) == form
+    assert instances.form_of(parameters) == form
     kept = json.loads(json.dumps(dataclasses.asdict(parameters)))
-    assert forms.read_parameters(form, kept) == parameters
+    assert instances.read_parameters(form, kept) == parameters
 
 
 @pytest.mark.faults
@@ -57,7 +59,7 @@ def test_parameters_come_back_from_json(form):
 )
 def test_what_cannot_be_used_is_refused(form, values, said):
     with pytest.raises(UserError, match=said):
-        forms.read_parameters(form, values)
+        instances.read_parameters(form, values)
 
 
 def test_without_a_marker_the_mask_is_eroded():
@@ -66,4 +68,4 @@ def test_without_a_marker_the_mask_is_eroded():
     distance = np.minimum(np.hypot(y - 20, x - 20), np.hypot(y - 20, x - 43.5))
     mask = {"mask": (distance <= 12).astype(np.float32)}
     for parameters in (InstanceParameters(), USENetParameters()):
-        assert forms.label(mask, parameters).max() == 2
+        assert instances.label(mask, parameters).max() == 2

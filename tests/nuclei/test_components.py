@@ -7,8 +7,9 @@ import skimage.io
 import skimage.measure
 
 from histojax.errors import UserError
-from histojax.imaging import nuclei, tiling
+from histojax.imaging import tiling
 from histojax.metrics import overlap
+from histojax.nuclei import components
 
 
 def _mask(*rows):
@@ -18,7 +19,7 @@ def _mask(*rows):
 def label_strips(strips, *, rows=None, **options):
     """The labels of a mask given by strips, recut to `rows` first where that is given."""
     pieces = list(strips if rows is None else tiling.recut(strips, rows))
-    with nuclei.StripLabeller(pieces[0].shape[1], **options) as labeller:
+    with components.StripLabeller(pieces[0].shape[1], **options) as labeller:
         for piece in pieces:
             labeller.add(piece)
         return labeller.finish()
@@ -73,7 +74,7 @@ def _stream(mask, rows, **options):
 
 
 def test_components_are_numbered_by_their_first_pixel():
-    labels = nuclei.label_mask(U_SHAPE)
+    labels = components.label_mask(U_SHAPE)
     assert labels.dtype == np.int32
     # The U is one component; of the right column's two pieces the upper comes first.
     assert labels.max() == 3
@@ -83,38 +84,38 @@ def test_components_are_numbered_by_their_first_pixel():
 
 
 def test_diagonal_neighbours_join_at_8_and_part_at_4():
-    assert nuclei.label_mask(DIAGONAL).max() == 2
+    assert components.label_mask(DIAGONAL).max() == 2
     # At 4 every pixel is its own component but for the two that share an edge: 10 pixels, 9.
-    assert nuclei.label_mask(DIAGONAL, connectivity=4).max() == DIAGONAL.sum() - 1
+    assert components.label_mask(DIAGONAL, connectivity=4).max() == DIAGONAL.sum() - 1
 
 
 def test_area_counts_the_whole_component():
-    assert nuclei.label_mask(SPIRAL, min_area=int(SPIRAL.sum())).max() == 1
-    assert nuclei.label_mask(SPIRAL, min_area=int(SPIRAL.sum()) + 1).max() == 0
+    assert components.label_mask(SPIRAL, min_area=int(SPIRAL.sum())).max() == 1
+    assert components.label_mask(SPIRAL, min_area=int(SPIRAL.sum()) + 1).max() == 0
 
 
 def test_holes_are_filled_up_to_their_area_and_join_what_they_hold():
     # The ring's hole is 5 x 3 less the island, 14 px; the small ring's is 1 px.
-    labels = nuclei.label_mask(RING_WITH_ISLAND)
+    labels = components.label_mask(RING_WITH_ISLAND)
     assert labels.max() == 4
-    labels = nuclei.label_mask(RING_WITH_ISLAND, max_hole=13)
+    labels = components.label_mask(RING_WITH_ISLAND, max_hole=13)
     assert labels.max() == 4
     assert labels[8, 3] == labels[7, 2]
     assert labels[2, 2] == 0
-    labels = nuclei.label_mask(RING_WITH_ISLAND, max_hole=14)
+    labels = components.label_mask(RING_WITH_ISLAND, max_hole=14)
     assert labels.max() == 3
     assert (labels == 1).sum() == 35
 
 
 def test_a_bay_at_the_border_is_no_hole():
     mask = _mask("#.#", "###")
-    np.testing.assert_array_equal(nuclei.label_mask(mask, max_hole=9), mask)
+    np.testing.assert_array_equal(components.label_mask(mask, max_hole=9), mask)
 
 
 def test_a_hole_that_leaks_at_a_corner_is_a_hole_of_8_connected_tissue_only():
     mask = _mask(".....", ".###.", ".#.#.", ".##..", ".....")
-    assert nuclei.label_mask(mask, max_hole=1, connectivity=8)[2, 2] == 1
-    assert nuclei.label_mask(mask, max_hole=1, connectivity=4)[2, 2] == 0
+    assert components.label_mask(mask, max_hole=1, connectivity=8)[2, 2] == 1
+    assert components.label_mask(mask, max_hole=1, connectivity=4)[2, 2] == 0
 
 
 @pytest.mark.parametrize("connectivity", [4, 8])
@@ -123,7 +124,7 @@ def test_drawn_shapes_stream_to_the_same_labels(mask, connectivity):
     for turned in (mask, mask[::-1], mask[:, ::-1], mask.T):
         for options in ({}, {"min_area": 3}, {"max_hole": 14}, {"max_hole": 1, "min_area": 9}):
             options["connectivity"] = connectivity
-            expected = nuclei.label_mask(turned, **options)
+            expected = components.label_mask(turned, **options)
             for rows in (1, 2, 3, 5, 100):
                 labels, areas = _stream(turned, rows, **options)
                 assert labels.dtype == np.int32
@@ -140,7 +141,7 @@ def test_random_masks_stream_to_the_same_labels(seed):
     for connectivity in (4, 8):
         for min_area, max_hole in ((0, 0), (4, 0), (0, 3), (6, 10_000), (1, 2)):
             options = dict(min_area=min_area, max_hole=max_hole, connectivity=connectivity)
-            expected = nuclei.label_mask(mask, **options)
+            expected = components.label_mask(mask, **options)
             for rows in (1, 2, int(rng.integers(3, 40))):
                 labels, areas = _stream(mask, rows, **options)
                 np.testing.assert_array_equal(labels, expected)
@@ -151,7 +152,7 @@ def test_random_masks_stream_to_the_same_labels(seed):
 def test_labels_equal_those_of_scikit_image(connectivity):
     mask = np.random.default_rng(5).random((90, 70)) < 0.5
     expected = skimage.measure.label(mask, connectivity=1 if connectivity == 4 else 2)
-    np.testing.assert_array_equal(nuclei.label_mask(mask, connectivity=connectivity), expected)
+    np.testing.assert_array_equal(components.label_mask(mask, connectivity=connectivity), expected)
 
 
 @pytest.mark.parametrize("core", [4, 9, 32])
@@ -164,7 +165,7 @@ def test_the_tile_does_not_change_the_labels(core):
 
     strips = tiling.strips(tiling.tiled(network, image, core=core, halo=3, scale=2))
     with label_strips((strip.outputs["mask"] for strip in strips), min_area=12) as labels:
-        expected = nuclei.label_mask(image[..., 0].repeat(2, 0).repeat(2, 1), min_area=12)
+        expected = components.label_mask(image[..., 0].repeat(2, 0).repeat(2, 1), min_area=12)
         np.testing.assert_array_equal(labels.read(0, 0, 82, 106), expected)
         np.testing.assert_array_equal(labels.read(10, 20, 30, 500), expected[10:40, 20:])
         assert labels.count == expected.max()
@@ -191,7 +192,7 @@ def test_empty_and_full_masks(value):
 
 def test_an_unknown_connectivity_and_an_unwritable_folder_are_refused(tmp_path):
     with pytest.raises(UserError, match="connectivity of 6"):
-        nuclei.label_mask(U_SHAPE, connectivity=6)
+        components.label_mask(U_SHAPE, connectivity=6)
     with pytest.raises(UserError, match="absent"):
         label_strips([U_SHAPE], folder=tmp_path / "absent")
 
@@ -212,9 +213,9 @@ def test_otsu_finds_blue_on_pink():
     image[20:40, 10:30] = (80, 60, 140)
     expected = np.zeros((60, 60), np.uint8)
     expected[20:40, 10:30] = 1
-    np.testing.assert_array_equal(nuclei.otsu_haematoxylin(image, sigma=0), expected)
+    np.testing.assert_array_equal(components.otsu_haematoxylin(image, sigma=0), expected)
     # Smoothing moves the threshold's contour by about a pixel and no more.
-    smoothed = nuclei.otsu_haematoxylin(image)
+    smoothed = components.otsu_haematoxylin(image)
     assert smoothed[22:38, 12:28].all()
     assert not smoothed[:18].any()
 
@@ -222,17 +223,17 @@ def test_otsu_finds_blue_on_pink():
 @pytest.mark.faults
 @pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (128, 128, 128), (0, 0, 0)])
 def test_otsu_finds_nothing_on_one_colour(colour):
-    assert nuclei.otsu_haematoxylin(np.full((8, 8, 3), colour, np.uint8)).sum() == 0
+    assert components.otsu_haematoxylin(np.full((8, 8, 3), colour, np.uint8)).sum() == 0
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (225, 222, 228)])
 def test_otsu_finds_nothing_in_the_noise_of_blank_glass(colour):
     image = np.random.default_rng(0).normal(colour, 3, (128, 128, 3)).clip(0, 255).round()
-    assert nuclei.otsu_haematoxylin(image.astype(np.uint8)).sum() == 0
+    assert components.otsu_haematoxylin(image.astype(np.uint8)).sum() == 0
     # A pale nucleus on the same glass is found: 30 grey levels of red and green are absorbed.
     image[40:60, 40:60, :2] -= 60
-    found = nuclei.otsu_haematoxylin(image.clip(0, 255).astype(np.uint8))
+    found = components.otsu_haematoxylin(image.clip(0, 255).astype(np.uint8))
     assert found[45:55, 45:55].all()
     assert not found[:30].any()
 
@@ -244,7 +245,7 @@ def test_otsu_on_real_tissue(real_data):
         stem = name.split(".")[0]
         image = next((real_data / "monuseg" / "images").glob(f"{stem}.*"))
         truth = next((real_data / "monuseg" / "instances").glob(f"{stem}.*"))
-        mask = nuclei.otsu_haematoxylin(skimage.io.imread(image)[..., :3])
+        mask = components.otsu_haematoxylin(skimage.io.imread(image)[..., :3])
         scores.append(overlap.dice(overlap.confusion(mask, skimage.io.imread(truth) > 0)))
     # Another implementation of this baseline scored .749 on the six validation images.
     assert np.mean(scores) == pytest.approx(0.749, abs=0.01)

@@ -3,7 +3,7 @@ import pytest
 import scipy.ndimage
 import skimage.draw
 
-from histojax.data import targets
+from histojax.nuclei import targets
 
 
 def blobs(seed=0, shape=(120, 130), count=40):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging.instances import Maps
+from histojax.nuclei.watershed import Maps
 
 P = TypeVar("P")
 

@@ -7,8 +7,9 @@ import pytest
 import scipy.ndimage
 
 from histojax.errors import UserError
-from histojax.imaging import instances, tiling
-from histojax.imaging.instances import InstanceLabeller, InstanceParameters, label_instances
+from histojax.imaging import tiling
+from histojax.nuclei import watershed
+from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters, label_instances
 from launch.benchmark_postprocessing import whole_image
 
 # Every px counts: what is tested is not what is dropped.
@@ -155,9 +156,9 @@ def test_areas_are_physical_where_both_scales_are_known():
 def test_strips_do_not_change_the_labels(seed, monkeypatch):
     rng = np.random.default_rng(100 + seed)
     # Small blocks, so that components lie over many of them and some are longer than the reach.
-    monkeypatch.setattr(instances, "BLOCK", int(rng.integers(5, 40)))
-    monkeypatch.setattr(instances, "REACH", int(rng.integers(0, 20)))
-    monkeypatch.setattr(instances, "_ROWS", int(rng.integers(1, 30)))
+    monkeypatch.setattr(watershed, "BLOCK", int(rng.integers(5, 40)))
+    monkeypatch.setattr(watershed, "REACH", int(rng.integers(0, 20)))
+    monkeypatch.setattr(watershed, "_ROWS", int(rng.integers(1, 30)))
     shape = tuple(rng.integers(1, 90, 2))
     maps = smooth_maps(seed, shape, ("mask", "marker", "contour"))
     parameters = InstanceParameters(
@@ -194,8 +195,8 @@ def test_components_within_reach_are_flooded_as_in_the_whole(seed, monkeypatch):
     np.testing.assert_array_equal(label_instances(maps, p), expected)
     # Some component holds several nuclei, or nothing was tested.
     assert expected.max() > components.max() * 0.5
-    monkeypatch.setattr(instances, "BLOCK", 16)
-    monkeypatch.setattr(instances, "REACH", longest - 1)
+    monkeypatch.setattr(watershed, "BLOCK", 16)
+    monkeypatch.setattr(watershed, "REACH", longest - 1)
     np.testing.assert_array_equal(label_instances(maps, p), expected)
 
 
@@ -226,8 +227,8 @@ def test_nuclei_are_numbered_by_their_first_pixel():
 
 
 def test_a_component_beyond_the_reach_keeps_its_nuclei(monkeypatch, caplog):
-    monkeypatch.setattr(instances, "BLOCK", 32)
-    monkeypatch.setattr(instances, "REACH", 16)
+    monkeypatch.setattr(watershed, "BLOCK", 32)
+    monkeypatch.setattr(watershed, "REACH", 16)
     # A bar of 300 px with a marker every 20 px: no window shows it all, and each shows enough.
     maps = {"mask": np.zeros((9, 300), bool), "marker": np.zeros((9, 300), bool)}
     maps["mask"][2:7] = True

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.imaging.fitting import fit_thresholds
-from histojax.imaging.instances import InstanceParameters, label_instances
+from histojax.nuclei.fitting import fit_thresholds
+from histojax.nuclei.watershed import InstanceParameters, label_instances
 
 
 @dataclasses.dataclass(frozen=True)

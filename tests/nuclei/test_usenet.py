@@ -3,7 +3,7 @@ import pytest
 import scipy.ndimage
 
 from histojax.errors import UserError
-from histojax.imaging.usenet import USENetParameters, usenet_instances, zone_borders
+from histojax.nuclei.usenet import USENetParameters, usenet_instances, zone_borders
 
 
 def maps(shape=(60, 80)):

@@ -1,7 +1,7 @@
 """The post-processing of USE-Net as published: influence zones of the markers cut the mask.
 
 Rahmon, Toubal and Palaniappan 2021, in the steps of their code. Influence zones reach through the
-background without bound, so this form is for whole images only; `histojax.imaging.instances` has
+background without bound, so this form is for whole images only; `histojax.nuclei.watershed` has
 one that is not, and that is better.
 """
 
@@ -13,8 +13,8 @@ import numpy as np
 import scipy.ndimage
 
 from histojax.errors import UserError
-from histojax.imaging.instances import check_map
-from histojax.imaging.nuclei import label_mask
+from histojax.nuclei.components import label_mask
+from histojax.nuclei.watershed import check_map
 
 _EIGHT = np.ones((3, 3), bool)
 
@@ -62,7 +62,7 @@ def usenet_instances(
     Args:
         mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
             been resized to the image's 1000 x 1000 px before. Where a network predicts no marker,
-            `histojax.data.targets.shape_markers` makes them of the mask's components.
+            `histojax.nuclei.targets.shape_markers` makes them of the mask's components.
         parameters: None: the source's.
 
     Returns:

@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data.targets import shape_markers
 from histojax.errors import UserError
-from histojax.imaging.instances import InstanceParameters, Maps, check_maps, label_instances
-from histojax.imaging.nuclei import label_mask
-from histojax.imaging.usenet import USENetParameters, usenet_instances
+from histojax.nuclei.components import label_mask
+from histojax.nuclei.targets import shape_markers
+from histojax.nuclei.usenet import USENetParameters, usenet_instances
+from histojax.nuclei.watershed import InstanceParameters, Maps, check_maps, label_instances
 
 Parameters = InstanceParameters | USENetParameters
 # watershed: any size, the same however the maps are cut; usenet: as published, whole images only.
