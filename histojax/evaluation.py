@@ -27,8 +27,7 @@ from histojax.errors import UserError
 from histojax.imaging import figures, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
-from histojax.nuclei import fitting
-from histojax.nuclei import instances as forms
+from histojax.nuclei import fitting, separation
 from histojax.stages import content
 from histojax.stages.images import tells_classes
 
@@ -322,7 +321,9 @@ def check_same_classes(run: runs.Run, source: sources.Source, spec: str) -> None
         )
 
 
-def fitted_grid(parameters: forms.Parameters, heads: Sequence[str]) -> dict[str, tuple[float, ...]]:
+def fitted_grid(
+    parameters: separation.Parameters, heads: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
     """What of `GRID` a form has, weights of maps that are not predicted left out."""
     known = {field.name for field in dataclasses.fields(parameters)}
     for head in ("distance", "contour"):
@@ -331,7 +332,7 @@ def fitted_grid(parameters: forms.Parameters, heads: Sequence[str]) -> dict[str,
     return {name: values for name, values in GRID.items() if name in known}
 
 
-def fit_instances(run: runs.Run) -> forms.Parameters | None:
+def fit_instances(run: runs.Run) -> separation.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
 
     Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
@@ -360,21 +361,21 @@ def fit_instances(run: runs.Run) -> forms.Parameters | None:
     for index in range(count):
         hr, lr, truth = image_pair(source[index], recipe, settings.seed)
         found = network(lr if enhances else hr)
-        maps.append({head: found[head][..., 0] for head in forms.MAPS if head in found})
+        maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
         truths.append(truth)
     best, tried = fitting.fit_thresholds(
         maps,
         truths,
         fitted_grid(start, run.stage.segmenter.heads),
         start=start,
-        label=forms.label,
+        label=separation.label,
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
     )
     writers.write_json(
         runs.stage_folder(run.workdir) / postprocessing.FILE,
         {
             "checkpoint": postprocessing.checkpoint_of(run),
-            "form": forms.form_of(best),
+            "form": separation.form_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],

@@ -10,8 +10,7 @@ from ml_collections import ConfigDict
 
 from histojax import config, runs
 from histojax.errors import UserError
-from histojax.nuclei import components
-from histojax.nuclei import instances as forms
+from histojax.nuclei import components, separation
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
 from histojax.stages import images
 
@@ -39,7 +38,7 @@ class Found:
     classes: np.ndarray | None = None
 
 
-def parameters_of(run: runs.Run, *, fitted: bool = True) -> forms.Parameters | None:
+def parameters_of(run: runs.Run, *, fitted: bool = True) -> separation.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
     Those that were fitted to its best checkpoint, else those of its config.
@@ -65,7 +64,7 @@ def parameters_of(run: runs.Run, *, fitted: bool = True) -> forms.Parameters | N
 def find(
     run: runs.Run,
     maps: Maps,
-    parameters: forms.Parameters | None,
+    parameters: separation.Parameters | None,
     *,
     mpp: float | None = None,
 ) -> Found:
@@ -82,12 +81,12 @@ def find(
     if parameters is None:
         instances = components.label_mask(mask, **component_sizes(run.config))
     else:
-        instances = forms.label(flat, parameters, mpp=mpp)
+        instances = separation.label(flat, parameters, mpp=mpp)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
     return Found(mask, instances, classes)
 
 
-def threshold(run: runs.Run, parameters: forms.Parameters | None) -> float:
+def threshold(run: runs.Run, parameters: separation.Parameters | None) -> float:
     """The probability from which there is mask."""
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
@@ -116,7 +115,7 @@ class Labeller:
             if height * width > MOST_PIXELS:
                 raise UserError(
                     f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
-                    f"(instances.form={forms.form_of(self._parameters)!r}, segmenter.heads="
+                    f"(instances.form={separation.form_of(self._parameters)!r}, segmenter.heads="
                     f"{heads!r}), and this one has {height:,} x {width:,}: predict parts of it, "
                     "or train with a marker head and instances.form='watershed'"
                 )
@@ -154,13 +153,13 @@ def _flat(maps: Maps) -> dict[str, np.ndarray]:
 class WholeLabeller:
     """Strips put together, for a form that looks at whole images."""
 
-    def __init__(self, parameters: forms.Parameters, *, mpp: float | None = None):
+    def __init__(self, parameters: separation.Parameters, *, mpp: float | None = None):
         self._parameters, self._mpp = parameters, mpp
         self._strips: list[Maps] = []
 
     def add(self, maps: Maps) -> None:
         """Takes the next strip: head -> (rows, W) in [0, 1]."""
-        kept = [head for head in forms.MAPS if head in maps]
+        kept = [head for head in separation.MAPS if head in maps]
         self._strips.append({head: np.array(maps[head]) for head in kept})
 
     def finish(self) -> WholeLabels:
@@ -169,7 +168,7 @@ class WholeLabeller:
             head: np.concatenate([strip[head] for strip in self._strips])
             for head in self._strips[0]
         }
-        return WholeLabels(forms.label(maps, self._parameters, mpp=self._mpp))
+        return WholeLabels(separation.label(maps, self._parameters, mpp=self._mpp))
 
     def close(self) -> None:
         self._strips.clear()
@@ -202,7 +201,7 @@ def component_sizes(settings: ConfigDict) -> dict[str, int]:
     return {name: group.get(name, 0) for name in ("min_area", "max_hole")}
 
 
-def fitted_parameters(run: runs.Run) -> forms.Parameters | None:
+def fitted_parameters(run: runs.Run) -> separation.Parameters | None:
     """What was fitted to a run's best checkpoint and left in its workdir, if it was.
 
     Raises:
@@ -215,7 +214,7 @@ def fitted_parameters(run: runs.Run) -> forms.Parameters | None:
     try:
         if found["checkpoint"] != checkpoint_of(run):
             return None
-        return forms.read_parameters(found["form"], found["parameters"])
+        return separation.read_parameters(found["form"], found["parameters"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the run's command fits it anew"

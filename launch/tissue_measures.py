@@ -11,7 +11,7 @@ from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
 
 from histojax.imaging import tiling
-from histojax.stain.density import optical_density
+from histojax.stain.hed import optical_density
 
 # By how much a middle is paler than its rim to count, in optical density.
 _PALER = 0.1

@@ -22,7 +22,7 @@ from histojax import cli
 from histojax.cli import say
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.tissue import rendering as model
+from histojax.tissue import rendering
 from launch import tissue_measures as measures
 
 _REAL = flags.DEFINE_string("real", None, "Real images with instances: folder:ROOT.")
@@ -67,14 +67,14 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[n
 def _simulated(size: int) -> tuple[dict[str, dict], list[np.ndarray], float]:
     """The same of the built-in model's patients, and how many patches a core draws in a second."""
     rows, shown = {}, []
-    model.tissue(_SEED.value, 0, size)
+    rendering.tissue(_SEED.value, 0, size)
     seconds = 0.0
     for patient in range(_PATIENTS.value):
         patches = []
         for k in range(_PATCHES.value):
             start = time.process_time()
             index = patient * _PATCHES.value + k
-            drawn = model.tissue(_SEED.value, index, size, patches_per_patient=_PATCHES.value)
+            drawn = rendering.tissue(_SEED.value, index, size, patches_per_patient=_PATCHES.value)
             seconds += time.process_time() - start
             patches.append(drawn)
         rows[f"patient {patient}"] = measures.mean_of(
@@ -98,7 +98,7 @@ def main(argv: Sequence[str]) -> None:
         by = {"of": _SYNTHETIC.value}
     else:
         made, shown, rate = _simulated(size)
-        by = {"model_version": model.MODEL_VERSION, "patches_per_cpu_second": rate}
+        by = {"model_version": rendering.MODEL_VERSION, "patches_per_cpu_second": rate}
     of_real, of_made = (measures.summary(list(rows.values())) for rows in (real, made))
     table = {
         "real": of_real,

@@ -3,7 +3,7 @@ import math
 import numpy as np
 import pytest
 
-from histojax import comparison_table as table
+from histojax import comparison_table
 from histojax.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_rows_are_named_by_what_they_are_of():
             "dice_hr_to_late": 10.0,
         }
     ]
-    found, left_out = table.arranged(rows, "late", "joint")
+    found, left_out = comparison_table.arranged(rows, "late", "joint")
     assert {key: values[0] for key, values in found.items()} == {
         ("bicubic", "psnr_rgb"): 1,
         ("generator", "psnr_rgb"): 2,
@@ -46,13 +46,13 @@ def test_a_chain_without_a_joint_stage_has_its_segmenter_for_its_own():
         "dice_bicubic_to_s": 3.0,
         "dice_hr_to_s": 4.0,
     }
-    found, _ = table.arranged([row], "late", "srgan")
+    found, _ = comparison_table.arranged([row], "late", "srgan")
     assert [row for row, _ in found] == ["sr", "sr_to_s", "bicubic_to_s", "hr_to_s"]
 
 
 def test_classes_are_compared_by_name():
     row = {"dice_hr_to_p": 1.0, "class_miou_hr_to_p": 2.0, "class_dice_a_b_hr_to_p": 3.0}
-    found, _ = table.arranged([row], "p", "pyramid")
+    found, _ = comparison_table.arranged([row], "p", "pyramid")
     assert [metric for _, metric in found] == ["dice", "class_miou", "class_dice_a_b"]
 
 
@@ -66,9 +66,9 @@ def test_differences_are_paired_and_from_the_first():
     better = [28.5, 30.1, 27.2, 29.3, 31.6, 26.1]
     mixed = [29.0, 29.0, 28.0, 28.0, 32.0, 25.0]
     found = scores(base=base, better=better, mixed=mixed)
-    shared = table.shared_rows(found)
+    shared = comparison_table.shared_rows(found)
     assert shared == {"sr": ["psnr_rgb"]}
-    by_run = table.differences(found, shared)["sr"]["psnr_rgb"]
+    by_run = comparison_table.differences(found, shared)["sr"]["psnr_rgb"]
     assert list(by_run) == ["better", "mixed"]
     # (.5 + .1 + .2 + .3 + .6 + .1) / 6; all one sign: 2 of 64.
     assert by_run["better"]["mean"] == pytest.approx(0.3)
@@ -82,9 +82,11 @@ def test_differences_are_paired_and_from_the_first():
 
 def test_an_image_without_a_finite_score_is_left_out_of_its_pair():
     found = scores(a=[math.inf, 28.0, 29.0], b=[math.inf, 29.0, 31.0])
-    entry = table.differences(found, table.shared_rows(found))["sr"]["psnr_rgb"]["b"]
+    entry = comparison_table.differences(found, comparison_table.shared_rows(found))["sr"][
+        "psnr_rgb"
+    ]["b"]
     assert (entry["mean"], entry["n"], entry["left_out"], entry["p"]) == (1.5, 2, 1, 0.5)
-    assert table.means(found, ["a", "b"], "sr", "psnr_rgb")["a"]["mean"] == 28.5
+    assert comparison_table.means(found, ["a", "b"], "sr", "psnr_rgb")["a"]["mean"] == 28.5
 
 
 def test_rows_of_one_run_alone_are_not_shared_but_said():
@@ -93,47 +95,49 @@ def test_rows_of_one_run_alone_are_not_shared_but_said():
         "b": {("sr", "psnr_rgb"): np.ones(2), ("hr_to_s", "dice"): np.ones(2)},
         "c": {("hr_to_s", "dice"): np.ones(2), ("sr_to_s", "dice"): np.ones(2)},
     }
-    assert table.shared_rows(found) == {"sr": ["psnr_rgb"], "hr_to_s": ["dice"]}
+    assert comparison_table.shared_rows(found) == {"sr": ["psnr_rgb"], "hr_to_s": ["dice"]}
     # The first run lacks it: there is nothing to take a difference from.
-    assert list(table.differences(found, table.shared_rows(found))) == ["sr"]
-    assert table.omissions(found, set()) == ["Only c has: Nuclei in the enhanced image."]
-    assert table.omissions({"a": found["a"]}, {"feature_distance_segmenter"})[-1].startswith(
-        "The feature distance in a run's own segmenter is left out"
-    )
+    assert list(comparison_table.differences(found, comparison_table.shared_rows(found))) == ["sr"]
+    assert comparison_table.omissions(found, set()) == ["Only c has: Nuclei in the enhanced image."]
+    assert comparison_table.omissions({"a": found["a"]}, {"feature_distance_segmenter"})[
+        -1
+    ].startswith("The feature distance in a run's own segmenter is left out")
 
 
 def test_baselines_that_differ_are_of_other_images():
     def found(**runs):
         return {name: {("bicubic", "psnr_rgb"): np.array(v)} for name, v in runs.items()}
 
-    table.check_baselines({**found(a=[28.0, 30.0], b=[28.001, 30.0]), "c": {}})
+    comparison_table.check_baselines({**found(a=[28.0, 30.0], b=[28.001, 30.0]), "c": {}})
     with pytest.raises(UserError, match="bicubic enlargement scores otherwise in b than in a"):
-        table.check_baselines(found(a=[28.0, 30.0], b=[30.0, 28.0]))
+        comparison_table.check_baselines(found(a=[28.0, 30.0], b=[30.0, 28.0]))
 
 
 def test_the_smallest_p_is_said_where_it_matters():
-    assert "With 6 images no p can be below 0.031." in table.about_the_test(6)
-    assert "no p can be below 1." in table.about_the_test(1)
-    assert "below" not in table.about_the_test(200)
+    assert "With 6 images no p can be below 0.031." in comparison_table.about_the_test(6)
+    assert "no p can be below 1." in comparison_table.about_the_test(1)
+    assert "below" not in comparison_table.about_the_test(200)
 
 
 def result():
     found = scores(first=[28.0, 30.0, math.nan], second=[28.5, 30.5, 29.0])
-    shared = table.shared_rows(found)
+    shared = comparison_table.shared_rows(found)
     return {
         "runs": [{"label": "first"}, {"label": "second"}],
         "against": "first",
         "data": {"images": 3, "split": "val"},
         "test": "p is p.",
         "notes": ["A note."],
-        "scores": {"sr": {"psnr_rgb": table.means(found, ["first", "second"], "sr", "psnr_rgb")}},
+        "scores": {
+            "sr": {"psnr_rgb": comparison_table.means(found, ["first", "second"], "sr", "psnr_rgb")}
+        },
         "baselines": {"sr": {"psnr_rgb": {"mean": 27.0, "low": 26.0, "high": 28.0, "n": 3}}},
-        "differences": table.differences(found, shared),
+        "differences": comparison_table.differences(found, shared),
     }
 
 
 def test_the_table_for_a_terminal_is_aligned():
-    lines = table.table_text(result()).splitlines()
+    lines = comparison_table.table_text(result()).splitlines()
     assert lines[0].startswith("3 images of the val split")
     assert "Enhanced image: PSNR RGB, dB (higher is better)" in lines
     rows = [line for line in lines if line.startswith("  ")]
@@ -145,7 +149,7 @@ def test_the_table_for_a_terminal_is_aligned():
 
 
 def test_a_line_of_the_file_holds_score_and_difference():
-    first, second = table.flat(result())
+    first, second = comparison_table.flat(result())
     assert (first["row"], first["metric"], first["run"]) == ("sr", "psnr_rgb", "first")
     assert (first["mean"], first["left_out"], first["difference_mean"]) == (29.0, 1, None)
     assert (second["difference_mean"], second["difference_n"], second["p"]) == (0.5, 2, 0.5)

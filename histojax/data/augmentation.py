@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from histojax.errors import UserError
-from histojax.stain import density
+from histojax.stain import hed
 
 IMAGES = ("hr", "lr")
 _TWO = np.array([True, True, False])
@@ -217,7 +217,7 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
         v = 2.0 * _uniform(rng, 3) - 1.0
         warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
         warp["offset"] = augmentation.translate * v[1:]
-    stains = density.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)
+    stains = hed.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)
     if augmentation.own_stains:
         # What an image's two stains do not explain is left alone.
         stains["alpha"] = xp.where(_TWO, stains["alpha"], 1.0).astype(xp.float32)
@@ -267,8 +267,8 @@ def apply(
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
     for name in IMAGES:
         if name in moved and augmentation.restains:
-            stains = parameters["stains"] if augmentation.own_stains else density.RGB_FROM_HED
-            moved[name] = density.jitter(moved[name], parameters, stains)
+            stains = parameters["stains"] if augmentation.own_stains else hed.RGB_FROM_HED
+            moved[name] = hed.jitter(moved[name], parameters, stains)
         if name in moved and relights:
             moved[name] = light(moved[name], parameters)
     return moved

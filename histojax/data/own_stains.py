@@ -1,6 +1,6 @@
 """A source whose images tell their own stains, for jitter in them rather than in a textbook's.
 
-Where the fixed vectors of `histojax.stain.density` miss the stains of an image, scaling one of them
+Where the fixed vectors of `histojax.stain.hed` miss the stains of an image, scaling one of them
 changes hues that no staining gives. In the image's own stains, scales leave hues between the two
 stains there, and what the two do not explain is left alone.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax.stain import density
+from histojax.stain import hed
 from histojax.stain.normalization import Method, Unfit, fit_sample, sample_tissue
 
 _log = logging.getLogger(__name__)
@@ -74,6 +74,6 @@ def own_stains(image: np.ndarray, *, name: str) -> np.ndarray:
         found = fit_sample(sample_tissue([image]), _METHOD)
     except Unfit as reason:
         _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
-        return density.RGB_FROM_HED.astype(np.float32)
+        return hed.RGB_FROM_HED.astype(np.float32)
     lengths = np.array([*found.maxima, 1.0])
     return (lengths[:, None] * found.basis()).astype(np.float32)

@@ -30,7 +30,7 @@ import numpy as np
 from absl import logging
 
 from histojax import cores
-from histojax.data import augmentation as augmentation_lib
+from histojax.data import augmentation
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
 from histojax.data.own_stains import OwnStains
@@ -63,20 +63,20 @@ class _TrainExample:
         recipe = self.recipe
         image = read_checked(self.source, index, recipe)
         height, width = image["hr"].shape[:2]
-        parameters = augmentation_lib.sample_parameters(recipe.augmentation, rng)
+        parameters = augmentation.sample_parameters(recipe.augmentation, rng)
         if recipe.own_stains:
             parameters["stains"] = image["stains"]
         size = recipe.crop
         if recipe.augmentation.zooms:
             size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
-        y, x = augmentation_lib.sample_origin(rng, height, width, size, recipe.step)
+        y, x = augmentation.sample_origin(rng, height, width, size, recipe.step)
         if recipe.augmentation.warps:
             cropped = warp(image, int(y), int(x), size, recipe, parameters)
         else:
             cropped = cut(image, int(y), int(x), size, recipe)
             if size != recipe.crop:
                 cropped = {
-                    field: augmentation_lib.resample(array, recipe.crop)
+                    field: augmentation.resample(array, recipe.crop)
                     for field, array in cropped.items()
                 }
         degradation = {}

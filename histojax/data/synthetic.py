@@ -10,7 +10,7 @@ import numpy as np
 
 from histojax.data.record_cache import RecordCache
 from histojax.errors import UserError
-from histojax.tissue import rendering as model
+from histojax.tissue import rendering
 from histojax.tissue.rendering import tissue as tissue
 
 _SPLITS = ("train", "val", "test")
@@ -29,7 +29,7 @@ class SyntheticSource:
         classes: "background", "nucleus".
     """
 
-    mpp: float | None = model.MPP
+    mpp: float | None = rendering.MPP
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class SyntheticSource:
         val: int = 12,
         test: int = 24,
         size: int = 256,
-        patches_per_patient: int = model.PATCHES_PER_PATIENT,
+        patches_per_patient: int = rendering.PATCHES_PER_PATIENT,
         cache_bytes: int = 2**29,
     ):
         """Opens a split; nothing is drawn before it is asked for.
@@ -121,7 +121,7 @@ class SyntheticSource:
     def fingerprint(self) -> str:
         """Short hex string of what decides the images: model version, seed, split, counts, size."""
         identity = {
-            "model": model.MODEL_VERSION,
+            "model": rendering.MODEL_VERSION,
             "seed": self.seed,
             "split": self.split,
             "counts": self.counts,

@@ -20,7 +20,7 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax.models.resnext_generator import ResNeXtGenerator
-from histojax.nuclei import instances as forms
+from histojax.nuclei import separation
 from histojax.stages import build, content, critic, scoring, segmentation
 from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
 from histojax.stages.state import State, advance, apply, create, mean_over, step_key
@@ -50,7 +50,7 @@ class Joint(segmentation.FindsNuclei):
     mask_weight: float
     real_mask_weight: float
     threshold: float
-    instances: forms.Parameters | None
+    instances: separation.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     begin: Mapping[str, int]

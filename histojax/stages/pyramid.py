@@ -27,7 +27,7 @@ from histojax.errors import UserError
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.nuclei import instances as forms
+from histojax.nuclei import separation
 from histojax.stages import build, content, critic, palette, scoring, segmentation
 from histojax.stages import contest as contests
 from histojax.stages.images import by_head, quantise, unit
@@ -80,7 +80,7 @@ class Pyramid(segmentation.FindsNuclei):
     contest: contests.Contest
     noise: float
     threshold: float
-    instances: forms.Parameters | None
+    instances: separation.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     dtype: jnp.dtype

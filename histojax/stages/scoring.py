@@ -12,7 +12,7 @@ import numpy as np
 
 from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import score_instances
-from histojax.nuclei import instances as forms
+from histojax.nuclei import separation
 from histojax.stages import images
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
@@ -90,7 +90,7 @@ def score_nuclei(
     maps: Mapping[str, np.ndarray],
     instances: np.ndarray,
     weight: np.ndarray,
-    parameters: forms.Parameters,
+    parameters: separation.Parameters,
 ) -> Sums:
     """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
 
@@ -100,7 +100,7 @@ def score_nuclei(
     for i in np.flatnonzero(weight):
         # What is not a number finds nothing; whether the run is lost is not for a score to say.
         crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
-        labels = forms.label(crop, parameters)
+        labels = separation.label(crop, parameters)
         if labels.any() or instances[i].any():
             scores.append(score_instances(labels, instances[i])["aji"])
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

@@ -18,12 +18,12 @@ from ml_collections import ConfigDict
 
 from histojax.data import target_source
 from histojax.errors import UserError
-from histojax.losses import segmentation as losses
+from histojax.losses import segmentation
 from histojax.models import pretrained, resnet
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
-from histojax.nuclei import instances as forms
+from histojax.nuclei import separation
 from histojax.nuclei.watershed import InstanceParameters, check_maps
 from histojax.stages import build, scoring
 from histojax.stages.images import by_head, probabilities, targets, unit
@@ -48,22 +48,24 @@ class MaskLoss:
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
-        bce = jnp.mean(losses.binary_cross_entropy(logits=logits, mask=mask))
+        bce = jnp.mean(segmentation.binary_cross_entropy(logits=logits, mask=mask))
         dice = jnp.mean(
-            losses.soft_dice(
+            segmentation.soft_dice(
                 logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice
             )
         )
         total = self.bce_weight * bce + self.dice_weight * dice
         if self.mse_weight == 0:
             return total
-        return total + self.mse_weight * jnp.mean(losses.squared_error(logits=logits, mask=mask))
+        return total + self.mse_weight * jnp.mean(
+            segmentation.squared_error(logits=logits, mask=mask)
+        )
 
 
 class FindsNuclei:
     """What stages with a segmenter have in common; `instances`: how its maps become nuclei."""
 
-    instances: forms.Parameters | None
+    instances: separation.Parameters | None
 
     @property
     def best(self) -> tuple[str, str]:
@@ -82,7 +84,7 @@ class Segmentation(FindsNuclei):
     optimizers: Mapping[str, optax.GradientTransformation]
     loss: MaskLoss
     threshold: float
-    instances: forms.Parameters | None
+    instances: separation.Parameters | None
     ema_decay: float
     starts: Mapping[str, Tree]
     encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
@@ -173,7 +175,7 @@ def score(
     outputs: Mapping[str, np.ndarray],
     batch: Mapping[str, np.ndarray],
     threshold: float,
-    instances: forms.Parameters | None,
+    instances: separation.Parameters | None,
 ) -> scoring.Sums:
     """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
     weight = batch["weight"]
@@ -266,7 +268,7 @@ def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
     )
 
 
-def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameters | None:
+def build_instances(config: ConfigDict, segmenter: nn.Module) -> separation.Parameters | None:
     """How maps become nuclei; None where there are no markers, predicted or made of the mask.
 
     Raises:
@@ -276,7 +278,7 @@ def build_instances(config: ConfigDict, segmenter: nn.Module) -> forms.Parameter
     group = config.get("instances", {})
     if "marker" not in segmenter.heads and not group.get("marker_from_mask", False):
         return None
-    parameters = forms.read_parameters(group.form, group.get(group.form, {}))
+    parameters = separation.read_parameters(group.form, group.get(group.form, {}))
     if isinstance(parameters, InstanceParameters):
         check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
     return parameters

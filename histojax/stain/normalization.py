@@ -12,7 +12,7 @@ can be normalised tile by tile. The methods:
     reinhard             mean and spread of the colours (Reinhard et al., IEEE Comput. Graph. Appl.
                          21, 2001), in CIELAB
 
-Optical density is that of `histojax.stain.density`, -ln(I / 255), and not the ln 255 - ln(I + 1) of
+Optical density is that of `histojax.stain.hed`, -ln(I / 255), and not the ln 255 - ln(I + 1) of
 the release of spcn: white is exactly 0 in it and an image put together again is not one grey level
 too bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
 """
@@ -28,8 +28,7 @@ from typing import Any
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.stain import density as stain
-from histojax.stain import reinhard
+from histojax.stain import hed, reinhard
 from histojax.stain.separation import (
     angle,
     extreme_stains,
@@ -194,7 +193,7 @@ def fit_sample(sample: Sample, method: Method) -> Fit:
                 f"{', '.join(f'{value:.2g}' for value in spread)})"
             )
         return ColourFit(tuple(mean.tolist()), tuple(spread.tolist()))
-    density = stain.optical_density(sample.pixels).T.astype(np.float64)
+    density = hed.optical_density(sample.pixels).T.astype(np.float64)
     density = density[:, np.linalg.norm(density, axis=0) >= _LEAST_DENSITY]
     if density.shape[1] < _LEAST_PIXELS:
         raise Unfit(
@@ -278,7 +277,7 @@ def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
 
 
 def _restain(pixels: np.ndarray, source: StainFit, target: StainFit) -> np.ndarray:
-    concentrations = source.concentrations(stain.optical_density(pixels.T))
+    concentrations = source.concentrations(hed.optical_density(pixels.T))
     scales = np.divide(target.maxima, source.maxima)
     mixing = (scales[:, None] * np.array(target.stains)).T.astype(np.float32)
     grey = 255.0 * np.exp(-(mixing @ concentrations))

@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.data import augmentation as A
+from histojax.data import augmentation
 from histojax.errors import UserError
 from histojax.imaging import resampling
-from histojax.stain import density
+from histojax.stain import hed
 
 SQUARE = np.arange(9).reshape(3, 3)
 
@@ -16,20 +16,24 @@ SQUARE = np.arange(9).reshape(3, 3)
 def test_dihedral_gives_the_eight_symmetries():
     rotations = [np.rot90(SQUARE, k) for k in range(4)]
     expected = {image.tobytes() for r in rotations for image in (r.copy(), r[::-1].copy())}
-    assert {A.dihedral(SQUARE, i).tobytes() for i in range(8)} == expected
+    assert {augmentation.dihedral(SQUARE, i).tobytes() for i in range(8)} == expected
     assert len(expected) == 8
-    np.testing.assert_array_equal(A.dihedral(SQUARE, 0), SQUARE)
-    np.testing.assert_array_equal(A.dihedral(SQUARE, 3), np.rot90(SQUARE, 2))
-    quarter_turns = {A.dihedral(SQUARE, i).tobytes() for i in (5, 6)}
+    np.testing.assert_array_equal(augmentation.dihedral(SQUARE, 0), SQUARE)
+    np.testing.assert_array_equal(augmentation.dihedral(SQUARE, 3), np.rot90(SQUARE, 2))
+    quarter_turns = {augmentation.dihedral(SQUARE, i).tobytes() for i in (5, 6)}
     assert quarter_turns == {np.rot90(SQUARE, k).tobytes() for k in (1, 3)}
 
 
 @pytest.mark.parametrize(("flips", "rotations"), list(itertools.product([True, False], repeat=2)))
 def test_what_is_switched_on_is_a_group(flips, rotations):
-    drawn = A.symmetries(A.Augmentation(flips=flips, rotations=rotations))
+    drawn = augmentation.symmetries(augmentation.Augmentation(flips=flips, rotations=rotations))
     assert len(drawn) == {0: 1, 1: 4, 2: 8}[flips + rotations]
-    images = {A.dihedral(SQUARE, i).tobytes() for i in drawn}
-    products = {A.dihedral(A.dihedral(SQUARE, i), j).tobytes() for i in drawn for j in drawn}
+    images = {augmentation.dihedral(SQUARE, i).tobytes() for i in drawn}
+    products = {
+        augmentation.dihedral(augmentation.dihedral(SQUARE, i), j).tobytes()
+        for i in drawn
+        for j in drawn
+    }
     assert products == images
     if rotations and not flips:
         assert images == {np.rot90(SQUARE, k).tobytes() for k in range(4)}
@@ -38,23 +42,29 @@ def test_what_is_switched_on_is_a_group(flips, rotations):
 @pytest.mark.parametrize("index", range(8))
 def test_dihedral_is_the_same_on_the_device_and_commutes_with_reduction(index):
     hr = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
-    np.testing.assert_array_equal(jax.jit(A.dihedral)(hr, index), A.dihedral(hr, index))
+    np.testing.assert_array_equal(
+        jax.jit(augmentation.dihedral)(hr, index), augmentation.dihedral(hr, index)
+    )
     labels = np.arange(1024, dtype=np.int32).reshape(32, 32)
-    np.testing.assert_array_equal(A.dihedral(jnp.asarray(labels), index), A.dihedral(labels, index))
+    np.testing.assert_array_equal(
+        augmentation.dihedral(jnp.asarray(labels), index), augmentation.dihedral(labels, index)
+    )
     box = resampling.downsample(hr.astype(np.float32), 4, "box")
-    moved = resampling.downsample(A.dihedral(hr, index).astype(np.float32), 4, "box")
-    np.testing.assert_allclose(moved, A.dihedral(box, index), atol=1e-4)
+    moved = resampling.downsample(augmentation.dihedral(hr, index).astype(np.float32), 4, "box")
+    np.testing.assert_allclose(moved, augmentation.dihedral(box, index), atol=1e-4)
 
 
 def test_flips_may_be_from_left_to_right_alone():
-    drawn = A.symmetries(A.Augmentation(vertical_flips=False, rotations=False))
-    images = {A.dihedral(SQUARE, index).tobytes() for index in drawn}
+    drawn = augmentation.symmetries(
+        augmentation.Augmentation(vertical_flips=False, rotations=False)
+    )
+    images = {augmentation.dihedral(SQUARE, index).tobytes() for index in drawn}
     assert images == {SQUARE.tobytes(), SQUARE[:, ::-1].copy().tobytes()}
     # With quarter turns that makes all eight.
-    assert len(A.symmetries(A.Augmentation(vertical_flips=False))) == 8
+    assert len(augmentation.symmetries(augmentation.Augmentation(vertical_flips=False))) == 8
 
 
-ALL = A.Augmentation(stain_sigma=0.2, stain_bias=0.1, brightness=0.1, contrast=0.2)
+ALL = augmentation.Augmentation(stain_sigma=0.2, stain_bias=0.1, brightness=0.1, contrast=0.2)
 
 
 def example(size=32):
@@ -73,7 +83,7 @@ def test_labels_move_with_the_image_and_keep_their_values():
     y, x = np.indices((32, 32))
     fields["hr"] = np.stack([y, x, y], axis=-1).astype(np.uint8)
     for index in range(8):
-        moved = A.apply(fields, {"dihedral": index}, A.Augmentation())
+        moved = augmentation.apply(fields, {"dihedral": index}, augmentation.Augmentation())
         at = moved["hr"][..., 0], moved["hr"][..., 1]
         np.testing.assert_array_equal(moved["instances"], fields["instances"][at])
         np.testing.assert_array_equal(moved["mask"], fields["mask"][at])
@@ -85,9 +95,9 @@ def test_labels_move_with_the_image_and_keep_their_values():
 @pytest.mark.parametrize("seed", range(3))
 def test_host_and_device_agree_for_equal_parameters(seed):
     fields = example()
-    parameters = A.sample_parameters(ALL, np.random.default_rng(seed))
-    on_host = A.apply(fields, parameters, ALL)
-    on_device = jax.jit(lambda f, p: A.apply(f, p, ALL))(fields, parameters)
+    parameters = augmentation.sample_parameters(ALL, np.random.default_rng(seed))
+    on_host = augmentation.apply(fields, parameters, ALL)
+    on_device = jax.jit(lambda f, p: augmentation.apply(f, p, ALL))(fields, parameters)
     for name in ("instances", "mask"):
         np.testing.assert_array_equal(on_host[name], on_device[name])
     for name in ("hr", "lr"):
@@ -96,33 +106,33 @@ def test_host_and_device_agree_for_equal_parameters(seed):
         # Stain and light round once each.
         assert difference.max() <= 2
         assert difference.mean() < 0.01
-        assert (on_host[name] != A.dihedral(fields[name], parameters["dihedral"])).any()
+        assert (on_host[name] != augmentation.dihedral(fields[name], parameters["dihedral"])).any()
 
 
 def test_one_image_and_its_lr_get_one_colour():
     fields = example()
     fields["lr"] = fields["hr"][:8, :8]
-    parameters = {**A.sample_parameters(ALL, np.random.default_rng(0)), "dihedral": 0}
-    moved = A.apply(fields, parameters, ALL)
+    parameters = {**augmentation.sample_parameters(ALL, np.random.default_rng(0)), "dihedral": 0}
+    moved = augmentation.apply(fields, parameters, ALL)
     np.testing.assert_array_equal(moved["lr"], moved["hr"][:8, :8])
 
 
 def test_nothing_switched_on_changes_nothing():
     fields = example()
-    parameters = A.sample_parameters(A.NONE, np.random.default_rng(0))
+    parameters = augmentation.sample_parameters(augmentation.NONE, np.random.default_rng(0))
     assert parameters["zoom"] == 1
     np.testing.assert_array_equal(parameters["alpha"], 1)
-    for name, array in A.apply(fields, parameters, A.NONE).items():
+    for name, array in augmentation.apply(fields, parameters, augmentation.NONE).items():
         np.testing.assert_array_equal(array, fields[name])
 
 
 def test_drawn_parameters_fill_their_ranges():
-    wide = A.Augmentation(stain_sigma=0.3, brightness=0.1, contrast=0.2, zoom=(0.5, 2.0))
+    wide = augmentation.Augmentation(stain_sigma=0.3, brightness=0.1, contrast=0.2, zoom=(0.5, 2.0))
     rng = np.random.default_rng(0)
-    host = [A.sample_parameters(wide, rng) for _ in range(4000)]
+    host = [augmentation.sample_parameters(wide, rng) for _ in range(4000)]
     host = {name: np.stack([p[name] for p in host]) for name in host[0]}
     keys = jax.random.split(jax.random.key(0), 4000)
-    device = jax.jit(jax.vmap(lambda key: A.sample_parameters(wide, key)))(keys)
+    device = jax.jit(jax.vmap(lambda key: augmentation.sample_parameters(wide, key)))(keys)
     for drawn in (host, device):
         counts = np.bincount(np.asarray(drawn["dihedral"]), minlength=8)
         assert counts.shape == (8,)
@@ -134,47 +144,55 @@ def test_drawn_parameters_fill_their_ranges():
         # As often larger as smaller.
         assert np.median(zoom) == pytest.approx(1, abs=0.05)
         assert np.ptp(np.asarray(drawn["alpha"])) > 0.5
-    only_turns = A.Augmentation(flips=False)
-    turned = jax.jit(jax.vmap(lambda key: A.sample_parameters(only_turns, key)))(keys)
+    only_turns = augmentation.Augmentation(flips=False)
+    turned = jax.jit(jax.vmap(lambda key: augmentation.sample_parameters(only_turns, key)))(keys)
     assert set(np.asarray(turned["dihedral"]).tolist()) == {0, 3, 5, 6}
 
 
 def test_origins_cover_the_image_on_the_grid():
     rng = np.random.default_rng(0)
-    host = np.stack([A.sample_origin(rng, 50, 40, 32, 4) for _ in range(500)])
+    host = np.stack([augmentation.sample_origin(rng, 50, 40, 32, 4) for _ in range(500)])
     keys = jax.random.split(jax.random.key(0), 500)
     device = jax.jit(
-        lambda height, width: jax.vmap(lambda k: A.sample_origin(k, height, width, 32, 4))(keys)
+        lambda height, width: jax.vmap(
+            lambda k: augmentation.sample_origin(k, height, width, 32, 4)
+        )(keys)
     )(50, 40)
     for origins in (host, np.asarray(device)):
         assert set(origins[:, 0].tolist()) == {0, 4, 8, 12, 16}
         assert set(origins[:, 1].tolist()) == {0, 4, 8}
-    np.testing.assert_array_equal(A.sample_origin(rng, 32, 32, 32), (0, 0))
+    np.testing.assert_array_equal(augmentation.sample_origin(rng, 32, 32, 32), (0, 0))
 
 
 def test_light_about_mid_grey():
     image = np.array([[[0, 127, 255]]], np.uint8)
     # (0 - 127.5) / 2 + 127.5 + 25.5 = 89.25; (127 - 127.5) / 2 + 153 = 152.75; 63.75 + 153 = 216.75
     for namespace in (np, jnp):
-        got = A.light(namespace.asarray(image), {"gain": np.float32(0.5), "shift": np.float32(0.1)})
+        got = augmentation.light(
+            namespace.asarray(image), {"gain": np.float32(0.5), "shift": np.float32(0.1)}
+        )
         np.testing.assert_array_equal(got, [[[89, 153, 217]]])
-        got = A.light(namespace.asarray(image), {"gain": np.float32(2), "shift": np.float32(0)})
+        got = augmentation.light(
+            namespace.asarray(image), {"gain": np.float32(2), "shift": np.float32(0)}
+        )
         np.testing.assert_array_equal(got, [[[0, 127, 255]]])
 
 
 def test_resample_keeps_labels_whole():
     labels = np.arange(16, dtype=np.int32).reshape(4, 4) * 1000
-    np.testing.assert_array_equal(A.resample(labels, 8), labels.repeat(2, 0).repeat(2, 1))
-    np.testing.assert_array_equal(A.resample(labels, 2), labels[1::2, 1::2])
+    np.testing.assert_array_equal(
+        augmentation.resample(labels, 8), labels.repeat(2, 0).repeat(2, 1)
+    )
+    np.testing.assert_array_equal(augmentation.resample(labels, 2), labels[1::2, 1::2])
     image = np.full((5, 5, 3), 77, np.uint8)
-    np.testing.assert_array_equal(A.resample(image, 8), np.full((8, 8, 3), 77))
+    np.testing.assert_array_equal(augmentation.resample(image, 8), np.full((8, 8, 3), 77))
 
 
 def test_config_is_read_and_checked():
-    read = A.Augmentation.from_config({"flips": False, "zoom": [0.8, 1.25]})
-    assert read == A.Augmentation(flips=False, zoom=(0.8, 1.25))
+    read = augmentation.Augmentation.from_config({"flips": False, "zoom": [0.8, 1.25]})
+    assert read == augmentation.Augmentation(flips=False, zoom=(0.8, 1.25))
     assert read.zooms
-    assert not A.Augmentation.from_config(None).zooms
+    assert not augmentation.Augmentation.from_config(None).zooms
     hash(read)
 
 
@@ -195,15 +213,15 @@ def test_config_is_read_and_checked():
 )
 def test_bad_config_is_refused(config, match):
     with pytest.raises(UserError, match=match):
-        A.Augmentation.from_config(config)
+        augmentation.Augmentation.from_config(config)
 
 
 def test_stain_jitter_is_the_stain_modules():
     fields = example()
-    only = A.Augmentation(stain_sigma=0.2)
-    parameters = {**A.sample_parameters(only, np.random.default_rng(0)), "dihedral": 0}
+    only = augmentation.Augmentation(stain_sigma=0.2)
+    parameters = {**augmentation.sample_parameters(only, np.random.default_rng(0)), "dihedral": 0}
     np.testing.assert_array_equal(
-        A.apply(fields, parameters, only)["hr"], density.jitter(fields["hr"], parameters)
+        augmentation.apply(fields, parameters, only)["hr"], hed.jitter(fields["hr"], parameters)
     )
 
 
@@ -211,25 +229,25 @@ def test_a_square_that_is_not_turned_is_a_crop():
     image = np.random.default_rng(0).integers(0, 256, (40, 50, 3), dtype=np.uint8)
     labels = np.arange(2000, dtype=np.int32).reshape(40, 50) * 1000
     for array in (image, labels, labels.astype(np.uint8)):
-        got = A.warped(array, (4 + 8, 10 + 8), 0.0, 16, 16)
+        got = augmentation.warped(array, (4 + 8, 10 + 8), 0.0, 16, 16)
         assert got.dtype == array.dtype
         np.testing.assert_array_equal(got, array[4:20, 10:26])
 
 
 def test_a_quarter_turn_is_numpys():
     labels = np.arange(256, dtype=np.int32).reshape(16, 16)
-    got = A.warped(labels, (8, 8), np.pi / 2, 16, 16)
+    got = augmentation.warped(labels, (8, 8), np.pi / 2, 16, 16)
     # The square is turned clockwise, so what is in it turns the other way.
     np.testing.assert_array_equal(got, np.rot90(labels, 1))
 
 
 def test_outside_of_the_image_is_black_and_a_larger_side_shows_more():
     image = np.full((16, 16, 3), 200, np.uint8)
-    shifted = A.warped(image, (8, 16), 0.0, 16, 16)
+    shifted = augmentation.warped(image, (8, 16), 0.0, 16, 16)
     assert (shifted[:, :8] == 200).all()
     assert (shifted[:, 8:] == 0).all()
     labels = np.repeat(np.repeat(np.arange(1, 5).reshape(2, 2), 8, 0), 8, 1)
-    half = A.warped(labels, (8, 8), 0.0, 16, 8)
+    half = augmentation.warped(labels, (8, 8), 0.0, 16, 8)
     np.testing.assert_array_equal(half, labels[::2, ::2])
 
 
@@ -238,19 +256,19 @@ def test_images_and_labels_turn_together():
     disc = np.hypot(y - 20, x - 30) <= 6
     image = np.repeat((255 * disc)[..., None], 3, -1).astype(np.uint8)
     for angle in (0.3, -1.2):
-        moved = A.warped(image, (30, 30), angle, 48, 48)[..., 0] > 127
-        labels = A.warped(disc.astype(np.int32), (30, 30), angle, 48, 48) > 0
+        moved = augmentation.warped(image, (30, 30), angle, 48, 48)[..., 0] > 127
+        labels = augmentation.warped(disc.astype(np.int32), (30, 30), angle, 48, 48) > 0
         assert (moved != labels).sum() <= 0.1 * labels.sum()
         assert labels.sum() == pytest.approx(disc.sum(), rel=0.05)
 
 
 def test_angles_and_offsets_fill_their_ranges_and_leave_other_draws_alone():
-    warping = A.Augmentation(rotate=30.0, translate=0.2)
+    warping = augmentation.Augmentation(rotate=30.0, translate=0.2)
     rng = np.random.default_rng(0)
-    drawn = [A.sample_parameters(warping, rng) for _ in range(1000)]
+    drawn = [augmentation.sample_parameters(warping, rng) for _ in range(1000)]
     angles = np.rad2deg([p["angle"] for p in drawn])
     offsets = np.array([p["offset"] for p in drawn])
     assert -30 <= angles.min() < -29.5 < 29.5 < angles.max() <= 30
     assert offsets.shape == (1000, 2)
     assert -0.2 <= offsets.min() < -0.198 < 0.198 < offsets.max() <= 0.2
-    assert "angle" not in A.sample_parameters(A.NONE, rng)
+    assert "angle" not in augmentation.sample_parameters(augmentation.NONE, rng)

@@ -7,7 +7,7 @@ import pytest
 from histojax.data import augmentation
 from histojax.data.own_stains import OwnStains, own_stains
 from histojax.data.pipeline import train_batches
-from histojax.stain import density as stain
+from histojax.stain import hed
 from histojax.stain.normalization import Method, fit
 from tests import stained
 
@@ -37,7 +37,7 @@ def jittered(density, alpha=(1, 1, 1), beta=(0, 0, 0)):
     """Optical density (3,) of a pixel -> that of the jittered pixel."""
     parameters = {"alpha": np.array(alpha, np.float32), "beta": np.array(beta, np.float32)}
     rgb = np.exp(-np.asarray(density)).astype(np.float32)[None, None]
-    return -np.log(stain.jitter(rgb, parameters, OWN))[0, 0]
+    return -np.log(hed.jitter(rgb, parameters, OWN))[0, 0]
 
 
 def test_each_scale_acts_on_its_stain_and_on_nothing_else():
@@ -72,7 +72,7 @@ def test_stains_are_those_of_the_image_and_are_found_once(monkeypatch):
 def test_an_image_without_two_stains_is_jittered_in_the_textbooks_and_named_once(caplog):
     source = OwnStains(Images())
     for _ in range(2):
-        np.testing.assert_array_equal(source[2]["stains"], stain.RGB_FROM_HED.astype(np.float32))
+        np.testing.assert_array_equal(source[2]["stains"], hed.RGB_FROM_HED.astype(np.float32))
     [record] = caplog.records
     assert record.getMessage().startswith("glass is jittered in the textbook's stains, because of")
 
@@ -81,7 +81,7 @@ def test_a_jittered_images_fit_is_scaled_by_what_was_drawn():
     image, method = stained.image(side=96), Method("macenko")
     own = fit(image, method, name="image")
     parameters = {"alpha": np.array([0.8, 1.2, 1.0], np.float32), "beta": np.zeros(3, np.float32)}
-    changed = stain.jitter(image, parameters, own_stains(image, name="image"))
+    changed = hed.jitter(image, parameters, own_stains(image, name="image"))
     got = fit(changed, method, name="jittered")
     np.testing.assert_allclose(got.stains, own.stains, atol=0.01)
     np.testing.assert_allclose(np.divide(got.maxima, own.maxima), [0.8, 1.2], rtol=0.03)
@@ -113,7 +113,7 @@ def test_host_and_device_agree():
     assert on_host.dtype == on_device.dtype == np.uint8
     assert not np.array_equal(on_host, image)
     assert np.abs(on_host.astype(int) - np.asarray(on_device)).max() <= 1
-    textbook = apply(image, {**parameters, "stains": stain.RGB_FROM_HED})
+    textbook = apply(image, {**parameters, "stains": hed.RGB_FROM_HED})
     assert np.abs(on_host.astype(int) - textbook).max() > 2
 
 
@@ -129,7 +129,7 @@ def test_batches_keep_the_hues_of_their_images(placement):
     )
     hr = np.asarray(next(batches)["hr"])
     batches.close()
-    density = stain.optical_density(hr[hr.min(axis=(1, 2, 3)) < 200])
+    density = hed.optical_density(hr[hr.min(axis=(1, 2, 3)) < 200])
     assert len(density) == 4
     # In both stains' plane, to what rounding to grey levels leaves.
     across = density @ ACROSS

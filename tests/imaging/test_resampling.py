@@ -4,17 +4,17 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.imaging import resampling as R
+from histojax.imaging import resampling
 from tests.data.pictures import picture, pillow
 
 
-@pytest.mark.parametrize("kernel", R.KERNELS)
+@pytest.mark.parametrize("kernel", resampling.KERNELS)
 @pytest.mark.parametrize(("height", "width", "scale"), [(96, 64, 4), (48, 75, 3), (64, 120, 8)])
 def test_downsample_is_pillows(kernel, height, width, scale):
     image = picture(height, width)
     expected = pillow(image, height // scale, width // scale, kernel)
-    on_host = R.downsample(image, scale, kernel)
-    on_device = R.downsample(jnp.asarray(image), scale, kernel)
+    on_host = resampling.downsample(image, scale, kernel)
+    on_device = resampling.downsample(jnp.asarray(image), scale, kernel)
     assert isinstance(on_host, np.ndarray)
     assert isinstance(on_device, jax.Array)
     assert on_host.dtype == on_device.dtype == np.uint8
@@ -24,13 +24,13 @@ def test_downsample_is_pillows(kernel, height, width, scale):
     assert difference.mean() < 0.05
 
 
-@pytest.mark.parametrize("kernel", R.KERNELS)
+@pytest.mark.parametrize("kernel", resampling.KERNELS)
 def test_upsample_is_pillows(kernel):
     image = picture(20, 33)
     expected = pillow(image, 80, 132, kernel)
-    np.testing.assert_array_equal(R.upsample(image, 4, kernel), expected)
+    np.testing.assert_array_equal(resampling.upsample(image, 4, kernel), expected)
     difference = np.abs(
-        np.asarray(R.upsample(jnp.asarray(image), 4, kernel)).astype(int) - expected
+        np.asarray(resampling.upsample(jnp.asarray(image), 4, kernel)).astype(int) - expected
     )
     assert difference.max() <= 1
     assert difference.mean() < 0.05
@@ -38,12 +38,15 @@ def test_upsample_is_pillows(kernel):
 
 def test_float_images_are_neither_rounded_nor_clipped():
     image = picture(32, 48).astype(np.float32) / 255
-    on_host, on_device = R.downsample(image, 4), R.downsample(jnp.asarray(image), 4)
+    on_host, on_device = (
+        resampling.downsample(image, 4),
+        resampling.downsample(jnp.asarray(image), 4),
+    )
     assert on_host.dtype == on_device.dtype == np.float32
     np.testing.assert_allclose(on_host, on_device, atol=1e-5)
     step = np.zeros((8, 32, 1), np.float32)
     step[:, 16:] = 1
-    assert R.downsample(step, 4).max() > 1.01
+    assert resampling.downsample(step, 4).max() > 1.01
 
 
 def test_double_precision_stays_double():
@@ -51,32 +54,36 @@ def test_double_precision_stays_double():
     values = picture(12, 8)
     with jax.enable_x64(True):
         image = jnp.asarray(values, jnp.float64) / 255
-        reduced = R.downsample(image, 4)
+        reduced = resampling.downsample(image, 4)
         assert reduced.dtype == jnp.float64
-        rows, columns = (R.resize_weights(n, n // 4, "bicubic").astype(float) for n in (12, 8))
+        rows, columns = (
+            resampling.resize_weights(n, n // 4, "bicubic").astype(float) for n in (12, 8)
+        )
         expected = np.einsum("oh,pw,hwc->opc", rows, columns, values / 255)
         np.testing.assert_allclose(reduced, expected, rtol=1e-13)
-        assert R.upsample(image.astype(jnp.bfloat16), 2).dtype == jnp.float32
+        assert resampling.upsample(image.astype(jnp.bfloat16), 2).dtype == jnp.float32
 
 
 def test_a_ramp_keeps_its_values_at_block_centres():
     ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (16, 64, 1))
-    for kernel in R.KERNELS:
-        reduced = R.downsample(jnp.asarray(ramp), 4, kernel)
+    for kernel in resampling.KERNELS:
+        reduced = resampling.downsample(jnp.asarray(ramp), 4, kernel)
         np.testing.assert_allclose(reduced[0, 4:-4, 0], 4 * np.arange(4, 12) + 1.5, atol=1e-3)
 
 
 def test_box_is_the_mean_of_blocks_also_with_leading_axes():
     images = np.random.default_rng(0).random((2, 3, 8, 12, 5)).astype(np.float32)
     expected = images.reshape(2, 3, 2, 4, 3, 4, 5).mean(axis=(3, 5))
-    np.testing.assert_allclose(R.downsample(images, 4, "box"), expected, atol=1e-6)
-    np.testing.assert_allclose(R.downsample(jnp.asarray(images), 4, "box"), expected, atol=1e-6)
+    np.testing.assert_allclose(resampling.downsample(images, 4, "box"), expected, atol=1e-6)
+    np.testing.assert_allclose(
+        resampling.downsample(jnp.asarray(images), 4, "box"), expected, atol=1e-6
+    )
 
 
 def test_weights_sum_to_one_and_mirror():
-    for kernel in R.KERNELS:
+    for kernel in resampling.KERNELS:
         for sizes in ((40, 10), (10, 40), (45, 15)):
-            weights = R.resize_weights(*sizes, kernel)
+            weights = resampling.resize_weights(*sizes, kernel)
             np.testing.assert_allclose(weights.sum(1), 1, atol=1e-6)
             if kernel != "box":
                 np.testing.assert_allclose(weights, weights[::-1, ::-1], atol=1e-6)
@@ -85,8 +92,8 @@ def test_weights_sum_to_one_and_mirror():
 @pytest.mark.faults
 def test_bad_sizes_and_names_are_refused():
     with pytest.raises(UserError, match="30x32"):
-        R.downsample(np.zeros((30, 32, 3), np.uint8), 4)
+        resampling.downsample(np.zeros((30, 32, 3), np.uint8), 4)
     with pytest.raises(UserError, match="'area'"):
-        R.downsample(np.zeros((32, 32, 3), np.uint8), 4, "area")
+        resampling.downsample(np.zeros((32, 32, 3), np.uint8), 4, "area")
     with pytest.raises(UserError, match="scale factor 6"):
-        R.upsample(np.zeros((32, 32, 3), np.uint8), 6)
+        resampling.upsample(np.zeros((32, 32, 3), np.uint8), 6)

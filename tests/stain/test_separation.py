@@ -5,7 +5,7 @@ from sklearn.decomposition import DictionaryLearning
 
 from histojax.imaging.reader import read_image
 from histojax.stain import separation
-from histojax.stain.density import optical_density
+from histojax.stain.hed import optical_density
 from histojax.stain.normalization import SPARSITY, sample_tissue
 from tests import stained
 

@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histojax.errors import UserError
 from histojax.tissue import noise as tissue_noise
-from histojax.tissue import rendering as model
+from histojax.tissue import rendering
 from histojax.tissue.nuclei import Nuclei, render_nuclei, tidy
 from histojax.tissue.patient import draw_patient
 from histojax.tissue.rendering import tissue, tissue_of
@@ -98,7 +98,7 @@ def _digest(seed: int, index: int) -> str:
 def test_a_patch_depends_on_seed_and_index_alone():
     before = _digest(3, 5)
     _digest(4, 9)
-    model.draw_patient.cache_clear()
+    rendering.draw_patient.cache_clear()
     tissue_noise.banks.cache_clear()
     assert _digest(3, 5) == before
     code = (
@@ -128,7 +128,7 @@ def test_model_version_1_draws_what_it_drew(arguments):
     np.testing.assert_allclose(patch["image"].std((0, 1)), deviation, atol=0.02)
     assert patch["instances"].max() == count
     assert np.count_nonzero(patch["instances"]) == pytest.approx(pixels, abs=5)
-    assert model.MODEL_VERSION == 1
+    assert rendering.MODEL_VERSION == 1
 
 
 def test_upper_nucleus_hides_the_lower():
@@ -177,7 +177,7 @@ def test_tidy_keeps_the_largest_piece_and_renumbers():
 
 
 def test_cells_meet_halfway():
-    gap, owner = model._cell_borders(np.array([[20, 10], [20, 30]]), np.zeros(2), 41, 40)
+    gap, owner = rendering._cell_borders(np.array([[20, 10], [20, 30]]), np.zeros(2), 41, 40)
     np.testing.assert_allclose(gap[:, 20], 0, atol=1e-5)
     assert (owner[:, :20] == 0).all()
     assert (owner[:, 21:] == 1).all()
@@ -190,7 +190,7 @@ def test_light_follows_beer_lambert():
     patient = dataclasses.replace(draw_patient(0, 0), noise=0.0)
     amounts = (0.4, 0.7, 0.2)
     dyes = [np.full((size, size), amount, np.float32) for amount in amounts]
-    image = model._expose(np.random.default_rng(0), _noise(size), dyes, patient)
+    image = rendering._expose(np.random.default_rng(0), _noise(size), dyes, patient)
     # The lamp is tilted and bowed about the centre of the patch, where it is 1.
     expected = 255 * patient.glass * np.exp(-np.asarray(amounts) @ patient.stains)
     np.testing.assert_allclose(image[32, 32], expected, atol=1.0)

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.nuclei import instances
+from histojax.nuclei import separation
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters, label_instances
 
@@ -22,29 +22,29 @@ def maps():
 def test_a_form_is_chosen_by_its_parameters():
     watershed, usenet = InstanceParameters(), USENetParameters()
     np.testing.assert_array_equal(
-        instances.label(maps(), watershed), label_instances(maps(), watershed)
+        separation.label(maps(), watershed), label_instances(maps(), watershed)
     )
     np.testing.assert_array_equal(
-        instances.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
+        separation.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
     )
-    assert (instances.label(maps(), watershed) != instances.label(maps(), usenet)).any()
+    assert (separation.label(maps(), watershed) != separation.label(maps(), usenet)).any()
 
 
 @pytest.mark.parametrize("parameters", [InstanceParameters(), USENetParameters()])
 def test_maps_that_no_form_has_are_not_looked_at(parameters):
     more = {**maps(), "class_1": np.full((2, 2), np.nan)}
     np.testing.assert_array_equal(
-        instances.label(more, parameters), instances.label(maps(), parameters)
+        separation.label(more, parameters), separation.label(maps(), parameters)
     )
 
 
-@pytest.mark.parametrize("form", instances.FORMS)
+@pytest.mark.parametrize("form", separation.FORMS)
 def test_parameters_come_back_from_json(form):
-    parameters = instances.read_parameters(form, {"mask_threshold": 0.3})
+    parameters = separation.read_parameters(form, {"mask_threshold": 0.3})
     assert parameters.mask_threshold == 0.3
-    assert instances.form_of(parameters) == form
+    assert separation.form_of(parameters) == form
     kept = json.loads(json.dumps(dataclasses.asdict(parameters)))
-    assert instances.read_parameters(form, kept) == parameters
+    assert separation.read_parameters(form, kept) == parameters
 
 
 @pytest.mark.faults
@@ -59,7 +59,7 @@ def test_parameters_come_back_from_json(form):
 )
 def test_what_cannot_be_used_is_refused(form, values, said):
     with pytest.raises(UserError, match=said):
-        instances.read_parameters(form, values)
+        separation.read_parameters(form, values)
 
 
 def test_without_a_marker_the_mask_is_eroded():
@@ -68,4 +68,4 @@ def test_without_a_marker_the_mask_is_eroded():
     distance = np.minimum(np.hypot(y - 20, x - 20), np.hypot(y - 20, x - 43.5))
     mask = {"mask": (distance <= 12).astype(np.float32)}
     for parameters in (InstanceParameters(), USENetParameters()):
-        assert instances.label(mask, parameters).max() == 2
+        assert separation.label(mask, parameters).max() == 2

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import skimage.color
 
-from histojax.stain import density
+from histojax.stain import hed
 
 
 @pytest.fixture(scope="module")
@@ -18,22 +18,22 @@ def colours():
 
 
 def jittered(rgb, alpha=(1, 1, 1), beta=(0, 0, 0)):
-    return density.jitter(
+    return hed.jitter(
         rgb, {"alpha": np.array(alpha, np.float32), "beta": np.array(beta, np.float32)}
     )
 
 
 def test_separation_is_scikit_images(colours):
-    np.testing.assert_allclose(density.RGB_FROM_HED, skimage.color.rgb_from_hed)
+    np.testing.assert_allclose(hed.RGB_FROM_HED, skimage.color.rgb_from_hed)
     image = np.maximum(colours, 1)
     # scikit-image divides the density by -ln(1e-6) and cuts negative concentrations.
     expected = skimage.color.rgb2hed(image) * -np.log(1e-6)
-    np.testing.assert_allclose(np.maximum(density.separate(image), 0), expected, atol=1e-4)
+    np.testing.assert_allclose(np.maximum(hed.separate(image), 0), expected, atol=1e-4)
 
 
 def test_combine_inverts_separate(colours):
     for image in (colours, jnp.asarray(colours)):
-        back = np.asarray(density.combine(density.separate(image)))
+        back = np.asarray(hed.combine(hed.separate(image)))
         np.testing.assert_allclose(back * 255, np.maximum(colours, 0.25), atol=1e-2)
 
 
@@ -41,7 +41,7 @@ def test_no_jitter_is_the_identity(colours):
     np.testing.assert_array_equal(jittered(colours), colours)
     np.testing.assert_array_equal(jittered(jnp.asarray(colours)), colours)
     floats = colours.astype(np.float32) / 255
-    np.testing.assert_allclose(jittered(floats), np.maximum(floats, density.DARKEST), atol=1e-5)
+    np.testing.assert_allclose(jittered(floats), np.maximum(floats, hed.DARKEST), atol=1e-5)
 
 
 @pytest.mark.parametrize("which", [0, 1, 2])
@@ -49,9 +49,9 @@ def test_alpha_scales_one_stain_alone(which):
     concentration, alpha = 0.4, np.ones(3)
     alpha[which] = 1.5
     for other in range(3):
-        rgb = np.exp(-concentration * density.RGB_FROM_HED[other]).astype(np.float32)
+        rgb = np.exp(-concentration * hed.RGB_FROM_HED[other]).astype(np.float32)
         factor = 1.5 if other == which else 1.0
-        expected = np.exp(-factor * concentration * density.RGB_FROM_HED[other])
+        expected = np.exp(-factor * concentration * hed.RGB_FROM_HED[other])
         got = jittered(np.broadcast_to(rgb, (2, 2, 3)), alpha=alpha)
         np.testing.assert_allclose(got, np.broadcast_to(expected, (2, 2, 3)), atol=1e-5)
 
@@ -59,7 +59,7 @@ def test_alpha_scales_one_stain_alone(which):
 def test_beta_shifts_tissue_by_its_share():
     # Mean density 0.6 is three times TISSUE_DENSITY, so 9/10 of the bias acts.
     rgb = np.full((1, 1, 3), np.exp(-0.6), np.float32)
-    expected = np.exp(-(0.6 + 0.9 * 0.1 * density.RGB_FROM_HED[1]))
+    expected = np.exp(-(0.6 + 0.9 * 0.1 * hed.RGB_FROM_HED[1]))
     np.testing.assert_allclose(jittered(rgb, beta=(0, 0.1, 0))[0, 0], expected, atol=1e-5)
 
 
@@ -92,31 +92,29 @@ def test_constant_images_stay_finite(level):
 def test_host_and_device_agree(colours):
     rng = np.random.default_rng(1)
     for _ in range(5):
-        parameters = density.sample_parameters(0.3, 0.1, rng)
-        on_host = density.jitter(colours, parameters)
-        on_device = np.asarray(jax.jit(density.jitter)(colours, parameters))
+        parameters = hed.sample_parameters(0.3, 0.1, rng)
+        on_host = hed.jitter(colours, parameters)
+        on_device = np.asarray(jax.jit(hed.jitter)(colours, parameters))
         assert on_host.dtype == on_device.dtype == np.uint8
         difference = np.abs(on_host.astype(int) - on_device)
         assert difference.max() <= 1
         assert difference.mean() < 1e-3
-        floats = density.jitter(colours.astype(np.float32) / 255, parameters)
+        floats = hed.jitter(colours.astype(np.float32) / 255, parameters)
         assert np.abs(floats * 255 - on_host).max() < 0.51
 
 
 def test_views_give_what_copies_give(colours):
-    parameters = density.sample_parameters(0.3, 0.1, np.random.default_rng(1))
+    parameters = hed.sample_parameters(0.3, 0.1, np.random.default_rng(1))
     view = colours[::-1, 5:200].swapaxes(0, 1)
-    np.testing.assert_array_equal(
-        density.jitter(view, parameters), density.jitter(view.copy(), parameters)
-    )
+    np.testing.assert_array_equal(hed.jitter(view, parameters), hed.jitter(view.copy(), parameters))
 
 
 def test_drawn_parameters_fill_their_ranges():
     rng = np.random.default_rng(0)
-    host = [density.sample_parameters(0.2, 0.05, rng) for _ in range(2000)]
+    host = [hed.sample_parameters(0.2, 0.05, rng) for _ in range(2000)]
     host = {name: np.stack([p[name] for p in host]) for name in ("alpha", "beta")}
     keys = jax.random.split(jax.random.key(0), 2000)
-    device = jax.jit(jax.vmap(lambda key: density.sample_parameters(0.2, 0.05, key)))(keys)
+    device = jax.jit(jax.vmap(lambda key: hed.sample_parameters(0.2, 0.05, key)))(keys)
     for drawn in (host, device):
         alpha, beta = np.asarray(drawn["alpha"]), np.asarray(drawn["beta"])
         assert alpha.shape == beta.shape == (2000, 3)
