@@ -21,7 +21,8 @@ from ml_collections import ConfigDict
 from histojax import cli, comparison_table, config, evaluation, methods, runs
 from histojax.cli import say
 from histojax.comparison_table import Scores
-from histojax.data import degradation, sources
+from histojax.data import degradation
+from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import comparison_page, figures, writers
 
@@ -223,7 +224,7 @@ def _check_scales(entries: Sequence[Entry]) -> None:
             )
 
 
-def _check_data(entries: Sequence[Entry], source: sources.Source, split: str) -> None:
+def _check_data(entries: Sequence[Entry], source: specs.Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
@@ -237,7 +238,7 @@ def _check_data(entries: Sequence[Entry], source: sources.Source, split: str) ->
             )
 
 
-def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: sources.Source) -> list[str]:
+def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: specs.Source) -> list[str]:
     """What a reader has to know before believing the numbers."""
     notes = []
     scored = config.resolved(reference.data.degradation)
@@ -268,7 +269,7 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: sources.S
     return notes
 
 
-def _seen_in_training(entry: Entry, reference: ConfigDict, source: sources.Source) -> int:
+def _seen_in_training(entry: Entry, reference: ConfigDict, source: specs.Source) -> int:
     """How many of the images a run was trained on, by name, in data of the same SPEC."""
     if entry.config.data.source != reference.data.source:
         return 0
@@ -300,7 +301,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
 def _draw(
     entries: Sequence[Entry],
     reference: ConfigDict,
-    source: sources.Source,
+    source: specs.Source,
     scores: Mapping[str, Scores],
     output: pathlib.Path,
     count: int,

@@ -21,8 +21,9 @@ from ml_collections import ConfigDict
 
 from histojax import config, inference, postprocessing, runs
 from histojax.cli import say
-from histojax.data import degradation, sources
+from histojax.data import degradation
 from histojax.data.registration import check_registration
+from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import figures, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
@@ -53,7 +54,7 @@ _FITTED_IMAGES = 24
 
 def evaluate(
     methods: Methods,
-    source: sources.Source,
+    source: specs.Source,
     settings: ConfigDict,
     *,
     figure: Callable[[str, dict[str, Image]], None] | None = None,
@@ -303,7 +304,7 @@ def score_workdir(
     return table
 
 
-def check_same_classes(run: runs.Run, source: sources.Source, spec: str) -> None:
+def check_same_classes(run: runs.Run, source: specs.Source, spec: str) -> None:
     """Checks that what a run tells apart is what data are annotated with.
 
     Raises:
@@ -420,7 +421,7 @@ def _file_word(text: str) -> str:
     return word if word == text else f"{word}_{digest}"
 
 
-def data_record(settings: ConfigDict, source: sources.Source, split: str) -> dict[str, Any]:
+def data_record(settings: ConfigDict, source: specs.Source, split: str) -> dict[str, Any]:
     """What decides the pairs of images that are scored; a folder's place is not told."""
     return {
         "source": "folder" if "folder:" in settings.data.source else settings.data.source,

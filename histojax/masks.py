@@ -25,7 +25,8 @@ from absl import flags
 
 from histojax import cli
 from histojax.cli import say
-from histojax.data import mask_bank, sources
+from histojax.data import mask_bank
+from histojax.data.sources import specs
 from histojax.errors import UserError
 
 _PREDICTED = "predicted"
@@ -71,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
             "of the two"
         )
     if _DATA.value is not None:
-        source = sources.open_source(_DATA.value, split=_SPLIT.value)
+        source = specs.open_source(_DATA.value, split=_SPLIT.value)
     else:
         source = runs.labelled_source(pathlib.Path(_WORKDIR.value))
     mask_bank.write_masks(

@@ -12,7 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import inference, postprocessing, runs, stain_matching
-from histojax.data import sources
+from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
 from histojax.metrics import image_quality
@@ -43,7 +43,7 @@ class Methods:
 
 def methods_of(
     folders: Mapping[str, runs.Run],
-    source: sources.Source,
+    source: specs.Source,
     settings: ConfigDict,
     *,
     enhancer: str | None = None,
@@ -111,7 +111,7 @@ def methods_of(
 
 
 def sizes_of(
-    source: sources.Source, scale: int, *, smallest: int | None = None
+    source: specs.Source, scale: int, *, smallest: int | None = None
 ) -> list[tuple[int, int]]:
     """(H, W) of every image, cut to multiples of the scale.
 

@@ -19,8 +19,8 @@ from typing import Any
 from absl import flags
 
 from histojax import cli
-from histojax.data import prepared
 from histojax.data.builders import layout
+from histojax.data.sources import prepared
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS
 
@@ -65,7 +65,7 @@ def prepare(
     """Prepares a set and returns its folder; progress goes to standard error.
 
     Args:
-      dataset: one of `histojax.data.prepared.DATASETS`.
+      dataset: one of `histojax.data.sources.prepared.DATASETS`.
       source: folder or archive in the set's official layout.
       data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
       name: to open it by; the data set's where None.

@@ -14,7 +14,7 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
-from histojax.data import labelled, sources, target_source
+from histojax.data.sources import specs, subsets, targets
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.stages import build_stage
@@ -69,9 +69,9 @@ def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np
         "instances": np.zeros((1, crop, crop), np.int32),
         **{
             field: np.zeros((1, crop, crop), np.uint8)
-            for field in ("mask", "labelled", *target_source.MAPS)
+            for field in ("mask", "labelled", *targets.MAPS)
         },
-        target_source.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
+        targets.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
     }
 
 
@@ -91,7 +91,7 @@ def fresh_state(stage: Any, settings: ConfigDict) -> State:
         ) from error
 
 
-def labelled_source(workdir: pathlib.Path) -> sources.Source:
+def labelled_source(workdir: pathlib.Path) -> specs.Source:
     """The labelled images that a run was trained on, without those beside them.
 
     Raises:
@@ -181,7 +181,7 @@ def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
 
 def open_split(
     settings: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
-) -> sources.Source:
+) -> specs.Source:
     """A split of the data that a config names.
 
     Args:
@@ -196,26 +196,26 @@ def open_split(
         UserError: for whatever is wrong with the data.
     """
     data = settings.data
-    made = [field for field in target_source.FIELDS if field in fields]
+    made = [field for field in targets.FIELDS if field in fields]
     required = bool(made) or "mask" in fields or "instances" in fields
     opened = _opener(settings, require_labels=required, crop=crop)
     source = opened(data.source, split=split)
     if split == "train":
-        source = labelled.labelled_part(source, data.get("labelled", 1.0), settings.seed)
+        source = subsets.labelled_part(source, data.get("labelled", 1.0), settings.seed)
         if data.get("extra", ""):
             extra = opened(data.extra, split="all")
-            source = labelled.with_extra(source, extra, data.extra_weight)
+            source = subsets.with_extra(source, extra, data.extra_weight)
     if "labelled" in fields and split == "train":
         others = open_unlabelled(settings, crop=crop)
-        source = labelled.with_unlabelled(source, others, data.unlabelled_weight)
+        source = subsets.with_unlabelled(source, others, data.unlabelled_weight)
     elif "labelled" in fields:
-        source = labelled.ToldSource(source, labelled=True)
+        source = subsets.ToldSource(source, labelled=True)
     if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
-        return target_source.TargetSource(source, made, data.targets)
+        return targets.TargetSource(source, made, data.targets)
     return source
 
 
-def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> sources.Source:
+def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> specs.Source:
     """The images that a run learns from without their labels; they may have some.
 
     Args:
@@ -226,7 +226,7 @@ def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> sources
         UserError: for whatever is wrong with the data.
     """
     data = settings.data
-    return labelled.open_unlabelled(
+    return subsets.open_unlabelled(
         data.unlabelled,
         _opener(settings, require_labels=False, crop=crop),
         beside=data.source,
@@ -237,11 +237,11 @@ def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> sources
 
 def _opener(
     settings: ConfigDict, *, require_labels: bool, crop: int | None
-) -> Callable[..., sources.Source]:
+) -> Callable[..., specs.Source]:
     """What opens a SPEC as a config has it: (spec, split=, ...) -> Source."""
     data = settings.data
     return functools.partial(
-        sources.open_source,
+        specs.open_source,
         seed=settings.seed,
         group_pattern=data.group_pattern,
         synthetic=data.synthetic.to_dict(),

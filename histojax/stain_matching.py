@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax.data.normalized_source import NormalizedSource
+from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
 from histojax.imaging.reader import RegionReader
 from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json

@@ -13,7 +13,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import sharding
-from histojax.data import eval_batches, sources
+from histojax.data import eval_batches
+from histojax.data.sources import specs
 from histojax.imaging import figures
 from histojax.stages import scoring
 
@@ -39,7 +40,7 @@ class Validation:
     def __init__(
         self,
         stage: Any,
-        source: sources.Source,
+        source: specs.Source,
         settings: ConfigDict,
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,

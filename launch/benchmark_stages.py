@@ -18,7 +18,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, runs, sharding, train
-from histojax.data import pipeline, sources
+from histojax.data import pipeline
+from histojax.data.sources import specs
 from histojax.stages import build, build_stage, segmentation
 from launch import benchmark_timing as timing
 
@@ -141,7 +142,7 @@ def _flop_grouped(settings: ConfigDict) -> float | None:
 
 
 def _batches(
-    settings: ConfigDict, source: sources.Source, fields: Sequence[str], **options: Any
+    settings: ConfigDict, source: specs.Source, fields: Sequence[str], **options: Any
 ) -> Any:
     return pipeline.train_batches(
         source,

@@ -13,7 +13,7 @@ import tifffile
 from configs import pyramid
 from histojax import chain, runs, synthesis
 from histojax.data import mask_bank
-from histojax.data.synthetic import SyntheticSource
+from histojax.data.sources.synthetic import SyntheticSource
 from histojax.imaging import tiling, writers
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run

@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 
 from histojax import runs
 from histojax.cli import say
-from histojax.data import labelled
+from histojax.data.sources import subsets
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
 from histojax.stages import scales
@@ -304,7 +304,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
         pupil.seed = int(seed) if seed.isdecimal() else 0
         train = runs.open_split(pupil, "train")
         for share in plan.shares:
-            rest = labelled.left_out(train, float(share), pupil.seed)
+            rest = subsets.left_out(train, float(share), pupil.seed)
             # Of share 1 there are no such ways to begin with.
             if (float(share) < 1 or predicted) and not len(rest):
                 raise UserError(

@@ -87,7 +87,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _DATA.value:
         raise UserError("--data is empty: give --data=folder:ROOT, or the name of a prepared set")
-    from histojax.data.sources import open_source
+    from histojax.data.sources.specs import open_source
     from histojax.metrics.instances import score_instances
     from launch.benchmark_tables import aligned
 

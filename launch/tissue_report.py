@@ -39,7 +39,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of the synthetic tissue.", 0)
 
 def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[np.ndarray]]:
     """Statistics of each image of a SPEC, by name, and a square of each."""
-    from histojax.data.sources import open_source
+    from histojax.data.sources.specs import open_source
 
     source = open_source(spec, split=split)
     say(f"measuring {len(source)} images of {spec}")

@@ -6,7 +6,7 @@ import pytest
 import tifffile
 
 from histojax import inference, postprocessing, predicted_masks
-from histojax.data import sources
+from histojax.data.sources import specs
 from histojax.errors import UserError
 from tests import tiny
 
@@ -85,7 +85,7 @@ def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
         predicted_masks.write_masks(run, Images(image, mpp=mpp), folder, **settings, images=True)
         == 2
     )
-    source = sources.open_source(f"folder:{folder}", split="all", require_labels=True)
+    source = specs.open_source(f"folder:{folder}", split="all", require_labels=True)
     assert source.mpp == mpp
     squares = json.loads((folder / "predicted.json").read_text())["squares"]
     for record in (source[0], source[1]):

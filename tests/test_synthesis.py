@@ -9,7 +9,7 @@ import pytest
 import tifffile
 
 from histojax import runs, synthesis
-from histojax.data import sources
+from histojax.data.sources import specs as sources
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.nuclei import targets

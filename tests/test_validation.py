@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histojax import sharding, validation
-from histojax.data import sources
+from histojax.data.sources import specs
 from tests import tiny
 
 
@@ -12,7 +12,7 @@ def built(tmp_path, *, size, crop, crops):
     settings = tiny.config("segmentation")
     settings.eval.update(crop=crop, crops=crops)
     stage, state, _ = tiny.built("segmentation", settings)
-    source = sources.open_source(
+    source = specs.open_source(
         f"folder:{tiny.folder(tmp_path / 'data', size=size)}", split="val", require_labels=True
     )
     mesh = sharding.data_mesh()

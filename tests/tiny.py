@@ -26,7 +26,7 @@ from configs import (
 )
 from histojax import chain, checkpoint, runs
 from histojax import config as histojax_config
-from histojax.data import synthetic
+from histojax.data.sources import synthetic
 from histojax.imaging import resampling
 from histojax.stages import build_stage
 

@@ -6,7 +6,7 @@ six training images (18, 21, 38, 49, 50) say liver where the barcode's own study
 
 from __future__ import annotations
 
-from histojax.data.splits import tcga_patient
+from histojax.data.sources.splits import tcga_patient
 
 _SITES = {
     "bladder": ("CU", "DK", "G2", "ZF"),

@@ -33,7 +33,6 @@ from histojax import cores
 from histojax.data import augmentation
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.own_stains import OwnStains
 from histojax.data.recipe import (
     Recipe,
     cut,
@@ -42,6 +41,7 @@ from histojax.data.recipe import (
     read_checked,
     warp,
 )
+from histojax.data.sources.own_stains import OwnStains
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")

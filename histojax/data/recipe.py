@@ -16,11 +16,11 @@ import numpy as np
 
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
-from histojax.data import target_source
+from histojax.data.sources import targets
 from histojax.errors import UserError
 
 # What other sources add to the records of those that read images.
-_ADDED = (*target_source.FIELDS, "labelled")
+_ADDED = (*targets.FIELDS, "labelled")
 FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
 
 
@@ -109,7 +109,7 @@ def make_recipe(
     for field in _ADDED:
         if field in fields:
             if field not in first:
-                wrapper = "TargetSource" if field in target_source.FIELDS else "ToldSource"
+                wrapper = "TargetSource" if field in targets.FIELDS else "ToldSource"
                 raise UserError(
                     f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
                 )

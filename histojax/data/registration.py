@@ -84,7 +84,7 @@ def check_registration(source: Any, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
     Args:
-      source: a `histojax.data.sources.Source`.
+      source: a `histojax.data.sources.specs.Source`.
       scale: r.
       max_shift: hr px that a pair may be off; 0 checks nothing.
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
-from histojax.data.sources import Source
+from histojax.data.sources.specs import Source
 from histojax.stages.images import unit
 from histojax.stages.scales import Labels, label_colours
 

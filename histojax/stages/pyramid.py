@@ -22,7 +22,7 @@ from flax import linen as nn
 from jax import lax
 from ml_collections import ConfigDict
 
-from histojax.data.sources import Source
+from histojax.data.sources.specs import Source
 from histojax.errors import UserError
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision

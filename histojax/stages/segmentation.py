@@ -16,7 +16,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.data import target_source
+from histojax.data.sources import targets as target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation
 from histojax.models import pretrained, resnet

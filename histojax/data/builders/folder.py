@@ -1,4 +1,4 @@
-"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources`)."""
+"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.specs`)."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import functools
 import pathlib
 
 from histojax.data.builders import layout
-from histojax.data.sources import FolderSource
-from histojax.data.splits import group_of
+from histojax.data.sources.specs import FolderSource
+from histojax.data.sources.splits import group_of
 from histojax.imaging.reader import MAX_PIXELS
 
 _LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"

@@ -6,7 +6,7 @@ import functools
 import pathlib
 
 from histojax.data.builders import layout, polygons
-from histojax.data.splits import group_of
+from histojax.data.sources.splits import group_of
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS, read_image
 

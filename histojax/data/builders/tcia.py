@@ -8,7 +8,7 @@ import pathlib
 import re
 
 from histojax.data.builders import layout
-from histojax.data.splits import tcga_patient
+from histojax.data.sources.splits import tcga_patient
 from histojax.imaging.reader import MAX_PIXELS
 
 _log = logging.getLogger(__name__)

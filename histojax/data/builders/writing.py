@@ -21,8 +21,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 
 from histojax.data.builders.layout import Contents, Dataset, Example, Record
-from histojax.data.prepared import VERSION
-from histojax.data.splits import tcga_patient
+from histojax.data.sources.prepared import VERSION
+from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 from histojax.files import disk_errors
 

@@ -6,8 +6,8 @@ import logging
 import numpy as np
 import pytest
 
-from histojax.data import prepared
 from histojax.data.builders import glas, monuseg, nuinsseg, pannuke, tcia, tnbc
+from histojax.data.sources import prepared
 from histojax.errors import UserError
 from tests.data.builders import official
 

@@ -14,8 +14,8 @@ from PIL import Image
 
 from histojax.data.device_batches import load_store
 from histojax.data.recipe import make_recipe
-from histojax.data.sources import FolderSource, open_source
-from histojax.data.splits import group_of, split_groups
+from histojax.data.sources.specs import FolderSource, open_source
+from histojax.data.sources.splits import group_of, split_groups
 from histojax.errors import UserError
 
 NAMES = ("p1_a", "p1_b", "p2_a", "p3_a", "p4_a", "p5_a")

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from histojax.data import augmentation
-from histojax.data.own_stains import OwnStains, own_stains
 from histojax.data.pipeline import train_batches
+from histojax.data.sources.own_stains import OwnStains, own_stains
 from histojax.stain import hed
 from histojax.stain.normalization import Method, fit
 from tests import stained
@@ -63,7 +63,7 @@ def test_stains_are_those_of_the_image_and_are_found_once(monkeypatch):
     lengths = np.linalg.norm(source[1]["stains"][:2], axis=1)
     np.testing.assert_allclose(lengths, [1.0, 2.0], rtol=0.05)
     again = pickle.loads(pickle.dumps(source))
-    monkeypatch.setattr("histojax.data.own_stains.own_stains", None)
+    monkeypatch.setattr("histojax.data.sources.own_stains.own_stains", None)
     np.testing.assert_array_equal(again[1]["stains"], source[1]["stains"])
     assert (len(again), again.fingerprint(), again.names) == (3, "f", Images.names)
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from histojax.data.augmentation import nearest
-from histojax.data.record_cache import RecordCache
+from histojax.data.sources.record_cache import RecordCache
 from histojax.errors import UserError
 from histojax.nuclei import targets
 from histojax.tissue import rendering

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax.data import normalized_source
-from histojax.data.normalized_source import NormalizedSource
-from histojax.data.sources import open_source
+from histojax.data.sources import normalized
+from histojax.data.sources.normalized import NormalizedSource
+from histojax.data.sources.specs import open_source
 from histojax.stain.normalization import Method, fit, normalize
 from histojax.stain.targets import DEFAULT, target_fit
 from tests import stained
@@ -76,7 +76,7 @@ def test_what_is_kept_is_neither_read_nor_fitted_again(monkeypatch):
         fitted.append(name)
         return fit(image, method, name=name)
 
-    monkeypatch.setattr(normalized_source, "fit", counted)
+    monkeypatch.setattr(normalized, "fit", counted)
     inner = Source()
     size = 64 * 64 * 4  # of the record of one image and its mask
     source = NormalizedSource(inner, METHOD, TARGET, cache_bytes=size)

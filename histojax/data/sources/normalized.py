@@ -7,14 +7,14 @@ import json
 import threading
 from typing import Any
 
-from histojax.data.record_cache import RecordCache
+from histojax.data.sources.record_cache import RecordCache
 from histojax.stain.normalization import Fit, Method, fit, normalize, to_json
 
 _IMAGES = ("hr", "lr")
 
 
 class NormalizedSource:
-    """A source with its images recoloured; see `histojax.data.sources.Source` for the contract.
+    """A source with its images recoloured; see `histojax.data.sources.specs.Source` for the contract.
 
     "hr" and, where there is one, "lr" are each normalised by a fit of their own, made of the whole
     image when it is first read and kept, 8 numbers by image. All else passes through. An image that
@@ -36,7 +36,7 @@ class NormalizedSource:
         """No image of the source is read.
 
         Args:
-          source: a `histojax.data.sources.Source`.
+          source: a `histojax.data.sources.specs.Source`.
           method: how its images are normalised.
           target: the fit, of that method, of what they are to look like.
           cache_bytes: bound on the normalised images kept, in each process.

@@ -34,9 +34,9 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from histojax.data.prepared import DATASETS, PreparedSource, folder_of, prepared_names
-from histojax.data.record_cache import RecordCache, arrays_of
-from histojax.data.splits import checked_splits, group_of, names_of_split
+from histojax.data.sources.prepared import DATASETS, PreparedSource, folder_of, prepared_names
+from histojax.data.sources.record_cache import RecordCache, arrays_of
+from histojax.data.sources.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
 from histojax.imaging.reader import (
@@ -104,7 +104,7 @@ def open_source(
         match) is the image's group. Empty: the first 12 characters of a TCGA barcode, else the
         text before the first "_", else the name.
       val_fraction: part of the groups that goes to val, at least one, where splits.json is absent.
-      synthetic: further arguments of `histojax.data.synthetic.SyntheticSource`.
+      synthetic: further arguments of `histojax.data.sources.synthetic.SyntheticSource`.
       cache_bytes: bound on the decoded images that a source of files keeps, in each process.
       require_labels: whether an image without instances or mask is an error.
       crop: smallest side that every image must have, px of "hr".
@@ -117,7 +117,7 @@ def open_source(
       UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
     """
     if spec.startswith("mix:"):
-        from histojax.data.mixture import open_mixture
+        from histojax.data.sources.mixture import open_mixture
 
         return open_mixture(
             spec,
@@ -137,7 +137,7 @@ def open_source(
             crop=crop,
         )
     if spec == "synthetic":
-        from histojax.data.synthetic import SyntheticSource
+        from histojax.data.sources.synthetic import SyntheticSource
 
         options = dict(synthetic or {})
         size = options.get("size")

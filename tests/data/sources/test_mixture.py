@@ -7,8 +7,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from histojax.data.mixture import parse_mixture
-from histojax.data.sources import open_source
+from histojax.data.sources.mixture import parse_mixture
+from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
 from histojax.prepare import prepare
 from tests.data.builders import official

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from histojax import runs, stain_matching
-from histojax.data import labelled, pipeline
+from histojax.data import pipeline
+from histojax.data.sources import subsets
 from histojax.errors import UserError
 from tests import tiny
 
@@ -33,7 +34,7 @@ class Images:
 
 @pytest.mark.parametrize(("share", "patients"), [(0.2, 2), (0.4, 4), (0.01, 1), (1.0, 10)])
 def test_a_share_is_of_patients_and_of_all_their_images(share, patients):
-    part = labelled.labelled_part(Images(), share, seed=0)
+    part = subsets.labelled_part(Images(), share, seed=0)
     assert len(set(part.groups)) == patients
     assert len(part) == 3 * patients
     assert [part[i]["name"] for i in range(len(part))] == part.names
@@ -41,17 +42,17 @@ def test_a_share_is_of_patients_and_of_all_their_images(share, patients):
 
 
 def test_a_larger_share_holds_the_smaller_and_another_seed_draws_others():
-    shares = [labelled.labelled_part(Images(), s, seed=0) for s in (0.2, 0.4, 0.6, 0.8)]
+    shares = [subsets.labelled_part(Images(), s, seed=0) for s in (0.2, 0.4, 0.6, 0.8)]
     for small, large in itertools.pairwise(shares):
         assert set(small.names) < set(large.names)
-    drawn = {tuple(labelled.labelled_part(Images(), 0.2, seed=s).names) for s in range(5)}
+    drawn = {tuple(subsets.labelled_part(Images(), 0.2, seed=s).names) for s in range(5)}
     assert len(drawn) > 1
     assert len({part.fingerprint() for part in shares}) == 4
 
 
 def test_extra_images_make_up_their_weight_of_the_crops():
-    real = labelled.labelled_part(Images(), 0.2, seed=0)
-    mixed = labelled.with_extra(real, Images("s", 8), 0.75)
+    real = subsets.labelled_part(Images(), 0.2, seed=0)
+    mixed = subsets.with_extra(real, Images("s", 8), 0.75)
     count = sum(name.startswith("extra-") for name in mixed.names)
     assert count / len(mixed) == pytest.approx(0.75)
     assert {name.removeprefix("real-") for name in mixed.names if name.startswith("real-")} == set(
@@ -81,7 +82,7 @@ def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.2, "all", True])
 def test_a_share_out_of_range_is_refused(share):
     with pytest.raises(UserError, match=r"data\.labelled=.* above 0, up to 1"):
-        labelled.labelled_part(Images(), share, seed=0)
+        subsets.labelled_part(Images(), share, seed=0)
 
 
 def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
@@ -100,7 +101,7 @@ def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
 
 def test_at_weight_one_only_the_extra_images_are_left():
     extra = Images("s")
-    assert labelled.with_extra(Images(), extra, 1.0) is extra
+    assert subsets.with_extra(Images(), extra, 1.0) is extra
 
 
 @pytest.mark.faults
@@ -108,14 +109,14 @@ def test_sets_of_different_classes_are_refused():
     other = Images("s")
     other.classes = ["background", "gland"]
     with pytest.raises(UserError, match=r"data\.extra has the classes background, gland and"):
-        labelled.with_extra(Images(), other, 0.5)
+        subsets.with_extra(Images(), other, 0.5)
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("weight", [0.0, 1.5, 2.0, "half"])
 def test_a_weight_out_of_range_is_refused(weight):
     with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0, up to 1"):
-        labelled.with_extra(Images(), Images("s"), weight)
+        subsets.with_extra(Images(), Images("s"), weight)
 
 
 def semi_supervised(tmp_path, **changes):
@@ -147,10 +148,10 @@ def unlabelled_folder(root, names=("q0", "q1"), size=64):
 
 
 def test_what_is_left_out_is_all_the_rest():
-    part, rest = (f(Images(), 0.2, seed=0) for f in (labelled.labelled_part, labelled.left_out))
+    part, rest = (f(Images(), 0.2, seed=0) for f in (subsets.labelled_part, subsets.left_out))
     assert len(part) + len(rest) == 30
     assert not set(part.groups) & set(rest.groups)
-    assert len(labelled.left_out(Images(), 1.0, seed=0)) == 0
+    assert len(subsets.left_out(Images(), 1.0, seed=0)) == 0
 
 
 def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_not():
@@ -161,11 +162,11 @@ def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_
         def __getitem__(self, index):
             return record
 
-    told = labelled.ToldSource(Annotated(), labelled=True)
+    told = subsets.ToldSource(Annotated(), labelled=True)
     assert set(told[0]) == {*record, "labelled"}
     assert (told[0]["labelled"] == 1).all()
     assert (told[0]["instances"] == 7).all()
-    blank = labelled.ToldSource(Annotated(), labelled=False)
+    blank = subsets.ToldSource(Annotated(), labelled=False)
     for field, kind in (("labelled", np.uint8), ("mask", np.uint8), ("instances", np.int32)):
         assert blank[0][field].shape == (4, 4)
         assert blank[0][field].dtype == kind
@@ -205,7 +206,7 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
 
 def test_turned_crops_beyond_the_image_are_unlabelled_there():
     """Black, and background: the image counts as labelled by what is left of it."""
-    source = labelled.ToldSource(Images(), labelled=True)
+    source = subsets.ToldSource(Images(), labelled=True)
     augmentation = {"translate": 0.9, "rotate": 45.0}
     config = {"crop": 4, "augmentation": augmentation}
     fields = ("hr", "mask", "labelled")
@@ -308,4 +309,4 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is
 @pytest.mark.parametrize("weight", [0.0, 1.0, 2.0, "half"])
 def test_a_share_of_unlabelled_crops_out_of_range_is_refused(weight):
     with pytest.raises(UserError, match=r"data\.unlabelled_weight=.* above 0 and below 1"):
-        labelled.with_unlabelled(Images(), Images("s"), weight)
+        subsets.with_unlabelled(Images(), Images("s"), weight)

@@ -34,7 +34,7 @@ class OwnStains:
     """
 
     def __init__(self, source: Any):
-        """`source`: the images, a `histojax.data.sources.Source`; none is read."""
+        """`source`: the images, a `histojax.data.sources.specs.Source`; none is read."""
         self._source = source
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes = source.mpp, source.classes

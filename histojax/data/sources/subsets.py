@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data.mixture import MixedSource
-from histojax.data.splits import tcga_patient
+from histojax.data.sources.mixture import MixedSource
+from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -34,7 +34,7 @@ def labelled_groups(groups: Sequence[str], share: float, seed: int) -> list[str]
 
 
 class Subset:
-    """Some images of a source, in its order; see `histojax.data.sources.Source`."""
+    """Some images of a source, in its order; see `histojax.data.sources.specs.Source`."""
 
     def __init__(self, source: Any, indices: Sequence[int]):
         self._source, self._indices = source, tuple(indices)

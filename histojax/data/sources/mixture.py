@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data.splits import tcga_patient
+from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def open_mixture(
       spec: of at least two sources with positive weights, which need not add up to 1.
       open_one: opens one of them: (spec, split=, require_labels=, crop=) -> Source.
       split: "train" follows the weights; the others hold every image once.
-      require_labels, crop: as `histojax.data.sources.open_source` has them.
+      require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
 
     Raises:
       UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
@@ -83,7 +83,7 @@ def parse_mixture(spec: str) -> dict[str, float]:
 
 
 class MixedSource:
-    """Several sources as one; see `histojax.data.sources.Source` for the contract.
+    """Several sources as one; see `histojax.data.sources.specs.Source` for the contract.
 
     Weighted, images of every source are repeated so that each makes up its weight of the whole and
     every image is there once at least: an epoch is max(images / weight) long. Names are

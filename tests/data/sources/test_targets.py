@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import pipeline, target_source
-from histojax.data.target_source import TargetSource
+from histojax.data import pipeline
+from histojax.data.sources import targets
+from histojax.data.sources.targets import TargetSource
 from histojax.errors import UserError
 from histojax.tissue import rendering
 from tests import tiny
@@ -144,7 +145,7 @@ def test_a_source_of_masks_alone_is_refused():
 )
 def test_a_bad_setting_is_named(change, said):
     with pytest.raises(UserError, match=said):
-        target_source.checked_settings({**SETTINGS, **change})
+        targets.checked_settings({**SETTINGS, **change})
 
 
 def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monkeypatch):

@@ -2,7 +2,7 @@ import pickle
 
 import numpy as np
 
-from histojax.data.record_cache import RecordCache
+from histojax.data.sources.record_cache import RecordCache
 
 
 def record(name, size=100):

@@ -8,10 +8,10 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histojax.data import prepared
 from histojax.data.pipeline import train_batches
-from histojax.data.sources import open_source
-from histojax.data.splits import split_groups
+from histojax.data.sources import prepared
+from histojax.data.sources.specs import open_source
+from histojax.data.sources.splits import split_groups
 from histojax.errors import UserError
 from histojax.prepare import prepare
 from tests.data.builders import official

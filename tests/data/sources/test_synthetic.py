@@ -5,7 +5,7 @@ import pickle
 import numpy as np
 import pytest
 
-from histojax.data.synthetic import SyntheticSource
+from histojax.data.sources.synthetic import SyntheticSource
 from histojax.errors import UserError
 
 SIZE = 64

@@ -1,0 +1,1 @@
+"""Sources: random access to named images with their labels, split by patient."""
