@@ -19,21 +19,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import (
-    __version__,
-    checkpoint,
-    cli,
-    config,
-    cores,
-    evaluation,
-    files,
-    runs,
-    stain_matching,
-    train,
-)
+from histojax import __version__, checkpoint, cli, config, evaluation, files, runs, train
 from histojax.cli import say
-from histojax.data import pipeline
-from histojax.data.recipe import make_recipe
+from histojax.data import cores, pipeline, stain_matching
+from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
 from histojax.imaging import report, writers

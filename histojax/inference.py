@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from histojax import stain_matching
+from histojax.data import stain_matching
 from histojax.imaging import tiling
 from histojax.runs import Run
 from histojax.stages.images import by_head

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import inference, postprocessing, runs, stain_matching
+from histojax import inference, postprocessing, runs
+from histojax.data import stain_matching
 from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling

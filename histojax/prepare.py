@@ -19,7 +19,7 @@ from typing import Any
 from absl import flags
 
 from histojax import cli
-from histojax.data.builders import layout
+from histojax.data.datasets import layout
 from histojax.data.sources import prepared
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS
@@ -49,7 +49,7 @@ def dataset_of(name: str) -> layout.Dataset:
         raise UserError(
             f"--dataset={name!r} is not known: choose one of {', '.join(prepared.DATASETS)}"
         )
-    return importlib.import_module(f"histojax.data.builders.{name}").DATASET
+    return importlib.import_module(f"histojax.data.datasets.{name}").DATASET
 
 
 def prepare(
@@ -88,7 +88,7 @@ def prepare(
     folder = prepared.folder_of(name, data_dir)
     if folder.exists() and not overwrite:
         raise UserError(f"{folder} exists: give --overwrite to prepare it anew, or another --name")
-    from histojax.data.builders import writing  # half a second, after what is wrong at once
+    from histojax.data.datasets import writing  # half a second, after what is wrong at once
 
     bar = Bar(sys.stderr)
     with (

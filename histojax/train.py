@@ -15,17 +15,9 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import (
-    checkpoint,
-    collapse,
-    config,
-    metric_writer,
-    runs,
-    sharding,
-    stain_matching,
-)
+from histojax import checkpoint, collapse, config, metric_writer, runs, sharding
 from histojax.cli import say
-from histojax.data import pipeline
+from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics

@@ -33,7 +33,8 @@ from typing import Any
 from absl import flags
 from ml_collections import config_flags
 
-from histojax import cli, cores
+from histojax import cli
+from histojax.data import cores
 from histojax.errors import UserError
 
 WHAT = (

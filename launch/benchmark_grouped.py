@@ -16,7 +16,8 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import generator
-from histojax import config, cores, runs, sharding
+from histojax import config, runs, sharding
+from histojax.data import cores
 from histojax.models import layers
 from histojax.stages import build_stage
 from launch import benchmark_timing as timing

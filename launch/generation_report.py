@@ -27,8 +27,9 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import cli, generation, runs, stain_matching, synthesis
+from histojax import cli, generation, runs, synthesis
 from histojax.cli import say
+from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from launch import generation_measures as measures

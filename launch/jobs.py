@@ -21,8 +21,8 @@ import sys
 import threading
 from collections.abc import Sequence
 
-from histojax import cores
 from histojax.cli import say
+from histojax.data import cores
 from histojax.errors import UserError
 from histojax.imaging import writers
 

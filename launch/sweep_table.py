@@ -9,7 +9,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from histojax.data.organs import organ_of
+from histojax.data.datasets.organs import organ_of
 from histojax.errors import UserError
 from histojax.imaging import charts, page, writers
 

@@ -13,12 +13,12 @@ import scipy.optimize
 from tests.test_command import refused, run
 
 from histojax import prepare as command
-from histojax.data.builders import writing
+from histojax.data.datasets import writing
 from histojax.data.sources import prepared
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
 from histojax.prepare import prepare
-from tests.data.builders import official
+from tests.data.datasets import official
 
 
 @pytest.fixture

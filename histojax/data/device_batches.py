@@ -14,7 +14,7 @@ import numpy as np
 
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
-from histojax.data.recipe import Recipe, finish, read_checked
+from histojax.data.example import Recipe, finish, read_checked
 
 
 @dataclasses.dataclass(frozen=True)

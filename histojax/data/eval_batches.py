@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 
 from histojax.data import degradation as degradation_lib
+from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked
 from histojax.data.pipeline import whole_number
-from histojax.data.recipe import Recipe, cut, finish, make_recipe, read_checked
 from histojax.errors import UserError
 
 

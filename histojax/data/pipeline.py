@@ -29,18 +29,10 @@ import grain
 import numpy as np
 from absl import logging
 
-from histojax import cores
-from histojax.data import augmentation
+from histojax.data import augmentation, cores
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.recipe import (
-    Recipe,
-    cut,
-    finish,
-    make_recipe,
-    read_checked,
-    warp,
-)
+from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked, warp
 from histojax.data.sources.own_stains import OwnStains
 from histojax.errors import UserError
 

@@ -6,7 +6,7 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.recipe import make_recipe
+from histojax.data.example import make_recipe
 from tests.data.coordinates import Coordinates, assert_registered
 
 GIB = 2**30

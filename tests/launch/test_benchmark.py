@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from configs import generator, joint, srgan
-from histojax import config, cores, sharding
+from histojax import config, sharding
+from histojax.data import cores
 from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
 from launch import (

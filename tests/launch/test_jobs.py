@@ -3,7 +3,7 @@ import os
 
 import pytest
 
-from histojax import cores
+from histojax.data import cores
 from histojax.errors import UserError
 from launch import jobs
 from tests.launch.stand_in import CONFIG, ROOT

@@ -14,7 +14,7 @@ _IMAGES = ("hr", "lr")
 
 
 class NormalizedSource:
-    """A source with its images recoloured; see `histojax.data.sources.specs.Source` for the contract.
+    """A source with its images recoloured; `sources.specs.Source` is the contract.
 
     "hr" and, where there is one, "lr" are each normalised by a fit of their own, made of the whole
     image when it is first read and kept, 8 numbers by image. All else passes through. An image that

@@ -11,7 +11,7 @@ from histojax.data.sources.mixture import parse_mixture
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
 from histojax.prepare import prepare
-from tests.data.builders import official
+from tests.data.datasets import official
 
 SYNTHETIC = {"train": 6, "val": 2, "test": 2, "size": 48}
 PATIENTS = ("TCGA-AA-0001", "TCGA-BB-0002", "TCGA-CC-0003", "TCGA-DD-0004", "TCGA-EE-0005")

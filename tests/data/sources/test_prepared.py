@@ -14,7 +14,7 @@ from histojax.data.sources.specs import open_source
 from histojax.data.sources.splits import split_groups
 from histojax.errors import UserError
 from histojax.prepare import prepare
-from tests.data.builders import official
+from tests.data.datasets import official
 
 PATIENTS = [f"TCGA-AA-{number:04d}" for number in range(1, 6)]
 NAMES = [f"{patient}-01Z-00-DX{slide}" for patient in PATIENTS for slide in (1, 2)]

@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from histojax.data.device_batches import load_store
-from histojax.data.recipe import make_recipe
+from histojax.data.example import make_recipe
 from histojax.data.sources.specs import FolderSource, open_source
 from histojax.data.sources.splits import group_of, split_groups
 from histojax.errors import UserError

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import runs, stain_matching
-from histojax.data import pipeline
+from histojax import runs
+from histojax.data import pipeline, stain_matching
 from histojax.data.sources import subsets
 from histojax.errors import UserError
 from tests import tiny

@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from histojax.data.builders.polygons import draw_regions, read_regions
+from histojax.data.datasets.polygons import draw_regions, read_regions
 from histojax.errors import UserError
-from tests.data.builders import official
+from tests.data.datasets import official
 
 
 def test_first_region_wins_where_two_overlap(tmp_path):

@@ -6,7 +6,7 @@ import functools
 import pathlib
 import re
 
-from histojax.data.builders import layout
+from histojax.data.datasets import layout
 from histojax.imaging.reader import MAX_PIXELS
 
 _LAYOUT = "Slide_NN/NN_K.png with masks of the same names in GT_NN/"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from histojax.data.builders import layout, polygons
+from histojax.data.datasets import layout, polygons
 from histojax.data.sources.splits import group_of
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS, read_image

@@ -1,4 +1,4 @@
-from histojax.data.organs import organ_of
+from histojax.data.datasets.organs import organ_of
 
 
 def test_an_image_of_monuseg_tells_its_organ():

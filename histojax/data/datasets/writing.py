@@ -20,7 +20,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from PIL import Image
 
-from histojax.data.builders.layout import Contents, Dataset, Example, Record
+from histojax.data.datasets.layout import Contents, Dataset, Example, Record
 from histojax.data.sources.prepared import VERSION
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from histojax.data import augmentation, degradation
-from histojax.data.recipe import finish, make_recipe, read_checked
+from histojax.data.example import finish, make_recipe, read_checked
 from histojax.errors import UserError
 from tests.data.coordinates import Coordinates
 

@@ -7,9 +7,9 @@ from collections import namedtuple
 
 import pytest
 
-from histojax.data.builders import layout, monuseg, tcia
+from histojax.data.datasets import layout, monuseg, tcia
 from histojax.errors import UserError
-from tests.data.builders import official
+from tests.data.datasets import official
 
 
 @pytest.fixture

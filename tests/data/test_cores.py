@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from histojax import cores
+from histojax.data import cores
 
 
 def test_usable_cores_are_those_of_the_process():

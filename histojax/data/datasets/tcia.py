@@ -7,7 +7,7 @@ import logging
 import pathlib
 import re
 
-from histojax.data.builders import layout
+from histojax.data.datasets import layout
 from histojax.data.sources.splits import tcga_patient
 from histojax.imaging.reader import MAX_PIXELS
 

@@ -9,7 +9,7 @@ import re
 
 import numpy as np
 
-from histojax.data.builders import layout
+from histojax.data.datasets import layout
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS, read_image, read_labels
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import pathlib
 
-from histojax.data.builders import layout
+from histojax.data.datasets import layout
 from histojax.imaging.reader import MAX_PIXELS
 
 _IMAGES = "tissue images"

@@ -5,7 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, inference, postprocessing, runs, stain_matching
+from histojax import chain, inference, postprocessing, runs
+from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.prediction import predict_files
 from histojax.stain.normalization import fit, normalize, to_json

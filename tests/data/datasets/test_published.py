@@ -6,10 +6,10 @@ import logging
 import numpy as np
 import pytest
 
-from histojax.data.builders import glas, monuseg, nuinsseg, pannuke, tcia, tnbc
+from histojax.data.datasets import glas, monuseg, nuinsseg, pannuke, tcia, tnbc
 from histojax.data.sources import prepared
 from histojax.errors import UserError
-from tests.data.builders import official
+from tests.data.datasets import official
 
 
 def _refused(read, root, *words):
@@ -26,7 +26,7 @@ def _of(contents, field):
 
 @pytest.mark.parametrize("name", prepared.DATASETS)
 def test_every_set_says_whose_it_is_and_refuses_another_layout(name, tmp_path):
-    dataset = importlib.import_module(f"histojax.data.builders.{name}").DATASET
+    dataset = importlib.import_module(f"histojax.data.datasets.{name}").DATASET
     assert dataset.name == name
     assert all((dataset.title, dataset.licence, dataset.citation, dataset.obtain, dataset.layout))
     (tmp_path / "notes.txt").write_text("nothing")
@@ -41,7 +41,7 @@ def test_an_image_beyond_max_pixels_is_refused(name, tmp_path):
         official.save(tmp_path / "instances" / "a.png", official.two_nuclei())
     else:
         getattr(official, name)(tmp_path)
-    read = importlib.import_module(f"histojax.data.builders.{name}").DATASET.read
+    read = importlib.import_module(f"histojax.data.datasets.{name}").DATASET.read
     assert len(read(tmp_path, 40 * 48).examples[0].load()["hr"]) == 40
     with pytest.raises(
         UserError, match=r"needs .*1920 pixels .* limit is 1919: .*raise max_pixels"
