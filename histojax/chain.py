@@ -25,8 +25,9 @@ from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
-from histojax.imaging import report, writers
+from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
+from histojax.report import run as report
 from histojax.stages import build_stage, scales
 from histojax.validation import crop_step, fitting_crop
 

@@ -24,7 +24,8 @@ from histojax.comparison_table import Scores
 from histojax.data import degradation
 from histojax.data.sources import specs
 from histojax.errors import UserError
-from histojax.imaging import comparison_page, figures, writers
+from histojax.imaging import figures, writers
+from histojax.report import comparison
 
 _WINDOWS = 2
 
@@ -113,7 +114,7 @@ def compare(
     writers.write_json(output / "comparison.json", result)
     writers.write_csv(output / "comparison.csv", comparison_table.flat(result))
     folders = {entry.label: evaluation.stage_folders(entry.workdir) for entry in entries}
-    comparison_page.write(output / "report.html", result, folders)
+    comparison.write(output / "report.html", result, folders)
     return result
 
 

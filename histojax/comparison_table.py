@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging import comparison_page, scoreboard
 from histojax.metrics import intervals
+from histojax.report import comparison, scoreboard
 
 # (row, metric) -> a value for each image, in the order of the source.
 Scores = Mapping[tuple[str, str], np.ndarray]
@@ -22,7 +22,7 @@ Scores = Mapping[tuple[str, str], np.ndarray]
 # What a run makes itself; other rows belong to earlier stages of a chain.
 OWN_ROWS = ("sr", "sr_to_s", "bicubic_to_s", "hr_to_s")
 # What stands beside the runs and is no run's own.
-_NO_RUN = tuple(method for method, _ in comparison_page.BASELINES.values())
+_NO_RUN = tuple(method for method, _ in comparison.BASELINES.values())
 
 
 def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[Scores, set[str]]:
@@ -132,12 +132,12 @@ def table_text(result: Mapping[str, Any]) -> str:
             sense = "higher" if shown.up else "lower"
             lines += [
                 "",
-                f"{comparison_page.row_title(row)}: {shown.label}{unit} ({sense} is better)",
+                f"{comparison.row_title(row)}: {shown.label}{unit} ({sense} is better)",
             ]
             baseline = result["baselines"].get(row, {}).get(metric)
             names = [*by_run]
             if baseline:
-                names.append(comparison_page.BASELINES[row][1])
+                names.append(comparison.BASELINES[row][1])
             width = max(map(len, names))
             if baseline:
                 lines.append(f"  {names[-1]:<{width}}  {_with_interval(baseline, metric)}")
@@ -146,7 +146,7 @@ def table_text(result: Mapping[str, Any]) -> str:
                 other = result["differences"].get(row, {}).get(metric, {}).get(label)
                 if other is not None:
                     line += f"   {_with_interval(other, metric, signed=True)}"
-                    line += f"  p {comparison_page.p_text(other['p'])}"
+                    line += f"  p {comparison.p_text(other['p'])}"
                 if other is not None and other["n"] < data["images"]:
                     line += f"  ({other['n']} images)"
                 lines.append(line)
@@ -177,7 +177,7 @@ def baselines(
 ) -> dict[str, dict[str, Any]]:
     """Row -> metric -> score of what the row is to be read against."""
     found: dict[str, dict[str, Any]] = {}
-    for row, (method, _) in comparison_page.BASELINES.items():
+    for row, (method, _) in comparison.BASELINES.items():
         for metric in shared.get(row, ()):
             values = next(
                 (s[method, metric] for s in scores.values() if (method, metric) in s), None
@@ -206,7 +206,7 @@ def omissions(scores: Mapping[str, Scores], dropped: set[str]) -> list[str]:
         others = {row for other in scores if other != label for row, _ in scores[other]}
         alone = list(dict.fromkeys(row for row, _ in found if row not in {*others, *_NO_RUN}))
         if alone:
-            titles = ", ".join(comparison_page.row_title(row) for row in alone)
+            titles = ", ".join(comparison.row_title(row) for row in alone)
             notes.append(f"Only {label} has: {titles}.")
     if dropped:
         notes.append(

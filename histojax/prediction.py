@@ -14,9 +14,10 @@ import numpy as np
 from histojax import inference, postprocessing, runs
 from histojax.cli import say
 from histojax.errors import UserError
-from histojax.imaging import conversion, reader, report, tiling, writers
+from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
+from histojax.report import run as report
 from histojax.stages.images import likeliest_class, tells_classes
 
 # Scales this close are taken as equal: resampling would cost more than it mends.

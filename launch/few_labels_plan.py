@@ -25,7 +25,8 @@ from histojax import runs
 from histojax.cli import say
 from histojax.data.sources import subsets
 from histojax.errors import UserError
-from histojax.imaging import charts, page, writers
+from histojax.imaging import writers
+from histojax.report import charts, page
 from histojax.stages import scales
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned

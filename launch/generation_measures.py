@@ -11,8 +11,9 @@ import numpy as np
 from histojax import config, generation, methods, runs
 from histojax.data import painting
 from histojax.errors import UserError
-from histojax.imaging import page, writers
+from histojax.imaging import writers
 from histojax.metrics import generation as metrics
+from histojax.report import page
 from histojax.stages import content
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"

@@ -11,7 +11,8 @@ from typing import Any
 
 from histojax.data.datasets.organs import organ_of
 from histojax.errors import UserError
-from histojax.imaging import charts, page, writers
+from histojax.imaging import writers
+from histojax.report import charts, page
 
 # Scores that the table has unless others are named; not those of baselines.
 _MAIN = ("psnr_rgb", "ssim_rgb", "dice", "aji", "pq", "f1", "class_miou", "class_dice")

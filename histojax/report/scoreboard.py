@@ -10,8 +10,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from histojax.imaging.charts import number_text
-from histojax.imaging.page import text
+from histojax.report.charts import number_text
+from histojax.report.page import text
 
 MISSING = "–"
 

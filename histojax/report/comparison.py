@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from histojax.imaging import scoreboard
-from histojax.imaging.curves import Curve, overlaid, read_curves
-from histojax.imaging.page import (
+from histojax.report import scoreboard
+from histojax.report.curves import Curve, overlaid, read_curves
+from histojax.report.page import (
     Album,
     Section,
     definitions,
@@ -17,7 +17,7 @@ from histojax.imaging.page import (
     text,
     write_page,
 )
-from histojax.imaging.scoreboard import MISSING, finite, score_text
+from histojax.report.scoreboard import MISSING, finite, score_text
 
 # Row -> what it is to be read against: the method of its scores, and its name.
 BASELINES = {"sr": ("bicubic", "bicubic"), "hr_to_s": ("otsu", "Otsu on haematoxylin")}

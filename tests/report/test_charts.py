@@ -4,8 +4,8 @@ import xml.etree.ElementTree as ElementTree
 import numpy as np
 import pytest
 
-from histojax.imaging import charts
-from histojax.imaging.charts import Series
+from histojax.report import charts
+from histojax.report.charts import Series
 
 
 def _marks(chart, tag):

@@ -4,7 +4,8 @@ import re
 import numpy as np
 import pytest
 
-from histojax.imaging import comparison_page, figures
+from histojax.imaging import figures
+from histojax.report import comparison
 
 
 def entry(mean, **more):
@@ -57,7 +58,7 @@ def page(tmp_path):
     picture = np.full((32, 32, 3), 99, np.uint8)
     figures.write_comparison(tmp_path / "figures" / "a.png", "a", {"hr": picture})
     figures.write_comparison(tmp_path / "figures" / "old.png", "old", {"hr": picture})
-    comparison_page.write(tmp_path / "report.html", result(), folders)
+    comparison.write(tmp_path / "report.html", result(), folders)
     return (tmp_path / "report.html").read_text()
 
 
@@ -97,11 +98,11 @@ def test_the_page_has_curves_pictures_and_what_the_runs_were(page):
     ],
 )
 def test_rows_have_titles(row, title):
-    assert comparison_page.row_title(row) == title
+    assert comparison.row_title(row) == title
 
 
 @pytest.mark.parametrize(
     ("p", "shown"), [(0.03125, ".031"), (1.0, "1"), (0.0004, "< .001"), (0.5, ".500"), (None, "–")]
 )
 def test_a_p_is_shown_in_three_decimals(p, shown):
-    assert comparison_page.p_text(p) == shown
+    assert comparison.p_text(p) == shown

@@ -2,8 +2,8 @@ import json
 
 import pytest
 
-from histojax.imaging import curves
-from histojax.imaging.curves import Curve
+from histojax.report import curves
+from histojax.report.curves import Curve
 
 
 def write(folder, rows):

@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from histojax.imaging import scoreboard
-from histojax.imaging.charts import Series, line_chart
-from histojax.imaging.curves import Curve, chart_order, chart_title, read_curves, read_warnings
-from histojax.imaging.page import (
+from histojax.report import scoreboard
+from histojax.report.charts import Series, line_chart
+from histojax.report.curves import Curve, chart_order, chart_title, read_curves, read_warnings
+from histojax.report.page import (
     Album,
     Picture,
     Section,
@@ -27,7 +27,7 @@ from histojax.imaging.page import (
     text,
     write_page,
 )
-from histojax.imaging.scoreboard import MISSING, finite
+from histojax.report.scoreboard import MISSING, finite
 
 _FIGURES = 6
 _STRIP = 6

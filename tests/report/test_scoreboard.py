@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from histojax.imaging import scoreboard
+from histojax.report import scoreboard
 
 
 def _entry(mean, spread=0.5):

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histojax.imaging.page import text
+from histojax.report.page import text
 
 WIDTH, HEIGHT = 460, 250
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 10, 34

@@ -1,0 +1,1 @@
+"""Pages: of a run, of a chain, of runs compared."""
