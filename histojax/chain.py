@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from histojax import __version__, checkpoint, cli, config, evaluation, files, runs, train
 from histojax.cli import say
+from histojax.components import scales
 from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
@@ -28,7 +29,7 @@ from histojax.errors import DiskError, UserError
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
 from histojax.report import run as report
-from histojax.stages import build_stage, scales
+from histojax.stages import build_stage
 from histojax.validation import crop_step, fitting_crop
 
 Tree = Any

@@ -21,6 +21,8 @@ from ml_collections import ConfigDict
 
 from histojax import config, inference, postprocessing, runs
 from histojax.cli import say
+from histojax.components import content
+from histojax.components.images import tells_classes
 from histojax.data import degradation
 from histojax.data.registration import check_registration
 from histojax.data.sources import specs
@@ -29,8 +31,6 @@ from histojax.imaging import figures, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
-from histojax.stages import content
-from histojax.stages.images import tells_classes
 
 Image = np.ndarray
 # Bytes of a SPEC that the name of a folder takes over, its last ones.

@@ -15,13 +15,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from histojax import postprocessing, runs, synthesis
+from histojax.components import content
 from histojax.data import painting
 from histojax.data.mask_bank import instances_of
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.metrics import instances as instance_metrics
 from histojax.metrics import overlap
-from histojax.stages import content
 from histojax.tissue import rendering
 
 # Images whose features are computed at a time.

@@ -11,10 +11,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from histojax.components.images import by_head
 from histojax.data import stain_matching
 from histojax.imaging import tiling
 from histojax.runs import Run
-from histojax.stages.images import by_head
 
 # One window's pixels on the high-resolution side; memory follows it, a few KiB a pixel.
 LARGEST_TILE = 1024

@@ -12,13 +12,13 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import inference, postprocessing, runs
+from histojax.components import content
 from histojax.data import stain_matching
 from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
 from histojax.metrics import image_quality
 from histojax.nuclei import components
-from histojax.stages import content
 
 Image = np.ndarray
 # Feature maps are compared on windows of this side, which bounds their memory.

@@ -9,10 +9,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, runs
+from histojax.components import images
 from histojax.errors import UserError
 from histojax.nuclei import components, separation
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
-from histojax.stages import images
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"

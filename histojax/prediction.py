@@ -13,12 +13,12 @@ import numpy as np
 
 from histojax import inference, postprocessing, runs
 from histojax.cli import say
+from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
 from histojax.report import run as report
-from histojax.stages.images import likeliest_class, tells_classes
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05

@@ -14,11 +14,11 @@ from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
 from histojax import checkpoint, config
+from histojax.components.state import State
 from histojax.data.sources import specs, subsets, targets
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.stages import build_stage
-from histojax.stages.state import State
 
 Tree = Any
 

@@ -21,11 +21,11 @@ import scipy.ndimage
 
 from histojax import runs
 from histojax.cli import say
+from histojax.components import palette
+from histojax.components.images import quantise
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.nuclei import targets
-from histojax.stages import palette
-from histojax.stages.images import quantise
 from histojax.stages.pyramid import Pyramid
 from histojax.tissue import rendering as tissue
 

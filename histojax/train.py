@@ -17,13 +17,13 @@ from ml_collections import ConfigDict
 
 from histojax import checkpoint, collapse, config, metric_writer, runs, sharding
 from histojax.cli import say
+from histojax.components.mean_teacher import build_teacher
 from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine
 from histojax.stages import build_stage
-from histojax.stages.teacher import build_teacher
 from histojax.validation import Progress, Validation, better
 from histojax.wandb_run import WandbRun
 

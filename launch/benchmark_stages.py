@@ -18,9 +18,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import config, inference, runs, sharding, train
+from histojax.components import build
 from histojax.data import pipeline
 from histojax.data.sources import specs
-from histojax.stages import build, build_stage, segmentation
+from histojax.stages import build_stage, segmentation
 from launch import benchmark_timing as timing
 
 Tree = Any

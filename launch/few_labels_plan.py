@@ -23,11 +23,11 @@ from ml_collections import ConfigDict
 
 from histojax import runs
 from histojax.cli import say
+from histojax.components import scales
 from histojax.data.sources import subsets
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.report import charts, page
-from histojax.stages import scales
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned
 

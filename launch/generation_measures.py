@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 
 from histojax import config, generation, methods, runs
+from histojax.components import content
 from histojax.data import painting
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metrics import generation as metrics
 from histojax.report import page
-from histojax.stages import content
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, and how many of each.

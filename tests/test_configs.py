@@ -7,11 +7,12 @@ import pytest
 from configs import base
 from configs.ablations import use_net as ablation
 from histojax import chain, config, runs, train
+from histojax.components import build
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
 from histojax.nuclei.usenet import USENetParameters
-from histojax.stages import STAGES, build, build_stage, segmentation
+from histojax.stages import STAGES, build_stage, segmentation
 from histojax.stages.segmentation import build_segmenter
 from tests import tiny
 

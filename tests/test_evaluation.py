@@ -9,12 +9,12 @@ import pytest
 from PIL import Image
 
 from histojax import chain, evaluation, inference, runs
+from histojax.components import content
 from histojax.data import degradation
 from histojax.errors import UserError
 from histojax.methods import Methods, bicubic, feature_metric, methods_of
 from histojax.metrics import image_quality, overlap
 from histojax.postprocessing import Found
-from histojax.stages import content
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}

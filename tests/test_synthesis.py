@@ -9,11 +9,12 @@ import pytest
 import tifffile
 
 from histojax import runs, synthesis
+from histojax.components import palette
 from histojax.data.sources import specs as sources
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.nuclei import targets
-from histojax.stages import build_stage, palette
+from histojax.stages import build_stage
 from histojax.tissue import rendering
 from tests import tiny
 

@@ -19,11 +19,13 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.components import build, content, scoring
+from histojax.components import gan as critic
+from histojax.components.images import by_head, enhanced, probabilities, targets, unit
+from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.nuclei import separation
-from histojax.stages import build, content, critic, scoring, segmentation
-from histojax.stages.images import by_head, enhanced, probabilities, targets, unit
-from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+from histojax.stages import segmentation
 
 Tree = Any
 Batch = Mapping[str, jax.Array]

@@ -22,16 +22,9 @@ from flax import linen as nn
 from jax import lax
 from ml_collections import ConfigDict
 
-from histojax.data.sources.specs import Source
-from histojax.errors import UserError
-from histojax.models.dense_unet import DenseUNet
-from histojax.models.layers import full_precision
-from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.nuclei import separation
-from histojax.stages import build, content, critic, palette, scoring, segmentation
-from histojax.stages import contest as contests
-from histojax.stages.images import by_head, quantise, unit
-from histojax.stages.scales import (
+from histojax.components import build, content, gan, pair_gan, palette, scoring
+from histojax.components.images import by_head, quantise, unit
+from histojax.components.scales import (
     AllScales,
     Labels,
     build_labels,
@@ -44,7 +37,14 @@ from histojax.stages.scales import (
     recoloured,
     reduced,
 )
-from histojax.stages.state import State, advance, apply, create, mean_over, step_key
+from histojax.components.state import State, advance, apply, create, mean_over, step_key
+from histojax.data.sources.specs import Source
+from histojax.errors import UserError
+from histojax.models.dense_unet import DenseUNet
+from histojax.models.layers import full_precision
+from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
+from histojax.nuclei import separation
+from histojax.stages import segmentation
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
@@ -77,7 +77,7 @@ class Pyramid(segmentation.FindsNuclei):
     start: str
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
-    contest: contests.Contest
+    contest: pair_gan.Contest
     noise: float
     threshold: float
     instances: separation.Parameters | None
@@ -330,7 +330,7 @@ class Pyramid(segmentation.FindsNuclei):
         axis_name: str | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Generator's and segmentor's losses of a scale, of what was judged of their pairs."""
-        _, loss_of = critic.losses(self.contest.form, axis_name)
+        _, loss_of = gan.losses(self.contest.form, axis_name)
         real_logits, seen_real = lax.stop_gradient(on_real)
 
         def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
@@ -338,7 +338,7 @@ class Pyramid(segmentation.FindsNuclei):
             each = [
                 jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(real_logits, found, strict=True)
             ]
-            return jnp.mean(jnp.stack(each)), contests.matching(seen, seen_real)
+            return jnp.mean(jnp.stack(each)), pair_gan.matching(seen, seen_real)
 
         fooled, matched = terms(on_fake)
         mask_fooled, mask_matched = terms(on_mask)
@@ -371,7 +371,7 @@ class Pyramid(segmentation.FindsNuclei):
         self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss: real pairs against both others."""
-        loss_of, _ = critic.losses(self.contest.form, axis_name)
+        loss_of, _ = gan.losses(self.contest.form, axis_name)
         logits = [judged for judged, _ in (on_real, on_fake, on_mask)]
         each = [
             0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
@@ -509,7 +509,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
         start=start,
         optimizers=optimizers,
         content=content.build_content(config.loss, None, starts),
-        contest=contests.build_contest(config.loss),
+        contest=pair_gan.build_contest(config.loss),
         noise=config.pyramid.noise,
         threshold=config.threshold,
         instances=segmentation.build_instances(

@@ -16,6 +16,10 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.components import build, scoring
+from histojax.components.images import by_head, probabilities, targets, unit
+from histojax.components.mean_teacher import Teacher, build_teacher, consistency, mean_of_labelled
+from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources import targets as target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation
@@ -25,10 +29,6 @@ from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
 from histojax.nuclei import separation
 from histojax.nuclei.watershed import InstanceParameters, check_maps
-from histojax.stages import build, scoring
-from histojax.stages.images import by_head, probabilities, targets, unit
-from histojax.stages.state import State, advance, apply, create, mean_over, step_key
-from histojax.stages.teacher import Teacher, build_teacher, consistency, mean_of_labelled
 
 Tree = Any
 Batch = Mapping[str, jax.Array]

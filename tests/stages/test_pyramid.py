@@ -8,8 +8,9 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from histojax import chain, runs
+from histojax.components import palette, scales
 from histojax.errors import UserError
-from histojax.stages import build_stage, palette, scales
+from histojax.stages import build_stage
 from tests import tiny
 
 

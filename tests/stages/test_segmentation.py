@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from histojax import chain, runs, train
+from histojax.components import images
 from histojax.errors import UserError
-from histojax.stages import build_stage, images, segmentation
+from histojax.stages import build_stage, segmentation
 from tests import tiny
 from tests.models.published_resnet import published_arrays
 

@@ -2,7 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from histojax.stages import scales
+from histojax.components import scales
 
 LABELS = scales.Labels("contour", 3)
 

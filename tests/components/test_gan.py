@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.components import gan
 from histojax.errors import UserError
 from histojax.losses import adversarial
-from histojax.stages import critic
 from tests import tiny
 
 
@@ -22,7 +22,7 @@ def judge(form="bce", weight=0.5, **changes):
     settings = tiny.config("srgan")
     settings.loss.adversarial.update(form=form, weight=weight)
     settings.loss.adversarial.update_from_flattened_dict(changes)
-    return critic.build_critic(settings, dtype=jnp.float32)
+    return gan.build_critic(settings, dtype=jnp.float32)
 
 
 def penalised(every, **changes):
@@ -92,7 +92,7 @@ def test_a_value_that_cannot_be_used_is_named(field, value, message):
 def test_a_run_from_before_there_were_penalties_can_be_read():
     settings = tiny.config("srgan")
     del settings.loss.adversarial["begin"], settings.loss.adversarial["penalty"]
-    made = critic.build_critic(settings, dtype=jnp.float32)
+    made = gan.build_critic(settings, dtype=jnp.float32)
     assert (made.begin, made.penalty) == (0, None)
 
 

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from histojax.components import pair_gan
 from histojax.errors import UserError
-from histojax.stages import contest
 from tests import tiny
 
 
@@ -10,17 +10,17 @@ def test_matching_sums_layers_and_averages_sizes():
     ones, zeros = np.ones((1, 2, 2, 3), np.float32), np.zeros((1, 2, 2, 3), np.float32)
     # Two layers off by 1 at one size, one of two at the other.
     found, wanted = [[ones, ones], [ones, zeros]], [[zeros, zeros], [zeros, zeros]]
-    assert contest.matching(found, wanted) == pytest.approx(1.5)
-    assert contest.matching(wanted, wanted) == 0
+    assert pair_gan.matching(found, wanted) == pytest.approx(1.5)
+    assert pair_gan.matching(wanted, wanted) == 0
 
 
 def test_weights_come_from_the_config_and_older_runs_lack_the_newest():
     loss = tiny.config("pyramid").loss.copy_and_resolve_references()
     for name in ("moments_weight", "added_weight"):
         loss[name] = 3.0
-        assert getattr(contest.build_contest(loss), name) == 3.0
+        assert getattr(pair_gan.build_contest(loss), name) == 3.0
         del loss[name]
-        assert getattr(contest.build_contest(loss), name) == 0.0
+        assert getattr(pair_gan.build_contest(loss), name) == 0.0
 
 
 @pytest.mark.faults
@@ -29,8 +29,8 @@ def test_a_weight_below_zero_and_an_unknown_form_are_refused():
     for name in ("moments_weight", "added_weight"):
         loss[name] = -1.0
         with pytest.raises(UserError, match=rf"loss\.{name}=-1\.0 has to be 0 or more"):
-            contest.build_contest(loss)
+            pair_gan.build_contest(loss)
         loss[name] = 0.0
     loss.adversarial.form = "war"
     with pytest.raises(UserError, match=r"loss\.adversarial\.form='war'"):
-        contest.build_contest(loss)
+        pair_gan.build_contest(loss)

@@ -3,9 +3,9 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from histojax.components import content
 from histojax.errors import UserError
 from histojax.models.inception_unet import InceptionUNet
-from histojax.stages import content
 from tests import tiny
 
 

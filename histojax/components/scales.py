@@ -12,10 +12,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.components.images import class_heads
 from histojax.errors import UserError
 from histojax.imaging import resampling
 from histojax.models.layers import full_precision, upsample
-from histojax.stages.images import class_heads
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")

@@ -3,10 +3,10 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
+from histojax.components import build
 from histojax.errors import UserError
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.unet import UNet
-from histojax.stages import build
 
 
 def schedule(steps=110, **changes):

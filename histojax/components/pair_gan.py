@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from histojax.components import build
 from histojax.errors import UserError
 from histojax.losses import adversarial
 from histojax.models.layers import full_precision
-from histojax.stages import build
 
 
 @dataclasses.dataclass(frozen=True)

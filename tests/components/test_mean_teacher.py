@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from histojax import train
+from histojax.components import mean_teacher
 from histojax.errors import UserError
-from histojax.stages import teacher
 from tests import tiny
 
 
@@ -21,16 +21,16 @@ def settings(name="segmentation", **changes):
 
 def test_the_weight_rises_like_half_a_bell():
     for step, wanted in ((0, np.exp(-5)), (5, np.exp(-1.25)), (10, 1.0), (99, 1.0)):
-        assert float(teacher.ramp(jnp.int32(step), 10)) == pytest.approx(wanted, rel=1e-6)
-    assert float(teacher.ramp(jnp.int32(0), 0)) == 1.0
-    built = teacher.build_teacher(settings(**{"steps": 40, "teacher.ramp": 0.25}))
-    assert built == teacher.Teacher(weight=1.0, noise=0.1, limit=0.2, ramp_steps=10)
-    doubled = teacher.Teacher(weight=2.0, noise=0.1, limit=0.2, ramp_steps=10)
+        assert float(mean_teacher.ramp(jnp.int32(step), 10)) == pytest.approx(wanted, rel=1e-6)
+    assert float(mean_teacher.ramp(jnp.int32(0), 0)) == 1.0
+    built = mean_teacher.build_teacher(settings(**{"steps": 40, "teacher.ramp": 0.25}))
+    assert built == mean_teacher.Teacher(weight=1.0, noise=0.1, limit=0.2, ramp_steps=10)
+    doubled = mean_teacher.Teacher(weight=2.0, noise=0.1, limit=0.2, ramp_steps=10)
     assert float(doubled.weight_at(jnp.int32(5))) == pytest.approx(2 * np.exp(-1.25), rel=1e-6)
 
 
 def test_noise_is_normal_and_clipped_and_another_for_each_key():
-    own = teacher.Teacher(weight=1.0, noise=0.1, limit=0.2, ramp_steps=0)
+    own = mean_teacher.Teacher(weight=1.0, noise=0.1, limit=0.2, ramp_steps=0)
     image = jnp.full((2, 64, 64, 3), 0.5)
     noise = np.asarray(own.noisy(image, jax.random.key(0)) - image)
     assert np.abs(noise).max() == pytest.approx(0.2, abs=1e-6)
@@ -38,16 +38,16 @@ def test_noise_is_normal_and_clipped_and_another_for_each_key():
     assert noise.mean() == pytest.approx(0.0, abs=0.003)
     assert np.quantile(noise, 0.8413) == pytest.approx(0.1, abs=0.005)  # 1 sigma
     assert not np.array_equal(noise, own.noisy(image, jax.random.key(1)) - image)
-    silent = teacher.Teacher(weight=1.0, noise=0.0, limit=0.2, ramp_steps=0)
+    silent = mean_teacher.Teacher(weight=1.0, noise=0.0, limit=0.2, ramp_steps=0)
     np.testing.assert_array_equal(silent.noisy(image, jax.random.key(0)), image)
 
 
 def test_consistency_is_of_probabilities_and_moves_the_network_alone():
     logits, taught = jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), np.log(3.0))
     # 1/2 against 3/4, everywhere.
-    assert float(teacher.consistency(logits, taught)) == pytest.approx(1 / 16, rel=1e-6)
-    assert float(teacher.consistency(taught, taught)) == 0.0
-    own, other = jax.grad(teacher.consistency, argnums=(0, 1))(logits, taught)
+    assert float(mean_teacher.consistency(logits, taught)) == pytest.approx(1 / 16, rel=1e-6)
+    assert float(mean_teacher.consistency(taught, taught)) == 0.0
+    own, other = jax.grad(mean_teacher.consistency, argnums=(0, 1))(logits, taught)
     # d/dx (s(x) - 3/4)^2 = 2 (1/2 - 3/4) 1/4 in each of four pixels.
     np.testing.assert_allclose(own, np.full((1, 2, 2, 1), -1 / 32), rtol=1e-6)
     np.testing.assert_array_equal(other, np.zeros_like(other))
@@ -56,28 +56,28 @@ def test_consistency_is_of_probabilities_and_moves_the_network_alone():
 def test_a_mean_is_of_labelled_images_alone():
     values = jnp.asarray([1.0, 2.0, 4.0, 8.0])
     labelled = np.zeros((4, 2, 2), np.uint8)
-    assert float(teacher.mean_of_labelled(values, labelled)) == 0.0
+    assert float(mean_teacher.mean_of_labelled(values, labelled)) == 0.0
     labelled[1] = 1
     labelled[2, 0, 1] = 1  # the rest of the crop lies outside of its image
-    assert float(teacher.mean_of_labelled(values, labelled)) == 3.0
+    assert float(mean_teacher.mean_of_labelled(values, labelled)) == 3.0
 
 
 def test_devices_average_to_the_mean_of_the_whole_batch():
     values = jnp.asarray([1.0, 2.0, 4.0, 8.0])
     labelled = np.asarray([1, 1, 1, 0], np.uint8)[:, None, None]
-    parts = jax.vmap(lambda v, told: teacher.mean_of_labelled(v, told, "data"), axis_name="data")(
-        values.reshape(2, 2), labelled.reshape(2, 2, 1, 1)
-    )
+    parts = jax.vmap(
+        lambda v, told: mean_teacher.mean_of_labelled(v, told, "data"), axis_name="data"
+    )(values.reshape(2, 2), labelled.reshape(2, 2, 1, 1))
     assert float(parts.mean()) == pytest.approx(7 / 3, rel=1e-6)
 
 
 def test_without_a_weight_there_is_no_teacher():
-    assert teacher.build_teacher(tiny.config("segmentation")) is None
-    assert teacher.build_teacher(tiny.config("generator")) is None
+    assert mean_teacher.build_teacher(tiny.config("segmentation")) is None
+    assert mean_teacher.build_teacher(tiny.config("generator")) is None
     old = tiny.config("segmentation")
     with old.unlocked():
         del old.teacher, old.data.unlabelled, old.data.unlabelled_weight
-    assert teacher.build_teacher(old) is None
+    assert mean_teacher.build_teacher(old) is None
 
 
 @pytest.mark.faults

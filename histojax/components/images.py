@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
-from histojax.stages.state import State
+from histojax.components.state import State
 
 
 def unit(image: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:

@@ -2,7 +2,8 @@ import json
 
 import numpy as np
 
-from histojax.stages import build_stage, palette, scales
+from histojax.components import palette, scales
+from histojax.stages import build_stage
 from tests import tiny
 
 LABELS = scales.Labels("contour", 3)

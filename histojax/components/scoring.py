@@ -10,10 +10,10 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from histojax.components import images
 from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import score_instances
 from histojax.nuclei import separation
-from histojax.stages import images
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
 

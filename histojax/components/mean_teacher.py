@@ -18,8 +18,8 @@ import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from histojax.components.state import mean_over
 from histojax.errors import UserError
-from histojax.stages.state import mean_over
 
 
 @dataclasses.dataclass(frozen=True)

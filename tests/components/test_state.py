@@ -4,7 +4,7 @@ import numpy as np
 import optax
 import pytest
 
-from histojax.stages import state as states
+from histojax.components import state as states
 from tests import tiny
 
 OPTIMIZERS = {"net": optax.sgd(0.5)}

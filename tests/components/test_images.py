@@ -1,7 +1,7 @@
 import jax
 import numpy as np
 
-from histojax.stages import images
+from histojax.components import images
 
 
 def test_the_likeliest_class_is_found_by_the_numbers_of_its_map():

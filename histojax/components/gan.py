@@ -11,12 +11,12 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.components import build
+from histojax.components.state import State, apply, step_key
 from histojax.errors import UserError
 from histojax.losses import adversarial, gradient_penalty
 from histojax.models.patch_discriminator import PatchDiscriminator
 from histojax.models.scalar_discriminator import ScalarDiscriminator
-from histojax.stages import build
-from histojax.stages.state import State, apply, step_key
 
 Tree = Any
 # By `discriminator.kind`; the first where a config names none.

@@ -1,8 +1,8 @@
 import numpy as np
 import pytest
 
+from histojax.components import scoring
 from histojax.nuclei.watershed import InstanceParameters
-from histojax.stages import scoring
 
 WEIGHT = np.asarray([1, 1, 0], np.float32)
 

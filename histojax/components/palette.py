@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 import numpy as np
 
+from histojax.components.images import unit
+from histojax.components.scales import Labels, label_colours
 from histojax.data.sources.specs import Source
-from histojax.stages.images import unit
-from histojax.stages.scales import Labels, label_colours
 
 # The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
 Look = list[list[float] | None]

@@ -1,0 +1,1 @@
+"""What stages are put together from: state, losses with their networks, scores, pyramid scales."""
