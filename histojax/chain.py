@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, checkpoint, cli, config, evaluation, files, runs, train
+from histojax import __version__, cli, config, evaluation, files, train
 from histojax.cli import say
 from histojax.components import scales
 from histojax.data import cores, pipeline, stain_matching
@@ -29,6 +29,7 @@ from histojax.errors import DiskError, UserError
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
 from histojax.report import run as report
+from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 from histojax.validation import crop_step, fitting_crop
 
@@ -146,18 +147,20 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
     def variables_of(start: ConfigDict | str) -> dict[str, Tree]:
         if isinstance(start, ConfigDict):
             return shapes[start.name]
-        return runs.starting_variables(pathlib.Path(start))
+        return workdirs.starting_variables(pathlib.Path(start))
 
     for settings in ordered:
         train.check(settings, jax.device_count())
         stain_matching.check(settings)
         check_stain_of_starts(settings)
         check_scales_below(settings)
-        own = runs.going_on(settings) if settings.name in begun else settings
+        own = workdirs.going_on(settings) if settings.name in begun else settings
         stage = build_stage(own, starting_variables(settings, variables_of))
-        state = jax.eval_shape(lambda s=stage, c=settings: runs.fresh_state(s, c))
+        state = jax.eval_shape(lambda s=stage, c=settings: workdirs.fresh_state(s, c))
         for split in ("train", "val"):
-            source = runs.open_split(settings, split, fields=stage.fields, crop=settings.data.crop)
+            source = workdirs.open_split(
+                settings, split, fields=stage.fields, crop=settings.data.crop
+            )
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
             recipe = make_recipe(source, settings.data, wanted, augment=split == "train")
             if "pyramid" in settings:
@@ -168,14 +171,14 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
             if "lr" in stage.fields and images not in registered:
                 check_registration(source, settings.data.scale, settings.data.max_shift)
                 registered.add(images)
-        batch = runs.example_batch(settings)
+        batch = workdirs.example_batch(settings)
         try:
             jax.eval_shape(stage.train_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:
             raise UserError(f"{settings.name}: data.crop={settings.data.crop}: {error}") from error
         step = crop_step(stage, settings.data.scale)
         crop = fitting_crop(settings.eval.crop, settings.eval.crop, step=step)
-        batch = runs.example_batch(settings, crop)
+        batch = workdirs.example_batch(settings, crop)
         try:
             jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:
@@ -197,7 +200,7 @@ def check_stain_of_starts(settings: ConfigDict) -> None:
     if not start:
         return
     if not isinstance(start, ConfigDict):
-        folder = runs.stage_folder(pathlib.Path(start))
+        folder = workdirs.stage_folder(pathlib.Path(start))
         start = config.restored(config.read(folder / "config.json"))
     other = stain_matching.method_of(start)
     if other != own:
@@ -225,7 +228,7 @@ def check_scales_below(settings: ConfigDict) -> None:
             )
         return
     if not isinstance(start, ConfigDict):
-        folder = runs.stage_folder(pathlib.Path(start))
+        folder = workdirs.stage_folder(pathlib.Path(start))
         start = config.restored(config.read(folder / "config.json"))
     if "pyramid" not in start:
         raise UserError(
@@ -310,7 +313,7 @@ def _run_stage(
         return summary
     starts = starting_variables(
         settings,
-        lambda start: runs.starting_variables(
+        lambda start: workdirs.starting_variables(
             folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
         ),
     )
@@ -349,7 +352,7 @@ def starting_variables(
     return starts
 
 
-def summarise_stage(trained: runs.Run) -> dict[str, Any]:
+def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if hasattr(trained.stage, "segment"):
         evaluation.fit_instances(trained)

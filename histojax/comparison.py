@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import cli, comparison_table, config, evaluation, methods, runs
+from histojax import cli, comparison_table, config, evaluation, methods
 from histojax.cli import say
 from histojax.comparison_table import Scores
 from histojax.data import degradation
@@ -26,6 +26,7 @@ from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import figures, writers
 from histojax.report import comparison
+from histojax.runs import workdirs as runs
 
 _WINDOWS = 2
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, inference, postprocessing, runs
+from histojax import config, inference, postprocessing
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
@@ -31,6 +31,7 @@ from histojax.imaging import figures, writers
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
+from histojax.runs import workdirs
 
 Image = np.ndarray
 # Bytes of a SPEC that the name of a folder takes over, its last ones.
@@ -197,9 +198,9 @@ def differences_of(
     }
 
 
-def stage_runs(workdir: pathlib.Path) -> dict[str, runs.Run]:
+def stage_runs(workdir: pathlib.Path) -> dict[str, workdirs.Run]:
     """The trained runs below a workdir by name: those of a chain, or the one."""
-    return {name: runs.load(folder) for name, folder in stage_folders(workdir).items()}
+    return {name: workdirs.load(folder) for name, folder in stage_folders(workdir).items()}
 
 
 def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
@@ -263,7 +264,7 @@ def score_workdir(
         with settings.data.unlocked():  # runs from before there was one lack it
             settings.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
-    source = runs.open_split(settings, split, fields=("instances",) if needs_masks else ())
+    source = workdirs.open_split(settings, split, fields=("instances",) if needs_masks else ())
     for run in folders.values():
         check_same_classes(run, source, settings.data.source)
     if enhancer != "none":
@@ -304,7 +305,7 @@ def score_workdir(
     return table
 
 
-def check_same_classes(run: runs.Run, source: specs.Source, spec: str) -> None:
+def check_same_classes(run: workdirs.Run, source: specs.Source, spec: str) -> None:
     """Checks that what a run tells apart is what data are annotated with.
 
     Raises:
@@ -333,7 +334,7 @@ def fitted_grid(
     return {name: values for name, values in GRID.items() if name in known}
 
 
-def fit_instances(run: runs.Run) -> separation.Parameters | None:
+def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
 
     Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
@@ -352,7 +353,7 @@ def fit_instances(run: runs.Run) -> separation.Parameters | None:
     if fitted is not None:
         return fitted
     settings = run.config
-    source = runs.open_split(settings, "val", fields=("instances",))
+    source = workdirs.open_split(settings, "val", fields=("instances",))
     recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
     enhances = hasattr(run.stage, "enhance")
     network = inference.predictor(run)
@@ -373,7 +374,7 @@ def fit_instances(run: runs.Run) -> separation.Parameters | None:
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
     )
     writers.write_json(
-        runs.stage_folder(run.workdir) / postprocessing.FILE,
+        workdirs.stage_folder(run.workdir) / postprocessing.FILE,
         {
             "checkpoint": postprocessing.checkpoint_of(run),
             "form": separation.form_of(best),
@@ -403,7 +404,7 @@ def own_folder(
     Raises:
         UserError: if it is no workdir.
     """
-    own = config.read(runs.stage_folder(workdir) / "config.json")["data"]["source"]
+    own = config.read(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
     words = [
         *([_file_word(data)] if data not in (None, own) else []),
         *([split] if split != "val" else []),

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from histojax import postprocessing, runs, synthesis
+from histojax import postprocessing, synthesis
 from histojax.components import content
 from histojax.data import painting
 from histojax.data.mask_bank import instances_of
@@ -22,6 +22,7 @@ from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.metrics import instances as instance_metrics
 from histojax.metrics import overlap
+from histojax.runs import workdirs
 from histojax.tissue import rendering
 
 # Images whose features are computed at a time.
@@ -84,7 +85,7 @@ def windows_of(source: Any, size: int) -> Windows:
 
 
 def made_by_pyramid(
-    run: runs.Run, labels: np.ndarray, *, seed: int, noise: int = 0, windows: Any = None
+    run: workdirs.Run, labels: np.ndarray, *, seed: int, noise: int = 0, windows: Any = None
 ) -> np.ndarray:
     """An image of each label image (N, S, S) by a pyramid, uint8 (N, S, S, 3).
 

@@ -14,7 +14,7 @@ import numpy as np
 from histojax.components.images import by_head
 from histojax.data import stain_matching
 from histojax.imaging import tiling
-from histojax.runs import Run
+from histojax.runs.workdirs import Run
 
 # One window's pixels on the high-resolution side; memory follows it, a few KiB a pixel.
 LARGEST_TILE = 1024

@@ -56,7 +56,9 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", lower_bound=0)
 def main(argv: Sequence[str]) -> None:
     """Parses flags and makes masks."""
     del argv
-    from histojax import runs  # after flags, so that --help and bad flags answer at once
+    from histojax.runs import (
+        workdirs,  # after flags, so that --help and bad flags answer at once
+    )
 
     output = pathlib.Path(_OUTPUT.value)
     if _FORM.value == _PREDICTED:
@@ -74,7 +76,7 @@ def main(argv: Sequence[str]) -> None:
     if _DATA.value is not None:
         source = specs.open_source(_DATA.value, split=_SPLIT.value)
     else:
-        source = runs.labelled_source(pathlib.Path(_WORKDIR.value))
+        source = workdirs.labelled_source(pathlib.Path(_WORKDIR.value))
     mask_bank.write_masks(
         source, output, form=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
     )
@@ -83,18 +85,19 @@ def main(argv: Sequence[str]) -> None:
 
 def predict(output: pathlib.Path) -> None:
     """Makes masks of what a run finds in images without labels."""
-    from histojax import predicted_masks, runs
+    from histojax import predicted_masks
+    from histojax.runs import workdirs
 
     if _WORKDIR.value is None:
         raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
     if _DATA.value is not None:
         raise UserError("--form=predicted is made of --images=SPEC: give that instead of --data")
     cli.set_up_jax()
-    run = runs.load(pathlib.Path(_WORKDIR.value))
+    run = workdirs.load(pathlib.Path(_WORKDIR.value))
     settings = run.config.copy_and_resolve_references()
     with settings.data.unlocked():  # runs from before there was one lack it
         settings.data.unlabelled = _IMAGES.value
-    source = runs.open_unlabelled(settings)
+    source = workdirs.open_unlabelled(settings)
     count = predicted_masks.write_masks(
         run,
         source,

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import inference, postprocessing, runs
+from histojax import inference, postprocessing
 from histojax.components import content
 from histojax.data import stain_matching
 from histojax.data.sources import specs
@@ -19,6 +19,7 @@ from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
 from histojax.metrics import image_quality
 from histojax.nuclei import components
+from histojax.runs import workdirs
 
 Image = np.ndarray
 # Feature maps are compared on windows of this side, which bounds their memory.
@@ -43,7 +44,7 @@ class Methods:
 
 
 def methods_of(
-    folders: Mapping[str, runs.Run],
+    folders: Mapping[str, workdirs.Run],
     source: specs.Source,
     settings: ConfigDict,
     *,
@@ -75,7 +76,7 @@ def methods_of(
         for name, run in generators.items():
             enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
     elif enhancer not in ("bicubic", "none"):
-        outside = runs.load(pathlib.Path(enhancer))
+        outside = workdirs.load(pathlib.Path(enhancer))
         if not hasattr(outside.stage, "enhance"):
             raise UserError(
                 f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
@@ -139,7 +140,7 @@ def bicubic(scale: int) -> Callable[[Image], Image]:
 
 
 def run_enhancer(
-    run: runs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
+    run: workdirs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
 ) -> Callable[[Image], Image]:
     """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
     network = inference.enhancer(run, ensemble=ensemble)
@@ -148,7 +149,7 @@ def run_enhancer(
 
 
 def run_segmenter(
-    run: runs.Run,
+    run: workdirs.Run,
     sizes: Sequence[tuple[int, int]],
     *,
     mpp: float | None = None,
@@ -199,7 +200,7 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
     return metric
 
 
-def own_features(folders: Mapping[str, runs.Run]) -> dict[str, content.FeatureNetwork]:
+def own_features(folders: Mapping[str, workdirs.Run]) -> dict[str, content.FeatureNetwork]:
     """The segmentation run's encoder, at the layers that no run among these was trained on."""
     run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
     # One that reads normalised images would see other colours here.

@@ -8,11 +8,12 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, runs
+from histojax import config
 from histojax.components import images
 from histojax.errors import UserError
 from histojax.nuclei import components, separation
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
+from histojax.runs import workdirs
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
@@ -38,7 +39,7 @@ class Found:
     classes: np.ndarray | None = None
 
 
-def parameters_of(run: runs.Run, *, fitted: bool = True) -> separation.Parameters | None:
+def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> separation.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
     Those that were fitted to its best checkpoint, else those of its config.
@@ -62,7 +63,7 @@ def parameters_of(run: runs.Run, *, fitted: bool = True) -> separation.Parameter
 
 
 def find(
-    run: runs.Run,
+    run: workdirs.Run,
     maps: Maps,
     parameters: separation.Parameters | None,
     *,
@@ -86,7 +87,7 @@ def find(
     return Found(mask, instances, classes)
 
 
-def threshold(run: runs.Run, parameters: separation.Parameters | None) -> float:
+def threshold(run: workdirs.Run, parameters: separation.Parameters | None) -> float:
     """The probability from which there is mask."""
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
@@ -94,7 +95,7 @@ def threshold(run: runs.Run, parameters: separation.Parameters | None) -> float:
 class Labeller:
     """Nuclei in maps that come in strips, top to bottom; a context manager."""
 
-    def __init__(self, run: runs.Run, height: int, width: int, *, mpp: float | None = None):
+    def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
         """
         Args:
             run: whose maps they are.
@@ -201,13 +202,13 @@ def component_sizes(settings: ConfigDict) -> dict[str, int]:
     return {name: group.get(name, 0) for name in ("min_area", "max_hole")}
 
 
-def fitted_parameters(run: runs.Run) -> separation.Parameters | None:
+def fitted_parameters(run: workdirs.Run) -> separation.Parameters | None:
     """What was fitted to a run's best checkpoint and left in its workdir, if it was.
 
     Raises:
         UserError: if the file is damaged.
     """
-    path = runs.stage_folder(run.workdir) / FILE
+    path = workdirs.stage_folder(run.workdir) / FILE
     if not path.is_file():
         return None
     found = config.read(path)
@@ -221,6 +222,6 @@ def fitted_parameters(run: runs.Run) -> separation.Parameters | None:
         ) from error
 
 
-def checkpoint_of(run: runs.Run) -> list[float]:
+def checkpoint_of(run: workdirs.Run) -> list[float]:
     """What tells a checkpoint from those of other trainings: its step, and when it was reached."""
     return [run.step, run.meta["seconds"]]

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from histojax import inference, postprocessing, runs
+from histojax import inference, postprocessing
 from histojax.data.mask_bank import renumbered
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
+from histojax.runs import workdirs
 
 
 def confidence(probability: np.ndarray) -> float:
@@ -22,7 +23,7 @@ def confidence(probability: np.ndarray) -> float:
 
 
 def write_masks(
-    run: runs.Run,
+    run: workdirs.Run,
     source: Any,
     folder: pathlib.Path,
     *,

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from histojax import inference, postprocessing, runs
+from histojax import inference, postprocessing
 from histojax.cli import say
 from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
@@ -19,6 +19,7 @@ from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
 from histojax.report import run as report
+from histojax.runs import workdirs
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
@@ -69,7 +70,7 @@ def predict_files(
             not fit. The index lists those that could be.
     """
     files = image_files(inputs)
-    run = runs.load(workdir)
+    run = workdirs.load(workdir)
     network = inference.predictor(run, largest=tile, ensemble=ensemble)
     done: dict[pathlib.Path, Prediction] = {}
     failures: list[UserError] = []
@@ -117,7 +118,7 @@ def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 
 def predict_file(
-    run: runs.Run,
+    run: workdirs.Run,
     network: inference.TiledNetwork,
     path: pathlib.Path,
     output: pathlib.Path,

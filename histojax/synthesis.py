@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.ndimage
 
-from histojax import runs
 from histojax.cli import say
 from histojax.components import palette
 from histojax.components.images import quantise
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.nuclei import targets
+from histojax.runs import workdirs
 from histojax.stages.pyramid import Pyramid
 from histojax.tissue import rendering as tissue
 
@@ -102,7 +102,7 @@ class Conditions:
         return out
 
 
-def synthesiser(run: runs.Run) -> Any:
+def synthesiser(run: workdirs.Run) -> Any:
     """A run's pyramid, jitted: (conditions, colours) -> {"image": uint8 (B, h, w, 3)}.
 
     Conditions are those of `Conditions`, with B before them, colours (C, 3) those of the labels, in
@@ -137,7 +137,7 @@ def synthesiser(run: runs.Run) -> Any:
     return windows
 
 
-def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
+def with_looks(run: workdirs.Run, specs: Sequence[str]) -> workdirs.Run:
     """A pyramid's run that draws an image's colours from other images than those of its training.
 
     Args:
@@ -165,11 +165,11 @@ def with_looks(run: runs.Run, specs: Sequence[str]) -> runs.Run:
         if spec == TRAINING:
             looks += run.meta.get("palette") or []
             continue
-        settings = runs.without_extra(run.config)
+        settings = workdirs.without_extra(run.config)
         settings.data.source = spec
         stage = run.stage
         fields = ("hr", *stage.labels.fields)
-        source = runs.open_split(settings, "all", fields=fields, crop=stage.crop)
+        source = workdirs.open_split(settings, "all", fields=fields, crop=stage.crop)
         own, count = run.config.pyramid.classes, len(source.classes)
         if stage.labels.form == "classes" and own != count:
             raise UserError(
@@ -228,7 +228,7 @@ def numbers_of(stage: Pyramid, instances: np.ndarray, *, contour_width: int) -> 
 
 
 def conditions_of(
-    run: runs.Run, labels: np.ndarray, mask: np.ndarray, *, seed: Seed, look: Seed
+    run: workdirs.Run, labels: np.ndarray, mask: np.ndarray, *, seed: Seed, look: Seed
 ) -> tuple[Conditions, np.ndarray]:
     """What an image is made of, and the colours (C, 3) of its labels.
 
@@ -252,7 +252,7 @@ def conditions_of(
 
 
 def synthesise(
-    run: runs.Run,
+    run: workdirs.Run,
     labels: np.ndarray,
     mask: np.ndarray,
     *,
@@ -278,7 +278,7 @@ def synthesise(
 
 
 def _tiles(
-    run: runs.Run, windows: Any, conditions: Conditions, colours: np.ndarray, tile: int
+    run: workdirs.Run, windows: Any, conditions: Conditions, colours: np.ndarray, tile: int
 ) -> Iterator[tiling.Tile]:
     network = run.stage.synthesiser
     coloured = functools.partial(windows, colours=colours)
@@ -315,7 +315,7 @@ def synthesise_files(
         make an image of.
     """
     writers.check_empty(output)
-    run = runs.load(workdir)
+    run = workdirs.load(workdir)
     windows = synthesiser(run)
     return write_pairs(
         with_looks(run, looks) if looks else run,
@@ -330,7 +330,7 @@ def synthesise_files(
 
 
 def write_pairs(
-    run: runs.Run,
+    run: workdirs.Run,
     files: Sequence[pathlib.Path],
     output: pathlib.Path,
     *,

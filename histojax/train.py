@@ -15,7 +15,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import checkpoint, collapse, config, metric_writer, runs, sharding
+from histojax import collapse, config, metric_writer, sharding
 from histojax.cli import say
 from histojax.components.mean_teacher import build_teacher
 from histojax.data import pipeline, stain_matching
@@ -23,6 +23,7 @@ from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metric_writer import MetricWriter, read_metrics
 from histojax.progress import ProgressLine, SinceLastLine
+from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 from histojax.validation import Progress, Validation, better
 from histojax.wandb_run import WandbRun
@@ -40,7 +41,7 @@ def train(
     starts: Mapping[str, Tree] | None = None,
     *,
     devices: list[jax.Device] | None = None,
-) -> runs.Run:
+) -> workdirs.Run:
     """Trains a stage in its workdir, from its last checkpoint on, and returns the run.
 
     Args:
@@ -58,9 +59,9 @@ def train(
     check(settings, len(devices or jax.devices()))
     last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
     begun = bool(last.steps())
-    stage = build_stage(runs.going_on(settings) if begun else settings, starts or {})
-    source = runs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
-    held_out = runs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
+    stage = build_stage(workdirs.going_on(settings) if begun else settings, starts or {})
+    source = workdirs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
+    held_out = workdirs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
     matching = None
     # Asked first, because without one a checkpoint's meta, which may be damaged, is not looked at.
     if stain_matching.check(settings) is not None:
@@ -86,10 +87,10 @@ def train(
     config.claim(settings, workdir)
 
     if jax.process_index() == 0:
-        writers.write_json(workdir / "manifest.json", runs.manifest(settings))
+        writers.write_json(workdir / "manifest.json", workdirs.manifest(settings))
 
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
-    state = runs.fresh_state(stage, settings)
+    state = workdirs.fresh_state(stage, settings)
     describe(stage, state, settings)
     frozen = sharding.replicate(state.frozen, mesh)
     state = sharding.replicate(state.replace(frozen={}), mesh)
@@ -193,12 +194,12 @@ def train(
             f"{settings.name}: stopped at step {step}, checkpoint written; the same command goes "
             "on from there"
         )
-    return runs.load(workdir)
+    return workdirs.load(workdir)
 
 
 def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
     """Prints what is trained: each network's fields, parameters and GFLOP a forward image."""
-    batch = {k: jax.numpy.asarray(v) for k, v in runs.example_batch(settings).items()}
+    batch = {k: jax.numpy.asarray(v) for k, v in workdirs.example_batch(settings).items()}
     for name, module in stage.networks.items():
         if hasattr(stage, "inputs"):
             inputs = stage.inputs(batch)[name]

@@ -16,9 +16,10 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import generator
-from histojax import config, runs, sharding
+from histojax import config, sharding
 from histojax.data import cores
 from histojax.models import layers
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from launch import benchmark_timing as timing
 
@@ -50,8 +51,8 @@ def measure_form(
     settings.generator.grouped_form = form
     mesh = sharding.data_mesh(jax.devices()[:1])
     stage = build_stage(settings, {})
-    example = runs.example_batch(settings)
-    state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
+    example = workdirs.example_batch(settings)
+    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.integers(0, 256, (batch_size, *example[name].shape[1:]), np.uint8)

@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, inference, runs, sharding, train
+from histojax import config, inference, sharding, train
 from histojax.components import build
 from histojax.data import pipeline
 from histojax.data.sources import specs
+from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
 from launch import benchmark_timing as timing
 
@@ -38,20 +39,20 @@ def _encoder(settings: ConfigDict) -> dict[str, Tree]:
     if features is None or features.weight == 0 or features.network != "segmenter":
         return {}
     module = segmentation.build_segmenter(settings, build.compute_dtype(settings))
-    image = runs.example_batch(settings)["hr"].astype(np.float32)
+    image = workdirs.example_batch(settings)["hr"].astype(np.float32)
     init = jax.jit(lambda key: module.init(key, image, train=False))
     return {"segmenter": init(jax.random.key(settings.seed))}
 
 
-def untrained_run(settings: ConfigDict) -> runs.Run:
+def untrained_run(settings: ConfigDict) -> workdirs.Run:
     """A run as `runs.load` gives it, but of a stage at step 0 and without a workdir."""
     if "features" in settings.loss:
         settings = settings.copy_and_resolve_references()
         settings.loss.features.weight = 0.0
     stage = build_stage(settings, {})
-    state = runs.fresh_state(stage, settings).replace(opt_state={})
+    state = workdirs.fresh_state(stage, settings).replace(opt_state={})
     meta = {"thresholds": {"mask": settings.get("threshold", 0.5)}, "mpp_in": None, "mpp_out": None}
-    return runs.Run(pathlib.Path(), settings, stage, state, 0, meta)
+    return workdirs.Run(pathlib.Path(), settings, stage, state, 0, meta)
 
 
 def measure_step(
@@ -81,8 +82,8 @@ def measure_step(
     train.check(settings, mesh.size)
     size = settings.data.batch_size
     stage = untrained_stage(settings)
-    state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
-    source = runs.open_split(settings, "train", fields=stage.fields)
+    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
+    source = workdirs.open_split(settings, "train", fields=stage.fields)
     batches = _batches(settings, source, stage.fields, sharding=sharding.batch_sharding(mesh))
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
@@ -132,8 +133,8 @@ def _flop_grouped(settings: ConfigDict) -> float | None:
     if "generator" in settings:
         settings.generator.grouped_form = "grouped"
     stage = untrained_stage(settings)
-    state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
-    example = runs.example_batch(settings)
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+    example = workdirs.example_batch(settings)
     batch = {
         name: jax.ShapeDtypeStruct((settings.data.batch_size, *example[name].shape[1:]), np.uint8)
         for name in stage.fields
@@ -176,7 +177,7 @@ def measure_input(
     rows = []
     for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
         settings.data.update(placement=placement, workers=count)
-        source = runs.open_split(settings, "train", fields=stage.fields)
+        source = workdirs.open_split(settings, "train", fields=stage.fields)
         batches = _batches(settings, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
             break  # the set does not fit or a step cannot run there

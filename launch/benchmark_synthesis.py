@@ -11,10 +11,11 @@ import numpy as np
 import tifffile
 
 from configs import pyramid
-from histojax import chain, runs, synthesis
+from histojax import chain, synthesis
 from histojax.data import mask_bank
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.imaging import tiling, writers
+from histojax.runs import workdirs
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 
@@ -54,7 +55,7 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         to files, without compilation), megapixels_per_second, peak_bytes of this process since it
         began, border_ratio.
     """
-    run = runs.load(pathlib.Path(workdir)) if workdir else _untrained()
+    run = workdirs.load(pathlib.Path(workdir)) if workdir else _untrained()
     bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))
     mask = mask_bank.replaced(bank, size, size, np.random.default_rng(0))
     network = run.stage.synthesiser
@@ -88,5 +89,5 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
     }
 
 
-def _untrained() -> runs.Run:
+def _untrained() -> workdirs.Run:
     return untrained_run(chain.stages_of(pyramid.get_config("laptop"))[-1])

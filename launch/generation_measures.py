@@ -8,13 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from histojax import config, generation, methods, runs
+from histojax import config, generation, methods
 from histojax.components import content
 from histojax.data import painting
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.metrics import generation as metrics
 from histojax.report import page
+from histojax.runs import workdirs
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, and how many of each.
@@ -22,7 +23,7 @@ _MASKS, _NOISES = 24, 4
 _SHOWN = 8
 
 
-def network_of(judge: runs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
+def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
     """(what it is called, feature network): that of --features, or the judge's encoder.
 
     Raises:
@@ -40,7 +41,7 @@ def network_of(judge: runs.Run, features: str) -> tuple[str, content.FeatureNetw
     return f"encoder of {judge.workdir}", own["segmenter"]
 
 
-def check_unseen(judge: runs.Run, source: Any) -> None:
+def check_unseen(judge: workdirs.Run, source: Any) -> None:
     """Checks that the judge was not trained on the images that it reads masks back from.
 
     Raises:
@@ -58,7 +59,7 @@ def check_unseen(judge: runs.Run, source: Any) -> None:
 
 
 def made(
-    run: runs.Run,
+    run: workdirs.Run,
     real: generation.Windows,
     train: generation.Windows,
     seed: int,
@@ -87,7 +88,7 @@ def made(
 
 
 def remade(
-    run: runs.Run, real: generation.Windows, seed: int, windows: Any = None
+    run: workdirs.Run, real: generation.Windows, seed: int, windows: Any = None
 ) -> list[np.ndarray]:
     """Images of some of the masks by the pyramid, one set (N, S, S, 3) for each of a few noises."""
     masks = real.spread(_MASKS).labels
@@ -98,7 +99,7 @@ def remade(
 
 
 def measured(
-    judge: runs.Run,
+    judge: workdirs.Run,
     network: content.FeatureNetwork,
     real: generation.Windows,
     train: generation.Windows,

@@ -27,11 +27,12 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import cli, generation, runs, synthesis
+from histojax import cli, generation, synthesis
 from histojax.cli import say
 from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
+from histojax.runs import workdirs
 from launch import generation_measures as measures
 from launch.benchmark_tables import aligned
 
@@ -52,19 +53,19 @@ def main(argv: Sequence[str]) -> None:
     del argv
     output, size, seed = pathlib.Path(_OUTPUT.value), _SIZE.value, _SEED.value
     writers.check_empty(output)
-    run, judge = (runs.load(pathlib.Path(flag.value)) for flag in (_WORKDIR, _JUDGE))
+    run, judge = (workdirs.load(pathlib.Path(flag.value)) for flag in (_WORKDIR, _JUDGE))
     if judge.config.stage != "segmentation":
         raise UserError(
             f"--judge={judge.workdir} is a run of stage {judge.config.stage}: name one of stage "
             "segmentation"
         )
     name, network = measures.network_of(judge, _FEATURES.value)
-    settings = runs.without_extra(run.config)
+    settings = workdirs.without_extra(run.config)
     if _DATA.value:
         settings.data.source = _DATA.value
-    source = runs.open_split(settings, _SPLIT.value, fields=("instances",))
+    source = workdirs.open_split(settings, _SPLIT.value, fields=("instances",))
     measures.check_unseen(judge, source)
-    train = runs.labelled_source(run.workdir)
+    train = workdirs.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # what the pyramid makes has its target's stain
         source, train = matching.source(source), matching.source(train)

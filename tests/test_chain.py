@@ -17,9 +17,10 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import chain, config, files, runs, train, validation
+from histojax import chain, config, files, train, validation
 from histojax.errors import DiskError, UserError
 from histojax.metric_writer import read_metrics
+from histojax.runs import workdirs
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -242,10 +243,10 @@ def test_a_run_is_started_from_by_its_folder(trained_chain):
     )
     chain.rehearse(chain.stages_of(settings))
     starts = chain.starting_variables(
-        settings, lambda start: runs.starting_variables(pathlib.Path(start))
+        settings, lambda start: workdirs.starting_variables(pathlib.Path(start))
     )
     assert sorted(starts) == ["generator", "segmenter"]
-    run = runs.load(generator)
+    run = workdirs.load(generator)
     assert tiny.same(starts["generator"], run.state.ema["generator"])
 
 
@@ -253,7 +254,7 @@ def test_a_generator_run_brings_its_discriminator(trained_chain):
     settings = tiny.config("joint")
     settings.init = ConfigDict({"generator": str(trained_chain / "srgan"), "segmenter": ""})
     starts = chain.starting_variables(
-        settings, lambda start: runs.starting_variables(pathlib.Path(start))
+        settings, lambda start: workdirs.starting_variables(pathlib.Path(start))
     )
     assert sorted(starts) == ["discriminator", "generator"]
 

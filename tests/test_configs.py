@@ -6,12 +6,13 @@ import pytest
 
 from configs import base
 from configs.ablations import use_net as ablation
-from histojax import chain, config, runs, train
+from histojax import chain, config, train
 from histojax.components import build
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
 from histojax.nuclei.usenet import USENetParameters
+from histojax.runs import workdirs
 from histojax.stages import STAGES, build_stage, segmentation
 from histojax.stages.segmentation import build_segmenter
 from tests import tiny
@@ -37,7 +38,7 @@ def test_every_size_can_be_written_and_read_back(name, size):
 def test_every_size_makes_its_networks(name, size):
     settings = tiny.CONFIGS[name].get_config(size)
     stage = build_stage(settings, {})
-    state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
     assert set(state.params) == set(stage.networks)
 
 
@@ -182,7 +183,7 @@ def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
     def count(name):
         settings = tiny.CONFIGS[name].get_config("laptop")
         stage = build_stage(settings, {})
-        state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
         return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     assert count("srresnet") == pytest.approx(count("generator"), rel=0.05)
@@ -200,7 +201,7 @@ def as_coded(crop=256):
 def test_the_networks_of_2021_have_the_parameters_counted_there():
     def total(settings, network):
         stage = build_stage(settings, {})
-        state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
         return sum(leaf.size for leaf in jax.tree.leaves(state.variables(network)))
 
     assert total(as_coded(), "generator") == 1_447_747
@@ -225,7 +226,7 @@ def test_the_discriminator_of_2021_is_fixed_at_256_pixels():
     settings = as_coded(crop=128)
     stage = build_stage(settings, {})
     with pytest.raises(UserError, match=r"128 x 128 pixels does not fit .* of size=256") as error:
-        jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+        jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
     assert "\n" not in str(error.value)
 
 
@@ -237,7 +238,7 @@ def test_the_baseline_s_discriminator_follows_the_crop():
 
 def count_of(settings):
     stage = build_stage(settings, {})
-    state = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 

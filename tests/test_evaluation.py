@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, evaluation, inference, runs
+from histojax import chain, evaluation, inference
 from histojax.components import content
 from histojax.data import degradation
 from histojax.errors import UserError
 from histojax.methods import Methods, bicubic, feature_metric, methods_of
 from histojax.metrics import image_quality, overlap
 from histojax.postprocessing import Found
+from histojax.runs import workdirs
 from tests import tiny
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
@@ -469,7 +470,7 @@ def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
     metrics = scored(workdir / "scale_16", tmp_path, split="all", enhancer="none")
     with (tmp_path / "out" / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
-    run = runs.load(workdir / "scale_16")
+    run = workdirs.load(workdir / "scale_16")
     assert run.stage.segmenter.heads == ("mask", "class_1", "class_2")
     segment = inference.segmenter(run)
     shared, found, there = np.zeros((3, len(rows), 3))

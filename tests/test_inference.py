@@ -3,14 +3,15 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import inference, runs
+from histojax import inference
 from histojax.imaging import resampling
+from histojax.runs import workdirs
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def joint(trained_chain):
-    return runs.load(trained_chain / "joint")
+    return workdirs.load(trained_chain / "joint")
 
 
 def lr_image(height, width):
@@ -63,9 +64,9 @@ def test_segmenter_tiles_agree_with_the_whole(joint):
 
 def test_what_a_run_makes_follows_its_networks(trained_chain, joint):
     image = lr_image(24, 24)
-    generator = inference.predictor(runs.load(trained_chain / "generator"))(image)
+    generator = inference.predictor(workdirs.load(trained_chain / "generator"))(image)
     assert {name: value.shape for name, value in generator.items()} == {"sr": (96, 96, 3)}
-    segmentation = inference.predictor(runs.load(trained_chain / "segmentation"))(image)
+    segmentation = inference.predictor(workdirs.load(trained_chain / "segmentation"))(image)
     assert {name: value.shape for name, value in segmentation.items()} == {"mask": (24, 24, 1)}
     sr = inference.enhancer(joint)(image)["sr"]
     np.testing.assert_array_equal(sr, inference.predictor(joint)(image)["sr"])

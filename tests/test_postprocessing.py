@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, evaluation, inference, postprocessing, runs
+from histojax import chain, evaluation, inference, postprocessing
 from histojax.errors import UserError
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters
 from histojax.prediction import predict_files
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
@@ -34,7 +35,7 @@ def untrained():
     settings = settings_with_markers()
     stage, state, _ = tiny.built("segmentation", settings)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": 0.5, "mpp_out": 0.5}
-    return runs.Run(None, settings, stage, state, 0, meta)
+    return workdirs.Run(None, settings, stage, state, 0, meta)
 
 
 def two_discs():
@@ -93,7 +94,7 @@ def test_areas_hold_for_the_scale_of_training():
 
 def test_a_trained_run_is_fitted_to_its_val_split(trained):
     fitted = json.loads((trained / postprocessing.FILE).read_text())
-    run = runs.load(trained)
+    run = workdirs.load(trained)
     assert fitted["checkpoint"] == [run.step, run.meta["seconds"]]
     assert fitted["aji"] >= fitted["aji_before"]
     # Each value of each parameter once, but for those that it starts from.
@@ -115,7 +116,7 @@ def test_a_trained_run_is_fitted_to_its_val_split(trained):
 
 def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
-    run = runs.load(tmp_path / "run")
+    run = workdirs.load(tmp_path / "run")
     before = postprocessing.parameters_of(run)
     monkeypatch.setattr(evaluation.fitting, "fit_thresholds", None)
     assert evaluation.fit_instances(run) == before
@@ -137,7 +138,7 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
     image, _ = tiny.tissue(0, 64)
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(trained, [tmp_path / "a.png"], tmp_path / "out")
-    run = runs.load(trained)
+    run = workdirs.load(trained)
     maps = inference.segmenter(run)(image)
     found = postprocessing.find(run, maps, postprocessing.parameters_of(run))
     assert made.nuclei == found.instances.max()
@@ -156,10 +157,10 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
 )
 def test_a_damaged_fit_is_named(text, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    key = json.dumps(postprocessing.checkpoint_of(runs.load(trained)))
+    key = json.dumps(postprocessing.checkpoint_of(workdirs.load(trained)))
     (tmp_path / "run" / postprocessing.FILE).write_text(text.replace("KEY", key))
     with pytest.raises(UserError, match=r"instances.json is damaged .*: remove it"):
-        postprocessing.fitted_parameters(runs.load(tmp_path / "run"))
+        postprocessing.fitted_parameters(workdirs.load(tmp_path / "run"))
 
 
 @pytest.mark.faults
@@ -191,7 +192,7 @@ def test_the_published_form_looks_at_whole_images(monkeypatch):
     settings.instances.form = "usenet"
     stage, state, _ = tiny.built("segmentation", settings)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    run = runs.Run(None, settings, stage, state, 0, meta)
+    run = workdirs.Run(None, settings, stage, state, 0, meta)
     parameters = postprocessing.parameters_of(run)
     maps = two_discs()
     whole = postprocessing.find(run, maps, parameters).instances
@@ -250,7 +251,7 @@ def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(form, from_mas
     settings.pyramid.update(labels="classes", classes=3)
     settings.instances.update(form=form, marker_from_mask=from_mask)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    run = runs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    run = workdirs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
     parameters = postprocessing.parameters_of(run)
     assert (parameters is not None) == from_mask
     maps = {"mask": two_discs()["mask"]}

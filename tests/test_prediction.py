@@ -7,16 +7,17 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histojax import inference, prediction, runs
+from histojax import inference, prediction
 from histojax.errors import UserError
 from histojax.imaging import reader
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
 
 @pytest.fixture(scope="module")
 def joint(trained_chain):
-    return runs.load(trained_chain / "joint")
+    return workdirs.load(trained_chain / "joint")
 
 
 def write_inputs(folder):
@@ -184,7 +185,7 @@ def test_a_scale_that_is_no_scale_is_refused(tmp_path, mpp):
 
 def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
-    run = runs.load(trained_chain / "generator")
+    run = workdirs.load(trained_chain / "generator")
     run = dataclasses.replace(run, meta={**run.meta, "mpp_in": 2.0})
     made = prediction.predict_file(
         run, inference.predictor(run), tmp_path / "in" / "c.tif", tmp_path, mpp=None, resample=False
@@ -332,7 +333,7 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
     settings.pyramid.update(labels="classes", classes=3)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
     meta["classes"] = ["background", "tumour", "stroma"]
-    run = runs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    run = workdirs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
     index = np.zeros((40, 56), np.uint8)
     index[4:30, 6:20], index[10:38, 20:50] = 1, 2
     name = "n" * 243  # .classes.tif is 12 more

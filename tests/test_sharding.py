@@ -10,7 +10,8 @@ import optax
 import pytest
 
 from configs import generator, joint, pyramid, segmentation, srgan
-from histojax import runs, sharding
+from histojax import sharding
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 
 CONFIGS = {
@@ -58,13 +59,13 @@ def build(name, changes=None):
     starts = {}
     if name in ("srgan", "joint"):
         inner = build_stage(settings("segmentation"), {})
-        first = doubled(inner.init(jax.random.key(1), runs.example_batch(config)))
+        first = doubled(inner.init(jax.random.key(1), workdirs.example_batch(config)))
         starts["segmenter"] = first.variables("segmenter")
     stage = build_stage(config, starts)
     # Plain gradient descent: Adam would hide a factor, such as the number of devices.
     plain = {network: optax.sgd(RATE) for network in stage.optimizers}
     stage = dataclasses.replace(stage, optimizers=plain)
-    state = doubled(stage.init(jax.random.key(0), runs.example_batch(config)))
+    state = doubled(stage.init(jax.random.key(0), workdirs.example_batch(config)))
     rng = np.random.default_rng(0)
     batches = [
         {

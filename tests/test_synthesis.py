@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import tifffile
 
-from histojax import runs, synthesis
+from histojax import synthesis
 from histojax.components import palette
 from histojax.data.sources import specs as sources
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.nuclei import targets
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from histojax.tissue import rendering
 from tests import tiny
@@ -98,7 +99,7 @@ def of_tissue(pyramid, *, silent):
     settings.pyramid.start = "tissue"
     stage = build_stage(settings, {})
     # Untrained, they add nothing.
-    state = runs.fresh_state(stage, settings) if silent else pyramid.state
+    state = workdirs.fresh_state(stage, settings) if silent else pyramid.state
     meta = {**pyramid.meta, "palette": looks}
     return dataclasses.replace(pyramid, stage=stage, state=state, meta=meta)
 
@@ -164,7 +165,7 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
     assert both[5][0] == pytest.approx([0.2] * 3, abs=1e-4)
     assert run.meta["palette"] == [own]
     # Images follow.
-    monkeypatch.setattr(runs, "load", lambda workdir: run)
+    monkeypatch.setattr(workdirs, "load", lambda workdir: run)
     (tmp_path / "m").mkdir()
     tifffile.imwrite(tmp_path / "m" / "a.tif", tiny.tissue(1)[1].astype(np.uint16))
     for name, looks in (("one", [dark]), ("other", [light])):
@@ -194,7 +195,7 @@ def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
 
 
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "load", lambda workdir: pyramid)
+    monkeypatch.setattr(workdirs, "load", lambda workdir: pyramid)
     (tmp_path / "m").mkdir()
     masks = [tiny.tissue(index)[1].astype(np.uint16) for index in (0, 1)]
     for index, mask in enumerate(masks):
@@ -216,7 +217,7 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
 
 
 def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatch):
-    monkeypatch.setattr(runs, "load", lambda workdir: pyramid)
+    monkeypatch.setattr(workdirs, "load", lambda workdir: pyramid)
     (tmp_path / "m").mkdir()
     for name in ("a", "b"):
         tifffile.imwrite(tmp_path / "m" / f"{name}.tif", tiny.tissue(0)[1].astype(np.uint16))

@@ -13,11 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import runs, sharding, train
+from histojax import sharding, train
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
 from histojax.metric_writer import read_metrics
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from histojax.stages.pyramid import Pyramid
 from tests import tiny
@@ -62,7 +63,8 @@ def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_
     settings.steps = 1
     kept = train.train(settings, tmp_path, devices=ONE).meta["palette"]
     assert kept == Pyramid.palette_of(
-        build_stage(settings, {}), runs.open_split(settings, "train", fields=("mask", "contour"))
+        build_stage(settings, {}),
+        workdirs.open_split(settings, "train", fields=("mask", "contour")),
     )
     monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
     settings.steps = 2
@@ -87,7 +89,7 @@ def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
         rows_of = [rows(tmp_path / settings.name / way) for way in ended]
         last = [[row for row in found if row["step"] == 2] for found in rows_of]
         assert last[0] == last[1] != []
-        starts = runs.starting_variables(tmp_path / settings.name / "stopped")
+        starts = workdirs.starting_variables(tmp_path / settings.name / "stopped")
 
 
 class Poisoned:

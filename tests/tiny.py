@@ -24,10 +24,11 @@ from configs import (
     unet,
     use_net,
 )
-from histojax import chain, checkpoint, runs
+from histojax import chain
 from histojax import config as histojax_config
 from histojax.data.sources import synthetic
 from histojax.imaging import resampling
+from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 
 CONFIGS = {
@@ -135,14 +136,14 @@ def built(name, settings=None):
     settings = settings or config(name)
     starts = {"segmenter": segmenter_start()} if "segmenter" in settings.init else {}
     stage = build_stage(settings, starts)
-    return stage, runs.fresh_state(stage, settings), batch_for(stage)
+    return stage, workdirs.fresh_state(stage, settings), batch_for(stage)
 
 
 @functools.cache
 def segmenter_start():
     """Variables of an untrained segmentation stage."""
     settings = config("segmentation")
-    return runs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
+    return workdirs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
 
 
 def run(name, scale=4):
@@ -157,7 +158,7 @@ def run(name, scale=4):
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    return runs.Run(None, settings, stage, state.replace(ema=weights), 0, meta)
+    return workdirs.Run(None, settings, stage, state.replace(ema=weights), 0, meta)
 
 
 @contextlib.contextmanager
@@ -238,6 +239,6 @@ def last_state(workdir, step=None):
     """The whole state of a stage's last checkpoint, or of that of a step."""
     settings = histojax_config.restored(histojax_config.read(workdir / "config.json"))
     stage = build_stage(settings, {})
-    template = jax.eval_shape(lambda: runs.fresh_state(stage, settings))
+    template = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
     series = checkpoint.Series(workdir / "checkpoints" / "last")
     return (series.restore(template) if step is None else series._read(step, template)).state

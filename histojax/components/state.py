@@ -18,7 +18,7 @@ from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from histojax import checkpoint
+from histojax.runs import checkpoint
 
 Tree = Any
 Inputs = jax.Array | tuple[jax.Array, ...]

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, inference, postprocessing, runs
+from histojax import chain, inference, postprocessing
 from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.prediction import predict_files
+from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
 
@@ -42,7 +43,7 @@ def trained(tmp_path_factory):
 
 def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     workdir, _, matching = trained
-    run = runs.load(workdir)
+    run = workdirs.load(workdir)
     assert run.meta["stain_target"] == json.loads(json.dumps(to_json(matching.target)))
     image = stained.image(1, side=64)
     network = inference.segmenter(run)

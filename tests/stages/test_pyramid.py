@@ -7,9 +7,10 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
-from histojax import chain, runs
+from histojax import chain
 from histojax.components import palette, scales
 from histojax.errors import UserError
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
@@ -24,7 +25,7 @@ def settings_of(**changes):
 def built(settings=None, starts=None):
     settings = settings or settings_of()
     stage = build_stage(settings, starts or {})
-    state = runs.fresh_state(stage, settings)
+    state = workdirs.fresh_state(stage, settings)
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
 
 
@@ -159,7 +160,7 @@ def of_tissue():
     batch |= {field: batch[field] // 4 + 96 for field in ("hr", "tissue")}
     one_hot = stage.labels.one_hot(batch, jnp.float32)
     assert one_hot.any((1, 2)).all()
-    return stage, runs.fresh_state(stage, settings), batch, one_hot
+    return stage, workdirs.fresh_state(stage, settings), batch, one_hot
 
 
 def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
@@ -232,7 +233,7 @@ def test_the_noise_of_a_lowest_scale_that_starts_from_tissue_follows_what_it_add
     settings = tiny.config("pyramid").init.pyramid
     settings.pyramid.update(start="tissue", noise=0.5)
     stage = build_stage(settings, {})
-    state = runs.fresh_state(stage, settings)
+    state = workdirs.fresh_state(stage, settings)
     batch = tiny.batch_for(stage, size=2, crop=32)
     after, _ = tiny.stepped(stage, state, batch, 1)
     real, tissue = (scales.reduced(x, 2) for x in (batch["hr"] / 255, stage._tissue_of(batch)))
@@ -289,7 +290,7 @@ def test_a_pyramid_learns_from_tissue_in_the_colours_of_its_images():
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():
     settings = tiny.config("pyramid").init.pyramid
     stage = build_stage(settings, {})
-    state = runs.fresh_state(stage, settings)
+    state = workdirs.fresh_state(stage, settings)
     batch = tiny.batch_for(stage, size=2, crop=32)
     outputs = stage.eval_step(state, batch)
     assert outputs["synthetic"].shape == (2, 32, 32, 3)
@@ -316,7 +317,7 @@ def test_windows_with_the_halo_agree_with_the_whole():
 def test_the_start_of_a_scale_is_all_of_the_run_below():
     settings = tiny.config("pyramid")
     lower = build_stage(settings.init.pyramid, {})
-    state = runs.fresh_state(lower, settings.init.pyramid)
+    state = workdirs.fresh_state(lower, settings.init.pyramid)
     found = chain.starting_variables(
         settings, lambda start: {name: state.variables(name) for name in state.params}
     )
@@ -375,7 +376,7 @@ def test_what_cannot_be_is_refused(group, field, value, match):
     settings = settings_of()
     settings[group][field] = value
     with pytest.raises(UserError, match=match):
-        runs.fresh_state(build_stage(settings, {}), settings)
+        workdirs.fresh_state(build_stage(settings, {}), settings)
 
 
 @pytest.mark.faults

@@ -5,9 +5,10 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import chain, runs, train
+from histojax import chain, train
 from histojax.components import images
 from histojax.errors import UserError
+from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
 from tests import tiny
 from tests.models.published_resnet import published_arrays
@@ -137,7 +138,7 @@ def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
     settings, _ = pretrained_config(tmp_path)
     chain.run(settings, tmp_path / "run")
     (tmp_path / "resnet18.npz").unlink()
-    trunk = runs.load(tmp_path / "run").state.params["segmenter"]["trunk"]
+    trunk = workdirs.load(tmp_path / "run").state.params["segmenter"]["trunk"]
     assert trunk["conv1"]["kernel"].shape == (7, 7, 3, 4)
     # Nor does the run need them to go on, wherever they are said to be by now.
     settings.steps += 2
@@ -271,7 +272,7 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     }
     assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
     assert len(set.union(*patients.values())) == 5
-    assert runs.labelled_source(run).names == seen["train"]
+    assert workdirs.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
     rows = train.read_metrics(run / "metrics.jsonl")
     assert all(

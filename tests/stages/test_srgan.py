@@ -2,9 +2,9 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import runs
 from histojax.errors import UserError
 from histojax.losses import adversarial
+from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
@@ -166,7 +166,7 @@ def test_it_starts_from_the_variables_given():
     start = jax.tree.map(lambda x: x + 1, state.variables("generator"))
     settings = tiny.config("srgan")
     settings.loss.features.weight = 0.0
-    begun = runs.fresh_state(build_stage(settings, {"generator": start}), settings)
+    begun = workdirs.fresh_state(build_stage(settings, {"generator": start}), settings)
     assert tiny.same(begun.params["generator"], start["params"])
     assert tiny.same(begun.ema["generator"], start)
 

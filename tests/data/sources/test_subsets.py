@@ -5,10 +5,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import runs
 from histojax.data import pipeline, stain_matching
 from histojax.data.sources import subsets
 from histojax.errors import UserError
+from histojax.runs import workdirs
 from tests import tiny
 
 
@@ -65,17 +65,17 @@ def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(
     tiny.folder(tmp_path / "extra", count=3)
     settings = tiny.config("segmentation")
     settings.data.source = f"folder:{tmp_path / 'data'}"
-    whole = {split: runs.open_split(settings, split).names for split in ("train", "val")}
+    whole = {split: workdirs.open_split(settings, split).names for split in ("train", "val")}
     settings.data.labelled = 0.4
-    train = runs.open_split(settings, "train")
+    train = workdirs.open_split(settings, "train")
     assert len(train) == 2
     assert set(train.names) < set(whole["train"])
-    assert runs.open_split(settings, "val").names == whole["val"]
+    assert workdirs.open_split(settings, "val").names == whole["val"]
     assert not set(train.names) & set(whole["val"])
     settings.data.extra = f"folder:{tmp_path / 'extra'}"
-    mixed = runs.open_split(settings, "train")
+    mixed = workdirs.open_split(settings, "train")
     assert {name.partition("-")[0] for name in mixed.names} == {"real", "extra"}
-    assert runs.open_split(settings, "val").names == whole["val"]
+    assert workdirs.open_split(settings, "val").names == whole["val"]
 
 
 @pytest.mark.faults
@@ -90,9 +90,9 @@ def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     settings = tiny.config("segmentation")
     settings.data.source, settings.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
-    train = set(runs.open_split(settings, "train").names)
+    train = set(workdirs.open_split(settings, "train").names)
     settings.data.extra = f"folder:{tmp_path / 'extra'}"
-    seen = runs.manifest(settings)
+    seen = workdirs.manifest(settings)
     assert set(seen["train"]) == train
     assert len(train) == 2
     assert not train & set(seen["val"])
@@ -182,8 +182,8 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     settings = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
     heads = ("mask", "marker", "contour", "distance")
     fields = ("hr", "instances", *heads, "labelled")
-    source = runs.open_split(settings, "train", fields=fields, crop=16)
-    part, rest = runs.open_split(settings, "train"), runs.open_unlabelled(settings)
+    source = workdirs.open_split(settings, "train", fields=fields, crop=16)
+    part, rest = workdirs.open_split(settings, "train"), workdirs.open_unlabelled(settings)
     assert (len(part), len(rest)) == (2, 4)
     assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
     settings.data.crop = 64  # whole images, so that a nucleus is in each
@@ -199,7 +199,7 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     batches.close()
     assert set(told) == {0.0, 1.0}
     assert np.mean(told) == pytest.approx(0.25, abs=0.1)
-    held_out = runs.open_split(settings, "val", fields=fields)
+    held_out = workdirs.open_split(settings, "val", fields=fields)
     assert held_out[0]["labelled"].all()
     assert held_out[0]["mask"].any()
 
@@ -221,7 +221,7 @@ def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelle
     (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
     settings.data.unlabelled = unlabelled_folder(tmp_path / "more")
     fields = ("hr", "mask", "marker", "labelled")
-    source = runs.open_split(settings, "train", fields=fields, crop=16)
+    source = workdirs.open_split(settings, "train", fields=fields, crop=16)
     assert source.mpp == 0.25
     assert source.classes == ["none", "a", "b"]
     names = {name for name in source.names if name.startswith("unlabelled-")}
@@ -231,9 +231,9 @@ def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelle
     assert not caplog.text
     # Of another scale they are still of use, and that is said.
     (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
-    assert runs.open_split(settings, "train", fields=fields).mpp == 0.25
+    assert workdirs.open_split(settings, "train", fields=fields).mpp == 0.25
     assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
-    seen = runs.manifest(settings)
+    seen = workdirs.manifest(settings)
     assert seen["unlabelled"] == ["q0", "q1"]
     assert len(seen["train"]) == 2
 
@@ -242,7 +242,7 @@ def test_unlabelled_images_are_normalised_like_the_others(tmp_path):
     settings = semi_supervised(tmp_path)
     settings.data.stain.method = "reinhard"
     fields = ("hr", "mask", "labelled")
-    source = runs.open_split(settings, "train", fields=fields)
+    source = workdirs.open_split(settings, "train", fields=fields)
     matched = stain_matching.build(settings).source(source)
     for index in (0, len(source) - 1):
         assert not np.array_equal(matched[index]["hr"], source[index]["hr"])
@@ -252,7 +252,7 @@ def test_unlabelled_images_are_normalised_like_the_others(tmp_path):
 def test_extra_images_are_among_the_labelled(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     settings = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
-    source = runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+    source = workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
     count = sum(name.startswith("labelled-extra-") for name in source.names)
     assert count / len(source) == pytest.approx(0.25)
 
@@ -261,10 +261,10 @@ def test_extra_images_are_among_the_labelled(tmp_path):
 def test_a_rest_of_nothing_is_refused(tmp_path):
     settings = semi_supervised(tmp_path, labelled=1.0)
     with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out .* and that is none"):
-        runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+        workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
     settings.data.labelled = 0.99  # of six patients
     with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out .* and that is none"):
-        runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+        workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults
@@ -272,10 +272,10 @@ def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
     settings = semi_supervised(tmp_path)
     settings.data.unlabelled = settings.data.source
     with pytest.raises(UserError, match=r"is data\.source, held-out images and all"):
-        runs.open_unlabelled(settings)
+        workdirs.open_unlabelled(settings)
     settings.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
     with pytest.raises(UserError, match=r"q0.* smaller than the crop of 48 px"):
-        runs.open_unlabelled(settings, crop=48)
+        workdirs.open_unlabelled(settings, crop=48)
 
 
 @pytest.mark.faults
@@ -290,19 +290,19 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is
     for number, barcode in enumerate(barcodes):
         text = text.replace(f"p{number}", f"{barcode}-01Z")
     (root / "splits.json").write_text(text)
-    part, rest = runs.open_split(settings, "train"), runs.open_unlabelled(settings)
-    held_out = runs.open_split(settings, "val")
+    part, rest = workdirs.open_split(settings, "train"), workdirs.open_unlabelled(settings)
+    held_out = workdirs.open_split(settings, "val")
     for number, (group, refused) in enumerate(
         ((part.groups[0], True), (held_out.groups[0], True), (rest.groups[0], False))
     ):
         names = ("q0", f"{group}-02Z")
         settings.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
         if not refused:
-            assert len(runs.open_unlabelled(settings)) == 2
+            assert len(workdirs.open_unlabelled(settings)) == 2
             continue
         said = rf"{group} is in data\.unlabelled=.* and among the labelled or held-out"
         with pytest.raises(UserError, match=said):
-            runs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+            workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults

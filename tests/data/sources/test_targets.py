@@ -169,10 +169,10 @@ def test_a_stage_with_heads_opens_its_data_with_their_targets(tmp_path):
     tiny.folder(tmp_path / "set")
     settings = tiny.config("segmentation")
     settings.data.source = f"folder:{tmp_path / 'set'}"
-    from histojax import runs
+    from histojax.runs import workdirs
 
-    source = runs.open_split(settings, "train", fields=("hr", "mask", "marker"))
+    source = workdirs.open_split(settings, "train", fields=("hr", "mask", "marker"))
     assert isinstance(source, TargetSource)
     assert set(source[0]) >= {"hr", "mask", "marker"}
-    plain = runs.open_split(settings, "train", fields=("hr", "mask"))
+    plain = workdirs.open_split(settings, "train", fields=("hr", "mask"))
     assert "marker" not in plain[0]

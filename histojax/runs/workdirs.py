@@ -13,11 +13,12 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from histojax import checkpoint, config
+from histojax import config
 from histojax.components.state import State
 from histojax.data.sources import specs, subsets, targets
 from histojax.errors import UserError
 from histojax.imaging import reader
+from histojax.runs import checkpoint
 from histojax.stages import build_stage
 
 Tree = Any

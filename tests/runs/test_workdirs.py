@@ -5,16 +5,17 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import checkpoint, config, runs, sharding
+from histojax import config, sharding
 from histojax.errors import UserError
+from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
 
 def test_a_chain_stands_for_its_last_stage(trained_chain):
-    assert runs.stage_folder(trained_chain) == trained_chain / "joint"
-    assert runs.stage_folder(trained_chain / "srgan") == trained_chain / "srgan"
-    run = runs.load(trained_chain)
+    assert workdirs.stage_folder(trained_chain) == trained_chain / "joint"
+    assert workdirs.stage_folder(trained_chain / "srgan") == trained_chain / "srgan"
+    run = workdirs.load(trained_chain)
     assert run.config.name == "joint"
     assert run.workdir == trained_chain / "joint"
     assert run.meta["thresholds"] == {"mask": 0.5}
@@ -25,16 +26,16 @@ def test_the_best_checkpoint_is_used_and_else_the_last(trained_chain, tmp_path):
     folder = tmp_path / "generator"
     shutil.copytree(trained_chain / "generator", folder)
     (best,) = (folder / "checkpoints" / "best").glob("[0-9]*")
-    assert runs.load(folder).step == int(best.name)
+    assert workdirs.load(folder).step == int(best.name)
     shutil.rmtree(folder / "checkpoints" / "best")
-    run = runs.load(folder)
+    run = workdirs.load(folder)
     assert run.step == 4
     assert tiny.same(run.state.params, tiny.last_state(folder).params)
 
 
 def test_averaged_variables_start_the_next_stage(trained_chain):
-    run = runs.load(trained_chain / "srgan")
-    variables = runs.starting_variables(trained_chain / "srgan")
+    run = workdirs.load(trained_chain / "srgan")
+    variables = workdirs.starting_variables(trained_chain / "srgan")
     assert sorted(variables) == ["discriminator", "generator"]
     assert tiny.same(variables["generator"], run.state.ema["generator"])
     assert not tiny.same(variables["generator"]["params"], run.state.params["generator"])
@@ -44,10 +45,10 @@ def test_averaged_variables_start_the_next_stage(trained_chain):
 @pytest.mark.faults
 def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a workdir: it holds no config\.json"):
-        runs.load(tmp_path)
+        workdirs.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"name": "joint"}))
     with pytest.raises(UserError, match="holds no trained stage yet"):
-        runs.load(tmp_path)
+        workdirs.load(tmp_path)
 
 
 @pytest.mark.faults
@@ -55,7 +56,7 @@ def test_a_run_begun_but_without_a_checkpoint_is_refused(trained_chain, tmp_path
     shutil.copy(trained_chain / "generator" / "config.json", tmp_path)
     (tmp_path / "checkpoints").mkdir()
     with pytest.raises(UserError, match="holds no checkpoint yet"):
-        runs.load(tmp_path)
+        workdirs.load(tmp_path)
 
 
 @pytest.mark.faults
@@ -67,7 +68,7 @@ def test_a_checkpoint_of_another_architecture_lists_every_name(trained_chain, tm
     values["generator"]["activation"] = "prelu"
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match="is of another architecture") as failure:
-        runs.load(folder)
+        workdirs.load(folder)
     missing = [line for line in str(failure.value).splitlines() if line.startswith("- params/")]
     assert any("block_1/grouped/kernel" in line for line in missing)
     assert not [line for line in str(failure.value).splitlines() if line.startswith("+ ")]
@@ -82,7 +83,7 @@ def test_a_run_of_a_newer_program_is_refused(trained_chain, tmp_path):
     values.update(format=config.FORMAT + 1, stage="diffusion")
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"config\.json was written by a newer histojax \(format 2"):
-        runs.load(folder)
+        workdirs.load(folder)
 
 
 def test_precision_can_be_chosen_at_use(trained_chain):
@@ -90,7 +91,7 @@ def test_precision_can_be_chosen_at_use(trained_chain):
     made = [
         np.asarray(run.stage.enhance(run.state, lr), int)
         for run in (
-            runs.load(trained_chain / "generator", precision=precision)
+            workdirs.load(trained_chain / "generator", precision=precision)
             for precision in ("float32", "bfloat16")
         )
     ]
@@ -103,17 +104,17 @@ def test_networks_that_cannot_be_made_are_named():
     settings = tiny.config()
     settings.generator.cardinality = 3
     with pytest.raises(UserError, match=r"generator: its networks cannot be made: .* 3 groups"):
-        runs.fresh_state(build_stage(settings, {}), settings)
+        workdirs.fresh_state(build_stage(settings, {}), settings)
 
 
 def test_a_checkpoint_of_many_devices_is_used_on_one(tmp_path):
     settings = tiny.config()
     mesh = sharding.data_mesh(jax.devices()[:4])
     stage = build_stage(settings, {})
-    state = sharding.replicate(runs.fresh_state(stage, settings), mesh)
+    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
     config.claim(settings, tmp_path)
     series = checkpoint.Series(tmp_path / "checkpoints" / "last")
     series.save(1, state, data={}, meta={"thresholds": {}})
-    run = runs.load(tmp_path)
+    run = workdirs.load(tmp_path)
     assert all(len(leaf.devices()) == 1 for leaf in jax.tree.leaves(run.state.params))
     assert tiny.same(run.state.params, state.params)

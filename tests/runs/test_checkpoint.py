@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import checkpoint
 from histojax.errors import DiskError, UserError
+from histojax.runs import checkpoint
 from tests.tiny import full_disk
 
 

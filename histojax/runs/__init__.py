@@ -1,0 +1,1 @@
+"""A workdir and what it holds: checkpoints, the trained run read back, the data that it knows."""
