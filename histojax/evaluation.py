@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, inference, postprocessing
+from histojax import config
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
@@ -28,6 +28,7 @@ from histojax.data.registration import check_registration
 from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import figures, writers
+from histojax.inference import labeling, tiled
 from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
@@ -346,17 +347,17 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     Raises:
         UserError: for a parameter of the config that breaks its rule, or what the disk refuses.
     """
-    start = postprocessing.parameters_of(run)
+    start = labeling.parameters_of(run)
     if start is None or not run.config.instances.fit:
         return start
-    fitted = postprocessing.fitted_parameters(run)
+    fitted = labeling.fitted_parameters(run)
     if fitted is not None:
         return fitted
     settings = run.config
     source = workdirs.open_split(settings, "val", fields=("instances",))
     recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
     enhances = hasattr(run.stage, "enhance")
-    network = inference.predictor(run)
+    network = tiled.predictor(run)
     maps, truths = [], []
     count = min(len(source), _FITTED_IMAGES)
     say(f"{settings.name}: fitting the post-processing to {count} images of the val split")
@@ -374,9 +375,9 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
     )
     writers.write_json(
-        workdirs.stage_folder(run.workdir) / postprocessing.FILE,
+        workdirs.stage_folder(run.workdir) / labeling.FILE,
         {
-            "checkpoint": postprocessing.checkpoint_of(run),
+            "checkpoint": labeling.checkpoint_of(run),
             "form": separation.form_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),

@@ -4,7 +4,7 @@
 
 makes them of what RUN was trained on, and of no other image: with data.labelled below 1, of that
 share of the patients. `--data=SPEC` is for the training split of other data. See
-`histojax.data.mask_bank` for the forms.
+`histojax.synthesis.mask_bank` for the forms.
 
     python -m histojax.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
 
@@ -25,9 +25,9 @@ from absl import flags
 
 from histojax import cli
 from histojax.cli import say
-from histojax.data import mask_bank
 from histojax.data.sources import specs
 from histojax.errors import UserError
+from histojax.synthesis import mask_bank
 
 _PREDICTED = "predicted"
 
@@ -85,8 +85,8 @@ def main(argv: Sequence[str]) -> None:
 
 def predict(output: pathlib.Path) -> None:
     """Makes masks of what a run finds in images without labels."""
-    from histojax import predicted_masks
     from histojax.runs import workdirs
+    from histojax.synthesis.painter import pseudo_labels
 
     if _WORKDIR.value is None:
         raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
@@ -98,7 +98,7 @@ def predict(output: pathlib.Path) -> None:
     with settings.data.unlocked():  # runs from before there was one lack it
         settings.data.unlabelled = _IMAGES.value
     source = workdirs.open_unlabelled(settings)
-    count = predicted_masks.write_masks(
+    count = pseudo_labels.write_masks(
         run,
         source,
         output,

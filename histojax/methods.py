@@ -11,12 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import inference, postprocessing
 from histojax.components import content
 from histojax.data import stain_matching
 from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
+from histojax.inference import labeling, tiled
 from histojax.metrics import image_quality
 from histojax.nuclei import components
 from histojax.runs import workdirs
@@ -38,7 +38,7 @@ class Methods:
     """
 
     enhancers: Mapping[str, Callable[[Image], Image]]
-    segmenters: Mapping[str, Callable[[Image], postprocessing.Found]]
+    segmenters: Mapping[str, Callable[[Image], labeling.Found]]
     rows: Sequence[tuple[str, str | None, str]]
     features: Mapping[str, Callable[[Image, Image], float]]
 
@@ -88,7 +88,7 @@ def methods_of(
                 f"trained for x{scale}; name one of the same scale"
             )
         enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
-    segmenters: dict[str, Callable[[Image], postprocessing.Found]] = {}
+    segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
     if masks:
         segmenters["otsu"] = otsu(settings)
@@ -143,7 +143,7 @@ def run_enhancer(
     run: workdirs.Run, sizes: Sequence[tuple[int, int]], *, ensemble: bool = False
 ) -> Callable[[Image], Image]:
     """A run's generator on whole images; `sizes` are the (h, w) of the lr images to come."""
-    network = inference.enhancer(run, ensemble=ensemble)
+    network = tiled.enhancer(run, ensemble=ensemble)
     core = network.core(sizes)
     return lambda lr: network(lr, core=core)["sr"]
 
@@ -154,7 +154,7 @@ def run_segmenter(
     *,
     mpp: float | None = None,
     ensemble: bool = False,
-) -> Callable[[Image], postprocessing.Found]:
+) -> Callable[[Image], labeling.Found]:
     """A run's segmenter on whole images, post-processed as the run says.
 
     Args:
@@ -163,18 +163,18 @@ def run_segmenter(
         mpp: um per px of these, None where unknown.
         ensemble: as in `methods_of`.
     """
-    network = inference.segmenter(run, ensemble=ensemble)
-    core, parameters = network.core(sizes), postprocessing.parameters_of(run)
-    return lambda image: postprocessing.find(run, network(image, core=core), parameters, mpp=mpp)
+    network = tiled.segmenter(run, ensemble=ensemble)
+    core, parameters = network.core(sizes), labeling.parameters_of(run)
+    return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)
 
 
-def otsu(settings: ConfigDict) -> Callable[[Image], postprocessing.Found]:
+def otsu(settings: ConfigDict) -> Callable[[Image], labeling.Found]:
     """Otsu's threshold on haematoxylin, the baseline; connected components are its nuclei."""
-    sizes = postprocessing.component_sizes(settings)
+    sizes = labeling.component_sizes(settings)
 
-    def find(image: Image) -> postprocessing.Found:
+    def find(image: Image) -> labeling.Found:
         mask = components.otsu_haematoxylin(image)
-        return postprocessing.Found(mask > 0, components.label_mask(mask, **sizes))
+        return labeling.Found(mask > 0, components.label_mask(mask, **sizes))
 
     return find
 

@@ -41,10 +41,12 @@ _ENSEMBLE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
-    from histojax import prediction  # after flags, so that --help and bad flags answer at once
+    from histojax.inference import (
+        files_in,  # after flags, so that --help and bad flags answer at once
+    )
 
     cli.set_up_jax()
-    prediction.predict_files(
+    files_in.predict_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _INPUT.value],
         pathlib.Path(_OUTPUT.value),

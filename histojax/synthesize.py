@@ -46,7 +46,9 @@ _MAX_PIXELS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and synthesises."""
     del argv
-    from histojax import synthesis  # after flags, so that --help and bad flags answer at once
+    from histojax.synthesis import (
+        painter,  # after flags, so that --help and bad flags answer at once
+    )
 
     if _BUILTIN.value == (_WORKDIR.value is not None):
         raise UserError(
@@ -58,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
                 f"--looks={_LOOKS.value[0]} is for a pyramid, and --builtin draws colours of its "
                 "own: leave it out"
             )
-        synthesis.draw_files(
+        painter.draw_files(
             [pathlib.Path(path) for path in _MASKS.value],
             pathlib.Path(_OUTPUT.value),
             seed=_SEED.value,
@@ -67,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         )
         return
     cli.set_up_jax()
-    synthesis.synthesise_files(
+    painter.synthesise_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _MASKS.value],
         pathlib.Path(_OUTPUT.value),

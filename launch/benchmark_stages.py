@@ -17,10 +17,11 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, inference, sharding, train
+from histojax import config, sharding, train
 from histojax.components import build
 from histojax.data import pipeline
 from histojax.data.sources import specs
+from histojax.inference import tiled
 from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
 from launch import benchmark_timing as timing
@@ -240,11 +241,11 @@ def measure_inference(
     run = untrained_run(config.restored(dict(values)))
     makers = {}
     if hasattr(run.stage, "enhance"):
-        makers["enhance"] = inference.enhancer
+        makers["enhance"] = tiled.enhancer
     if hasattr(run.stage, "segment"):
-        makers["segment"] = inference.segmenter
+        makers["segment"] = tiled.segmenter
     if len(makers) == 2:
-        makers["predict"] = inference.predictor
+        makers["predict"] = tiled.predictor
     rng = np.random.default_rng(0)
     rows = {}
     for name, maker in makers.items():

@@ -18,8 +18,9 @@ import numpy as np
 from flax import linen as nn
 
 from configs import generator, joint
-from histojax import config, inference, prediction
+from histojax import config
 from histojax.imaging import writers
+from histojax.inference import files_in, tiled
 from histojax.tissue.rendering import tissue
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
@@ -40,7 +41,7 @@ def slide_strips(size: int, seed: int = 0) -> Iterator[np.ndarray]:
         yield strip[: size - y]
 
 
-def smoothed(network: inference.TiledNetwork) -> inference.TiledNetwork:
+def smoothed(network: tiled.TiledNetwork) -> tiled.TiledNetwork:
     """The network with its mask averaged over squares of 3 x 3 px.
 
     An untrained segmenter's mask is speckle, of fifty times as many parts as tissue has nuclei.
@@ -74,14 +75,14 @@ def measure(values: Mapping[str, Any], size: int, tile: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
         source = pathlib.Path(folder) / "slide.tif"
         writers.stream_tiff(source, slide_strips(size), height=size, width=size, mpp=1.0)
-        network = inference.predictor(run, largest=tile)
+        network = tiled.predictor(run, largest=tile)
         if values["name"] == "joint":
             network = smoothed(network)
         outputs = network(next(slide_strips(size))[:, :_PATCH], core=network.core([(size, size)]))
         if "mask" in outputs:
             run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         started, cpu = time.perf_counter(), time.process_time()
-        made = prediction.predict_file(
+        made = files_in.predict_file(
             run, network, source, pathlib.Path(folder), mpp=None, resample=False
         )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -11,11 +11,11 @@ import numpy as np
 import tifffile
 
 from configs import pyramid
-from histojax import chain, synthesis
-from histojax.data import mask_bank
+from histojax import chain
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.imaging import tiling, writers
 from histojax.runs import workdirs
+from histojax.synthesis import mask_bank, painter
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 
@@ -65,12 +65,12 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         writers.stream_tiff(root / "mask.tif", [mask.astype(np.uint32)], height=size, width=size)
         nuclei = int(mask.max())
         del mask
-        windows = synthesis.synthesiser(run)
+        windows = painter.synthesiser(run)
         some = np.zeros((core, core), np.int32)
         numbers = some.astype(np.uint8)
-        synthesis.synthesise(run, numbers, some, seed=(0,), windows=windows, tile=tile)
+        painter.synthesise(run, numbers, some, seed=(0,), windows=windows, tile=tile)
         started, cpu = time.perf_counter(), time.process_time()
-        (made,) = synthesis.write_pairs(
+        (made,) = painter.write_pairs(
             run, [root / "mask.tif"], root / "pairs", tile=tile, windows=windows
         )
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu

@@ -8,14 +8,14 @@ from typing import Any
 
 import numpy as np
 
-from histojax import config, generation, methods
+from histojax import config, methods
 from histojax.components import content
-from histojax.data import painting
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.metrics import generation as metrics
+from histojax.metrics import generation
 from histojax.report import page
 from histojax.runs import workdirs
+from histojax.synthesis import painted, quality
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, and how many of each.
@@ -60,8 +60,8 @@ def check_unseen(judge: workdirs.Run, source: Any) -> None:
 
 def made(
     run: workdirs.Run,
-    real: generation.Windows,
-    train: generation.Windows,
+    real: quality.Windows,
+    train: quality.Windows,
     seed: int,
     windows: Any = None,
 ) -> dict[str, np.ndarray]:
@@ -71,29 +71,29 @@ def made(
         UserError: a run that cannot make them, or training squares without nuclei or background.
     """
     pairs = zip(train.images, train.labels, strict=True)
-    looks = [look for pair in pairs if (look := painting.look_of(*pair)) is not None]
+    looks = [look for pair in pairs if (look := painted.look_of(*pair)) is not None]
     if not looks:
         raise UserError(
             "no training square holds both nuclei and background, whose colours are painted with: "
             "give a larger --size"
         )
     return {
-        PYRAMID: generation.made_by_pyramid(run, real.labels, seed=seed, windows=windows),
-        "mean colours and noise": generation.made_by_painting(
-            real.labels, [painting.mean_look(looks)], seed=seed
+        PYRAMID: quality.made_by_pyramid(run, real.labels, seed=seed, windows=windows),
+        "mean colours and noise": quality.made_by_painting(
+            real.labels, [painted.mean_look(looks)], seed=seed
         ),
-        "a square's colours and noise": generation.made_by_painting(real.labels, looks, seed=seed),
-        "synthetic tissue": generation.made_by_tissue_model(real.labels, seed=seed),
+        "a square's colours and noise": quality.made_by_painting(real.labels, looks, seed=seed),
+        "synthetic tissue": quality.made_by_tissue_model(real.labels, seed=seed),
     }
 
 
 def remade(
-    run: workdirs.Run, real: generation.Windows, seed: int, windows: Any = None
+    run: workdirs.Run, real: quality.Windows, seed: int, windows: Any = None
 ) -> list[np.ndarray]:
     """Images of some of the masks by the pyramid, one set (N, S, S, 3) for each of a few noises."""
     masks = real.spread(_MASKS).labels
     return [
-        generation.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows)
+        quality.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows)
         for noise in range(_NOISES)
     ]
 
@@ -101,8 +101,8 @@ def remade(
 def measured(
     judge: workdirs.Run,
     network: content.FeatureNetwork,
-    real: generation.Windows,
-    train: generation.Windows,
+    real: quality.Windows,
+    train: quality.Windows,
     images: Mapping[str, np.ndarray],
     several: Sequence[np.ndarray],
     *,
@@ -122,53 +122,53 @@ def measured(
         seed: of the subsets.
         mpp: um per px of the real squares, None where unknown.
     """
-    pooled = generation.pooling(network)
+    pooled = quality.pooling(network)
     raw = pooled(train.images)
 
     def features(squares: np.ndarray) -> np.ndarray:
-        return generation.standardised(pooled(squares), raw)
+        return quality.standardised(pooled(squares), raw)
 
-    known, wanted = generation.standardised(raw, raw), features(real.images)
+    known, wanted = quality.standardised(raw, raw), features(real.images)
     find = methods.run_segmenter(judge, [real.images.shape[1:3]], mpp=mpp)
-    usual = metrics.nearest(wanted, known)[1].mean()
+    usual = generation.nearest(wanted, known)[1].mean()
     floor = train.spread(len(real))
 
     def kid(found: np.ndarray, names: tuple[str, ...]) -> tuple[float, float]:
         return (
-            metrics.kernel_distance(found, wanted, size=subset, seed=seed),
-            metrics.jackknife_error(found, wanted, names, real.names),
+            generation.kernel_distance(found, wanted, size=subset, seed=seed),
+            generation.jackknife_error(found, wanted, names, real.names),
         )
 
     rows = [
-        {"images": REAL, **generation.fidelity(find, real.images, real.labels), "nearest": 1.0},
+        {"images": REAL, **quality.fidelity(find, real.images, real.labels), "nearest": 1.0},
         {
             "images": TRAINING,
             "kid": kid(features(floor.images), floor.names),
-            **generation.fidelity(find, floor.images, floor.labels),
+            **quality.fidelity(find, floor.images, floor.labels),
         },
     ]
     closest = np.zeros((0, 2), int)
     for name, squares in images.items():
         found = features(squares)
-        near, distances = metrics.nearest(found, known, count=min(2, len(known)))
+        near, distances = generation.nearest(found, known, count=min(2, len(known)))
         rows.append(
             {
                 "images": name,
                 "kid": kid(found, real.names),
-                **generation.fidelity(find, squares, real.labels),
+                **quality.fidelity(find, squares, real.labels),
                 "nearest": float(distances[:, 0].mean() / usual),
             }
         )
         closest = near if name == PYRAMID else closest
-    spread = metrics.diversity(wanted[None])
-    vary = metrics.diversity(np.stack([features(squares) for squares in several], 1))
+    spread = generation.diversity(wanted[None])
+    vary = generation.diversity(np.stack([features(squares) for squares in several], 1))
     return rows, vary / spread, closest
 
 
 def cells(row: Mapping[str, Any]) -> dict[str, str]:
     """A row of the table as text."""
     kid = "{:.3f} ± {:.3f}".format(*row["kid"]) if "kid" in row else "-"
-    numbers = {key: row.get(key) for key in (*generation.FIDELITY, "nearest")}
+    numbers = {key: row.get(key) for key in (*quality.FIDELITY, "nearest")}
     return {
         "images": row["images"],
         "KID": kid,
@@ -177,8 +177,8 @@ def cells(row: Mapping[str, Any]) -> dict[str, str]:
 
 
 def sheet(
-    real: generation.Windows,
-    train: generation.Windows,
+    real: quality.Windows,
+    train: quality.Windows,
     images: Mapping[str, np.ndarray],
     closest: np.ndarray,
 ) -> np.ndarray:

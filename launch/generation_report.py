@@ -27,12 +27,13 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from histojax import cli, generation, synthesis
+from histojax import cli
 from histojax.cli import say
 from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.runs import workdirs
+from histojax.synthesis import painter, quality
 from launch import generation_measures as measures
 from launch.benchmark_tables import aligned
 
@@ -69,9 +70,9 @@ def main(argv: Sequence[str]) -> None:
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # what the pyramid makes has its target's stain
         source, train = matching.source(source), matching.source(train)
-    real = generation.windows_of(source, size).spread(_COUNT.value)
-    train = generation.windows_of(train, size)
-    windows = synthesis.synthesiser(run)
+    real = quality.windows_of(source, size).spread(_COUNT.value)
+    train = quality.windows_of(train, size)
+    windows = painter.synthesiser(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
     images = measures.made(run, real, train, seed, windows)
     several = measures.remade(run, real, seed, windows)

@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, evaluation, inference
+from histojax import chain, evaluation
 from histojax.components import content
 from histojax.data import degradation
 from histojax.errors import UserError
+from histojax.inference import tiled
+from histojax.inference.labeling import Found
 from histojax.methods import Methods, bicubic, feature_metric, methods_of
 from histojax.metrics import image_quality, overlap
-from histojax.postprocessing import Found
 from histojax.runs import workdirs
 from tests import tiny
 
@@ -472,7 +473,7 @@ def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
         rows = list(csv.DictReader(file))
     run = workdirs.load(workdir / "scale_16")
     assert run.stage.segmenter.heads == ("mask", "class_1", "class_2")
-    segment = inference.segmenter(run)
+    segment = tiled.segmenter(run)
     shared, found, there = np.zeros((3, len(rows), 3))
     for i, row in enumerate(rows):
         maps = segment(np.asarray(Image.open(data / "images" / f"{row['name']}.png")))

@@ -5,10 +5,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, inference, postprocessing
+from histojax import chain
 from histojax.data import stain_matching
 from histojax.errors import UserError
-from histojax.prediction import predict_files
+from histojax.inference import labeling, tiled
+from histojax.inference.files_in import predict_files
 from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
@@ -46,15 +47,15 @@ def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     run = workdirs.load(workdir)
     assert run.meta["stain_target"] == json.loads(json.dumps(to_json(matching.target)))
     image = stained.image(1, side=64)
-    network = inference.segmenter(run)
+    network = tiled.segmenter(run)
     expected = normalize(image, fit(image, matching.method, name="a"), matching.target)
     run.config.data.stain.method = "none"
-    plain = inference.segmenter(run)
+    plain = tiled.segmenter(run)
     np.testing.assert_array_equal(network(image)["mask"], plain(expected)["mask"])
     assert (network(image)["mask"] != plain(image)["mask"]).any()
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(workdir, [tmp_path / "a.png"], tmp_path / "out")
-    found = postprocessing.find(run, plain(expected), None)
+    found = labeling.find(run, plain(expected), None)
     np.testing.assert_array_equal(np.asarray(Image.open(made.labels)), found.instances)
 
 

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import generation
 from histojax.errors import UserError
+from histojax.synthesis import quality
 from launch import generation_measures as measures
 from tests import tiny
 
@@ -14,7 +14,7 @@ from tests import tiny
 def windows(seed, count=6, side=32):
     images, labels = zip(*(tiny.tissue(seed + i) for i in range(count)), strict=True)
     cut = np.s_[:, :side, :side]
-    return generation.Windows(
+    return quality.Windows(
         np.stack(images)[cut], np.stack(labels)[cut], tuple(f"i{i}" for i in range(count))
     )
 
@@ -55,7 +55,7 @@ def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(ru
     painted = table["mean colours and noise"]["kid"][0]
     assert painted > table[measures.TRAINING]["kid"][0]
     assert table["mean colours and noise"]["nearest"] > 0.1
-    assert all(0 <= row[name] <= 1 for row in rows for name in generation.FIDELITY)
+    assert all(0 <= row[name] <= 1 for row in rows for name in quality.FIDELITY)
     assert diversity > 0
 
     shown = measures.cells(table[measures.REAL])

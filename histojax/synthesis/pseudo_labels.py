@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from histojax import inference, postprocessing
-from histojax.data.mask_bank import renumbered
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
+from histojax.inference import labeling, tiled
 from histojax.runs import workdirs
+from histojax.synthesis.mask_bank import renumbered
 
 
 def confidence(probability: np.ndarray) -> float:
@@ -68,15 +68,15 @@ def write_masks(
             f"{run.workdir} tells classes apart and not nuclei, whose masks are made here: name a "
             "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
         )
-    network = inference.segmenter(run)
+    network = tiled.segmenter(run)
     # What was fitted has seen labels of the val images, on which pupils may be scored.
-    parameters = postprocessing.parameters_of(run, fitted=False)
+    parameters = labeling.parameters_of(run, fitted=False)
     rng = np.random.default_rng(seed)
     written, highest = {}, None
     for turn, index in enumerate(rng.permutation(len(source))):
         image = source[int(index)]["hr"]
         maps = network(image)
-        found = postprocessing.find(run, maps, parameters, mpp=source.mpp).instances
+        found = labeling.find(run, maps, parameters, mpp=source.mpp).instances
         # What one image falls short by, the next ones make up for.
         share = -(-(count - len(written)) // (len(source) - turn))
         squares = tiling.squares(*image.shape[:2], size)

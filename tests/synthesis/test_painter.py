@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import tifffile
 
-from histojax import synthesis
 from histojax.components import palette
 from histojax.data.sources import specs as sources
 from histojax.errors import UserError
@@ -16,6 +15,7 @@ from histojax.imaging import tiling, writers
 from histojax.nuclei import targets
 from histojax.runs import workdirs
 from histojax.stages import build_stage
+from histojax.synthesis import painter
 from histojax.tissue import rendering
 from tests import tiny
 
@@ -33,22 +33,22 @@ def labels_of(height, width):
 
 
 def test_noise_is_a_function_of_its_place():
-    field = synthesis.noise((1,), 0, 100, 90, 60, 80)
-    np.testing.assert_array_equal(synthesis.noise((1,), 0, 120, 120, 10, 20), field[20:30, 30:50])
+    field = painter.noise((1,), 0, 100, 90, 60, 80)
+    np.testing.assert_array_equal(painter.noise((1,), 0, 120, 120, 10, 20), field[20:30, 30:50])
     assert field.dtype == np.float32
     assert field.std() == pytest.approx(1, abs=0.05)
     for other in (((2,), 0), ((1,), 1), ((1, 0), 0)):
-        assert not np.array_equal(synthesis.noise(*other, 100, 90, 60, 80), field)
+        assert not np.array_equal(painter.noise(*other, 100, 90, 60, 80), field)
 
 
 def test_a_region_of_the_conditions_is_that_of_the_whole():
-    conditions = synthesis.Conditions(labels_of(40, 33), (4, 1), seed=(3,))
+    conditions = painter.Conditions(labels_of(40, 33), (4, 1), seed=(3,))
     whole = conditions.read(0, 0, 40, 33)
     np.testing.assert_array_equal(whole[..., 0], labels_of(40, 33))
     # A px of coarse noise fills four by four.
-    coarse = synthesis.noise((3,), 0, 0, 0, 10, 9)
+    coarse = painter.noise((3,), 0, 0, 0, 10, 9)
     np.testing.assert_array_equal(whole[..., 1], coarse.repeat(4, 0).repeat(4, 1)[:, :33])
-    np.testing.assert_array_equal(whole[..., 2], synthesis.noise((3,), 1, 0, 0, 40, 33))
+    np.testing.assert_array_equal(whole[..., 2], painter.noise((3,), 1, 0, 0, 40, 33))
     for y, x, height, width in ((1, 2, 7, 9), (3, 3, 1, 1), (5, 0, 35, 33), (39, 32, 1, 1)):
         part = conditions.read(y, x, height, width)
         np.testing.assert_array_equal(part, whole[y : y + height, x : x + width])
@@ -57,7 +57,7 @@ def test_a_region_of_the_conditions_is_that_of_the_whole():
 @pytest.mark.parametrize("side", [96, 99])
 def test_noise_is_there_in_the_mirrored_border_too(side):
     factors = (8, 4, 3, 2, 1)
-    conditions = synthesis.Conditions(np.zeros((side, side), np.uint8), factors, seed=(0,))
+    conditions = painter.Conditions(np.zeros((side, side), np.uint8), factors, seed=(0,))
     for y in (-48, side):
         window = tiling.read_window(conditions, y, -48, 48, 96)
         for k, f in enumerate(factors):
@@ -67,15 +67,15 @@ def test_noise_is_there_in_the_mirrored_border_too(side):
 @pytest.mark.parametrize("size", [(96, 80), (33, 40)])
 def test_tiles_of_any_size_agree_with_each_other(pyramid, size):
     labels = labels_of(*size)
-    windows = synthesis.synthesiser(pyramid)
+    windows = painter.synthesiser(pyramid)
     one, other = (
-        synthesis.synthesise(pyramid, labels, labels, seed=(0,), windows=windows, tile=tile)
+        painter.synthesise(pyramid, labels, labels, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert one.shape == (*size, 3)
     assert np.abs(one.astype(int) - other).max() <= 1
     assert one.std() > 1
-    again = synthesis.synthesise(pyramid, labels, labels, seed=(1,), windows=windows, tile=96)
+    again = painter.synthesise(pyramid, labels, labels, seed=(1,), windows=windows, tile=96)
     assert not np.array_equal(again, other)
 
 
@@ -86,7 +86,7 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
     for seed in range(6):
         colour = float(palette.draw([dark, light], 3, [0, 1, 2], (seed,))[0, 0])
         labels = labels_of(32, 32)
-        image = synthesis.synthesise(run, labels, labels, seed=(seed,))
+        image = painter.synthesise(run, labels, labels, seed=(seed,))
         means.setdefault(round(colour, 3), []).append(image.mean())
     assert set(means) == {0.1, 0.9}
     assert max(means[0.1]) < min(means[0.9])
@@ -107,9 +107,9 @@ def of_tissue(pyramid, *, silent):
 def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
     run = of_tissue(pyramid, silent=True)
     mask = tiny.tissue(0)[1]
-    numbers = synthesis.numbers_of(run.stage, mask, contour_width=2)
+    numbers = painter.numbers_of(run.stage, mask, contour_width=2)
     seed = (3, 1)
-    image = synthesis.synthesise(run, numbers, mask, seed=seed)
+    image = painter.synthesise(run, numbers, mask, seed=seed)
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     drawn = rendering.tissue_of(mask, 0, number, patches_per_patient=1)
     colours = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
@@ -119,20 +119,20 @@ def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
     assert np.abs(image.astype(int) - wanted).max() <= 1
     for label, colour in enumerate(two):
         assert image[nucleus == label].mean(0) == pytest.approx(255 * colour, abs=4)
-    other = synthesis.synthesise(run, numbers, mask, seed=(4,), look=seed)
+    other = painter.synthesise(run, numbers, mask, seed=(4,), look=seed)
     assert not np.array_equal(other, image)
-    own = synthesis.with_looks(run, [synthesis.OWN])
-    image = synthesis.synthesise(own, numbers, mask, seed=seed)
+    own = painter.with_looks(run, [painter.OWN])
+    image = painter.synthesise(own, numbers, mask, seed=seed)
     assert np.abs(image.astype(int) - drawn).max() <= 1
 
 
 def test_tiles_that_start_from_tissue_agree_with_each_other(pyramid):
     run = of_tissue(pyramid, silent=False)
     mask = tiny.tissue(0)[1]
-    numbers = synthesis.numbers_of(run.stage, mask, contour_width=2)
-    windows = synthesis.synthesiser(run)
+    numbers = painter.numbers_of(run.stage, mask, contour_width=2)
+    windows = painter.synthesiser(run)
     one, other = (
-        synthesis.synthesise(run, numbers, mask, seed=(0,), windows=windows, tile=tile)
+        painter.synthesise(run, numbers, mask, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert np.abs(one.astype(int) - other).max() <= 1
@@ -152,14 +152,14 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
     own = [[0.2] * 3] * 3
     run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [own]})
     dark, light = folder_of(tmp_path / "dark", 51), folder_of(tmp_path / "light", 204)
-    found = synthesis.with_looks(run, [dark]).meta["palette"]
+    found = painter.with_looks(run, [dark]).meta["palette"]
     # Four windows of one image; what is no nucleus has the complement.
     assert len(found) == 4
     for background, *nuclei in found:
         assert background == pytest.approx([0.8] * 3, abs=1e-4)
         for colour in nuclei:
             assert colour is None or colour == pytest.approx([0.2] * 3, abs=1e-4)
-    both = synthesis.with_looks(run, [synthesis.TRAINING, dark, light]).meta["palette"]
+    both = painter.with_looks(run, [painter.TRAINING, dark, light]).meta["palette"]
     assert both[:5] == [own, *found]
     assert len(both) == 9
     assert both[5][0] == pytest.approx([0.2] * 3, abs=1e-4)
@@ -170,7 +170,7 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
     tifffile.imwrite(tmp_path / "m" / "a.tif", tiny.tissue(1)[1].astype(np.uint16))
     for name, looks in (("one", [dark]), ("other", [light])):
         output = tmp_path / name
-        synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], output, looks=looks)
+        painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], output, looks=looks)
     one, other = (tifffile.imread(tmp_path / n / "images" / "a.tif") for n in ("one", "other"))
     nuclei = tiny.tissue(1)[1] > 0
     assert one[nuclei].mean() < other[nuclei].mean()
@@ -180,18 +180,18 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
 def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
     grey = dataclasses.replace(pyramid, stage=dataclasses.replace(pyramid.stage, start="grey"))
     with pytest.raises(UserError, match=r"starts from grey and has no use for --looks=training"):
-        synthesis.with_looks(grey, ["training"])
+        painter.with_looks(grey, ["training"])
     with pytest.raises(UserError, match="nowhere"):
-        synthesis.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
+        painter.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
     of_it = of_tissue(pyramid, silent=True)
     for run, specs in ((pyramid, ["own"]), (of_it, ["own", "training"])):
         with pytest.raises(UserError, match=r"--looks=own has the tissue that .* name it alone"):
-            synthesis.with_looks(run, specs)
+            painter.with_looks(run, specs)
     config = pyramid.config.copy_and_resolve_references()
     config.pyramid.classes = 4
     other = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4), config=config)
     with pytest.raises(UserError, match=r"--looks=folder:.* has 2 classes, background, nucleus"):
-        synthesis.with_looks(other, [folder_of(tmp_path / "two", 51)])
+        painter.with_looks(other, [folder_of(tmp_path / "two", 51)])
 
 
 def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatch):
@@ -200,7 +200,7 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
     masks = [tiny.tissue(index)[1].astype(np.uint16) for index in (0, 1)]
     for index, mask in enumerate(masks):
         tifffile.imwrite(tmp_path / "m" / f"p{index}_a.tif", mask)
-    written = synthesis.synthesise_files(
+    written = painter.synthesise_files(
         tmp_path / "run", [tmp_path / "m"], tmp_path / "out", count=2
     )
     assert [path.name for path in written] == [f"p{i}_a-{n}.tif" for i in (0, 1) for n in (0, 1)]
@@ -213,7 +213,7 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
     one, other = (records[f"p0_a-{copy}"]["hr"] for copy in (0, 1))
     assert not np.array_equal(one, other)
     with pytest.raises(UserError, match=r"--output=.*out is not empty"):
-        synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+        painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
 
 
 def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatch):
@@ -221,14 +221,14 @@ def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatc
     (tmp_path / "m").mkdir()
     for name in ("a", "b"):
         tifffile.imwrite(tmp_path / "m" / f"{name}.tif", tiny.tissue(0)[1].astype(np.uint16))
-    synthesis.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+    painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
     one, other = (tifffile.imread(tmp_path / "out" / "images" / f"{n}.tif") for n in "ab")
     assert not np.array_equal(one, other)
 
 
 def test_instances_get_rims_and_classes_their_numbers(pyramid):
     mask = tiny.tissue(0)[1]
-    numbers = synthesis.label_numbers(pyramid.stage, mask, name="m", contour_width=2)
+    numbers = painter.label_numbers(pyramid.stage, mask, name="m", contour_width=2)
     rim = targets.contours(mask, width=2) > 0
     np.testing.assert_array_equal(numbers == 2, rim & (mask > 0))
     np.testing.assert_array_equal(numbers > 0, mask > 0)
@@ -259,7 +259,7 @@ def stage_of(pyramid, form, count):
 def test_masks_that_cannot_be_used_are_named(pyramid, mask, match):
     stage = stage_of(pyramid, "classes", 4)
     with pytest.raises(UserError, match=match):
-        synthesis.label_numbers(stage, mask, name="m", contour_width=2)
+        painter.label_numbers(stage, mask, name="m", contour_width=2)
 
 
 @pytest.mark.faults
@@ -267,30 +267,30 @@ def test_a_mask_with_one_label_for_all_nuclei_is_refused(pyramid):
     mask = np.zeros((32, 32), np.uint8)
     mask[2:8, 2:8] = mask[20:28, 20:28] = 255
     with pytest.raises(UserError, match="has one label for several nuclei"):
-        synthesis.label_numbers(pyramid.stage, mask, name="m", contour_width=2)
+        painter.label_numbers(pyramid.stage, mask, name="m", contour_width=2)
 
 
 @pytest.mark.faults
 def test_a_lower_scale_is_not_synthesised_from(pyramid):
     stage = dataclasses.replace(pyramid.stage, crop=64)
     with pytest.raises(UserError, match="name the run of the highest scale"):
-        synthesis.synthesiser(dataclasses.replace(pyramid, stage=stage))
+        painter.synthesiser(dataclasses.replace(pyramid, stage=stage))
 
 
 @pytest.mark.faults
 def test_what_is_no_pyramid_or_no_mask_is_refused(tmp_path):
     with pytest.raises(UserError, match="is a run of stage segmentation, and tissue is synth"):
-        synthesis.synthesiser(tiny.run("segmentation"))
+        painter.synthesiser(tiny.run("segmentation"))
     with pytest.raises(UserError, match=r"--masks=.*none does not exist"):
-        synthesis.mask_files([tmp_path / "none"])
+        painter.mask_files([tmp_path / "none"])
     (tmp_path / "a").mkdir()
     with pytest.raises(UserError, match="a folder without label images"):
-        synthesis.mask_files([tmp_path / "a"])
+        painter.mask_files([tmp_path / "a"])
     for folder in ("a", "b"):
         (tmp_path / folder).mkdir(exist_ok=True)
         tifffile.imwrite(tmp_path / folder / "x.tif", np.ones((8, 8), np.uint8))
     with pytest.raises(UserError, match="two masks are called x"):
-        synthesis.mask_files([tmp_path / "a", tmp_path / "b"])
+        painter.mask_files([tmp_path / "a", tmp_path / "b"])
 
 
 def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
@@ -299,7 +299,7 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
     for index, mask in enumerate(masks):
         tifffile.imwrite(tmp_path / "m" / f"p{index}.tif", mask)
     output = tmp_path / "out"
-    written = synthesis.draw_files([tmp_path / "m"], output, seed=3, count=2)
+    written = painter.draw_files([tmp_path / "m"], output, seed=3, count=2)
     assert [path.name for path in written] == [f"p{i}-{n}.tif" for i in (0, 1) for n in (0, 1)]
     source = sources.open_source(f"folder:{output}", split="all", require_labels=True)
     assert source.mpp is None
@@ -307,16 +307,16 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
     for index, mask in enumerate(masks):
         for copy in (0, 1):
             np.testing.assert_array_equal(records[f"p{index}-{copy}"]["instances"], mask)
-    wanted = synthesis.drawn(masks[1].astype(np.int32), (3, zlib.crc32(b"p1"), 0))
+    wanted = painter.drawn(masks[1].astype(np.int32), (3, zlib.crc32(b"p1"), 0))
     np.testing.assert_array_equal(records["p1-0"]["hr"], wanted)
     assert not np.array_equal(records["p1-0"]["hr"], records["p1-1"]["hr"])
     with pytest.raises(UserError, match=r"--output=.*out is not empty"):
-        synthesis.draw_files([tmp_path / "m"], output)
+        painter.draw_files([tmp_path / "m"], output)
     # The px size is that of the masks, where they tell it.
     for name in "ab":
         place = tmp_path / "scaled" / f"{name}.tif"
         writers.stream_tiff(place, [masks[0].astype(np.uint32)], height=40, width=64, mpp=0.5)
-    synthesis.draw_files([tmp_path / "scaled"], tmp_path / "half")
+    painter.draw_files([tmp_path / "scaled"], tmp_path / "half")
     assert sources.open_source(f"folder:{tmp_path / 'half'}", split="all").mpp == 0.5
 
 
@@ -336,7 +336,7 @@ def test_tissue_is_drawn_for_masks_without_a_pyramid(tmp_path):
 def test_masks_that_tissue_cannot_be_drawn_for_are_named(tmp_path, mask, match):
     tifffile.imwrite(tmp_path / "m.tif", mask)
     with pytest.raises(UserError, match=rf"the mask .*m\.tif {match}"):
-        synthesis.draw_files([tmp_path / "m.tif"], tmp_path / "out")
+        painter.draw_files([tmp_path / "m.tif"], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

@@ -5,9 +5,10 @@ import numpy as np
 import pytest
 import tifffile
 
-from histojax import inference, postprocessing, predicted_masks
 from histojax.data.sources import specs
 from histojax.errors import UserError
+from histojax.inference import labeling, tiled
+from histojax.synthesis.painter import pseudo_labels
 from tests import tiny
 
 
@@ -42,21 +43,21 @@ def run(monkeypatch):
     def segmenter(run):
         return lambda image: {"mask": image[..., :1] / np.float32(255)}
 
-    monkeypatch.setattr(inference, "segmenter", segmenter)
-    monkeypatch.setattr(postprocessing, "parameters_of", lambda run, fitted: None)
+    monkeypatch.setattr(tiled, "segmenter", segmenter)
+    monkeypatch.setattr(labeling, "parameters_of", lambda run, fitted: None)
     return made
 
 
 def test_confidence_is_distance_from_a_half():
-    assert predicted_masks.confidence(np.array([[0.0, 1.0]])) == 1
-    assert predicted_masks.confidence(np.array([[0.5, 0.5]])) == 0
-    assert predicted_masks.confidence(np.array([[0.25, 1.0]])) == pytest.approx(0.75)
+    assert pseudo_labels.confidence(np.array([[0.0, 1.0]])) == 1
+    assert pseudo_labels.confidence(np.array([[0.5, 0.5]])) == 0
+    assert pseudo_labels.confidence(np.array([[0.25, 1.0]])) == pytest.approx(0.75)
 
 
 def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
     images = Images(picture(100), picture(100), np.zeros((64, 64, 3), np.uint8))
     folder = tmp_path / "masks"
-    count = predicted_masks.write_masks(run, images, folder, count=10, size=32, least=0.9, seed=0)
+    count = pseudo_labels.write_masks(run, images, folder, count=10, size=32, least=0.9, seed=0)
     masks = [tifffile.imread(path) for path in sorted(folder.glob("*.tif"))]
     # Two sure squares in each of two images; the third image has no nuclei.
     assert count == len(masks) == 4
@@ -72,7 +73,7 @@ def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
     assert {square["image"] for square in told["squares"].values()} == {"i0", "i1"}
     assert told["run"] == "runs/s"
     some = tmp_path / "some"
-    assert predicted_masks.write_masks(run, images, some, count=2, size=32, least=0, seed=0) == 2
+    assert pseudo_labels.write_masks(run, images, some, count=2, size=32, least=0, seed=0) == 2
 
 
 @pytest.mark.parametrize("mpp", [None, 0.25])
@@ -82,8 +83,7 @@ def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
     folder = tmp_path / "pairs"
     settings = {"count": 9, "size": 32, "least": 0.9, "seed": 0}
     assert (
-        predicted_masks.write_masks(run, Images(image, mpp=mpp), folder, **settings, images=True)
-        == 2
+        pseudo_labels.write_masks(run, Images(image, mpp=mpp), folder, **settings, images=True) == 2
     )
     source = specs.open_source(f"folder:{folder}", split="all", require_labels=True)
     assert source.mpp == mpp
@@ -100,7 +100,7 @@ def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
 def test_what_gives_no_masks_is_said(run, tmp_path):
     def write(images, **changes):
         settings = {"count": 2, "size": 32, "least": 0.9, "seed": 0, **changes}
-        predicted_masks.write_masks(run, images, tmp_path / "masks", **settings)
+        pseudo_labels.write_masks(run, images, tmp_path / "masks", **settings)
 
     vague = Images(np.full((32, 32, 3), 153, np.uint8))
     with pytest.raises(UserError, match=r"is the run 0\.9 sure or more, 0\.200 being the highest"):
@@ -109,7 +109,7 @@ def test_what_gives_no_masks_is_said(run, tmp_path):
         write(vague, size=128)
     generator = dataclasses.replace(tiny.run("generator"), workdir="runs/g")
     with pytest.raises(UserError, match=r"runs/g is a run of stage generator, which finds no"):
-        predicted_masks.write_masks(
+        pseudo_labels.write_masks(
             generator, vague, tmp_path / "m", count=1, size=32, least=0, seed=0
         )
     (tmp_path / "masks").mkdir()

@@ -3,8 +3,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import inference
 from histojax.imaging import resampling
+from histojax.inference import tiled
 from histojax.runs import workdirs
 from tests import tiny
 
@@ -20,7 +20,7 @@ def lr_image(height, width):
 
 @pytest.mark.parametrize(("height", "width"), [(17, 40), (61, 96)])
 def test_tiles_agree_with_the_whole(joint, height, width):
-    network = inference.predictor(joint)
+    network = tiled.predictor(joint)
     image = lr_image(height, width)
     whole = network(image)
     assert whole["sr"].shape == (4 * height, 4 * width, 3)
@@ -36,7 +36,7 @@ def test_tiles_agree_with_the_whole(joint, height, width):
 @pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("joint", 8)])
 def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
     run = tiny.run(name, scale)
-    network = inference.predictor(run)
+    network = tiled.predictor(run)
     assert network.scale == scale
     image = lr_image(19, 26)
     whole = network(image, core=32)
@@ -54,7 +54,7 @@ def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
 
 
 def test_segmenter_tiles_agree_with_the_whole(joint):
-    network = inference.segmenter(joint)
+    network = tiled.segmenter(joint)
     image = lr_image(75, 96)
     whole = network(image)["mask"]
     assert whole.shape == (75, 96, 1)
@@ -64,23 +64,23 @@ def test_segmenter_tiles_agree_with_the_whole(joint):
 
 def test_what_a_run_makes_follows_its_networks(trained_chain, joint):
     image = lr_image(24, 24)
-    generator = inference.predictor(workdirs.load(trained_chain / "generator"))(image)
+    generator = tiled.predictor(workdirs.load(trained_chain / "generator"))(image)
     assert {name: value.shape for name, value in generator.items()} == {"sr": (96, 96, 3)}
-    segmentation = inference.predictor(workdirs.load(trained_chain / "segmentation"))(image)
+    segmentation = tiled.predictor(workdirs.load(trained_chain / "segmentation"))(image)
     assert {name: value.shape for name, value in segmentation.items()} == {"mask": (24, 24, 1)}
-    sr = inference.enhancer(joint)(image)["sr"]
-    np.testing.assert_array_equal(sr, inference.predictor(joint)(image)["sr"])
+    sr = tiled.enhancer(joint)(image)["sr"]
+    np.testing.assert_array_equal(sr, tiled.predictor(joint)(image)["sr"])
 
 
 def test_the_largest_tile_bounds_the_window(joint):
-    network = inference.predictor(joint, largest=64)
+    network = tiled.predictor(joint, largest=64)
     assert network.core([(500, 700)]) <= 16
     for tile in network.tiles(lr_image(40, 40)):
         assert max(tile.outputs["sr"].shape[:2]) <= 64
 
 
 def test_the_receptive_fields_of_both_networks_add_up(joint):
-    both = inference.predictor(joint)
+    both = tiled.predictor(joint)
     reach = joint.stage.generator.halo + joint.stage.segmenter.halo / 4
     assert both.halo >= reach
     assert both.stride * 4 % joint.stage.segmenter.stride == 0
@@ -94,7 +94,7 @@ def test_the_symmetric_mean_is_symmetric():
         return x.sum(-1, keepdims=True) * place
 
     image = jax.random.uniform(jax.random.key(0), (1, 5, 7, 3))
-    mean = inference.symmetric_mean(network)
+    mean = tiled.symmetric_mean(network)
     found = mean(image)
     assert found.shape == (1, 5, 7, 1)
     # Over the eight symmetries a pixel's weight is the mean over its four mirror images.
@@ -109,7 +109,7 @@ def test_means_of_uint8_are_rounded():
     def network(x):  # 200, and 201 in the upper row
         return jnp.full(x.shape, 200, jnp.uint8).at[:, 0].add(1)
 
-    mean = inference.symmetric_mean(network)(jnp.zeros((1, 4, 4, 1), jnp.uint8))
+    mean = tiled.symmetric_mean(network)(jnp.zeros((1, 4, 4, 1), jnp.uint8))
     assert mean.dtype == jnp.uint8
     # A corner is in the upper row in four of eight views, the edge's middle in two, the rest never.
     np.testing.assert_array_equal(mean[0, 0, :, 0], [201, 200, 200, 201])
@@ -118,14 +118,14 @@ def test_means_of_uint8_are_rounded():
 
 def test_an_ensemble_over_tiles_agrees_with_the_whole_and_with_its_parts(joint):
     image = lr_image(20, 28)
-    together = inference.predictor(joint, ensemble=True)
+    together = tiled.predictor(joint, ensemble=True)
     whole = together(image)
     tiles = together(image, core=2 * together.stride * 4)
     assert np.abs(whole["sr"].astype(int) - tiles["sr"]).max() <= 1
-    sr = inference.enhancer(joint, ensemble=True)(image)["sr"]
+    sr = tiled.enhancer(joint, ensemble=True)(image)["sr"]
     np.testing.assert_array_equal(sr, whole["sr"])
-    assert (sr != inference.predictor(joint)(image)["sr"]).any()
-    mask = inference.segmenter(joint, ensemble=True)(sr)["mask"]
+    assert (sr != tiled.predictor(joint)(image)["sr"]).any()
+    mask = tiled.segmenter(joint, ensemble=True)(sr)["mask"]
     # Beyond the image the one reads the enhanced margin and the other the mirrored image.
     inside = (slice(32, -32), slice(32, -32))
     np.testing.assert_allclose(mask[inside], whole["mask"][inside], atol=1e-4)

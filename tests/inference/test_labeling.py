@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, evaluation, inference, postprocessing
+from histojax import chain, evaluation
 from histojax.errors import UserError
+from histojax.inference import labeling, tiled
+from histojax.inference.files_in import predict_files
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters
-from histojax.prediction import predict_files
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
@@ -51,7 +52,7 @@ def two_discs():
 
 def test_markers_divide_what_touches():
     run = untrained()
-    found = postprocessing.find(run, two_discs(), postprocessing.parameters_of(run))
+    found = labeling.find(run, two_discs(), labeling.parameters_of(run))
     assert found.instances.max() == 2
     np.testing.assert_array_equal(found.mask, two_discs()["mask"][..., 0] > 0)
     np.testing.assert_array_equal(found.instances > 0, found.mask)
@@ -62,9 +63,9 @@ def test_markers_divide_what_touches():
 
 def test_a_run_without_markers_finds_connected_components():
     run = tiny.run("segmentation")
-    assert postprocessing.parameters_of(run) is None
+    assert labeling.parameters_of(run) is None
     maps = {"mask": two_discs()["mask"]}
-    found = postprocessing.find(run, maps, None)
+    found = labeling.find(run, maps, None)
     assert found.instances.max() == 1
 
 
@@ -72,8 +73,8 @@ def test_a_run_without_markers_finds_connected_components():
 def test_strips_give_what_the_whole_gives(markers):
     run = untrained() if markers else tiny.run("segmentation")
     maps = {head: two_discs()[head] for head in run.stage.segmenter.heads}
-    whole = postprocessing.find(run, maps, postprocessing.parameters_of(run)).instances
-    with postprocessing.Labeller(run, 40, 60) as labeller:
+    whole = labeling.find(run, maps, labeling.parameters_of(run)).instances
+    with labeling.Labeller(run, 40, 60) as labeller:
         for y in range(0, 40, 7):
             labeller.add({head: values[y : y + 7] for head, values in maps.items()})
         with labeller.finish() as labels:
@@ -86,23 +87,23 @@ def test_areas_hold_for_the_scale_of_training():
     disc = (np.hypot(y - 10, x - 10) <= 5).astype(np.float32)[..., None]
     run = untrained()
     maps = {"mask": disc, "marker": disc}
-    parameters = postprocessing.parameters_of(run)
-    assert postprocessing.find(run, maps, parameters, mpp=0.5).instances.max() == 1
-    assert postprocessing.find(run, maps, parameters, mpp=0.25).instances.max() == 0
-    assert postprocessing.find(run, maps, parameters).instances.max() == 1
+    parameters = labeling.parameters_of(run)
+    assert labeling.find(run, maps, parameters, mpp=0.5).instances.max() == 1
+    assert labeling.find(run, maps, parameters, mpp=0.25).instances.max() == 0
+    assert labeling.find(run, maps, parameters).instances.max() == 1
 
 
 def test_a_trained_run_is_fitted_to_its_val_split(trained):
-    fitted = json.loads((trained / postprocessing.FILE).read_text())
+    fitted = json.loads((trained / labeling.FILE).read_text())
     run = workdirs.load(trained)
     assert fitted["checkpoint"] == [run.step, run.meta["seconds"]]
     assert fitted["aji"] >= fitted["aji_before"]
     # Each value of each parameter once, but for those that it starts from.
-    grid = evaluation.fitted_grid(postprocessing.parameters_of(run), ("mask", "marker"))
+    grid = evaluation.fitted_grid(labeling.parameters_of(run), ("mask", "marker"))
     assert "distance_weight" not in grid
     assert fitted["tried"] >= 1 + sum(map(len, grid.values())) - len(grid)
     assert len(fitted["images"]) == run.config.data.synthetic.val
-    parameters = postprocessing.parameters_of(run)
+    parameters = labeling.parameters_of(run)
     assert dataclasses.asdict(parameters) == fitted["parameters"]
     assert parameters.mpp == run.meta["mpp_out"]
     summary = json.loads((trained / "summary.json").read_text())
@@ -117,21 +118,21 @@ def test_a_trained_run_is_fitted_to_its_val_split(trained):
 def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypatch):
     shutil.copytree(trained, tmp_path / "run")
     run = workdirs.load(tmp_path / "run")
-    before = postprocessing.parameters_of(run)
+    before = labeling.parameters_of(run)
     monkeypatch.setattr(evaluation.fitting, "fit_thresholds", None)
     assert evaluation.fit_instances(run) == before
-    (tmp_path / "run" / postprocessing.FILE).unlink()
+    (tmp_path / "run" / labeling.FILE).unlink()
     run.config.instances.fit = False
     evaluation.fit_instances(run)
-    assert not (tmp_path / "run" / postprocessing.FILE).exists()
+    assert not (tmp_path / "run" / labeling.FILE).exists()
     # What was fitted to another checkpoint does not count.
     changed = {
         "checkpoint": [run.step, run.meta["seconds"] + 1],
         "form": "watershed",
         "parameters": dataclasses.asdict(before),
     }
-    (tmp_path / "run" / postprocessing.FILE).write_text(json.dumps(changed))
-    assert postprocessing.fitted_parameters(run) is None
+    (tmp_path / "run" / labeling.FILE).write_text(json.dumps(changed))
+    assert labeling.fitted_parameters(run) is None
 
 
 def test_predict_finds_what_evaluate_scores(trained, tmp_path):
@@ -139,8 +140,8 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(trained, [tmp_path / "a.png"], tmp_path / "out")
     run = workdirs.load(trained)
-    maps = inference.segmenter(run)(image)
-    found = postprocessing.find(run, maps, postprocessing.parameters_of(run))
+    maps = tiled.segmenter(run)(image)
+    found = labeling.find(run, maps, labeling.parameters_of(run))
     assert made.nuclei == found.instances.max()
 
 
@@ -157,10 +158,10 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
 )
 def test_a_damaged_fit_is_named(text, trained, tmp_path):
     shutil.copytree(trained, tmp_path / "run")
-    key = json.dumps(postprocessing.checkpoint_of(workdirs.load(trained)))
-    (tmp_path / "run" / postprocessing.FILE).write_text(text.replace("KEY", key))
+    key = json.dumps(labeling.checkpoint_of(workdirs.load(trained)))
+    (tmp_path / "run" / labeling.FILE).write_text(text.replace("KEY", key))
     with pytest.raises(UserError, match=r"instances.json is damaged .*: remove it"):
-        postprocessing.fitted_parameters(workdirs.load(tmp_path / "run"))
+        labeling.fitted_parameters(workdirs.load(tmp_path / "run"))
 
 
 @pytest.mark.faults
@@ -183,7 +184,7 @@ def test_parameters_that_cannot_be_used_are_refused_before_training(change, said
 def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
     run = untrained()
     blank = {head: np.zeros((64, 64, 1), np.float32) for head in ("mask", "marker")}
-    assert not postprocessing.find(run, blank, postprocessing.parameters_of(run)).instances.any()
+    assert not labeling.find(run, blank, labeling.parameters_of(run)).instances.any()
     assert not components.label_mask(np.zeros((4, 4))).any()
 
 
@@ -193,22 +194,22 @@ def test_the_published_form_looks_at_whole_images(monkeypatch):
     stage, state, _ = tiny.built("segmentation", settings)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
     run = workdirs.Run(None, settings, stage, state, 0, meta)
-    parameters = postprocessing.parameters_of(run)
+    parameters = labeling.parameters_of(run)
     maps = two_discs()
-    whole = postprocessing.find(run, maps, parameters).instances
+    whole = labeling.find(run, maps, parameters).instances
     np.testing.assert_array_equal(
         whole, usenet_instances(maps["mask"][..., 0], maps["marker"][..., 0])
     )
     assert whole.max() == 2
-    with postprocessing.Labeller(run, 40, 60) as labeller:
+    with labeling.Labeller(run, 40, 60) as labeller:
         for y in range(0, 40, 7):
             labeller.add({head: values[y : y + 7] for head, values in maps.items()})
         with labeller.finish() as labels:
             assert labels.count == 2
             np.testing.assert_array_equal(np.concatenate(list(labels.strips(9))), whole)
-    monkeypatch.setattr(postprocessing, "MOST_PIXELS", 1000)
+    monkeypatch.setattr(labeling, "MOST_PIXELS", 1000)
     with pytest.raises(UserError, match=r"whole images of up to 1,000 px .*has 40 x 60: predict"):
-        postprocessing.Labeller(run, 40, 60)
+        labeling.Labeller(run, 40, 60)
 
 
 @pytest.mark.parametrize(("heads", "fitted"), [(("mask", "marker"), False), (("distance",), True)])
@@ -225,7 +226,7 @@ def test_maps_that_are_not_numbers_are_one_sentence():
     run, maps = untrained(), two_discs()
     maps["marker"][3, 4] = np.nan
     with pytest.raises(UserError, match=r"marker map holds values that are not numbers: its train"):
-        postprocessing.find(run, maps, postprocessing.parameters_of(run))
+        labeling.find(run, maps, labeling.parameters_of(run))
 
 
 @pytest.mark.faults
@@ -252,18 +253,18 @@ def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(form, from_mas
     settings.instances.update(form=form, marker_from_mask=from_mask)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
     run = workdirs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
-    parameters = postprocessing.parameters_of(run)
+    parameters = labeling.parameters_of(run)
     assert (parameters is not None) == from_mask
     maps = {"mask": two_discs()["mask"]}
-    alone = postprocessing.find(run, maps, parameters)
+    alone = labeling.find(run, maps, parameters)
     assert alone.classes is None
     left = np.arange(60)[None, :, None] < 30
     maps |= {f"class_{k}": maps["mask"] * (left == (k == 1)) for k in (1, 2)}
-    found = postprocessing.find(run, maps, parameters)
+    found = labeling.find(run, maps, parameters)
     np.testing.assert_array_equal(found.instances, alone.instances)
     expected = np.where(alone.mask, np.where(left[..., 0], 1, 2), 0)
     np.testing.assert_array_equal(found.classes, expected)
-    with postprocessing.Labeller(run, 40, 60) as labeller:
+    with labeling.Labeller(run, 40, 60) as labeller:
         for y in range(0, 40, 7):
             labeller.add({head: values[y : y + 7] for head, values in maps.items()})
         with labeller.finish() as labels:

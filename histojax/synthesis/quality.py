@@ -14,15 +14,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from histojax import postprocessing, synthesis
 from histojax.components import content
-from histojax.data import painting
-from histojax.data.mask_bank import instances_of
 from histojax.errors import UserError
 from histojax.imaging import tiling
+from histojax.inference import labeling
 from histojax.metrics import instances as instance_metrics
 from histojax.metrics import overlap
 from histojax.runs import workdirs
+from histojax.synthesis import painted, painter
+from histojax.synthesis.mask_bank import instances_of
 from histojax.tissue import rendering
 
 # Images whose features are computed at a time.
@@ -100,7 +100,7 @@ def made_by_pyramid(
     Raises:
       UserError: the run is no pyramid of nuclei.
     """
-    windows = windows or synthesis.synthesiser(run)
+    windows = windows or painter.synthesiser(run)
     if run.stage.labels.form == "classes":
         raise UserError(
             f"{run.workdir} makes tissue of classes, and what is measured here is nuclei: name a "
@@ -109,9 +109,9 @@ def made_by_pyramid(
     width = run.config.data.targets.contour_width
     made = []
     for index, mask in enumerate(labels):
-        numbers = synthesis.numbers_of(run.stage, mask, contour_width=width)
+        numbers = painter.numbers_of(run.stage, mask, contour_width=width)
         made.append(
-            synthesis.synthesise(
+            painter.synthesise(
                 run,
                 numbers,
                 mask,
@@ -123,13 +123,11 @@ def made_by_pyramid(
     return np.stack(made)
 
 
-def made_by_painting(
-    labels: np.ndarray, looks: Sequence[painting.Look], *, seed: int
-) -> np.ndarray:
+def made_by_painting(labels: np.ndarray, looks: Sequence[painted.Look], *, seed: int) -> np.ndarray:
     """The label images painted, each in one of the looks drawn by the seed, uint8 (N, S, S, 3)."""
     rng = np.random.default_rng(seed)
     return np.stack(
-        [painting.painted(mask, looks[rng.integers(len(looks))], rng) for mask in labels]
+        [painted.painted(mask, looks[rng.integers(len(looks))], rng) for mask in labels]
     )
 
 
@@ -174,7 +172,7 @@ def standardised(features: np.ndarray, like: np.ndarray) -> np.ndarray:
 
 
 def fidelity(
-    find: Callable[[np.ndarray], postprocessing.Found], images: np.ndarray, labels: np.ndarray
+    find: Callable[[np.ndarray], labeling.Found], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
     """What a segmentation run reads back out of images, mean over them: Dice and AJI.
 

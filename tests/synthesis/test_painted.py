@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
-from histojax.data import painting
+from histojax.synthesis import painted
 
 
 def pair(seed=0, side=96, sigma=1.0):
@@ -18,20 +18,20 @@ def pair(seed=0, side=96, sigma=1.0):
 
 
 def test_a_look_is_what_an_image_was_made_with():
-    look = painting.look_of(*pair())
+    look = painted.look_of(*pair())
     np.testing.assert_allclose(look.colours, [[200] * 3, [90] * 3], atol=3)
     np.testing.assert_allclose(look.covariances[0], 100 * np.eye(3), atol=15)
     # exp(-1 / (4 sigma^2)) of neighbours
     assert look.correlation == pytest.approx(np.exp(-0.25), abs=0.02)
-    assert painting.look_of(*pair(sigma=0)).correlation == pytest.approx(0, abs=0.02)
+    assert painted.look_of(*pair(sigma=0)).correlation == pytest.approx(0, abs=0.02)
 
 
 @pytest.mark.parametrize("sigma", [0, 1.0, 2.0])
 def test_what_is_painted_has_the_look_again(sigma):
     image, labels = pair(side=192, sigma=sigma)
-    look = painting.look_of(image, labels)
-    drawn = painting.painted(labels, look, np.random.default_rng(1))
-    again = painting.look_of(drawn, labels)
+    look = painted.look_of(image, labels)
+    drawn = painted.painted(labels, look, np.random.default_rng(1))
+    again = painted.look_of(drawn, labels)
     assert drawn.dtype == np.uint8
     assert drawn.shape == image.shape
     assert not np.array_equal(drawn, image)
@@ -44,19 +44,19 @@ def test_what_is_painted_has_the_look_again(sigma):
 def test_channels_keep_what_they_have_in_common():
     image, labels = pair()
     grey = np.repeat(image[..., :1], 3, 2)
-    drawn = painting.painted(labels, painting.look_of(grey, labels), np.random.default_rng(0))
+    drawn = painted.painted(labels, painted.look_of(grey, labels), np.random.default_rng(0))
     assert np.abs(np.diff(drawn.astype(int), axis=2)).max() <= 1
 
 
 def test_a_square_of_one_kind_has_no_look():
     image, labels = pair()
-    assert painting.look_of(image, 0 * labels) is None
-    assert painting.look_of(image, 0 * labels + 1) is None
+    assert painted.look_of(image, 0 * labels) is None
+    assert painted.look_of(image, 0 * labels + 1) is None
 
 
 def test_the_mean_look_is_between_them():
-    looks = [painting.look_of(*pair(seed, sigma=seed)) for seed in (0, 1)]
-    mean = painting.mean_look(looks)
+    looks = [painted.look_of(*pair(seed, sigma=seed)) for seed in (0, 1)]
+    mean = painted.mean_look(looks)
     np.testing.assert_allclose(mean.colours, (looks[0].colours + looks[1].colours) / 2)
     assert mean.correlation == pytest.approx((looks[0].correlation + looks[1].correlation) / 2)
-    assert painting.mean_look(looks[:1]).correlation == looks[0].correlation
+    assert painted.mean_look(looks[:1]).correlation == looks[0].correlation

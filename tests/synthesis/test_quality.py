@@ -3,8 +3,10 @@ import dataclasses
 import numpy as np
 import pytest
 
-from histojax import generation, methods, postprocessing, synthesis
+from histojax import methods
 from histojax.errors import UserError
+from histojax.inference import labeling
+from histojax.synthesis import painter, quality
 from tests import tiny
 
 
@@ -23,7 +25,7 @@ class Images:
 
 @pytest.fixture(scope="module")
 def windows():
-    return generation.windows_of(Images(), 32)
+    return quality.windows_of(Images(), 32)
 
 
 @pytest.fixture(scope="module")
@@ -55,24 +57,24 @@ def test_windows_are_squares_with_nuclei_of_every_image(windows):
 
 def test_too_few_windows_are_refused():
     with pytest.raises(UserError, match=r"hold 0 squares of 4096 px with nuclei.*smaller --size"):
-        generation.windows_of(Images(), 4096)
+        quality.windows_of(Images(), 4096)
 
 
 def test_every_way_makes_an_image_for_each_mask(windows, pyramid):
     few = windows.spread(2)
-    one = generation.made_by_pyramid(pyramid, few.labels, seed=0)
+    one = quality.made_by_pyramid(pyramid, few.labels, seed=0)
     assert one.shape == few.images.shape
     assert one.dtype == np.uint8
-    numbers = synthesis.numbers_of(pyramid.stage, few.labels[1], contour_width=2)
+    numbers = painter.numbers_of(pyramid.stage, few.labels[1], contour_width=2)
     assert set(np.unique(numbers)) == {0, 1, 2}
     np.testing.assert_array_equal(
-        one[1], synthesis.synthesise(pyramid, numbers, few.labels[1], seed=(0, 1, 0), look=(0, 1))
+        one[1], painter.synthesise(pyramid, numbers, few.labels[1], seed=(0, 1, 0), look=(0, 1))
     )
-    other = generation.made_by_pyramid(pyramid, few.labels, seed=0, noise=1)
+    other = quality.made_by_pyramid(pyramid, few.labels, seed=0, noise=1)
     assert not np.array_equal(one, other)
-    tissue = generation.made_by_tissue_model(few.labels, seed=0)
+    tissue = quality.made_by_tissue_model(few.labels, seed=0)
     assert tissue.shape == few.images.shape
-    np.testing.assert_array_equal(tissue, generation.made_by_tissue_model(few.labels, seed=0))
+    np.testing.assert_array_equal(tissue, quality.made_by_tissue_model(few.labels, seed=0))
 
 
 def test_tissue_of_classes_is_not_measured(windows, pyramid):
@@ -80,22 +82,20 @@ def test_tissue_of_classes_is_not_measured(windows, pyramid):
         pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, form="classes")
     )
     with pytest.raises(UserError, match=r"classes.*pyramid\.labels='contour' or 'mask'"):
-        generation.made_by_pyramid(
-            dataclasses.replace(pyramid, stage=stage), windows.labels, seed=0
-        )
+        quality.made_by_pyramid(dataclasses.replace(pyramid, stage=stage), windows.labels, seed=0)
 
 
 def test_features_are_those_of_each_image_by_itself():
     run = dataclasses.replace(tiny.run("segmentation"), workdir="runs/s")
     network = methods.own_features({"s": run})["segmenter"]
-    images = generation.windows_of(Images(), 16).spread(9).images
-    features = generation.pooling(network)
+    images = quality.windows_of(Images(), 16).spread(9).images
+    features = quality.pooling(network)
     found = features(images)
     alone = features(images[8:])
     np.testing.assert_allclose(found[8:], alone, atol=1e-5)
     assert len(found) == 9
     assert found.std(0).max() > 0
-    same = generation.standardised(found, found)
+    same = quality.standardised(found, found)
     np.testing.assert_allclose(same.mean(0), 0, atol=1e-4)
     assert same.std(0).max() == pytest.approx(1, abs=1e-3)
 
@@ -106,9 +106,9 @@ def test_fidelity_is_of_the_nuclei_that_are_read_back(windows):
         labels = windows.labels[index].copy()
         if index == 0:
             labels[:] = 0
-        return postprocessing.Found(labels > 0, labels.astype(np.int32))
+        return labeling.Found(labels > 0, labels.astype(np.int32))
 
     two = windows.spread(2)
-    scores = generation.fidelity(find, two.images, two.labels)
+    scores = quality.fidelity(find, two.images, two.labels)
     # Nothing is found in the first, all in the last.
     assert scores == {"dice": pytest.approx(0.5), "aji": pytest.approx(0.5)}

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from histojax.data import mask_bank
 from histojax.errors import UserError
 from histojax.imaging import reader
+from histojax.synthesis import mask_bank
 from tests import tiny
 
 

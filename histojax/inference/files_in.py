@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
-from histojax import inference, postprocessing
 from histojax.cli import say
 from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
+from histojax.inference import labeling, tiled
 from histojax.report import run as report
 from histojax.runs import workdirs
 
@@ -59,7 +59,7 @@ def predict_files(
     *,
     mpp: float | None = None,
     resample: bool = False,
-    tile: int = inference.LARGEST_TILE,
+    tile: int = tiled.LARGEST_TILE,
     ensemble: bool = False,
     max_pixels: int = reader.MAX_PIXELS,
 ) -> list[Prediction]:
@@ -71,7 +71,7 @@ def predict_files(
     """
     files = image_files(inputs)
     run = workdirs.load(workdir)
-    network = inference.predictor(run, largest=tile, ensemble=ensemble)
+    network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     done: dict[pathlib.Path, Prediction] = {}
     failures: list[UserError] = []
     for number, path in enumerate(files, 1):
@@ -119,7 +119,7 @@ def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 def predict_file(
     run: workdirs.Run,
-    network: inference.TiledNetwork,
+    network: tiled.TiledNetwork,
     path: pathlib.Path,
     output: pathlib.Path,
     *,
@@ -153,9 +153,7 @@ def predict_file(
         with contextlib.ExitStack() as stack:
             labeller = None
             if finds:
-                labeller = stack.enter_context(
-                    postprocessing.Labeller(run, height, width, mpp=mpp_out)
-                )
+                labeller = stack.enter_context(labeling.Labeller(run, height, width, mpp=mpp_out))
             plane = stack.enter_context(Plane(width, np.uint8)) if classifies else None
 
             def strips() -> Iterator[np.ndarray]:

@@ -1,0 +1,1 @@
+"""What a pyramid is used for: masks to draw from, tissue for a mask, how good it is."""
