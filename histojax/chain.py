@@ -19,13 +19,14 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, cli, config, evaluation, files, train
+from histojax import __version__, cli, config, files, train
 from histojax.cli import say
 from histojax.components import scales
 from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
+from histojax.evaluation import scores
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
 from histojax.report import run as report
@@ -355,9 +356,9 @@ def starting_variables(
 def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if hasattr(trained.stage, "segment"):
-        evaluation.fit_instances(trained)
+        scores.fit_instances(trained)
     say(f"{trained.config.name}: scoring the val split")
-    table = evaluation.score_workdir(trained.workdir)
+    table = scores.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")
     summary = {
         "name": trained.config.name,
@@ -396,7 +397,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         say(f"everything is done: {workdir / 'report.html'}")
         return config.read(path)
     say("scoring every way from the low-resolution image to a mask")
-    table = evaluation.score_workdir(workdir)
+    table = scores.score_workdir(workdir)
     trained = sum(stage["summary"]["seconds"] for stage in stages.values())
     summary = {
         "name": names[-1],
@@ -408,7 +409,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     }
     (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
-    print(evaluation.table_text(table["metrics"]))
+    print(scores.table_text(table["metrics"]))
     say(str(report.chain_report(workdir)))
     return summary
 

@@ -25,10 +25,7 @@ _PICTURES = flags.DEFINE_integer("pictures", 3, "Images shown through each run."
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags and compares."""
-    from histojax import (  # after flags, so that --help and bad flags answer at once
-        comparison,
-        comparison_table,
-    )
+    from histojax.evaluation import comparison, comparison_table
 
     cli.set_up_jax()
     cli.keep_freed_memory()

@@ -46,7 +46,9 @@ _ENSEMBLE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates."""
     del argv
-    from histojax import evaluation  # after flags, so that --help and bad flags answer at once
+    from histojax.evaluation import (
+        scores,  # after flags, so that --help and bad flags answer at once
+    )
 
     cli.set_up_jax()
     cli.keep_freed_memory()
@@ -57,8 +59,8 @@ def main(argv: Sequence[str]) -> None:
         "enhancer": _ENHANCER.value,
         "ensemble": _ENSEMBLE.value,
     }
-    output = pathlib.Path(_OUTPUT.value or evaluation.own_folder(workdir, **how))
-    table = evaluation.score_workdir(
+    output = pathlib.Path(_OUTPUT.value or scores.own_folder(workdir, **how))
+    table = scores.score_workdir(
         workdir,
         **how,
         features=_FEATURES.value,
@@ -66,9 +68,9 @@ def main(argv: Sequence[str]) -> None:
         max_shift=_MAX_SHIFT.value,
         output=output,
     )
-    print(evaluation.table_text(table["metrics"]))
+    print(scores.table_text(table["metrics"]))
     for name, m in table["differences"].items():
-        print(f"{name}: {evaluation.interval_text(m, sign='+')}")
+        print(f"{name}: {scores.interval_text(m, sign='+')}")
     print(f"\n{output}")
 
 

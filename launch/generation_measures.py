@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
-from histojax import config, methods
+from histojax import config
 from histojax.components import content
 from histojax.errors import UserError
+from histojax.evaluation import rows as methods
 from histojax.imaging import writers
 from histojax.metrics import generation
 from histojax.report import page

@@ -54,7 +54,7 @@ def write(path: Path, result: Mapping[str, Any], folders: Mapping[str, Mapping[s
 
     Args:
         path: final name, in the folder that the paths of the pictures start from.
-        result: as `histojax.comparison.compare` returns it.
+        result: as `histojax.evaluation.comparison.compare` returns it.
         folders: label -> stage's name -> its folder, where metrics.jsonl lies; the last stage is
             what the run is for.
 

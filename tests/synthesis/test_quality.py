@@ -3,8 +3,8 @@ import dataclasses
 import numpy as np
 import pytest
 
-from histojax import methods
 from histojax.errors import UserError
+from histojax.evaluation import rows
 from histojax.inference import labeling
 from histojax.synthesis import painter, quality
 from tests import tiny
@@ -87,7 +87,7 @@ def test_tissue_of_classes_is_not_measured(windows, pyramid):
 
 def test_features_are_those_of_each_image_by_itself():
     run = dataclasses.replace(tiny.run("segmentation"), workdir="runs/s")
-    network = methods.own_features({"s": run})["segmenter"]
+    network = rows.own_features({"s": run})["segmenter"]
     images = quality.windows_of(Images(), 16).spread(9).images
     features = quality.pooling(network)
     found = features(images)

@@ -4,8 +4,8 @@ import shutil
 
 import pytest
 
-from histojax import comparison, evaluation
 from histojax.errors import UserError
+from histojax.evaluation import comparison, scores
 from tests import tiny
 
 
@@ -16,7 +16,7 @@ def no_scoring(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a run was evaluated anew")
 
-    monkeypatch.setattr(evaluation, "score_workdir", refuse)
+    monkeypatch.setattr(scores, "score_workdir", refuse)
 
 
 def altered(workdir, place, **data):
@@ -100,7 +100,7 @@ def test_recorded_scores_are_taken_only_where_they_are_of_this_checkpoint(traine
         assert comparison.recorded(run, wanted, names) is None, damaged
     path.unlink()
     assert comparison.recorded(run, wanted, names) is None
-    test = evaluation.score_workdir(run, split="test", output=run / "evaluation-test")["data"]
+    test = scores.score_workdir(run, split="test", output=run / "evaluation-test")["data"]
     names = ["synthetic-test-0000-0", "synthetic-test-0000-1"]
     assert comparison.recorded(run, test, names)[0]["name"] == names[0]
 

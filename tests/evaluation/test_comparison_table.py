@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from histojax import comparison_table
 from histojax.errors import UserError
+from histojax.evaluation import comparison_table
 
 
 def test_rows_are_named_by_what_they_are_of():

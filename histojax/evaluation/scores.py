@@ -27,9 +27,9 @@ from histojax.data import degradation
 from histojax.data.registration import check_registration
 from histojax.data.sources import specs
 from histojax.errors import UserError
+from histojax.evaluation.rows import Methods, comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
 from histojax.inference import labeling, tiled
-from histojax.methods import Methods, comparisons, methods_of, own_features
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
 from histojax.runs import workdirs

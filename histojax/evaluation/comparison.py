@@ -18,12 +18,15 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import cli, comparison_table, config, evaluation, methods
+from histojax import cli, config
 from histojax.cli import say
-from histojax.comparison_table import Scores
 from histojax.data import degradation
 from histojax.data.sources import specs
 from histojax.errors import UserError
+from histojax.evaluation import comparison_table
+from histojax.evaluation import rows as methods
+from histojax.evaluation import scores as evaluation
+from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
 from histojax.report import comparison
 from histojax.runs import workdirs as runs

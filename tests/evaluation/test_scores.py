@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain, evaluation
+from histojax import chain
 from histojax.components import content
 from histojax.data import degradation
 from histojax.errors import UserError
+from histojax.evaluation import scores as evaluation
+from histojax.evaluation.rows import Methods, bicubic, feature_metric, methods_of
 from histojax.inference import tiled
 from histojax.inference.labeling import Found
-from histojax.methods import Methods, bicubic, feature_metric, methods_of
 from histojax.metrics import image_quality, overlap
 from histojax.runs import workdirs
 from tests import tiny
