@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, cli, config, files, train
+from histojax import __version__, cli, config, files
 from histojax.cli import say
 from histojax.components import scales
 from histojax.data import cores, pipeline, stain_matching
@@ -32,7 +32,8 @@ from histojax.imaging.resampling import check_scale
 from histojax.report import run as report
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
-from histojax.validation import crop_step, fitting_crop
+from histojax.training import loop
+from histojax.training.validation import crop_step, fitting_crop
 
 Tree = Any
 # What every config has, whatever its stage.
@@ -93,7 +94,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         raise DiskError(
             f"{error}; what was saved before is whole, and the same command goes on from it"
         ) from error
-    except train.Stopped as stopped:
+    except loop.Stopped as stopped:
         say(str(stopped))
         sys.exit(0)
 
@@ -151,7 +152,7 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         return workdirs.starting_variables(pathlib.Path(start))
 
     for settings in ordered:
-        train.check(settings, jax.device_count())
+        loop.check(settings, jax.device_count())
         stain_matching.check(settings)
         check_stain_of_starts(settings)
         check_scales_below(settings)
@@ -318,7 +319,7 @@ def _run_stage(
             folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
         ),
     )
-    trained = train.train(settings, workdir, starts)
+    trained = loop.train(settings, workdir, starts)
     if jax.process_index() != 0:
         return {}
     return summarise_stage(trained)

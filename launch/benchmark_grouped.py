@@ -16,11 +16,12 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import generator
-from histojax import config, sharding
+from histojax import config
 from histojax.data import cores
 from histojax.models import layers
 from histojax.runs import workdirs
 from histojax.stages import build_stage
+from histojax.training import sharding
 from launch import benchmark_timing as timing
 
 

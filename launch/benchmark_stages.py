@@ -17,13 +17,14 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config, sharding, train
+from histojax import config
 from histojax.components import build
 from histojax.data import pipeline
 from histojax.data.sources import specs
 from histojax.inference import tiled
 from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
+from histojax.training import loop, sharding
 from launch import benchmark_timing as timing
 
 Tree = Any
@@ -80,7 +81,7 @@ def measure_step(
     """
     settings = config.restored(dict(values))
     mesh = sharding.data_mesh()
-    train.check(settings, mesh.size)
+    loop.check(settings, mesh.size)
     size = settings.data.batch_size
     stage = untrained_stage(settings)
     state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)

@@ -22,8 +22,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 from jax.sharding import PartitionSpec as P
 
-from histojax import cli, sharding
+from histojax import cli
 from histojax.errors import UserError
+from histojax.training import sharding
 
 # No run is begun once so many seconds are gone.
 PATIENCE = 30.0

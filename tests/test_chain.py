@@ -17,10 +17,11 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import chain, config, files, train, validation
+from histojax import chain, config, files
 from histojax.errors import DiskError, UserError
-from histojax.metric_writer import read_metrics
 from histojax.runs import workdirs
+from histojax.training import loop, validation
+from histojax.training.metric_writer import read_metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -35,7 +36,7 @@ def no_training(monkeypatch):
     def refuse(*args, **kwargs):
         raise AssertionError("a stage was trained")
 
-    monkeypatch.setattr(train, "train", refuse)
+    monkeypatch.setattr(loop, "train", refuse)
 
 
 def test_stages_come_in_the_order_they_start_from_each_other():
@@ -93,7 +94,7 @@ def test_a_missing_stage_alone_is_trained_again(trained_chain, tmp_path, monkeyp
         trained.append((settings.name, sorted(starts)))
         raise UserError("far enough")
 
-    monkeypatch.setattr(train, "train", note)
+    monkeypatch.setattr(loop, "train", note)
     with pytest.raises(UserError, match="far enough"):
         chain.run(tiny.config("joint"), tmp_path / "run")
     assert trained == [("srgan", ["generator", "segmenter"])]
@@ -338,11 +339,11 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
         ), said
 
     refused_by(config, "claim", 1, r"config\.json")
-    refused_by(train.MetricWriter, "write", 2, r"metrics\.jsonl")
+    refused_by(loop.MetricWriter, "write", 2, r"metrics\.jsonl")
     refused_by(validation.figures, "write_samples", 1, r"samples/step_0000002\.png")
     # The first two are of step 2: best and last. The next run saves both again, and then step 4.
-    refused_by(train.checkpoint.Series, "save", 2, "checkpoints/last/2")
-    refused_by(train.checkpoint.Series, "save", 4, "checkpoints/last/4")
+    refused_by(loop.checkpoint.Series, "save", 2, "checkpoints/last/2")
+    refused_by(loop.checkpoint.Series, "save", 4, "checkpoints/last/4")
     assert [p.name for p in (workdir / "checkpoints" / "last").iterdir()] == ["2"]
     refused_by(chain.writers, "write_json", 1, r"manifest\.json")
     refused_by(chain.writers, "write_json", 2, r"evaluation/metrics\.json")

@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from configs.ablations import use_net as ablation
-from histojax import chain, config, train
+from histojax import chain, config
 from histojax.components import build
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
@@ -15,6 +15,7 @@ from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
 from histojax.stages import STAGES, build_stage, segmentation
 from histojax.stages.segmentation import build_segmenter
+from histojax.training import loop
 from tests import tiny
 
 NAMES = sorted(tiny.CONFIGS)
@@ -28,7 +29,7 @@ def test_every_size_can_be_written_and_read_back(name, size):
     assert config.resolved(config.restored(values)) == values
     for stage in chain.stages_of(settings):
         assert stage.stage in STAGES
-        train.check(stage, devices=1)
+        loop.check(stage, devices=1)
         assert stage.data.crop % stage.data.scale == 0
         assert stage.data.source == "synthetic"
 
@@ -85,7 +86,7 @@ def test_crops_follow_the_scale_until_they_are_set(name, size):
     for scale in (2, 3, 8):
         settings.data.scale = scale
         for stage, crop in zip(chain.stages_of(settings), four, strict=True):
-            train.check(stage, devices=1)
+            loop.check(stage, devices=1)
             stride = 16
             if "segmenter" in stage:
                 stride = build_segmenter(stage, "float32").stride

@@ -3,9 +3,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import train
 from histojax.components import mean_teacher
 from histojax.errors import UserError
+from histojax.training import loop
 from tests import tiny
 
 
@@ -100,9 +100,9 @@ def test_a_teacher_that_cannot_be_used_is_refused_before_anything_is_written(
 ):
     found = settings(**{field: value})
     with pytest.raises(UserError, match=match):
-        train.check(found, devices=1)
+        loop.check(found, devices=1)
     with pytest.raises(UserError, match=match):
-        train.train(found, tmp_path / "run", devices=jax.devices()[:1])
+        loop.train(found, tmp_path / "run", devices=jax.devices()[:1])
     assert not (tmp_path / "run").exists()
 
 
@@ -110,4 +110,4 @@ def test_a_teacher_that_cannot_be_used_is_refused_before_anything_is_written(
 @pytest.mark.parametrize("name", ["generator", "srgan", "joint", "pyramid"])
 def test_other_stages_refuse_images_without_labels(name):
     with pytest.raises(UserError, match=rf"data\.unlabelled='rest' .* stage '{name}', which"):
-        train.check(settings(name), devices=1)
+        loop.check(settings(name), devices=1)

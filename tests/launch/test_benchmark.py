@@ -13,10 +13,11 @@ import numpy as np
 import pytest
 
 from configs import generator, joint, srgan
-from histojax import config, sharding
+from histojax import config
 from histojax.data import cores
 from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.training import sharding
 from launch import (
     benchmark_grouped,
     benchmark_instances,

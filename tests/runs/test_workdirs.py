@@ -5,10 +5,11 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import config, sharding
+from histojax import config
 from histojax.errors import UserError
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
+from histojax.training import sharding
 from tests import tiny
 
 

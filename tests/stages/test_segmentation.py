@@ -5,11 +5,12 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import chain, train
+from histojax import chain
 from histojax.components import images
 from histojax.errors import UserError
 from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
+from histojax.training import loop
 from tests import tiny
 from tests.models.published_resnet import published_arrays
 
@@ -274,10 +275,10 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     assert len(set.union(*patients.values())) == 5
     assert workdirs.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
-    rows = train.read_metrics(run / "metrics.jsonl")
+    rows = loop.read_metrics(run / "metrics.jsonl")
     assert all(
         {"loss_labelled", "loss_consistency"} <= set(r) for r in rows if r["split"] == "train"
     )
     shutil.rmtree(run / "checkpoints" / "last" / "4")
-    train.train(settings, run)
+    loop.train(settings, run)
     assert tiny.same(tiny.last_state(run), undisturbed)

@@ -3,8 +3,8 @@ import math
 import numpy as np
 import pytest
 
-from histojax import sharding, validation
 from histojax.data.sources import specs
+from histojax.training import sharding, validation
 from tests import tiny
 
 

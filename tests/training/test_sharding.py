@@ -10,9 +10,9 @@ import optax
 import pytest
 
 from configs import generator, joint, pyramid, segmentation, srgan
-from histojax import sharding
 from histojax.runs import workdirs
 from histojax.stages import build_stage
+from histojax.training import sharding
 
 CONFIGS = {
     "generator": generator,

@@ -13,14 +13,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax import sharding, train
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
-from histojax.metric_writer import read_metrics
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from histojax.stages.pyramid import Pyramid
+from histojax.training import loop, sharding
+from histojax.training.metric_writer import read_metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]
@@ -36,7 +36,7 @@ def rows(workdir):
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
     workdir = tmp_path_factory.mktemp("train") / "run"
-    train.train(tiny.config(), workdir, devices=ONE)
+    loop.train(tiny.config(), workdir, devices=ONE)
     return workdir
 
 
@@ -44,31 +44,31 @@ def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
     tmp_path, monkeypatch
 ):
     scores = iter([0.9, 0.1])
-    made = train.Validation.__call__
+    made = loop.Validation.__call__
 
     def scored(self, state, step):
         return {**made(self, state, step), "psnr_rgb": next(scores)}
 
-    monkeypatch.setattr(train.Validation, "__call__", scored)
+    monkeypatch.setattr(loop.Validation, "__call__", scored)
     settings = tiny.config()
     settings.checkpoint.best = "last"
-    assert train.train(settings, tmp_path / "last", devices=ONE).step == settings.steps
+    assert loop.train(settings, tmp_path / "last", devices=ONE).step == settings.steps
     scores = iter([0.9, 0.1])
     settings.checkpoint.best = "score"
-    assert train.train(settings, tmp_path / "score", devices=ONE).step < settings.steps
+    assert loop.train(settings, tmp_path / "score", devices=ONE).step < settings.steps
 
 
 def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_path, monkeypatch):
     settings = tiny.config("pyramid").init.pyramid
     settings.steps = 1
-    kept = train.train(settings, tmp_path, devices=ONE).meta["palette"]
+    kept = loop.train(settings, tmp_path, devices=ONE).meta["palette"]
     assert kept == Pyramid.palette_of(
         build_stage(settings, {}),
         workdirs.open_split(settings, "train", fields=("mask", "contour")),
     )
     monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
     settings.steps = 2
-    assert train.train(settings, tmp_path, devices=ONE).meta["palette"] == kept
+    assert loop.train(settings, tmp_path, devices=ONE).meta["palette"] == kept
 
 
 def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
@@ -83,7 +83,7 @@ def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
         for way, lengths in (("undisturbed", [2]), ("stopped", [1, 2])):
             for steps in lengths:
                 settings.steps = steps
-                run = train.train(settings, tmp_path / settings.name / way, starts, devices=ONE)
+                run = loop.train(settings, tmp_path / settings.name / way, starts, devices=ONE)
             ended[way] = (run.state.params, run.state.statistics, run.state.ema)
         assert tiny.same(*ended.values())
         rows_of = [rows(tmp_path / settings.name / way) for way in ended]
@@ -112,7 +112,7 @@ class Poisoned:
 def poison(monkeypatch, steps):
     made = pipeline.train_batches
     monkeypatch.setattr(
-        train.pipeline, "train_batches", lambda *a, **k: Poisoned(made(*a, **k), set(steps))
+        loop.pipeline, "train_batches", lambda *a, **k: Poisoned(made(*a, **k), set(steps))
     )
 
 
@@ -140,31 +140,31 @@ def test_a_run_leaves_what_a_workdir_holds(undisturbed):
 def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
     undisturbed, tmp_path, monkeypatch, at
 ):
-    write = train.MetricWriter.write
+    write = loop.MetricWriter.write
 
     def write_and_signal(self, step, split, values):
         write(self, step, split, values)
         if (step, split) == (at, "train"):
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(train.MetricWriter, "write", write_and_signal)
-    with pytest.raises(train.Stopped, match=f"stopped at step {at}, checkpoint written"):
-        train.train(tiny.config(), tmp_path, devices=ONE)
+    monkeypatch.setattr(loop.MetricWriter, "write", write_and_signal)
+    with pytest.raises(loop.Stopped, match=f"stopped at step {at}, checkpoint written"):
+        loop.train(tiny.config(), tmp_path, devices=ONE)
     monkeypatch.undo()
     assert int(tiny.last_state(tmp_path).step) == at
-    train.train(tiny.config(), tmp_path, devices=ONE)
+    loop.train(tiny.config(), tmp_path, devices=ONE)
     assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
     assert rows(tmp_path) == rows(undisturbed)
 
 
 @pytest.mark.faults
 def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, tmp_path, caplog):
-    train.train(tiny.config(), tmp_path, devices=ONE)
+    loop.train(tiny.config(), tmp_path, devices=ONE)
     for file in (tmp_path / "checkpoints" / "last" / "4" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
     with caplog.at_level("WARNING"):
-        train.train(tiny.config(), tmp_path, devices=ONE)
+        loop.train(tiny.config(), tmp_path, devices=ONE)
     assert "step 4 is damaged" in caplog.text
     assert "using the one before" in caplog.text
     assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
@@ -174,14 +174,14 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, 
 def test_another_seed_gives_other_weights(undisturbed, tmp_path):
     settings = tiny.config()
     settings.seed = 1
-    train.train(settings, tmp_path, devices=ONE)
+    loop.train(settings, tmp_path, devices=ONE)
     assert not tiny.same(tiny.last_state(tmp_path).params, tiny.last_state(undisturbed).params)
 
 
 @pytest.mark.faults
 def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
     poison(monkeypatch, {2, 3})
-    train.train(tiny.config(), tmp_path, devices=ONE)
+    loop.train(tiny.config(), tmp_path, devices=ONE)
     state = tiny.last_state(tmp_path)
     assert int(state.step) == 4
     assert int(state.skipped) == 2
@@ -198,7 +198,7 @@ def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_pa
     settings = tiny.config(steps=10)
     settings.max_skipped = 3
     with pytest.raises(UserError, match="3 steps in a row were not finite") as failure:
-        train.train(settings, tmp_path, devices=ONE)
+        loop.train(settings, tmp_path, devices=ONE)
     assert f"{tmp_path}/checkpoints/last/4" in str(failure.value)
     before, after = tiny.last_state(tmp_path, 2), tiny.last_state(tmp_path, 4)
     for part in ("params", "ema", "opt_state", "statistics"):
@@ -212,11 +212,11 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
     # No variance is that small, so that every line has the one sign.
     settings.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
     settings.collapse.update(loss_factor=99.0, adversarial_share=99.0, detail=(-99.0, 99.0))
-    train.train(settings, tmp_path, devices=ONE)
+    loop.train(settings, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert said.count("srgan 1/2  warning: over the last 1 steps, the enhanced images varied") == 1
     settings.steps = 4
-    train.train(settings, tmp_path, devices=ONE)
+    loop.train(settings, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert "going on from step 2" in said
     assert "warning" not in said
@@ -249,7 +249,7 @@ def test_a_value_out_of_range_is_named(field, value, message):
     settings = tiny.config()
     settings.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        train.check(settings, devices=2)
+        loop.check(settings, devices=2)
 
 
 @pytest.mark.faults
@@ -257,11 +257,11 @@ def test_an_adversarial_term_that_no_step_would_see_is_refused():
     settings = tiny.config("srgan")
     settings.loss.adversarial.begin = settings.steps
     with pytest.raises(UserError, match=r"begin=\d+ comes after the run's \d+ steps; begin"):
-        train.check(settings, devices=1)
+        loop.check(settings, devices=1)
     settings.loss.adversarial.begin = settings.steps - 1
-    train.check(settings, devices=1)
+    loop.check(settings, devices=1)
     settings.loss.adversarial.update(begin=settings.steps, weight=0.0)
-    train.check(settings, devices=1)
+    loop.check(settings, devices=1)
 
 
 @pytest.mark.faults
@@ -270,7 +270,7 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
     settings.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
     settings.data.crop = 128
     with pytest.raises(UserError, match=r"p\d"):
-        train.train(settings, tmp_path / "run", devices=ONE)
+        loop.train(settings, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
 
 
@@ -279,7 +279,7 @@ def test_a_set_too_large_for_the_device_is_refused_before_anything_is_written(tm
     settings = tiny.config()
     settings.data.update(placement="device", device_bytes=1000)
     with pytest.raises(UserError, match=r"does not fit config\.data\.device_bytes=1000"):
-        train.train(settings, tmp_path / "run", devices=ONE)
+        loop.train(settings, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
 
 
@@ -301,10 +301,10 @@ def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monke
         )
 
     monkeypatch.setattr(
-        train.pipeline, "train_batches", lambda *a, **k: Marked(made(*a, **k), set())
+        loop.pipeline, "train_batches", lambda *a, **k: Marked(made(*a, **k), set())
     )
     monkeypatch.setitem(pixel.FORMS, settings.loss.pixel, loss)
-    train.train(settings, tmp_path, devices=ONE)
+    loop.train(settings, tmp_path, devices=ONE)
     state = tiny.last_state(tmp_path)
     assert (int(state.step), int(state.skipped)) == (4, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tiny.plain(state.params)))
@@ -334,7 +334,7 @@ def test_a_parameter_that_is_not_finite_stops_the_run_and_is_not_saved(
 
     monkeypatch.setattr(sharding, "train_step", broken)
     with pytest.raises(UserError) as failure:
-        train.train(tiny.config(steps=40), tmp_path, devices=ONE)
+        loop.train(tiny.config(steps=40), tmp_path, devices=ONE)
     said = str(failure.value)
     assert said.startswith("generator: params/generator/head/")
     assert f"is not finite at step {said_at}, and no step can mend it" in said
@@ -348,9 +348,9 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
     now = iter(range(10**9, 0, -3600))
     monkeypatch.setattr(time, "time", lambda: float(next(now)))
     monkeypatch.setattr(time, "time_ns", lambda: next(now) * 10**9)
-    train.train(tiny.config(), tmp_path, devices=ONE)
+    loop.train(tiny.config(), tmp_path, devices=ONE)
     shutil.rmtree(tmp_path / "checkpoints" / "last" / "4")
-    train.train(tiny.config(), tmp_path, devices=ONE)
+    loop.train(tiny.config(), tmp_path, devices=ONE)
     monkeypatch.undo()
     assert next(now) < 10**9 - 3600
     seconds = [row["seconds"] for row in read_metrics(tmp_path / "metrics.jsonl")]
@@ -362,16 +362,16 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
 
 
 def test_better_goes_by_the_rule_and_passes_over_what_is_not_finite():
-    progress = train.Progress()
+    progress = loop.Progress()
     values = [1.0, float("nan"), 0.5, 2.0]
-    assert [train.better(("x", "max"), {"x": v}, progress) for v in values] == [
+    assert [loop.better(("x", "max"), {"x": v}, progress) for v in values] == [
         True,
         False,
         False,
         True,
     ]
-    progress = train.Progress()
-    assert [train.better(("x", "min"), {"x": v}, progress) for v in values] == [
+    progress = loop.Progress()
+    assert [loop.better(("x", "min"), {"x": v}, progress) for v in values] == [
         True,
         False,
         True,
@@ -389,13 +389,13 @@ def test_many_processes_compare_notes_only_where_they_wait_anyway(monkeypatch):
         return np.asarray([0, 1])
 
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
-    assert train._asked([signal.SIGTERM], together=False)
-    assert not train._asked([], together=True)
+    assert loop._asked([signal.SIGTERM], together=False)
+    assert not loop._asked([], together=True)
     assert asked == []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert not train._asked([signal.SIGTERM], together=False)
+    assert not loop._asked([signal.SIGTERM], together=False)
     assert asked == []
-    assert train._asked([], together=True)
+    assert loop._asked([], together=True)
     assert asked == [0]
 
 

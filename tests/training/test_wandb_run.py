@@ -11,9 +11,10 @@ import types
 import pytest
 from packaging.requirements import Requirement
 
-from histojax import chain, train, wandb_run
+from histojax import chain
 from histojax.errors import UserError
-from histojax.metric_writer import MetricWriter, check, read_metrics
+from histojax.training import loop, wandb_run
+from histojax.training.metric_writer import MetricWriter, check, read_metrics
 from tests import tiny
 
 
@@ -107,7 +108,7 @@ def test_a_failure_is_said_once_and_loses_no_line(stand_in, tmp_path, capsys, br
 def test_an_unreachable_server_does_not_stop_a_run(stand_in, tmp_path, capsys):
     stand_in.fails = ConnectionError("connection refused")
     made = settings()
-    run = train.train(made, tmp_path / "run")
+    run = loop.train(made, tmp_path / "run")
     assert run.step > 0
     assert capsys.readouterr().err.count("Weights & Biases failed (connection refused)") == 1
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == made.steps
@@ -121,13 +122,13 @@ def test_who_is_not_logged_in_is_told_so(stand_in, tmp_path):
 
 
 def test_a_trained_run_is_logged_and_the_same_run_without_is_the_same_run(stand_in, tmp_path):
-    train.train(settings(), tmp_path / "run")
+    loop.train(settings(), tmp_path / "run")
     (run,) = stand_in.runs
     lines = read_metrics(tmp_path / "run" / "metrics.jsonl")
     assert [row["step"] for row in run.rows] == [line["step"] for line in lines]
     # Where a run is logged to is no part of what it is: without W&B, it goes on.
     further = tiny.config(steps=6)
-    assert train.train(further, tmp_path / "run").step > 0
+    assert loop.train(further, tmp_path / "run").step > 0
     assert len(stand_in.runs) == 1
     assert read_metrics(tmp_path / "run" / "metrics.jsonl")[-1]["step"] == 6
 

@@ -3,7 +3,7 @@ import math
 
 import jax.numpy as jnp
 
-from histojax.progress import SinceLastLine, clock
+from histojax.training.progress import SinceLastLine, clock
 
 
 def test_means_are_of_finite_values_and_counts_are_the_last():

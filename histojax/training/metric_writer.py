@@ -17,7 +17,7 @@ from histojax import files
 from histojax.errors import UserError
 
 if TYPE_CHECKING:
-    from histojax.wandb_run import WandbRun
+    from histojax.training.wandb_run import WandbRun
 
 WARNING = "warning"  # the split of lines that hold words
 WANDB_MODES = ("online", "offline")

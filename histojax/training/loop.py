@@ -15,18 +15,19 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import collapse, config, metric_writer, sharding
+from histojax import config
 from histojax.cli import say
 from histojax.components.mean_teacher import build_teacher
 from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.metric_writer import MetricWriter, read_metrics
-from histojax.progress import ProgressLine, SinceLastLine
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
-from histojax.validation import Progress, Validation, better
-from histojax.wandb_run import WandbRun
+from histojax.training import gan_health, metric_writer, sharding
+from histojax.training.metric_writer import MetricWriter, read_metrics
+from histojax.training.progress import ProgressLine, SinceLastLine
+from histojax.training.validation import Progress, Validation, better
+from histojax.training.wandb_run import WandbRun
 
 Tree = Any
 
@@ -117,7 +118,7 @@ def train(
     line = ProgressLine(settings.name, settings.steps)
     # The last step looks at no score, where labels to choose by must not be used.
     chosen = ("step", "max") if settings.checkpoint.get("best") == "last" else stage.best
-    watch = collapse.build_watch(settings, stage)
+    watch = gan_health.build_watch(settings, stage)
     if watch is not None and writer is not None:
         for row in read_metrics(writer.path):  # of a run that goes on
             watch.see(row)
@@ -269,7 +270,7 @@ def check(settings: ConfigDict, devices: int) -> None:
             "steps; begin earlier, or do without the term by loss.adversarial.weight=0"
         )
     build_teacher(settings)
-    collapse.build_limits(settings)
+    gan_health.build_limits(settings)
 
 
 def _check_finite(

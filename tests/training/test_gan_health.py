@@ -3,11 +3,11 @@ import math
 
 import pytest
 
-from histojax import collapse
 from histojax.errors import UserError
+from histojax.training import gan_health
 from tests import tiny
 
-LIMITS = collapse.Limits(
+LIMITS = gan_health.Limits(
     window=200,
     told_apart=0.99,
     confused=0.5,
@@ -33,7 +33,7 @@ def line(step, **changes):
 
 def told(rows, start=0):
     """(step, sentence) of everything that is told along the rows."""
-    watch = collapse.Watch(LIMITS, start=start, coin=COIN)
+    watch = gan_health.Watch(LIMITS, start=start, coin=COIN)
     return [(row["step"], sentence) for row in rows for sentence in watch.see(row)]
 
 
@@ -115,7 +115,7 @@ def test_lines_without_a_value_say_nothing():
 
 def test_going_on_from_the_lines_written_tells_nothing_twice():
     rows = [line(50 * (n + 1), real_above_fake=1.0) for n in range(12)]
-    watch = collapse.Watch(LIMITS, start=0, coin=COIN)
+    watch = gan_health.Watch(LIMITS, start=0, coin=COIN)
     for row in json.loads(json.dumps(rows[:6])):
         watch.see(row)
     watch.see({"step": 300, "split": "warning", "text": "as it is written"})
@@ -129,18 +129,18 @@ def settings_for(**changes):
 
 
 def test_the_window_is_of_whole_lines():
-    made = collapse.build_limits(settings_for(**{"collapse.window": 200, "log.every": 150}))
+    made = gan_health.build_limits(settings_for(**{"collapse.window": 200, "log.every": 150}))
     assert made.window == 300
     assert made.variance == (0.7, 1.5)
 
 
 def test_nothing_is_watched_where_nothing_plays_or_none_is_wanted():
-    assert collapse.build_limits(settings_for(**{"collapse.window": 0})) is None
-    assert collapse.build_limits(tiny.config("generator")) is None
+    assert gan_health.build_limits(settings_for(**{"collapse.window": 0})) is None
+    assert gan_health.build_limits(tiny.config("generator")) is None
     for changes in ({"begin.generator": -1}, {"loss.adversarial.weight": 0.0}):
         settings = settings_for(**{"loss.features.weight": 0.0, **changes})
         stage, _, _ = tiny.built("srgan", settings)
-        assert collapse.build_watch(settings, stage) is None
+        assert gan_health.build_watch(settings, stage) is None
 
 
 @pytest.mark.parametrize(
@@ -153,4 +153,4 @@ def test_nothing_is_watched_where_nothing_plays_or_none_is_wanted():
 )
 def test_a_value_that_cannot_be_used_is_named(field, value, message):
     with pytest.raises(UserError, match=message):
-        collapse.build_limits(settings_for(**{f"collapse.{field}": value}))
+        gan_health.build_limits(settings_for(**{f"collapse.{field}": value}))

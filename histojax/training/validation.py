@@ -12,11 +12,11 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import sharding
 from histojax.components import scoring
 from histojax.data import eval_batches
 from histojax.data.sources import specs
 from histojax.imaging import figures
+from histojax.training import sharding
 
 Tree = Any
 

@@ -5,7 +5,7 @@ import types
 import pytest
 
 from histojax.errors import DiskError, UserError
-from histojax.metric_writer import MetricWriter, check, read_metrics
+from histojax.training.metric_writer import MetricWriter, check, read_metrics
 from tests import tiny
 from tests.tiny import full_disk
 

@@ -1,0 +1,1 @@
+"""The one loop, what it watches and what it writes."""
