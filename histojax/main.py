@@ -28,7 +28,9 @@ def default_workdir(config_flag: str) -> pathlib.Path:
 def main(argv: Sequence[str]) -> None:
     """Parses flags and runs."""
     del argv
-    from histojax import chain  # after flags, so that --help and bad flags answer at once
+    from histojax.experiments import (
+        chain,  # after flags, so that --help and bad flags answer at once
+    )
 
     cli.set_up_jax()
     cli.keep_freed_memory()

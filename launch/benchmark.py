@@ -130,7 +130,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     what = chosen(_WHAT.value, WHAT, "what")
     workers = worker_counts(_WORKERS.value)
-    from histojax import chain, config  # after flags, so that --help and bad flags answer at once
+    from histojax import config  # after flags, so that --help and bad flags answer at once
+    from histojax.experiments import chain
     from histojax.imaging import writers
     from histojax.models import layers
     from launch import (

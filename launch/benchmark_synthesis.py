@@ -11,8 +11,8 @@ import numpy as np
 import tifffile
 
 from configs import pyramid
-from histojax import chain
 from histojax.data.sources.synthetic import SyntheticSource
+from histojax.experiments import chain
 from histojax.imaging import tiling, writers
 from histojax.runs import workdirs
 from histojax.synthesis import mask_bank, painter

@@ -43,7 +43,7 @@ def real_data() -> pathlib.Path:
 @pytest.fixture(scope="session")
 def trained_chain(tmp_path_factory) -> pathlib.Path:
     """The workdir of a whole chain (generator, segmentation, srgan, joint), tiny; read only."""
-    from histojax import chain
+    from histojax.experiments import chain
     from tests import tiny
 
     folder = tmp_path_factory.getbasetemp()

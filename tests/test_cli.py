@@ -12,7 +12,8 @@ import pytest
 import tifffile
 from PIL import Image
 
-from histojax import chain, cli, files
+from histojax import cli, files
+from histojax.experiments import chain
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -6,11 +6,12 @@ import pytest
 
 from configs import base
 from configs.ablations import use_net as ablation
-from histojax import chain, config
+from histojax import config
 from histojax.components import build
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
+from histojax.experiments import chain
 from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
 from histojax.stages import STAGES, build_stage, segmentation

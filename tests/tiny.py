@@ -24,9 +24,9 @@ from configs import (
     unet,
     use_net,
 )
-from histojax import chain
 from histojax import config as histojax_config
 from histojax.data.sources import synthetic
+from histojax.experiments import chain
 from histojax.imaging import resampling
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage

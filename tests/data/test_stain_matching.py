@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain
 from histojax.data import stain_matching
 from histojax.errors import UserError
+from histojax.experiments import chain
 from histojax.inference import labeling, tiled
 from histojax.inference.files_in import predict_files
 from histojax.runs import workdirs

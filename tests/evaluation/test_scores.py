@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain
 from histojax.components import content
 from histojax.data import degradation
 from histojax.errors import UserError
 from histojax.evaluation import scores as evaluation
 from histojax.evaluation.rows import Methods, bicubic, feature_metric, methods_of
+from histojax.experiments import chain
 from histojax.inference import tiled
 from histojax.inference.labeling import Found
 from histojax.metrics import image_quality, overlap

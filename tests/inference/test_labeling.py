@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax import chain
 from histojax.errors import UserError
 from histojax.evaluation import scores
+from histojax.experiments import chain
 from histojax.inference import labeling, tiled
 from histojax.inference.files_in import predict_files
 from histojax.nuclei import components

@@ -7,9 +7,9 @@ import pytest
 from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
-from histojax import chain
 from histojax.components import palette, scales
 from histojax.errors import UserError
+from histojax.experiments import chain
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny

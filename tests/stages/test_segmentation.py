@@ -5,9 +5,9 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import chain
 from histojax.components import images
 from histojax.errors import UserError
+from histojax.experiments import chain
 from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop

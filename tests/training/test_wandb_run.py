@@ -11,8 +11,8 @@ import types
 import pytest
 from packaging.requirements import Requirement
 
-from histojax import chain
 from histojax.errors import UserError
+from histojax.experiments import chain
 from histojax.training import loop, wandb_run
 from histojax.training.metric_writer import MetricWriter, check, read_metrics
 from tests import tiny

@@ -17,8 +17,9 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import chain, config, files
+from histojax import config, files
 from histojax.errors import DiskError, UserError
+from histojax.experiments import chain
 from histojax.runs import workdirs
 from histojax.training import loop, validation
 from histojax.training.metric_writer import read_metrics
