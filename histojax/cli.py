@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import importlib
 import os
 import pathlib
 import re
@@ -55,6 +56,12 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
 
     _set_up_names()
     app.run(guarded, flags_parser=_parse)
+
+
+def run_stage(name: str) -> None:
+    """Runs `python -m histojax.stages.NAME`: histojax.main, for configs of that stage alone."""
+    # By name, because main imports the chain, and the chain every stage.
+    importlib.import_module("histojax.main").run(stage=name)
 
 
 def _set_up_names() -> None:

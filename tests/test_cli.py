@@ -123,6 +123,14 @@ def test_a_bad_value_leaves_no_workdir(tmp_path, override, expected):
 
 
 @pytest.mark.faults
+def test_a_stage_refuses_the_config_of_another(tmp_path):
+    said = refused("stages.srgan", SMOKE, f"--workdir={tmp_path / 'run'}")
+    assert "--config=configs/generator.py:smoke is of stage 'generator'" in said
+    assert "use histojax.main" in said
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.faults
 def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
     said = refused("main", SMOKE, f"--workdir={tmp_path / 'file' / 'run'}")
@@ -265,8 +273,8 @@ def test_file_names_that_are_not_utf8_are_one_sentence():
 
 
 def test_report_takes_folders_and_says_what_is_wrong_with_them(tmp_path):
-    assert "--output is missing" in refused("report", tmp_path, tmp_path)
-    said = refused("report", tmp_path, f"--output={tmp_path / 'out'}")
+    assert "--output is missing" in refused("compare", tmp_path, tmp_path)
+    said = refused("compare", tmp_path, f"--output={tmp_path / 'out'}")
     assert "1 workdir was named, and two or more are compared" in said
     assert not (tmp_path / "out").exists()
 

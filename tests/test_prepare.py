@@ -258,10 +258,10 @@ def test_description_says_what_a_user_must_know(root, data_dir):
 
 def test_the_command_ends_in_a_sentence_or_a_set(root, data_dir):
     words = (f"--source={root}", f"--data_dir={data_dir}")
-    assert "--dataset is missing" in refused("data.prepare", *words)
+    assert "--dataset is missing" in refused("prepare", *words)
     words = ("--dataset=monuseg", *words)
-    assert "limit is 1919" in refused("data.prepare", *words, "--max_pixels=1919")
-    status, said = run("data.prepare", *words, "--max_pixels=1920")
+    assert "limit is 1919" in refused("prepare", *words, "--max_pixels=1919")
+    status, said = run("prepare", *words, "--max_pixels=1920")
     assert status == 0, said
     assert "prepared 3 of 3" in said
     assert prepared.prepared_names(data_dir) == ["monuseg"]

@@ -18,7 +18,7 @@ from flax import struct
 from jax import lax
 from jax.flatten_util import ravel_pytree
 
-from histojax.runs import checkpoint
+from histojax.components import trees
 
 Tree = Any
 Inputs = jax.Array | tuple[jax.Array, ...]
@@ -103,9 +103,7 @@ def create(
 
         if name in start:
             wanted = jax.eval_shape(fresh, key, sample)
-            checkpoint.check_names(
-                checkpoint.shapes(start[name]), checkpoint.shapes(wanted), f"of init.{name}"
-            )
+            trees.check_names(trees.shapes(start[name]), trees.shapes(wanted), f"of init.{name}")
             # Copied, because the state is donated step by step and its start is not ours to lose.
             variables = jax.tree.map(jnp.copy, start[name])
         else:

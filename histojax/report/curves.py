@@ -9,7 +9,7 @@ from pathlib import Path
 
 from histojax.report.charts import Series, line_chart
 from histojax.report.scoreboard import finite
-from histojax.training.metric_writer import WARNING, read_metrics
+from histojax.runs.metrics_log import WARNING, read_metrics
 
 # What a line says beside its metrics.
 _NO_METRICS = ("step", "split", "seconds", "skipped_in_a_row")

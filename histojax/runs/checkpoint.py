@@ -25,6 +25,7 @@ import orbax.checkpoint as ocp
 from absl import logging
 
 from histojax import config, files
+from histojax.components import trees
 from histojax.errors import UserError
 
 Tree = Any
@@ -182,10 +183,10 @@ class Series:
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:
-            stored = shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
+            stored = trees.shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
             if not stored:
                 raise ValueError("its list of arrays cannot be read")
-            check_names(stored, shapes(wanted), place)
+            trees.check_names(stored, trees.shapes(wanted), place)
             state = reader.restore(place, jax.tree.map(_abstract, wanted))
         data = self._json(step, "data")["position"]
         return Restored(step, _usable(state, template), data, meta)
@@ -199,29 +200,6 @@ class Series:
 def _unless_closed_loop(hook: Callable[[Any], None], unraisable: Any) -> None:
     if str(unraisable.exc_value) != "Event loop is closed":
         hook(unraisable)
-
-
-def check_names(
-    stored: Mapping[str, tuple[int, ...]], wanted: Mapping[str, tuple[int, ...]], place: Any
-) -> None:
-    """Compares names and shapes of a stored tree with those a model needs.
-
-    Raises:
-        UserError: listing every name that is missing (-), extra (+) or of another shape (~).
-    """
-    missing = [f"- {name} {wanted[name]}" for name in wanted if name not in stored]
-    extra = [f"+ {name} {stored[name]}" for name in stored if name not in wanted]
-    other = [
-        f"~ {name} stored {stored[name]}, needed {wanted[name]}"
-        for name in wanted
-        if name in stored and tuple(stored[name]) != tuple(wanted[name])
-    ]
-    if missing or extra or other:
-        raise UserError(
-            f"the checkpoint {place} is of another architecture than this config's (- missing, "
-            "+ extra, ~ other shape); use the config it was trained with or another workdir:\n"
-            + "\n".join(missing + extra + other)
-        )
 
 
 def _is_key(x: Any) -> bool:
@@ -253,19 +231,3 @@ def _usable(stored: Tree, template: Tree) -> Tree:
 
 def _abstract(x: Any) -> jax.ShapeDtypeStruct:
     return jax.ShapeDtypeStruct(np.shape(x), x.dtype, sharding=getattr(x, "sharding", None))
-
-
-def shapes(tree: Tree) -> dict[str, tuple[int, ...]]:
-    """Path of names -> shape, of every array of a tree."""
-    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
-    return {
-        "/".join(_name(part) for part in path): tuple(getattr(leaf, "shape", ()) or ())
-        for path, leaf in leaves
-    }
-
-
-def _name(part: Any) -> str:
-    for attribute in ("name", "key", "idx"):
-        if hasattr(part, attribute):
-            return str(getattr(part, attribute))
-    return str(part)

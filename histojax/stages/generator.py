@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax import cli
 from histojax.components import build, content, scoring
 from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
@@ -119,6 +120,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Generator:
 
 
 if __name__ == "__main__":
-    from histojax import main
-
-    main.run()
+    cli.run_stage("generator")

@@ -19,6 +19,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax import cli
 from histojax.components import build, content, scoring
 from histojax.components import gan as critic
 from histojax.components.images import by_head, enhanced, probabilities, targets, unit
@@ -215,6 +216,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
 
 
 if __name__ == "__main__":
-    from histojax import main
-
-    main.run()
+    cli.run_stage("joint")

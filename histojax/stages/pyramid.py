@@ -22,6 +22,7 @@ from flax import linen as nn
 from jax import lax
 from ml_collections import ConfigDict
 
+from histojax import cli
 from histojax.components import build, content, gan, pair_gan, palette, scoring
 from histojax.components.images import by_head, quantise, unit
 from histojax.components.scales import (
@@ -522,6 +523,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
 
 
 if __name__ == "__main__":
-    from histojax import main
-
-    main.run()
+    cli.run_stage("pyramid")

@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax import cli
 from histojax.components import build, scoring
 from histojax.components.images import by_head, probabilities, targets, unit
 from histojax.components.mean_teacher import Teacher, build_teacher, consistency, mean_of_labelled
@@ -307,6 +308,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
 
 
 if __name__ == "__main__":
-    from histojax import main
-
-    main.run()
+    cli.run_stage("segmentation")

@@ -16,6 +16,7 @@ import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax import cli
 from histojax.components import build, content, scoring
 from histojax.components import gan as critic
 from histojax.components.images import enhanced, unit
@@ -167,6 +168,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
 
 
 if __name__ == "__main__":
-    from histojax import main
-
-    main.run()
+    cli.run_stage("srgan")

@@ -22,9 +22,10 @@ from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.runs import checkpoint, workdirs
+from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.training import gan_health, metric_writer, sharding
-from histojax.training.metric_writer import MetricWriter, read_metrics
+from histojax.training.metric_writer import MetricWriter
 from histojax.training.progress import ProgressLine, SinceLastLine
 from histojax.training.validation import Progress, Validation, better
 from histojax.training.wandb_run import WandbRun

@@ -15,11 +15,11 @@ from ml_collections import ConfigDict
 
 from histojax import files
 from histojax.errors import UserError
+from histojax.runs.metrics_log import WARNING, read_metrics
 
 if TYPE_CHECKING:
     from histojax.training.wandb_run import WandbRun
 
-WARNING = "warning"  # the split of lines that hold words
 WANDB_MODES = ("online", "offline")
 
 
@@ -166,14 +166,3 @@ class _Board:
     def close(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-
-
-def read_metrics(path: pathlib.Path) -> list[dict[str, Any]]:
-    """The lines of a metrics.jsonl; a last line cut short by a kill is left out."""
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines():
-        try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError:
-            break
-    return rows

@@ -21,8 +21,8 @@ from histojax import config, files
 from histojax.errors import DiskError, UserError
 from histojax.experiments import chain
 from histojax.runs import workdirs
+from histojax.runs.metrics_log import read_metrics
 from histojax.training import loop, validation
-from histojax.training.metric_writer import read_metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -9,6 +9,7 @@ from histojax.components import images
 from histojax.errors import UserError
 from histojax.experiments import chain
 from histojax.runs import workdirs
+from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop
 from tests import tiny
@@ -275,7 +276,7 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     assert len(set.union(*patients.values())) == 5
     assert workdirs.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
-    rows = loop.read_metrics(run / "metrics.jsonl")
+    rows = read_metrics(run / "metrics.jsonl")
     assert all(
         {"loss_labelled", "loss_consistency"} <= set(r) for r in rows if r["split"] == "train"
     )

@@ -17,10 +17,10 @@ from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
 from histojax.runs import workdirs
+from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.stages.pyramid import Pyramid
 from histojax.training import loop, sharding
-from histojax.training.metric_writer import read_metrics
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parents[1]

@@ -5,7 +5,8 @@ import types
 import pytest
 
 from histojax.errors import DiskError, UserError
-from histojax.training.metric_writer import MetricWriter, check, read_metrics
+from histojax.runs.metrics_log import read_metrics
+from histojax.training.metric_writer import MetricWriter, check
 from tests import tiny
 from tests.tiny import full_disk
 

@@ -13,8 +13,9 @@ from packaging.requirements import Requirement
 
 from histojax.errors import UserError
 from histojax.experiments import chain
+from histojax.runs.metrics_log import read_metrics
 from histojax.training import loop, wandb_run
-from histojax.training.metric_writer import MetricWriter, check, read_metrics
+from histojax.training.metric_writer import MetricWriter, check
 from tests import tiny
 
 
