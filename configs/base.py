@@ -130,7 +130,7 @@ def base(name: str, stage: str) -> ConfigDict:
             },
         }
     )
-    config.init = ConfigDict()
+    config.init_from = ConfigDict()
     return config
 
 
@@ -169,7 +169,7 @@ def instances() -> ConfigDict:
     return ConfigDict(
         {
             "marker_from_mask": False,  # eroded components in the place of a marker head
-            "form": "watershed",  # any size | usenet: as published, whole images
+            "kind": "watershed",  # any size | usenet: as published, whole images
             "fit": True,  # its parameters to the val split, once the run is trained
             "watershed": {
                 "mask_threshold": 0.5,

@@ -49,7 +49,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     )
     config.collapse = srgan.collapse_group()
     # Step at which each network starts to learn; -1: never.
-    config.begin = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
+    config.learn_from_step = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
     config.ema_decay = 0.99
     config.data.augmentation = segmentation.augmentation()
     config.data.crop = base.crop(
@@ -69,9 +69,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.discriminator_optimizer = base.optimizer(
         {"smoke": 2e-4, "laptop": 1e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5
     )
-    config.init.generator = start
-    config.init.segmenter = start.init.segmenter
-    stages = (start.init.generator, start.init.segmenter, start)
+    config.init_from.generator = start
+    config.init_from.segmenter = start.init_from.segmenter
+    stages = (start.init_from.generator, start.init_from.segmenter, start)
     base.share(config, stages)
     # The length of every stage in one place: --config.lengths.generator=12000.
     config.lengths = ConfigDict({"joint": config.get_ref("steps")})

@@ -42,12 +42,12 @@ def get_config(size: str = "laptop") -> ConfigDict:
     for k in range(len(sizes)):
         scale = one_scale(size, sizes, k)
         if config is not None:
-            scale.init.pyramid = config
+            scale.init_from.pyramid = config
             lower.append(config)
         config = scale
     base.share(config, tuple(lower))
     for stage in lower:
-        for field in ("labels", "classes", "noise", "start"):
+        for field in ("labels", "classes", "noise", "base"):
             stage.pyramid[field] = config.pyramid.get_ref(field)
         stage.loss.added_weight = config.loss.get_ref("added_weight")
     # The length of every scale in one place: --config.lengths.scale_64=3000.
@@ -74,7 +74,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # built-in model for the mask, its nuclei and its ground in these colours, or grey.
             # Tissue is drawn once for an image, a second for 1000 x 1000 px, and kept up to 1 GiB
             # a process.
-            "start": "grey" if size == "paper" else "colours",
+            "base": "gray" if size == "paper" else "colors",
             "together": False,  # whether all scales learn at once, from a trained pyramid
         }
     )
@@ -113,7 +113,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
     config.loss = ConfigDict(
         {
             # Twice the source's weight, whose least squares are not halved; so is the mask's.
-            "adversarial": {"form": "lsgan", "weight": 1.0},
+            "adversarial": {"kind": "lsgan", "weight": 1.0},
             # Likeness to the one real image out of many that a mask could have, in activations or
             # pixels, keeps a laptop's few steps at flat colours.
             "matching_weight": 0.0 if size == "laptop" else 10.0,
@@ -133,7 +133,7 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
                 "path": "",
                 "sha256": "",
                 "layers": _LAYERS,
-                "form": "l1",
+                "kind": "l1",
                 "weight": 10.0 if size in ("gpu", "paper") else 0.0,
             },
         }

@@ -24,11 +24,11 @@ def feature_group(size: str) -> ConfigDict:
     if size in ("gpu", "paper"):
         layers = {"relu1_2": 0.1, "relu2_2": 0.1, "relu3_4": 1.0, "relu4_4": 1.0}
         return ConfigDict(
-            dict(network="vgg19", path="", sha256="", layers=layers, form="l1", weight=0.1)
+            dict(network="vgg19", path="", sha256="", layers=layers, kind="l1", weight=0.1)
         )
     layers = {"level1": 1.0} if size == "smoke" else {"level1": 1.0, "level2": 1.0}
     return ConfigDict(
-        dict(network="segmenter", path="", sha256="", layers=layers, form="l1", weight=0.1)
+        dict(network="segmenter", path="", sha256="", layers=layers, kind="l1", weight=0.1)
     )
 
 
@@ -39,14 +39,14 @@ def discriminator(size: str) -> ConfigDict:
     return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
 
 
-def adversarial_group(form: str, weight: float) -> ConfigDict:
+def adversarial_group(kind: str, weight: float) -> ConfigDict:
     """The adversarial term and what steadies it, shared with joint.py."""
     return ConfigDict(
         {
             # relativistic (average) | relativistic_pairwise | bce | brier | lsgan | hinge
-            "form": form,
+            "kind": kind,
             "weight": weight,  # 0: no discriminator
-            "begin": 0,  # step from which the generator sees it; the discriminator learns before
+            "discriminator_warmup": 0,  # step from which the generator sees the term
             # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
             "penalty": {
                 "kind": "none",  # none | r1 | one_centred | zero_centred
@@ -92,7 +92,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
         }
     )
     config.collapse = collapse_group()
-    config.begin = ConfigDict({"generator": 0, "discriminator": 0})  # step of first learning
+    config.learn_from_step = ConfigDict(
+        {"generator": 0, "discriminator": 0}
+    )  # step of first learning
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation()
     config.data.crop = base.crop(
@@ -108,7 +110,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.discriminator_optimizer = base.optimizer(
         {"smoke": 2e-4, "laptop": 4e-4, "gpu": 2e-4, "paper": 2e-4}[size], b1=0.5
     )
-    config.init.generator = generator.get_config(size)
-    config.init.segmenter = segmentation.get_config(size)
-    base.share(config, (config.init.generator, config.init.segmenter))
+    config.init_from.generator = generator.get_config(size)
+    config.init_from.segmenter = segmentation.get_config(size)
+    base.share(config, (config.init_from.generator, config.init_from.segmenter))
     return base.paced(config, size)

@@ -14,8 +14,8 @@ normalisation sees one value a channel and passes nothing of the image on: the a
 has no gradient, there as here. Two images mend it: --config.data.batch_size=2.
 
     python -m histojax.main --config=configs/srgan_srresnet.py \
-        --config.data.source=folder:$MONUSEG --config.init.generator.steps=10000 \
-        --config.init.segmenter.steps=8000 --config.steps=400
+        --config.data.source=folder:$MONUSEG --config.init_from.generator.steps=10000 \
+        --config.init_from.segmenter.steps=8000 --config.steps=400
 
 The segmentation stage, which gives the feature network, is that of joint.py: its finished folder
 may be copied into this workdir instead of being trained again. laptop, with 8,000 steps of it, the
@@ -59,9 +59,9 @@ def get_config(size: str = "laptop") -> ConfigDict:
     if size == "paper":
         return _as_coded(config)
     config.discriminator.size = config.data.get_ref("crop")
-    config.loss.adversarial.form = "bce"
-    config.init.generator = srresnet.get_config(size)
-    base.share(config, (config.init.generator,))
+    config.loss.adversarial.kind = "bce"
+    config.init_from.generator = srresnet.get_config(size)
+    base.share(config, (config.init_from.generator,))
     return config
 
 
@@ -75,9 +75,9 @@ def _as_coded(config: ConfigDict) -> ConfigDict:
         output="tanh",
     )
     config.loss.pixel_weight = 0.0
-    config.loss.features.update(form="raw_mse", weight=1.0)
+    config.loss.features.update(kind="raw_mse", weight=1.0)
     config.loss.features.layers = ConfigDict({"relu3_3": 1.0})
-    config.loss.adversarial.update(form="brier", weight=1e-3)
+    config.loss.adversarial.update(kind="brier", weight=1e-3)
     config.ema_decay = 0.0
     config.data.crop = 256
     config.data.batch_size = 1
@@ -89,5 +89,5 @@ def _as_coded(config: ConfigDict) -> ConfigDict:
             2e-4, schedule="constant", warmup_steps=0, b1=0.5, b2=0.999, clip_norm=0.0
         )
     del config.segmenter
-    config.init = ConfigDict()
+    config.init_from = ConfigDict()
     return config

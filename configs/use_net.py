@@ -97,7 +97,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.data.stain.method = "spcn"
     config.loss.squared_dice = True
     config.ema_decay = 0.0
-    config.instances.update(form="usenet", fit=False)
+    config.instances.update(kind="usenet", fit=False)
     turns = {"rotations": False, "rotate": 25.0, "translate": 0.2}
     config.data.augmentation = base.augmentation(**turns)
     config.optimizer = base.optimizer(

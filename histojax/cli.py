@@ -18,9 +18,9 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 
-# --config.init.NETWORK=FOLDER: a run to start from, in the place of the config that would be
+# --config.init_from.NETWORK=FOLDER: a run to start from, in the place of the config that would be
 # trained first. ml_collections itself would take only another config there.
-_START = re.compile(r"--?config\.((?:init\.\w+\.)*)init\.(\w+)=(?!\{)(.*)")
+_START = re.compile(r"--?config\.((?:init_from\.\w+\.)*)init_from\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
@@ -120,18 +120,18 @@ def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> No
     """Puts a run's folder where a config starts from an earlier stage, in all of its chain."""
     place = config
     for name in outer.split(".")[1:-1:2]:
-        place = place.init[name]
-    if network not in place.init:
-        with place.init.unlocked():
-            place.init[network] = folder
+        place = place.init_from[name]
+    if network not in place.init_from:
+        with place.init_from.unlocked():
+            place.init_from[network] = folder
         return
-    replaced = place.init[network]
+    replaced = place.init_from[network]
 
     def visit(stage: ConfigDict) -> None:
-        for name, start in stage.init.items():
+        for name, start in stage.init_from.items():
             if start is replaced:
-                with stage.init.ignore_type(), stage.init.unlocked():
-                    stage.init[name] = folder
+                with stage.init_from.ignore_type(), stage.init_from.unlocked():
+                    stage.init_from[name] = folder
             elif isinstance(start, ConfigDict):
                 visit(start)
 

@@ -47,7 +47,7 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
     "extra": lambda spec: spec == "",
     "extra_weight": lambda weight: True,
     "best": lambda chosen: chosen == "score",
-    "start": lambda start: start == "grey",
+    "start": lambda start: start == "gray",
     "moments_weight": lambda weight: weight == 0,
     "added_weight": lambda weight: weight == 0,
     "unlabelled": lambda spec: spec == "",
@@ -61,13 +61,13 @@ ABSENT: dict[str, Callable[[Any], bool]] = {
 }
 
 
-def resolved(config: ConfigDict) -> dict[str, Any]:
+def to_values(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values, references resolved and tuples as lists."""
     return json.loads(json.dumps(config.to_dict()))
 
 
-def restored(values: dict[str, Any]) -> ConfigDict:
-    """The inverse of `resolved`."""
+def from_values(values: dict[str, Any]) -> ConfigDict:
+    """The inverse of `to_values`."""
     return ConfigDict(values)
 
 
@@ -96,7 +96,7 @@ def _brief(value: Any) -> str:
     return f"a group of {len(value)} fields" if isinstance(value, dict) else repr(value)
 
 
-def read(path: pathlib.Path) -> dict[str, Any]:
+def read_config(path: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a workdir holds.
 
     Raises:
@@ -129,7 +129,7 @@ def check_format(found: int, known: int, place: object) -> None:
         )
 
 
-def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
+def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the config into a new workdir, or checks it against the one that is there.
 
     Raises:
@@ -138,9 +138,9 @@ def claim(config: ConfigDict, workdir: pathlib.Path) -> None:
         DiskError: if it cannot be written.
     """
     path = workdir / "config.json"
-    values = resolved(config)
+    values = to_values(config)
     if path.exists():
-        found = differences(read(path), values)
+        found = differences(read_config(path), values)
         if found:
             raise UserError(
                 f"{workdir} was started with another config; use another --workdir or take back: "

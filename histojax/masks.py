@@ -1,12 +1,12 @@
 """Makes label images to synthesise tissue from, of the labelled images of a data set.
 
-    python -m histojax.masks --workdir=RUN --output=DIR [--form=replaced] [--count=100]
+    python -m histojax.masks --workdir=RUN --output=DIR [--kind=replaced] [--count=100]
 
 makes them of what RUN was trained on, and of no other image: with data.labelled below 1, of that
 share of the patients. `--data=SPEC` is for the training split of other data. See
 `histojax.synthesis.mask_bank` for the forms.
 
-    python -m histojax.masks --workdir=RUN --form=predicted --output=DIR [--images=SPEC]
+    python -m histojax.masks --workdir=RUN --kind=predicted --output=DIR [--images=SPEC]
 
 makes them of what RUN, a pyramid or a segmenter, finds in images without labels, where it is sure:
 by default in those of the training patients that data.labelled leaves out. With `--with_images`
@@ -36,9 +36,9 @@ _DATA = flags.DEFINE_string("data", None, "SPEC of labelled images, instead.")
 _SPLIT = flags.DEFINE_string("split", "train", "Of --data: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the masks.")
 _FORM = flags.DEFINE_enum(
-    "form",
+    "kind",
     "replaced",
-    (*mask_bank.FORMS, _PREDICTED),
+    (*mask_bank.KINDS, _PREDICTED),
     "Windows turned about, nuclei placed anew, or predicted for images without labels.",
 )
 _IMAGES = flags.DEFINE_string("images", "rest", "SPEC of images without labels, for predicted.")
@@ -66,7 +66,7 @@ def main(argv: Sequence[str]) -> None:
         return
     if _WITH_IMAGES.value:
         raise UserError(
-            "--with_images is for --form=predicted: masks of the other forms belong to no image"
+            "--with_images is for --kind=predicted: masks of the other forms belong to no image"
         )
     if (_WORKDIR.value is None) == (_DATA.value is None):
         raise UserError(
@@ -78,7 +78,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         source = workdirs.labelled_source(pathlib.Path(_WORKDIR.value))
     mask_bank.write_masks(
-        source, output, form=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
+        source, output, kind=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
     )
     say(f"{_COUNT.value} masks in {output}, of {len(source)} images")
 
@@ -89,15 +89,15 @@ def predict(output: pathlib.Path) -> None:
     from histojax.synthesis.painter import pseudo_labels
 
     if _WORKDIR.value is None:
-        raise UserError("--form=predicted needs --workdir=RUN, which finds the nuclei: give it")
+        raise UserError("--kind=predicted needs --workdir=RUN, which finds the nuclei: give it")
     if _DATA.value is not None:
-        raise UserError("--form=predicted is made of --images=SPEC: give that instead of --data")
+        raise UserError("--kind=predicted is made of --images=SPEC: give that instead of --data")
     cli.set_up_jax()
     run = workdirs.load(pathlib.Path(_WORKDIR.value))
-    settings = run.config.copy_and_resolve_references()
-    with settings.data.unlocked():  # runs from before there was one lack it
-        settings.data.unlabelled = _IMAGES.value
-    source = workdirs.open_unlabelled(settings)
+    config = run.config.copy_and_resolve_references()
+    with config.data.unlocked():  # runs from before there was one lack it
+        config.data.unlabelled = _IMAGES.value
+    source = workdirs.open_unlabelled(config)
     count = pseudo_labels.write_masks(
         run,
         source,

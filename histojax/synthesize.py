@@ -5,7 +5,7 @@
 
 PATH is a label image (0 is background; PNG or TIFF) or a folder of them. DIR is then a folder of
 image and mask pairs that `folder:DIR` reads. Images are made and written in strips, of any size;
-those of a pyramid that starts from tissue (pyramid.start) up to 8192 px on each side.
+those of a pyramid that starts from tissue (pyramid.base) up to 8192 px on each side.
 
 With `--builtin` the tissue is the built-in model's, which needs no training, around the same
 nuclei; images are then drawn whole, in memory, and `--tile` says nothing.
@@ -69,7 +69,7 @@ def main(argv: Sequence[str]) -> None:
         )
         return
     cli.set_up_jax()
-    painter.synthesise_files(
+    painter.synthesize_files(
         pathlib.Path(_WORKDIR.value),
         [pathlib.Path(path) for path in _MASKS.value],
         pathlib.Path(_OUTPUT.value),

@@ -130,7 +130,7 @@ def main(argv: Sequence[str]) -> None:
     del argv
     what = chosen(_WHAT.value, WHAT, "what")
     workers = worker_counts(_WORKERS.value)
-    from histojax import config  # after flags, so that --help and bad flags answer at once
+    from histojax.config import to_values
     from histojax.experiments import chain
     from histojax.imaging import writers
     from histojax.models import layers
@@ -145,7 +145,7 @@ def main(argv: Sequence[str]) -> None:
     from launch.benchmark_tables import tables
     from launch.benchmark_timing import apart
 
-    ordered = {stage.name: config.resolved(stage) for stage in chain.stages_of(_CONFIG.value)}
+    ordered = {stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)}
     stages = chosen(_STAGES.value or list(ordered), list(ordered), "stages")
     forms = chosen(_FORMS.value, layers.GROUPED_FORMS[1:], "forms")
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
@@ -199,9 +199,7 @@ def main(argv: Sequence[str]) -> None:
     if "streaming" in what:
         say("streaming")
         smoke = benchmark_streaming.NETWORKS[_NETWORKS.value].get_config("smoke")
-        measured = apart(
-            benchmark_streaming.measure, config.resolved(smoke), _SLIDE.value, _TILE.value
-        )
+        measured = apart(benchmark_streaming.measure, to_values(smoke), _SLIDE.value, _TILE.value)
         keep(result, "streaming", measured)
     if "postprocessing" in what:
         rows = []

@@ -16,7 +16,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from configs import generator
-from histojax import config
+from histojax.config import from_values, to_values
 from histojax.data import cores
 from histojax.models import layers
 from histojax.runs import workdirs
@@ -27,10 +27,10 @@ from launch import benchmark_timing as timing
 
 def paper_config(*, crop: int = 256, **fields: Any) -> ConfigDict:
     """configs/generator.py:paper with another crop (hr px) or other fields of its network."""
-    settings = generator.get_config("paper")
-    settings.data.crop = crop
-    settings.generator.update(fields)
-    return settings
+    config = generator.get_config("paper")
+    config.data.crop = crop
+    config.generator.update(fields)
+    return config
 
 
 def measure_form(
@@ -48,12 +48,12 @@ def measure_form(
         form (resolved), batch_size, parameters, and what `timing.compiled`, `timing.repeated` and
         `timing.peak_memory` give.
     """
-    settings = config.restored(dict(values))
-    settings.generator.grouped_form = form
+    config = from_values(dict(values))
+    config.generator.grouped_form = form
     mesh = sharding.data_mesh(jax.devices()[:1])
-    stage = build_stage(settings, {})
-    example = workdirs.example_batch(settings)
-    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
+    stage = build_stage(config, {})
+    example = workdirs.example_batch(config)
+    state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
     rng = np.random.default_rng(0)
     batch = {
         name: rng.integers(0, 256, (batch_size, *example[name].shape[1:]), np.uint8)
@@ -144,27 +144,27 @@ def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -
 
     threads = len(cores.usable())
     torch.set_num_threads(threads)
-    settings = config.restored(dict(values))
-    network = torch_generator(settings.generator).to(memory_format=torch.channels_last)
+    config = from_values(dict(values))
+    network = torch_generator(config.generator).to(memory_format=torch.channels_last)
     parameters = list(network.parameters())
     average = [parameter.detach().clone() for parameter in parameters]
     optimizer = torch.optim.Adam(
-        parameters, settings.optimizer.learning_rate, (settings.optimizer.b1, settings.optimizer.b2)
+        parameters, config.optimizer.learning_rate, (config.optimizer.b1, config.optimizer.b2)
     )
-    crop = settings.data.crop
+    crop = config.data.crop
 
     def images(side: int) -> Any:
         made = torch.rand(batch_size, 3, side, side)
         return made.contiguous(memory_format=torch.channels_last)
 
-    lr, hr = images(crop // settings.data.scale), images(crop)
+    lr, hr = images(crop // config.data.scale), images(crop)
 
     def step() -> None:
         optimizer.zero_grad(set_to_none=True)
         (network(lr) - hr).square().mean().backward()
         optimizer.step()
         with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - settings.ema_decay)
+            torch._foreach_lerp_(average, parameters, 1 - config.ema_decay)
 
     return {
         "batch_size": batch_size,
@@ -183,7 +183,7 @@ def measure(
     naive_batch_size: int,
     repeats: int,
     forms: Sequence[str] = ("grouped",),
-    settings: ConfigDict | None = None,
+    config: ConfigDict | None = None,
 ) -> dict[str, Any]:
     """The form in use against others, each in a process of its own, one after the other.
 
@@ -193,15 +193,15 @@ def measure(
             too, and ratios are between equal batches.
         repeats: steps that are timed; fewer where a step is slow (`timing.repeated`).
         forms: others to compare with, of `layers.GROUPED_FORMS`.
-        settings: a generator stage's config; None takes `paper_config()`.
+        config: a generator stage's config; None takes `paper_config()`.
 
     Returns:
         network, crop; used: rows of the form in use; others: rows with times_slower, how many times
         the step of the form in use they take; torch: a row, with times_faster where it was run. The
         same two in CPU time end in _cpu.
     """
-    settings = settings or paper_config()
-    values = config.resolved(settings)
+    config = config or paper_config()
+    values = to_values(config)
     used = {
         size: timing.apart(
             measure_form, values, form="auto", batch_size=size, repeats=repeats, trains=True

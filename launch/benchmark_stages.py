@@ -17,8 +17,8 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config
 from histojax.components import build
+from histojax.config import from_values
 from histojax.data import pipeline
 from histojax.data.sources import specs
 from histojax.inference import tiled
@@ -30,31 +30,31 @@ from launch import benchmark_timing as timing
 Tree = Any
 
 
-def untrained_stage(settings: ConfigDict) -> Any:
+def untrained_stage(config: ConfigDict) -> Any:
     """The stage of a config, without the runs that it starts from."""
-    return build_stage(settings, _encoder(settings))
+    return build_stage(config, _encoder(config))
 
 
-def _encoder(settings: ConfigDict) -> dict[str, Tree]:
+def _encoder(config: ConfigDict) -> dict[str, Tree]:
     """The segmenter, where the stage's feature loss reads it: no stage is built without."""
-    features = settings.loss.get("features")
+    features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
         return {}
-    module = segmentation.build_segmenter(settings, build.compute_dtype(settings))
-    image = workdirs.example_batch(settings)["hr"].astype(np.float32)
+    module = segmentation.build_segmenter(config, build.compute_dtype(config))
+    image = workdirs.example_batch(config)["hr"].astype(np.float32)
     init = jax.jit(lambda key: module.init(key, image, train=False))
-    return {"segmenter": init(jax.random.key(settings.seed))}
+    return {"segmenter": init(jax.random.key(config.seed))}
 
 
-def untrained_run(settings: ConfigDict) -> workdirs.Run:
+def untrained_run(config: ConfigDict) -> workdirs.Run:
     """A run as `runs.load` gives it, but of a stage at step 0 and without a workdir."""
-    if "features" in settings.loss:
-        settings = settings.copy_and_resolve_references()
-        settings.loss.features.weight = 0.0
-    stage = build_stage(settings, {})
-    state = workdirs.fresh_state(stage, settings).replace(opt_state={})
-    meta = {"thresholds": {"mask": settings.get("threshold", 0.5)}, "mpp_in": None, "mpp_out": None}
-    return workdirs.Run(pathlib.Path(), settings, stage, state, 0, meta)
+    if "features" in config.loss:
+        config = config.copy_and_resolve_references()
+        config.loss.features.weight = 0.0
+    stage = build_stage(config, {})
+    state = workdirs.fresh_state(stage, config).replace(opt_state={})
+    meta = {"thresholds": {"mask": config.get("threshold", 0.5)}, "mpp_in": None, "mpp_out": None}
+    return workdirs.Run(pathlib.Path(), config, stage, state, 0, meta)
 
 
 def measure_step(
@@ -79,14 +79,14 @@ def measure_step(
         together: images_per_second with batches from the pipeline, dispatched as in training;
         bottleneck: "input" or "step", whichever alone is slower.
     """
-    settings = config.restored(dict(values))
+    config = from_values(dict(values))
     mesh = sharding.data_mesh()
-    loop.check(settings, mesh.size)
-    size = settings.data.batch_size
-    stage = untrained_stage(settings)
-    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
-    source = workdirs.open_split(settings, "train", fields=stage.fields)
-    batches = _batches(settings, source, stage.fields, sharding=sharding.batch_sharding(mesh))
+    loop.check(config, mesh.size)
+    size = config.data.batch_size
+    stage = untrained_stage(config)
+    state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
+    source = workdirs.open_split(config, "train", fields=stage.fields)
+    batches = _batches(config, source, stage.fields, sharding=sharding.batch_sharding(mesh))
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
 
@@ -103,15 +103,15 @@ def measure_step(
     measured["images_per_second"] = size / measured["seconds"]
     if measured["flop"] is not None:
         measured["flop"] *= mesh.size
-    measured["flop_grouped"] = _flop_grouped(settings)
-    dtype = build.compute_dtype(settings)
+    measured["flop_grouped"] = _flop_grouped(config)
+    dtype = build.compute_dtype(config)
     measured["dtype"] = jnp.dtype(dtype).name
     measured["peak_flops"] = timing.matmul_peak(mesh, dtype, size=matmul_size)
     measured["share_of_peak"] = measured["flop"] and (
         measured["flop"] / measured["seconds"] / measured["peak_flops"]
     )
 
-    measured["input"] = _input_rate(batches, settings, len(source), seconds)
+    measured["input"] = _input_rate(batches, config, len(source), seconds)
     for _ in range(2):
         state, _ = take_step(state, sharding.place_batch(next(batches), mesh))
     jax.block_until_ready(state)
@@ -129,16 +129,16 @@ def measure_step(
     return measured
 
 
-def _flop_grouped(settings: ConfigDict) -> float | None:
+def _flop_grouped(config: ConfigDict) -> float | None:
     """FLOP of a step on the whole batch, by XLA's count of the program before it is optimised."""
-    settings = settings.copy_and_resolve_references()
-    if "generator" in settings:
-        settings.generator.grouped_form = "grouped"
-    stage = untrained_stage(settings)
-    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
-    example = workdirs.example_batch(settings)
+    config = config.copy_and_resolve_references()
+    if "generator" in config:
+        config.generator.grouped_form = "grouped"
+    stage = untrained_stage(config)
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
+    example = workdirs.example_batch(config)
     batch = {
-        name: jax.ShapeDtypeStruct((settings.data.batch_size, *example[name].shape[1:]), np.uint8)
+        name: jax.ShapeDtypeStruct((config.data.batch_size, *example[name].shape[1:]), np.uint8)
         for name in stage.fields
     }
     step = jax.jit(functools.partial(stage.train_step, axis_name=None))
@@ -146,14 +146,14 @@ def _flop_grouped(settings: ConfigDict) -> float | None:
 
 
 def _batches(
-    settings: ConfigDict, source: specs.Source, fields: Sequence[str], **options: Any
+    config: ConfigDict, source: specs.Source, fields: Sequence[str], **options: Any
 ) -> Any:
     return pipeline.train_batches(
         source,
-        settings.data,
+        config.data,
         fields=fields,
-        batch_size=settings.data.batch_size,
-        seed=settings.seed,
+        batch_size=config.data.batch_size,
+        seed=config.seed,
         **options,
     )
 
@@ -172,15 +172,15 @@ def measure_input(
     Returns:
         Rows of placement, workers, fields, crop, batch_size, and what `_input_rate` gives.
     """
-    settings = config.restored(dict(values))
-    stage = untrained_stage(settings)
-    chosen = settings.data.placement
+    config = from_values(dict(values))
+    stage = untrained_stage(config)
+    chosen = config.data.placement
     on_device = chosen == "device" or (chosen == "auto" and jax.default_backend() != "cpu")
     rows = []
     for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
-        settings.data.update(placement=placement, workers=count)
-        source = workdirs.open_split(settings, "train", fields=stage.fields)
-        batches = _batches(settings, source, stage.fields)
+        config.data.update(placement=placement, workers=count)
+        source = workdirs.open_split(config, "train", fields=stage.fields)
+        batches = _batches(config, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
             break  # the set does not fit or a step cannot run there
         rows.append(
@@ -188,16 +188,16 @@ def measure_input(
                 "placement": "host" if placement == "host" else "device",
                 "workers": count,
                 "fields": list(stage.fields),
-                "crop": settings.data.crop,
-                "batch_size": settings.data.batch_size,
-                **_input_rate(batches, settings, len(source), seconds),
+                "crop": config.data.crop,
+                "batch_size": config.data.batch_size,
+                **_input_rate(batches, config, len(source), seconds),
             }
         )
         batches.close()
     return rows
 
 
-def _input_rate(batches: Any, settings: ConfigDict, images: int, seconds: float) -> dict[str, Any]:
+def _input_rate(batches: Any, config: ConfigDict, images: int, seconds: float) -> dict[str, Any]:
     """Pairs a second of batches drawn one after the other, once the images have been read.
 
     Before, batches are drawn for one visit of every image by every worker, or for twice `seconds`,
@@ -206,8 +206,8 @@ def _input_rate(batches: Any, settings: ConfigDict, images: int, seconds: float)
     Returns:
         pairs_per_second, batches (watched), images_seen (whether all had been visited).
     """
-    size = settings.data.batch_size
-    visits = images * settings.data.crops_per_image * max(settings.data.workers, 1)
+    size = config.data.batch_size
+    visits = images * config.data.crops_per_image * max(config.data.workers, 1)
     drawn, started = 0, time.perf_counter()
     while drawn == 0 or (drawn * size < visits and time.perf_counter() - started < 2 * seconds):
         jax.block_until_ready(next(batches))
@@ -239,7 +239,7 @@ def measure_inference(
         image, first_seconds (compilation and one image), megapixels_per_second of output, size,
         core and halo (input px) and peak memory so far.
     """
-    run = untrained_run(config.restored(dict(values)))
+    run = untrained_run(from_values(dict(values)))
     makers = {}
     if hasattr(run.stage, "enhance"):
         makers["enhance"] = tiled.enhancer

@@ -18,7 +18,7 @@ import numpy as np
 from flax import linen as nn
 
 from configs import generator, joint
-from histojax import config
+from histojax.config import from_values
 from histojax.imaging import writers
 from histojax.inference import files_in, tiled
 from histojax.tissue.rendering import tissue
@@ -71,7 +71,7 @@ def measure(values: Mapping[str, Any], size: int, tile: int) -> dict[str, Any]:
         files, without compilation), megapixels_per_second of output, peak_bytes of this process
         since it began, nuclei (counted in a mask of a quarter of the image), file_bytes.
     """
-    run = untrained_run(config.restored(dict(values)))
+    run = untrained_run(from_values(dict(values)))
     with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
         source = pathlib.Path(folder) / "slide.tif"
         writers.stream_tiff(source, slide_strips(size), height=size, width=size, mpp=1.0)

@@ -58,17 +58,17 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
     run = workdirs.load(pathlib.Path(workdir)) if workdir else _untrained()
     bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))
     mask = mask_bank.replaced(bank, size, size, np.random.default_rng(0))
-    network = run.stage.synthesiser
+    network = run.stage.synthesizer
     core = tiling.core_size([(size, size)], halo=network.halo, stride=network.stride, largest=tile)
     with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
         root = pathlib.Path(folder)
         writers.stream_tiff(root / "mask.tif", [mask.astype(np.uint32)], height=size, width=size)
         nuclei = int(mask.max())
         del mask
-        windows = painter.synthesiser(run)
+        windows = painter.synthesizer(run)
         some = np.zeros((core, core), np.int32)
         numbers = some.astype(np.uint8)
-        painter.synthesise(run, numbers, some, seed=(0,), windows=windows, tile=tile)
+        painter.synthesize(run, numbers, some, seed=(0,), windows=windows, tile=tile)
         started, cpu = time.perf_counter(), time.process_time()
         (made,) = painter.write_pairs(
             run, [root / "mask.tif"], root / "pairs", tile=tile, windows=windows

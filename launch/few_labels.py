@@ -18,7 +18,7 @@ For each share of the training patients, drawn anew by each seed, the same segme
     teacher              on these and, by a mean teacher, on the other patients' images
 
 The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
-`synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--form=predicted`,
+`synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--kind=predicted`,
 found by the network of `augmented` in the other patients'. They have the colours of the images that
 the pyramid was trained on, with `--looks=all` of all patients', as that network's masks tell them,
 or with `--looks=own`, where pyramids start from tissue, that tissue's own.
@@ -54,7 +54,7 @@ _PYRAMID = flags.DEFINE_string("pyramid", "configs/pyramid.py", "CONFIG[:SIZE] a
 _MASKS = flags.DEFINE_integer("masks", 200, "Synthetic pairs of each pyramid.", 1)
 _SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", 1)
 _FORM = flags.DEFINE_enum(
-    "form", "replaced", ("turned", "replaced", "predicted"), "How masks are made."
+    "kind", "replaced", ("turned", "replaced", "predicted"), "How masks are made."
 )
 _LOOKS = flags.DEFINE_enum(
     "looks",
@@ -85,7 +85,7 @@ def main(argv: Sequence[str]) -> None:
         output,
         count=_MASKS.value,
         size=_SIZE.value,
-        form=_FORM.value,
+        kind=_FORM.value,
         pupil=_PUPIL.value,
         pyramid=_PYRAMID.value,
         teacher_weight=_WEIGHT.value,

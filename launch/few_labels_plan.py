@@ -90,7 +90,7 @@ class Plan:
     output: pathlib.Path
     count: int
     size: int
-    form: str
+    kind: str
     pupil: str
     pyramid: str
     teacher_weight: float
@@ -99,11 +99,11 @@ class Plan:
 
     def pairs(self, pyramid: str) -> pathlib.Path:
         """Folder of a pyramid's pairs, by seed: others for other numbers."""
-        form = f"predicted{self.confidence:g}" if self.form == "predicted" else self.form
-        name, share = f"{form}-{self.count}x{self.size}", pyramid.rpartition("-")[2]
-        if self._other_looks(share) and not pyramid.startswith("tissue"):
+        kind = f"predicted{self.confidence:g}" if self.kind == "predicted" else self.kind
+        name, share = f"{kind}-{self.count}x{self.size}", pyramid.rpartition("-")[2]
+        if self._other_looks(share) and not pyramid.baseswith("tissue"):
             name += f"-looks{self.confidence:g}"
-        if self.looks == OWN and not pyramid.startswith("tissue"):
+        if self.looks == OWN and not pyramid.baseswith("tissue"):
             name += "-own"
         return self.output / "pairs" / pyramid / name
 
@@ -115,7 +115,7 @@ class Plan:
         """Workdir of the network that predicts masks for a share."""
         return self.output / "pupils" / f"{_FINDER}-{share}" / f"seed_{seed}"
 
-    def colours(self, share: str, seed: int) -> tuple[str, ...]:
+    def colors(self, share: str, seed: int) -> tuple[str, ...]:
         """Words of synthesis that say whose colours images have."""
         if self.looks == OWN:
             return ("--looks=own",)
@@ -135,7 +135,7 @@ class Plan:
     @property
     def needs_finder(self) -> bool:
         """Whether something is made by a pupil, which has to be trained first."""
-        of_pairs = self.form == "predicted" or self.looks == ALL
+        of_pairs = self.kind == "predicted" or self.looks == ALL
         ways = {"tissue", "predicted", "synthetic_predicted"}
         return bool(ways & set(self.ways)) or (self.needs_pairs and of_pairs)
 
@@ -252,8 +252,8 @@ def config_of(run: str) -> ConfigDict:
         field, _, value = word.partition("=")
         if field == "--config.data.crop" and value.isdecimal():
             found.data.crop = int(value)
-        if field == "--config.pyramid.start" and "pyramid" in found:
-            found.pyramid.start = value
+        if field == "--config.pyramid.base" and "pyramid" in found:
+            found.pyramid.base = value
     return found
 
 
@@ -278,12 +278,12 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
                 f"--pyramid={plan.pyramid!r} is of stage {pyramid.stage!r}: name a config of stage "
                 "'pyramid'"
             )
-        scales.check_start(pyramid)
-        if plan.looks == OWN and pyramid.pyramid.start != "tissue":
+        scales.check_base(pyramid)
+        if plan.looks == OWN and pyramid.pyramid.base != "tissue":
             raise UserError(
                 f"--looks={OWN} is for pyramids that start from tissue, and --pyramid="
-                f"{plan.pyramid!r} starts from {pyramid.pyramid.start}: add "
-                "--config.pyramid.start=tissue"
+                f"{plan.pyramid!r} starts from {pyramid.pyramid.base}: add "
+                "--config.pyramid.base=tissue"
             )
         crop = max(crop, pyramid.data.crop)
     further = plan.needs_pairs or {"tissue", "predicted"} & set(plan.ways)
@@ -297,7 +297,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
             f"--ways={','.join(plan.ways)} needs masks that the run of the way {_FINDER!r} makes "
             "or finds: name that way too"
         )
-    predicted = plan.form == "predicted" and (plan.needs_pairs or "tissue" in plan.ways)
+    predicted = plan.kind == "predicted" and (plan.needs_pairs or "tissue" in plan.ways)
     if not predicted and not set(_OF_THE_REST) & set(plan.ways) and plan.looks != ALL:
         return
     pupil.data.source = plan.data
@@ -328,10 +328,10 @@ def make_pairs(pyramid: jobs.Job, plan: Plan, *, device: str | None = None) -> N
     """
     output = plan.pairs(pyramid.name) / f"seed_{pyramid.seed}"
     share = pyramid.name.rpartition("-")[2]
-    of = plan.finder(share, pyramid.seed) if plan.form == "predicted" else pyramid.folder
+    of = plan.finder(share, pyramid.seed) if plan.kind == "predicted" else pyramid.folder
     with _made_whole(output) as beside:
         if beside is not None:
-            words = (f"--workdir={pyramid.folder}", *plan.colours(share, pyramid.seed))
+            words = (f"--workdir={pyramid.folder}", *plan.colors(share, pyramid.seed))
             _make(plan, of, beside, words, pyramid.seed, device)
 
 
@@ -365,7 +365,7 @@ def _make(
     numbers = (
         f"--count={plan.count}",
         f"--size={plan.size}",
-        f"--form={plan.form}",
+        f"--kind={plan.kind}",
         f"--confidence={plan.confidence:g}",
     )
     made = ("histojax.masks", f"--workdir={of}", f"--output={masks}", *numbers, common)
@@ -395,7 +395,7 @@ def make_predicted(share: str, seed: int, plan: Plan, *, device: str | None = No
             f"--output={beside / 'made'}",
             f"--count={_ALL}",
             f"--size={plan.size}",
-            "--form=predicted",
+            "--kind=predicted",
             f"--confidence={plan.confidence:g}",
             "--with_images",
             f"--seed={seed}",

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from histojax import config
 from histojax.components import content
+from histojax.config import read_config
 from histojax.errors import UserError
 from histojax.evaluation import rows as methods
 from histojax.imaging import writers
@@ -51,7 +51,7 @@ def check_unseen(judge: workdirs.Run, source: Any) -> None:
     path = judge.workdir / "manifest.json"
     if not path.is_file():
         return
-    both = sorted(set(config.read(path)["train"]) & set(source.names))
+    both = sorted(set(read_config(path)["train"]) & set(source.names))
     if both:
         raise UserError(
             f"--judge={judge.workdir} was trained on {both[0]}, which is among the {len(source)} "
@@ -127,9 +127,9 @@ def measured(
     raw = pooled(train.images)
 
     def features(squares: np.ndarray) -> np.ndarray:
-        return quality.standardised(pooled(squares), raw)
+        return quality.standardized(pooled(squares), raw)
 
-    known, wanted = quality.standardised(raw, raw), features(real.images)
+    known, wanted = quality.standardized(raw, raw), features(real.images)
     find = methods.run_segmenter(judge, [real.images.shape[1:3]], mpp=mpp)
     usual = generation.nearest(wanted, known)[1].mean()
     floor = train.spread(len(real))

@@ -61,10 +61,10 @@ def main(argv: Sequence[str]) -> None:
             "segmentation"
         )
     name, network = measures.network_of(judge, _FEATURES.value)
-    settings = workdirs.without_extra(run.config)
+    config = workdirs.without_extra(run.config)
     if _DATA.value:
-        settings.data.source = _DATA.value
-    source = workdirs.open_split(settings, _SPLIT.value, fields=("instances",))
+        config.data.source = _DATA.value
+    source = workdirs.open_split(config, _SPLIT.value, fields=("instances",))
     measures.check_unseen(judge, source)
     train = workdirs.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
@@ -72,7 +72,7 @@ def main(argv: Sequence[str]) -> None:
         source, train = matching.source(source), matching.source(train)
     real = quality.windows_of(source, size).spread(_COUNT.value)
     train = quality.windows_of(train, size)
-    windows = painter.synthesiser(run)
+    windows = painter.synthesizer(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
     images = measures.made(run, real, train, seed, windows)
     several = measures.remade(run, real, seed, windows)
@@ -95,7 +95,7 @@ def main(argv: Sequence[str]) -> None:
         "step": run.step,
         "judge": str(judge.workdir),
         "features": f"{name}: {', '.join(network.layers)}",
-        "data": f"{settings.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
+        "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
         "subset": subset,
         "seed": seed,
         "diversity": diversity,

@@ -71,7 +71,7 @@ def _default_distance(truth: np.ndarray) -> np.ndarray:
     return label_instances({**maps, "distance": targets.distances(truth)}, _DISTANCE)
 
 
-FORMS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
+KINDS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "components of the mask": lambda truth: label_mask(truth > 0),
     "usenet": _published,
     "usenet, legacy labels": _published_legacy,
@@ -92,8 +92,8 @@ def main(argv: Sequence[str]) -> None:
     from launch.benchmark_tables import aligned
 
     source = open_source(_DATA.value, split=_SPLIT.value)
-    scores: dict[str, list[float]] = {form: [] for form in FORMS}
-    found = dict.fromkeys(FORMS, 0)
+    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    found = dict.fromkeys(KINDS, 0)
     nuclei = 0
     for index in range(len(source)):
         sample = source[index]
@@ -104,18 +104,18 @@ def main(argv: Sequence[str]) -> None:
             )
         truth = sample["instances"]
         nuclei += len(np.setdiff1d(truth, 0))
-        for form, labels_of in FORMS.items():
+        for kind, labels_of in KINDS.items():
             labels = labels_of(truth)
-            scores[form].append(score_instances(labels, truth)["aji"])
-            found[form] += int(labels.max(initial=0))
+            scores[kind].append(score_instances(labels, truth)["aji"])
+            found[kind] += int(labels.max(initial=0))
     rows = [
         {
-            "form": form,
+            "kind": kind,
             "AJI": f"{np.mean(values):.4f}",
             "least": f"{min(values):.4f}",
-            "nuclei found": f"{found[form] / max(nuclei, 1):.1%}",
+            "nuclei found": f"{found[kind] / max(nuclei, 1):.1%}",
         }
-        for form, values in scores.items()
+        for kind, values in scores.items()
     ]
     print(f"{len(source)} images, {nuclei:,} nuclei\n{aligned(rows)}")
 

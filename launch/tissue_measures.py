@@ -49,8 +49,8 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> dict[str, float]:
     areas = areas[areas > 0]
     haematoxylin = rgb2hed(image)[..., 0]
     dark = haematoxylin > threshold_otsu(haematoxylin)
-    grey = image.mean(-1, dtype=np.float64)
-    band = ndimage.gaussian_filter(grey, 1.0) - ndimage.gaussian_filter(grey, 4.0)
+    gray = image.mean(-1, dtype=np.float64)
+    band = ndimage.gaussian_filter(gray, 1.0) - ndimage.gaussian_filter(gray, 4.0)
     core = ndimage.binary_erosion(mask, iterations=2)
     ground = ~ndimage.binary_dilation(mask, iterations=3)
     row = {
@@ -63,11 +63,11 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> dict[str, float]:
     row.update(zip(("red", "green", "blue"), image.mean((0, 1)), strict=True))
     row["otsu_dice"] = 2 * (dark & mask).sum() / max(dark.sum() + mask.sum(), 1)
     for name, part in (("nuclei", core), ("ground", ground)):
-        colour = image[part].mean(0) if part.any() else np.full(3, np.nan)
-        row.update(zip((f"{name}_red", f"{name}_green", f"{name}_blue"), colour, strict=True))
-        row[f"{name}_contrast"] = grey[part].std() if part.any() else np.nan
+        color = image[part].mean(0) if part.any() else np.full(3, np.nan)
+        row.update(zip((f"{name}_red", f"{name}_green", f"{name}_blue"), color, strict=True))
+        row[f"{name}_contrast"] = gray[part].std() if part.any() else np.nan
         row[f"{name}_texture"] = band[part].std() if part.any() else np.nan
-    row["glass_fraction"] = (grey > 225).mean()
+    row["glass_fraction"] = (gray > 225).mean()
     middles = middle_over_rim(image, instances)
     row["pale_middles"] = np.mean(middles < -_PALER) if len(middles) else np.nan
     return {name: float(value) for name, value in row.items()}

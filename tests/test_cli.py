@@ -93,16 +93,16 @@ def test_a_config_file_that_fails_is_one_sentence(tmp_path, program, expected):
 
 
 def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
-    settings = tiny.config("joint")
-    cli._start_from(settings, "", "segmenter", "/runs/s")
-    assert settings.init.segmenter == "/runs/s"
-    assert settings.init.generator.init.segmenter == "/runs/s"
-    cli._start_from(settings, "init.generator.", "generator", "/runs/g")
-    assert settings.init.generator.init.generator == "/runs/g"
-    assert [stage.name for stage in chain.stages_of(settings)] == ["srgan", "joint"]
+    config = tiny.config("joint")
+    cli._start_from(config, "", "segmenter", "/runs/s")
+    assert config.init_from.segmenter == "/runs/s"
+    assert config.init_from.generator.init_from.segmenter == "/runs/s"
+    cli._start_from(config, "init_from.generator.", "generator", "/runs/g")
+    assert config.init_from.generator.init_from.generator == "/runs/g"
+    assert [stage.name for stage in chain.stages_of(config)] == ["srgan", "joint"]
     alone = tiny.config("generator")
     cli._start_from(alone, "", "generator", "/runs/g")
-    assert alone.init.to_dict() == {"generator": "/runs/g"}
+    assert alone.init_from.to_dict() == {"generator": "/runs/g"}
 
 
 @pytest.mark.faults
@@ -113,7 +113,7 @@ def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
         ("--config.data.source=nonsense", "data source 'nonsense' is unknown"),
         ("--config.generator.cardinality=3", "do not divide into 3 groups"),
         ("--config.precision=half", "precision='half' is not known"),
-        ("--config.init.generator=/nowhere", "/nowhere is not a workdir"),
+        ("--config.init_from.generator=/nowhere", "/nowhere is not a workdir"),
     ],
 )
 def test_a_bad_value_leaves_no_workdir(tmp_path, override, expected):

@@ -3,7 +3,7 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
-from histojax import config
+from histojax.config import FORMAT, claim_workdir, differences, from_values, read_config, to_values
 from histojax.errors import DiskError, UserError
 from tests import tiny
 
@@ -13,44 +13,44 @@ def settings(**changes):
 
 
 def test_a_resolved_config_is_plain_json_and_comes_back():
-    values = config.resolved(settings())
+    values = to_values(settings())
     assert json.loads(json.dumps(values)) == values
     assert values["data"]["range"] == [1, 2]
-    assert config.resolved(config.restored(values)) == values
+    assert to_values(from_values(values)) == values
 
 
 def test_differences_name_every_field_but_length_and_logging():
-    old = config.resolved(settings())
-    new = config.resolved(settings(steps=9, log={"every": 1}, data={"crop": 64, "range": (1, 3)}))
-    assert config.differences(old, new) == ["data.crop: 32 -> 64", "data.range: [1, 2] -> [1, 3]"]
-    assert config.differences(old, config.resolved(settings(extra=1))) == ["extra: absent -> 1"]
-    more = config.resolved(settings(data={"crop": 32, "range": (1, 2), "max_pixels": 9}))
-    assert config.differences(old, more) == []
+    old = to_values(settings())
+    new = to_values(settings(steps=9, log={"every": 1}, data={"crop": 64, "range": (1, 3)}))
+    assert differences(old, new) == ["data.crop: 32 -> 64", "data.range: [1, 2] -> [1, 3]"]
+    assert differences(old, to_values(settings(extra=1))) == ["extra: absent -> 1"]
+    more = to_values(settings(data={"crop": 32, "range": (1, 2), "max_pixels": 9}))
+    assert differences(old, more) == []
 
 
 def test_where_batches_are_made_may_change():
     old, new = (
-        config.resolved(settings(data={"crop": 32, "workers": workers, "device_bytes": size}))
+        to_values(settings(data={"crop": 32, "workers": workers, "device_bytes": size}))
         for workers, size in ((2, 10), (0, 20))
     )
-    assert config.differences(old, new) == []
+    assert differences(old, new) == []
 
 
 @pytest.mark.faults
 def test_claim_writes_then_accepts_then_refuses(tmp_path):
-    config.claim(settings(), tmp_path / "run")
-    config.claim(settings(steps=50), tmp_path / "run")
-    assert config.read(tmp_path / "run" / "config.json")["steps"] == 50
+    claim_workdir(settings(), tmp_path / "run")
+    claim_workdir(settings(steps=50), tmp_path / "run")
+    assert read_config(tmp_path / "run" / "config.json")["steps"] == 50
     with pytest.raises(UserError, match=r"data\.crop: 32 -> 48") as failure:
-        config.claim(settings(data={"crop": 48, "range": (1, 2)}), tmp_path / "run")
+        claim_workdir(settings(data={"crop": 48, "range": (1, 2)}), tmp_path / "run")
     assert "--workdir" in str(failure.value)
-    assert config.read(tmp_path / "run" / "config.json")["data"]["crop"] == 32
+    assert read_config(tmp_path / "run" / "config.json")["data"]["crop"] == 32
 
 
 @pytest.mark.faults
 def test_a_config_of_a_newer_program_is_refused_and_left(tmp_path, monkeypatch):
-    monkeypatch.setattr(config, "FORMAT", 2)
-    config.claim(settings(), tmp_path)
+    monkeypatch.setattr("histojax.config.FORMAT", 2)
+    claim_workdir(settings(), tmp_path)
     monkeypatch.undo()
     before = (tmp_path / "config.json").read_text()
     expected = (
@@ -58,28 +58,28 @@ def test_a_config_of_a_newer_program_is_refused_and_left(tmp_path, monkeypatch):
         "to 1); update histojax to use it"
     )
     with pytest.raises(UserError) as failure:
-        config.claim(settings(), tmp_path)
+        claim_workdir(settings(), tmp_path)
     assert str(failure.value) == expected
     assert (tmp_path / "config.json").read_text() == before
 
 
 def test_the_format_is_written_and_is_no_field(tmp_path):
-    config.claim(settings(), tmp_path)
-    assert json.loads((tmp_path / "config.json").read_text())["format"] == config.FORMAT
-    assert config.read(tmp_path / "config.json") == config.resolved(settings())
+    claim_workdir(settings(), tmp_path)
+    assert json.loads((tmp_path / "config.json").read_text())["format"] == FORMAT
+    assert read_config(tmp_path / "config.json") == to_values(settings())
 
 
 @pytest.mark.faults
 def test_a_workdir_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match=r"Writing to .*file/run/config\.json failed"):
-        config.claim(settings(), tmp_path / "file" / "run")
+        claim_workdir(settings(), tmp_path / "file" / "run")
 
 
 @pytest.mark.faults
 def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     with pytest.raises(UserError, match=r"holds no config\.json"):
-        config.read(tmp_path / "config.json")
+        read_config(tmp_path / "config.json")
     for damaged, said in (
         (b"{", r"is not JSON \(Expecting property"),
         (b'{"name": "\xff"}', "is not JSON .*can't decode byte 0xff"),
@@ -87,7 +87,7 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
     ):
         (tmp_path / "config.json").write_bytes(damaged)
         with pytest.raises(UserError, match=said) as failure:
-            config.read(tmp_path / "config.json")
+            read_config(tmp_path / "config.json")
         assert str(failure.value).startswith(f"{tmp_path}/config.json ")
         assert str(failure.value).endswith("; restore or remove the workdir")
 
@@ -95,7 +95,7 @@ def test_a_folder_that_is_no_workdir_is_named(tmp_path):
 @pytest.mark.parametrize("name", ["joint", "use_net", "pyramid"])
 def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(name):
     """Before there were heads, targets, stain normalisation, turns, drops of the rate, teachers."""
-    new = config.resolved(tiny.CONFIGS[name].get_config("smoke"))
+    new = to_values(tiny.CONFIGS[name].get_config("smoke"))
     later = {"heads", "smooth", "rotate", "translate", "vertical_flips", "drop_at", "drop_factor"}
     later |= {"stain", "targets", "instances", "own_stains", "pretrained"}
     later |= {"unlabelled", "unlabelled_weight", "teacher", "added_weight"}
@@ -105,25 +105,23 @@ def test_a_workdir_from_before_a_field_goes_on_where_the_field_changes_nothing(n
         return {k: without(v) if isinstance(v, dict) else v for k, v in kept.items()}
 
     old = without(new)
-    found = config.differences(old, new)
+    found = differences(old, new)
     if name == "joint":
         assert found == []
         new["segmenter"]["heads"] = ["mask", "marker"]
         new["data"]["stain"]["method"] = "spcn"
         new["data"]["augmentation"]["rotate"] = 10.0
-        found = [line.partition(":")[0] for line in config.differences(old, new)]
+        found = [line.partition(":")[0] for line in differences(old, new)]
         assert found == ["data.augmentation.rotate", "data.stain", "segmenter.heads"]
     elif name == "pyramid":
         assert found == []
         new["loss"]["added_weight"] = 1.0
-        assert [line.partition(":")[0] for line in config.differences(old, new)] == [
-            "loss.added_weight"
-        ]
+        assert [line.partition(":")[0] for line in differences(old, new)] == ["loss.added_weight"]
     else:
         assert [line.partition(":")[0] for line in found] == ["segmenter.heads"]
         new["pretrained"]["encoder"] = "imagenet"
         new["data"]["augmentation"]["own_stains"] = True
         new["data"]["unlabelled"], new["teacher"]["weight"] = "rest", 1.0
-        found = [line.partition(":")[0] for line in config.differences(old, new)]
+        found = [line.partition(":")[0] for line in differences(old, new)]
         first = ["data.augmentation.own_stains", "data.unlabelled"]
         assert found == [*first, "pretrained", "segmenter.heads", "teacher"]

@@ -6,8 +6,8 @@ import pytest
 
 from configs import base
 from configs.ablations import use_net as ablation
-from histojax import config
 from histojax.components import build
+from histojax.config import differences, from_values, to_values
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
@@ -25,10 +25,10 @@ NAMES = sorted(tiny.CONFIGS)
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_can_be_written_and_read_back(name, size):
-    settings = tiny.CONFIGS[name].get_config(size)
-    values = config.resolved(settings)
-    assert config.resolved(config.restored(values)) == values
-    for stage in chain.stages_of(settings):
+    config = tiny.CONFIGS[name].get_config(size)
+    values = to_values(config)
+    assert to_values(from_values(values)) == values
+    for stage in chain.stages_of(config):
         assert stage.stage in STAGES
         loop.check(stage, devices=1)
         assert stage.data.crop % stage.data.scale == 0
@@ -38,38 +38,38 @@ def test_every_size_can_be_written_and_read_back(name, size):
 @pytest.mark.parametrize("name", ["generator", "segmentation", "srresnet", "unet", "use_net"])
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_makes_its_networks(name, size):
-    settings = tiny.CONFIGS[name].get_config(size)
-    stage = build_stage(settings, {})
-    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+    config = tiny.CONFIGS[name].get_config(size)
+    stage = build_stage(config, {})
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
     assert set(state.params) == set(stage.networks)
 
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, size):
-    settings = tiny.CONFIGS[name].get_config(size)
-    settings.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
+    config = tiny.CONFIGS[name].get_config(size)
+    config.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
     # What the stage itself sets.
     fixed = {"parent", "name", "dtype", "bn_axis_name", "scale"}
-    for network, module in build_stage(settings, {}).networks.items():
+    for network, module in build_stage(config, {}).networks.items():
         fields = {field.name for field in dataclasses.fields(module)}
         # A pyramid's networks are numbered by their scale; its labels are those of the data, and
         # whether generators add nothing at first follows from what they start from.
-        group = settings[network.partition("_")[0]]
-        own = {"labels", "adds_nothing"} if settings.stage == "pyramid" else set()
+        group = config[network.partition("_")[0]]
+        own = {"labels", "adds_nothing"} if config.stage == "pyramid" else set()
         assert set(group) - {"kind"} == fields - fixed - own
     fields = {field.name for field in dataclasses.fields(Augmentation)}
-    assert set(settings.data.augmentation) == fields
+    assert set(config.data.augmentation) == fields
     fields = {field.name for field in dataclasses.fields(Degradation)}
-    assert set(settings.data.degradation) == fields - {"scale"}
-    name = settings.data.degradation.name
-    assert Degradation.from_config(settings.data.degradation, 4) == Degradation(name=name)
+    assert set(config.data.degradation) == fields - {"scale"}
+    name = config.data.degradation.name
+    assert Degradation.from_config(config.data.degradation, 4) == Degradation(name=name)
 
 
 def test_what_all_scales_of_a_pyramid_have_in_common_is_set_once():
-    settings = tiny.CONFIGS["pyramid"].get_config("gpu")
-    settings.pyramid.noise, settings.loss.added_weight = 0.25, 2.0
-    stages = chain.stages_of(settings)
+    config = tiny.CONFIGS["pyramid"].get_config("gpu")
+    config.pyramid.noise, config.loss.added_weight = 0.25, 2.0
+    stages = chain.stages_of(config)
     assert len(stages) == 4
     assert all(stage.pyramid.noise == 0.25 for stage in stages)
     assert all(stage.loss.added_weight == 2.0 for stage in stages)
@@ -82,11 +82,11 @@ def test_crops_follow_the_scale_until_they_are_set(name, size):
         pytest.skip("as published, at one size")
     if name == "pyramid":
         pytest.skip("its crop is the highest of its scales")
-    settings = tiny.CONFIGS[name].get_config(size)
-    four = [stage.data.crop for stage in chain.stages_of(settings)]
+    config = tiny.CONFIGS[name].get_config(size)
+    four = [stage.data.crop for stage in chain.stages_of(config)]
     for scale in (2, 3, 8):
-        settings.data.scale = scale
-        for stage, crop in zip(chain.stages_of(settings), four, strict=True):
+        config.data.scale = scale
+        for stage, crop in zip(chain.stages_of(config), four, strict=True):
             loop.check(stage, devices=1)
             stride = 16
             if "segmenter" in stage:
@@ -94,17 +94,17 @@ def test_crops_follow_the_scale_until_they_are_set(name, size):
                 assert stage.data.crop % stride == 0
             assert crop - 3 * max(stride, 16) < stage.data.crop <= crop
             assert scale == 3 or stage.data.crop == crop
-    settings.data.crop = 24
-    settings.data.scale = 2
-    assert settings.data.crop == 24
+    config.data.crop = 24
+    config.data.scale = 2
+    assert config.data.crop == 24
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_default_is_laptop(name):
     module = tiny.CONFIGS[name]
-    default = config.resolved(module.get_config())
-    assert default == config.resolved(module.get_config("laptop"))
-    assert default == config.resolved(module.get_config(""))
+    default = to_values(module.get_config())
+    assert default == to_values(module.get_config("laptop"))
+    assert default == to_values(module.get_config(""))
 
 
 @pytest.mark.faults
@@ -115,13 +115,13 @@ def test_an_unknown_size_is_named(name):
 
 
 def test_what_a_chain_shares_is_set_in_one_place():
-    settings = tiny.CONFIGS["joint"].get_config("smoke")
-    settings.data.source = "folder:x"
-    settings.data.degradation.name = "microscope"
-    settings.seed = 7
-    settings.lengths.generator = 33
-    settings.collapse.window = 77
-    stages = {stage.name: stage for stage in chain.stages_of(settings)}
+    config = tiny.CONFIGS["joint"].get_config("smoke")
+    config.data.source = "folder:x"
+    config.data.degradation.name = "microscope"
+    config.seed = 7
+    config.lengths.generator = 33
+    config.collapse.window = 77
+    stages = {stage.name: stage for stage in chain.stages_of(config)}
     for stage in stages.values():
         assert stage.data.source == "folder:x"
         assert stage.data.degradation.name == "microscope"
@@ -131,22 +131,22 @@ def test_what_a_chain_shares_is_set_in_one_place():
 
 
 def test_the_segmentation_run_of_a_chain_may_have_a_teacher_and_no_other():
-    settings = tiny.config("joint")
-    settings.data.labelled = 0.5
-    settings.data.synthetic.train = 4  # of two patients
-    own = settings.init.segmenter
+    config = tiny.config("joint")
+    config.data.labelled = 0.5
+    config.data.synthetic.train = 4  # of two patients
+    own = config.init_from.segmenter
     own.data.unlabelled, own.teacher.weight = "rest", 1.0
-    chain.rehearse(chain.stages_of(settings))
-    settings.data.unlabelled = "rest"
+    chain.rehearse(chain.stages_of(config))
+    config.data.unlabelled = "rest"
     with pytest.raises(UserError, match=r"joint is of stage 'joint', which learns from labelled"):
-        chain.rehearse(chain.stages_of(settings))
+        chain.rehearse(chain.stages_of(config))
 
 
 @pytest.mark.parametrize("size", base.SIZES)
 def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
     stages = chain.stages_of(tiny.CONFIGS["joint"].get_config(size))
     for group in ("generator", "segmenter"):
-        found = [config.resolved(stage[group]) for stage in stages if group in stage]
+        found = [to_values(stage[group]) for stage in stages if group in stage]
         assert len(found) >= 3
         assert all(one == found[0] for one in found)
 
@@ -164,18 +164,18 @@ def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
                 "name",
                 "generator",
                 "discriminator",
-                "loss.adversarial.form",
-                "init.generator.name",
-                "init.generator.generator",
+                "loss.adversarial.kind",
+                "init_from.generator.name",
+                "init_from.generator.generator",
             },
         ),
     ],
 )
 def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours, allowed, size):
-    old, new = (config.resolved(tiny.CONFIGS[name].get_config(size)) for name in (ours, baseline))
+    old, new = (to_values(tiny.CONFIGS[name].get_config(size)) for name in (ours, baseline))
     # `differences` leaves out how long a run is.
     assert new["steps"] == old["steps"]
-    fields = [line.partition(":")[0] for line in config.differences(old, new)]
+    fields = [line.partition(":")[0] for line in differences(old, new)]
     assert fields
     for field in fields:
         assert any(field == name or field.startswith(f"{name}.") for name in allowed), field
@@ -183,9 +183,9 @@ def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours,
 
 def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
     def count(name):
-        settings = tiny.CONFIGS[name].get_config("laptop")
-        stage = build_stage(settings, {})
-        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+        config = tiny.CONFIGS[name].get_config("laptop")
+        stage = build_stage(config, {})
+        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
         return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
     assert count("srresnet") == pytest.approx(count("generator"), rel=0.05)
@@ -194,16 +194,16 @@ def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
 
 def as_coded(crop=256):
     """The SRGAN of 2021 without its feature network, which has to be fetched."""
-    settings = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
-    settings.loss.features.weight = 0.0
-    settings.data.crop = crop
-    return settings
+    config = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
+    config.loss.features.weight = 0.0
+    config.data.crop = crop
+    return config
 
 
 def test_the_networks_of_2021_have_the_parameters_counted_there():
-    def total(settings, network):
-        stage = build_stage(settings, {})
-        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+    def total(config, network):
+        stage = build_stage(config, {})
+        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
         return sum(leaf.size for leaf in jax.tree.leaves(state.variables(network)))
 
     assert total(as_coded(), "generator") == 1_447_747
@@ -211,69 +211,69 @@ def test_the_networks_of_2021_have_the_parameters_counted_there():
 
 
 def test_the_settings_of_2021():
-    settings = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
-    assert [stage.name for stage in chain.stages_of(settings)] == ["srgan_srresnet"]
-    assert settings.data.degradation.name == "bilinear"
-    assert (settings.data.batch_size, settings.steps) == (1, 20_000)
-    assert (settings.loss.pixel_weight, settings.loss.features.weight) == (0.0, 1.0)
-    assert settings.loss.features.layers.to_dict() == {"relu3_3": 1.0}
-    assert (settings.loss.adversarial.form, settings.loss.adversarial.weight) == ("brier", 1e-3)
+    config = tiny.CONFIGS["srgan_srresnet"].get_config("paper")
+    assert [stage.name for stage in chain.stages_of(config)] == ["srgan_srresnet"]
+    assert config.data.degradation.name == "bilinear"
+    assert (config.data.batch_size, config.steps) == (1, 20_000)
+    assert (config.loss.pixel_weight, config.loss.features.weight) == (0.0, 1.0)
+    assert config.loss.features.layers.to_dict() == {"relu3_3": 1.0}
+    assert (config.loss.adversarial.kind, config.loss.adversarial.weight) == ("brier", 1e-3)
     for group in ("optimizer", "discriminator_optimizer"):
-        rate = build.learning_rate(settings[group], settings.steps, group)
+        rate = build.learning_rate(config[group], config.steps, group)
         assert float(rate(0)) == float(rate(19_999)) == pytest.approx(2e-4)
-        assert settings[group].b1 == 0.5
+        assert config[group].b1 == 0.5
 
 
 def test_the_discriminator_of_2021_is_fixed_at_256_pixels():
-    settings = as_coded(crop=128)
-    stage = build_stage(settings, {})
+    config = as_coded(crop=128)
+    stage = build_stage(config, {})
     with pytest.raises(UserError, match=r"128 x 128 pixels does not fit .* of size=256") as error:
-        jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+        jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
     assert "\n" not in str(error.value)
 
 
 def test_the_baseline_s_discriminator_follows_the_crop():
-    settings = tiny.CONFIGS["srgan_srresnet"].get_config("laptop")
-    settings.data.crop = 96
-    assert settings.discriminator.size == 96
+    config = tiny.CONFIGS["srgan_srresnet"].get_config("laptop")
+    config.data.crop = 96
+    assert config.discriminator.size == 96
 
 
-def count_of(settings):
-    stage = build_stage(settings, {})
-    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+def count_of(config):
+    stage = build_stage(config, {})
+    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
     return sum(leaf.size for leaf in jax.tree.leaves(state.params))
 
 
 @pytest.mark.parametrize("size", ["paper", "paper_code"])
 def test_use_net_is_as_published(size):
-    settings = tiny.CONFIGS["use_net"].get_config(size)
-    assert count_of(settings) == 35_037_186
-    settings.segmenter.se_bias = True
-    assert count_of(settings) == 35_053_234
-    assert settings.segmenter.resizing == "align_corners"
-    stage = build_stage(settings, {})
+    config = tiny.CONFIGS["use_net"].get_config(size)
+    assert count_of(config) == 35_037_186
+    config.segmenter.se_bias = True
+    assert count_of(config) == 35_053_234
+    assert config.segmenter.resizing == "align_corners"
+    stage = build_stage(config, {})
     assert stage.fields == ("hr", "mask", "marker")
     assert stage.instances == USENetParameters()
-    assert (settings.data.batch_size, settings.data.crop) == (8, 992)
+    assert (config.data.batch_size, config.data.crop) == (8, 992)
     coded = size == "paper_code"
-    assert settings.loss.squared_dice == (not coded)
+    assert config.loss.squared_dice == (not coded)
     # 60 epochs as published, 100 as coded, of 4,050 / 8 steps.
-    assert settings.steps == 506 * (100 if coded else 60)
-    rate = build.learning_rate(settings.optimizer, settings.steps, "optimizer")
+    assert config.steps == 506 * (100 if coded else 60)
+    rate = build.learning_rate(config.optimizer, config.steps, "optimizer")
     first = 506 * (29 if coded else 30)
     found = [float(rate(step)) for step in (0, first - 1, first + 1)]
     assert found == pytest.approx([1e-4, 1e-4, 1e-5])
-    assert float(rate(settings.steps)) == pytest.approx(1e-7 if coded else 1e-5)
-    augmentation = Augmentation.from_config(settings.data.augmentation)
+    assert float(rate(config.steps)) == pytest.approx(1e-7 if coded else 1e-5)
+    augmentation = Augmentation.from_config(config.data.augmentation)
     assert augmentation.flips
     assert augmentation.vertical_flips == (not coded)
-    assert settings.data.targets.legacy == coded
+    assert config.data.targets.legacy == coded
 
 
 def test_coded_dice_is_that_of_tversky():
     """.5 BCE + .5 (1 - (2 TP + 2) / (2 TP + FP + FN + 2)), soft counts of one image and map."""
-    settings = tiny.CONFIGS["use_net"].get_config("paper_code")
-    loss = segmentation.build_mask_loss(settings.loss)
+    config = tiny.CONFIGS["use_net"].get_config("paper_code")
+    loss = segmentation.build_mask_loss(config.loss)
     logits = np.log(np.asarray([3.0, 3.0, 1 / 3, 1 / 3])).reshape(1, 2, 2, 1)  # .75 and .25
     mask = np.asarray([1.0, 0.0, 1.0, 0.0]).reshape(1, 2, 2, 1)
     hit, extra, missed = 0.75 + 0.25, 0.75 + 0.25, 0.25 + 0.75
@@ -284,13 +284,10 @@ def test_coded_dice_is_that_of_tversky():
 
 @pytest.mark.parametrize("name", list(ablation.EXPERIMENTS))
 def test_each_experiment_differs_from_the_best_by_its_row(name):
-    best, settings = ablation.get_config("exp9"), ablation.get_config(name)
+    best, config = ablation.get_config("exp9"), ablation.get_config(name)
     row = ablation.EXPERIMENTS[name]
     # `differences` leaves out how long a run is.
-    changed = {
-        line.partition(":")[0]
-        for line in config.differences(config.resolved(best), config.resolved(settings))
-    }
+    changed = {line.partition(":")[0] for line in differences(to_values(best), to_values(config))}
     expected = {"name"} if name != "exp9" else set()
     expected |= {"data.stain.method"} if row.stain == "none" else set()
     expected |= {"segmenter.encoder"} if row.encoder != "se_resnet50" else set()
@@ -300,7 +297,7 @@ def test_each_experiment_differs_from_the_best_by_its_row(name):
         expected |= {"segmenter.heads", "instances.marker_from_mask"}
     expected |= {"data.targets.marker"} if row.marker == "center" else set()
     assert changed == expected
-    assert settings.steps == best.steps // (3 if row.images == 1_500 else 1)
+    assert config.steps == best.steps // (3 if row.images == 1_500 else 1)
     small = ablation.get_config(f"{name}-smoke")
     stage = build_stage(small, {})
     assert stage.instances is not None
@@ -327,9 +324,9 @@ def test_a_size_changes_no_choice_of_data():
 
 @pytest.mark.parametrize("name", ["joint", "srgan_srresnet"])
 def test_a_network_set_once_is_set_in_the_whole_chain(name):
-    settings = tiny.CONFIGS[name].get_config("laptop")
-    settings.generator.blocks = 12
-    settings.segmenter.features = 32
-    for stage in chain.stages_of(settings):
+    config = tiny.CONFIGS[name].get_config("laptop")
+    config.generator.blocks = 12
+    config.segmenter.features = 32
+    for stage in chain.stages_of(config):
         assert stage.get("generator", {}).get("blocks", 12) == 12
         assert stage.get("segmenter", {}).get("features", 32) == 32

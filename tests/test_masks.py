@@ -8,11 +8,11 @@ import pytest
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["--data=synthetic", "--with_images"], "--with_images is for --form=predicted"),
+        (["--data=synthetic", "--with_images"], "--with_images is for --kind=predicted"),
         ([], "give one of the two"),
         (["--data=synthetic", "--workdir=run"], "give one of the two"),
-        (["--form=predicted"], "--form=predicted needs --workdir=RUN"),
-        (["--form=predicted", "--workdir=run", "--data=synthetic"], "give that instead of --data"),
+        (["--kind=predicted"], "--kind=predicted needs --workdir=RUN"),
+        (["--kind=predicted", "--workdir=run", "--data=synthetic"], "give that instead of --data"),
     ],
 )
 def test_words_that_do_not_go_together_are_refused(words, said, tmp_path):

@@ -24,7 +24,7 @@ from configs import (
     unet,
     use_net,
 )
-from histojax import config as histojax_config
+from histojax.config import from_values, read_config
 from histojax.data.sources import synthetic
 from histojax.experiments import chain
 from histojax.imaging import resampling
@@ -49,35 +49,35 @@ def config(name="generator", *, steps=4):
     return _shrink(CONFIGS[name].get_config("smoke"), steps)
 
 
-def _shrink(settings, steps):
-    settings.steps = steps
-    settings.data.update(crop=16, batch_size=8)
-    settings.data.synthetic.update(train=4, val=2, test=2, size=64)
-    settings.eval.update(every=2, crops=2, crop=32, batch_size=8, pictures=1)
-    settings.checkpoint.every = 2
-    settings.log.every = 1
-    if "pyramid" in settings:  # with networks as small as can be
-        settings.data.crop = 32
+def _shrink(config, steps):
+    config.steps = steps
+    config.data.update(crop=16, batch_size=8)
+    config.data.synthetic.update(train=4, val=2, test=2, size=64)
+    config.eval.update(every=2, crops=2, crop=32, batch_size=8, pictures=1)
+    config.checkpoint.every = 2
+    config.log.every = 1
+    if "pyramid" in config:  # with networks as small as can be
+        config.data.crop = 32
     else:
-        _shrink_networks(settings)
+        _shrink_networks(config)
     for group in ("optimizer", "segmenter_optimizer", "discriminator_optimizer"):
-        if group in settings:
-            settings[group].warmup_steps = 0
-    for start in settings.init.values():
+        if group in config:
+            config[group].warmup_steps = 0
+    for start in config.init_from.values():
         _shrink(start, steps)
-    return settings
+    return config
 
 
-def _shrink_networks(settings):
-    if "generator" in settings:
-        settings.generator.update(features=8, width=8, cardinality=2)
-    if "segmenter" in settings:
-        if settings.segmenter.get("kind") == "se_unet":
-            settings.segmenter.update(width=4, blocks=(1,), decoder_features=(4,), se_reduction=2)
+def _shrink_networks(config):
+    if "generator" in config:
+        config.generator.update(features=8, width=8, cardinality=2)
+    if "segmenter" in config:
+        if config.segmenter.get("kind") == "se_unet":
+            config.segmenter.update(width=4, blocks=(1,), decoder_features=(4,), se_reduction=2)
         else:
-            settings.segmenter.update(features=4, depth=1)
-    if "discriminator" in settings:
-        settings.discriminator.widths = (4, 8)
+            config.segmenter.update(features=4, depth=1)
+    if "discriminator" in config:
+        config.discriminator.widths = (4, 8)
 
 
 def tissue(index, size=64):
@@ -131,34 +131,34 @@ def write_tiff(path, image, mpp=None):
     tifffile.imwrite(path, image, photometric="rgb", **options)
 
 
-def built(name, settings=None):
+def built(name, made=None):
     """(stage, its first state, one batch of noise) of a tiny config, in float32."""
-    settings = settings or config(name)
-    starts = {"segmenter": segmenter_start()} if "segmenter" in settings.init else {}
-    stage = build_stage(settings, starts)
-    return stage, workdirs.fresh_state(stage, settings), batch_for(stage)
+    made = made or config(name)
+    initial = {"segmenter": segmenter_start()} if "segmenter" in made.init_from else {}
+    stage = build_stage(made, initial)
+    return stage, workdirs.fresh_state(stage, made), batch_for(stage)
 
 
 @functools.cache
 def segmenter_start():
     """Variables of an untrained segmentation stage."""
-    settings = config("segmentation")
-    return workdirs.fresh_state(build_stage(settings, {}), settings).variables("segmenter")
+    made = config("segmentation")
+    return workdirs.fresh_state(build_stage(made, {}), made).variables("segmenter")
 
 
 def run(name, scale=4):
     """A run that has not been trained: random weights, which no layer of zeros hides."""
-    settings = config(name)
-    for stage in chain.stages_of(settings):
+    made = config(name)
+    for stage in chain.stages_of(made):
         # A multiple of every scale factor and of the segmenter's stride.
         stage.data.scale = scale
         if "pyramid" not in stage:
             stage.data.crop = 24
-    stage, state, _ = built(name, settings)
+    stage, state, _ = built(name, made)
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    return workdirs.Run(None, settings, stage, state.replace(ema=weights), 0, meta)
+    return workdirs.Run(None, made, stage, state.replace(ema=weights), 0, meta)
 
 
 @contextlib.contextmanager
@@ -237,8 +237,8 @@ def plain(tree):
 
 def last_state(workdir, step=None):
     """The whole state of a stage's last checkpoint, or of that of a step."""
-    settings = histojax_config.restored(histojax_config.read(workdir / "config.json"))
-    stage = build_stage(settings, {})
-    template = jax.eval_shape(lambda: workdirs.fresh_state(stage, settings))
+    config = from_values(read_config(workdir / "config.json"))
+    stage = build_stage(config, {})
+    template = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
     series = checkpoint.Series(workdir / "checkpoints" / "last")
     return (series.restore(template) if step is None else series._read(step, template)).state

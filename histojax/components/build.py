@@ -139,7 +139,7 @@ def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTrans
     return optax.chain(*parts)
 
 
-def begin(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
+def learning_steps(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
     """Network -> step at which it starts to learn; those given -1 never do and are left out.
 
     Raises:
@@ -148,23 +148,25 @@ def begin(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
     for name in networks:
         if config[name] < -1:
             raise UserError(
-                f"begin.{name}={config[name]} has to be -1 (never learns) or the step, 0 or more, "
-                "at which it starts to learn"
+                f"learn_from_step.{name}={config[name]} has to be -1 (never learns) or the step, "
+                "0 or more, at which it starts to learn"
             )
     return {name: config[name] for name in networks if config[name] >= 0}
 
 
 def phases(
-    begin: Mapping[str, int], networks: Mapping[str, Any], adversarial: int = 0
+    learn_from_step: Mapping[str, int], networks: Mapping[str, Any], adversarial: int = 0
 ) -> tuple[tuple[int, str], ...]:
     """(step, which networks learn from there on), in order of steps.
 
     `adversarial` is the step from which the generator sees the adversarial term.
     """
-    starts = sorted({begin[name] for name in networks if name in begin} | {0, adversarial})
+    initial = sorted(
+        {learn_from_step[name] for name in networks if name in learn_from_step} | {0, adversarial}
+    )
     found = []
-    for start in starts:
-        names = [n for n in networks if begin.get(n, start + 1) <= start]
+    for start in initial:
+        names = [n for n in networks if learn_from_step.get(n, start + 1) <= start]
         said = f"{' and '.join(names) or 'nothing'} {'learn' if len(names) > 1 else 'learns'}"
         if start < adversarial and "generator" in names:
             said += ", the generator without the adversarial term"

@@ -75,7 +75,7 @@ def pretrained_features(
 
 
 def feature_network(
-    config: ConfigDict, segmenter: nn.Module | None, starts: Mapping[str, Tree]
+    config: ConfigDict, segmenter: nn.Module | None, initial: Mapping[str, Tree]
 ) -> FeatureNetwork:
     """The network that `config` (fields network, path, sha256) names.
 
@@ -83,12 +83,12 @@ def feature_network(
         UserError: for an unknown name, or "segmenter" where the run starts from none.
     """
     if config.network == "segmenter":
-        if segmenter is None or "segmenter" not in starts:
+        if segmenter is None or "segmenter" not in initial:
             raise UserError(
-                "loss.features.network='segmenter' needs init.segmenter, the segmentation run "
+                "loss.features.network='segmenter' needs init_from.segmenter, the segmentation run "
                 "whose encoder is used; name one, or choose vgg19 or squeezenet1_1"
             )
-        return segmenter_features(segmenter, starts["segmenter"])
+        return segmenter_features(segmenter, initial["segmenter"])
     return pretrained_features(config.network, path=config.path, sha256=config.sha256)
 
 
@@ -97,11 +97,11 @@ class Content:
     """Pixel and feature terms, with their weights.
 
     Attributes:
-        pixel: one of losses.pixel.FORMS.
+        pixel: one of losses.pixel.KINDS.
         pixel_weight: 0 leaves the term out.
         network: where features are compared; None leaves the term out.
         layers: layer name -> weight.
-        feature_form: one of losses.perceptual.FORMS.
+        feature_kind: one of losses.perceptual.KINDS.
         feature_weight: weight of the weighted sum over layers.
     """
 
@@ -109,7 +109,7 @@ class Content:
     pixel_weight: float
     network: FeatureNetwork | None = None
     layers: Mapping[str, float] = dataclasses.field(default_factory=dict)
-    feature_form: str = "l1"
+    feature_kind: str = "l1"
     feature_weight: float = 0.0
 
     @property
@@ -130,7 +130,7 @@ class Content:
                 prediction=self.network.features(frozen["features"], sr, names),
                 target=self.network.features(frozen["features"], hr, names),
                 weights=self.layers,
-                form=self.feature_form,
+                kind=self.feature_kind,
             )
             terms["loss_feature"] = jnp.mean(per_image)
             total = total + self.feature_weight * terms["loss_feature"]
@@ -138,18 +138,18 @@ class Content:
 
 
 def build_content(
-    config: ConfigDict, segmenter: nn.Module | None, starts: Mapping[str, Tree]
+    config: ConfigDict, segmenter: nn.Module | None, initial: Mapping[str, Tree]
 ) -> Content:
     """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
 
     Raises:
         UserError: for a form, network or layer that is not known.
     """
-    form = build.choice(config.pixel, pixel.FORMS, "loss.pixel")
+    kind = build.choice(config.pixel, pixel.KINDS, "loss.pixel")
     group = config.get("features")
     if group is None or group.weight == 0:
-        return Content(form, config.pixel_weight)
-    network = feature_network(group, segmenter, starts)
+        return Content(kind, config.pixel_weight)
+    network = feature_network(group, segmenter, initial)
     layers = dict(group.layers) or {layer: 1.0 for layer in network.layers}
     for layer in layers:
         if layer not in network.layers:
@@ -157,9 +157,9 @@ def build_content(
                 f"loss.features.layers has {layer!r}, which {network.name} does not; its layers "
                 f"are {', '.join(network.layers)}"
             )
-    if group.form not in perceptual.FORMS:
+    if group.kind not in perceptual.KINDS:
         raise UserError(
-            f"loss.features.form={group.form!r} is not known; choose one of "
-            f"{', '.join(perceptual.FORMS)}"
+            f"loss.features.kind={group.kind!r} is not known; choose one of "
+            f"{', '.join(perceptual.KINDS)}"
         )
-    return Content(form, config.pixel_weight, network, layers, group.form, group.weight)
+    return Content(kind, config.pixel_weight, network, layers, group.kind, group.weight)

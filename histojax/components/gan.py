@@ -51,28 +51,28 @@ class Critic:
 
     Attributes:
         discriminator: images (B, H, W, 3) in [0, 1] -> logits (B, h, w, 1).
-        form: key of losses.adversarial.FORMS.
+        kind: key of losses.adversarial.KINDS.
         weight: of the adversarial term in the generator's loss.
-        begin: step from which the generator sees that term; until then its weight is 0 and the
+        warmup: step from which the generator sees that term; until then its weight is 0 and the
             discriminator learns what it can.
         penalty: on the discriminator; None leaves it out.
     """
 
     discriminator: nn.Module
-    form: str
+    kind: str
     weight: float
-    begin: int = 0
+    warmup: int = 0
     penalty: Penalty | None = None
 
-    def contest_from(self, begin: Mapping[str, int]) -> int | None:
+    def adversarial_from(self, learn_from_step: Mapping[str, int]) -> int | None:
         """Step from which the two networks play against each other; None: never.
 
         Args:
-            begin: network -> step at which it starts to learn; absent: never.
+            learn_from_step: network -> step at which it starts to learn; absent: never.
         """
-        if "generator" not in begin or "discriminator" not in begin:
+        if "generator" not in learn_from_step or "discriminator" not in learn_from_step:
             return None
-        return max(self.begin, begin["generator"], begin["discriminator"])
+        return max(self.warmup, learn_from_step["generator"], learn_from_step["discriminator"])
 
     def gradients(
         self,
@@ -85,7 +85,7 @@ class Critic:
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
         """The discriminator's own (gradients, updated statistics, metrics), this device's share."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
-        loss_of, _ = losses(self.form, axis_name)
+        loss_of, _ = losses(self.kind, axis_name)
         fake = jax.lax.stop_gradient(fake)
         start = state.statistics["discriminator"]
 
@@ -161,20 +161,20 @@ class Critic:
     ) -> jax.Array:
         """The generator's weighted adversarial loss (), differentiable in `fake`."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
-        _, loss_of = losses(self.form, axis_name)
+        _, loss_of = losses(self.kind, axis_name)
         params, stats = state.params["discriminator"], state.statistics["discriminator"]
         on_fake, _ = apply(discriminator, params, stats, fake, key=key)
         on_real, _ = apply(discriminator, params, stats, real, key=key)
         loss = jnp.mean(loss_of(real=jax.lax.stop_gradient(on_real), fake=on_fake))
-        if self.begin > 0:
-            loss = jnp.where(state.step >= self.begin, loss, 0.0)
+        if self.warmup > 0:
+            loss = jnp.where(state.step >= self.warmup, loss, 0.0)
         return self.weight * loss
 
 
-def losses(form: str, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
+def losses(kind: str, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
     """(discriminator's loss, generator's) of a form, means taken over the mapped axis too."""
-    pair = adversarial.FORMS[form]
-    if form != "relativistic":
+    pair = adversarial.KINDS[kind]
+    if kind != "relativistic":
         return pair
     return tuple(
         lambda *, real, fake, f=loss: f(real=real, fake=fake, axis_name=axis_name) for loss in pair
@@ -204,17 +204,17 @@ def build_critic(config: ConfigDict, *, dtype: jnp.dtype) -> Critic | None:
     group = config.loss.adversarial
     if group.weight == 0:
         return None
-    build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
-    begin = group.get("begin", 0)  # runs from before there was one lack it
-    if begin < 0:
+    build.choice(group.kind, adversarial.KINDS, "loss.adversarial.kind")
+    warmup = group.get("discriminator_warmup", 0)  # runs from before there was one lack it
+    if warmup < 0:
         raise UserError(
-            f"loss.adversarial.begin={begin} has to be the step, 0 or more, from which the "
-            "generator sees the adversarial term"
+            f"loss.adversarial.discriminator_warmup={warmup} has to be the step, 0 or more, "
+            "from which the generator sees the adversarial term"
         )
     discriminator = build.network(
         DISCRIMINATORS, config.discriminator, "discriminator", dtype=dtype
     )
-    return Critic(discriminator, group.form, group.weight, begin, _build_penalty(group))
+    return Critic(discriminator, group.kind, group.weight, warmup, _build_penalty(group))
 
 
 def _build_penalty(group: ConfigDict) -> Penalty | None:

@@ -19,7 +19,7 @@ def unit(image: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
     return image.astype(dtype) / 255
 
 
-def quantise(image: jax.Array) -> jax.Array:
+def quantize(image: jax.Array) -> jax.Array:
     """Floats (B, H, W, C), nominally in [0, 1], rounded and clipped to uint8."""
     return jnp.round(jnp.clip(image, 0.0, 1.0) * 255).astype(jnp.uint8)
 
@@ -67,7 +67,7 @@ def enhanced(
 ) -> jax.Array:
     """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged variables."""
     variables = state.variables("generator", averaged=True)
-    return quantise(generator.apply(variables, unit(lr, dtype), train=False))
+    return quantize(generator.apply(variables, unit(lr, dtype), train=False))
 
 
 def probabilities(

@@ -20,7 +20,7 @@ class Contest:
     """What generator and segmentor learn from the discriminator.
 
     Attributes:
-      form: key of losses.adversarial.FORMS.
+      kind: key of losses.adversarial.KINDS.
       weight: of its judgement of images in the generator's loss.
       matching_weight: of the difference of its hidden activations, generated against real.
       moments_weight: of the difference of each label's mean colour and its deviation; of ground
@@ -32,7 +32,7 @@ class Contest:
         segmentor's.
     """
 
-    form: str
+    kind: str
     weight: float
     matching_weight: float
     moments_weight: float
@@ -63,7 +63,7 @@ def build_contest(config: ConfigDict) -> Contest:
         UserError: for a form that is not known or a weight below 0.
     """
     group = config.adversarial
-    build.choice(group.form, adversarial.FORMS, "loss.adversarial.form")
+    build.choice(group.kind, adversarial.KINDS, "loss.adversarial.kind")
     if group.weight < 0:
         raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
     names = (
@@ -77,4 +77,4 @@ def build_contest(config: ConfigDict) -> Contest:
     for name, weight in weights.items():
         if weight < 0:
             raise UserError(f"loss.{name}={weight} has to be 0 or more")
-    return Contest(group.form, group.weight, **weights)
+    return Contest(group.kind, group.weight, **weights)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from histojax.components.images import unit
-from histojax.components.scales import Labels, label_colours
+from histojax.components.scales import Labels, label_colors
 from histojax.data.sources.specs import Source
 
 # The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
@@ -37,47 +37,47 @@ def collect(
             cut = np.s_[y : y + side, x : x + side]
             batch = {field: record[field][cut][None] for field in ("hr", *labels.fields)}
             one_hot = labels.one_hot(batch, jnp.float32)
-            colours = np.asarray(label_colours(unit(batch["hr"], jnp.float32), one_hot))[0]
+            colors = np.asarray(label_colors(unit(batch["hr"], jnp.float32), one_hot))[0]
             held = np.asarray(one_hot.any((1, 2)))[0]
             found.append(
                 [
-                    colour.round(4).tolist() if there else None
-                    for colour, there in zip(colours, held, strict=True)
+                    color.round(4).tolist() if there else None
+                    for color, there in zip(colors, held, strict=True)
                 ]
             )
     return found
 
 
-def recoloured(image: np.ndarray, labels: np.ndarray, colours: np.ndarray) -> np.ndarray:
+def recolored(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """An image whose labels have these mean colours instead of its own, as far as uint8 holds them.
 
     Args:
       image: uint8 (H, W, 3).
       labels: uint8 (H, W), the number of each pixel's label.
-      colours: (C, 3), in [0, 1].
+      colors: (C, 3), in [0, 1].
     """
     out = np.empty_like(image)
     for label in np.unique(labels):
         part = labels == label
         pixels = image[part].astype(np.float32)
-        moved = pixels + (255 * colours[label] - pixels.mean(0, dtype=np.float64))
+        moved = pixels + (255 * colors[label] - pixels.mean(0, dtype=np.float64))
         out[part] = np.clip(np.round(moved), 0, 255)
     return out
 
 
-def nuclei_as_one(labels: np.ndarray, colours: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nuclei_as_one(labels: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ground and nuclei of labels that tell nuclei and perhaps their rims from the ground.
 
     Args:
       labels: uint8 (H, W), the number of each pixel's label.
-      colours: (C, 3), in [0, 1].
+      colors: (C, 3), in [0, 1].
 
     Returns:
       uint8 (H, W) in {0, 1}; (2, 3) in [0, 1], that of nuclei the mean over their pixels.
     """
-    counts = np.bincount(labels.ravel(), minlength=len(colours))[1:, None]
-    nucleus = (counts * colours[1:]).sum(0) / max(int(counts.sum()), 1)
-    return (labels > 0).astype(np.uint8), np.stack([colours[0], nucleus])
+    counts = np.bincount(labels.ravel(), minlength=len(colors))[1:, None]
+    nucleus = (counts * colors[1:]).sum(0) / max(int(counts.sum()), 1)
+    return (labels > 0).astype(np.uint8), np.stack([colors[0], nucleus])
 
 
 def draw(
@@ -93,7 +93,7 @@ def draw(
       seed: which of them, numbers of 0 or more.
     """
     known = np.array(
-        [[[np.nan] * 3 if colour is None else colour for colour in look] for look in looks]
+        [[[np.nan] * 3 if color is None else color for color in look] for look in looks]
         or [[[0.5] * 3] * count],
         np.float32,
     )

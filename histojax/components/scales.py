@@ -19,7 +19,7 @@ from histojax.models.layers import full_precision, upsample
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
-STARTS = ("colours", "tissue", "grey")
+BASES = ("colors", "tissue", "gray")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,13 +32,13 @@ class Labels:
       count: C.
     """
 
-    form: str
+    kind: str
     count: int
 
     @property
     def fields(self) -> tuple[str, ...]:
         """Batch arrays that they are made of."""
-        return ("mask", "contour") if self.form == "contour" else ("mask",)
+        return ("mask", "contour") if self.kind == "contour" else ("mask",)
 
     @property
     def heads(self) -> tuple[str, ...]:
@@ -46,16 +46,16 @@ class Labels:
 
         What is no rim marks a nucleus; where several classes are told apart, each has its own.
         """
-        if self.form == "classes" and self.count > 2:
+        if self.kind == "classes" and self.count > 2:
             return ("mask", *class_heads(self.count))
-        return ("mask", "marker") if self.form == "contour" else ("mask",)
+        return ("mask", "marker") if self.kind == "contour" else ("mask",)
 
     def one_hot(self, batch: Batch, dtype: jnp.dtype) -> jax.Array:
         """Arrays (B, H, W) of a batch as (B, H, W, C) in {0, 1}."""
         index = batch["mask"].astype(jnp.int32)
-        if self.form != "classes":
+        if self.kind != "classes":
             index = (index > 0).astype(jnp.int32)
-        if self.form == "contour":
+        if self.kind == "contour":
             index = jnp.where(batch["contour"] > 0, 2 * index, index)
         return jax.nn.one_hot(index, self.count, dtype=dtype)
 
@@ -67,7 +67,7 @@ class Labels:
         if factor == 1:
             return one_hot
         middle = one_hot[:, factor // 2 :: factor, factor // 2 :: factor]
-        if self.form != "contour":
+        if self.kind != "contour":
             return middle
         window = (factor, factor)
         rim = nn.max_pool(one_hot[..., 2:], window, window) * (1 - middle[..., :1])
@@ -75,7 +75,7 @@ class Labels:
 
     def nuclei_as_one(self, one_hot: jax.Array) -> jax.Array:
         """Labels (B, H, W, C) without rims: of "contour" ground and nucleus, others as they are."""
-        if self.form != "contour":
+        if self.kind != "contour":
             return one_hot
         return jnp.concatenate([one_hot[..., :1], 1 - one_hot[..., :1]], -1)
 
@@ -94,7 +94,7 @@ def reduced(image: jax.Array, factor: int) -> jax.Array:
     return resampling.resize(image, height // factor, width // factor, "bicubic")
 
 
-def label_colours(image: jax.Array, one_hot: jax.Array) -> jax.Array:
+def label_colors(image: jax.Array, one_hot: jax.Array) -> jax.Array:
     """Mean colour of each label's pixels: (B, H, W, 3) and (B, H, W, C) -> (B, C, 3) float32.
 
     A label that an image does not hold has the colour of the whole image.
@@ -121,15 +121,15 @@ def moments(image: jax.Array, one_hot: jax.Array) -> jax.Array:
     return jnp.stack([mean, jnp.sqrt(variance + 1e-6)], 1)
 
 
-def painted(one_hot: jax.Array, colours: jax.Array) -> jax.Array:
+def painted(one_hot: jax.Array, colors: jax.Array) -> jax.Array:
     """Labels (B, H, W, C) in the colours (B, C, 3) of each: (B, H, W, 3) float32."""
     labels = full_precision(one_hot)
-    return jnp.einsum("bhwc,bcd->bhwd", labels, full_precision(colours), precision="highest")
+    return jnp.einsum("bhwc,bcd->bhwd", labels, full_precision(colors), precision="highest")
 
 
-def recoloured(image: jax.Array, one_hot: jax.Array, colours: jax.Array) -> jax.Array:
+def recolored(image: jax.Array, one_hot: jax.Array, colors: jax.Array) -> jax.Array:
     """An image (B, H, W, 3) whose labels (B, H, W, C) have the mean colours (B, C, 3) instead."""
-    return image + painted(one_hot, colours - label_colours(image, one_hot))
+    return image + painted(one_hot, colors - label_colors(image, one_hot))
 
 
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
@@ -138,9 +138,9 @@ def enlarged(maps: jax.Array, factor: int) -> jax.Array:
 
 
 def grounds_of(
-    start: str,
+    base: str,
     masks: Sequence[jax.Array],
-    colours: jax.Array,
+    colors: jax.Array,
     tissue: jax.Array | None = None,
 ) -> list[jax.Array | None]:
     """What each scale adds to, beside the image of the scale below; None where there is no more.
@@ -150,21 +150,21 @@ def grounds_of(
     add nothing give the tissue back, as far as enlarging and reducing do.
 
     Args:
-      start: of STARTS.
+      base: of BASES.
       masks: (B, h, w, C) of each scale, lowest first.
-      colours: (B, C, 3) of each label, in [0, 1], for start="colours".
-      tissue: (B, H, W, 3) in [0, 1], of the crops' size, for start="tissue".
+      colors: (B, C, 3) of each label, in [0, 1], for base="colors".
+      tissue: (B, H, W, 3) in [0, 1], of the crops' size, for base="tissue".
     """
     dtype = masks[0].dtype
-    if start == "tissue":
+    if base == "tissue":
         levels = [reduced(tissue, tissue.shape[1] // mask.shape[1]) for mask in masks]
         finer = [
             high - enlarged(low, high.shape[1] // low.shape[1])
             for low, high in itertools.pairwise(levels)
         ]
         return [level.astype(dtype) for level in (levels[0], *finer)]
-    lowest = painted(masks[0], colours).astype(dtype)
-    if start == "grey":
+    lowest = painted(masks[0], colors).astype(dtype)
+    if base == "gray":
         lowest = jnp.full((*masks[0].shape[:3], 3), 0.5, dtype)
     return [lowest, *[None] * (len(masks) - 1)]
 
@@ -225,22 +225,22 @@ def build_labels(config: ConfigDict) -> Labels:
     return Labels("classes", group.classes)
 
 
-def check_start(config: ConfigDict) -> str:
+def check_base(config: ConfigDict) -> str:
     """What the lowest scale starts from.
 
     Raises:
         UserError: if it is not known, or does not go with the labels.
     """
     # Runs from before there were colours started from mid-grey.
-    start = config.pyramid.get("start", "grey")
-    if start not in STARTS:
-        raise UserError(f"pyramid.start={start!r} is not known; choose one of {', '.join(STARTS)}")
-    if start == "tissue" and config.pyramid.labels == "classes":
+    base = config.pyramid.get("base", "gray")
+    if base not in BASES:
+        raise UserError(f"pyramid.base={base!r} is not known; choose one of {', '.join(BASES)}")
+    if base == "tissue" and config.pyramid.labels == "classes":
         raise UserError(
-            "pyramid.start='tissue' is drawn around nuclei, and pyramid.labels='classes' may be of "
+            "pyramid.base='tissue' is drawn around nuclei, and pyramid.labels='classes' may be of "
             "anything: set the first to 'colours', or the second to 'contour' or 'mask'"
         )
-    return start
+    return base
 
 
 def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:

@@ -103,7 +103,9 @@ def create(
 
         if name in start:
             wanted = jax.eval_shape(fresh, key, sample)
-            trees.check_names(trees.shapes(start[name]), trees.shapes(wanted), f"of init.{name}")
+            trees.check_names(
+                trees.shapes(start[name]), trees.shapes(wanted), f"of init_from.{name}"
+            )
             # Copied, because the state is donated step by step and its start is not ours to lose.
             variables = jax.tree.map(jnp.copy, start[name])
         else:
@@ -184,7 +186,7 @@ def advance(
     metrics: Mapping[str, jax.Array],
     *,
     ema_decay: float,
-    begin: Mapping[str, int] | None = None,
+    learn_from_step: Mapping[str, int] | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
     """The next state from averaged gradients, or the old one when anything is not finite.
 
@@ -196,8 +198,8 @@ def advance(
         metrics: name -> scalar, averaged over devices; looked at for being finite too.
         ema_decay: weight of the old average, once the run is old enough: min(decay,
             (1 + t) / (10 + t)), so that the start of a run does not linger in it.
-        begin: network name -> step at which it starts to learn; until then its parameters,
-            statistics and optimiser state stand still (default 0).
+        learn_from_step: network name -> step at which it starts to learn; until then its
+            parameters, statistics and optimiser state stand still (default 0).
 
     Returns:
         (next state, metrics with `skipped` and the global gradient norm of every network).
@@ -217,7 +219,7 @@ def advance(
             statistics.get(name, stats[name]),
         )
         kept = (state.params[name], state.opt_state[name], stats[name])
-        first = (begin or {}).get(name, 0)
+        first = (learn_from_step or {}).get(name, 0)
         if first > 0:
             awake = state.step >= first
             moved = jax.tree.map(lambda new, old, a=awake: jnp.where(a, new, old), moved, kept)

@@ -243,10 +243,10 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
       uint8 (H, W, 3): round(clip((v - 127.5) gain + 127.5 + 255 shift)).
     """
     xp = image.__array_namespace__()
-    grey = np.arange(256, dtype=np.float32) if xp is np else image.astype(xp.float32)
-    grey = (grey - 127.5) * parameters["gain"] + 127.5 + 255.0 * parameters["shift"]
-    grey = xp.floor(xp.clip(grey, 0.0, 255.0) + 0.5).astype(xp.uint8)
-    return np.take(grey, image) if xp is np else grey
+    gray = np.arange(256, dtype=np.float32) if xp is np else image.astype(xp.float32)
+    gray = (gray - 127.5) * parameters["gain"] + 127.5 + 255.0 * parameters["shift"]
+    gray = xp.floor(xp.clip(gray, 0.0, 255.0) + 0.5).astype(xp.uint8)
+    return np.take(gray, image) if xp is np else gray
 
 
 def apply(
@@ -275,13 +275,13 @@ def apply(
 
 
 def warped(
-    array: np.ndarray, centre: tuple[float, float], angle: float, side: float, size: int
+    array: np.ndarray, center: tuple[float, float], angle: float, side: float, size: int
 ) -> np.ndarray:
     """A turned square of an image, resampled; black, or background, outside of it (host).
 
     Args:
       array: (H, W, 3) uint8, bilinear, or (H, W) labels below 2^31, by nearest neighbour.
-      centre: y, x of the square's middle, px; 0 is the image's upper or left border.
+      center: y, x of the square's middle, px; 0 is the image's upper or left border.
       angle: by which the square is turned, radians, clockwise as seen.
       side: of the square, px of the image.
       size: of the result, px.
@@ -291,7 +291,7 @@ def warped(
     """
     scale = side / size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
-    y, x = centre
+    y, x = center
     # Pillow maps px centres of the result, (i + .5, j + .5), to places of the image.
     middle = size / 2
     affine = (cos, -sin, x - middle * (cos - sin), sin, cos, y - middle * (sin + cos))

@@ -198,10 +198,10 @@ def warp(
       parameters: "angle" and "offset" of `augmentation.sample_parameters`.
     """
     down, right = (float(v) * size for v in parameters["offset"])
-    centre = (y + size / 2 + down, x + size / 2 + right)
+    center = (y + size / 2 + down, x + size / 2 + right)
     return {
         field: augmentation_lib.warped(
-            image[field], centre, float(parameters["angle"]), size, recipe.crop
+            image[field], center, float(parameters["angle"]), size, recipe.crop
         )
         for field in recipe.stored
     }

@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import cli, config
+from histojax import cli
 from histojax.cli import say
+from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
 from histojax.data.sources import specs
 from histojax.errors import UserError
@@ -146,7 +147,7 @@ def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
         Entry(
             "/".join(part for part in path.parts[-length:] if part != "/"),
             workdir,
-            config.restored(config.read(runs.stage_folder(workdir) / "config.json")),
+            from_values(read_config(runs.stage_folder(workdir) / "config.json")),
         )
         for path, workdir in zip(paths, workdirs, strict=True)
     ]
@@ -246,7 +247,7 @@ def _check_data(entries: Sequence[Entry], source: specs.Source, split: str) -> N
 def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: specs.Source) -> list[str]:
     """What a reader has to know before believing the numbers."""
     notes = []
-    scored = config.resolved(reference.data.degradation)
+    scored = to_values(reference.data.degradation)
     for entry in entries:
         data = entry.config.data
         if data.source != reference.data.source:
@@ -254,7 +255,7 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: specs.Sou
                 f"{entry.label} was trained on {data.source} and is scored on "
                 f"{reference.data.source}."
             )
-        if not same_degradation(config.resolved(data.degradation), scored):
+        if not same_degradation(to_values(data.degradation), scored):
             notes.append(
                 f"{entry.label} was trained for another degradation ({data.degradation.name}) than "
                 f"it is scored on ({reference.data.degradation.name}, of {entries[0].label})."
@@ -288,8 +289,8 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
     """What a run was, and in which fields of its config it differs from the first."""
     folder = runs.stage_folder(entry.workdir)
     path = folder / "summary.json"
-    summary = config.read(path) if path.exists() else {}
-    own, other = (config.resolved(e.config) for e in (entry, first))
+    summary = read_config(path) if path.exists() else {}
+    own, other = (to_values(e.config) for e in (entry, first))
     return {
         "label": entry.label,
         "workdir": str(entry.workdir),
@@ -299,7 +300,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
         "checkpoint_step": runs.newest(folder).steps()[-1],
         "seconds": summary.get("seconds"),
         "parameters": sum((summary.get("parameters") or {}).values()) or None,
-        "differs_in": config.differences(other, own) if entry is not first else [],
+        "differs_in": differences(other, own) if entry is not first else [],
     }
 
 

@@ -46,7 +46,7 @@ class Methods:
 def methods_of(
     folders: Mapping[str, workdirs.Run],
     source: specs.Source,
-    settings: ConfigDict,
+    config: ConfigDict,
     *,
     enhancer: str | None = None,
     features: Mapping[str, content.FeatureNetwork] | None = None,
@@ -57,13 +57,13 @@ def methods_of(
     Args:
         folders: run's name -> run, in the order of training.
         source: what they will be scored on.
-        settings: a run's config.
+        config: a run's config.
         enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
             of a run, or None for all that the runs offer.
         features: network's name -> feature network for feature distances.
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
-    scale = settings.data.scale
+    scale = config.data.scale
     smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
     hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
@@ -91,7 +91,7 @@ def methods_of(
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
     if masks:
-        segmenters["otsu"] = otsu(settings)
+        segmenters["otsu"] = otsu(config)
         rows.append(("otsu", None, "otsu"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)
@@ -168,9 +168,9 @@ def run_segmenter(
     return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)
 
 
-def otsu(settings: ConfigDict) -> Callable[[Image], labeling.Found]:
+def otsu(config: ConfigDict) -> Callable[[Image], labeling.Found]:
     """Otsu's threshold on haematoxylin, the baseline; connected components are its nuclei."""
-    sizes = labeling.component_sizes(settings)
+    sizes = labeling.component_sizes(config)
 
     def find(image: Image) -> labeling.Found:
         mask = components.otsu_haematoxylin(image)

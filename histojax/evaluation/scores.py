@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
+from histojax.config import read_config, to_values
 from histojax.data import degradation
 from histojax.data.registration import check_registration
 from histojax.data.sources import specs
@@ -57,7 +57,7 @@ _FITTED_IMAGES = 24
 def evaluate(
     methods: Methods,
     source: specs.Source,
-    settings: ConfigDict,
+    config: ConfigDict,
     *,
     figure: Callable[[str, dict[str, Image]], None] | None = None,
     tally: Callable[[str, np.ndarray], None] | None = None,
@@ -67,7 +67,7 @@ def evaluate(
     Args:
         methods: what is scored.
         source: a data set; masks are needed where there are rows.
-        settings: a run's config: seed, data.scale, data.degradation.
+        config: a run's config: seed, data.scale, data.degradation.
         figure: called with each image's name and {caption: picture}.
         tally: called with each row's name and, for each image, the confusion matrix (K, K) of its
             classes, where the row tells classes apart.
@@ -75,20 +75,20 @@ def evaluate(
     Raises:
         UserError: if images lack the annotation that rows need.
     """
-    recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
+    recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     results = []
     for index in range(len(source)):
         sample = source[index]
-        hr, lr, truth = image_pair(sample, recipe, settings.seed)
+        hr, lr, truth = image_pair(sample, recipe, config.seed)
         row: dict[str, Any] = {"name": sample["name"], "group": source.groups[index]}
         pictures: dict[str, Image] = {"lr": lr}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
         for name, sr in enhanced.items():
             scores = {
                 **image_quality.score_rgb(sr, hr),
-                **image_quality.score_luma(sr, hr, shave=settings.data.scale),
+                **image_quality.score_luma(sr, hr, shave=config.data.scale),
                 "power_spectrum_error": image_quality.power_spectrum_error(
-                    sr, hr, scale=settings.data.scale
+                    sr, hr, scale=config.data.scale
                 ),
                 **{
                     f"feature_distance_{network}": distance(sr, hr)
@@ -210,12 +210,12 @@ def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
     Raises:
         UserError: if nothing below the workdir has been trained.
     """
-    settings = config.read(workdir / "config.json")
+    config = read_config(workdir / "config.json")
     if (workdir / "checkpoints").is_dir():
-        return {settings["name"]: workdir}
+        return {config["name"]: workdir}
     found = {
         name: workdir / name
-        for name in settings.get("chain", [])
+        for name in config.get("chain", [])
         if (workdir / name / "checkpoints").is_dir()
     }
     if not found:
@@ -258,20 +258,20 @@ def score_workdir(
     """
     folders = stage_runs(workdir)
     last = next(reversed(folders.values()))
-    settings = (like or last.config).copy_and_resolve_references()
+    config = (like or last.config).copy_and_resolve_references()
     if data is not None:
-        settings.data.source = data
+        config.data.source = data
     if max_pixels is not None:
-        with settings.data.unlocked():  # runs from before there was one lack it
-            settings.data.max_pixels = max_pixels
+        with config.data.unlocked():  # runs from before there was one lack it
+            config.data.max_pixels = max_pixels
     needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
-    source = workdirs.open_split(settings, split, fields=("instances",) if needs_masks else ())
+    source = workdirs.open_split(config, split, fields=("instances",) if needs_masks else ())
     for run in folders.values():
-        check_same_classes(run, source, settings.data.source)
+        check_same_classes(run, source, config.data.source)
     if enhancer != "none":
         if max_shift is None:
-            max_shift = settings.data.get("max_shift", 1.0)  # older runs lack it
-        check_registration(source, settings.data.scale, max_shift)
+            max_shift = config.data.get("max_shift", 1.0)  # older runs lack it
+        check_registration(source, config.data.scale, max_shift)
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")
@@ -279,10 +279,10 @@ def score_workdir(
             name, path=path, path_field=f"--features={name}"
         )
     methods = methods_of(
-        folders, source, settings, enhancer=enhancer, features=networks, ensemble=ensemble
+        folders, source, config, enhancer=enhancer, features=networks, ensemble=ensemble
     )
     output = output or workdir / "evaluation"
-    record = data_record(settings, source, split)
+    record = data_record(config, source, split)
 
     def figure(name: str, pictures: dict[str, Image]) -> None:
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
@@ -292,7 +292,7 @@ def score_workdir(
     def tally(row: str, matrix: np.ndarray) -> None:
         matrices.setdefault(row, []).append(matrix)
 
-    results = evaluate(methods, source, settings, figure=figure, tally=tally)
+    results = evaluate(methods, source, config, figure=figure, tally=tally)
     table = {
         "metrics": {**summary_of(results), **pooled_of(matrices, source.classes)},
         "differences": differences_of(results, comparisons(methods)),
@@ -353,16 +353,16 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     fitted = labeling.fitted_parameters(run)
     if fitted is not None:
         return fitted
-    settings = run.config
-    source = workdirs.open_split(settings, "val", fields=("instances",))
-    recipe = degradation.Degradation.from_config(settings.data.degradation, settings.data.scale)
+    config = run.config
+    source = workdirs.open_split(config, "val", fields=("instances",))
+    recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     enhances = hasattr(run.stage, "enhance")
     network = tiled.predictor(run)
     maps, truths = [], []
     count = min(len(source), _FITTED_IMAGES)
-    say(f"{settings.name}: fitting the post-processing to {count} images of the val split")
+    say(f"{config.name}: fitting the post-processing to {count} images of the val split")
     for index in range(count):
-        hr, lr, truth = image_pair(source[index], recipe, settings.seed)
+        hr, lr, truth = image_pair(source[index], recipe, config.seed)
         found = network(lr if enhances else hr)
         maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
         truths.append(truth)
@@ -378,7 +378,7 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
         workdirs.stage_folder(run.workdir) / labeling.FILE,
         {
             "checkpoint": labeling.checkpoint_of(run),
-            "form": separation.form_of(best),
+            "kind": separation.kind_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],
@@ -405,7 +405,7 @@ def own_folder(
     Raises:
         UserError: if it is no workdir.
     """
-    own = config.read(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
+    own = read_config(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
     words = [
         *([_file_word(data)] if data not in (None, own) else []),
         *([split] if split != "val" else []),
@@ -423,16 +423,16 @@ def _file_word(text: str) -> str:
     return word if word == text else f"{word}_{digest}"
 
 
-def data_record(settings: ConfigDict, source: specs.Source, split: str) -> dict[str, Any]:
+def data_record(config: ConfigDict, source: specs.Source, split: str) -> dict[str, Any]:
     """What decides the pairs of images that are scored; a folder's place is not told."""
     return {
-        "source": "folder" if "folder:" in settings.data.source else settings.data.source,
+        "source": "folder" if "folder:" in config.data.source else config.data.source,
         "split": split,
         "images": len(source),
         "fingerprint": source.fingerprint(),
-        "scale": settings.data.scale,
-        "degradation": config.resolved(settings.data.degradation),
-        "seed": settings.seed,
+        "scale": config.data.scale,
+        "degradation": to_values(config.data.degradation),
+        "seed": config.seed,
     }
 
 

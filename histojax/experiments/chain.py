@@ -1,8 +1,8 @@
 """A config and the runs it starts from, trained in order; then the scores and the report.
 
-`config.init` names, by network, the run that a stage starts from: a workdir, or the config of an
-earlier stage, which is trained first in a folder of its own below the chain's workdir. A stage that
-is done is not trained again.
+`config.init_from` names, by network, the run that a stage starts from: a workdir, or the config of
+an earlier stage, which is trained first in a folder of its own below the chain's workdir. A stage
+that is done is not trained again.
 """
 
 from __future__ import annotations
@@ -19,9 +19,10 @@ import jax
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import __version__, cli, config, files
+from histojax import __version__, cli, files
 from histojax.cli import say
 from histojax.components import scales
+from histojax.config import claim_workdir, differences, from_values, read_config, to_values
 from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
@@ -47,15 +48,15 @@ FIELDS = (
     "eval",
     "checkpoint",
     "log",
-    "init",
+    "init_from",
 )
 
 
-def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
+def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains what a config describes and everything it starts from.
 
     Args:
-        settings: with `init`: network -> workdir (str) or config of an earlier stage.
+        config: with `init_from`: network -> workdir (str) or config of an earlier stage.
         workdir: the run's folder; a chain's stages get folders below it, named as configs are.
 
     Returns:
@@ -66,7 +67,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         SystemExit: with status 0, when a signal stopped the run after its checkpoint was written.
     """
     try:
-        ordered = stages_of(settings)
+        ordered = stages_of(config)
         begun = set()
         for stage in ordered:
             folder = workdir if len(ordered) == 1 else workdir / stage.name
@@ -78,13 +79,13 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             if stage.name not in begun:
                 stain_matching.build(stage)
         if len(ordered) == 1:
-            return run_stage(settings, workdir, {})
+            return run_stage(config, workdir, {})
         started = time.perf_counter()
         names = [stage.name for stage in ordered]
-        whole = config.restored({**config.resolved(settings), "chain": names})
+        whole = from_values({**to_values(config), "chain": names})
         check_lengths(ordered, workdir)
         with _sole_use(workdir):
-            config.claim(whole, workdir)
+            claim_workdir(whole, workdir)
             for stage in ordered:
                 run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
             return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
@@ -99,7 +100,7 @@ def run(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         sys.exit(0)
 
 
-def stages_of(settings: ConfigDict) -> list[ConfigDict]:
+def stages_of(config: ConfigDict) -> list[ConfigDict]:
     """The config and all that it starts from, earliest first, each name once.
 
     Raises:
@@ -117,18 +118,18 @@ def stages_of(settings: ConfigDict) -> list[ConfigDict]:
             )
         # First of all, because other fields follow from it.
         check_scale(stage.data.scale)
-        for start in stage.init.values():
+        for start in stage.init_from.values():
             if isinstance(start, ConfigDict):
                 visit(start)
         known = found.setdefault(stage.name, stage)
-        different = config.differences(config.resolved(known), config.resolved(stage))
+        different = differences(to_values(known), to_values(stage))
         if different:
             raise UserError(
                 f"two stages of this chain are called {stage.name!r} but differ in "
                 f"{'; '.join(different)}; give them different names"
             )
 
-    visit(settings)
+    visit(config)
     return list(found.values())
 
 
@@ -149,105 +150,104 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
     def variables_of(start: ConfigDict | str) -> dict[str, Tree]:
         if isinstance(start, ConfigDict):
             return shapes[start.name]
-        return workdirs.starting_variables(pathlib.Path(start))
+        return workdirs.initial_variables(pathlib.Path(start))
 
-    for settings in ordered:
-        loop.check(settings, jax.device_count())
-        stain_matching.check(settings)
-        check_stain_of_starts(settings)
-        check_scales_below(settings)
-        own = workdirs.going_on(settings) if settings.name in begun else settings
-        stage = build_stage(own, starting_variables(settings, variables_of))
-        state = jax.eval_shape(lambda s=stage, c=settings: workdirs.fresh_state(s, c))
+    for config in ordered:
+        loop.check(config, jax.device_count())
+        stain_matching.check(config)
+        check_stain_of_starts(config)
+        check_scales_below(config)
+        own = workdirs.going_on(config) if config.name in begun else config
+        stage = build_stage(own, initial_variables(config, variables_of))
+        state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
         for split in ("train", "val"):
-            source = workdirs.open_split(
-                settings, split, fields=stage.fields, crop=settings.data.crop
-            )
+            source = workdirs.open_split(config, split, fields=stage.fields, crop=config.data.crop)
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
-            recipe = make_recipe(source, settings.data, wanted, augment=split == "train")
-            if "pyramid" in settings:
-                scales.check_classes(settings, source.classes)
+            recipe = make_recipe(source, config.data, wanted, augment=split == "train")
+            if "pyramid" in config:
+                scales.check_classes(config, source.classes)
             if split == "train":
-                pipeline.check_placement(recipe, settings.data)
-            images = (settings.data.source, settings.data.data_dir, settings.seed, split)
+                pipeline.check_placement(recipe, config.data)
+            images = (config.data.source, config.data.data_dir, config.seed, split)
             if "lr" in stage.fields and images not in registered:
-                check_registration(source, settings.data.scale, settings.data.max_shift)
+                check_registration(source, config.data.scale, config.data.max_shift)
                 registered.add(images)
-        batch = workdirs.example_batch(settings)
+        batch = workdirs.example_batch(config)
         try:
             jax.eval_shape(stage.train_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{settings.name}: data.crop={settings.data.crop}: {error}") from error
-        step = crop_step(stage, settings.data.scale)
-        crop = fitting_crop(settings.eval.crop, settings.eval.crop, step=step)
-        batch = workdirs.example_batch(settings, crop)
+            raise UserError(f"{config.name}: data.crop={config.data.crop}: {error}") from error
+        step = crop_step(stage, config.data.scale)
+        crop = fitting_crop(config.eval.crop, config.eval.crop, step=step)
+        batch = workdirs.example_batch(config, crop)
         try:
             jax.eval_shape(stage.eval_step, state, {name: batch[name] for name in stage.fields})
         except (TypeError, ValueError) as error:
-            raise UserError(f"{settings.name}: eval.crop={settings.eval.crop}: {error}") from error
-        shapes[settings.name] = {
+            raise UserError(f"{config.name}: eval.crop={config.eval.crop}: {error}") from error
+        shapes[config.name] = {
             name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables(name))
             for name in state.params
         }
 
 
-def check_stain_of_starts(settings: ConfigDict) -> None:
+def check_stain_of_starts(config: ConfigDict) -> None:
     """Checks that a segmenter goes on with images in the colours that it was trained on.
 
     Raises:
         UserError: if the run that it starts from has other stain normalisation.
     """
-    own = stain_matching.method_of(settings)
-    start = settings.init.get("segmenter")
+    own = stain_matching.method_of(config)
+    start = config.init_from.get("segmenter")
     if not start:
         return
     if not isinstance(start, ConfigDict):
         folder = workdirs.stage_folder(pathlib.Path(start))
-        start = config.restored(config.read(folder / "config.json"))
+        start = from_values(read_config(folder / "config.json"))
     other = stain_matching.method_of(start)
     if other != own:
         raise UserError(
-            f"{settings.name} starts from the segmenter of {start.name}, which reads images "
+            f"{config.name} starts from the segmenter of {start.name}, which reads images "
             f"normalised by {other!r}, and reads them by {own!r} itself: set data.stain.method "
             "alike in both"
         )
 
 
-def check_scales_below(settings: ConfigDict) -> None:
+def check_scales_below(config: ConfigDict) -> None:
     """Checks that a scale of a pyramid has those below it, made for the same labels and crops.
 
     Raises:
         UserError: if not.
     """
-    if "pyramid" not in settings:
+    if "pyramid" not in config:
         return
-    own, start = settings.pyramid, settings.init.get("pyramid")
+    own, start = config.pyramid, config.init_from.get("pyramid")
     if not start:
         if len(own.sizes) > 1 and not own.together:
             raise UserError(
-                f"{settings.name} learns the scale of {own.sizes[-1]} px alone, and init.pyramid "
-                "names no run of those below it: name one, or set pyramid.together=True"
+                f"{config.name} learns the scale of {own.sizes[-1]} px alone, and "
+                "init_from.pyramid names no run of those below it: name one, or set "
+                "pyramid.together=True"
             )
         return
     if not isinstance(start, ConfigDict):
         folder = workdirs.stage_folder(pathlib.Path(start))
-        start = config.restored(config.read(folder / "config.json"))
+        start = from_values(read_config(folder / "config.json"))
     if "pyramid" not in start:
         raise UserError(
-            f"init.pyramid={start.name} is a run of stage {start.stage}: name one of a pyramid"
+            f"init_from.pyramid={start.name} is a run of stage {start.stage}: name one of a pyramid"
         )
     needed = tuple(own.sizes) if own.together else tuple(own.sizes)[:-1]
     made = (
         tuple(start.pyramid.sizes),
         start.pyramid.labels,
         start.pyramid.classes,
-        scales.check_start(start),
+        scales.check_base(start),
         start.data.crop,
     )
-    wanted = (needed, own.labels, own.classes, scales.check_start(settings), settings.data.crop)
+    wanted = (needed, own.labels, own.classes, scales.check_base(config), config.data.crop)
     if made != wanted:
         raise UserError(
-            f"{settings.name} needs scales of (sizes, labels, classes, start, data.crop) {wanted} "
+            f"{config.name} needs scales of (sizes, labels, classes, start, data.crop) {wanted} "
             f"below it, and {start.name} has {made}: make them alike"
         )
 
@@ -263,7 +263,7 @@ def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
         folder = workdir / stage.name
         if (folder / "summary.json").exists() and done(stage, folder) is None:
             stale[stage.name] = stage.name
-        for start in stage.init.values():
+        for start in stage.init_from.values():
             if isinstance(start, ConfigDict) and start.name in stale:
                 stale[stage.name] = stale[start.name]
     begun = [
@@ -281,21 +281,21 @@ def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
         )
 
 
-def done(settings: ConfigDict, workdir: pathlib.Path) -> dict[str, Any] | None:
+def done(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any] | None:
     """The summary of a stage that has all its steps, else None."""
     path = workdir / "summary.json"
     if not path.exists():
         return None
-    summary = config.read(path)
-    return summary if summary.get("steps", 0) >= settings.steps else None
+    summary = read_config(path)
+    return summary if summary.get("steps", 0) >= config.steps else None
 
 
 def run_stage(
-    settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+    config: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
     with _sole_use(workdir):
-        return _run_stage(settings, workdir, folders)
+        return _run_stage(config, workdir, folders)
 
 
 def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
@@ -304,54 +304,54 @@ def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
 
 
 def _run_stage(
-    settings: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+    config: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
-    summary = done(settings, workdir)
+    summary = done(config, workdir)
     if summary is not None:
-        config.claim(settings, workdir)
-        say(f"{settings.name}: done at step {summary['steps']}, in {workdir}")
+        claim_workdir(config, workdir)
+        say(f"{config.name}: done at step {summary['steps']}, in {workdir}")
         if jax.process_index() == 0 and not (workdir / "report.html").exists():
             report.run_report(workdir)
         return summary
-    starts = starting_variables(
-        settings,
-        lambda start: workdirs.starting_variables(
+    initial = initial_variables(
+        config,
+        lambda start: workdirs.initial_variables(
             folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
         ),
     )
-    trained = loop.train(settings, workdir, starts)
+    trained = loop.train(config, workdir, initial)
     if jax.process_index() != 0:
         return {}
     return summarise_stage(trained)
 
 
-def starting_variables(
-    settings: ConfigDict, variables_of: Callable[[ConfigDict | str], Mapping[str, Tree]]
+def initial_variables(
+    config: ConfigDict, variables_of: Callable[[ConfigDict | str], Mapping[str, Tree]]
 ) -> dict[str, Tree]:
-    """Network -> variables, from the runs that `init` names, of which `variables_of` gives them.
+    """Network -> variables, from the runs that `init_from` names; `variables_of` reads one.
 
     The run named for the generator also gives its discriminator, where it has one, and that named
     for the pyramid all its networks. A named run that lacks the network is refused.
     """
-    starts: dict[str, Tree] = {}
-    for network, start in settings.init.items():
+    initial: dict[str, Tree] = {}
+    for network, start in config.init_from.items():
         if not start:
             continue
         variables = variables_of(start)
         if network == "pyramid":
             # All that the scales below have, by the names of their networks.
-            starts |= variables
+            initial |= variables
             continue
         if network not in variables:
             name = start.name if isinstance(start, ConfigDict) else start
             raise UserError(
-                f"init.{network}={name} holds no {network}, but {', '.join(variables)}; name a "
-                "run that trains one"
+                f"init_from.{network}={name} holds no {network}, but {', '.join(variables)}; name "
+                "a run that trains one"
             )
-        starts[network] = variables[network]
+        initial[network] = variables[network]
         if network == "generator" and "discriminator" in variables:
-            starts["discriminator"] = variables["discriminator"]
-    return starts
+            initial["discriminator"] = variables["discriminator"]
+    return initial
 
 
 def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
@@ -388,15 +388,15 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     if jax.process_index() != 0:
         return {}
     stages = {
-        name: {"folder": name, "summary": config.read(workdir / name / "summary.json")}
+        name: {"folder": name, "summary": read_config(workdir / name / "summary.json")}
         for name in names
     }
     path = workdir / "summary.json"
-    if path.exists() and config.read(path).get("stages") == stages:
+    if path.exists() and read_config(path).get("stages") == stages:
         if not (workdir / "report.html").exists():
             report.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
-        return config.read(path)
+        return read_config(path)
     say("scoring every way from the low-resolution image to a mask")
     table = scores.score_workdir(workdir)
     trained = sum(stage["summary"]["seconds"] for stage in stages.values())

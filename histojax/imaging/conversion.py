@@ -39,10 +39,10 @@ def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
     Raises:
       UserError: no colour sample reaches 2**15, so the samples are likely 10 to 14-bit.
     """
-    colours = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
-    if colours.max() < 2**15:
+    colors = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
+    if colors.max() < 2**15:
         raise UserError(
-            f"{path} holds 16-bit samples up to {colours.max()} only, so the value of white is "
+            f"{path} holds 16-bit samples up to {colors.max()} only, so the value of white is "
             "unknown (the full range ends at 65535): convert it to 8-bit RGB"
         )
     return ((samples.astype(np.uint32) + 128) // 257).astype(np.uint8)
@@ -58,20 +58,20 @@ def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False)
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    colours, alpha = pixels, None
+    colors, alpha = pixels, None
     if pixels.shape[2] in (2, 4):
-        colours, alpha = pixels[..., :-1], pixels[..., -1:]
+        colors, alpha = pixels[..., :-1], pixels[..., -1:]
     if alpha is not None and (alpha < 255).any():
         log_once(path, "is transparent in places: composited over white")
         clear = 255 - alpha.astype(np.uint16)
         if premultiplied:
-            colours = np.minimum(colours + clear, 255).astype(np.uint8)
+            colors = np.minimum(colors + clear, 255).astype(np.uint8)
         else:
             # At most 255 * 255 + 127, which uint16 holds.
-            colours = (colours.astype(np.uint16) * alpha + 255 * clear + 127) // 255
-            colours = colours.astype(np.uint8)
+            colors = (colors.astype(np.uint16) * alpha + 255 * clear + 127) // 255
+            colors = colors.astype(np.uint8)
     shape = (*pixels.shape[:2], 3)
-    return np.ascontiguousarray(np.broadcast_to(colours, shape))
+    return np.ascontiguousarray(np.broadcast_to(colors, shape))
 
 
 def log_once(path: pathlib.Path, what: str) -> None:

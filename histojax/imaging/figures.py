@@ -70,8 +70,8 @@ def agreement(
         drawn = np.full((*predicted.shape, 3), 255, np.uint8)
     else:
         # The darkest tissue stays lighter than every colour drawn on it.
-        grey = 160 + np.asarray(PIL.Image.fromarray(image).convert("L"), np.float32) * (95 / 255)
-        drawn = np.repeat(grey.round().astype(np.uint8)[..., None], 3, axis=2)
+        gray = 160 + np.asarray(PIL.Image.fromarray(image).convert("L"), np.float32) * (95 / 255)
+        drawn = np.repeat(gray.round().astype(np.uint8)[..., None], 3, axis=2)
     drawn[predicted & annotated] = FOUND
     drawn[predicted & ~annotated] = EXTRA
     drawn[~predicted & annotated] = MISSED
@@ -112,7 +112,7 @@ def write_samples(
         raise ValueError("a sample without lr, hr, mask or prediction cannot be drawn")
     legend = {}
     if any("agreement" in dict(row) for row in drawn):
-        legend = {meaning: _hex(colour) for meaning, colour in AGREEMENT.items()}
+        legend = {meaning: _hex(color) for meaning, color in AGREEMENT.items()}
     layouts = {tuple((caption, picture.shape) for caption, picture in row) for row in drawn}
     sheet = panels(drawn, gap=_GAP)
     focus = _focus(drawn, sheet.shape[0]) if len(layouts) == 1 else ()
@@ -188,11 +188,11 @@ def busiest(image: np.ndarray, side: int, *, count: int, step: int = 1) -> list[
     Returns:
         One corner at least; of equal windows the first in raster order.
     """
-    grey = image.astype(np.float64)
-    grey = grey.mean(axis=2) if grey.ndim == 3 else grey
-    energy = np.zeros(grey.shape)
-    energy[:-1] += np.diff(grey, axis=0) ** 2
-    energy[:, :-1] += np.diff(grey, axis=1) ** 2
+    gray = image.astype(np.float64)
+    gray = gray.mean(axis=2) if gray.ndim == 3 else gray
+    energy = np.zeros(gray.shape)
+    energy[:-1] += np.diff(gray, axis=0) ** 2
+    energy[:, :-1] += np.diff(gray, axis=1) ** 2
     sums = np.pad(energy.cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     windows = sums[side:, side:] - sums[:-side, side:] - sums[side:, :-side] + sums[:-side, :-side]
     # Rounded, so that sums taken along different ways do not order equal windows.
@@ -255,18 +255,18 @@ def _sample_row(
             drawn.append(("annotated", overlay(_enlarged(beneath, factor), big, ANNOTATED)))
     if probability is not None:
         probability = np.asarray(probability, np.float32).reshape(height, width)
-        grey = np.repeat(_enlarged(_grey(probability), factor)[..., None], 3, axis=2)
+        gray = np.repeat(_enlarged(_gray(probability), factor)[..., None], 3, axis=2)
         found = (probability >= threshold).astype(np.uint8)
-        drawn.append(("predicted", overlay(grey, _enlarged(found, factor), PREDICTED)))
+        drawn.append(("predicted", overlay(gray, _enlarged(found, factor), PREDICTED)))
         if mask is not None:
             add("agreement", agreement(found, mask, sr if sr is not None else hr))
     for name in _MAPS:
         if (values := row.get(f"predicted_{name}")) is not None:
-            add(name, _grey(np.asarray(values, np.float32).reshape(height, width)))
+            add(name, _gray(np.asarray(values, np.float32).reshape(height, width)))
     return drawn
 
 
-def _grey(probability: np.ndarray) -> np.ndarray:
+def _gray(probability: np.ndarray) -> np.ndarray:
     """A map in [0, 1] as uint8; what is not a number is drawn as 0."""
     return np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
 
@@ -327,8 +327,8 @@ def _shortened(name: str, length: int = 28) -> str:
     return name if len(name) <= length else f"{name[: length - 3]}..."
 
 
-def _hex(colour: tuple[int, int, int]) -> str:
-    return "#" + bytes(colour).hex()
+def _hex(color: tuple[int, int, int]) -> str:
+    return "#" + bytes(color).hex()
 
 
 def _write(path: str | Path, image: np.ndarray, sheet: Sheet) -> None:

@@ -470,8 +470,8 @@ def _exif_orientation(image: Image.Image) -> int:
 def _png_header(stream: BinaryIO) -> tuple[int, int]:
     """Returns (bit depth, colour type) of a PNG (section 11.2.2 of the specification)."""
     stream.seek(24)
-    depth, colour = stream.read(2)
-    return depth, colour
+    depth, color = stream.read(2)
+    return depth, color
 
 
 def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReader:
@@ -521,12 +521,12 @@ def _pillow_labels(path: pathlib.Path, kind: str, max_pixels: int) -> np.ndarray
     with path.open("rb") as stream:
         image = _open_pillow(path, kind, stream)
         check_pixels(path, image.height * image.width, max_pixels)
-        depth, colour = _png_header(stream) if kind == "PNG" else (8, 0)
+        depth, color = _png_header(stream) if kind == "PNG" else (8, 0)
         stream.seek(0)
         values = _decode_pillow(path, kind, stream, depth == 16, labels=True)
-    if kind == "PNG" and colour == 0 and depth in (2, 4):
+    if kind == "PNG" and color == 0 and depth in (2, 4):
         # Pillow spreads 2 and 4-bit grey over 0..255; labels are the numbers that were stored.
         values = values // (255 // (2**depth - 1))
-    if colour == 4:
+    if color == 4:
         values = values[..., 0]
     return orient(values, _exif_orientation(image))

@@ -134,9 +134,9 @@ def _pillow_resize(image: np.ndarray, height: int, width: int, kernel: str) -> n
 
 def resize(x: Any, height: int, width: int, kernel: str) -> Any:
     xp = x.__array_namespace__()
-    quantised = x.dtype == np.uint8
+    quantized = x.dtype == np.uint8
     if xp is np:
-        x = x if quantised else x.astype(np.float32)
+        x = x if quantized else x.astype(np.float32)
         images = x.reshape(-1, *x.shape[-3:])
         resized = [_pillow_resize(image, height, width, kernel) for image in images]
         return np.stack(resized).reshape(*x.shape[:-3], height, width, x.shape[-1])
@@ -144,7 +144,7 @@ def resize(x: Any, height: int, width: int, kernel: str) -> Any:
     columns = resize_weights(x.shape[-2], width, kernel)
     # Wider where it is wider, for what is compared in double precision.
     x = along_width(columns, x.astype(xp.result_type(x.dtype, xp.float32)))
-    if not quantised:
+    if not quantized:
         return along_height(rows, x)
     # Pillow works along the width first and rounds in between.
     x = round_to_uint8(x).astype(xp.float32)

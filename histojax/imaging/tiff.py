@@ -243,15 +243,15 @@ def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.n
             f"{path} holds {page.dtype} samples of {bits} bits, and 8-bit and full-range 16-bit "
             "images are read: convert it to 8-bit RGB"
         )
-    colours = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}.get(int(photometric))
-    if colours is None or (photometric == 6 and page.compression not in _RGB_FROM_YCBCR):
+    colors = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}.get(int(photometric))
+    if colors is None or (photometric == 6 and page.compression not in _RGB_FROM_YCBCR):
         name = getattr(photometric, "name", photometric)
         raise UserError(
             f"{path} is a {name} TIFF ({getattr(page.compression, 'name', page.compression)}), and "
             "only grey, palette, RGB and JPEG's YCbCr are converted: convert it to 8-bit RGB"
         )
     alpha = [int(extra) for extra in page.extrasamples] in ([1], [2])
-    if page.samplesperpixel != colours + alpha:
+    if page.samplesperpixel != colors + alpha:
         raise UserError(
             f"{path} holds {page.samplesperpixel} bands, and an image has 1 or 3, and at most one "
             "more that is marked as alpha: export the RGB bands alone"

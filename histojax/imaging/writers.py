@@ -166,7 +166,7 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 
 def overlay(
-    image: np.ndarray, instances: np.ndarray, colour: tuple[int, int, int] = (0, 255, 0)
+    image: np.ndarray, instances: np.ndarray, color: tuple[int, int, int] = (0, 255, 0)
 ) -> np.ndarray:
     """The image with the contour of each instance drawn one pixel wide, inside the instance.
 
@@ -180,7 +180,7 @@ def overlay(
     # The image is framed by background, so that an instance cut by the border is closed there.
     framed = np.pad(instances, 1)
     contour = skimage.segmentation.find_boundaries(framed, connectivity=1, mode="inner")
-    drawn[contour[1:-1, 1:-1]] = colour
+    drawn[contour[1:-1, 1:-1]] = color
     return drawn
 
 

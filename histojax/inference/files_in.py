@@ -257,6 +257,6 @@ def preview(
         row.append(("nuclei", writers.overlay(shown, labels)))
     if made.classes is not None:
         numbers = reader.read_label_region(made.classes, y, x, size, size)
-        grey = numbers * (255 // (len(made.class_names) - 1))
-        row.append(("classes", grey.astype(np.uint8)))
+        gray = numbers * (255 // (len(made.class_names) - 1))
+        row.append(("classes", gray.astype(np.uint8)))
     return writers.panels([row], cell=size)

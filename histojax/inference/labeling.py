@@ -8,8 +8,8 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import config
 from histojax.components import images
+from histojax.config import read_config
 from histojax.errors import UserError
 from histojax.nuclei import components, separation
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
@@ -116,9 +116,9 @@ class Labeller:
             if height * width > MOST_PIXELS:
                 raise UserError(
                     f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
-                    f"(instances.form={separation.form_of(self._parameters)!r}, segmenter.heads="
+                    f"(instances.kind={separation.kind_of(self._parameters)!r}, segmenter.heads="
                     f"{heads!r}), and this one has {height:,} x {width:,}: predict parts of it, "
-                    "or train with a marker head and instances.form='watershed'"
+                    "or train with a marker head and instances.kind='watershed'"
                 )
             self._labeller = WholeLabeller(self._parameters, mpp=mpp)
 
@@ -196,9 +196,9 @@ class WholeLabels:
         pass
 
 
-def component_sizes(settings: ConfigDict) -> dict[str, int]:
+def component_sizes(config: ConfigDict) -> dict[str, int]:
     """What `nuclei.label_mask` takes of a config's group `nuclei`, px."""
-    group = settings.get("nuclei", {})
+    group = config.get("nuclei", {})
     return {name: group.get(name, 0) for name in ("min_area", "max_hole")}
 
 
@@ -211,11 +211,11 @@ def fitted_parameters(run: workdirs.Run) -> separation.Parameters | None:
     path = workdirs.stage_folder(run.workdir) / FILE
     if not path.is_file():
         return None
-    found = config.read(path)
+    found = read_config(path)
     try:
         if found["checkpoint"] != checkpoint_of(run):
             return None
-        return separation.read_parameters(found["form"], found["parameters"])
+        return separation.read_parameters(found["kind"], found["parameters"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
             f"{path} is damaged ({error}): remove it, and the run's command fits it anew"

@@ -95,7 +95,7 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
-FORMS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
+KINDS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
     "bce": (bce_discriminator, bce_generator),
     "brier": (brier_discriminator, bce_generator),
     "lsgan": (lsgan_discriminator, lsgan_generator),
@@ -108,9 +108,9 @@ FORMS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
 }
 
 
-def undecided_loss(form: str) -> float:
+def undecided_loss(kind: str) -> float:
     """The discriminator's least loss where it gives every patch the same logit: that of a coin."""
     # LSGAN's aims are 1 and 0; all others treat the two kinds alike around 0.
-    logit = jnp.full((1, 1, 1, 1), 0.5 if form == "lsgan" else 0.0)
-    discriminator, _ = FORMS[form]
+    logit = jnp.full((1, 1, 1, 1), 0.5 if kind == "lsgan" else 0.0)
+    discriminator, _ = KINDS[kind]
     return float(discriminator(real=logit, fake=logit).mean())

@@ -40,7 +40,7 @@ def r1(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax
     return 0.5 * jnp.square(slope(judge, real))
 
 
-def one_centred(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+def one_centered(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
     """Squared distance of the slope to 1 between real and fake (Gulrajani et al. 2017, eq. 3).
 
     Args:
@@ -51,13 +51,13 @@ def one_centred(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Arra
     return jnp.square(slope(judge, mix * real + (1 - mix) * fake) - 1.0)
 
 
-def zero_centred(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
-    """Squared slope between real and fake images (Thanh-Tung et al. 2019); as `one_centred`."""
+def zero_centered(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+    """Squared slope between real and fake images (Thanh-Tung et al. 2019); as `one_centered`."""
     return jnp.square(slope(judge, mix * real + (1 - mix) * fake))
 
 
 KINDS: dict[str, Callable[..., jax.Array]] = {
     "r1": r1,
-    "one_centred": one_centred,
-    "zero_centred": zero_centred,
+    "one_centered": one_centered,
+    "zero_centered": zero_centered,
 }

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
-FORMS = ("l1", "mse", "raw_mse")
+KINDS = ("l1", "mse", "raw_mse")
 
 
 def feature_loss(
@@ -15,7 +15,7 @@ def feature_loss(
     prediction: Mapping[str, jax.Array],
     target: Mapping[str, jax.Array],
     weights: Mapping[str, float],
-    form: str = "l1",
+    kind: str = "l1",
 ) -> jax.Array:
     """Weighted difference of feature maps, one value per image, shape (B,).
 
@@ -34,20 +34,20 @@ def feature_loss(
 
     Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
     """
-    if form not in FORMS:
-        raise ValueError(f"form={form!r} is not one of {', '.join(FORMS)}")
+    if kind not in KINDS:
+        raise ValueError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
     total = jnp.zeros(())
     for layer, weight in weights.items():
         real = jax.lax.stop_gradient(target[layer].astype(_at_least_float32(target[layer])))
         difference = prediction[layer].astype(real.dtype) - real
         axes = tuple(range(1, real.ndim))
-        if form == "l1":
+        if kind == "l1":
             distance = jnp.mean(jnp.abs(difference), axes)
             size = jnp.mean(jnp.abs(real), axes)
         else:
             distance = jnp.mean(jnp.square(difference), axes)
             size = jnp.mean(jnp.square(real), axes)
-        total = total + weight * distance / (1.0 if form == "raw_mse" else size + 1e-8)
+        total = total + weight * distance / (1.0 if kind == "raw_mse" else size + 1e-8)
     return total
 
 

@@ -24,4 +24,4 @@ def charbonnier(*, prediction: jax.Array, target: jax.Array, epsilon: float = 1e
     return jnp.sqrt(jnp.square(prediction - target) + epsilon**2)
 
 
-FORMS = {"l1": l1, "mse": mse, "charbonnier": charbonnier}
+KINDS = {"l1": l1, "mse": mse, "charbonnier": charbonnier}

@@ -30,7 +30,7 @@ def _check_same(a: np.ndarray, b: np.ndarray) -> None:
         raise ValueError(f"images of {a.shape} and {b.shape} cannot be compared")
 
 
-def _check_quantised(*images: np.ndarray) -> None:
+def _check_quantized(*images: np.ndarray) -> None:
     for image in images:
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
@@ -102,7 +102,7 @@ def luma_bt601(image: np.ndarray) -> np.ndarray:
 
 def score_rgb(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
     """Protocol P1: {"psnr_rgb", "ssim_rgb"} of two uint8 RGB images (H, W, 3)."""
-    _check_quantised(sr, hr)
+    _check_quantized(sr, hr)
     return {"psnr_rgb": psnr(sr, hr), "ssim_rgb": ssim(sr, hr)}
 
 
@@ -117,7 +117,7 @@ def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, f
     Raises:
         UserError: too little of the image is left.
     """
-    _check_quantised(sr, hr)
+    _check_quantized(sr, hr)
     _check_same(sr, hr)
     inside = slice(shave, -shave or None)
     if min(hr.shape[:2]) < smallest_side(shave=shave):
@@ -134,8 +134,8 @@ def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
     height, width = luma.shape
     window = np.outer(np.hanning(height + 2)[1:-1], np.hanning(width + 2)[1:-1])
     # The window's own mean is taken out with the image's, so that a flat image has no power.
-    centred = window * (luma - np.sum(window * luma) / np.sum(window))
-    power = np.abs(np.fft.fft2(centred)) ** 2 / np.sum(window**2)
+    centered = window * (luma - np.sum(window * luma) / np.sum(window))
+    power = np.abs(np.fft.fft2(centered)) ** 2 / np.sum(window**2)
     frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.fftfreq(width))
     bins = max(math.floor((0.5 - lowest) * min(height, width)), 1)
     annulus = np.floor((frequency - lowest) / (0.5 - lowest) * bins).astype(int)
@@ -147,7 +147,7 @@ def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
 
 def _detail_excess(sr: np.ndarray, hr: np.ndarray, scale: int) -> np.ndarray:
     """10 log10(P_sr / P_hr) of every annulus beyond the low-resolution Nyquist frequency, dB."""
-    _check_quantised(sr, hr)
+    _check_quantized(sr, hr)
     _check_same(sr, hr)
     lowest = 1.0 / (2 * scale)
     ours, theirs = (_radial_power(luma_bt601(image), lowest) + 1.0 / 12.0 for image in (sr, hr))

@@ -79,14 +79,14 @@ class PatchDiscriminator(nn.Module):
         channels = (*self.widths, 1)
         for i, (width, stride) in enumerate(zip(channels, self._strides(), strict=True)):
             first, last = i == 0, i == len(self.widths)
-            normalised = not first and not last and self.norm != "none"
+            normalized = not first and not last and self.norm != "none"
             conv = nn.Conv(
                 width,
                 (KERNEL, KERNEL),
                 strides=stride,
                 padding=PADDING,
                 # Batch and instance statistics cancel a bias in front of them.
-                use_bias=not normalised,
+                use_bias=not normalized,
                 kernel_init=nn.initializers.normal(0.02),
                 dtype=self.dtype,
                 name=f"conv_{i}",
@@ -96,7 +96,7 @@ class PatchDiscriminator(nn.Module):
                 x = spectral(x, update_stats=train)
             else:
                 x = conv(x)
-            if normalised:
+            if normalized:
                 x = norm_layer(
                     self.norm,
                     train=train,

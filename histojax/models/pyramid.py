@@ -171,7 +171,7 @@ class PyramidGenerator(nn.Module):
                 )
             return layer(x)
 
-        def normalise(x: jax.Array, name: str) -> jax.Array:
+        def normalize(x: jax.Array, name: str) -> jax.Array:
             if self.conditioning == "spade":
                 spade = Spade(
                     self.norm,
@@ -188,18 +188,18 @@ class PyramidGenerator(nn.Module):
         amplitude = self.variable("noise", "amplitude", jnp.ones, ())
         noisy = 2 * below - 1 + amplitude.value * noise
         x = jnp.concatenate([noisy, 2 * mask - 1], -1).astype(self.dtype)
-        x = nn.relu(normalise(conv(x, self.features, "stem", side=7), "stem_norm"))
+        x = nn.relu(normalize(conv(x, self.features, "stem", side=7), "stem_norm"))
         width = self.features
         for n in range(self.downsamplings):
             width *= 2
-            x = nn.relu(normalise(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
+            x = nn.relu(normalize(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
         for n in range(self.blocks):
-            y = nn.relu(normalise(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
-            x = x + normalise(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
+            y = nn.relu(normalize(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
+            x = x + normalize(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
         for n in reversed(range(self.downsamplings)):
             width //= 2
             x = conv(nearest_upsample(x, 2), width, f"up_{n}")
-            x = nn.relu(normalise(x, f"up_{n}_norm"))
+            x = nn.relu(normalize(x, f"up_{n}_norm"))
         last = nn.initializers.zeros if self.adds_nothing else _INIT
         added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))

@@ -51,14 +51,14 @@ class ResNeXtBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         bias = self.norm != "batch"
 
-        def normalise(y: jax.Array, name: str) -> jax.Array:
+        def normalize(y: jax.Array, name: str) -> jax.Array:
             layer = norm_layer(
                 self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
             )
             return layer(y)
 
         y = Conv(self.width, 1, use_bias=bias, dtype=self.dtype, name="reduce")(x)
-        y = activate(self.activation, normalise(y, "reduce_norm"), name="reduce_act")
+        y = activate(self.activation, normalize(y, "reduce_norm"), name="reduce_act")
         y = GroupedConv(
             self.width,
             self.cardinality,
@@ -67,7 +67,7 @@ class ResNeXtBlock(nn.Module):
             dtype=self.dtype,
             name="grouped",
         )(y)
-        y = activate(self.activation, normalise(y, "grouped_norm"), name="grouped_act")
+        y = activate(self.activation, normalize(y, "grouped_norm"), name="grouped_act")
         y = Conv(
             x.shape[-1],
             1,
@@ -76,7 +76,7 @@ class ResNeXtBlock(nn.Module):
             dtype=self.dtype,
             name="expand",
         )(y)
-        y = normalise(y, "expand_norm")
+        y = normalize(y, "expand_norm")
         return x + self.residual_scale * y
 
 

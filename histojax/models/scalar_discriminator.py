@@ -77,21 +77,21 @@ class ScalarDiscriminator(nn.Module):
         self._check(*x.shape[1:3])
         x = (2 * x - 1).astype(self.dtype)
         for i, width in enumerate(self.widths):
-            normalised = i > 0 and self.norm != "none"
+            normalized = i > 0 and self.norm != "none"
             norm_first = self.order == "norm_first"
             x = nn.Conv(
                 width,
                 (3, 3),
                 strides=2 if self.halving == "every" or i % 2 else 1,
                 # A norm right behind it cancels a bias.
-                use_bias=not (normalised and norm_first),
+                use_bias=not (normalized and norm_first),
                 kernel_init=nn.initializers.he_normal(),
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )(x)
             if not norm_first:
                 x = nn.leaky_relu(x, 0.2)
-            if normalised:
+            if normalized:
                 x = norm_layer(
                     self.norm,
                     train=train,

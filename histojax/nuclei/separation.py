@@ -16,33 +16,35 @@ from histojax.nuclei.watershed import InstanceParameters, Maps, check_maps, labe
 
 Parameters = InstanceParameters | USENetParameters
 # watershed: any size, the same however the maps are cut; usenet: as published, whole images only.
-FORMS = {"watershed": InstanceParameters, "usenet": USENetParameters}
+KINDS = {"watershed": InstanceParameters, "usenet": USENetParameters}
 # What they look at; a network may have other maps.
 MAPS = ("mask", "marker", "contour", "distance")
 
 
-def read_parameters(form: str, values: Mapping[str, Any]) -> Parameters:
+def read_parameters(kind: str, values: Mapping[str, Any]) -> Parameters:
     """The parameters of a form by name; those left out have their defaults.
 
     Raises:
         UserError: an unknown form or parameter, or a value that breaks its rule.
     """
-    if form not in FORMS:
-        raise UserError(f"instances.form={form!r} is not known; choose one of {', '.join(FORMS)}")
-    kind = FORMS[form]
-    known = [field.name for field in dataclasses.fields(kind)]
+    if kind not in KINDS:
+        raise UserError(f"instances.kind={kind!r} is not known; choose one of {', '.join(KINDS)}")
+    parameters_type = KINDS[kind]
+    known = [field.name for field in dataclasses.fields(parameters_type)]
     for name in values:
         if name not in known:
             raise UserError(
-                f"post-processing {form!r} has no parameter {name!r}: choose out of "
+                f"post-processing {kind!r} has no parameter {name!r}: choose out of "
                 f"{', '.join(known)}"
             )
-    return kind(**values)
+    return parameters_type(**values)
 
 
-def form_of(parameters: Parameters) -> str:
+def kind_of(parameters: Parameters) -> str:
     """The name of a form by its parameters."""
-    return next(name for name, kind in FORMS.items() if isinstance(parameters, kind))
+    return next(
+        name for name, parameters_type in KINDS.items() if isinstance(parameters, parameters_type)
+    )
 
 
 def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np.ndarray:

@@ -178,13 +178,13 @@ def offsets(instances: np.ndarray) -> np.ndarray:
     where = np.nonzero(labels)
     ids = labels[where]
     result = np.zeros((*labels.shape, 2), np.float32)
-    centres = _centroids(labels)
+    centers = _centroids(labels)
     for channel, axis in enumerate((1, 0)):
-        offset = where[axis] - centres[axis][ids]
+        offset = where[axis] - centers[axis][ids]
         # A nucleus of one column lies at its centroid but for rounding.
         offset[np.abs(offset) < 1e-9] = 0
         side = (offset > 0).astype(int)
-        reach = np.zeros((2, len(centres[axis])))
+        reach = np.zeros((2, len(centers[axis])))
         np.maximum.at(reach, (side, ids), np.abs(offset))
         reach[reach == 0] = 1
         result[(*where, channel)] = offset / reach[side, ids]

@@ -59,13 +59,13 @@ def line_chart(
 
     marks, legend = [], []
     for number, (one, (_, y)) in enumerate(zip(series, points, strict=True)):
-        colour = f"c{number % 8}" + (" dashed" if number >= 8 else "")
+        color = f"c{number % 8}" + (" dashed" if number >= 8 else "")
         name = text(one.name)
         missing = len(one.y) - len(y)
         note = f" ({missing} not finite)" if missing else ""
         last = f" <b>{number_text(float(y[-1]))}</b>" if len(y) else ""
-        legend.append(f'<li class="{colour}"><i></i>{name}{last}{note}</li>')
-        marks.append(f'<g class="{colour}">{_curve(plot, one, name)}</g>')
+        legend.append(f'<li class="{color}"><i></i>{name}{last}{note}</li>')
+        marks.append(f'<g class="{color}">{_curve(plot, one, name)}</g>')
     scale = ", logarithmic" if log else ""
     label = text(f"{title}: {', '.join(one.name for one in series)} over the {axis}{scale}")
     return (

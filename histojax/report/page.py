@@ -275,8 +275,8 @@ class Album:
 def _figure(picture: Picture, encoded: bytes, width: int) -> str:
     height = round(picture.image.shape[0] * width / picture.image.shape[1])
     key = "".join(
-        f'<li style="--c:{text(colour)}"><i></i>{text(meaning)}</li>'
-        for meaning, colour in picture.legend.items()
+        f'<li style="--c:{text(color)}"><i></i>{text(meaning)}</li>'
+        for meaning, color in picture.legend.items()
     )
     legend = f'<ul class="legend key">{key}</ul>' if key else ""
     data = base64.b64encode(encoded).decode()

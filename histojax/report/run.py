@@ -97,7 +97,7 @@ def chain_report(workdir: str | Path) -> Path:
         sections.append(Section(f"Stage: {stage}", body))
     sections += [
         Section("The run", _circumstances(summary)),
-        Section("Config", _config({k: v for k, v in config.items() if k != "init"})),
+        Section("Config", _config({k: v for k, v in config.items() if k != "init_from"})),
     ]
     if folders:
         what = (

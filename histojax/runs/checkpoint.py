@@ -24,8 +24,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from histojax import config, files
+from histojax import files
 from histojax.components import trees
+from histojax.config import check_format
 from histojax.errors import UserError
 
 Tree = Any
@@ -179,7 +180,7 @@ class Series:
 
     def _read(self, step: int, template: Tree) -> Restored:
         meta = self._json(step, "meta")
-        config.check_format(meta.get("format", 0), FORMAT, f"{self.folder}/{step}")
+        check_format(meta.get("format", 0), FORMAT, f"{self.folder}/{step}")
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:

@@ -13,8 +13,8 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from histojax import config
 from histojax.components.state import State
+from histojax.config import from_values, read_config
 from histojax.data.sources import specs, subsets, targets
 from histojax.errors import UserError
 from histojax.imaging import reader
@@ -53,7 +53,7 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     """
     if (workdir / "checkpoints").is_dir():
         return workdir
-    inner = workdir / config.read(workdir / "config.json")["name"]
+    inner = workdir / read_config(workdir / "config.json")["name"]
     if not (inner / "checkpoints").is_dir():
         raise UserError(
             f"{workdir} holds no trained stage yet; run histojax.main with --workdir={workdir}"
@@ -61,9 +61,9 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     return inner
 
 
-def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np.ndarray]:
+def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, np.ndarray]:
     """One batch element of the shapes that a config trains on (or of another crop), all zeros."""
-    crop, scale = crop or settings.data.crop, settings.data.scale
+    crop, scale = crop or config.data.crop, config.data.scale
     return {
         "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
         "hr": np.zeros((1, crop, crop, 3), np.uint8),
@@ -76,7 +76,7 @@ def example_batch(settings: ConfigDict, crop: int | None = None) -> dict[str, np
     }
 
 
-def fresh_state(stage: Any, settings: ConfigDict) -> State:
+def fresh_state(stage: Any, config: ConfigDict) -> State:
     """A stage's state before its first step.
 
     Raises:
@@ -84,11 +84,11 @@ def fresh_state(stage: Any, settings: ConfigDict) -> State:
             the variables that they start from.
     """
     try:
-        return stage.init(jax.random.key(settings.seed), example_batch(settings))
+        return stage.init(jax.random.key(config.seed), example_batch(config))
     except (TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{settings.name}: its networks cannot be made: {reason}; mend the config's field"
+            f"{config.name}: its networks cannot be made: {reason}; mend the config's field"
         ) from error
 
 
@@ -99,37 +99,37 @@ def labelled_source(workdir: pathlib.Path) -> specs.Source:
         UserError: for a workdir or data that cannot be read.
     """
     folder = stage_folder(workdir)
-    settings = config.restored(config.read(folder / "config.json"))
-    return open_split(without_extra(settings), "train", fields=("instances",))
+    config = from_values(read_config(folder / "config.json"))
+    return open_split(without_extra(config), "train", fields=("instances",))
 
 
-def manifest(settings: ConfigDict) -> dict[str, Any]:
+def manifest(config: ConfigDict) -> dict[str, Any]:
     """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them.
 
     Where there are images without labels, `unlabelled` names these.
     """
-    plain = without_extra(settings)
+    plain = without_extra(config)
     seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
-    if settings.data.get("unlabelled", ""):
-        seen["unlabelled"] = sorted(open_unlabelled(settings).names)
-    return {**seen, "extra": settings.data.get("extra", "")}
+    if config.data.get("unlabelled", ""):
+        seen["unlabelled"] = sorted(open_unlabelled(config).names)
+    return {**seen, "extra": config.data.get("extra", "")}
 
 
-def without_extra(settings: ConfigDict) -> ConfigDict:
+def without_extra(config: ConfigDict) -> ConfigDict:
     """The config without the training images beside those of its data."""
-    plain = settings.copy_and_resolve_references()
+    plain = config.copy_and_resolve_references()
     if "extra" in plain.data:
         plain.data.extra = ""
     return plain
 
 
-def going_on(settings: ConfigDict) -> ConfigDict:
+def going_on(config: ConfigDict) -> ConfigDict:
     """The config without what only a run's first step reads, whose file may be gone by now."""
-    if settings.get("pretrained", {}).get("encoder", "none") == "none":
-        return settings
-    settings = settings.copy_and_resolve_references()
-    settings.pretrained.encoder = "none"
-    return settings
+    if config.get("pretrained", {}).get("encoder", "none") == "none":
+        return config
+    config = config.copy_and_resolve_references()
+    config.pretrained.encoder = "none"
+    return config
 
 
 def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
@@ -143,25 +143,25 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
         UserError: if there is none, it is damaged, or of another architecture.
     """
     folder = stage_folder(workdir)
-    settings = config.restored(config.read(folder / "config.json"))
+    config = from_values(read_config(folder / "config.json"))
     if precision is not None:
-        settings.precision = precision
-    if "features" in settings.get("loss", {}):
+        config.precision = precision
+    if "features" in config.get("loss", {}):
         # Only training looks at feature distances, so their network is not needed here.
-        settings.loss.features.weight = 0.0
-    stage = build_stage(going_on(settings), {})
+        config.loss.features.weight = 0.0
+    stage = build_stage(going_on(config), {})
     # Named explicitly, because a checkpoint of many devices is used on one as well.
     here = SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
-        jax.eval_shape(lambda: fresh_state(stage, settings)),
+        jax.eval_shape(lambda: fresh_state(stage, config)),
     )
     series = newest(folder)
     restored = series.restore(template)
     if restored is None:
         raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
     state = restored.state.replace(opt_state={})
-    return Run(folder, settings, stage, state, restored.step, restored.meta)
+    return Run(folder, config, stage, state, restored.step, restored.meta)
 
 
 def newest(folder: pathlib.Path) -> checkpoint.Series:
@@ -181,12 +181,12 @@ def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
 
 
 def open_split(
-    settings: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
+    config: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
 ) -> specs.Source:
     """A split of the data that a config names.
 
     Args:
-        settings: a run's config.
+        config: a run's config.
         split: "train", "val", "test" or "all".
         fields: what is wanted of the images, as a stage names it; where there are labels among it,
             every image has to be annotated. Who asks whether images are "labelled" gets, for
@@ -196,18 +196,18 @@ def open_split(
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    data = settings.data
+    data = config.data
     made = [field for field in targets.FIELDS if field in fields]
     required = bool(made) or "mask" in fields or "instances" in fields
-    opened = _opener(settings, require_labels=required, crop=crop)
+    opened = _opener(config, require_labels=required, crop=crop)
     source = opened(data.source, split=split)
     if split == "train":
-        source = subsets.labelled_part(source, data.get("labelled", 1.0), settings.seed)
+        source = subsets.labelled_part(source, data.get("labelled", 1.0), config.seed)
         if data.get("extra", ""):
             extra = opened(data.extra, split="all")
             source = subsets.with_extra(source, extra, data.extra_weight)
     if "labelled" in fields and split == "train":
-        others = open_unlabelled(settings, crop=crop)
+        others = open_unlabelled(config, crop=crop)
         source = subsets.with_unlabelled(source, others, data.unlabelled_weight)
     elif "labelled" in fields:
         source = subsets.ToldSource(source, labelled=True)
@@ -216,34 +216,34 @@ def open_split(
     return source
 
 
-def open_unlabelled(settings: ConfigDict, *, crop: int | None = None) -> specs.Source:
+def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> specs.Source:
     """The images that a run learns from without their labels; they may have some.
 
     Args:
-        settings: a run's config, whose `data.unlabelled` is not empty.
+        config: a run's config, whose `data.unlabelled` is not empty.
         crop: smallest side that every image must have, px.
 
     Raises:
         UserError: for whatever is wrong with the data.
     """
-    data = settings.data
+    data = config.data
     return subsets.open_unlabelled(
         data.unlabelled,
-        _opener(settings, require_labels=False, crop=crop),
+        _opener(config, require_labels=False, crop=crop),
         beside=data.source,
         share=data.get("labelled", 1.0),
-        seed=settings.seed,
+        seed=config.seed,
     )
 
 
 def _opener(
-    settings: ConfigDict, *, require_labels: bool, crop: int | None
+    config: ConfigDict, *, require_labels: bool, crop: int | None
 ) -> Callable[..., specs.Source]:
     """What opens a SPEC as a config has it: (spec, split=, ...) -> Source."""
-    data = settings.data
+    data = config.data
     return functools.partial(
         specs.open_source,
-        seed=settings.seed,
+        seed=config.seed,
         group_pattern=data.group_pattern,
         synthetic=data.synthetic.to_dict(),
         require_labels=require_labels,

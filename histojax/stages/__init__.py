@@ -1,6 +1,6 @@
 """Training stages: pure functions over an explicit state.
 
-A stage is a frozen dataclass, made by its module's `build_stage(config, starts)`:
+A stage is a frozen dataclass, made by its module's `build_stage(config, initial)`:
 
     fields        the batch arrays it needs: "lr", "hr" uint8 (B, H, W, 3), "mask" (B, H, W) and
                   what else its segmenter's heads are named after, "labelled" (B, H, W) where it
@@ -20,7 +20,7 @@ A stage is a frozen dataclass, made by its module's `build_stage(config, starts)
                   makes tissue
     best          (metric name, "max" | "min"): what picks the best checkpoint
     phases        ((step, what learns from there on), ...)
-    contest_from  where it may have a discriminator: the step from which generator and
+    adversarial_from  where it may have a discriminator: the step from which generator and
                   discriminator play against each other, None: never
 """
 
@@ -37,7 +37,7 @@ from histojax.errors import UserError
 STAGES = ("generator", "segmentation", "srgan", "joint", "pyramid")
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Any]) -> Any:
+def build_stage(config: ConfigDict, initial: Mapping[str, Any]) -> Any:
     """The stage named `config.stage`, started from the given variables by network.
 
     Raises:
@@ -45,4 +45,4 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Any]) -> Any:
     """
     if config.stage not in STAGES:
         raise UserError(f"stage={config.stage!r} is not known; choose one of {', '.join(STAGES)}")
-    return importlib.import_module(f"histojax.stages.{config.stage}").build_stage(config, starts)
+    return importlib.import_module(f"histojax.stages.{config.stage}").build_stage(config, initial)

@@ -34,7 +34,7 @@ class Generator:
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
     ema_decay: float
-    starts: Mapping[str, Tree]
+    initial: Mapping[str, Tree]
     dtype: jnp.dtype
 
     fields = ("lr", "hr")
@@ -52,7 +52,7 @@ class Generator:
             {"generator": (self.generator, sample)},
             self.optimizers,
             averaged=("generator",),
-            start={k: v for k, v in self.starts.items() if k == "generator"},
+            start={k: v for k, v in self.initial.items() if k == "generator"},
             frozen=self.content.frozen,
         )
 
@@ -99,8 +99,8 @@ class Generator:
         return ((0, "generator learns"),)
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Generator:
-    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Generator:
+    """The stage that a config describes; `initial` are variables of earlier runs, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
@@ -112,9 +112,9 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Generator:
     return Generator(
         generator=generator,
         optimizers={"generator": build.optimizer(config.optimizer, config.steps, "optimizer")},
-        content=content.build_content(config.loss, None, starts),
+        content=content.build_content(config.loss, None, initial),
         ema_decay=config.ema_decay,
-        starts=starts,
+        initial=initial,
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

@@ -40,8 +40,8 @@ class Joint(segmentation.FindsNuclei):
         mask_weight: of the mask loss on the enhanced image.
         real_mask_weight: of the mask loss on the real high-resolution image, which keeps the
             segmenter good at what it was trained for; 0 leaves it out.
-        begin: network -> step at which it starts to learn; a network that never learns has no
-            optimiser.
+        learn_from_step: network -> step at which it starts to learn; a network that never learns
+            has no optimiser.
     """
 
     generator: nn.Module
@@ -55,8 +55,8 @@ class Joint(segmentation.FindsNuclei):
     threshold: float
     instances: separation.Parameters | None
     ema_decay: float
-    starts: Mapping[str, Tree]
-    begin: Mapping[str, int]
+    initial: Mapping[str, Tree]
+    learn_from_step: Mapping[str, int]
     dtype: jnp.dtype
 
     @property
@@ -79,7 +79,7 @@ class Joint(segmentation.FindsNuclei):
             networks,
             self.optimizers,
             averaged=("generator", "segmenter"),
-            start={k: v for k, v in self.starts.items() if k in networks},
+            start={k: v for k, v in self.initial.items() if k in networks},
             frozen=self.content.frozen,
         )
 
@@ -139,7 +139,7 @@ class Joint(segmentation.FindsNuclei):
             statistics,
             metrics,
             ema_decay=self.ema_decay,
-            begin=self.begin,
+            learn_from_step=self.learn_from_step,
         )
 
     def enhance(self, state: State, lr: jax.Array) -> jax.Array:
@@ -165,16 +165,16 @@ class Joint(segmentation.FindsNuclei):
             **segmentation.score(outputs, batch, self.threshold, self.instances),
         }
 
-    def contest_from(self) -> int | None:
-        return None if self.critic is None else self.critic.contest_from(self.begin)
+    def adversarial_from(self) -> int | None:
+        return None if self.critic is None else self.critic.adversarial_from(self.learn_from_step)
 
     def phases(self) -> tuple[tuple[int, str], ...]:
-        adversarial = 0 if self.critic is None else self.critic.begin
-        return build.phases(self.begin, self.networks, adversarial)
+        adversarial = 0 if self.critic is None else self.critic.warmup
+        return build.phases(self.learn_from_step, self.networks, adversarial)
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
-    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Joint:
+    """The stage that a config describes; `initial` are variables of earlier runs, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
@@ -185,7 +185,9 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
     )
     segmenter = segmentation.build_segmenter(config, dtype)
     judge = critic.build_critic(config, dtype=dtype)
-    begin = build.begin(config.begin, ("generator", "segmenter", "discriminator"))
+    learn_from_step = build.learning_steps(
+        config.learn_from_step, ("generator", "segmenter", "discriminator")
+    )
     groups = {
         "generator": "optimizer",
         "segmenter": "segmenter_optimizer",
@@ -200,17 +202,17 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Joint:
         optimizers={
             name: build.optimizer(config[group], config.steps, group)
             for name, group in groups.items()
-            if name in begin
+            if name in learn_from_step
         },
-        content=content.build_content(config.loss, segmenter, starts),
+        content=content.build_content(config.loss, segmenter, initial),
         mask_loss=segmentation.build_mask_loss(config.loss),
         mask_weight=config.loss.mask_weight,
         real_mask_weight=config.loss.real_mask_weight,
         threshold=config.threshold,
         instances=segmentation.build_instances(config, segmenter),
         ema_decay=config.ema_decay,
-        starts=starts,
-        begin=begin,
+        initial=initial,
+        learn_from_step=learn_from_step,
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

@@ -24,18 +24,18 @@ from ml_collections import ConfigDict
 
 from histojax import cli
 from histojax.components import build, content, gan, pair_gan, palette, scoring
-from histojax.components.images import by_head, quantise, unit
+from histojax.components.images import by_head, quantize, unit
 from histojax.components.scales import (
     AllScales,
     Labels,
     build_labels,
+    check_base,
     check_sizes,
-    check_start,
     enlarged,
     grounds_of,
-    label_colours,
+    label_colors,
     moments,
-    recoloured,
+    recolored,
     reduced,
 )
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
@@ -63,8 +63,8 @@ class Pyramid(segmentation.FindsNuclei):
       crop: side of a training crop, px.
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
-      start: what the lowest scale adds to: "colours", the mask painted in the mean colours that its
-        labels have in the image, "tissue", to which generators add nothing at first, or "grey"; see
+      base: what the lowest scale adds to: "colors", the mask painted in the mean colours that its
+        labels have in the image, "tissue", to which generators add nothing at first, or "gray"; see
         `scales.grounds_of`.
     """
 
@@ -75,7 +75,7 @@ class Pyramid(segmentation.FindsNuclei):
     discriminators: tuple[PairDiscriminator, ...]
     segmenters: tuple[DenseUNet, ...]
     trained: tuple[int, ...]
-    start: str
+    base: str
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
     contest: pair_gan.Contest
@@ -83,7 +83,7 @@ class Pyramid(segmentation.FindsNuclei):
     threshold: float
     instances: separation.Parameters | None
     ema_decay: float
-    starts: Mapping[str, Tree]
+    initial: Mapping[str, Tree]
     dtype: jnp.dtype
 
     # Neither likeness nor overlap of one of the two says which pyramid is best.
@@ -91,7 +91,7 @@ class Pyramid(segmentation.FindsNuclei):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        tissue = ("tissue",) if self.start == "tissue" else ()
+        tissue = ("tissue",) if self.base == "tissue" else ()
         return ("hr", *self.labels.fields, *tissue)
 
     @property
@@ -104,7 +104,7 @@ class Pyramid(segmentation.FindsNuclei):
         return AllScales(self.segmenters, factors, self.labels.heads)
 
     @property
-    def synthesiser(self) -> AllScales:
+    def synthesizer(self) -> AllScales:
         """The generators, as far as the highest scale's px are those of the crops."""
         return AllScales(self.generators, tuple(self.sizes[-1] // size for size in self.sizes))
 
@@ -137,7 +137,7 @@ class Pyramid(segmentation.FindsNuclei):
             {name: (module, inputs[name]) for name, module in self.networks.items()},
             self.optimizers,
             averaged=tuple(f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")),
-            start={k: v for k, v in self.starts.items() if k in self.networks},
+            start={k: v for k, v in self.initial.items() if k in self.networks},
             frozen=self.content.frozen,
         )
 
@@ -152,7 +152,7 @@ class Pyramid(segmentation.FindsNuclei):
         real = [reduced(image, self._factor(k)) for k in range(len(self.sizes))]
         masks = self.masks(labels)
         grounds = grounds_of(
-            self.start, masks, label_colours(real[0], masks[0]), self._tissue_of(batch)
+            self.base, masks, label_colors(real[0], masks[0]), self._tissue_of(batch)
         )
         key = step_key(state, axis_name)
         noises = self._noises_of_step(state, masks, axis_name)
@@ -331,7 +331,7 @@ class Pyramid(segmentation.FindsNuclei):
         axis_name: str | None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Generator's and segmentor's losses of a scale, of what was judged of their pairs."""
-        _, loss_of = gan.losses(self.contest.form, axis_name)
+        _, loss_of = gan.losses(self.contest.kind, axis_name)
         real_logits, seen_real = lax.stop_gradient(on_real)
 
         def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
@@ -347,7 +347,7 @@ class Pyramid(segmentation.FindsNuclei):
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
         contest = self.contest
         # Tissue is moved by whole nuclei: means of rim and middle are not tied to the image's.
-        parts = self.labels.nuclei_as_one(mask) if self.start == "tissue" else mask
+        parts = self.labels.nuclei_as_one(mask) if self.base == "tissue" else mask
         off = jnp.mean(jnp.abs(moments(fake, parts) - moments(real, parts)))
         more = jnp.mean(jnp.abs(full_precision(added)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
@@ -372,7 +372,7 @@ class Pyramid(segmentation.FindsNuclei):
         self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss: real pairs against both others."""
-        loss_of, _ = gan.losses(self.contest.form, axis_name)
+        loss_of, _ = gan.losses(self.contest.kind, axis_name)
         logits = [judged for judged, _ in (on_real, on_fake, on_mask)]
         each = [
             0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
@@ -391,7 +391,7 @@ class Pyramid(segmentation.FindsNuclei):
         The lowest scale's stays 1: its noise is all that it could make texture of. Tissue to start
         from has texture, so that this scale is then one like the others.
         """
-        if k == 0 and self.start != "tissue":
+        if k == 0 and self.base != "tissue":
             return stats
         amplitude = stats["noise"]["amplitude"]
         # In the range of width 2 that the generator computes in.
@@ -405,24 +405,24 @@ class Pyramid(segmentation.FindsNuclei):
 
     def _tissue_of(self, batch: Batch) -> jax.Array | None:
         """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' colours."""
-        if self.start != "tissue":
+        if self.base != "tissue":
             return None
         # Moved as a whole, a nucleus keeps its rim and its middle apart.
         labels = self.labels.nuclei_as_one(self.labels.one_hot(batch, self.dtype))
-        colours = label_colours(unit(batch["hr"], self.dtype), labels)
-        tissue = recoloured(unit(batch["tissue"], self.dtype), labels, colours)
+        colors = label_colors(unit(batch["hr"], self.dtype), labels)
+        tissue = recolored(unit(batch["tissue"], self.dtype), labels, colors)
         return jnp.clip(tissue, 0, 1)
 
     def palette_of(self, source: Source) -> list[palette.Look]:
         """Colours for synthesis to draw from, see `palette.collect`; none where it starts grey."""
-        return [] if self.start == "grey" else palette.collect(source, self.labels, self.crop)
+        return [] if self.base == "gray" else palette.collect(source, self.labels, self.crop)
 
     def generate(
         self,
         state: State,
         labels: jax.Array,
         noises: Sequence[jax.Array],
-        colours: jax.Array,
+        colors: jax.Array,
         tissue: jax.Array | None = None,
     ) -> jax.Array:
         """An image (B, H, W, 3) about [0, 1], by the averaged variables.
@@ -431,12 +431,12 @@ class Pyramid(segmentation.FindsNuclei):
           state: of the stage.
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
-          colours: (B, C, 3) of the labels, in [0, 1]; without effect but where it starts from them.
+          colors: (B, C, 3) of the labels, in [0, 1]; without effect but where it starts from them.
           tissue: (B, H, W, 3) in [0, 1], where it starts from that.
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)
-        grounds = grounds_of(self.start, masks, colours, tissue)
+        grounds = grounds_of(self.base, masks, colors, tissue)
         return self._generate(run, grounds, masks, noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
@@ -454,9 +454,9 @@ class Pyramid(segmentation.FindsNuclei):
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         labels = self.labels.one_hot(batch, self.dtype)
         noises = self.noises(jax.random.key(0), self.masks(labels))
-        colours = label_colours(unit(batch["hr"], self.dtype), labels)
-        image = self.generate(state, labels, noises, colours, self._tissue_of(batch))
-        synthetic = quantise(enlarged(full_precision(image), self._factor(self.top)))
+        colors = label_colors(unit(batch["hr"], self.dtype), labels)
+        image = self.generate(state, labels, noises, colors, self._tissue_of(batch))
+        synthetic = quantize(enlarged(full_precision(image), self._factor(self.top)))
         return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
 
     def evaluate(
@@ -466,7 +466,7 @@ class Pyramid(segmentation.FindsNuclei):
         sums = segmentation.score(maps, batch, self.threshold, self.instances)
         return sums | scoring.score_classes(maps, batch["mask"], batch["weight"])
 
-    def contest_from(self) -> int | None:
+    def adversarial_from(self) -> int | None:
         return 0
 
     def phases(self) -> tuple[tuple[int, str], ...]:
@@ -474,14 +474,14 @@ class Pyramid(segmentation.FindsNuclei):
         return ((0, f"scale {sizes} px learns"),)
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
-    """The stage that a config describes; `starts` are variables of the scales below, by network.
+def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Pyramid:
+    """The stage that a config describes; `initial` are variables of the scales below, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
     """
     dtype = build.compute_dtype(config)
-    sizes, labels, start = check_sizes(config), build_labels(config), check_start(config)
+    sizes, labels, base = check_sizes(config), build_labels(config), check_base(config)
     if config.pyramid.noise < 0:
         raise UserError(f"pyramid.noise={config.pyramid.noise} has to be 0 or more")
     if not 0 <= config.segmenter.dropout < 1:
@@ -495,21 +495,21 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
             field = "optimizer" if name == "generator" else f"{name}_optimizer"
             optimizers[f"{name}_{k}"] = build.optimizer(config[field], config.steps, field)
 
-    def networks(kind: type[nn.Module], name: str, **fixed: Any) -> tuple[Any, ...]:
-        return tuple(build.module(kind, config[name], name, dtype=dtype, **fixed) for _ in sizes)
+    def networks(module: type[nn.Module], name: str, **fixed: Any) -> tuple[Any, ...]:
+        return tuple(build.module(module, config[name], name, dtype=dtype, **fixed) for _ in sizes)
 
     segmenters = networks(DenseUNet, "segmenter", labels=labels.count)
     return Pyramid(
         sizes=sizes,
         crop=config.data.crop,
         labels=labels,
-        generators=networks(PyramidGenerator, "generator", adds_nothing=start == "tissue"),
+        generators=networks(PyramidGenerator, "generator", adds_nothing=base == "tissue"),
         discriminators=networks(PairDiscriminator, "discriminator"),
         segmenters=segmenters,
         trained=trained,
-        start=start,
+        base=base,
         optimizers=optimizers,
-        content=content.build_content(config.loss, None, starts),
+        content=content.build_content(config.loss, None, initial),
         contest=pair_gan.build_contest(config.loss),
         noise=config.pyramid.noise,
         threshold=config.threshold,
@@ -517,7 +517,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Pyramid:
             config, AllScales(segmenters, (1,) * len(sizes), labels.heads)
         ),
         ema_decay=config.ema_decay,
-        starts=starts,
+        initial=initial,
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

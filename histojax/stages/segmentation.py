@@ -87,7 +87,7 @@ class Segmentation(FindsNuclei):
     threshold: float
     instances: separation.Parameters | None
     ema_decay: float
-    starts: Mapping[str, Tree]
+    initial: Mapping[str, Tree]
     encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
     teacher: Teacher | None  # where it learns from images without labels too
     dtype: jnp.dtype
@@ -108,7 +108,7 @@ class Segmentation(FindsNuclei):
             {"segmenter": (self.segmenter, sample)},
             self.optimizers,
             averaged=("segmenter",),
-            start={k: v for k, v in self.starts.items() if k == "segmenter"},
+            start={k: v for k, v in self.initial.items() if k == "segmenter"},
             parts={} if self.encoder is None else {"segmenter": {"trunk": self.encoder}},
         )
 
@@ -252,10 +252,10 @@ def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
             "pretrained.encoder='imagenet' needs segmenter.imagenet_input=True: these weights "
             "expect ImageNet's mean and deviation taken off the image"
         )
-    if config.init.get("segmenter"):
+    if config.init_from.get("segmenter"):
         raise UserError(
-            "pretrained.encoder='imagenet' and init.segmenter both say what the segmenter starts "
-            "from; give one of them"
+            "pretrained.encoder='imagenet' and init_from.segmenter both say what the segmenter "
+            "starts from; give one of them"
         )
     own = resnet.kind(segmenter.encoder).blocks
     if not group["path"] and (segmenter.width != 64 or segmenter.blocks not in ((), own)):
@@ -279,14 +279,14 @@ def build_instances(config: ConfigDict, segmenter: nn.Module) -> separation.Para
     group = config.get("instances", {})
     if "marker" not in segmenter.heads and not group.get("marker_from_mask", False):
         return None
-    parameters = separation.read_parameters(group.form, group.get(group.form, {}))
+    parameters = separation.read_parameters(group.kind, group.get(group.kind, {}))
     if isinstance(parameters, InstanceParameters):
         check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
     return parameters
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
-    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Segmentation:
+    """The stage that a config describes; `initial` are variables of earlier runs, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
@@ -300,7 +300,7 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> Segmentation:
         threshold=config.threshold,
         instances=build_instances(config, segmenter),
         ema_decay=config.ema_decay,
-        starts=starts,
+        initial=initial,
         encoder=build_encoder(config, segmenter),
         teacher=build_teacher(config),
         dtype=jnp.promote_types(dtype, jnp.float32),

@@ -37,8 +37,8 @@ class SRGAN:
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
     ema_decay: float
-    starts: Mapping[str, Tree]
-    begin: Mapping[str, int]
+    initial: Mapping[str, Tree]
+    learn_from_step: Mapping[str, int]
     dtype: jnp.dtype
 
     fields = ("lr", "hr")
@@ -64,7 +64,7 @@ class SRGAN:
             networks,
             self.optimizers,
             averaged=("generator",),
-            start={k: v for k, v in self.starts.items() if k in networks},
+            start={k: v for k, v in self.initial.items() if k in networks},
             frozen=self.content.frozen,
         )
 
@@ -105,7 +105,7 @@ class SRGAN:
             statistics,
             metrics,
             ema_decay=self.ema_decay,
-            begin=self.begin,
+            learn_from_step=self.learn_from_step,
         )
 
     def enhance(self, state: State, lr: jax.Array) -> jax.Array:
@@ -126,17 +126,17 @@ class SRGAN:
             **scoring.score_detail(*images, self.generator.scale),
         }
 
-    def contest_from(self) -> int | None:
-        return None if self.critic is None else self.critic.contest_from(self.begin)
+    def adversarial_from(self) -> int | None:
+        return None if self.critic is None else self.critic.adversarial_from(self.learn_from_step)
 
     def phases(self) -> tuple[tuple[int, str], ...]:
         if self.critic is None:
             return ((0, "generator learns without a discriminator"),)
-        return build.phases(self.begin, self.networks, self.critic.begin)
+        return build.phases(self.learn_from_step, self.networks, self.critic.warmup)
 
 
-def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
-    """The stage that a config describes; `starts` are variables of earlier runs, by network.
+def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> SRGAN:
+    """The stage that a config describes; `initial` are variables of earlier runs, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
@@ -145,9 +145,9 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
     generator = build.module(
         ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
     )
-    segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in starts else None
+    segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in initial else None
     judge = critic.build_critic(config, dtype=dtype)
-    begin = build.begin(config.begin, ("generator", "discriminator"))
+    learn_from_step = build.learning_steps(config.learn_from_step, ("generator", "discriminator"))
     groups = {"generator": "optimizer", "discriminator": "discriminator_optimizer"}
     if judge is None:
         del groups["discriminator"]
@@ -157,12 +157,12 @@ def build_stage(config: ConfigDict, starts: Mapping[str, Tree]) -> SRGAN:
         optimizers={
             name: build.optimizer(config[group], config.steps, group)
             for name, group in groups.items()
-            if name in begin
+            if name in learn_from_step
         },
-        content=content.build_content(config.loss, segmenter, starts),
+        content=content.build_content(config.loss, segmenter, initial),
         ema_decay=config.ema_decay,
-        starts=starts,
-        begin=begin,
+        initial=initial,
+        learn_from_step=learn_from_step,
         dtype=jnp.promote_types(dtype, jnp.float32),
     )
 

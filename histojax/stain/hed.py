@@ -24,7 +24,7 @@ DARKEST = 0.25 / 255.0
 # 0.03, pale cytoplasm near 0.2, a nucleus near 0.8.
 TISSUE_DENSITY = 0.2
 
-_DENSITY_OF_GREY = -np.log(np.maximum(np.arange(256) / 255.0, DARKEST)).astype(np.float32)
+_DENSITY_OF_GRAY = -np.log(np.maximum(np.arange(256) / 255.0, DARKEST)).astype(np.float32)
 
 
 def optical_density(rgb: Any) -> Any:
@@ -38,7 +38,7 @@ def optical_density(rgb: Any) -> Any:
     """
     xp = rgb.__array_namespace__()
     if xp is np and rgb.dtype == np.uint8:
-        return np.take(_DENSITY_OF_GREY, rgb)
+        return np.take(_DENSITY_OF_GRAY, rgb)
     if rgb.dtype == np.uint8:
         rgb = rgb.astype(xp.float32) / 255.0
     return -xp.log(xp.maximum(rgb.astype(xp.float32), DARKEST))
@@ -108,7 +108,7 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) 
       The jittered image, (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
     """
     xp = rgb.__array_namespace__()
-    quantised = rgb.dtype == np.uint8
+    quantized = rgb.dtype == np.uint8
     alpha, beta = parameters["alpha"], parameters["beta"]
     # It acts on (R, G, B, w): alpha by way of the stain space, and beta as a fourth column.
     inverse = stains.__array_namespace__().linalg.inv(stains)
@@ -116,14 +116,14 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) 
     stains = xp.asarray(stains, dtype=xp.float32)
     mixing = _product(unmixing, alpha[:, None] * stains)
     matrix = xp.concatenate([mixing, _product(beta, stains)[None, :]]).T.astype(xp.float32)
-    if xp is np and quantised:
+    if xp is np and quantized:
         return _jitter_planes(rgb, matrix)
     density = optical_density(rgb)
     squared = xp.square(density.mean(axis=-1, keepdims=True))
     weight = squared / (squared + TISSUE_DENSITY**2)
     density = _product(xp.concatenate([density, weight], axis=-1), matrix.T)
     out = xp.clip(xp.exp(-density), 0.0, 1.0)
-    return xp.floor(out * 255.0 + 0.5).astype(xp.uint8) if quantised else out
+    return xp.floor(out * 255.0 + 0.5).astype(xp.uint8) if quantized else out
 
 
 def _jitter_planes(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
@@ -132,7 +132,7 @@ def _jitter_planes(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     planes = np.empty((4, height * width), np.float32)
     # Every uint8 is a valid index; mode="clip" only spares NumPy a buffered copy of the output.
     np.take(
-        _DENSITY_OF_GREY,
+        _DENSITY_OF_GRAY,
         rgb.transpose(2, 0, 1).reshape(3, -1),
         out=planes[:3],
         mode="clip",
@@ -142,15 +142,15 @@ def _jitter_planes(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     weight += planes[2]
     np.square(weight, out=weight)
     weight /= weight + np.float32((3.0 * TISSUE_DENSITY) ** 2)
-    grey = matrix @ planes
-    np.negative(grey, out=grey)
-    np.exp(grey, out=grey)
-    grey *= 255.0
-    grey += 0.5
-    np.minimum(grey, 255.0, out=grey)
+    gray = matrix @ planes
+    np.negative(gray, out=gray)
+    np.exp(gray, out=gray)
+    gray *= 255.0
+    gray += 0.5
+    np.minimum(gray, 255.0, out=gray)
     # The cast truncates, which after + 0.5 is rounding.
-    quantised = grey.astype(np.uint8).reshape(3, height, width)
+    quantized = gray.astype(np.uint8).reshape(3, height, width)
     out = np.empty((height, width, 3), np.uint8)
     for channel in range(3):
-        out[..., channel] = quantised[channel]
+        out[..., channel] = quantized[channel]
     return out

@@ -117,14 +117,14 @@ class StainFit:
 
 
 @dataclasses.dataclass(frozen=True)
-class ColourFit:
+class ColorFit:
     """Mean and standard deviation of the tissue's colours in CIELAB: (L*, a*, b*) each."""
 
     mean: tuple[float, float, float]
     spread: tuple[float, float, float]
 
 
-Fit = StainFit | ColourFit
+Fit = StainFit | ColorFit
 
 
 class Unfit(ValueError):
@@ -192,7 +192,7 @@ def fit_sample(sample: Sample, method: Method) -> Fit:
                 f"its colours hardly vary (standard deviations of L*, a*, b*: "
                 f"{', '.join(f'{value:.2g}' for value in spread)})"
             )
-        return ColourFit(tuple(mean.tolist()), tuple(spread.tolist()))
+        return ColorFit(tuple(mean.tolist()), tuple(spread.tolist()))
     density = hed.optical_density(sample.pixels).T.astype(np.float64)
     density = density[:, np.linalg.norm(density, axis=0) >= _LEAST_DENSITY]
     if density.shape[1] < _LEAST_PIXELS:
@@ -267,12 +267,12 @@ def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
         return image
     if type(source) is not type(target):
         raise TypeError(f"{type(source).__name__} cannot be mapped to {type(target).__name__}")
-    recolour = _restain if isinstance(source, StainFit) else _shift
+    recolor = _restain if isinstance(source, StainFit) else _shift
     out = np.empty(image.shape, np.uint8)
     flat, pixels = out.reshape(-1, 3), image.reshape(-1, 3)
     for start in range(0, len(flat), _BLOCK):
         block = slice(start, start + _BLOCK)
-        flat[block] = recolour(pixels[block], source, target)
+        flat[block] = recolor(pixels[block], source, target)
     return out
 
 
@@ -280,12 +280,12 @@ def _restain(pixels: np.ndarray, source: StainFit, target: StainFit) -> np.ndarr
     concentrations = source.concentrations(hed.optical_density(pixels.T))
     scales = np.divide(target.maxima, source.maxima)
     mixing = (scales[:, None] * np.array(target.stains)).T.astype(np.float32)
-    grey = 255.0 * np.exp(-(mixing @ concentrations))
+    gray = 255.0 * np.exp(-(mixing @ concentrations))
     # The cast truncates, which after + 0.5 is rounding; no density is negative.
-    return (grey + 0.5).astype(np.uint8).T
+    return (gray + 0.5).astype(np.uint8).T
 
 
-def _shift(pixels: np.ndarray, source: ColourFit, target: ColourFit) -> np.ndarray:
+def _shift(pixels: np.ndarray, source: ColorFit, target: ColorFit) -> np.ndarray:
     return reinhard.transfer(pixels, source.mean, source.spread, target.mean, target.spread)
 
 
@@ -297,7 +297,7 @@ def to_json(fit: Fit) -> dict[str, Any]:
 def from_json(content: Mapping[str, Any]) -> Fit:
     """The fit that `to_json` gave, before or after a way through JSON."""
     values = {name: _tuples(value) for name, value in content.items()}
-    return (StainFit if "stains" in values else ColourFit)(**values)
+    return (StainFit if "stains" in values else ColorFit)(**values)
 
 
 def _tuples(value: Any) -> Any:

@@ -8,7 +8,7 @@ from histojax.errors import UserError
 from histojax.imaging.reader import read_image
 from histojax.stain.normalization import (
     SPARSITY,
-    ColourFit,
+    ColorFit,
     Fit,
     Method,
     StainFit,
@@ -30,7 +30,7 @@ KNOWN: dict[str, dict[str, Fit]] = {
         "macenko": StainFit(
             ((0.5684, 0.7207, 0.3970), (0.1402, 0.8283, 0.5424)), (3.0335, 1.0535), None
         ),
-        "reinhard": ColourFit((59.7655, 27.2331, -10.4100), (18.5951, 8.2458, 6.4278)),
+        "reinhard": ColorFit((59.7655, 27.2331, -10.4100), (18.5951, 8.2458, 6.4278)),
     }
 }
 

@@ -22,7 +22,7 @@ from histojax.data.augmentation import dihedral
 from histojax.errors import UserError
 from histojax.imaging import writers
 
-FORMS = ("turned", "replaced")
+KINDS = ("turned", "replaced")
 # Nuclei smaller than this are crumbs of the annotation, px.
 _SMALLEST = 30
 # How far a nucleus may lie off the place that it takes, px, how often it is tried there, and how
@@ -78,7 +78,7 @@ def collect(source: Any) -> Bank:
 
 
 def write_masks(
-    source: Any, folder: pathlib.Path, *, form: str, count: int, size: int, seed: int
+    source: Any, folder: pathlib.Path, *, kind: str, count: int, size: int, seed: int
 ) -> None:
     """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32.
 
@@ -86,17 +86,17 @@ def write_masks(
       UserError: as `masks`, or for a folder with files in it.
     """
     writers.check_empty(folder)
-    for number, mask in enumerate(itertools.islice(masks(source, form, size, seed), count)):
+    for number, mask in enumerate(itertools.islice(masks(source, kind, size, seed), count)):
         path = folder / f"mask{number:05d}.tif"
         writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size, mpp=source.mpp)
 
 
-def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:
+def masks(source: Any, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
     """Masks without end, int32 (size, size), each with a nucleus in it.
 
     Args:
       source: of labelled images.
-      form: one of `FORMS`.
+      kind: one of `KINDS`.
       size: side, px.
       seed: of what is drawn.
 
@@ -107,13 +107,13 @@ def masks(source: Any, form: str, size: int, seed: int) -> Iterator[np.ndarray]:
     bank = collect(source)
     large = [min(sides) >= size for sides in bank.sizes]
     held = [len(places) > 0 for places, fits in zip(bank.places, large, strict=True) if fits]
-    if form == "turned" and not any(held):
+    if kind == "turned" and not any(held):
         raise UserError(
             f"no labelled image of {size} x {size} px or more has a nucleus in it: ask for smaller "
             "masks"
         )
     while True:
-        of_image = form == "turned"
+        of_image = kind == "turned"
         mask = turned(source, size, rng) if of_image else replaced(bank, size, size, rng)
         # Bare background is no condition for tissue.
         if mask.any():

@@ -18,12 +18,12 @@ class Look:
     """How an image looks, background first and then nuclei.
 
     Attributes:
-      colours: (2, 3) means, grey levels.
+      colors: (2, 3) means, grey levels.
       covariances: (2, 3, 3) of what a pixel differs from them by.
       correlation: of that difference between neighbouring pixels.
     """
 
-    colours: np.ndarray
+    colors: np.ndarray
     covariances: np.ndarray
     correlation: float
 
@@ -38,19 +38,19 @@ def look_of(image: np.ndarray, labels: np.ndarray) -> Look | None:
         return None
     pixels = image.astype(np.float64)
     parts = [pixels[~inside], pixels[inside]]
-    colours = np.stack([part.mean(0) for part in parts])
-    off = pixels - colours[inside.astype(int)]
+    colors = np.stack([part.mean(0) for part in parts])
+    off = pixels - colors[inside.astype(int)]
     pairs = [(off[:-1], off[1:]), (off[:, :-1], off[:, 1:])]
     product = sum(np.sum(a * b) for a, b in pairs)
     square = sum(0.5 * np.sum(a * a + b * b) for a, b in pairs)
     covariances = np.stack([np.cov(part, rowvar=False) for part in parts])
-    return Look(colours, covariances, float(product / square) if square > 0 else 0.0)
+    return Look(colors, covariances, float(product / square) if square > 0 else 0.0)
 
 
 def mean_look(looks: Sequence[Look]) -> Look:
     """The mean of several looks, one or more."""
     return Look(
-        np.mean([look.colours for look in looks], 0),
+        np.mean([look.colors for look in looks], 0),
         np.mean([look.covariances for look in looks], 0),
         float(np.mean([look.correlation for look in looks])),
     )
@@ -71,5 +71,5 @@ def painted(labels: np.ndarray, look: Look, rng: np.random.Generator) -> np.ndar
         noise /= noise.std((0, 1))
     values, vectors = np.linalg.eigh(look.covariances)
     roots = (vectors * np.sqrt(np.maximum(values, 0))[:, None]) @ vectors.transpose(0, 2, 1)
-    drawn = look.colours[inside] + np.einsum("hwcd,hwd->hwc", roots[inside], noise)
+    drawn = look.colors[inside] + np.einsum("hwcd,hwd->hwc", roots[inside], noise)
     return np.clip(np.rint(drawn), 0, 255).astype(np.uint8)

@@ -21,7 +21,7 @@ import scipy.ndimage
 
 from histojax.cli import say
 from histojax.components import palette
-from histojax.components.images import quantise
+from histojax.components.images import quantize
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.nuclei import targets
@@ -102,7 +102,7 @@ class Conditions:
         return out
 
 
-def synthesiser(run: workdirs.Run) -> Any:
+def synthesizer(run: workdirs.Run) -> Any:
     """A run's pyramid, jitted: (conditions, colours) -> {"image": uint8 (B, h, w, 3)}.
 
     Conditions are those of `Conditions`, with B before them, colours (C, 3) those of the labels, in
@@ -122,17 +122,17 @@ def synthesiser(run: workdirs.Run) -> Any:
             f"{run.workdir} is trained up to {stage.sizes[-1]} px of crops of {stage.crop} px: "
             "name the run of the highest scale, which holds all of them"
         )
-    factors = stage.synthesiser.factors
+    factors = stage.synthesizer.factors
 
     @jax.jit
-    def windows(conditions: jax.Array, colours: jax.Array) -> dict[str, jax.Array]:
+    def windows(conditions: jax.Array, colors: jax.Array) -> dict[str, jax.Array]:
         labels = jax.nn.one_hot(conditions[..., 0].astype(jnp.int32), stage.labels.count)
         noises = [
             conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k] for k, f in enumerate(factors)
         ]
-        colours = jnp.broadcast_to(colours, (len(labels), *colours.shape))
-        tissue = conditions[..., 1 + len(factors) :] if stage.start == "tissue" else None
-        return {"image": quantise(stage.generate(run.state, labels, noises, colours, tissue))}
+        colors = jnp.broadcast_to(colors, (len(labels), *colors.shape))
+        tissue = conditions[..., 1 + len(factors) :] if stage.base == "tissue" else None
+        return {"image": quantize(stage.generate(run.state, labels, noises, colors, tissue))}
 
     return windows
 
@@ -149,29 +149,29 @@ def with_looks(run: workdirs.Run, specs: Sequence[str]) -> workdirs.Run:
       UserError: for data that cannot be used, or a run without use for colours.
     """
     if OWN in specs:
-        if len(specs) > 1 or run.stage.start != "tissue":
+        if len(specs) > 1 or run.stage.base != "tissue":
             raise UserError(
                 f"--looks={OWN} has the tissue that a pyramid starts from keep its colours: name "
-                "it alone, and a pyramid trained with pyramid.start='tissue'"
+                "it alone, and a pyramid trained with pyramid.base='tissue'"
             )
         return dataclasses.replace(run, meta={**run.meta, "palette": []})
-    if run.stage.start == "grey":
+    if run.stage.base == "gray":
         raise UserError(
             f"{run.workdir} starts from grey and has no use for --looks={specs[0]}: leave it out, "
-            "or name a pyramid trained with pyramid.start='colours'"
+            "or name a pyramid trained with pyramid.base='colors'"
         )
     looks: list[palette.Look] = []
     for spec in specs:
         if spec == TRAINING:
             looks += run.meta.get("palette") or []
             continue
-        settings = workdirs.without_extra(run.config)
-        settings.data.source = spec
+        config = workdirs.without_extra(run.config)
+        config.data.source = spec
         stage = run.stage
         fields = ("hr", *stage.labels.fields)
-        source = workdirs.open_split(settings, "all", fields=fields, crop=stage.crop)
+        source = workdirs.open_split(config, "all", fields=fields, crop=stage.crop)
         own, count = run.config.pyramid.classes, len(source.classes)
-        if stage.labels.form == "classes" and own != count:
+        if stage.labels.kind == "classes" and own != count:
             raise UserError(
                 f"--looks={spec} has {count} classes, {', '.join(source.classes)}, and "
                 f"{run.workdir} knows {own}: name images with the same"
@@ -194,7 +194,7 @@ def label_numbers(stage: Pyramid, mask: np.ndarray, *, name: str, contour_width:
         )
     if not mask.any():
         raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
-    if stage.labels.form == "classes":
+    if stage.labels.kind == "classes":
         highest = int(mask.max())
         if highest >= stage.labels.count or mask.min() < 0:
             raise UserError(
@@ -222,7 +222,7 @@ def check_apart(mask: np.ndarray, *, name: str) -> None:
 def numbers_of(stage: Pyramid, instances: np.ndarray, *, contour_width: int) -> np.ndarray:
     """The number of each pixel's label, uint8 (H, W), of instances, taken as they are."""
     numbers = (instances > 0).astype(np.uint8)
-    if stage.labels.form == "contour":
+    if stage.labels.kind == "contour":
         numbers[targets.contours(instances, width=contour_width) > 0] *= 2
     return numbers
 
@@ -244,14 +244,14 @@ def conditions_of(
     """
     stage = run.stage
     looks = run.meta.get("palette") or []
-    colours = palette.draw(looks, stage.labels.count, np.unique(labels).tolist(), look)
-    start = drawn(mask, seed) if stage.start == "tissue" else None
+    colors = palette.draw(looks, stage.labels.count, np.unique(labels).tolist(), look)
+    start = drawn(mask, seed) if stage.base == "tissue" else None
     if start is not None and looks:
-        start = palette.recoloured(start, *palette.nuclei_as_one(labels, colours))
-    return Conditions(labels, stage.synthesiser.factors, seed, start), colours
+        start = palette.recolored(start, *palette.nuclei_as_one(labels, colors))
+    return Conditions(labels, stage.synthesizer.factors, seed, start), colors
 
 
-def synthesise(
+def synthesize(
     run: workdirs.Run,
     labels: np.ndarray,
     mask: np.ndarray,
@@ -269,29 +269,29 @@ def synthesise(
       mask: the label image that they are of.
       seed: of noise, tissue and colours, numbers of 0 or more.
       look: seed of the colours, where it is another.
-      windows: of `synthesiser`, for several images of one run.
+      windows: of `synthesizer`, for several images of one run.
       tile: largest tile, px, which memory follows.
     """
     made_of = conditions_of(run, labels, mask, seed=seed, look=look or seed)
-    tiles = _tiles(run, windows or synthesiser(run), *made_of, tile)
+    tiles = _tiles(run, windows or synthesizer(run), *made_of, tile)
     return tiling.assemble(tiles, *labels.shape)["image"]
 
 
 def _tiles(
-    run: workdirs.Run, windows: Any, conditions: Conditions, colours: np.ndarray, tile: int
+    run: workdirs.Run, windows: Any, conditions: Conditions, colors: np.ndarray, tile: int
 ) -> Iterator[tiling.Tile]:
-    network = run.stage.synthesiser
-    coloured = functools.partial(windows, colours=colours)
+    network = run.stage.synthesizer
+    colored = functools.partial(windows, colors=colors)
     core = tiling.core_size(
         [(conditions.height, conditions.width)],
         halo=network.halo,
         stride=network.stride,
         largest=tile,
     )
-    return tiling.tiled(coloured, conditions, core=core, halo=network.halo, stride=network.stride)
+    return tiling.tiled(colored, conditions, core=core, halo=network.halo, stride=network.stride)
 
 
-def synthesise_files(
+def synthesize_files(
     workdir: pathlib.Path,
     masks: Sequence[pathlib.Path],
     output: pathlib.Path,
@@ -316,7 +316,7 @@ def synthesise_files(
     """
     writers.check_empty(output)
     run = workdirs.load(workdir)
-    windows = synthesiser(run)
+    windows = synthesizer(run)
     return write_pairs(
         with_looks(run, looks) if looks else run,
         mask_files(masks),
@@ -340,17 +340,17 @@ def write_pairs(
     max_pixels: int = reader.MAX_PIXELS,
     windows: Any = None,
 ) -> list[pathlib.Path]:
-    """What `synthesise_files` writes, by a loaded run, for mask files of different names."""
-    windows = windows or synthesiser(run)
+    """What `synthesize_files` writes, by a loaded run, for mask files of different names."""
+    windows = windows or synthesizer(run)
     width = run.config.data.targets.contour_width
     say(f"looking at {len(files)} masks")
     for path in files:
         mask = reader.read_labels(path, max_pixels=max_pixels)
         label_numbers(run.stage, mask, name=str(path), contour_width=width)
-        if run.stage.start == "tissue":
+        if run.stage.base == "tissue":
             check_drawn_whole(mask, name=str(path))
     mpp = run.meta["mpp_out"]
-    classes = run.stage.labels.form == "classes"
+    classes = run.stage.labels.kind == "classes"
     written = []
     for number, path in enumerate(files):
         mask = reader.read_labels(path, max_pixels=max_pixels)
@@ -441,7 +441,7 @@ def check_drawn_whole(mask: np.ndarray, *, name: str) -> None:
         raise UserError(
             f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the built-in model's "
             f"tissue is drawn as a whole square of up to {_LONGEST} px on each side: cut it, or "
-            "use a pyramid with pyramid.start='colours'"
+            "use a pyramid with pyramid.base='colors'"
         )
 
 

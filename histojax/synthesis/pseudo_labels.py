@@ -63,7 +63,7 @@ def write_masks(
             "pyramid or a segmentation run"
         )
     labels = getattr(run.stage, "labels", None)
-    if labels is not None and labels.form == "classes":
+    if labels is not None and labels.kind == "classes":
         raise UserError(
             f"{run.workdir} tells classes apart and not nuclei, whose masks are made here: name a "
             "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"

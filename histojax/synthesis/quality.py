@@ -95,13 +95,13 @@ def made_by_pyramid(
       run: of a pyramid of nuclei.
       labels: in which, cut out of a larger image, a nucleus may be in two parts.
       seed, noise: 0 or more.
-      windows: of `synthesis.synthesiser`, where several sets are made.
+      windows: of `synthesis.synthesizer`, where several sets are made.
 
     Raises:
       UserError: the run is no pyramid of nuclei.
     """
-    windows = windows or painter.synthesiser(run)
-    if run.stage.labels.form == "classes":
+    windows = windows or painter.synthesizer(run)
+    if run.stage.labels.kind == "classes":
         raise UserError(
             f"{run.workdir} makes tissue of classes, and what is measured here is nuclei: name a "
             "pyramid with pyramid.labels='contour' or 'mask'"
@@ -111,7 +111,7 @@ def made_by_pyramid(
     for index, mask in enumerate(labels):
         numbers = painter.numbers_of(run.stage, mask, contour_width=width)
         made.append(
-            painter.synthesise(
+            painter.synthesize(
                 run,
                 numbers,
                 mask,
@@ -163,7 +163,7 @@ def pooling(network: content.FeatureNetwork) -> Callable[[np.ndarray], np.ndarra
     return features
 
 
-def standardised(features: np.ndarray, like: np.ndarray) -> np.ndarray:
+def standardized(features: np.ndarray, like: np.ndarray) -> np.ndarray:
     """Features (N, D) less the mean of others (M, D) and over their deviation.
 
     So that no layer counts for more because its numbers are large.

@@ -104,9 +104,9 @@ class Noise:
         return field
 
 
-def step(value: np.ndarray, centre: float, width: float) -> np.ndarray:
-    """A smooth step from 0 to 1 about `centre`, `width` from foot to shoulder."""
-    t = (value - np.float32(centre - width / 2)) * np.float32(1.0 / width)
+def step(value: np.ndarray, center: float, width: float) -> np.ndarray:
+    """A smooth step from 0 to 1 about `center`, `width` from foot to shoulder."""
+    t = (value - np.float32(center - width / 2)) * np.float32(1.0 / width)
     np.clip(t, 0.0, 1.0, out=t)
     return t * t * (3 - 2 * t)
 

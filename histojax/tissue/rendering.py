@@ -184,7 +184,7 @@ def _lay_out(rng: np.random.Generator, noise: Noise, patient: Patient) -> Ground
 
 
 def _cell_borders(
-    centres: np.ndarray, weight: np.ndarray, size: int, reach: int
+    centers: np.ndarray, weight: np.ndarray, size: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Additively weighted Voronoi cells.
 
@@ -197,8 +197,8 @@ def _cell_borders(
     cone = np.sqrt(span[:, None] ** 2 + span**2)
     first = np.full((size, size), reach, np.float32)
     second = 2 * first
-    owner = np.full((size, size), len(centres), np.int32)
-    for i, (y, x) in enumerate(np.rint(centres).astype(int)):
+    owner = np.full((size, size), len(centers), np.int32)
+    for i, (y, x) in enumerate(np.rint(centers).astype(int)):
         y0, y1 = max(y - reach, 0), min(y + reach + 1, size)
         x0, x1 = max(x - reach, 0), min(x + reach + 1, size)
         if y0 >= y1 or x0 >= x1:
@@ -258,10 +258,10 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     coarse, other, mid, fine = textures
     size, scale = len(coarse), np.float32(patient.scale)
     cells = nuclei.group == 0
-    centres = np.stack([nuclei.y[cells], nuclei.x[cells]], 1)
-    centres = centres + rng.normal(0, 0.25 * patient.radius, centres.shape)
+    centers = np.stack([nuclei.y[cells], nuclei.x[cells]], 1)
+    centers = centers + rng.normal(0, 0.25 * patient.radius, centers.shape)
     weight = 0.5 * np.sqrt(nuclei.major * nuclei.minor)[cells]
-    gap, owner = _cell_borders(centres, weight, size, int(3.4 * patient.radius))
+    gap, owner = _cell_borders(centers, weight, size, int(3.4 * patient.radius))
     shift = (scale * (3.0 * coarse + 0.8 * mid)).astype(np.int32)
     shift_x = (scale * (3.0 * other + 0.8 * mid)).astype(np.int32)
     reach = np.arange(size, dtype=np.int32)
@@ -269,7 +269,7 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     warp = rows * size + np.clip(reach + shift_x, 0, size - 1)
     gap, owner = gap.ravel().take(warp), owner.ravel().take(warp)
 
-    number = len(centres) + 1
+    number = len(centers) + 1
     share = {"clear": rng.uniform(0.5, 0.95), "gland": rng.uniform(0, 0.35)}.get(
         ground.kind, rng.uniform(0.0, 0.25)
     )
@@ -345,9 +345,9 @@ def _fat(rng: np.random.Generator, ground: Ground, scale: float) -> np.ndarray:
     size = len(ground.form)
     pitch = 85.0 * scale
     count = max(int((size / pitch + 1) ** 2), 2)
-    centres = rng.uniform(-0.2 * pitch, size + 0.2 * pitch, (count, 2))
+    centers = rng.uniform(-0.2 * pitch, size + 0.2 * pitch, (count, 2))
     weight = rng.uniform(0, 12.0 * scale, count)
-    gap, _ = _cell_borders(centres, weight, size, int(1.6 * pitch))
+    gap, _ = _cell_borders(centers, weight, size, int(1.6 * pitch))
     return step(gap, 5.0 * scale, 4.0) * (1 - step(ground.form, ground.border - 0.5, 0.3))
 
 

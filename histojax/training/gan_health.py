@@ -128,7 +128,8 @@ def _of_share(share: float, limits: Limits, over: str) -> dict[str, str | None]:
             f"{over}, the discriminator put only {share:.1%} of real patches above their enhanced "
             f"versions (collapse.confused={limits.confused}), where a coin would put half: unless "
             "the images are that good it pushes the generator at random; if it knew more before, "
-            "lower discriminator_optimizer.learning_rate, else raise it or loss.adversarial.begin"
+            "lower discriminator_optimizer.learning_rate, else raise it or "
+            "loss.adversarial.discriminator_warmup"
         )
     return {"told apart": apart, "confused": confused}
 
@@ -227,8 +228,8 @@ def build_watch(config: ConfigDict, stage: Any) -> Watch | None:
         UserError: for a value out of its range.
     """
     limits = build_limits(config)
-    start = stage.contest_from() if limits is not None else None
+    start = stage.adversarial_from() if limits is not None else None
     if start is None:
         return None
-    coin = adversarial.undecided_loss(config.loss.adversarial.form)
+    coin = adversarial.undecided_loss(config.loss.adversarial.kind)
     return Watch(limits, start=start, coin=coin)

@@ -15,9 +15,9 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import config
 from histojax.cli import say
 from histojax.components.mean_teacher import build_teacher
+from histojax.config import claim_workdir, to_values
 from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
@@ -38,18 +38,18 @@ class Stopped(Exception):
 
 
 def train(
-    settings: ConfigDict,
+    config: ConfigDict,
     workdir: pathlib.Path,
-    starts: Mapping[str, Tree] | None = None,
+    initial: Mapping[str, Tree] | None = None,
     *,
     devices: list[jax.Device] | None = None,
 ) -> workdirs.Run:
     """Trains a stage in its workdir, from its last checkpoint on, and returns the run.
 
     Args:
-        settings: the stage's config, resolved.
+        config: the stage's config, resolved.
         workdir: its folder.
-        starts: variables of earlier runs, by network.
+        initial: variables of earlier runs, by network.
         devices: to use instead of all.
 
     Raises:
@@ -58,17 +58,17 @@ def train(
         DiskError: if something cannot be written; the last checkpoint is whole.
         Stopped: after SIGTERM or SIGINT, once the checkpoint is written.
     """
-    check(settings, len(devices or jax.devices()))
-    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=settings.checkpoint.keep)
+    check(config, len(devices or jax.devices()))
+    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=config.checkpoint.keep)
     begun = bool(last.steps())
-    stage = build_stage(workdirs.going_on(settings) if begun else settings, starts or {})
-    source = workdirs.open_split(settings, "train", fields=stage.fields, crop=settings.data.crop)
-    held_out = workdirs.open_split(settings, "val", fields=stage.fields, crop=settings.data.crop)
+    stage = build_stage(workdirs.going_on(config) if begun else config, initial or {})
+    source = workdirs.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
+    held_out = workdirs.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
     matching = None
     # Asked first, because without one a checkpoint's meta, which may be damaged, is not looked at.
-    if stain_matching.check(settings) is not None:
+    if stain_matching.check(config) is not None:
         # A run that goes on has the target's fit, whatever has become of its image.
-        matching = stain_matching.build(settings, last.meta() if begun else None)
+        matching = stain_matching.build(config, last.meta() if begun else None)
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
     palette = None
@@ -77,23 +77,23 @@ def train(
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
         source,
-        settings.data,
+        config.data,
         fields=stage.fields,
-        batch_size=settings.data.batch_size // jax.process_count(),
-        seed=settings.seed,
+        batch_size=config.data.batch_size // jax.process_count(),
+        seed=config.seed,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
         sharding=sharding.batch_sharding(mesh),
     )
     # Only now, so that whatever was refused until here can be given otherwise in this workdir.
-    config.claim(settings, workdir)
+    claim_workdir(config, workdir)
 
     if jax.process_index() == 0:
-        writers.write_json(workdir / "manifest.json", workdirs.manifest(settings))
+        writers.write_json(workdir / "manifest.json", workdirs.manifest(config))
 
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
-    state = workdirs.fresh_state(stage, settings)
-    describe(stage, state, settings)
+    state = workdirs.fresh_state(stage, config)
+    describe(stage, state, config)
     frozen = sharding.replicate(state.frozen, mesh)
     state = sharding.replicate(state.replace(frozen={}), mesh)
     progress, since, step = Progress(), SinceLastLine(), 0
@@ -103,40 +103,40 @@ def train(
         batches.set_state(restored.data)
         progress = Progress(restored.meta["best"], restored.meta["seconds"])
         since = SinceLastLine(restored.meta["since"])
-        say(f"{settings.name}: going on from step {step}")
+        say(f"{config.name}: going on from step {step}")
     state = state.replace(frozen=frozen)
 
-    validation = Validation(stage, held_out, settings, mesh, workdir)
+    validation = Validation(stage, held_out, config, mesh, workdir)
     writer = None
     if jax.process_index() == 0:
         writer = MetricWriter(
             workdir,
             resume_step=step,
-            tensorboard=settings.log.tensorboard,
-            wandb_run=WandbRun(settings, workdir) if settings.log.wandb.project else None,
+            tensorboard=config.log.tensorboard,
+            wandb_run=WandbRun(config, workdir) if config.log.wandb.project else None,
         )
     take_step = sharding.train_step(stage.train_step, mesh)
-    line = ProgressLine(settings.name, settings.steps)
+    line = ProgressLine(config.name, config.steps)
     # The last step looks at no score, where labels to choose by must not be used.
-    chosen = ("step", "max") if settings.checkpoint.get("best") == "last" else stage.best
-    watch = gan_health.build_watch(settings, stage)
+    chosen = ("step", "max") if config.checkpoint.get("best") == "last" else stage.best
+    watch = gan_health.build_watch(config, stage)
     if watch is not None and writer is not None:
         for row in read_metrics(writer.path):  # of a run that goes on
             watch.see(row)
     phases = dict(stage.phases())
 
     def save(series: checkpoint.Series) -> None:
-        _check_state(state, settings, last)
+        _check_state(state, config, last)
         series.save(
             step,
             state.replace(frozen={}),
             data=batches.get_state(),
             meta={
-                "config": config.resolved(settings),
-                "thresholds": {"mask": settings.get("threshold", 0.5)},
+                "config": to_values(config),
+                "thresholds": {"mask": config.get("threshold", 0.5)},
                 "stain_target": matching.to_json() if matching else None,
                 **({} if palette is None else {"palette": palette}),
-                "mpp_in": _scaled(source.mpp, stage, settings),
+                "mpp_in": _scaled(source.mpp, stage, config),
                 "mpp_out": source.mpp,
                 "classes": list(source.classes),
                 "best": progress.best,
@@ -157,29 +157,29 @@ def train(
     # Dispatch runs ahead of the device, so metrics are read only where they are wanted.
     with _stop_signals() as stop:
         try:
-            while step < settings.steps:
+            while step < config.steps:
                 if step in phases:
-                    say(f"{settings.name}: from step {step}, {phases[step]}")
+                    say(f"{config.name}: from step {step}, {phases[step]}")
                 batch = sharding.place_batch(next(batches), mesh)
                 state, metrics = take_step(state, batch)
                 since.add(metrics)
                 step += 1
-                done = step == settings.steps
+                done = step == config.steps
                 progress.seconds = resumed_at + time.perf_counter() - started
-                logged = step % settings.log.every == 0 or done
+                logged = step % config.log.every == 0 or done
                 if logged:
                     values = since.take()
                     record("train", values)
                     line.show(step, values)
-                    _check_finite(values, state, settings, workdir, last)
-                if step % settings.eval.every == 0 or done:
+                    _check_finite(values, state, config, workdir, last)
+                if step % config.eval.every == 0 or done:
                     values = validation(state, step)
                     record("val", values)
                     line.show_evaluation(step, values)
                     if better(chosen, {**values, "step": step}, progress):
                         save(best)
                 asked = _asked(stop, together=logged)
-                if step % settings.checkpoint.every == 0 or done or asked:
+                if step % config.checkpoint.every == 0 or done or asked:
                     save(last)
                 if asked:
                     break
@@ -193,15 +193,15 @@ def train(
     # Also of a signal that came with the last step: a chain would start its next stage.
     if _asked(stop, together=True):
         raise Stopped(
-            f"{settings.name}: stopped at step {step}, checkpoint written; the same command goes "
+            f"{config.name}: stopped at step {step}, checkpoint written; the same command goes "
             "on from there"
         )
     return workdirs.load(workdir)
 
 
-def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
+def describe(stage: Any, state: Tree, config: ConfigDict) -> None:
     """Prints what is trained: each network's fields, parameters and GFLOP a forward image."""
-    batch = {k: jax.numpy.asarray(v) for k, v in workdirs.example_batch(settings).items()}
+    batch = {k: jax.numpy.asarray(v) for k, v in workdirs.example_batch(config).items()}
     for name, module in stage.networks.items():
         if hasattr(stage, "inputs"):
             inputs = stage.inputs(batch)[name]
@@ -216,33 +216,33 @@ def describe(stage: Any, state: Tree, settings: ConfigDict) -> None:
         )
         flop = (cost or {}).get("flops", math.nan)
         # The networks of a pyramid are numbered by their scale, and of one group.
-        group = settings.get(name) or settings.get(name.partition("_")[0], {})
+        group = config.get(name) or config.get(name.partition("_")[0], {})
         fields = ", ".join(f"{k}={v}" for k, v in group.items())
         say(
-            f"{settings.name}: {name} {type(module).__name__}({fields}), {count:,} parameters, "
+            f"{config.name}: {name} {type(module).__name__}({fields}), {count:,} parameters, "
             f"{flop / 1e9:.2f} GFLOP per {image.shape[1]}x{image.shape[2]} image"
         )
 
 
-def check(settings: ConfigDict, devices: int) -> None:
+def check(config: ConfigDict, devices: int) -> None:
     """Checks what only the loop reads of a config.
 
     Raises:
         UserError: for a value out of its range.
     """
-    data = settings.data
+    data = config.data
     for name, value in (
-        ("steps", settings.steps),
+        ("steps", config.steps),
         ("data.crop", data.crop),
         ("data.batch_size", data.batch_size),
-        ("log.every", settings.log.every),
-        ("eval.every", settings.eval.every),
-        ("eval.crop", settings.eval.crop),
-        ("eval.crops", settings.eval.crops),
-        ("eval.batch_size", settings.eval.batch_size),
-        ("checkpoint.every", settings.checkpoint.every),
-        ("checkpoint.keep", settings.checkpoint.keep),
-        ("max_skipped", settings.max_skipped),
+        ("log.every", config.log.every),
+        ("eval.every", config.eval.every),
+        ("eval.crop", config.eval.crop),
+        ("eval.crops", config.eval.crops),
+        ("eval.batch_size", config.eval.batch_size),
+        ("checkpoint.every", config.checkpoint.every),
+        ("checkpoint.keep", config.checkpoint.keep),
+        ("max_skipped", config.max_skipped),
     ):
         if not isinstance(value, int) or value < 1:
             raise UserError(f"{name}={value!r} has to be a whole number of 1 or more")
@@ -252,47 +252,48 @@ def check(settings: ConfigDict, devices: int) -> None:
             f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
             f"{nearest}"
         )
-    if settings.checkpoint.get("best", "score") not in ("score", "last"):
+    if config.checkpoint.get("best", "score") not in ("score", "last"):
         raise UserError(
-            f"checkpoint.best={settings.checkpoint.best!r} is not known; choose one of score, last"
+            f"checkpoint.best={config.checkpoint.best!r} is not known; choose one of score, last"
         )
-    metric_writer.check(settings.log)
+    metric_writer.check(config.log)
     pipeline.check(data)
-    pipeline.check_seed(settings.seed)
+    pipeline.check_seed(config.seed)
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "
             f"choose {data.batch_size + -data.batch_size % devices}"
         )
-    adversarial = settings.loss.get("adversarial", {})
-    if adversarial.get("weight", 0) and adversarial.get("begin", 0) >= settings.steps:
+    adversarial = config.loss.get("adversarial", {})
+    if adversarial.get("weight", 0) and adversarial.get("discriminator_warmup", 0) >= config.steps:
         raise UserError(
-            f"loss.adversarial.begin={adversarial.begin} comes after the run's {settings.steps} "
-            "steps; begin earlier, or do without the term by loss.adversarial.weight=0"
+            f"loss.adversarial.discriminator_warmup={adversarial.discriminator_warmup} comes "
+            f"after the run's {config.steps} steps; shorten it, or leave the term out by "
+            "loss.adversarial.weight=0"
         )
-    build_teacher(settings)
-    gan_health.build_limits(settings)
+    build_teacher(config)
+    gan_health.build_limits(config)
 
 
 def _check_finite(
     values: Mapping[str, float],
     state: Tree,
-    settings: ConfigDict,
+    config: ConfigDict,
     workdir: pathlib.Path,
     last: checkpoint.Series,
 ) -> None:
     if values["skipped_in_a_row"]:
-        _check_state(state, settings, last)
-    if values["skipped_in_a_row"] < settings.max_skipped:
+        _check_state(state, config, last)
+    if values["skipped_in_a_row"] < config.max_skipped:
         return
     raise UserError(
-        f"{settings.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
-        f"(max_skipped={settings.max_skipped}); the last good checkpoint is {_newest(last)}; lower "
+        f"{config.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
+        f"(max_skipped={config.max_skipped}); the last good checkpoint is {_newest(last)}; lower "
         f"the learning rate in a new workdir, or see {workdir}/metrics.jsonl for where it began"
     )
 
 
-def _check_state(state: Tree, settings: ConfigDict, last: checkpoint.Series) -> None:
+def _check_state(state: Tree, config: ConfigDict, last: checkpoint.Series) -> None:
     """Checks that all that is trained is finite: no later step could mend it.
 
     A step that is not finite leaves the state alone, so this takes an update that overflows or
@@ -304,7 +305,7 @@ def _check_state(state: Tree, settings: ConfigDict, last: checkpoint.Series) -> 
             continue
         if not np.isfinite(np.asarray(leaf)).all():
             raise UserError(
-                f"{settings.name}: {jax.tree_util.keystr(path, simple=True, separator='/')} is not "
+                f"{config.name}: {jax.tree_util.keystr(path, simple=True, separator='/')} is not "
                 f"finite at step {int(state.step)}, and no step can mend it; the last good "
                 f"checkpoint is {_newest(last)}, from which the same command goes on; lower the "
                 "learning rate in a new workdir if it comes again"
@@ -316,11 +317,11 @@ def _newest(series: checkpoint.Series) -> str:
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
-def _scaled(mpp: float | None, stage: Any, settings: ConfigDict) -> float | None:
+def _scaled(mpp: float | None, stage: Any, config: ConfigDict) -> float | None:
     """mpp of what the trained network reads: where it enhances, its input is r times coarser."""
     if mpp is None:
         return None
-    return mpp * (settings.data.scale if hasattr(stage, "enhance") else 1)
+    return mpp * (config.data.scale if hasattr(stage, "enhance") else 1)
 
 
 @contextmanager

@@ -41,33 +41,33 @@ class Validation:
         self,
         stage: Any,
         source: specs.Source,
-        settings: ConfigDict,
+        config: ConfigDict,
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
     ):
-        size = settings.eval.batch_size
+        size = config.eval.batch_size
         size += -size % mesh.size
         side = min(min(source[i]["hr"].shape[:2]) for i in range(len(source)))
-        step = crop_step(stage, settings.data.scale)
-        crop = fitting_crop(settings.eval.crop, side, step=step)
+        step = crop_step(stage, config.data.scale)
+        crop = fitting_crop(config.eval.crop, side, step=step)
         # As many an image as asked for, and no more than it takes to cover it.
-        across = min(math.isqrt(max(settings.eval.crops // len(source), 1)), -(-side // crop))
+        across = min(math.isqrt(max(config.eval.crops // len(source), 1)), -(-side // crop))
         self._batches = list(
             eval_batches.eval_batches(
                 source,
-                settings.data,
+                config.data,
                 fields=tuple(dict.fromkeys((*stage.fields, "hr", *stage.annotations))),
                 batch_size=size,
                 crop=crop,
                 crops_per_image=across**2,
-                limit=settings.eval.crops,
-                seed=settings.seed,
+                limit=config.eval.crops,
+                seed=config.seed,
             )
         )
         self._stage, self._mesh, self._workdir = stage, mesh, workdir
         self._step = sharding.eval_step(stage.eval_step, mesh)
-        self._pictures = settings.eval.pictures
-        self._scale = settings.data.scale
+        self._pictures = config.eval.pictures
+        self._scale = config.data.scale
 
     def __call__(self, state: Tree, step: int) -> dict[str, float]:
         """Metric -> value over all crops; also writes samples/step_<step>.png."""

@@ -13,8 +13,9 @@ from collections.abc import Mapping
 
 from ml_collections import ConfigDict
 
-from histojax import config, files
+from histojax import files
 from histojax.cli import say
+from histojax.config import to_values
 from histojax.errors import UserError
 
 # Kept in the workdir, so that a restarted run goes on in the same W&B run.
@@ -26,11 +27,11 @@ _PATIENCE = 60
 class WandbRun:
     """The W&B run of a workdir."""
 
-    def __init__(self, settings: ConfigDict, workdir: pathlib.Path):
+    def __init__(self, config: ConfigDict, workdir: pathlib.Path):
         """Starts the run, or goes on with the one that the workdir names.
 
         Args:
-            settings: a stage's config; `log.wandb` has project, entity and mode.
+            config: a stage's config; `log.wandb` has project, entity and mode.
             workdir: its folder, which exists.
 
         Raises:
@@ -42,7 +43,7 @@ class WandbRun:
         if not path.exists():
             with files.atomic_path(path) as beside:
                 beside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-        chosen = settings.log.wandb
+        chosen = config.log.wandb
         self._run = None
         try:
             self._run = wandb.init(
@@ -53,7 +54,7 @@ class WandbRun:
                 resume="allow",
                 name="/".join(workdir.resolve().parts[-2:]),
                 dir=str(workdir),
-                config=config.resolved(settings),
+                config=to_values(config),
                 allow_val_change=True,  # a run that goes on may have been given more steps
                 settings=wandb.Settings(
                     silent=True,

@@ -97,14 +97,14 @@ def test_precision_is_named_or_follows_the_backend():
 
 
 def test_phases_say_which_networks_learn_from_where():
-    begin = build.begin(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
-    assert begin == {"a": 5, "b": 0}
-    assert build.phases(begin, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
+    steps = build.learning_steps(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
+    assert steps == {"a": 5, "b": 0}
+    assert build.phases(steps, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
     assert build.phases({"a": 3}, dict.fromkeys("a")) == ((0, "nothing learns"), (3, "a learns"))
     both = {"generator": 0, "discriminator": 0}
     assert build.phases(both, both, adversarial=5) == (
         (0, "generator and discriminator learn, the generator without the adversarial term"),
         (5, "generator and discriminator learn"),
     )
-    with pytest.raises(UserError, match=r"begin\.a=-2 has to be -1"):
-        build.begin(ConfigDict({"a": -2}), ("a",))
+    with pytest.raises(UserError, match=r"learn_from_step\.a=-2 has to be -1"):
+        build.learning_steps(ConfigDict({"a": -2}), ("a",))

@@ -15,7 +15,7 @@ def group(**features):
         "path": "",
         "sha256": "",
         "layers": {},
-        "form": "l1",
+        "kind": "l1",
         "weight": 0.5,
         **features,
     }
@@ -45,8 +45,8 @@ def test_the_loss_is_pixel_and_feature_term_by_weight(segmenter):
 
 def test_a_plain_u_net_is_a_feature_network_too():
     stage, state, _ = tiny.built("unet")
-    starts = {"segmenter": state.variables("segmenter")}
-    made = content.build_content(group(), stage.segmenter, starts)
+    initial = {"segmenter": state.variables("segmenter")}
+    made = content.build_content(group(), stage.segmenter, initial)
     assert list(made.layers) == ["level0", "level1"]
     rng = np.random.default_rng(0)
     sr, hr = (jnp.asarray(rng.random((2, 16, 16, 3), np.float32)) for _ in range(2))
@@ -66,7 +66,7 @@ def test_no_weight_needs_no_network():
     ("changes", "message"),
     [
         ({"layers": {"level9": 1.0}}, "has 'level9', which segmenter does not; its layers are"),
-        ({"form": "cosine"}, r"loss\.features\.form='cosine' is not known; choose one of l1, mse"),
+        ({"kind": "cosine"}, r"loss\.features\.kind='cosine' is not known; choose one of l1, mse"),
         ({"network": "resnet"}, "'resnet' is not one of"),
     ],
 )
@@ -78,5 +78,5 @@ def test_what_is_not_known_is_named(segmenter, changes, message):
 def test_segmenter_features_need_a_segmenter():
     module = InceptionUNet(depth=1, features=4)
     for known in (None, module):
-        with pytest.raises(UserError, match=r"needs init\.segmenter"):
+        with pytest.raises(UserError, match=r"needs init_from\.segmenter"):
             content.build_content(group(), known, {})

@@ -18,11 +18,11 @@ def pair():
     return state, real, fake
 
 
-def judge(form="bce", weight=0.5, **changes):
-    settings = tiny.config("srgan")
-    settings.loss.adversarial.update(form=form, weight=weight)
-    settings.loss.adversarial.update_from_flattened_dict(changes)
-    return gan.build_critic(settings, dtype=jnp.float32)
+def judge(kind="bce", weight=0.5, **changes):
+    config = tiny.config("srgan")
+    config.loss.adversarial.update(kind=kind, weight=weight)
+    config.loss.adversarial.update_from_flattened_dict(changes)
+    return gan.build_critic(config, dtype=jnp.float32)
 
 
 def penalised(every, **changes):
@@ -37,10 +37,10 @@ def penalised(every, **changes):
     return jax.jit(gradients)
 
 
-@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
-def test_a_step_against_the_gradient_tells_real_from_fake_better(form, pair):
+@pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
+def test_a_step_against_the_gradient_tells_real_from_fake_better(kind, pair):
     state, real, fake = pair
-    made, key = judge(form), jax.random.key(0)
+    made, key = judge(kind), jax.random.key(0)
 
     @jax.jit
     def gradients(params):
@@ -55,12 +55,12 @@ def test_a_step_against_the_gradient_tells_real_from_fake_better(form, pair):
     assert jax.tree.structure(stats) == jax.tree.structure(state.statistics["discriminator"])
 
 
-@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
-def test_the_generator_s_loss_is_weighted_and_reaches_the_image(form, pair):
+@pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
+def test_the_generator_s_loss_is_weighted_and_reaches_the_image(kind, pair):
     state, real, fake = pair
 
     def loss(image, weight):
-        made = judge(form, weight)
+        made = judge(kind, weight)
         return made.loss(state, real, image, key=jax.random.key(0), axis_name=None)
 
     value, gradient = jax.jit(jax.value_and_grad(loss), static_argnums=1)(fake, 0.5)
@@ -71,14 +71,18 @@ def test_the_generator_s_loss_is_weighted_and_reaches_the_image(form, pair):
 
 def test_no_weight_is_no_critic_and_an_unknown_form_is_named():
     assert judge(weight=0.0) is None
-    with pytest.raises(UserError, match=r"loss\.adversarial\.form='minimax' is not known"):
+    with pytest.raises(UserError, match=r"loss\.adversarial\.kind='minimax' is not known"):
         judge("minimax")
 
 
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("begin", -1, r"loss\.adversarial\.begin=-1 has to be the step, 0 or more"),
+        (
+            "discriminator_warmup",
+            -1,
+            r"loss\.adversarial\.discriminator_warmup=-1 has to be the step, 0 or more",
+        ),
         ("penalty.kind", "r2", r"loss\.adversarial\.penalty\.kind='r2' is not known; .*none.*r1"),
         ("penalty.weight", -1.0, r"loss\.adversarial\.penalty\.weight=-1\.0 has to be 0 or more"),
         ("penalty.every", 0, r"loss\.adversarial\.penalty\.every=0 has to be a number of steps"),
@@ -90,10 +94,10 @@ def test_a_value_that_cannot_be_used_is_named(field, value, message):
 
 
 def test_a_run_from_before_there_were_penalties_can_be_read():
-    settings = tiny.config("srgan")
-    del settings.loss.adversarial["begin"], settings.loss.adversarial["penalty"]
-    made = gan.build_critic(settings, dtype=jnp.float32)
-    assert (made.begin, made.penalty) == (0, None)
+    config = tiny.config("srgan")
+    del config.loss.adversarial["discriminator_warmup"], config.loss.adversarial["penalty"]
+    made = gan.build_critic(config, dtype=jnp.float32)
+    assert (made.warmup, made.penalty) == (0, None)
 
 
 def test_real_and_fake_are_judged_by_one_discriminator(pair):
@@ -147,7 +151,7 @@ def test_steps_against_a_penalty_make_the_discriminator_less_steep(pair):
 
 def test_until_it_begins_the_adversarial_term_gives_the_generator_nothing(pair):
     state, real, fake = pair
-    made = judge(begin=3)
+    made = judge(discriminator_warmup=3)
 
     @jax.jit
     def pull(step):
@@ -160,11 +164,11 @@ def test_until_it_begins_the_adversarial_term_gives_the_generator_nothing(pair):
 
 
 def test_the_contest_begins_when_both_learn_and_the_generator_sees_it():
-    made = judge(begin=3)
-    assert made.contest_from({"generator": 0, "discriminator": 0}) == 3
-    assert made.contest_from({"generator": 7, "discriminator": 0}) == 7
-    assert made.contest_from({"generator": 0, "discriminator": 9}) == 9
-    assert made.contest_from({"generator": 0}) is None
+    made = judge(discriminator_warmup=3)
+    assert made.adversarial_from({"generator": 0, "discriminator": 0}) == 3
+    assert made.adversarial_from({"generator": 7, "discriminator": 0}) == 7
+    assert made.adversarial_from({"generator": 0, "discriminator": 9}) == 9
+    assert made.adversarial_from({"generator": 0}) is None
 
 
 def test_the_variance_is_that_inside_an_image(pair):

@@ -31,6 +31,6 @@ def test_a_weight_below_zero_and_an_unknown_form_are_refused():
         with pytest.raises(UserError, match=rf"loss\.{name}=-1\.0 has to be 0 or more"):
             pair_gan.build_contest(loss)
         loss[name] = 0.0
-    loss.adversarial.form = "war"
-    with pytest.raises(UserError, match=r"loss\.adversarial\.form='war'"):
+    loss.adversarial.kind = "war"
+    with pytest.raises(UserError, match=r"loss\.adversarial\.kind='war'"):
         pair_gan.build_contest(loss)

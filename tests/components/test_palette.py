@@ -32,15 +32,15 @@ def test_looks_are_of_training_images_and_tell_what_they_do_not_hold():
     assert [look[1] is None for look in some] == [False, False, True]
 
 
-def test_a_pyramid_that_starts_from_grey_needs_none():
-    settings = tiny.config("pyramid")
-    stage = build_stage(settings, {})
+def test_a_pyramid_that_starts_from_gray_needs_none():
+    config = tiny.config("pyramid")
+    stage = build_stage(config, {})
     assert len(stage.palette_of([image_of()])) == 4
-    settings.pyramid.start = "grey"
-    assert build_stage(settings, {}).palette_of([image_of()]) == []
+    config.pyramid.base = "gray"
+    assert build_stage(config, {}).palette_of([image_of()]) == []
 
 
-def test_colours_are_of_an_image_that_held_what_is_to_be_painted():
+def test_colors_are_of_an_image_that_held_what_is_to_be_painted():
     def drawn(looks, numbers):
         found = [palette.draw(looks, 3, numbers, (seed,)) for seed in range(9)]
         assert all(np.array_equal(look, found[0]) for look in found)
@@ -57,20 +57,20 @@ def test_colours_are_of_an_image_that_held_what_is_to_be_painted():
     assert len(both) == 2
 
 
-def test_the_colour_of_nuclei_as_one_is_the_mean_of_their_pixels():
+def test_the_color_of_nuclei_as_one_is_the_mean_of_their_pixels():
     labels = np.uint8([[0, 1, 1], [2, 1, 0]])
-    colours = np.array([[0.9] * 3, [0.2, 0.4, 0.6], [0.6, 0.0, 0.2]], np.float32)
-    parts, moved = palette.nuclei_as_one(labels, colours)
+    colors = np.array([[0.9] * 3, [0.2, 0.4, 0.6], [0.6, 0.0, 0.2]], np.float32)
+    parts, moved = palette.nuclei_as_one(labels, colors)
     np.testing.assert_array_equal(parts, [[0, 1, 1], [1, 1, 0]])
     np.testing.assert_allclose(moved, [[0.9] * 3, [0.3, 0.3, 0.5]], rtol=1e-6)
-    _, none = palette.nuclei_as_one(np.zeros_like(labels), colours)
+    _, none = palette.nuclei_as_one(np.zeros_like(labels), colors)
     assert np.isfinite(none).all()
 
 
-def test_a_whole_image_gets_the_mean_colours_of_its_labels():
+def test_a_whole_image_gets_the_mean_colors_of_its_labels():
     labels = np.uint8([[0, 0, 1, 1]])
     image = np.uint8([[[0] * 3, [20] * 3, [100] * 3, [240] * 3]])
-    found = palette.recoloured(image, labels, np.array([[0.2, 0.4, 0.6], [200 / 255] * 3]))
+    found = palette.recolored(image, labels, np.array([[0.2, 0.4, 0.6], [200 / 255] * 3]))
     # 51, 102, 153 and 200 in the mean; what uint8 cannot hold is cut.
     np.testing.assert_array_equal(found[0, :2], [[41, 92, 143], [61, 112, 163]])
     np.testing.assert_array_equal(found[0, 2:], [[130] * 3, [255] * 3])

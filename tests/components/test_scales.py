@@ -40,21 +40,21 @@ def test_each_class_has_a_map_where_there_are_more_than_two():
     heads = {("mask", 2): (), ("contour", 3): ("marker",), ("classes", 2): ()}
     heads[("classes", 4)] = ("class_1", "class_2", "class_3")
     probability = jax.nn.softmax(jnp.arange(24.0).reshape(1, 2, 3, 4) ** 2 % 7)
-    for (form, count), more in heads.items():
-        labels = scales.Labels(form, count)
+    for (kind, count), more in heads.items():
+        labels = scales.Labels(kind, count)
         assert labels.heads == ("mask", *more)
         maps = labels.maps(probability[..., :count])
         np.testing.assert_array_equal(maps[..., 0], 1 - probability[..., 0])
         np.testing.assert_array_equal(maps[..., 1:], probability[..., 1 : 1 + len(more)])
 
 
-def test_colours_of_labels_are_their_means_and_paint_them():
+def test_colors_of_labels_are_their_means_and_paint_them():
     image = jnp.array([[[[0.2] * 3, [0.4] * 3, [0.9, 0.0, 0.6]]]])
     one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 2]]]), 3)
-    colours = scales.label_colours(image, one_hot)
+    colors = scales.label_colors(image, one_hot)
     whole = [0.5, 0.2, 0.4]  # of a label that is not there
-    np.testing.assert_allclose(colours[0], [[0.3] * 3, whole, [0.9, 0.0, 0.6]], atol=1e-6)
-    painted = scales.painted(one_hot, colours)
+    np.testing.assert_allclose(colors[0], [[0.3] * 3, whole, [0.9, 0.0, 0.6]], atol=1e-6)
+    painted = scales.painted(one_hot, colors)
     np.testing.assert_allclose(painted[0, 0], [[0.3] * 3, [0.3] * 3, [0.9, 0.0, 0.6]], atol=1e-6)
 
 
@@ -85,11 +85,11 @@ def test_moments_are_means_and_deviations_of_each_label():
     assert np.isfinite(slope).all()
 
 
-def test_an_image_gets_the_mean_colours_of_its_labels():
+def test_an_image_gets_the_mean_colors_of_its_labels():
     one_hot = jax.nn.one_hot(jnp.array([[[0, 0, 1, 1]]]), 3)
     image = jnp.array([[[[0.0] * 3, [0.2] * 3, [0.5] * 3, [0.9] * 3]]])
-    colours = jnp.array([[[0.3, 0.4, 0.5], [0.6] * 3, [9.0] * 3]])
-    found = scales.recoloured(image, one_hot, colours)
+    colors = jnp.array([[[0.3, 0.4, 0.5], [0.6] * 3, [9.0] * 3]])
+    found = scales.recolored(image, one_hot, colors)
     wanted = [[0.2, 0.3, 0.4], [0.4, 0.5, 0.6], [0.4] * 3, [0.8] * 3]
     np.testing.assert_allclose(found[0, 0], wanted, atol=1e-6)
 
@@ -108,8 +108,8 @@ def test_scales_that_start_from_tissue_add_up_to_it():
 
 def test_other_starts_are_the_lowest_scales_alone():
     masks = [jnp.zeros((2, side, side, 3)).at[..., 1].set(1.0) for side in (8, 16)]
-    colours = jnp.broadcast_to(jnp.array([[0.1] * 3, [0.2, 0.3, 0.4], [0.5] * 3]), (2, 3, 3))
-    for start, colour in (("colours", [0.2, 0.3, 0.4]), ("grey", [0.5] * 3)):
-        lowest, above = scales.grounds_of(start, masks, colours)
+    colors = jnp.broadcast_to(jnp.array([[0.1] * 3, [0.2, 0.3, 0.4], [0.5] * 3]), (2, 3, 3))
+    for start, color in (("colors", [0.2, 0.3, 0.4]), ("gray", [0.5] * 3)):
+        lowest, above = scales.grounds_of(start, masks, colors)
         assert above is None
-        np.testing.assert_allclose(lowest, np.broadcast_to(colour, (2, 8, 8, 3)), atol=1e-6)
+        np.testing.assert_allclose(lowest, np.broadcast_to(color, (2, 8, 8, 3)), atol=1e-6)

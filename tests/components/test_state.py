@@ -96,10 +96,10 @@ def test_a_finite_step_ends_the_row_of_skipped_ones():
 
 
 def test_a_network_stands_still_until_its_step():
-    asleep, _ = advance(make(), [2.0, 2.0], begin={"net": 1})
+    asleep, _ = advance(make(), [2.0, 2.0], learn_from_step={"net": 1})
     np.testing.assert_array_equal(asleep.params["net"]["w"], [1.0, 2.0])
     np.testing.assert_array_equal(asleep.statistics["net"]["mean"], [0.0, 0.0])
-    awake, _ = advance(asleep, [2.0, 2.0], begin={"net": 1})
+    awake, _ = advance(asleep, [2.0, 2.0], learn_from_step={"net": 1})
     np.testing.assert_allclose(awake.params["net"]["w"], [0.0, 1.0])
 
 

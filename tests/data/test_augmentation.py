@@ -109,7 +109,7 @@ def test_host_and_device_agree_for_equal_parameters(seed):
         assert (on_host[name] != augmentation.dihedral(fields[name], parameters["dihedral"])).any()
 
 
-def test_one_image_and_its_lr_get_one_colour():
+def test_one_image_and_its_lr_get_one_color():
     fields = example()
     fields["lr"] = fields["hr"][:8, :8]
     parameters = {**augmentation.sample_parameters(ALL, np.random.default_rng(0)), "dihedral": 0}
@@ -164,7 +164,7 @@ def test_origins_cover_the_image_on_the_grid():
     np.testing.assert_array_equal(augmentation.sample_origin(rng, 32, 32, 32), (0, 0))
 
 
-def test_light_about_mid_grey():
+def test_light_about_mid_gray():
     image = np.array([[[0, 127, 255]]], np.uint8)
     # (0 - 127.5) / 2 + 127.5 + 25.5 = 89.25; (127 - 127.5) / 2 + 153 = 152.75; 63.75 + 153 = 216.75
     for namespace in (np, jnp):

@@ -54,10 +54,10 @@ def test_microscope_blurs_in_hr_pixels():
 
 
 def test_noise_has_the_stated_variance():
-    grey = np.full((256, 256, 3), 128, np.uint8)
-    read = run(microscope(noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    gray = np.full((256, 256, 3), 128, np.uint8)
+    read = run(microscope(noise_sigma=(8.0, 8.0), noise_probability=1.0), gray)
     assert read.std() == pytest.approx((8.0**2 + 1 / 12) ** 0.5, rel=0.03)
-    shot = run(microscope(photons=(100.0, 100.0), photons_probability=1.0), grey)
+    shot = run(microscope(photons=(100.0, 100.0), photons_probability=1.0), gray)
     assert shot.std() == pytest.approx(255 * (128 / 255 / 100) ** 0.5, rel=0.03)
     assert shot.mean() == pytest.approx(128, abs=0.6)
 
@@ -65,8 +65,8 @@ def test_noise_has_the_stated_variance():
 def test_jpeg_is_the_last_step():
     image = picture(64, 64)
     noisy = run(microscope(noise_sigma=(5.0, 5.0), noise_probability=1.0), image)
-    settings = {"noise_sigma": (5.0, 5.0), "noise_probability": 1.0, "jpeg_quality": (40, 40)}
-    got = run(microscope(**settings, jpeg_probability=1.0), image)
+    config = {"noise_sigma": (5.0, 5.0), "noise_probability": 1.0, "jpeg_quality": (40, 40)}
+    got = run(microscope(**config, jpeg_probability=1.0), image)
     buffer = io.BytesIO()
     Image.fromarray(noisy).save(buffer, "jpeg", quality=40, subsampling=2)
     np.testing.assert_array_equal(got, np.asarray(Image.open(buffer)))
@@ -188,18 +188,18 @@ def test_the_lr_image_has_its_size_and_is_the_generator_s_alone(name, scale):
 
 
 def test_noise_of_both_orders_has_the_stated_variance():
-    grey = np.full((512, 512, 3), 128, np.uint8)
+    gray = np.full((512, 512, 3), 128, np.uint8)
     between = {"name": "second_order", "kernels": ("box",), "resize": (2.0, 2.0)}
     rounding = 1 / 12
-    read = run(blind(noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    read = run(blind(noise_sigma=(8.0, 8.0), noise_probability=1.0), gray)
     assert read.var() == pytest.approx(8.0**2 + rounding, rel=0.03)
-    shot = run(blind(photons=(100.0, 100.0), photons_probability=1.0), grey)
+    shot = run(blind(photons=(100.0, 100.0), photons_probability=1.0), gray)
     assert shot.var() == pytest.approx(255**2 * 128 / 255 / 100, rel=0.03)
     # The second order's reduction averages four pixels of the first.
-    first = run(blind(**between, noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    first = run(blind(**between, noise_sigma=(8.0, 8.0), noise_probability=1.0), gray)
     assert first.var() == pytest.approx((8.0**2 + rounding) / 4 + rounding, rel=0.03)
     second = {"second_noise_sigma": (6.0, 6.0), "second_noise_probability": 1.0}
-    both = run(blind(**between, **second, noise_sigma=(8.0, 8.0), noise_probability=1.0), grey)
+    both = run(blind(**between, **second, noise_sigma=(8.0, 8.0), noise_probability=1.0), gray)
     assert both.var() == pytest.approx((8.0**2 + rounding) / 4 + 6.0**2 + rounding, rel=0.03)
 
 

@@ -337,13 +337,13 @@ class Blank:
 @pytest.mark.faults
 @pytest.mark.parametrize("placement", ["host", "device"])
 @pytest.mark.parametrize("light", [{}, {"brightness": 0.1, "contrast": 0.2}])
-def test_one_colour_stays_one_colour_through_every_step(light, placement):
+def test_one_color_stays_one_color_through_every_step(light, placement):
     """A blurred, reduced and recoloured constant is a constant, and white glass stays white."""
     never = dict.fromkeys(("noise_probability", "photons_probability", "jpeg_probability"), 0.0)
     steps = {"name": "microscope", **never}
     zoom = (0.8, 1.25) if placement == "host" else (1.0, 1.0)
-    colours = {"stain_sigma": 0.4, "stain_bias": 0.1, "zoom": zoom, **light}
-    config = {"placement": placement, "degradation": steps, "augmentation": colours}
+    colors = {"stain_sigma": 0.4, "stain_bias": 0.1, "zoom": zoom, **light}
+    config = {"placement": placement, "degradation": steps, "augmentation": colors}
     batch = next(host_batches(Blank(), config, ("hr", "lr", "mask"), batch_size=15))
     hr, lr = np.asarray(batch["hr"]), np.asarray(batch["lr"])
     assert not np.asarray(batch["mask"]).any()

@@ -16,9 +16,9 @@ from tests import stained, tiny
 
 
 def settings_with(**changes):
-    settings = tiny.config("segmentation")
-    settings.data.stain.update(method="macenko", **changes)
-    return settings
+    config = tiny.config("segmentation")
+    config.data.stain.update(method="macenko", **changes)
+    return config
 
 
 def test_it_is_off_unless_asked_for():
@@ -31,15 +31,15 @@ def test_it_is_off_unless_asked_for():
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory):
-    """(workdir of a run, its settings, what it matches images to); the target's image is gone."""
+    """(workdir of a run, its config, what it matches images to); the target's image is gone."""
     folder = tmp_path_factory.mktemp("stain")
     target = folder / "target.png"
     Image.fromarray(stained.image(5)).save(target)
-    settings = settings_with(target=str(target))
-    chain.run(settings, folder / "run")
-    matching = stain_matching.build(settings)
+    config = settings_with(target=str(target))
+    chain.run(config, folder / "run")
+    matching = stain_matching.build(config)
     target.unlink()
-    return folder / "run", settings, matching
+    return folder / "run", config, matching
 
 
 def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
@@ -60,10 +60,10 @@ def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
 
 
 def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
-    workdir, settings, _ = trained
+    workdir, config, _ = trained
     shutil.copytree(workdir, tmp_path / "run")
-    chain.run(settings, tmp_path / "run")  # done already
-    longer = settings.copy_and_resolve_references()
+    chain.run(config, tmp_path / "run")  # done already
+    longer = config.copy_and_resolve_references()
     longer.steps += 2
     assert chain.run(longer, tmp_path / "run")["steps"] == longer.steps
 
@@ -81,26 +81,26 @@ def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
     ],
 )
 def test_what_cannot_be_used_is_refused_before_training(changes, said, tmp_path):
-    settings = settings_with()
-    settings.data.stain.update(changes)
+    config = settings_with()
+    config.data.stain.update(changes)
     with pytest.raises(UserError, match=said):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.faults
-def test_a_run_that_enhances_keeps_the_colours():
-    settings = tiny.config("joint")
-    settings.data.stain.method = "spcn"
+def test_a_run_that_enhances_keeps_the_colors():
+    config = tiny.config("joint")
+    config.data.stain.method = "spcn"
     with pytest.raises(UserError, match=r"a joint run is to keep the colours of its images"):
-        stain_matching.build(settings)
+        stain_matching.build(config)
 
 
 @pytest.mark.faults
-def test_a_segmenter_of_other_colours_is_no_start():
-    settings = tiny.config("joint")
-    settings.init.segmenter.data.stain.method = "macenko"
+def test_a_segmenter_of_other_colors_is_no_start():
+    config = tiny.config("joint")
+    config.init_from.segmenter.data.stain.method = "macenko"
     with pytest.raises(
         UserError, match=r"joint starts from the segmenter of segmentation, which r"
     ):
-        chain.check_stain_of_starts(settings)
+        chain.check_stain_of_starts(config)

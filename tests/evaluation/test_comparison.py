@@ -23,10 +23,10 @@ def altered(workdir, place, **data):
     """A copy of a workdir whose config says otherwise of its data (or seed)."""
     shutil.copytree(workdir, place)
     path = place / "config.json"
-    settings = json.loads(path.read_text())
-    settings["seed"] = data.pop("seed", settings["seed"])
-    settings["data"].update(data)
-    path.write_text(json.dumps(settings))
+    config = json.loads(path.read_text())
+    config["seed"] = data.pop("seed", config["seed"])
+    config["data"].update(data)
+    path.write_text(json.dumps(config))
     return place
 
 

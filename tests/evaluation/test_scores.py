@@ -52,25 +52,25 @@ def nothing(image):
     return Found(np.zeros(image.shape[:2], bool), np.zeros(image.shape[:2], np.int32))
 
 
-def by_lr(source, settings, answer):
+def by_lr(source, config, answer):
     """A function of lr that gives `answer(hr, truth)` of the image that it was made of."""
-    recipe = degradation.Degradation.from_config(settings.data.degradation, 4)
+    recipe = degradation.Degradation.from_config(config.data.degradation, 4)
     known = {}
     for sample in source:
-        hr, lr, truth = evaluation.image_pair(sample, recipe, settings.seed)
+        hr, lr, truth = evaluation.image_pair(sample, recipe, config.seed)
         known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, truth)
     return lambda image: known[image.tobytes()]
 
 
 def test_a_perfect_enhancer_and_segmenter_score_perfectly():
-    source, settings = Two(), tiny.config("joint")
+    source, config = Two(), tiny.config("joint")
     found = methods(
         source,
-        enhancers={"perfect": by_lr(source, settings, lambda hr, truth: hr)},
+        enhancers={"perfect": by_lr(source, config, lambda hr, truth: hr)},
         segmenters={
-            "right": by_lr(source, settings, lambda hr, truth: Found(truth > 0, truth)),
+            "right": by_lr(source, config, lambda hr, truth: Found(truth > 0, truth)),
             "nothing": nothing,
-            "one": by_lr(source, settings, lambda hr, truth: Found(truth > 0, (truth > 0) * 1)),
+            "one": by_lr(source, config, lambda hr, truth: Found(truth > 0, (truth > 0) * 1)),
         },
         rows=[
             ("sr", "perfect", "right"),
@@ -81,7 +81,7 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
     )
     pictures = {}
     results = evaluation.evaluate(
-        found, source, settings, figure=lambda name, made: pictures.update({name: made})
+        found, source, config, figure=lambda name, made: pictures.update({name: made})
     )
     assert [row["name"] for row in results] == ["n0", "n1"]
     assert [row["group"] for row in results] == ["a", "b"]
@@ -132,12 +132,12 @@ def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
     tiny.write_lr(root, "p1", np.roll(image, 5, axis=1), 4)
     with pytest.raises(UserError, match=r"1 of 2, 'p1' the furthest, (4\.9|5\.0|5\.1) hr px right"):
         scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
-    settings = {"data": f"folder:{root}", "split": "all"}
+    config = {"data": f"folder:{root}", "split": "all"}
     # A segmenter is scored on the bicubic image too, unless it is to read hr images alone.
     with pytest.raises(UserError, match="'p1' the furthest"):
-        scored(trained_chain / "segmentation", tmp_path, **settings)
-    scored(trained_chain / "segmentation", tmp_path, **settings, enhancer="none")
-    scored(trained_chain / "generator", tmp_path, **settings, max_shift=6.0)
+        scored(trained_chain / "segmentation", tmp_path, **config)
+    scored(trained_chain / "segmentation", tmp_path, **config, enhancer="none")
+    scored(trained_chain / "generator", tmp_path, **config, max_shift=6.0)
 
 
 def test_real_low_resolution_images_replace_the_degradation():
@@ -154,9 +154,9 @@ def test_real_low_resolution_images_replace_the_degradation():
 
 
 def test_a_seed_makes_the_same_low_resolution_image_every_time():
-    settings = tiny.config()
-    settings.data.degradation.name = "microscope"
-    recipe = degradation.Degradation.from_config(settings.data.degradation, 4)
+    config = tiny.config()
+    config.data.degradation.name = "microscope"
+    recipe = degradation.Degradation.from_config(config.data.degradation, 4)
     sample = Two()[0]
     first, again = (evaluation.image_pair(sample, recipe, 1)[1] for _ in range(2))
     np.testing.assert_array_equal(first, again)
@@ -266,8 +266,8 @@ def test_a_folder_is_scored_with_its_own_low_resolution_images(trained_chain, tm
     root = tiny.folder(tmp_path / "data")
     (root / "lr").mkdir()
     for file in (root / "images").iterdir():
-        grey = Image.new("RGB", (16, 16), (128, 128, 128))
-        grey.save(root / "lr" / file.name)
+        gray = Image.new("RGB", (16, 16), (128, 128, 128))
+        gray.save(root / "lr" / file.name)
     metrics = scored(trained_chain / "generator", tmp_path, data=f"folder:{root}", split="all")
     assert metrics["psnr_rgb_bicubic"]["n"] == 4
     hr = np.asarray(Image.open(root / "images" / "p0.png"), float) / 255
@@ -315,7 +315,7 @@ def blank(value, side=64):
 @pytest.mark.faults
 def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     data = annotated(
-        tmp_path / "data", {"white": blank(255), "black": blank(0), "grey": blank(128)}
+        tmp_path / "data", {"white": blank(255), "black": blank(0), "gray": blank(128)}
     )
     metrics = scored(trained_chain, tmp_path, data=data, split="all")
     # Bicubic meets a constant exactly, so that PSNR is infinite and SSIM 1.
@@ -421,7 +421,7 @@ class Classed(Two):
 
 
 def test_classes_are_scored_where_a_row_tells_them_apart():
-    source, settings = Classed(), tiny.config("pyramid")
+    source, config = Classed(), tiny.config("pyramid")
     masks = {sample["hr"][:64, :64].tobytes(): sample["mask"][:64, :64] for sample in source}
 
     def right(image):
@@ -440,7 +440,7 @@ def test_classes_are_scored_where_a_row_tells_them_apart():
     )
     matrices = []
     results = evaluation.evaluate(
-        found, source, settings, tally=lambda row, matrix: matrices.append((row, matrix))
+        found, source, config, tally=lambda row, matrix: matrices.append((row, matrix))
     )
     assert [row for row, _ in matrices] == ["right", "swapped"] * 2
     names = ["class_miou", *(f"class_dice_{c}" for c in ("background", "tumour_cells", "stroma"))]
@@ -457,13 +457,13 @@ def test_classes_are_scored_where_a_row_tells_them_apart():
 def trained_classes(tmp_path_factory):
     """(workdir of a tiny pyramid of three classes, its folder of data)."""
     folder = tmp_path_factory.mktemp("classes")
-    settings = tiny.config("pyramid", steps=20)
-    for stage in (settings, settings.init.pyramid):
+    config = tiny.config("pyramid", steps=20)
+    for stage in (config, config.init_from.pyramid):
         stage.eval.every, stage.ema_decay = 20, 0.0
         stage.segmenter_optimizer.update(learning_rate=2e-2, schedule="constant")
-    settings.data.source = f"folder:{tiny.class_folder(folder / 'data', CLASSES)}"
-    settings.pyramid.update(labels="classes", classes=3)
-    chain.run(settings, folder / "run")
+    config.data.source = f"folder:{tiny.class_folder(folder / 'data', CLASSES)}"
+    config.pyramid.update(labels="classes", classes=3)
+    chain.run(config, folder / "run")
     return folder / "run", folder / "data"
 
 

@@ -17,7 +17,8 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-from histojax import config, files
+from histojax import files
+from histojax.config import read_config
 from histojax.errors import DiskError, UserError
 from histojax.experiments import chain
 from histojax.runs import workdirs
@@ -47,12 +48,12 @@ def test_stages_come_in_the_order_they_start_from_each_other():
 
 @pytest.mark.faults
 def test_two_different_stages_of_one_name_are_refused():
-    settings = tiny.config("joint")
-    other = settings.init.segmenter.copy_and_resolve_references()
+    config = tiny.config("joint")
+    other = config.init_from.segmenter.copy_and_resolve_references()
     other.segmenter.features = 12
-    settings.init.segmenter = other
+    config.init_from.segmenter = other
     with pytest.raises(UserError, match=r"called 'segmentation' but differ in segmenter.features"):
-        chain.stages_of(settings)
+        chain.stages_of(config)
 
 
 def test_a_chain_leaves_a_workdir_for_every_stage_and_one_for_all(trained_chain):
@@ -91,8 +92,8 @@ def test_a_missing_stage_alone_is_trained_again(trained_chain, tmp_path, monkeyp
     shutil.rmtree(tmp_path / "run" / "srgan")
     trained = []
 
-    def note(settings, workdir, starts):
-        trained.append((settings.name, sorted(starts)))
+    def note(config, workdir, initial):
+        trained.append((config.name, sorted(initial)))
         raise UserError("far enough")
 
     monkeypatch.setattr(loop, "train", note)
@@ -104,13 +105,13 @@ def test_a_missing_stage_alone_is_trained_again(trained_chain, tmp_path, monkeyp
 @pytest.mark.faults
 def test_a_differing_config_is_refused_with_its_fields(trained_chain, no_training):
     before = (trained_chain / "config.json").read_text()
-    settings = tiny.config("joint")
-    settings.loss.mask_weight = 0.5
-    settings.init.generator.init.generator.optimizer.b1 = 0.8
+    config = tiny.config("joint")
+    config.loss.mask_weight = 0.5
+    config.init_from.generator.init_from.generator.optimizer.b1 = 0.8
     with pytest.raises(UserError) as failure:
-        chain.run(settings, trained_chain)
+        chain.run(config, trained_chain)
     said = str(failure.value)
-    assert "init.generator.init.generator.optimizer.b1: 0.9 -> 0.8" in said
+    assert "init_from.generator.init_from.generator.optimizer.b1: 0.9 -> 0.8" in said
     assert "loss.mask_weight: " in said
     assert said.count("->") == 2
     assert (trained_chain / "config.json").read_text() == before
@@ -129,10 +130,10 @@ def test_training_length_may_change_and_the_run_goes_on(trained_chain, tmp_path,
 def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_path, no_training):
     workdir = tmp_path / "run"
     shutil.copytree(trained_chain, workdir)
-    settings = tiny.config("joint")
-    settings.init.generator.init.generator.steps = 6
+    config = tiny.config("joint")
+    config.init_from.generator.init_from.generator.steps = 6
     with pytest.raises(UserError) as failure:
-        chain.run(settings, workdir)
+        chain.run(config, workdir)
     assert str(failure.value).startswith(
         "generator would be trained further, but srgan, joint started from it as it was: "
         f"remove {workdir}/srgan, {workdir}/joint to have them trained anew"
@@ -140,15 +141,15 @@ def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_p
     for name in ("srgan", "joint"):
         shutil.rmtree(workdir / name)
     with pytest.raises(AssertionError, match="a stage was trained"):
-        chain.run(settings, workdir)
+        chain.run(config, workdir)
 
 
 def test_the_last_stage_may_always_be_lengthened(trained_chain, tmp_path, no_training):
     shutil.copytree(trained_chain, tmp_path / "run")
-    settings = tiny.config("joint")
-    settings.steps = 6
+    config = tiny.config("joint")
+    config.steps = 6
     with pytest.raises(AssertionError, match="a stage was trained"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
 
 
 @pytest.mark.faults
@@ -156,73 +157,73 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
     for field, value, message in (
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
         ("segmenter.features", 6, "features=6 is not a multiple of 4"),
-        ("loss.adversarial.form", "minimax", "loss.adversarial.form='minimax' is not known"),
+        ("loss.adversarial.kind", "minimax", "loss.adversarial.kind='minimax' is not known"),
         ("data.degradation.name", "blindd", "degradation 'blindd' is unknown"),
         ("data.augmentation.stain_sigma", -0.5, "stain_sigma"),
         ("data.crop", 20, r"joint: .*an image of 20 x 20 pixels does not fit"),
     ):
-        settings = tiny.config("joint")
+        config = tiny.config("joint")
         if field == "data.crop":
-            for stage in chain.stages_of(settings):
+            for stage in chain.stages_of(config):
                 stage.get("segmenter", {}).update(depth=3)
-        settings.update_from_flattened_dict({field: value})
+        config.update_from_flattened_dict({field: value})
         with pytest.raises(UserError, match=message):
-            chain.run(settings, tmp_path / "run")
+            chain.run(config, tmp_path / "run")
         assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.faults
 def test_a_degradation_that_the_device_cannot_make_leaves_no_workdir(tmp_path, no_training):
-    settings = tiny.config("generator")
-    settings.data.placement = "device"
-    settings.data.degradation.name = "blind"
+    config = tiny.config("generator")
+    config.data.placement = "device"
+    config.data.degradation.name = "blind"
     with pytest.raises(UserError, match=r"placement='device' is not possible: .*; use 'host'"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("srgan_srresnet", 8)])
 def test_every_scale_factor_is_rehearsed(name, scale):
-    settings = tiny.CONFIGS[name].get_config("smoke")
-    settings.data.scale = scale
-    ordered = chain.stages_of(settings)
+    config = tiny.CONFIGS[name].get_config("smoke")
+    config.data.scale = scale
+    ordered = chain.stages_of(config)
     assert {stage.data.scale for stage in ordered} == {scale}
     chain.rehearse(ordered)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 5, 6])
 def test_another_scale_factor_is_refused(scale, tmp_path, no_training):
-    settings = tiny.CONFIGS["joint"].get_config("smoke")
-    settings.data.scale = scale
+    config = tiny.CONFIGS["joint"].get_config("smoke")
+    config.data.scale = scale
     with pytest.raises(UserError, match=rf"scale factor {scale} .*one of \[2, 3, 4, 8\]"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
 def test_shifted_pairs_are_found_before_anything_is_trained(tmp_path, no_training):
     root = tiny.folder(tmp_path / "data", count=3, size=256, lr=4)
-    settings = tiny.config("generator")
-    settings.data.source = f"folder:{root}"
-    chain.rehearse([settings])
+    config = tiny.config("generator")
+    config.data.source = f"folder:{root}"
+    chain.rehearse([config])
     image = np.asarray(Image.open(root / "images" / "p2.png"))
     tiny.write_lr(root, "p2", np.roll(image, -3, axis=0), 4)  # of the val split
     with pytest.raises(UserError, match=r"1 of 1, 'p2' the furthest, (2\.9|3\.0|3\.1) hr px up"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
-    settings.data.max_shift = 4.0
-    chain.rehearse([settings])
+    config.data.max_shift = 4.0
+    chain.rehearse([config])
 
 
 def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
     root = tiny.folder(tmp_path / "data", lr=4)
-    settings = tiny.config("srgan")
-    for stage in chain.stages_of(settings):
+    config = tiny.config("srgan")
+    for stage in chain.stages_of(config):
         stage.data.source = f"folder:{root}"
     checked = []
     monkeypatch.setattr(
         chain, "check_registration", lambda source, scale, limit: checked.append(source.split)
     )
-    chain.rehearse(chain.stages_of(settings))
+    chain.rehearse(chain.stages_of(config))
     assert checked == ["train", "val"]
 
 
@@ -230,67 +231,71 @@ def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
 def test_unlabelled_images_are_found_before_the_generator_is_trained(tmp_path, no_training):
     root = tiny.folder(tmp_path / "data")
     (root / "instances" / "p1.png").unlink()
-    settings = tiny.config("joint")
-    for stage in chain.stages_of(settings):
+    config = tiny.config("joint")
+    for stage in chain.stages_of(config):
         stage.data.source = f"folder:{root}"
     with pytest.raises(UserError, match="p1"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
 
 
 def test_a_run_is_started_from_by_its_folder(trained_chain):
-    settings = tiny.config("srgan")
+    config = tiny.config("srgan")
     generator = trained_chain / "generator"
-    settings.init = ConfigDict(
+    config.init_from = ConfigDict(
         {"generator": str(generator), "segmenter": str(trained_chain / "segmentation")}
     )
-    chain.rehearse(chain.stages_of(settings))
-    starts = chain.starting_variables(
-        settings, lambda start: workdirs.starting_variables(pathlib.Path(start))
+    chain.rehearse(chain.stages_of(config))
+    initial = chain.initial_variables(
+        config, lambda start: workdirs.initial_variables(pathlib.Path(start))
     )
-    assert sorted(starts) == ["generator", "segmenter"]
+    assert sorted(initial) == ["generator", "segmenter"]
     run = workdirs.load(generator)
-    assert tiny.same(starts["generator"], run.state.ema["generator"])
+    assert tiny.same(initial["generator"], run.state.ema["generator"])
 
 
 def test_a_generator_run_brings_its_discriminator(trained_chain):
-    settings = tiny.config("joint")
-    settings.init = ConfigDict({"generator": str(trained_chain / "srgan"), "segmenter": ""})
-    starts = chain.starting_variables(
-        settings, lambda start: workdirs.starting_variables(pathlib.Path(start))
+    config = tiny.config("joint")
+    config.init_from = ConfigDict({"generator": str(trained_chain / "srgan"), "segmenter": ""})
+    initial = chain.initial_variables(
+        config, lambda start: workdirs.initial_variables(pathlib.Path(start))
     )
-    assert sorted(starts) == ["discriminator", "generator"]
+    assert sorted(initial) == ["discriminator", "generator"]
 
 
 @pytest.mark.faults
 def test_a_run_without_the_network_is_refused(trained_chain, tmp_path, no_training):
-    settings = tiny.config("srgan")
+    config = tiny.config("srgan")
     folder = str(trained_chain / "segmentation")
-    settings.init = ConfigDict({"generator": folder, "segmenter": folder})
-    with pytest.raises(UserError, match=r"init\.generator=.*segmentation holds no generator, but"):
-        chain.run(settings, tmp_path / "run")
+    config.init_from = ConfigDict({"generator": folder, "segmenter": folder})
+    with pytest.raises(
+        UserError, match=r"init_from\.generator=.*segmentation holds no generator, but"
+    ):
+        chain.run(config, tmp_path / "run")
 
 
 @pytest.mark.faults
 def test_a_run_of_another_architecture_is_refused_name_by_name(
     trained_chain, tmp_path, no_training
 ):
-    settings = tiny.config("srgan")
-    settings.generator.features = 12
-    settings.init = ConfigDict(
+    config = tiny.config("srgan")
+    config.generator.features = 12
+    config.init_from = ConfigDict(
         {
             "generator": str(trained_chain / "generator"),
             "segmenter": str(trained_chain / "segmentation"),
         }
     )
-    with pytest.raises(UserError, match=r"of init\.generator is of another architecture") as found:
-        chain.run(settings, tmp_path / "run")
+    with pytest.raises(
+        UserError, match=r"of init_from\.generator is of another architecture"
+    ) as found:
+        chain.run(config, tmp_path / "run")
     assert "~ params/block_0/reduce/kernel stored (1, 1, 8, 8), needed (1, 1, 12, 8)" in str(
         found.value
     )
 
 
 def test_a_chain_claims_its_folder_with_its_stages(trained_chain):
-    assert config.read(trained_chain / "config.json")["chain"] == NAMES
+    assert read_config(trained_chain / "config.json")["chain"] == NAMES
 
 
 def weights(workdir, series="last"):
@@ -312,7 +317,7 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
     tmp_path, monkeypatch
 ):
     """The kernel refuses to let a file grow while its own code writes it; then there is room."""
-    settings, workdir = tiny.config("generator"), tmp_path / "run"
+    config, workdir = tiny.config("generator"), tmp_path / "run"
 
     def refused_by(owner, name, call, file):
         """The sentence of a run whose disk is full at the n-th call of a function."""
@@ -327,7 +332,7 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
 
         monkeypatch.setattr(owner, name, limited)
         with pytest.raises(DiskError) as failure:
-            chain.run(settings, workdir)
+            chain.run(config, workdir)
         monkeypatch.setattr(owner, name, real)
         said = str(failure.value)
         # Before config.json is written there is nothing to go on from.
@@ -339,7 +344,7 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
             said,
         ), said
 
-    refused_by(config, "claim", 1, r"config\.json")
+    refused_by(loop, "claim_workdir", 1, r"config\.json")
     refused_by(loop.MetricWriter, "write", 2, r"metrics\.jsonl")
     refused_by(validation.figures, "write_samples", 1, r"samples/step_0000002\.png")
     # The first two are of step 2: best and last. The next run saves both again, and then step 4.
@@ -350,9 +355,9 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
     refused_by(chain.writers, "write_json", 2, r"evaluation/metrics\.json")
     refused_by(chain.writers, "write_json", 3, r"summary\.json")
     refused_by(chain.report, "run_report", 1, r"report\.html")
-    chain.run(settings, workdir)
+    chain.run(config, workdir)
     assert (workdir / "report.html").is_file()
-    chain.run(settings, tmp_path / "undisturbed")
+    chain.run(config, tmp_path / "undisturbed")
     assert tiny.same(weights(workdir), weights(tmp_path / "undisturbed"))
     assert lines(workdir) == lines(tmp_path / "undisturbed")
 

@@ -19,7 +19,7 @@ def _enlarged(image, factor):
     return image.repeat(factor, 0).repeat(factor, 1)
 
 
-def test_agreement_colours_each_of_the_four_cases():
+def test_agreement_colors_each_of_the_four_cases():
     predicted, annotated = np.array([[1, 1, 0, 0]]), np.array([[3, 0, 5, 0]])
     drawn = figures.agreement(predicted, annotated)
     expected = [figures.FOUND, figures.EXTRA, figures.MISSED, (255, 255, 255)]
@@ -68,10 +68,10 @@ def test_samples_show_what_there_is_at_one_size(tmp_path):
     changed = (panel(4) != panel(3)).any(-1)
     assert 0.95 * (4 * 80 - 4) <= changed.sum() <= 4 * 80 - 4
     assert not changed[41:119, 41:119].any()
-    grey = panel(5)
-    assert (grey[100, 100] == round(0.9 * 255)).all()
-    assert (grey[0, 0] == 0).all()
-    assert (grey[40, 100] == figures.PREDICTED).all()
+    gray = panel(5)
+    assert (gray[100, 100] == round(0.9 * 255)).all()
+    assert (gray[0, 0] == 0).all()
+    assert (gray[40, 100] == figures.PREDICTED).all()
     assert (panel(6)[100, 100] == figures.FOUND).all()
     assert set(sheet.legend) == set(figures.AGREEMENT)
 

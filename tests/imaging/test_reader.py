@@ -67,19 +67,19 @@ def test_jpeg_is_read(tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("ending", ["png", "tif"])
-def test_grey_palette_and_one_bit_become_rgb(tmp_path, ending):
-    grey = _noise()[..., 0]
-    Image.fromarray(grey).save(tmp_path / f"grey.{ending}")
+def test_gray_palette_and_one_bit_become_rgb(tmp_path, ending):
+    gray = _noise()[..., 0]
+    Image.fromarray(gray).save(tmp_path / f"grey.{ending}")
     np.testing.assert_array_equal(
-        read_image(tmp_path / f"grey.{ending}"), np.repeat(grey[..., None], 3, -1)
+        read_image(tmp_path / f"grey.{ending}"), np.repeat(gray[..., None], 3, -1)
     )
-    indices = grey % 3
-    colours = np.array([[10, 20, 30], [250, 128, 0], [255, 255, 255]], np.uint8)
+    indices = gray % 3
+    colors = np.array([[10, 20, 30], [250, 128, 0], [255, 255, 255]], np.uint8)
     palette = Image.fromarray(indices)
-    palette.putpalette(colours.tobytes())
+    palette.putpalette(colors.tobytes())
     palette.save(tmp_path / f"palette.{ending}")
-    np.testing.assert_array_equal(read_image(tmp_path / f"palette.{ending}"), colours[indices])
-    bits = grey > 127
+    np.testing.assert_array_equal(read_image(tmp_path / f"palette.{ending}"), colors[indices])
+    bits = gray > 127
     Image.fromarray(bits).save(tmp_path / f"bits.{ending}")
     np.testing.assert_array_equal(
         read_image(tmp_path / f"bits.{ending}"), np.repeat(bits[..., None], 3, -1) * np.uint8(255)
@@ -87,9 +87,9 @@ def test_grey_palette_and_one_bit_become_rgb(tmp_path, ending):
 
 
 def test_white_is_zero_tiff_is_inverted(tmp_path):
-    grey = _noise()[..., 0]
-    tifffile.imwrite(tmp_path / "a.tif", 255 - grey, photometric="miniswhite")
-    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 1], grey)
+    gray = _noise()[..., 0]
+    tifffile.imwrite(tmp_path / "a.tif", 255 - gray, photometric="miniswhite")
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif")[..., 1], gray)
 
 
 @pytest.mark.faults
@@ -162,7 +162,7 @@ def test_twelve_bits_in_sixteen_are_refused(tmp_path, ending):
 
 
 @pytest.mark.faults
-def test_other_colours_and_samples_are_refused_by_name(tmp_path):
+def test_other_colors_and_samples_are_refused_by_name(tmp_path):
     cmyk = tmp_path / "cmyk.jpg"
     Image.new("CMYK", (8, 8)).save(cmyk)
     _refusal(lambda: open_image(cmyk), cmyk, "CMYK", "convert it to 8-bit RGB")
@@ -638,7 +638,7 @@ def test_labels_of_few_bits_and_palettes_are_their_numbers(tmp_path):
     palette.save(tmp_path / "palette.png", bits=2)
     np.testing.assert_array_equal(read_labels(tmp_path / "palette.png"), labels)
     # The header of a palette PNG, turned into that of a 2-bit grey one, with the same samples.
-    (tmp_path / "grey.png").write_bytes(_as_grey((tmp_path / "palette.png").read_bytes()))
+    (tmp_path / "grey.png").write_bytes(_as_gray((tmp_path / "palette.png").read_bytes()))
     np.testing.assert_array_equal(read_labels(tmp_path / "grey.png"), labels)
     np.testing.assert_array_equal(read_image(tmp_path / "grey.png")[..., 0], labels * 85)
     Image.fromarray(labels > 1).save(tmp_path / "bits.png")
@@ -658,7 +658,7 @@ def test_the_scale_of_labels_is_read_where_their_file_states_it(tmp_path):
         read_label_mpp(tmp_path / "c.tif")
 
 
-def _as_grey(png):
+def _as_gray(png):
     assert png[24:26] == b"\x02\x03", "bit depth 2, colour type palette"
     header = b"IHDR" + png[16:25] + b"\0" + png[26:29]
     crc = zlib.crc32(header).to_bytes(4, "big")
@@ -679,9 +679,9 @@ def test_labels_that_are_not_labels_are_refused(tmp_path):
     lossy = tmp_path / "a.jpg"
     Image.fromarray(_noise()).save(lossy)
     _refusal(lambda: read_labels(lossy), lossy, "JPEG", "save labels as uint16 PNG")
-    colours = tmp_path / "a.png"
-    Image.fromarray(_noise()).save(colours)
-    _refusal(lambda: read_labels(colours), colours, "3 different channels", "uint16 PNG")
+    colors = tmp_path / "a.png"
+    Image.fromarray(_noise()).save(colors)
+    _refusal(lambda: read_labels(colors), colors, "3 different channels", "uint16 PNG")
     large = tmp_path / "large.tif"
     tifffile.imwrite(large, np.array([[0, 2**31]], np.uint32))
     _refusal(lambda: read_labels(large), large, 2**31, "number them anew")

@@ -64,7 +64,7 @@ def test_double_precision_stays_double():
         assert resampling.upsample(image.astype(jnp.bfloat16), 2).dtype == jnp.float32
 
 
-def test_a_ramp_keeps_its_values_at_block_centres():
+def test_a_ramp_keeps_its_values_at_block_centers():
     ramp = np.broadcast_to(np.arange(64, dtype=np.float32)[None, :, None], (16, 64, 1))
     for kernel in resampling.KERNELS:
         reduced = resampling.downsample(jnp.asarray(ramp), 4, kernel)

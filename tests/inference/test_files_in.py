@@ -211,8 +211,8 @@ def test_a_region_of_labels_is_read(tmp_path):
 
 def by_darkness(windows):
     """A hand-made run: the image as it is, and a probability that is low on white."""
-    grey = windows.astype(np.float32).mean(-1, keepdims=True)
-    return {"sr": windows, "mask": 1 / (1 + np.exp((grey - 128) / 16))}
+    gray = windows.astype(np.float32).mean(-1, keepdims=True)
+    return {"sr": windows, "mask": 1 / (1 + np.exp((gray - 128) / 16))}
 
 
 DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
@@ -224,11 +224,11 @@ def predicted(joint, path, output, network=DARK, **options):
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("colour", "noise", "found"),
+    ("color", "noise", "found"),
     [((255, 255, 255), 0, 0), ((242, 240, 243), 3, 0), ((200, 200, 200), 0, 0), ((0, 0, 0), 0, 1)],
 )
-def test_blank_glass_has_no_nuclei(joint, tmp_path, colour, noise, found):
-    image = np.random.default_rng(0).normal(colour, noise, (70, 50, 3)).clip(0, 255).round()
+def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
+    image = np.random.default_rng(0).normal(color, noise, (70, 50, 3)).clip(0, 255).round()
     Image.fromarray(image.astype(np.uint8)).save(tmp_path / "blank.png")
     made = predicted(joint, tmp_path / "blank.png", tmp_path / "out")
     assert made.nuclei == found
@@ -316,7 +316,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
 
 @pytest.mark.faults
 def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path):
-    names = [unicodedata.normalize(form, "é") for form in ("NFC", "NFD")]
+    names = [unicodedata.normalize(kind, "é") for kind in ("NFC", "NFD")]
     for shade, name in zip((0, 255), names, strict=True):
         Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
     if len(os.listdir(tmp_path)) == 1:
@@ -327,11 +327,11 @@ def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path
 
 @pytest.mark.parametrize("tile", [16, 1024])
 def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
-    settings = tiny.config("pyramid")
-    settings.pyramid.update(labels="classes", classes=3)
+    config = tiny.config("pyramid")
+    config.pyramid.update(labels="classes", classes=3)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
     meta["classes"] = ["background", "tumour", "stroma"]
-    run = workdirs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    run = workdirs.Run(None, config, build_stage(config, {}), None, 0, meta)
     index = np.zeros((40, 56), np.uint8)
     index[4:30, 6:20], index[10:38, 20:50] = 1, 2
     name = "n" * 243  # .classes.tif is 12 more

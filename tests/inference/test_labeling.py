@@ -20,9 +20,9 @@ from tests import tiny
 
 
 def settings_with_markers():
-    settings = tiny.config("segmentation")
-    settings.segmenter.heads = ("mask", "marker")
-    return settings
+    config = tiny.config("segmentation")
+    config.segmenter.heads = ("mask", "marker")
+    return config
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +34,10 @@ def trained(tmp_path_factory):
 
 
 def untrained():
-    settings = settings_with_markers()
-    stage, state, _ = tiny.built("segmentation", settings)
+    config = settings_with_markers()
+    stage, state, _ = tiny.built("segmentation", config)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": 0.5, "mpp_out": 0.5}
-    return workdirs.Run(None, settings, stage, state, 0, meta)
+    return workdirs.Run(None, config, stage, state, 0, meta)
 
 
 def two_discs():
@@ -129,7 +129,7 @@ def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypat
     # What was fitted to another checkpoint does not count.
     changed = {
         "checkpoint": [run.step, run.meta["seconds"] + 1],
-        "form": "watershed",
+        "kind": "watershed",
         "parameters": dataclasses.asdict(before),
     }
     (tmp_path / "run" / labeling.FILE).write_text(json.dumps(changed))
@@ -152,9 +152,9 @@ def test_predict_finds_what_evaluate_scores(trained, tmp_path):
     [
         '{"parameters": {}}',
         '{"checkpoint": KEY, "parameters": {}}',
-        '{"checkpoint": KEY, "form": "watershed", "parameters": {"mask_threshold": 2}}',
-        '{"checkpoint": KEY, "form": "watershed", "parameters": {"colour": 2}}',
-        '{"checkpoint": KEY, "form": "usenet", "parameters": 3}',
+        '{"checkpoint": KEY, "kind": "watershed", "parameters": {"mask_threshold": 2}}',
+        '{"checkpoint": KEY, "kind": "watershed", "parameters": {"colour": 2}}',
+        '{"checkpoint": KEY, "kind": "usenet", "parameters": 3}',
     ],
 )
 def test_a_damaged_fit_is_named(text, trained, tmp_path):
@@ -175,10 +175,10 @@ def test_a_damaged_fit_is_named(text, trained, tmp_path):
     ],
 )
 def test_parameters_that_cannot_be_used_are_refused_before_training(change, said, tmp_path):
-    settings = settings_with_markers()
-    settings.instances.watershed.update(change)
+    config = settings_with_markers()
+    config.instances.watershed.update(change)
     with pytest.raises(UserError, match=said):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
@@ -190,11 +190,11 @@ def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
 
 
 def test_the_published_form_looks_at_whole_images(monkeypatch):
-    settings = settings_with_markers()
-    settings.instances.form = "usenet"
-    stage, state, _ = tiny.built("segmentation", settings)
+    config = settings_with_markers()
+    config.instances.kind = "usenet"
+    stage, state, _ = tiny.built("segmentation", config)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    run = workdirs.Run(None, settings, stage, state, 0, meta)
+    run = workdirs.Run(None, config, stage, state, 0, meta)
     parameters = labeling.parameters_of(run)
     maps = two_discs()
     whole = labeling.find(run, maps, parameters).instances
@@ -238,22 +238,22 @@ def test_masks_alone_are_refused_for_instances_before_training(tmp_path):
         mask = (np.asarray(Image.open(path)) > 0).astype(np.uint8)
         Image.fromarray(mask).save(root / "masks" / path.name)
         path.unlink()
-    settings = tiny.config("segmentation")
-    settings.data.source = f"folder:{root}"
-    settings.instances.marker_from_mask = True
+    config = tiny.config("segmentation")
+    config.data.source = f"folder:{root}"
+    config.instances.marker_from_mask = True
     with pytest.raises(UserError, match=r"'instances' is asked for, but image"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("form", ["watershed", "usenet"])
+@pytest.mark.parametrize("kind", ["watershed", "usenet"])
 @pytest.mark.parametrize("from_mask", [False, True])
-def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(form, from_mask):
-    settings = tiny.config("pyramid")
-    settings.pyramid.update(labels="classes", classes=3)
-    settings.instances.update(form=form, marker_from_mask=from_mask)
+def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(kind, from_mask):
+    config = tiny.config("pyramid")
+    config.pyramid.update(labels="classes", classes=3)
+    config.instances.update(kind=kind, marker_from_mask=from_mask)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
-    run = workdirs.Run(None, settings, build_stage(settings, {}), None, 0, meta)
+    run = workdirs.Run(None, config, build_stage(config, {}), None, 0, meta)
     parameters = labeling.parameters_of(run)
     assert (parameters is not None) == from_mask
     maps = {"mask": two_discs()["mask"]}

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from configs import generator, joint, srgan
-from histojax import config
+from histojax.config import to_values
 from histojax.data import cores
 from histojax.errors import UserError
 from histojax.models.resnext_generator import ResNeXtGenerator
@@ -35,7 +35,7 @@ TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_k
 
 
 def smoke(module):
-    return config.resolved(module.get_config("smoke"))
+    return to_values(module.get_config("smoke"))
 
 
 def test_first_run_warms_up():
@@ -134,17 +134,17 @@ def test_step_refuses_a_batch_that_devices_cannot_share():
 
 
 def test_flop_of_the_grouped_form_do_not_depend_on_the_form():
-    settings = generator.get_config("smoke")
+    config = generator.get_config("smoke")
     counts = []
     for form in ("block_diagonal", "grouped"):
-        settings.generator.grouped_form = form
-        counts.append(benchmark_stages._flop_grouped(settings))
+        config.generator.grouped_form = form
+        counts.append(benchmark_stages._flop_grouped(config))
     assert counts[0] == counts[1] > 0
-    settings.generator.cardinality = 1
+    config.generator.cardinality = 1
     # One group: each of a pixel's 32 outputs reads 9 x 32 inputs instead of 9 x 8, at 2 FLOP, in
     # the forward pass and both gradients; what falls outside the image is not counted.
-    added = benchmark_stages._flop_grouped(settings) - counts[0]
-    pixels = settings.data.batch_size * (settings.data.crop // settings.data.scale) ** 2
+    added = benchmark_stages._flop_grouped(config) - counts[0]
+    pixels = config.data.batch_size * (config.data.crop // config.data.scale) ** 2
     most = 3 * 2 * 9 * 24 * 32 * pixels
     assert 0.8 * most < added < 1.05 * most
 
@@ -176,7 +176,7 @@ def test_inference_of_every_network():
 
 
 def test_form_and_pytorch_train_the_same_network():
-    values = config.resolved(benchmark_grouped.paper_config(crop=32, **TINY))
+    values = to_values(benchmark_grouped.paper_config(crop=32, **TINY))
     row = benchmark_grouped.measure_form(values, form="auto", batch_size=2, repeats=2)
     assert (row["form"], row["batch_size"], row["repeats"]) == ("merged", 2, 2)
     assert min(row["seconds"], row["cpu_seconds"], row["flop"], row["peak_bytes"]) > 0
@@ -223,7 +223,7 @@ def test_ratios_are_between_equal_batches(monkeypatch):
 
 def test_pytorch_skipped_is_said(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    values = config.resolved(benchmark_grouped.paper_config(crop=32, **TINY))
+    values = to_values(benchmark_grouped.paper_config(crop=32, **TINY))
     row = benchmark_grouped.measure_torch(values, batch_size=1, repeats=1)
     assert row == {"skipped": "torch is not installed"}
     grouped = {"crop": 32, "used": [grouped_row(0.5)], "others": [], "torch": row}

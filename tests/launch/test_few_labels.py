@@ -40,14 +40,14 @@ ROOT = pathlib.Path(__file__).parents[2]
 
 
 def plan(**changes):
-    settings = {
+    config = {
         "shares": ["0.20", "1.0"],
         "ways": few_labels_plan.WAYS,
         "data": "folder:/images",
         "output": pathlib.Path("out"),
         "count": 7,
         "size": 64,
-        "form": "turned",
+        "kind": "turned",
         "pupil": f"{CONFIG} --config.steps=5",
         "pyramid": CONFIG,
         "teacher_weight": 2.0,
@@ -55,7 +55,7 @@ def plan(**changes):
         "confidence": 0.8,
         **changes,
     }
-    return few_labels_plan.plan_of(**settings)
+    return few_labels_plan.plan_of(**config)
 
 
 def words(runs, name):
@@ -126,23 +126,23 @@ def test_pyramids_see_the_same_share_and_are_needed_by_synthetic_pairs_alone():
 def test_masks_are_predicted_where_something_is_made_of_them():
     assert not plan(ways=["augmented", "synthetic", "teacher"]).needs_finder
     assert plan(ways=["augmented", "predicted"]).needs_finder
-    assert plan(ways=["augmented", "synthetic"], form="predicted").needs_finder
-    assert plan(ways=["augmented", "synthetic"], form="predicted").predicting() == []
+    assert plan(ways=["augmented", "synthetic"], kind="predicted").needs_finder
+    assert plan(ways=["augmented", "synthetic"], kind="predicted").predicting() == []
     assert not plan(ways=["augmented", "teacher"], looks="all").needs_finder
-    coloured = plan(ways=["augmented", "synthetic"], looks="all")
-    assert coloured.needs_finder
-    assert coloured.predicting() == ["0.2"]
+    colored = plan(ways=["augmented", "synthetic"], looks="all")
+    assert colored.needs_finder
+    assert colored.predicting() == ["0.2"]
     # Other pairs than those in the colours of the labelled images.
-    assert coloured.pairs("0.2") != plan().pairs("0.2")
-    assert plan().colours("0.2", 3) == coloured.colours("1", 3) == ()
-    assert coloured.pairs("1") == plan().pairs("1")
-    assert coloured.pairs("tissue-0.2") == plan().pairs("tissue-0.2")
-    assert plan(looks="all", confidence=0.7).pairs("0.2") != coloured.pairs("0.2")
+    assert colored.pairs("0.2") != plan().pairs("0.2")
+    assert plan().colors("0.2", 3) == colored.colors("1", 3) == ()
+    assert colored.pairs("1") == plan().pairs("1")
+    assert colored.pairs("tissue-0.2") == plan().pairs("tissue-0.2")
+    assert plan(looks="all", confidence=0.7).pairs("0.2") != colored.pairs("0.2")
     looks = ("--looks=training", "--looks=folder:out/predicted/0.2/64-0.8/seed_3")
-    assert coloured.colours("0.2", 3) == looks
+    assert colored.colors("0.2", 3) == looks
     own = plan(ways=["augmented", "synthetic"], looks="own")
-    assert own.colours("0.2", 3) == own.colours("1", 3) == ("--looks=own",)
-    assert own.pairs("0.2") not in (coloured.pairs("0.2"), plan().pairs("0.2"))
+    assert own.colors("0.2", 3) == own.colors("1", 3) == ("--looks=own",)
+    assert own.pairs("0.2") not in (colored.pairs("0.2"), plan().pairs("0.2"))
     assert own.pairs("tissue-0.2") == plan().pairs("tissue-0.2")
     assert not own.needs_finder
 
@@ -209,7 +209,7 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             r"--ways=tissue needs masks that the run of the way 'augmented' makes or finds",
         ),
         (
-            {"ways": ["synthetic"], "form": "predicted"},
+            {"ways": ["synthetic"], "kind": "predicted"},
             r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
         (
@@ -217,11 +217,11 @@ REAL = {"pupil": "configs/segmentation.py:smoke", "pyramid": "configs/pyramid.py
             r"--ways=synthetic needs masks that the run of the way 'augmented' makes",
         ),
         (
-            {"pyramid": f"{REAL['pyramid']} --config.pyramid.start=tisue"},
+            {"pyramid": f"{REAL['pyramid']} --config.pyramid.base=tisue"},
             r"pyramid\.start='tisue' is not known",
         ),
         ({"looks": "own"}, r"--looks=own is for pyramids that start from tissue, and .* colours"),
-        ({"shares": ["1"], "form": "predicted"}, r"1 of the 8 training patients are all of them"),
+        ({"shares": ["1"], "kind": "predicted"}, r"1 of the 8 training patients are all of them"),
         ({"pupil": "configs/segmentation.py:huge"}, r"no config that can be read: size 'huge'"),
     ],
 )
@@ -232,9 +232,9 @@ def test_what_would_stop_it_after_hours_is_said_at_once(changes, said, monkeypat
     few_labels_plan.check(plan(data="synthetic", **REAL), ["0", "1"])
 
 
-def test_pyramids_from_tissue_may_keep_its_colours(monkeypatch):
+def test_pyramids_from_tissue_may_keep_its_colors(monkeypatch):
     monkeypatch.chdir(ROOT)
-    pyramid = f"{REAL['pyramid']} --config.pyramid.start=tissue"
+    pyramid = f"{REAL['pyramid']} --config.pyramid.base=tissue"
     few_labels_plan.check(
         plan(data="synthetic", **{**REAL, "looks": "own", "pyramid": pyramid}), ["0"]
     )
@@ -263,22 +263,22 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
     few_labels_plan.make_pairs(job(tmp_path), own)
     assert [path.name for path in output.parent.iterdir()] == ["seed_3"]
     masks, tissue = called[2:]
-    assert {"histojax.masks", "--count=7", "--size=64", "--form=turned", "--seed=3"} <= set(masks)
+    assert {"histojax.masks", "--count=7", "--size=64", "--kind=turned", "--seed=3"} <= set(masks)
     assert {"histojax.synthesize", "--seed=3", f"--workdir={tmp_path / 'pyramid'}"} <= set(tissue)
     few_labels_plan.make_pairs(job(tmp_path), own)
     assert len(called) == 4
     # Masks that are predicted are of the network trained on the labelled images alone.
-    found = dataclasses.replace(own, form="predicted")
+    found = dataclasses.replace(own, kind="predicted")
     few_labels_plan.make_pairs(dataclasses.replace(job(tmp_path), name="predicted-0.2"), found)
     finder = tmp_path / "pupils/augmented-0.2/seed_3"
-    assert {"--form=predicted", f"--workdir={finder}"} <= set(called[4])
+    assert {"--kind=predicted", f"--workdir={finder}"} <= set(called[4])
     assert f"--workdir={tmp_path / 'pyramid'}" in called[5]
     assert (tmp_path / "pairs/predicted-0.2/predicted0.8-7x64/seed_3").is_dir()
     for _ in range(2):
         few_labels_plan.make_predicted("0.2", 3, own)
     assert len(called) == 7
     assert {
-        "--form=predicted",
+        "--kind=predicted",
         "--with_images",
         "--size=64",
         "--confidence=0.8",
@@ -287,14 +287,14 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "predicted/0.2/64-0.8").iterdir()] == ["seed_3"]
     few_labels_plan.make_tissue("0.2", 3, own)
     masks, tissue = called[7:]
-    assert {"--form=turned", "--count=7", "--seed=3", f"--workdir={finder}"} <= set(masks)
+    assert {"--kind=turned", "--count=7", "--seed=3", f"--workdir={finder}"} <= set(masks)
     assert {"histojax.synthesize", "--builtin", "--seed=3"} <= set(tissue)
     assert not any(word.startswith("--workdir") for word in tissue)
     assert (tmp_path / "pairs/tissue-0.2/turned-7x64/seed_3").is_dir()
     del called[7:]
-    coloured = dataclasses.replace(own, looks="all")
-    few_labels_plan.make_pairs(job(tmp_path), coloured)
-    assert set(coloured.colours("0.2", 3)) <= set(called[8])
+    colored = dataclasses.replace(own, looks="all")
+    few_labels_plan.make_pairs(job(tmp_path), colored)
+    assert set(colored.colors("0.2", 3)) <= set(called[8])
 
 
 def test_a_way_is_compared_with_augmented_images_seed_by_seed():

@@ -71,7 +71,7 @@ def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(ru
 
 
 @pytest.mark.faults
-def test_a_judge_that_sees_no_colours_and_squares_of_one_kind_are_refused(run, judge):
+def test_a_judge_that_sees_no_colors_and_squares_of_one_kind_are_refused(run, judge):
     other = judge.config.copy_and_resolve_references()
     other.data.stain.method = "macenko"
     with pytest.raises(UserError, match=r"reads stain-normalised images.*--features=NAME=WEIGHTS"):

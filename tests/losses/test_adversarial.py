@@ -63,17 +63,17 @@ def test_the_pairwise_form_judges_each_patch_against_its_own_counterpart():
     np.testing.assert_allclose(swapped, loss, rtol=1e-6)
 
 
-@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
-def test_the_loss_of_a_coin_is_the_least_that_one_logit_for_all_can_have(form):
-    judge, _ = adversarial.FORMS[form]
+@pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
+def test_the_loss_of_a_coin_is_the_least_that_one_logit_for_all_can_have(kind):
+    judge, _ = adversarial.KINDS[kind]
     tried = jnp.linspace(-2, 2, 401).reshape(-1, 1, 1, 1, 1)
     losses = jax.vmap(lambda logit: judge(real=logit, fake=logit).mean())(tried)
-    assert adversarial.undecided_loss(form) == pytest.approx(float(losses.min()), rel=1e-5)
+    assert adversarial.undecided_loss(kind) == pytest.approx(float(losses.min()), rel=1e-5)
 
 
-@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
-def test_generators_are_pulled_towards_being_called_real(form):
-    _, generator = adversarial.FORMS[form]
+@pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
+def test_generators_are_pulled_towards_being_called_real(kind):
+    _, generator = adversarial.KINDS[kind]
     fake = jnp.full((1, 2, 2, 1), -0.5)
     gradient = jax.grad(lambda f: generator(real=ZERO[:1, :2, :2], fake=f).mean())(fake)
     assert np.all(np.asarray(gradient) < 0)

@@ -26,7 +26,7 @@ def penalty(kind, judge):
 
 @pytest.mark.parametrize(
     ("kind", "norm", "expected"),
-    [("r1", 3, 4.5), ("one_centred", 1, 0), ("one_centred", 3, 4), ("zero_centred", 3, 9)],
+    [("r1", 3, 4.5), ("one_centered", 1, 0), ("one_centered", 3, 4), ("zero_centered", 3, 9)],
 )
 def test_a_linear_judge_has_the_slope_of_its_weights(kind, norm, expected):
     np.testing.assert_allclose(penalty(kind, linear(weights(norm))), [expected] * 3, atol=1e-5)
@@ -43,7 +43,7 @@ def test_slopes_are_taken_at_real_images_or_between_the_two_kinds():
         return jnp.sum(x**2, (1, 2, 3)).reshape(-1, 1, 1, 1)
 
     norms = [np.linalg.norm(image) for image in (FAKE[0], 0.3 * REAL[1] + 0.7 * FAKE[1], REAL[2])]
-    np.testing.assert_allclose(penalty("zero_centred", square), 4 * np.square(norms), rtol=1e-5)
+    np.testing.assert_allclose(penalty("zero_centered", square), 4 * np.square(norms), rtol=1e-5)
     ours = [np.sum(np.square(image)) for image in REAL]
     np.testing.assert_allclose(penalty("r1", square), 2 * np.asarray(ours), rtol=1e-5)
 

@@ -20,14 +20,14 @@ def test_distance_is_relative_to_the_target_and_weighted():
 
 def test_mse_form_divides_by_the_mean_square():
     loss = perceptual.feature_loss(
-        prediction=maps(3.0), target=maps(2.0), weights={"a": 1.0}, form="mse"
+        prediction=maps(3.0), target=maps(2.0), weights={"a": 1.0}, kind="mse"
     )
     np.testing.assert_allclose(loss, [0.25, 0.25], rtol=1e-6)
 
 
 def test_raw_mse_is_the_mean_square_itself():
     loss = perceptual.feature_loss(
-        prediction=maps(3.0), target=maps(1.0), weights={"a": 1.0, "b": 0.5}, form="raw_mse"
+        prediction=maps(3.0), target=maps(1.0), weights={"a": 1.0, "b": 0.5}, kind="raw_mse"
     )
     # Differences of 2 and of 4.
     np.testing.assert_allclose(loss, [4.0 + 0.5 * 16.0] * 2, rtol=1e-6)
@@ -53,5 +53,5 @@ def test_no_gradient_reaches_the_target():
 def test_an_unknown_form_is_refused():
     with pytest.raises(ValueError, match="'cosine'"):
         perceptual.feature_loss(
-            prediction=maps(1.0), target=maps(1.0), weights={"a": 1.0}, form="cosine"
+            prediction=maps(1.0), target=maps(1.0), weights={"a": 1.0}, kind="cosine"
         )

@@ -12,7 +12,7 @@ from histojax.errors import UserError
 from histojax.metrics import image_quality
 
 
-def _grey(level, size=32):
+def _gray(level, size=32):
     return np.full((size, size, 3), level, np.uint8)
 
 
@@ -23,12 +23,12 @@ def _noisy(image, amplitude, seed=0):
 
 @pytest.mark.parametrize("offset", [1, 5, 100])
 def test_psnr_of_a_constant_offset(offset):
-    score = image_quality.psnr(_grey(100), _grey(100 + offset))
+    score = image_quality.psnr(_gray(100), _gray(100 + offset))
     assert score == pytest.approx(20 * math.log10(255 / offset), abs=1e-12)
 
 
 def test_psnr_is_taken_over_pixels_and_channels_together():
-    a, b = _grey(0), _grey(0)
+    a, b = _gray(0), _gray(0)
     b[:16, :, 0] = 6
     # One in six values is off by 6: the mean square is 6.
     assert image_quality.psnr(a, b) == pytest.approx(10 * math.log10(255**2 / 6))
@@ -39,7 +39,7 @@ def test_psnr_is_taken_over_pixels_and_channels_together():
 def test_ssim_of_constants_is_the_luminance_term():
     c1 = (0.01 * 255) ** 2
     expected = (2 * 100 * 150 + c1) / (100**2 + 150**2 + c1)
-    assert image_quality.ssim(_grey(100), _grey(150)) == pytest.approx(expected, abs=1e-9)
+    assert image_quality.ssim(_gray(100), _gray(150)) == pytest.approx(expected, abs=1e-9)
 
 
 def test_ssim_of_the_negative_is_below_zero_and_of_itself_one():
@@ -65,45 +65,45 @@ def test_ssim_equals_scikit_image(crop):
 
 
 def test_luma_is_matlabs():
-    colours = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]])
-    luma = image_quality.luma_bt601(colours.astype(np.uint8))
+    colors = np.array([[[0, 0, 0], [255, 255, 255], [255, 0, 0], [0, 255, 0], [0, 0, 255]]])
+    luma = image_quality.luma_bt601(colors.astype(np.uint8))
     np.testing.assert_allclose(luma, [[16, 235, 81.481, 144.553, 40.966]], atol=1e-9)
 
 
 def test_the_luma_protocol_ignores_the_border():
-    a, b = _grey(50), _grey(50)
+    a, b = _gray(50), _gray(50)
     b[:4] = b[-4:] = b[:, :4] = b[:, -4:] = 200
     assert image_quality.score_luma(a, b)["psnr_y"] == math.inf
     assert image_quality.score_luma(a, b)["ssim_y"] == pytest.approx(1)
     assert math.isfinite(image_quality.score_luma(a, b, shave=3)["psnr_y"])
     # A grey offset of d is one of d * 219 / 255 in luma.
-    score = image_quality.score_luma(_grey(50), _grey(60), shave=0)["psnr_y"]
+    score = image_quality.score_luma(_gray(50), _gray(60), shave=0)["psnr_y"]
     assert score == pytest.approx(20 * math.log10(255 / (10 * 219 / 255)))
 
 
 def test_the_rgb_protocol():
-    assert image_quality.score_rgb(_grey(100), _grey(105)) == {
-        "psnr_rgb": image_quality.psnr(_grey(100), _grey(105)),
-        "ssim_rgb": image_quality.ssim(_grey(100), _grey(105)),
+    assert image_quality.score_rgb(_gray(100), _gray(105)) == {
+        "psnr_rgb": image_quality.psnr(_gray(100), _gray(105)),
+        "ssim_rgb": image_quality.ssim(_gray(100), _gray(105)),
     }
 
 
-def test_only_quantised_images_of_one_shape_are_scored():
+def test_only_quantized_images_of_one_shape_are_scored():
     with pytest.raises(ValueError, match="float32"):
-        image_quality.score_rgb(_grey(1).astype(np.float32), _grey(1))
+        image_quality.score_rgb(_gray(1).astype(np.float32), _gray(1))
     with pytest.raises(ValueError, match="cannot be compared"):
-        image_quality.score_rgb(_grey(1, 16), _grey(1, 32))
+        image_quality.score_rgb(_gray(1, 16), _gray(1, 32))
     with pytest.raises(ValueError, match="uint8"):
-        image_quality.score_luma(_grey(1)[..., 0], _grey(1)[..., 0])
+        image_quality.score_luma(_gray(1)[..., 0], _gray(1)[..., 0])
 
 
 @pytest.mark.faults
 def test_images_below_the_window_are_refused():
     with pytest.raises(UserError, match="11 x 11 px and got 10 x 10"):
-        image_quality.ssim(_grey(1, 10), _grey(1, 10))
+        image_quality.ssim(_gray(1, 10), _gray(1, 10))
     with pytest.raises(UserError, match="19 px a side"):
-        image_quality.score_luma(_grey(1, 18), _grey(1, 18))
-    assert image_quality.score_luma(_grey(1, 19), _grey(1, 19))["ssim_y"] == pytest.approx(1)
+        image_quality.score_luma(_gray(1, 18), _gray(1, 18))
+    assert image_quality.score_luma(_gray(1, 19), _gray(1, 19))["ssim_y"] == pytest.approx(1)
 
 
 def _pattern(amplitude, size=(96, 80)):
@@ -131,7 +131,7 @@ def test_spectrum_excess_has_a_sign():
 def test_spectrum_error_of_a_flat_image_is_bounded_by_the_rounding():
     # Grey +-20 has luma power (20 * 219 / 255)^2 per frequency, rounding has 1/12.
     power = (20 * 219 / 255) ** 2
-    error = image_quality.power_spectrum_error(_grey(128, 96), _pattern(20, (96, 96)))
+    error = image_quality.power_spectrum_error(_gray(128, 96), _pattern(20, (96, 96)))
     assert error == pytest.approx(10 * math.log10(12 * power), abs=0.5)
 
 
@@ -151,7 +151,7 @@ def test_spectrum_error_looks_above_the_low_resolution_nyquist_frequency_only():
 
 def test_spectrum_error_of_tiny_images_is_finite():
     for size in (1, 2, 5):
-        a, b = _noisy(_grey(128, size), 50, 0), _noisy(_grey(128, size), 50, 1)
+        a, b = _noisy(_gray(128, size), 50, 0), _noisy(_gray(128, size), 50, 1)
         assert math.isfinite(image_quality.power_spectrum_error(a, b))
 
 

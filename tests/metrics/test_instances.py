@@ -16,11 +16,11 @@ def line(*runs):
 def cells(seed, *, moved=0.0, missed=0.0, size=80, count=40, radius=9):
     """Round cells, flat where they meet, int64 (size, size); one seed's cells may be moved."""
     rng = np.random.default_rng(seed)
-    centres, noise = rng.uniform(0, size, (2, count, 2))
-    centres = centres + moved * (noise / size - 0.5)
+    centers, noise = rng.uniform(0, size, (2, count, 2))
+    centers = centers + moved * (noise / size - 0.5)
     kept = rng.random(count) >= missed
     y, x = np.mgrid[:size, :size]
-    squares = (y - centres[:, 0, None, None]) ** 2 + (x - centres[:, 1, None, None]) ** 2
+    squares = (y - centers[:, 0, None, None]) ** 2 + (x - centers[:, 1, None, None]) ** 2
     labels = squares.argmin(0)
     return np.where((squares.min(0) < radius**2) & kept[labels], labels + 1, 0)
 

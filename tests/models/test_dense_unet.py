@@ -59,7 +59,7 @@ def test_the_map_of_the_scale_below_counts():
 @pytest.mark.parametrize("fields", [{}, {"layers": (1, 2)}])
 def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     model = DenseUNet(**{**SMALL, **fields})
-    height, centre = 96, 48
+    height, center = 96, 48
     x, below = jnp.full((1, height, 8, 3), 0.5), jnp.zeros((1, height, 8, 2))
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x, below)
     params = jax.tree.map(lambda p: jnp.abs(p) + 0.01, variables["params"])
@@ -67,9 +67,9 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     before = apply(x)
     radius = 0
     for phase in range(model.stride):
-        y = apply(x.at[0, centre + phase].set(1e3))
+        y = apply(x.at[0, center + phase].set(1e3))
         rows = np.nonzero(np.asarray(y != before).any((0, 2, 3)))[0]
-        radius = max(radius, np.abs(rows - centre - phase).max())
+        radius = max(radius, np.abs(rows - center - phase).max())
     assert model.halo % model.stride == 0
     assert model.halo - model.stride < radius <= model.halo
 

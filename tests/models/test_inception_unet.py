@@ -85,7 +85,7 @@ def test_the_encoder_of_a_trained_network_is_a_feature_network():
 )
 def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     model = InceptionUNet(**{**SMALL, "norm": "none", **fields})
-    height, centre = 72, 36
+    height, center = 72, 36
     x = jax.random.uniform(jax.random.key(2), (1, height, 8, 3))
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
     apply = jax.jit(lambda x: model.apply(variables, x, train=False))
@@ -94,9 +94,9 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     for phase in range(model.stride):
         # Both signs, and large: a change passes ReLU and maximum in one of them.
         for value in (-1e3, 1e3):
-            y = apply(x.at[0, centre + phase, 4].set(value))
+            y = apply(x.at[0, center + phase, 4].set(value))
             rows = np.nonzero(np.asarray(y != before).any((0, 2, 3)))[0]
-            radius = max(radius, np.abs(rows - centre - phase).max())
+            radius = max(radius, np.abs(rows - center - phase).max())
     assert model.halo % model.stride == 0
     assert model.halo - model.stride < radius <= model.halo
 

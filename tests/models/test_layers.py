@@ -151,7 +151,7 @@ def test_upsample_is_pillows_to_float_accuracy_borders_included(r, method, resam
             np.testing.assert_allclose(y[b, :, :, c], np.asarray(plane), atol=2e-6)
 
 
-def test_bilinear_has_half_pixel_centres():
+def test_bilinear_has_half_pixel_centers():
     x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
     np.testing.assert_allclose(
         layers.upsample(x, 2, "bilinear")[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7

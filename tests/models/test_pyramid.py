@@ -89,7 +89,7 @@ def test_the_image_follows_mask_and_noise(fields):
 @pytest.mark.parametrize("fields", [{}, SPADE, {"downsamplings": 2}])
 def test_halo_bounds_the_receptive_field_within_the_strides(fields):
     model = PyramidGenerator(**{**SMALL, **fields})
-    height, centre = 192, 96
+    height, center = 192, 96
     below = jnp.full((1, height, 8, 3), 0.5)
     noise = jnp.zeros((1, height, 8, 1))
     mask = jnp.ones((1, height, 8, 2))
@@ -102,7 +102,7 @@ def test_halo_bounds_the_receptive_field_within_the_strides(fields):
     def reached(phase):
         def row(n, m):
             x = model.apply({**variables, "params": params}, below, n, m, train=False)
-            return x[0, centre + phase].sum()
+            return x[0, center + phase].sum()
 
         slopes = jax.grad(row, argnums=(0, 1))(noise, mask)
         return [jnp.abs(slope).max((0, 2, 3)) for slope in slopes]
@@ -111,9 +111,9 @@ def test_halo_bounds_the_receptive_field_within_the_strides(fields):
     for phase in range(model.stride):
         for slopes in reached(phase):
             rows = np.nonzero(np.asarray(slopes))[0]
-            radius = max(radius, np.abs(rows - centre - phase).max())
+            radius = max(radius, np.abs(rows - center - phase).max())
     assert model.halo % model.stride == 0
-    assert radius <= model.halo < centre
+    assert radius <= model.halo < center
     if "conditioning" not in fields:
         assert model.halo - model.stride < radius
 

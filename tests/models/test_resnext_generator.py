@@ -75,7 +75,7 @@ def test_parameters_and_statistics_of_the_generator_of_2021():
     assert _count(_shapes(ResNeXtGenerator(**EARLIER))) == expected == 1_447_747
 
 
-def test_the_block_of_2021_normalises_after_its_activation():
+def test_the_block_of_2021_normalizes_after_its_activation():
     x = jax.random.normal(jax.random.key(0), (4, 8, 8, 16))
     block = SingleConvBlock()
     variables = jax.jit(partial(block.init, train=True))(jax.random.key(1), x)
@@ -142,14 +142,14 @@ def test_tanh_is_mapped_to_zero_one_and_linear_is_not_clipped():
 )
 def test_halo_is_the_receptive_field(fields):
     model = ResNeXtGenerator(**{**SMALL, "norm": "none", **fields})
-    size, centre, r = 33, 16, model.scale
+    size, center, r = 33, 16, model.scale
     x = jnp.full((1, size, size, 3), 0.5)
     # What depends on a pixel that is not a number is not a number.
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x[:, :4, :4])
-    x = x.at[0, centre, centre].set(jnp.nan)
+    x = x.at[0, center, center].set(jnp.nan)
     y = jax.jit(partial(model.apply, train=False))(variables, x)
     rows, columns = np.nonzero(np.isnan(np.asarray(y)).any(-1)[0])
-    reach = max(np.abs(rows // r - centre).max(), np.abs(columns // r - centre).max())
+    reach = max(np.abs(rows // r - center).max(), np.abs(columns // r - center).max())
     assert reach == model.halo
     assert model.stride == 1
 

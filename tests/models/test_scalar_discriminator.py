@@ -66,12 +66,12 @@ def test_order_of_norm_and_activation(order):
     def leaky(x):
         return jnp.where(x > 0, x, 0.2 * x)
 
-    def normalise(x):
+    def normalize(x):
         mean, variance = x.mean((0, 1, 2)), x.var((0, 1, 2))
         return (x - mean) / jnp.sqrt(variance + 1e-3)
 
     y = convolve(leaky(convolve(2 * x - 1, params["conv_0"])), params["conv_1"])
-    y = leaky(normalise(y)) if order == "norm_first" else normalise(leaky(y))
+    y = leaky(normalize(y)) if order == "norm_first" else normalize(leaky(y))
     y = leaky(y.reshape(4, -1) @ params["dense"]["kernel"] + params["dense"]["bias"])
     y = y @ params["logit"]["kernel"] + params["logit"]["bias"]
     np.testing.assert_allclose(got.reshape(4, 1), y, atol=1e-4)

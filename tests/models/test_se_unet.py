@@ -48,10 +48,10 @@ def test_parameters_are_those_published(fields, parameters):
     assert _count(variables["params"]) == parameters
     decoder = {k: v for k, v in variables["params"].items() if k != "trunk"}
     assert _count(decoder) == 9_014_210
-    normalised = 64 + 2 * (256 + 128 + 64 + 32 + 16)
+    normalized = 64 + 2 * (256 + 128 + 64 + 32 + 16)
     for width, blocks in ((64, 3), (128, 4), (256, 6), (512, 3)):
-        normalised += blocks * (2 * width + 4 * width) + 4 * width
-    assert _count(variables["batch_stats"]) == 2 * normalised == 55_104
+        normalized += blocks * (2 * width + 4 * width) + 4 * width
+    assert _count(variables["batch_stats"]) == 2 * normalized == 55_104
 
 
 @pytest.mark.parametrize(
@@ -97,7 +97,7 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     # In double precision: kernels of some processors round a pixel by what lies far from it.
     with jax.enable_x64(True):
         model = SEUNet(**fields, dtype=jnp.float64)
-        height, width, centre = 256, model.stride, 128
+        height, width, center = 256, model.stride, 128
         x = jnp.full((1, height, width, 3), 0.5, jnp.float64)
         variables = _initialised(model, x)
         # Weights above zero keep every ReLU open, so that each input below changes what it reaches.
@@ -105,9 +105,9 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
         apply = jax.jit(lambda x: model.apply({**variables, "params": params}, x, train=False))
         phases = jnp.arange(model.stride)
         # One image a phase, its pixel so bright that a share of 1e-12 of it shows.
-        bright = jnp.repeat(x, model.stride, 0).at[phases, centre + phases].set(1e12)
+        bright = jnp.repeat(x, model.stride, 0).at[phases, center + phases].set(1e12)
         changed = np.asarray(apply(bright) != apply(x)).any((2, 3))
-    radius = max(np.abs(np.nonzero(changed[p])[0] - centre - p).max() for p in range(model.stride))
+    radius = max(np.abs(np.nonzero(changed[p])[0] - center - p).max() for p in range(model.stride))
     assert model.halo % model.stride == 0
     assert model.halo - model.stride < radius <= model.halo
 
@@ -223,9 +223,9 @@ def test_imagenets_mean_and_deviation_are_taken_off_on_demand():
     model = SEUNet(**TINY, stem_skip=2)
     variables = _initialised(model, x)
     apply = jax.jit(partial(model.apply, train=False))
-    standardised = (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    standardized = (x - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
     inside = jax.jit(partial(model.clone(imagenet_input=True).apply, train=False))(variables, x)
-    np.testing.assert_allclose(inside, apply(variables, standardised), atol=1e-5)
+    np.testing.assert_allclose(inside, apply(variables, standardized), atol=1e-5)
     assert float(jnp.abs(inside - apply(variables, x)).max()) > 1e-2
 
 

@@ -76,7 +76,7 @@ def test_the_default_widths_are_64_to_1024():
 )
 def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     model = UNet(**{**SMALL, **fields})
-    height, centre = 96, 48
+    height, center = 96, 48
     x = jnp.full((1, height, 8, 3), 0.5)
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(0), x)
     # Weights above zero keep every ReLU open, so that each input below changes what it reaches.
@@ -85,9 +85,9 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     before = apply(x)
     radius = 0
     for phase in range(model.stride):
-        y = apply(x.at[0, centre + phase].set(1e3))
+        y = apply(x.at[0, center + phase].set(1e3))
         rows = np.nonzero(np.asarray(y != before).any((0, 2, 3)))[0]
-        radius = max(radius, np.abs(rows - centre - phase).max())
+        radius = max(radius, np.abs(rows - center - phase).max())
     assert model.halo % model.stride == 0
     assert model.halo - model.stride < radius <= model.halo
 

@@ -83,7 +83,7 @@ def test_components_are_numbered_by_their_first_pixel():
     assert labels[3, 7] == 3
 
 
-def test_diagonal_neighbours_join_at_8_and_part_at_4():
+def test_diagonal_neighbors_join_at_8_and_part_at_4():
     assert components.label_mask(DIAGONAL).max() == 2
     # At 4 every pixel is its own component but for the two that share an edge: 10 pixels, 9.
     assert components.label_mask(DIAGONAL, connectivity=4).max() == DIAGONAL.sum() - 1
@@ -221,15 +221,15 @@ def test_otsu_finds_blue_on_pink():
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (128, 128, 128), (0, 0, 0)])
-def test_otsu_finds_nothing_on_one_colour(colour):
-    assert components.otsu_haematoxylin(np.full((8, 8, 3), colour, np.uint8)).sum() == 0
+@pytest.mark.parametrize("color", [(255, 255, 255), (242, 240, 243), (128, 128, 128), (0, 0, 0)])
+def test_otsu_finds_nothing_on_one_color(color):
+    assert components.otsu_haematoxylin(np.full((8, 8, 3), color, np.uint8)).sum() == 0
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("colour", [(255, 255, 255), (242, 240, 243), (225, 222, 228)])
-def test_otsu_finds_nothing_in_the_noise_of_blank_glass(colour):
-    image = np.random.default_rng(0).normal(colour, 3, (128, 128, 3)).clip(0, 255).round()
+@pytest.mark.parametrize("color", [(255, 255, 255), (242, 240, 243), (225, 222, 228)])
+def test_otsu_finds_nothing_in_the_noise_of_blank_glass(color):
+    image = np.random.default_rng(0).normal(color, 3, (128, 128, 3)).clip(0, 255).round()
     assert components.otsu_haematoxylin(image.astype(np.uint8)).sum() == 0
     # A pale nucleus on the same glass is found: 30 grey levels of red and green are absorbed.
     image[40:60, 40:60, :2] -= 60

@@ -38,28 +38,28 @@ def test_maps_that_no_form_has_are_not_looked_at(parameters):
     )
 
 
-@pytest.mark.parametrize("form", separation.FORMS)
-def test_parameters_come_back_from_json(form):
-    parameters = separation.read_parameters(form, {"mask_threshold": 0.3})
+@pytest.mark.parametrize("kind", separation.KINDS)
+def test_parameters_come_back_from_json(kind):
+    parameters = separation.read_parameters(kind, {"mask_threshold": 0.3})
     assert parameters.mask_threshold == 0.3
-    assert separation.form_of(parameters) == form
+    assert separation.kind_of(parameters) == kind
     kept = json.loads(json.dumps(dataclasses.asdict(parameters)))
-    assert separation.read_parameters(form, kept) == parameters
+    assert separation.read_parameters(kind, kept) == parameters
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("form", "values", "said"),
+    ("kind", "values", "said"),
     [
-        ("floods", {}, r"instances.form='floods' is not known; choose one of watershed, usenet"),
+        ("floods", {}, r"instances.kind='floods' is not known; choose one of watershed, usenet"),
         ("watershed", {"threshold": 0.3}, r"'watershed' has no parameter 'threshold': choose out"),
         ("usenet", {"marker_peak": 0.3}, r"'usenet' has no parameter 'marker_peak'"),
         ("usenet", {"mask_threshold": 3}, r"mask_threshold=3 is a probability"),
     ],
 )
-def test_what_cannot_be_used_is_refused(form, values, said):
+def test_what_cannot_be_used_is_refused(kind, values, said):
     with pytest.raises(UserError, match=said):
-        separation.read_parameters(form, values)
+        separation.read_parameters(kind, values)
 
 
 def test_without_a_marker_the_mask_is_eroded():

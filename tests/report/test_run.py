@@ -78,7 +78,7 @@ def _stage(folder, name="joint", **summary):
         "steps": 40,
         "data": {"source": "synthetic", "batch_size": 4, "scale": 4},
         "optimizer": {"learning_rate": 0.0004, "note": None},
-        "init": {},
+        "init_from": {},
     }
     (folder / "config.json").write_text(json.dumps(config))
     rows = []

@@ -5,7 +5,7 @@ import jax
 import numpy as np
 import pytest
 
-from histojax import config
+from histojax.config import FORMAT, claim_workdir
 from histojax.errors import UserError
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
@@ -81,7 +81,7 @@ def test_a_run_of_a_newer_program_is_refused(trained_chain, tmp_path):
     shutil.copytree(trained_chain / "generator", folder)
     values = json.loads((folder / "config.json").read_text())
     # What a newer program may hold: a stage that this one has never heard of.
-    values.update(format=config.FORMAT + 1, stage="diffusion")
+    values.update(format=FORMAT + 1, stage="diffusion")
     (folder / "config.json").write_text(json.dumps(values))
     with pytest.raises(UserError, match=r"config\.json was written by a newer histojax \(format 2"):
         workdirs.load(folder)
@@ -102,18 +102,18 @@ def test_precision_can_be_chosen_at_use(trained_chain):
 
 @pytest.mark.faults
 def test_networks_that_cannot_be_made_are_named():
-    settings = tiny.config()
-    settings.generator.cardinality = 3
+    config = tiny.config()
+    config.generator.cardinality = 3
     with pytest.raises(UserError, match=r"generator: its networks cannot be made: .* 3 groups"):
-        workdirs.fresh_state(build_stage(settings, {}), settings)
+        workdirs.fresh_state(build_stage(config, {}), config)
 
 
 def test_a_checkpoint_of_many_devices_is_used_on_one(tmp_path):
-    settings = tiny.config()
+    config = tiny.config()
     mesh = sharding.data_mesh(jax.devices()[:4])
-    stage = build_stage(settings, {})
-    state = sharding.replicate(workdirs.fresh_state(stage, settings), mesh)
-    config.claim(settings, tmp_path)
+    stage = build_stage(config, {})
+    state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
+    claim_workdir(config, tmp_path)
     series = checkpoint.Series(tmp_path / "checkpoints" / "last")
     series.save(1, state, data={}, meta={"thresholds": {}})
     run = workdirs.load(tmp_path)

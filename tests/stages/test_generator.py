@@ -6,12 +6,12 @@ from histojax.stages import build_stage
 from tests import tiny
 
 
-@pytest.mark.parametrize("form", ["l1", "mse", "charbonnier"])
-def test_the_loss_goes_down_on_a_fixed_batch(form):
-    settings = tiny.config("generator", steps=100)
-    settings.loss.pixel = form
-    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built("generator", settings)
+@pytest.mark.parametrize("kind", ["l1", "mse", "charbonnier"])
+def test_the_loss_goes_down_on_a_fixed_batch(kind):
+    config = tiny.config("generator", steps=100)
+    config.loss.pixel = kind
+    config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("generator", config)
     state, history = tiny.stepped(stage, state, batch, 25)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["psnr"] > history[0]["psnr"]
@@ -49,7 +49,7 @@ def test_evaluation_is_by_the_averaged_variables():
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(field, value, message):
-    settings = tiny.config("generator")
-    settings.update_from_flattened_dict({field: value})
+    config = tiny.config("generator")
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        build_stage(settings, {})
+        build_stage(config, {})

@@ -6,12 +6,12 @@ from tests import tiny
 
 def settings_for(**changes):
     """The joint config with only the mask loss on the enhanced image, and what is changed."""
-    settings = tiny.config("joint")
-    settings.loss.adversarial.weight = 0.0
-    settings.loss.features.weight = 0.0
-    settings.loss.update(pixel_weight=0.0, mask_weight=1.0, real_mask_weight=0.0)
-    settings.update_from_flattened_dict(changes)
-    return settings
+    config = tiny.config("joint")
+    config.loss.adversarial.weight = 0.0
+    config.loss.features.weight = 0.0
+    config.loss.update(pixel_weight=0.0, mask_weight=1.0, real_mask_weight=0.0)
+    config.update_from_flattened_dict(changes)
+    return config
 
 
 def test_the_mask_loss_alone_reaches_the_generator():
@@ -36,7 +36,7 @@ def test_the_mask_loss_on_real_images_does_not_reach_the_generator():
     ("frozen", "free"), [("generator", "segmenter"), ("segmenter", "generator")]
 )
 def test_a_network_that_never_learns_stands_still(frozen, free):
-    stage, state, batch = tiny.built("joint", settings_for(**{f"begin.{frozen}": -1}))
+    stage, state, batch = tiny.built("joint", settings_for(**{f"learn_from_step.{frozen}": -1}))
     assert frozen not in state.opt_state
     assert stage.phases() == ((0, f"{free} learns"),)
     after, history = tiny.stepped(stage, state, batch, 3)
@@ -48,8 +48,8 @@ def test_a_network_that_never_learns_stands_still(frozen, free):
 
 
 def test_a_discriminator_that_never_learns_still_judges():
-    settings = settings_for(**{"begin.discriminator": -1, "loss.adversarial.weight": 0.1})
-    stage, state, batch = tiny.built("joint", settings)
+    config = settings_for(**{"learn_from_step.discriminator": -1, "loss.adversarial.weight": 0.1})
+    stage, state, batch = tiny.built("joint", config)
     after, history = tiny.stepped(stage, state, batch, 1)
     assert tiny.same(after.params["discriminator"], state.params["discriminator"])
     assert history[0]["loss_adversarial"] > 0
@@ -57,7 +57,7 @@ def test_a_discriminator_that_never_learns_still_judges():
 
 
 def test_a_network_may_join_later():
-    stage, state, batch = tiny.built("joint", settings_for(**{"begin.segmenter": 2}))
+    stage, state, batch = tiny.built("joint", settings_for(**{"learn_from_step.segmenter": 2}))
     assert stage.phases() == ((0, "generator learns"), (2, "generator and segmenter learn"))
     early, _ = tiny.stepped(stage, state, batch, 2)
     assert tiny.same(early.params["segmenter"], state.params["segmenter"])
@@ -66,19 +66,19 @@ def test_a_network_may_join_later():
 
 
 def test_the_loss_goes_down_on_a_fixed_batch():
-    settings = settings_for(**{"loss.pixel_weight": 1.0, "steps": 100})
+    config = settings_for(**{"loss.pixel_weight": 1.0, "steps": 100})
     for group in ("optimizer", "segmenter_optimizer"):
-        settings[group].update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built("joint", settings)
+        config[group].update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("joint", config)
     _, history = tiny.stepped(stage, state, batch, 25)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
 
 
 def test_the_whole_loss_is_its_weighted_terms():
-    settings = tiny.config("joint")
-    stage, state, batch = tiny.built("joint", settings)
+    config = tiny.config("joint")
+    stage, state, batch = tiny.built("joint", config)
     after, (metrics,) = tiny.stepped(stage, state, batch, 1)
-    loss = settings.loss
+    loss = config.loss
     expected = (
         loss.pixel_weight * metrics["loss_pixel"]
         + loss.features.weight * metrics["loss_feature"]

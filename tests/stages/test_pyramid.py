@@ -17,15 +17,15 @@ from tests import tiny
 
 def settings_of(**changes):
     """The tiny pyramid's top scale, with fields of group `pyramid` changed."""
-    settings = tiny.config("pyramid")
-    settings.pyramid.update(changes)
-    return settings
+    config = tiny.config("pyramid")
+    config.pyramid.update(changes)
+    return config
 
 
-def built(settings=None, starts=None):
-    settings = settings or settings_of()
-    stage = build_stage(settings, starts or {})
-    state = workdirs.fresh_state(stage, settings)
+def built(config=None, initial=None):
+    config = config or settings_of()
+    stage = build_stage(config, initial or {})
+    state = workdirs.fresh_state(stage, config)
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
 
 
@@ -57,10 +57,10 @@ def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
 def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
     updates = []
     for weight in (0.0, 1e3):
-        settings = settings_of()
-        settings.loss.update(mask_adversarial_weight=0.0, mask_matching_weight=0.0)
-        settings.loss[term] = weight
-        stage, state, batch = built(settings)
+        config = settings_of()
+        config.loss.update(mask_adversarial_weight=0.0, mask_matching_weight=0.0)
+        config.loss[term] = weight
+        stage, state, batch = built(config)
         after, _ = tiny.stepped(stage, state, batch, 1)
         updates.append(after)
     without, with_it = updates
@@ -72,9 +72,9 @@ def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
 
 
 def test_what_is_judged_once_gives_the_gradients_of_the_losses():
-    settings = settings_of()
-    settings.loss.update(mask_matching_weight=3.0, matching_weight=2.0, added_weight=4.0)
-    stage, state, batch = built(settings)
+    config = settings_of()
+    config.loss.update(mask_matching_weight=3.0, matching_weight=2.0, added_weight=4.0)
+    stage, state, batch = built(config)
     labels = stage.labels.one_hot(batch, jnp.float32)
     (mask,), real = stage.masks(labels)[1:], jnp.asarray(batch["hr"] / 255, jnp.float32)
     fake, logits, added = real[::-1] * 0.9, 2 * mask[::-1] - 1, real - 0.5
@@ -103,12 +103,12 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
         np.testing.assert_allclose(one, other, atol=1e-5 * float(jnp.abs(other).max()))
 
 
-def test_colours_that_are_off_reach_the_generator():
+def test_colors_that_are_off_reach_the_generator():
     histories, updates = [], []
     for weight in (0.0, 1e3):
-        settings = settings_of()
-        settings.loss.moments_weight = weight
-        stage, state, batch = built(settings)
+        config = settings_of()
+        config.loss.moments_weight = weight
+        stage, state, batch = built(config)
         after, history = tiny.stepped(stage, state, batch, 1)
         histories.append(history[0])
         updates.append(after.params["generator_1"])
@@ -122,9 +122,9 @@ def test_colours_that_are_off_reach_the_generator():
 def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
     histories = []
     for weight in (0.0, 1e3):
-        settings = settings_of()
-        settings.loss.added_weight = weight
-        stage, state, batch = built(settings)
+        config = settings_of()
+        config.loss.added_weight = weight
+        stage, state, batch = built(config)
         histories.append(tiny.stepped(stage, state, batch, 6)[1])
     added = [[metrics["loss_added"] for metrics in history] for history in histories]
     assert added[0][0] == pytest.approx(added[1][0], rel=1e-6)
@@ -139,7 +139,7 @@ def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
     masks = stage.masks(labels)
     key = jax.random.key(1)
     run = stage._runner(state, {}, key, None)
-    grounds = scales.grounds_of("colours", masks, scales.label_colours(batch["hr"] / 255, labels))
+    grounds = scales.grounds_of("colors", masks, scales.label_colors(batch["hr"] / 255, labels))
     images, added, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
     np.testing.assert_allclose(added[0], images[0] - grounds[0], atol=1e-6)
     np.testing.assert_allclose(added[1], images[1] - scales.enlarged(images[0], 2), atol=1e-6)
@@ -152,21 +152,21 @@ def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
 def of_tissue():
     """A lowest scale that starts from tissue, and a batch whose nuclei have rims, nothing of it so
     bright or dark that moving it cuts it."""
-    settings = tiny.config("pyramid").init.pyramid
-    settings.pyramid.start = "tissue"
-    stage = build_stage(settings, {})
+    config = tiny.config("pyramid").init_from.pyramid
+    config.pyramid.base = "tissue"
+    stage = build_stage(config, {})
     batch = dict(tiny.batch_for(stage, size=2, crop=32))
     batch["contour"] = batch["mask"] * (batch["hr"][..., 1] < 128)
     batch |= {field: batch[field] // 4 + 96 for field in ("hr", "tissue")}
     one_hot = stage.labels.one_hot(batch, jnp.float32)
     assert one_hot.any((1, 2)).all()
-    return stage, workdirs.fresh_state(stage, settings), batch, one_hot
+    return stage, workdirs.fresh_state(stage, config), batch, one_hot
 
 
 def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
     stage, _, batch, one_hot = of_tissue()
     moved = np.asarray(255 * stage._tissue_of(batch))
-    colours = scales.label_colours(batch["hr"] / 255, one_hot)
+    colors = scales.label_colors(batch["hr"] / 255, one_hot)
     numbers = np.asarray(one_hot.argmax(-1), np.uint8)
     for i, number in enumerate(numbers):
         for part in (number == 0, number > 0):
@@ -174,10 +174,10 @@ def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
             by = moved[i][part] - batch["tissue"][i][part]
             np.testing.assert_allclose(by, by[:1].repeat(len(by), 0), atol=1e-3)
             assert moved[i][part].mean(0) == pytest.approx(batch["hr"][i][part].mean(0), abs=0.01)
-        parts = palette.nuclei_as_one(number, np.asarray(colours[i]))
-        synthesised = palette.recoloured(batch["tissue"][i], *parts)
-        np.testing.assert_allclose(synthesised, moved[i], atol=0.51)
-        by_label = palette.recoloured(batch["tissue"][i], number, np.asarray(colours[i]))
+        parts = palette.nuclei_as_one(number, np.asarray(colors[i]))
+        synthesized = palette.recolored(batch["tissue"][i], *parts)
+        np.testing.assert_allclose(synthesized, moved[i], atol=0.51)
+        by_label = palette.recolored(batch["tissue"][i], number, np.asarray(colors[i]))
         assert np.abs(by_label - moved[i]).max() > 2
 
 
@@ -190,11 +190,11 @@ def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from
     for image, nucleus in zip(fake, np.asarray(mask[..., 0] == 0), strict=True):
         image[nucleus] = image[nucleus][::-1]
     off = {}
-    for start in ("tissue", "colours"):
+    for start in ("tissue", "colors"):
         changed = dataclasses.replace(stage, start=start)
         found = changed._compete(state, 0, fake, fake, mask, real, mask, None)[-1]
         off[start] = float(found["loss_moments"])
-    assert off["tissue"] < 1e-6 < 1e-3 < off["colours"]
+    assert off["tissue"] < 1e-6 < 1e-3 < off["colors"]
 
 
 def test_noise_is_fresh_at_every_step_and_of_every_scale():
@@ -219,8 +219,8 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     masks = stage.masks(labels)
     key = jax.random.fold_in(state.rng, 0)
     run = stage._runner(state, {}, key, None)
-    colours = scales.label_colours(batch["hr"] / 255, labels)
-    grounds = scales.grounds_of("colours", masks, colours)
+    colors = scales.label_colors(batch["hr"] / 255, labels)
+    grounds = scales.grounds_of("colors", masks, colors)
     images, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
     below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
@@ -230,10 +230,10 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
 
 
 def test_the_noise_of_a_lowest_scale_that_starts_from_tissue_follows_what_it_adds_too():
-    settings = tiny.config("pyramid").init.pyramid
-    settings.pyramid.update(start="tissue", noise=0.5)
-    stage = build_stage(settings, {})
-    state = workdirs.fresh_state(stage, settings)
+    config = tiny.config("pyramid").init_from.pyramid
+    config.pyramid.update(base="tissue", noise=0.5)
+    stage = build_stage(config, {})
+    state = workdirs.fresh_state(stage, config)
     batch = tiny.batch_for(stage, size=2, crop=32)
     after, _ = tiny.stepped(stage, state, batch, 1)
     real, tissue = (scales.reduced(x, 2) for x in (batch["hr"] / 255, stage._tissue_of(batch)))
@@ -246,32 +246,32 @@ def test_a_generated_image_follows_its_mask_and_its_noise():
     stage, state, _ = built()
     labels = jax.nn.one_hot(jnp.zeros((2, 32, 32), jnp.int32).at[1].set(1), 3)
     noises, others = (stage.noises(jax.random.key(seed), stage.masks(labels)) for seed in (0, 1))
-    colours = jnp.full((2, 3, 3), 0.5)
+    colors = jnp.full((2, 3, 3), 0.5)
     generate = jax.jit(lambda *x: stage.generate(state, *x))
-    image = generate(labels, noises, colours)
+    image = generate(labels, noises, colors)
     assert image.shape == (2, 32, 32, 3)
-    np.testing.assert_array_equal(generate(labels, noises, colours), image)
-    assert not np.array_equal(generate(labels, others, colours), image)
-    assert not np.array_equal(generate(labels[::-1], noises, colours), image)
+    np.testing.assert_array_equal(generate(labels, noises, colors), image)
+    assert not np.array_equal(generate(labels, others, colors), image)
+    assert not np.array_equal(generate(labels[::-1], noises, colors), image)
 
 
-def test_the_lowest_scale_starts_from_the_colours_of_its_labels_or_from_grey():
+def test_the_lowest_scale_starts_from_the_colors_of_its_labels_or_from_gray():
     # What an untrained generator adds is small, so that the start shows.
     images = {}
-    for start in ("colours", "grey"):
-        stage, state, _ = built(settings_of(start=start))
+    for base in ("colors", "gray"):
+        stage, state, _ = built(settings_of(base=base))
         labels = jax.nn.one_hot(jnp.zeros((1, 32, 32), jnp.int32).at[:, :, 16:].set(1), 3)
-        colours = jnp.array([[[0.9, 0.7, 0.8], [0.3, 0.1, 0.5], [0.0, 0.0, 0.0]]])
+        colors = jnp.array([[[0.9, 0.7, 0.8], [0.3, 0.1, 0.5], [0.0, 0.0, 0.0]]])
         noises = [0 * noise for noise in stage.noises(jax.random.key(0), stage.masks(labels))]
-        images[start] = np.asarray(stage.generate(state, labels, noises, colours))[0]
-    left, right = (images["colours"][:, x].mean(0) for x in (4, 28))
+        images[base] = np.asarray(stage.generate(state, labels, noises, colors))[0]
+    left, right = (images["colors"][:, x].mean(0) for x in (4, 28))
     np.testing.assert_allclose(left - right, [0.6, 0.6, 0.3], atol=0.1)
-    grey = images["grey"][:, 4].mean(0) - images["grey"][:, 28].mean(0)
-    np.testing.assert_allclose(grey, 0, atol=0.1)
+    gray = images["gray"][:, 4].mean(0) - images["gray"][:, 28].mean(0)
+    np.testing.assert_allclose(gray, 0, atol=0.1)
 
 
-def test_a_pyramid_learns_from_tissue_in_the_colours_of_its_images():
-    stage, state, batch = built(settings_of(start="tissue"))
+def test_a_pyramid_learns_from_tissue_in_the_colors_of_its_images():
+    stage, state, batch = built(settings_of(base="tissue"))
     assert "tissue" in stage.fields
     after, history = tiny.stepped(stage, state, batch, 1)
     assert all(np.isfinite(value) for value in history[0].values())
@@ -288,9 +288,9 @@ def test_a_pyramid_learns_from_tissue_in_the_colours_of_its_images():
 
 
 def test_a_lower_scale_is_trained_and_used_on_whole_images_too():
-    settings = tiny.config("pyramid").init.pyramid
-    stage = build_stage(settings, {})
-    state = workdirs.fresh_state(stage, settings)
+    config = tiny.config("pyramid").init_from.pyramid
+    stage = build_stage(config, {})
+    state = workdirs.fresh_state(stage, config)
     batch = tiny.batch_for(stage, size=2, crop=32)
     outputs = stage.eval_step(state, batch)
     assert outputs["synthetic"].shape == (2, 32, 32, 3)
@@ -315,40 +315,40 @@ def test_windows_with_the_halo_agree_with_the_whole():
 
 
 def test_the_start_of_a_scale_is_all_of_the_run_below():
-    settings = tiny.config("pyramid")
-    lower = build_stage(settings.init.pyramid, {})
-    state = workdirs.fresh_state(lower, settings.init.pyramid)
-    found = chain.starting_variables(
-        settings, lambda start: {name: state.variables(name) for name in state.params}
+    config = tiny.config("pyramid")
+    lower = build_stage(config.init_from.pyramid, {})
+    state = workdirs.fresh_state(lower, config.init_from.pyramid)
+    found = chain.initial_variables(
+        config, lambda start: {name: state.variables(name) for name in state.params}
     )
     assert set(found) == {"generator_0", "segmenter_0", "discriminator_0"}
-    _, higher, _ = built(settings, found)
+    _, higher, _ = built(config, found)
     assert tiny.same(higher.variables("generator_0"), state.variables("generator_0"))
 
 
 @pytest.mark.faults
 def test_scales_that_do_not_fit_each_other_are_refused():
-    settings = tiny.config("pyramid")
-    chain.check_scales_below(settings)
-    settings.init.pyramid.pyramid.sizes = (8,)
+    config = tiny.config("pyramid")
+    chain.check_scales_below(config)
+    config.init_from.pyramid.pyramid.sizes = (8,)
     with pytest.raises(UserError, match=r"needs scales of .*\(16,\).* has \(\(8,\)"):
-        chain.check_scales_below(settings)
-    settings.init = ConfigDict({"pyramid": tiny.config("segmentation")})
+        chain.check_scales_below(config)
+    config.init_from = ConfigDict({"pyramid": tiny.config("segmentation")})
     with pytest.raises(UserError, match=r"is a run of stage segmentation: name one of a pyramid"):
-        chain.check_scales_below(settings)
-    settings.init = ConfigDict()
-    with pytest.raises(UserError, match=r"init\.pyramid names no run of those below it"):
-        chain.check_scales_below(settings)
-    settings.pyramid.together = True
-    chain.check_scales_below(settings)
+        chain.check_scales_below(config)
+    config.init_from = ConfigDict()
+    with pytest.raises(UserError, match=r"init_from\.pyramid names no run of those below it"):
+        chain.check_scales_below(config)
+    config.pyramid.together = True
+    chain.check_scales_below(config)
 
 
 @pytest.mark.faults
 def test_a_scale_that_was_not_trained_is_named(tmp_path):
-    settings = tiny.config("pyramid")
-    settings.init = ConfigDict({"pyramid": str(tmp_path / "scale_16")})
+    config = tiny.config("pyramid")
+    config.init_from = ConfigDict({"pyramid": str(tmp_path / "scale_16")})
     with pytest.raises(UserError, match=r"scale_16 is not a workdir"):
-        chain.run(settings, tmp_path / "run")
+        chain.run(config, tmp_path / "run")
 
 
 @pytest.mark.faults
@@ -373,16 +373,16 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
     ],
 )
 def test_what_cannot_be_is_refused(group, field, value, match):
-    settings = settings_of()
-    settings[group][field] = value
+    config = settings_of()
+    config[group][field] = value
     with pytest.raises(UserError, match=match):
-        workdirs.fresh_state(build_stage(settings, {}), settings)
+        workdirs.fresh_state(build_stage(config, {}), config)
 
 
 @pytest.mark.faults
 def test_tissue_is_for_nuclei():
     with pytest.raises(UserError, match=r"pyramid\.start='tissue' is drawn around nuclei"):
-        build_stage(settings_of(start="tissue", labels="classes", classes=3), {})
+        build_stage(settings_of(base="tissue", labels="classes", classes=3), {})
 
 
 @pytest.mark.faults

@@ -18,9 +18,9 @@ from tests.models.published_resnet import published_arrays
 
 @pytest.mark.parametrize("name", ["segmentation", "unet"])
 def test_the_loss_goes_down_on_a_fixed_batch(name):
-    settings = tiny.config(name, steps=100)
-    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built(name, settings)
+    config = tiny.config(name, steps=100)
+    config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built(name, config)
     _, history = tiny.stepped(stage, state, batch, 20)
     assert history[-1]["loss"] < 0.8 * history[0]["loss"]
     assert history[-1]["accuracy"] > history[0]["accuracy"]
@@ -57,25 +57,25 @@ def test_mask_loss_is_its_weighted_terms():
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.0), (1.0, 0.0, -1.0)])
 def test_weights_that_leave_no_loss_are_refused(weights):
-    settings = tiny.config("unet")
-    settings.loss.bce_weight, settings.loss.dice_weight, settings.loss.mse_weight = weights
+    config = tiny.config("unet")
+    config.loss.bce_weight, config.loss.dice_weight, config.loss.mse_weight = weights
     with pytest.raises(UserError, match=r"have to be 0 or more, and one of them above 0"):
-        build_stage(settings, {})
+        build_stage(config, {})
 
 
 @pytest.mark.parametrize("name", ["segmentation", "unet", "joint"])
 def test_each_head_learns_its_own_map(name):
-    settings = tiny.config(name)
-    settings.segmenter.heads = ("mask", "marker", "contour", "distance")
+    config = tiny.config(name)
+    config.segmenter.heads = ("mask", "marker", "contour", "distance")
     if name == "joint":
-        settings.loss.features.weight = 0.0
-        del settings.init.segmenter  # which has but one
+        config.loss.features.weight = 0.0
+        del config.init_from.segmenter  # which has but one
     else:
-        settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built(name, settings)
+        config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built(name, config)
     assert stage.fields[-4:] == ("mask", "marker", "contour", "distance")
     outputs = stage.eval_step(state, batch)
-    for head in settings.segmenter.heads:
+    for head in config.segmenter.heads:
         assert outputs[head].shape == (4, 16, 16, 1)
     if name == "joint":
         return
@@ -101,26 +101,26 @@ def test_a_distance_is_read_in_255ths():
     "heads", [(), ("marker", "mask"), ("mask", "mask"), ("mask", "border"), ("marker",)]
 )
 def test_heads_that_cannot_be_used_are_refused(heads):
-    settings = tiny.config("segmentation")
-    settings.segmenter.heads = heads
+    config = tiny.config("segmentation")
+    config.segmenter.heads = heads
     with pytest.raises(UserError, match=r"segmenter.heads=.* has to be 'mask' and then, each once"):
-        build_stage(settings, {})
+        build_stage(config, {})
 
 
 def pretrained_config(tmp_path):
     """A tiny USE-Net whose encoder starts from a file, and that file's arrays."""
-    settings = tiny.config("use_net")
-    network = settings.segmenter
+    config = tiny.config("use_net")
+    network = config.segmenter
     network.update(encoder="resnet18", imagenet_input=True)
     arrays = published_arrays("resnet18", network.blocks, network.width)
     np.savez(tmp_path / "resnet18.npz", **arrays)
-    settings.pretrained.update(encoder="imagenet", path=str(tmp_path / "resnet18.npz"))
-    return settings, arrays
+    config.pretrained.update(encoder="imagenet", path=str(tmp_path / "resnet18.npz"))
+    return config, arrays
 
 
 def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
-    settings, arrays = pretrained_config(tmp_path)
-    stage, state, batch = tiny.built("use_net", settings)
+    config, arrays = pretrained_config(tmp_path)
+    stage, state, batch = tiny.built("use_net", config)
     kernel = arrays["conv1.weight"].transpose(2, 3, 1, 0)
     for variables in (state.variables("segmenter"), state.ema["segmenter"]):
         trunk = variables["params"]["trunk"]
@@ -128,8 +128,8 @@ def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
         statistics = variables["batch_stats"]["trunk"]
         np.testing.assert_array_equal(statistics["bn1"]["mean"], arrays["bn1.running_mean"])
     # The decoder is what it is without them.
-    settings.pretrained.encoder = "none"
-    _, fresh, _ = tiny.built("use_net", settings)
+    config.pretrained.encoder = "none"
+    _, fresh, _ = tiny.built("use_net", config)
     head = [s.params["segmenter"]["head"]["kernel"] for s in (state, fresh)]
     np.testing.assert_array_equal(*head)
     state, _ = tiny.stepped(stage, state, batch, 1)
@@ -137,18 +137,18 @@ def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
 
 
 def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
-    settings, _ = pretrained_config(tmp_path)
-    chain.run(settings, tmp_path / "run")
+    config, _ = pretrained_config(tmp_path)
+    chain.run(config, tmp_path / "run")
     (tmp_path / "resnet18.npz").unlink()
     trunk = workdirs.load(tmp_path / "run").state.params["segmenter"]["trunk"]
     assert trunk["conv1"]["kernel"].shape == (7, 7, 3, 4)
     # Nor does the run need them to go on, wherever they are said to be by now.
-    settings.steps += 2
-    settings.pretrained.path = str(tmp_path / "moved.npz")
-    assert chain.run(settings, tmp_path / "run")["steps"] == settings.steps
-    settings.pretrained.path = str(tmp_path / "resnet18.npz")
+    config.steps += 2
+    config.pretrained.path = str(tmp_path / "moved.npz")
+    assert chain.run(config, tmp_path / "run")["steps"] == config.steps
+    config.pretrained.path = str(tmp_path / "resnet18.npz")
     with pytest.raises(UserError, match=r"resnet18\.npz does not exist: correct pretrained\.path"):
-        build_stage(settings, {})
+        build_stage(config, {})
 
 
 @pytest.mark.faults
@@ -158,7 +158,7 @@ def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
         ("pretrained", "encoder", "keras", r"pretrained\.encoder='keras' is not known"),
         ("segmenter", "imagenet_input", False, r"needs segmenter\.imagenet_input=True"),
         ("segmenter", "kind", "unet", r"is for segmenter\.kind='se_unet'"),
-        ("init", "segmenter", "runs/other", r"both say what the segmenter starts from"),
+        ("init_from", "segmenter", "runs/other", r"both say what the segmenter starts from"),
         ("segmenter", "width", 8, r"resnet18\.npz are not those of the network"),
         (
             "pretrained",
@@ -169,12 +169,12 @@ def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
     ],
 )
 def test_pretrained_weights_that_cannot_be_used_are_refused(tmp_path, group, field, value, match):
-    settings, _ = pretrained_config(tmp_path)
+    config, _ = pretrained_config(tmp_path)
     if value == "unet":
-        settings.segmenter = tiny.config("unet").segmenter
-    settings[group][field] = value
+        config.segmenter = tiny.config("unet").segmenter
+    config[group][field] = value
     with pytest.raises(UserError, match=match):
-        build_stage(settings, {})
+        build_stage(config, {})
 
 
 def taught(name="unet", **changes):
@@ -182,12 +182,12 @@ def taught(name="unet", **changes):
 
     Without normalisation too, which would have the images of a batch depend on each other.
     """
-    settings = tiny.config(name)
-    settings.segmenter.norm = "none"
-    settings.data.unlabelled = "rest"
-    settings.teacher.update(weight=10.0, noise=0.0, ramp=0.0)
-    settings.update_from_flattened_dict(changes)
-    return tiny.built(name, settings)
+    config = tiny.config(name)
+    config.segmenter.norm = "none"
+    config.data.unlabelled = "rest"
+    config.teacher.update(weight=10.0, noise=0.0, ramp=0.0)
+    config.update_from_flattened_dict(changes)
+    return tiny.built(name, config)
 
 
 def moved(state):
@@ -225,9 +225,9 @@ def test_the_loss_of_labels_is_that_of_the_labelled_images_alone():
 
 
 def without_norm():
-    settings = tiny.config("unet")
-    settings.segmenter.norm = "none"
-    return settings
+    config = tiny.config("unet")
+    config.segmenter.norm = "none"
+    return config
 
 
 def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
@@ -260,12 +260,12 @@ def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_oth
 
 
 def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tmp_path):
-    settings = tiny.config("use_net")
-    settings.data.update(labelled=0.25, unlabelled="rest", unlabelled_weight=0.6)
-    settings.data.synthetic.train = 8  # of four patients
-    settings.teacher.weight = 1.0
+    config = tiny.config("use_net")
+    config.data.update(labelled=0.25, unlabelled="rest", unlabelled_weight=0.6)
+    config.data.synthetic.train = 8  # of four patients
+    config.teacher.weight = 1.0
     run = tmp_path / "run"
-    summary = chain.run(settings, run)
+    summary = chain.run(config, run)
     assert summary["steps"] == 4
     seen = json.loads((run / "manifest.json").read_text())
     patients = {
@@ -281,5 +281,5 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
         {"loss_labelled", "loss_consistency"} <= set(r) for r in rows if r["split"] == "train"
     )
     shutil.rmtree(run / "checkpoints" / "last" / "4")
-    loop.train(settings, run)
+    loop.train(config, run)
     assert tiny.same(tiny.last_state(run), undisturbed)

@@ -9,11 +9,11 @@ from histojax.stages import build_stage
 from tests import tiny
 
 
-@pytest.mark.parametrize("form", sorted(adversarial.FORMS))
-def test_every_adversarial_form_takes_finite_steps(form):
-    settings = tiny.config("srgan")
-    settings.loss.adversarial.form = form
-    stage, state, batch = tiny.built("srgan", settings)
+@pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
+def test_every_adversarial_form_takes_finite_steps(kind):
+    config = tiny.config("srgan")
+    config.loss.adversarial.kind = kind
+    stage, state, batch = tiny.built("srgan", config)
     after, history = tiny.stepped(stage, state, batch, 3)
     assert int(after.skipped) == 0
     for metrics in history:
@@ -26,10 +26,10 @@ def test_every_adversarial_form_takes_finite_steps(form):
 
 
 def test_the_loss_goes_down_on_a_fixed_batch():
-    settings = tiny.config("srgan", steps=100)
-    settings.loss.adversarial.weight = 0.0
-    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built("srgan", settings)
+    config = tiny.config("srgan", steps=100)
+    config.loss.adversarial.weight = 0.0
+    config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("srgan", config)
     assert list(stage.networks) == ["generator"]
     assert stage.phases() == ((0, "generator learns without a discriminator"),)
     _, history = tiny.stepped(stage, state, batch, 25)
@@ -38,9 +38,9 @@ def test_the_loss_goes_down_on_a_fixed_batch():
 
 
 def test_the_baseline_s_networks_learn_together():
-    settings = tiny.config("srgan_srresnet", steps=100)
-    settings.optimizer.update(learning_rate=1e-2, schedule="constant")
-    stage, state, batch = tiny.built("srgan_srresnet", settings)
+    config = tiny.config("srgan_srresnet", steps=100)
+    config.optimizer.update(learning_rate=1e-2, schedule="constant")
+    stage, state, batch = tiny.built("srgan_srresnet", config)
     assert [type(m).__name__ for m in stage.networks.values()] == [
         "ResNeXtGenerator",
         "ScalarDiscriminator",
@@ -55,15 +55,15 @@ def test_the_baseline_s_networks_learn_together():
 
 
 def test_one_image_a_step_gives_the_earlier_discriminator_nothing_to_say():
-    settings = tiny.config("srgan_srresnet")
+    config = tiny.config("srgan_srresnet")
     # A crop of 16 px is one pixel after four halvings, as 256 px are after eight.
-    settings.discriminator.update(
+    config.discriminator.update(
         widths=(4, 4, 4, 4), halving="every", order="activation_first", norm="keras_batch"
     )
-    settings.loss.pixel_weight = 0.0
-    settings.loss.features.weight = 0.0
-    settings.loss.adversarial.update(form="brier", weight=1e-3)
-    stage, state, batch = tiny.built("srgan_srresnet", settings)
+    config.loss.pixel_weight = 0.0
+    config.loss.features.weight = 0.0
+    config.loss.adversarial.update(kind="brier", weight=1e-3)
+    stage, state, batch = tiny.built("srgan_srresnet", config)
     for count, moved in ((1, False), (2, True)):
         some = {name: array[:count] for name, array in batch.items()}
         _, (metrics,) = tiny.stepped(stage, state, some, 1)
@@ -71,11 +71,11 @@ def test_one_image_a_step_gives_the_earlier_discriminator_nothing_to_say():
 
 
 def test_the_feature_term_reads_the_segmenter_and_moves_the_generator():
-    settings = tiny.config("srgan")
-    settings.loss.pixel_weight = 0.0
-    settings.loss.features.weight = 0.05
-    settings.loss.adversarial.weight = 0.0
-    stage, state, batch = tiny.built("srgan", settings)
+    config = tiny.config("srgan")
+    config.loss.pixel_weight = 0.0
+    config.loss.features.weight = 0.05
+    config.loss.adversarial.weight = 0.0
+    stage, state, batch = tiny.built("srgan", config)
     _, (metrics,) = tiny.stepped(stage, state, batch, 1)
     assert metrics["loss_feature"] > 0
     assert metrics["loss"] == pytest.approx(0.05 * metrics["loss_feature"], rel=1e-5)
@@ -83,9 +83,9 @@ def test_the_feature_term_reads_the_segmenter_and_moves_the_generator():
 
 
 def test_the_discriminator_may_learn_alone_at_first():
-    settings = tiny.config("srgan")
-    settings.begin.generator = 2
-    stage, state, batch = tiny.built("srgan", settings)
+    config = tiny.config("srgan")
+    config.learn_from_step.generator = 2
+    stage, state, batch = tiny.built("srgan", config)
     assert stage.phases() == ((0, "discriminator learns"), (2, "generator and discriminator learn"))
     early, _ = tiny.stepped(stage, state, batch, 2)
     assert tiny.same(early.params["generator"], state.params["generator"])
@@ -96,16 +96,16 @@ def test_the_discriminator_may_learn_alone_at_first():
 
 
 def test_the_discriminator_warms_up_while_the_generator_learns_from_the_rest():
-    settings = tiny.config("srgan")
-    settings.loss.features.weight = 0.0
-    settings.loss.adversarial.begin = 2
-    stage, state, batch = tiny.built("srgan", settings)
+    config = tiny.config("srgan")
+    config.loss.features.weight = 0.0
+    config.loss.adversarial.discriminator_warmup = 2
+    stage, state, batch = tiny.built("srgan", config)
     assert [step for step, _ in stage.phases()] == [0, 2]
     early, history = tiny.stepped(stage, state, batch, 2)
     assert not tiny.same(early.params["discriminator"], state.params["discriminator"])
     # The generator is where the pixel term alone would have brought it.
-    settings.loss.adversarial.weight = 0.0
-    without, _ = tiny.stepped(*tiny.built("srgan", settings), 2)
+    config.loss.adversarial.weight = 0.0
+    without, _ = tiny.stepped(*tiny.built("srgan", config), 2)
     for a, b in zip(
         *(jax.tree.leaves(s.params["generator"]) for s in (early, without)), strict=True
     ):
@@ -117,9 +117,9 @@ def test_the_discriminator_warms_up_while_the_generator_learns_from_the_rest():
 
 def test_the_two_networks_have_learning_rates_of_their_own():
     def moved(rate):
-        settings = tiny.config("srgan")
-        settings.discriminator_optimizer.update(learning_rate=rate, warmup_steps=0)
-        stage, state, batch = tiny.built("srgan", settings)
+        config = tiny.config("srgan")
+        config.discriminator_optimizer.update(learning_rate=rate, warmup_steps=0)
+        stage, state, batch = tiny.built("srgan", config)
         after, _ = tiny.stepped(stage, state, batch, 1)
         return jax.tree.map(lambda new, old: new - old, after.params, state.params)
 
@@ -133,9 +133,9 @@ def test_the_two_networks_have_learning_rates_of_their_own():
     ("frozen", "free"), [("generator", "discriminator"), ("discriminator", "generator")]
 )
 def test_a_network_that_never_learns_stands_still(frozen, free):
-    settings = tiny.config("srgan")
-    settings.begin[frozen] = -1
-    stage, state, batch = tiny.built("srgan", settings)
+    config = tiny.config("srgan")
+    config.learn_from_step[frozen] = -1
+    stage, state, batch = tiny.built("srgan", config)
     assert stage.phases() == ((0, f"{free} learns"),)
     after, history = tiny.stepped(stage, state, batch, 2)
     assert tiny.same(after.params[frozen], state.params[frozen])
@@ -164,9 +164,9 @@ def test_a_nan_in_a_batch_skips_its_step_for_both_networks_and_is_counted():
 def test_it_starts_from_the_variables_given():
     _, state, _ = tiny.built("generator")
     start = jax.tree.map(lambda x: x + 1, state.variables("generator"))
-    settings = tiny.config("srgan")
-    settings.loss.features.weight = 0.0
-    begun = workdirs.fresh_state(build_stage(settings, {"generator": start}), settings)
+    config = tiny.config("srgan")
+    config.loss.features.weight = 0.0
+    begun = workdirs.fresh_state(build_stage(config, {"generator": start}), config)
     assert tiny.same(begun.params["generator"], start["params"])
     assert tiny.same(begun.ema["generator"], start)
 
@@ -174,16 +174,16 @@ def test_it_starts_from_the_variables_given():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("loss.adversarial.form", "minimax", "loss.adversarial.form='minimax' is not known"),
-        ("begin.generator", -2, r"begin\.generator=-2 has to be -1"),
-        ("loss.features.network", "segmenter", r"needs init\.segmenter"),
+        ("loss.adversarial.kind", "minimax", "loss.adversarial.kind='minimax' is not known"),
+        ("learn_from_step.generator", -2, r"learn_from_step\.generator=-2 has to be -1"),
+        ("loss.features.network", "segmenter", r"needs init_from\.segmenter"),
         ("discriminator_optimizer.clip_norm", -1.0, r"discriminator_optimizer\.clip_norm=-1"),
     ],
 )
 def test_a_value_that_cannot_be_used_is_named(field, value, message):
-    settings = tiny.config("srgan")
-    settings.update_from_flattened_dict({field: value})
+    config = tiny.config("srgan")
+    config.update_from_flattened_dict({field: value})
     if field != "loss.features.network":
-        settings.loss.features.weight = 0.0
+        config.loss.features.weight = 0.0
     with pytest.raises(UserError, match=message):
-        build_stage(settings, {})
+        build_stage(config, {})

@@ -8,7 +8,7 @@ from histojax.stain import hed
 
 
 @pytest.fixture(scope="module")
-def colours():
+def colors():
     """uint8 (256, 256, 3) with every grey level in every channel, black and white among them."""
     rng = np.random.default_rng(0)
     image = rng.integers(0, 256, (256, 256, 3), dtype=np.uint8)
@@ -23,24 +23,24 @@ def jittered(rgb, alpha=(1, 1, 1), beta=(0, 0, 0)):
     )
 
 
-def test_separation_is_scikit_images(colours):
+def test_separation_is_scikit_images(colors):
     np.testing.assert_allclose(hed.RGB_FROM_HED, skimage.color.rgb_from_hed)
-    image = np.maximum(colours, 1)
+    image = np.maximum(colors, 1)
     # scikit-image divides the density by -ln(1e-6) and cuts negative concentrations.
     expected = skimage.color.rgb2hed(image) * -np.log(1e-6)
     np.testing.assert_allclose(np.maximum(hed.separate(image), 0), expected, atol=1e-4)
 
 
-def test_combine_inverts_separate(colours):
-    for image in (colours, jnp.asarray(colours)):
+def test_combine_inverts_separate(colors):
+    for image in (colors, jnp.asarray(colors)):
         back = np.asarray(hed.combine(hed.separate(image)))
-        np.testing.assert_allclose(back * 255, np.maximum(colours, 0.25), atol=1e-2)
+        np.testing.assert_allclose(back * 255, np.maximum(colors, 0.25), atol=1e-2)
 
 
-def test_no_jitter_is_the_identity(colours):
-    np.testing.assert_array_equal(jittered(colours), colours)
-    np.testing.assert_array_equal(jittered(jnp.asarray(colours)), colours)
-    floats = colours.astype(np.float32) / 255
+def test_no_jitter_is_the_identity(colors):
+    np.testing.assert_array_equal(jittered(colors), colors)
+    np.testing.assert_array_equal(jittered(jnp.asarray(colors)), colors)
+    floats = colors.astype(np.float32) / 255
     np.testing.assert_allclose(jittered(floats), np.maximum(floats, hed.DARKEST), atol=1e-5)
 
 
@@ -89,23 +89,23 @@ def test_constant_images_stay_finite(level):
             assert np.ptp(np.asarray(again).reshape(-1, 3), axis=0).max() == 0
 
 
-def test_host_and_device_agree(colours):
+def test_host_and_device_agree(colors):
     rng = np.random.default_rng(1)
     for _ in range(5):
         parameters = hed.sample_parameters(0.3, 0.1, rng)
-        on_host = hed.jitter(colours, parameters)
-        on_device = np.asarray(jax.jit(hed.jitter)(colours, parameters))
+        on_host = hed.jitter(colors, parameters)
+        on_device = np.asarray(jax.jit(hed.jitter)(colors, parameters))
         assert on_host.dtype == on_device.dtype == np.uint8
         difference = np.abs(on_host.astype(int) - on_device)
         assert difference.max() <= 1
         assert difference.mean() < 1e-3
-        floats = hed.jitter(colours.astype(np.float32) / 255, parameters)
+        floats = hed.jitter(colors.astype(np.float32) / 255, parameters)
         assert np.abs(floats * 255 - on_host).max() < 0.51
 
 
-def test_views_give_what_copies_give(colours):
+def test_views_give_what_copies_give(colors):
     parameters = hed.sample_parameters(0.3, 0.1, np.random.default_rng(1))
-    view = colours[::-1, 5:200].swapaxes(0, 1)
+    view = colors[::-1, 5:200].swapaxes(0, 1)
     np.testing.assert_array_equal(hed.jitter(view, parameters), hed.jitter(view.copy(), parameters))
 
 

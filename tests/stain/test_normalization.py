@@ -52,7 +52,7 @@ def test_mapped_to_itself_an_image_stays(image, method):
 
 
 @pytest.mark.parametrize("method", BY_STAINS, ids=named)
-def test_normalised_the_image_has_the_targets_fit(image, other, method):
+def test_normalized_the_image_has_the_targets_fit(image, other, method):
     target = fit(other, method, name="other")
     source = fit(image, method, name="image")
     # They differ: this is not the identity.
@@ -66,7 +66,7 @@ def _arrays(*fits):
     return [np.array(fit.stains) for fit in fits]
 
 
-def test_reinhard_gives_the_targets_colours(image, other):
+def test_reinhard_gives_the_targets_colors(image, other):
     method = Method("reinhard")
     source, target = (fit(picture, method, name="") for picture in (image, other))
     got = fit(normalize(image, source, target), method, name="")
@@ -136,7 +136,7 @@ def test_pixels_are_drawn_evenly_from_all_strips(monkeypatch):
     assert not np.array_equal(sample.pixels, normalization.sample_tissue(strips, seed=1).pixels)
 
 
-def grey(level, side=64):
+def gray(level, side=64):
     return np.full((side, side, 3), level, np.uint8)
 
 
@@ -156,21 +156,21 @@ def shades():
 
 
 BLANK = {
-    "white": (grey(255), "4096 are white"),
-    "glass": (grey(236), "4096 are white"),
-    "black": (grey(0), "4096 black or saturated"),
+    "white": (gray(255), "4096 are white"),
+    "glass": (gray(236), "4096 are white"),
+    "black": (gray(0), "4096 black or saturated"),
     "saturated": (saturated(), "black or saturated"),
     "1x1": (stained.image(side=1), "leaves 1 px"),
     "tiny": (stained.image(side=15), "225 px of tissue where 256"),
     "no pixels": (np.empty((0, 5, 3), np.uint8), "of its 0 px"),
-    "mostly glass": (np.vstack([stained.image(side=64)[:3], grey(255)[3:]]), "leaves 192 px"),
+    "mostly glass": (np.vstack([stained.image(side=64)[:3], gray(255)[3:]]), "leaves 192 px"),
 }
 ONE_STAIN = {
-    "one colour": (grey(128), "one stain"),
-    "grey": (shades(), "one stain"),
+    "one colour": (gray(128), "one stain"),
+    "gray": (shades(), "one stain"),
     "stain": (one_stain(0.0), "one stain"),
     "noisy stain": (one_stain(1.5), "one stain"),
-    "pale": (grey(220), "pale"),
+    "pale": (gray(220), "pale"),
 }
 
 
@@ -179,9 +179,9 @@ ONE_STAIN = {
     ("method", "image", "reason"),
     [(method, *case) for method in METHODS for case in BLANK.values()]
     + [(method, *case) for method in BY_STAINS for case in ONE_STAIN.values()]
-    + [(Method("reinhard"), ONE_STAIN[case][0], "vary") for case in ("one colour", "grey")],
+    + [(Method("reinhard"), ONE_STAIN[case][0], "vary") for case in ("one colour", "gray")],
 )
-def test_what_cannot_be_fitted_keeps_its_colours_and_is_warned_of(
+def test_what_cannot_be_fitted_keeps_its_colors_and_is_warned_of(
     image, method, reason, other, caplog
 ):
     target = fit(other, method, name="target")
@@ -217,7 +217,7 @@ def test_stains_that_the_weight_suppresses_are_no_fit():
 
 @pytest.mark.faults
 @pytest.mark.parametrize("method", METHODS, ids=named)
-def test_any_colours_come_out_as_colours(image, other, method):
+def test_any_colors_come_out_as_colors(image, other, method):
     source, target = (fit(picture, method, name="") for picture in (image, other))
     levels = np.array([0, 1, 2, 64, 128, 250, 254, 255], np.uint8)
     cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(8, 64, 3)
@@ -235,9 +235,9 @@ def test_a_fit_goes_through_json(image, method):
 
 
 def test_fits_of_two_kinds_do_not_mix(image):
-    by_stains, by_colours = (fit(image, Method(name), name="") for name in ("spcn", "reinhard"))
-    with pytest.raises(TypeError, match="ColourFit cannot be mapped to StainFit"):
-        normalize(image, by_colours, by_stains)
+    by_stains, by_colors = (fit(image, Method(name), name="") for name in ("spcn", "reinhard"))
+    with pytest.raises(TypeError, match="ColorFit cannot be mapped to StainFit"):
+        normalize(image, by_colors, by_stains)
 
 
 @pytest.mark.faults

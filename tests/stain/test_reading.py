@@ -27,7 +27,7 @@ class Reader:
         return self.image[y : y + height, x : x + width]
 
 
-def test_a_region_is_that_of_the_whole_image_normalised():
+def test_a_region_is_that_of_the_whole_image_normalized():
     image = stained.image(0, side=128)
     expected = normalize(image, fit(image, METHOD, name="a"), TARGET)
     reader = NormalizedReader(Reader(image), METHOD, TARGET, name="a")
@@ -47,7 +47,7 @@ def test_a_slide_is_looked_at_in_windows_that_reach_its_corners(monkeypatch):
     assert reader.fit is not None
 
 
-def test_glass_keeps_its_colours_and_says_so_once(caplog):
+def test_glass_keeps_its_colors_and_says_so_once(caplog):
     glass = np.full((40, 50, 3), 250, np.uint8)
     with caplog.at_level(logging.WARNING):
         reader = NormalizedReader(Reader(glass), METHOD, TARGET, name="slide 7")

@@ -21,7 +21,7 @@ def test_a_shift_and_a_scale_of_lightness():
     np.testing.assert_allclose(got, expected, atol=1)
 
 
-def test_colours_out_of_reach_are_cut():
+def test_colors_out_of_reach_are_cut():
     pixels = stained.image(side=8).reshape(-1, 3)
     mean, spread = reinhard.statistics(pixels)
     # Yellower than any light by far: no blue is left, and red and green stay in range.

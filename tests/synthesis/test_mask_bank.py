@@ -118,11 +118,11 @@ def test_a_turned_window_is_one_of_a_labelled_image():
     np.testing.assert_array_equal(np.sort(window.ravel()), np.arange(1, 65))
 
 
-@pytest.mark.parametrize("form", mask_bank.FORMS)
-def test_masks_are_written_as_label_images_by_the_seed(tmp_path, form):
+@pytest.mark.parametrize("kind", mask_bank.KINDS)
+def test_masks_are_written_as_label_images_by_the_seed(tmp_path, kind):
     source = Labelled(squares(), squares(48))
     for name in ("a", "b"):
-        mask_bank.write_masks(source, tmp_path / name, form=form, count=2, size=32, seed=5)
+        mask_bank.write_masks(source, tmp_path / name, kind=kind, count=2, size=32, seed=5)
     files = sorted((tmp_path / "a").iterdir())
     assert [path.name for path in files] == ["mask00000.tif", "mask00001.tif"]
     found = [reader.read_labels(path) for path in files]
@@ -143,7 +143,7 @@ def test_bare_background_is_left_out():
 def test_a_folder_with_files_in_it_is_refused(tmp_path):
     (tmp_path / "x.tif").touch()
     with pytest.raises(UserError, match=r"--output=.* is not empty"):
-        mask_bank.write_masks(Labelled(squares()), tmp_path, form="turned", count=1, size=8, seed=0)
+        mask_bank.write_masks(Labelled(squares()), tmp_path, kind="turned", count=1, size=8, seed=0)
 
 
 @pytest.mark.faults

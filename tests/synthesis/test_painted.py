@@ -19,7 +19,7 @@ def pair(seed=0, side=96, sigma=1.0):
 
 def test_a_look_is_what_an_image_was_made_with():
     look = painted.look_of(*pair())
-    np.testing.assert_allclose(look.colours, [[200] * 3, [90] * 3], atol=3)
+    np.testing.assert_allclose(look.colors, [[200] * 3, [90] * 3], atol=3)
     np.testing.assert_allclose(look.covariances[0], 100 * np.eye(3), atol=15)
     # exp(-1 / (4 sigma^2)) of neighbours
     assert look.correlation == pytest.approx(np.exp(-0.25), abs=0.02)
@@ -35,7 +35,7 @@ def test_what_is_painted_has_the_look_again(sigma):
     assert drawn.dtype == np.uint8
     assert drawn.shape == image.shape
     assert not np.array_equal(drawn, image)
-    np.testing.assert_allclose(again.colours, look.colours, atol=4)
+    np.testing.assert_allclose(again.colors, look.colors, atol=4)
     deviations = [np.sqrt(np.diagonal(x.covariances, axis1=1, axis2=2)) for x in (look, again)]
     np.testing.assert_allclose(*deviations, rtol=0.15)
     assert again.correlation == pytest.approx(look.correlation, abs=0.05)
@@ -43,8 +43,8 @@ def test_what_is_painted_has_the_look_again(sigma):
 
 def test_channels_keep_what_they_have_in_common():
     image, labels = pair()
-    grey = np.repeat(image[..., :1], 3, 2)
-    drawn = painted.painted(labels, painted.look_of(grey, labels), np.random.default_rng(0))
+    gray = np.repeat(image[..., :1], 3, 2)
+    drawn = painted.painted(labels, painted.look_of(gray, labels), np.random.default_rng(0))
     assert np.abs(np.diff(drawn.astype(int), axis=2)).max() <= 1
 
 
@@ -57,6 +57,6 @@ def test_a_square_of_one_kind_has_no_look():
 def test_the_mean_look_is_between_them():
     looks = [painted.look_of(*pair(seed, sigma=seed)) for seed in (0, 1)]
     mean = painted.mean_look(looks)
-    np.testing.assert_allclose(mean.colours, (looks[0].colours + looks[1].colours) / 2)
+    np.testing.assert_allclose(mean.colors, (looks[0].colors + looks[1].colors) / 2)
     assert mean.correlation == pytest.approx((looks[0].correlation + looks[1].correlation) / 2)
     assert painted.mean_look(looks[:1]).correlation == looks[0].correlation

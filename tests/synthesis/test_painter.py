@@ -67,27 +67,27 @@ def test_noise_is_there_in_the_mirrored_border_too(side):
 @pytest.mark.parametrize("size", [(96, 80), (33, 40)])
 def test_tiles_of_any_size_agree_with_each_other(pyramid, size):
     labels = labels_of(*size)
-    windows = painter.synthesiser(pyramid)
+    windows = painter.synthesizer(pyramid)
     one, other = (
-        painter.synthesise(pyramid, labels, labels, seed=(0,), windows=windows, tile=tile)
+        painter.synthesize(pyramid, labels, labels, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert one.shape == (*size, 3)
     assert np.abs(one.astype(int) - other).max() <= 1
     assert one.std() > 1
-    again = painter.synthesise(pyramid, labels, labels, seed=(1,), windows=windows, tile=96)
+    again = painter.synthesize(pyramid, labels, labels, seed=(1,), windows=windows, tile=96)
     assert not np.array_equal(again, other)
 
 
-def test_an_image_has_the_colours_of_one_training_image(pyramid):
+def test_an_image_has_the_colors_of_one_training_image(pyramid):
     dark, light = [[0.1] * 3] * 3, [[0.9] * 3] * 3
     run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [dark, light]})
     means = {}
     for seed in range(6):
-        colour = float(palette.draw([dark, light], 3, [0, 1, 2], (seed,))[0, 0])
+        color = float(palette.draw([dark, light], 3, [0, 1, 2], (seed,))[0, 0])
         labels = labels_of(32, 32)
-        image = painter.synthesise(run, labels, labels, seed=(seed,))
-        means.setdefault(round(colour, 3), []).append(image.mean())
+        image = painter.synthesize(run, labels, labels, seed=(seed,))
+        means.setdefault(round(color, 3), []).append(image.mean())
     assert set(means) == {0.1, 0.9}
     assert max(means[0.1]) < min(means[0.9])
 
@@ -95,34 +95,34 @@ def test_an_image_has_the_colours_of_one_training_image(pyramid):
 def of_tissue(pyramid, *, silent):
     """The pyramid, starting from tissue; where it is silent, its generators add nothing."""
     looks = [[[0.9, 0.8, 0.9], [0.4, 0.2, 0.5], [0.3, 0.1, 0.4]]]
-    settings = tiny.config("pyramid")
-    settings.pyramid.start = "tissue"
-    stage = build_stage(settings, {})
+    config = tiny.config("pyramid")
+    config.pyramid.base = "tissue"
+    stage = build_stage(config, {})
     # Untrained, they add nothing.
-    state = workdirs.fresh_state(stage, settings) if silent else pyramid.state
+    state = workdirs.fresh_state(stage, config) if silent else pyramid.state
     meta = {**pyramid.meta, "palette": looks}
     return dataclasses.replace(pyramid, stage=stage, state=state, meta=meta)
 
 
-def test_what_adds_nothing_gives_the_tissue_in_the_colours_drawn(pyramid):
+def test_what_adds_nothing_gives_the_tissue_in_the_colors_drawn(pyramid):
     run = of_tissue(pyramid, silent=True)
     mask = tiny.tissue(0)[1]
     numbers = painter.numbers_of(run.stage, mask, contour_width=2)
     seed = (3, 1)
-    image = painter.synthesise(run, numbers, mask, seed=seed)
+    image = painter.synthesize(run, numbers, mask, seed=seed)
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
     drawn = rendering.tissue_of(mask, 0, number, patches_per_patient=1)
-    colours = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
+    colors = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
     nucleus = (numbers > 0).astype(np.uint8)
-    two = np.stack([colours[0], colours[numbers[numbers > 0]].mean(0)])
-    wanted = palette.recoloured(drawn, nucleus, two)
+    two = np.stack([colors[0], colors[numbers[numbers > 0]].mean(0)])
+    wanted = palette.recolored(drawn, nucleus, two)
     assert np.abs(image.astype(int) - wanted).max() <= 1
-    for label, colour in enumerate(two):
-        assert image[nucleus == label].mean(0) == pytest.approx(255 * colour, abs=4)
-    other = painter.synthesise(run, numbers, mask, seed=(4,), look=seed)
+    for label, color in enumerate(two):
+        assert image[nucleus == label].mean(0) == pytest.approx(255 * color, abs=4)
+    other = painter.synthesize(run, numbers, mask, seed=(4,), look=seed)
     assert not np.array_equal(other, image)
     own = painter.with_looks(run, [painter.OWN])
-    image = painter.synthesise(own, numbers, mask, seed=seed)
+    image = painter.synthesize(own, numbers, mask, seed=seed)
     assert np.abs(image.astype(int) - drawn).max() <= 1
 
 
@@ -130,25 +130,25 @@ def test_tiles_that_start_from_tissue_agree_with_each_other(pyramid):
     run = of_tissue(pyramid, silent=False)
     mask = tiny.tissue(0)[1]
     numbers = painter.numbers_of(run.stage, mask, contour_width=2)
-    windows = painter.synthesiser(run)
+    windows = painter.synthesizer(run)
     one, other = (
-        painter.synthesise(run, numbers, mask, seed=(0,), windows=windows, tile=tile)
+        painter.synthesize(run, numbers, mask, seed=(0,), windows=windows, tile=tile)
         for tile in (16, 96)
     )
     assert np.abs(one.astype(int) - other).max() <= 1
 
 
-def folder_of(place, colour):
+def folder_of(place, color):
     """A labelled image in one colour and its complement."""
     mask = tiny.tissue(0)[1]
-    image = np.where(mask[..., None] > 0, np.uint8(colour), np.uint8(255 - colour))
+    image = np.where(mask[..., None] > 0, np.uint8(color), np.uint8(255 - color))
     for kind, array in (("images", image.repeat(3, -1)), ("instances", mask.astype(np.uint16))):
         (place / kind).mkdir(parents=True)
         tifffile.imwrite(place / kind / "p_a.tif", array)
     return f"folder:{place}"
 
 
-def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch):
+def test_colors_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch):
     own = [[0.2] * 3] * 3
     run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [own]})
     dark, light = folder_of(tmp_path / "dark", 51), folder_of(tmp_path / "light", 204)
@@ -157,8 +157,8 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
     assert len(found) == 4
     for background, *nuclei in found:
         assert background == pytest.approx([0.8] * 3, abs=1e-4)
-        for colour in nuclei:
-            assert colour is None or colour == pytest.approx([0.2] * 3, abs=1e-4)
+        for color in nuclei:
+            assert color is None or color == pytest.approx([0.2] * 3, abs=1e-4)
     both = painter.with_looks(run, [painter.TRAINING, dark, light]).meta["palette"]
     assert both[:5] == [own, *found]
     assert len(both) == 9
@@ -170,17 +170,17 @@ def test_colours_are_of_the_images_that_are_named(pyramid, tmp_path, monkeypatch
     tifffile.imwrite(tmp_path / "m" / "a.tif", tiny.tissue(1)[1].astype(np.uint16))
     for name, looks in (("one", [dark]), ("other", [light])):
         output = tmp_path / name
-        painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], output, looks=looks)
+        painter.synthesize_files(tmp_path / "run", [tmp_path / "m"], output, looks=looks)
     one, other = (tifffile.imread(tmp_path / n / "images" / "a.tif") for n in ("one", "other"))
     nuclei = tiny.tissue(1)[1] > 0
     assert one[nuclei].mean() < other[nuclei].mean()
 
 
 @pytest.mark.faults
-def test_colours_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
-    grey = dataclasses.replace(pyramid, stage=dataclasses.replace(pyramid.stage, start="grey"))
+def test_colors_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
+    gray = dataclasses.replace(pyramid, stage=dataclasses.replace(pyramid.stage, base="gray"))
     with pytest.raises(UserError, match=r"starts from grey and has no use for --looks=training"):
-        painter.with_looks(grey, ["training"])
+        painter.with_looks(gray, ["training"])
     with pytest.raises(UserError, match="nowhere"):
         painter.with_looks(pyramid, [f"folder:{tmp_path / 'nowhere'}"])
     of_it = of_tissue(pyramid, silent=True)
@@ -200,7 +200,7 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
     masks = [tiny.tissue(index)[1].astype(np.uint16) for index in (0, 1)]
     for index, mask in enumerate(masks):
         tifffile.imwrite(tmp_path / "m" / f"p{index}_a.tif", mask)
-    written = painter.synthesise_files(
+    written = painter.synthesize_files(
         tmp_path / "run", [tmp_path / "m"], tmp_path / "out", count=2
     )
     assert [path.name for path in written] == [f"p{i}_a-{n}.tif" for i in (0, 1) for n in (0, 1)]
@@ -213,7 +213,7 @@ def test_pairs_are_a_folder_that_can_be_trained_on(pyramid, tmp_path, monkeypatc
     one, other = (records[f"p0_a-{copy}"]["hr"] for copy in (0, 1))
     assert not np.array_equal(one, other)
     with pytest.raises(UserError, match=r"--output=.*out is not empty"):
-        painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+        painter.synthesize_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
 
 
 def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatch):
@@ -221,7 +221,7 @@ def test_masks_of_two_names_get_noise_of_their_own(pyramid, tmp_path, monkeypatc
     (tmp_path / "m").mkdir()
     for name in ("a", "b"):
         tifffile.imwrite(tmp_path / "m" / f"{name}.tif", tiny.tissue(0)[1].astype(np.uint16))
-    painter.synthesise_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
+    painter.synthesize_files(tmp_path / "run", [tmp_path / "m"], tmp_path / "out")
     one, other = (tifffile.imread(tmp_path / "out" / "images" / f"{n}.tif") for n in "ab")
     assert not np.array_equal(one, other)
 
@@ -234,9 +234,9 @@ def test_instances_get_rims_and_classes_their_numbers(pyramid):
     np.testing.assert_array_equal(numbers > 0, mask > 0)
 
 
-def stage_of(pyramid, form, count):
+def stage_of(pyramid, kind, count):
     return dataclasses.replace(
-        pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, form=form, count=count)
+        pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, kind=kind, count=count)
     )
 
 
@@ -271,16 +271,16 @@ def test_a_mask_with_one_label_for_all_nuclei_is_refused(pyramid):
 
 
 @pytest.mark.faults
-def test_a_lower_scale_is_not_synthesised_from(pyramid):
+def test_a_lower_scale_is_not_synthesized_from(pyramid):
     stage = dataclasses.replace(pyramid.stage, crop=64)
     with pytest.raises(UserError, match="name the run of the highest scale"):
-        painter.synthesiser(dataclasses.replace(pyramid, stage=stage))
+        painter.synthesizer(dataclasses.replace(pyramid, stage=stage))
 
 
 @pytest.mark.faults
 def test_what_is_no_pyramid_or_no_mask_is_refused(tmp_path):
     with pytest.raises(UserError, match="is a run of stage segmentation, and tissue is synth"):
-        painter.synthesiser(tiny.run("segmentation"))
+        painter.synthesizer(tiny.run("segmentation"))
     with pytest.raises(UserError, match=r"--masks=.*none does not exist"):
         painter.mask_files([tmp_path / "none"])
     (tmp_path / "a").mkdir()

@@ -81,9 +81,9 @@ def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
     image = picture(100)
     image[:, 64:, 1] = np.arange(64)[:, None]
     folder = tmp_path / "pairs"
-    settings = {"count": 9, "size": 32, "least": 0.9, "seed": 0}
+    config = {"count": 9, "size": 32, "least": 0.9, "seed": 0}
     assert (
-        pseudo_labels.write_masks(run, Images(image, mpp=mpp), folder, **settings, images=True) == 2
+        pseudo_labels.write_masks(run, Images(image, mpp=mpp), folder, **config, images=True) == 2
     )
     source = specs.open_source(f"folder:{folder}", split="all", require_labels=True)
     assert source.mpp == mpp
@@ -99,8 +99,8 @@ def test_masks_beside_their_images_are_a_data_set(run, tmp_path, mpp):
 @pytest.mark.faults
 def test_what_gives_no_masks_is_said(run, tmp_path):
     def write(images, **changes):
-        settings = {"count": 2, "size": 32, "least": 0.9, "seed": 0, **changes}
-        pseudo_labels.write_masks(run, images, tmp_path / "masks", **settings)
+        config = {"count": 2, "size": 32, "least": 0.9, "seed": 0, **changes}
+        pseudo_labels.write_masks(run, images, tmp_path / "masks", **config)
 
     vague = Images(np.full((32, 32, 3), 153, np.uint8))
     with pytest.raises(UserError, match=r"is the run 0\.9 sure or more, 0\.200 being the highest"):

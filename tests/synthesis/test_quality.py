@@ -68,7 +68,7 @@ def test_every_way_makes_an_image_for_each_mask(windows, pyramid):
     numbers = painter.numbers_of(pyramid.stage, few.labels[1], contour_width=2)
     assert set(np.unique(numbers)) == {0, 1, 2}
     np.testing.assert_array_equal(
-        one[1], painter.synthesise(pyramid, numbers, few.labels[1], seed=(0, 1, 0), look=(0, 1))
+        one[1], painter.synthesize(pyramid, numbers, few.labels[1], seed=(0, 1, 0), look=(0, 1))
     )
     other = quality.made_by_pyramid(pyramid, few.labels, seed=0, noise=1)
     assert not np.array_equal(one, other)
@@ -79,7 +79,7 @@ def test_every_way_makes_an_image_for_each_mask(windows, pyramid):
 
 def test_tissue_of_classes_is_not_measured(windows, pyramid):
     stage = dataclasses.replace(
-        pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, form="classes")
+        pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, kind="classes")
     )
     with pytest.raises(UserError, match=r"classes.*pyramid\.labels='contour' or 'mask'"):
         quality.made_by_pyramid(dataclasses.replace(pyramid, stage=stage), windows.labels, seed=0)
@@ -95,7 +95,7 @@ def test_features_are_those_of_each_image_by_itself():
     np.testing.assert_allclose(found[8:], alone, atol=1e-5)
     assert len(found) == 9
     assert found.std(0).max() > 0
-    same = quality.standardised(found, found)
+    same = quality.standardized(found, found)
     np.testing.assert_allclose(same.mean(0), 0, atol=1e-4)
     assert same.std(0).max() == pytest.approx(1, abs=1e-3)
 

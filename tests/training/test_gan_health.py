@@ -48,7 +48,10 @@ def test_a_healthy_run_is_told_nothing():
     ("changes", "words"),
     [
         ({"real_above_fake": 0.994}, ["put 99.4% of real patches", "wins so surely", "kind=r1"]),
-        ({"real_above_fake": 0.5}, ["put only 50.0% of real", "at random", "adversarial.begin"]),
+        (
+            {"real_above_fake": 0.5},
+            ["put only 50.0% of real", "at random", "adversarial.discriminator_warmup"],
+        ),
         (
             {"loss_discriminator": 3 * COIN},
             ["loss was 4.16, 3.0 times that of a coin", "discriminator_optimizer.learning_rate"],
@@ -123,9 +126,9 @@ def test_going_on_from_the_lines_written_tells_nothing_twice():
 
 
 def settings_for(**changes):
-    settings = tiny.config("srgan")
-    settings.update_from_flattened_dict(changes)
-    return settings
+    config = tiny.config("srgan")
+    config.update_from_flattened_dict(changes)
+    return config
 
 
 def test_the_window_is_of_whole_lines():
@@ -137,10 +140,10 @@ def test_the_window_is_of_whole_lines():
 def test_nothing_is_watched_where_nothing_plays_or_none_is_wanted():
     assert gan_health.build_limits(settings_for(**{"collapse.window": 0})) is None
     assert gan_health.build_limits(tiny.config("generator")) is None
-    for changes in ({"begin.generator": -1}, {"loss.adversarial.weight": 0.0}):
-        settings = settings_for(**{"loss.features.weight": 0.0, **changes})
-        stage, _, _ = tiny.built("srgan", settings)
-        assert gan_health.build_watch(settings, stage) is None
+    for changes in ({"learn_from_step.generator": -1}, {"loss.adversarial.weight": 0.0}):
+        config = settings_for(**{"loss.features.weight": 0.0, **changes})
+        stage, _, _ = tiny.built("srgan", config)
+        assert gan_health.build_watch(config, stage) is None
 
 
 @pytest.mark.parametrize(

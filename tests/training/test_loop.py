@@ -50,46 +50,46 @@ def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
         return {**made(self, state, step), "psnr_rgb": next(scores)}
 
     monkeypatch.setattr(loop.Validation, "__call__", scored)
-    settings = tiny.config()
-    settings.checkpoint.best = "last"
-    assert loop.train(settings, tmp_path / "last", devices=ONE).step == settings.steps
+    config = tiny.config()
+    config.checkpoint.best = "last"
+    assert loop.train(config, tmp_path / "last", devices=ONE).step == config.steps
     scores = iter([0.9, 0.1])
-    settings.checkpoint.best = "score"
-    assert loop.train(settings, tmp_path / "score", devices=ONE).step < settings.steps
+    config.checkpoint.best = "score"
+    assert loop.train(config, tmp_path / "score", devices=ONE).step < config.steps
 
 
 def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_path, monkeypatch):
-    settings = tiny.config("pyramid").init.pyramid
-    settings.steps = 1
-    kept = loop.train(settings, tmp_path, devices=ONE).meta["palette"]
+    config = tiny.config("pyramid").init_from.pyramid
+    config.steps = 1
+    kept = loop.train(config, tmp_path, devices=ONE).meta["palette"]
     assert kept == Pyramid.palette_of(
-        build_stage(settings, {}),
-        workdirs.open_split(settings, "train", fields=("mask", "contour")),
+        build_stage(config, {}),
+        workdirs.open_split(config, "train", fields=("mask", "contour")),
     )
     monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
-    settings.steps = 2
-    assert loop.train(settings, tmp_path, devices=ONE).meta["palette"] == kept
+    config.steps = 2
+    assert loop.train(config, tmp_path, devices=ONE).meta["palette"] == kept
 
 
 def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
     top = tiny.config("pyramid")
-    lower = top.init.pyramid
-    for settings in (lower, top):
+    lower = top.init_from.pyramid
+    for config in (lower, top):
         for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
-            settings[name].schedule = "constant"  # a linear one would know of the first length
-    starts = {}
-    for settings in (lower, top):
+            config[name].schedule = "constant"  # a linear one would know of the first length
+    initial = {}
+    for config in (lower, top):
         ended = {}
         for way, lengths in (("undisturbed", [2]), ("stopped", [1, 2])):
             for steps in lengths:
-                settings.steps = steps
-                run = loop.train(settings, tmp_path / settings.name / way, starts, devices=ONE)
+                config.steps = steps
+                run = loop.train(config, tmp_path / config.name / way, initial, devices=ONE)
             ended[way] = (run.state.params, run.state.statistics, run.state.ema)
         assert tiny.same(*ended.values())
-        rows_of = [rows(tmp_path / settings.name / way) for way in ended]
+        rows_of = [rows(tmp_path / config.name / way) for way in ended]
         last = [[row for row in found if row["step"] == 2] for found in rows_of]
         assert last[0] == last[1] != []
-        starts = workdirs.starting_variables(tmp_path / settings.name / "stopped")
+        initial = workdirs.initial_variables(tmp_path / config.name / "stopped")
 
 
 class Poisoned:
@@ -172,9 +172,9 @@ def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, 
 
 
 def test_another_seed_gives_other_weights(undisturbed, tmp_path):
-    settings = tiny.config()
-    settings.seed = 1
-    loop.train(settings, tmp_path, devices=ONE)
+    config = tiny.config()
+    config.seed = 1
+    loop.train(config, tmp_path, devices=ONE)
     assert not tiny.same(tiny.last_state(tmp_path).params, tiny.last_state(undisturbed).params)
 
 
@@ -195,10 +195,10 @@ def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
 @pytest.mark.faults
 def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_path, monkeypatch):
     poison(monkeypatch, range(3, 99))
-    settings = tiny.config(steps=10)
-    settings.max_skipped = 3
+    config = tiny.config(steps=10)
+    config.max_skipped = 3
     with pytest.raises(UserError, match="3 steps in a row were not finite") as failure:
-        loop.train(settings, tmp_path, devices=ONE)
+        loop.train(config, tmp_path, devices=ONE)
     assert f"{tmp_path}/checkpoints/last/4" in str(failure.value)
     before, after = tiny.last_state(tmp_path, 2), tiny.last_state(tmp_path, 4)
     for part in ("params", "ema", "opt_state", "statistics"):
@@ -207,16 +207,16 @@ def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_pa
 
 
 def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(tmp_path, capsys):
-    settings = tiny.config("srgan", steps=2)
-    settings.loss.features.weight = 0.0
+    config = tiny.config("srgan", steps=2)
+    config.loss.features.weight = 0.0
     # No variance is that small, so that every line has the one sign.
-    settings.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
-    settings.collapse.update(loss_factor=99.0, adversarial_share=99.0, detail=(-99.0, 99.0))
-    loop.train(settings, tmp_path, devices=ONE)
+    config.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
+    config.collapse.update(loss_factor=99.0, adversarial_share=99.0, detail=(-99.0, 99.0))
+    loop.train(config, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert said.count("srgan 1/2  warning: over the last 1 steps, the enhanced images varied") == 1
-    settings.steps = 4
-    loop.train(settings, tmp_path, devices=ONE)
+    config.steps = 4
+    loop.train(config, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert "going on from step 2" in said
     assert "warning" not in said
@@ -246,47 +246,47 @@ def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(t
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, message):
-    settings = tiny.config()
-    settings.update_from_flattened_dict({field: value})
+    config = tiny.config()
+    config.update_from_flattened_dict({field: value})
     with pytest.raises(UserError, match=message):
-        loop.check(settings, devices=2)
+        loop.check(config, devices=2)
 
 
 @pytest.mark.faults
 def test_an_adversarial_term_that_no_step_would_see_is_refused():
-    settings = tiny.config("srgan")
-    settings.loss.adversarial.begin = settings.steps
-    with pytest.raises(UserError, match=r"begin=\d+ comes after the run's \d+ steps; begin"):
-        loop.check(settings, devices=1)
-    settings.loss.adversarial.begin = settings.steps - 1
-    loop.check(settings, devices=1)
-    settings.loss.adversarial.update(begin=settings.steps, weight=0.0)
-    loop.check(settings, devices=1)
+    config = tiny.config("srgan")
+    config.loss.adversarial.discriminator_warmup = config.steps
+    with pytest.raises(UserError, match=r"warmup=\d+ comes after the run's \d+ steps; shorten it"):
+        loop.check(config, devices=1)
+    config.loss.adversarial.discriminator_warmup = config.steps - 1
+    loop.check(config, devices=1)
+    config.loss.adversarial.update(discriminator_warmup=config.steps, weight=0.0)
+    loop.check(config, devices=1)
 
 
 @pytest.mark.faults
 def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
-    settings = tiny.config()
-    settings.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
-    settings.data.crop = 128
+    config = tiny.config()
+    config.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
+    config.data.crop = 128
     with pytest.raises(UserError, match=r"p\d"):
-        loop.train(settings, tmp_path / "run", devices=ONE)
+        loop.train(config, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.faults
 def test_a_set_too_large_for_the_device_is_refused_before_anything_is_written(tmp_path):
-    settings = tiny.config()
-    settings.data.update(placement="device", device_bytes=1000)
+    config = tiny.config()
+    config.data.update(placement="device", device_bytes=1000)
     with pytest.raises(UserError, match=r"does not fit config\.data\.device_bytes=1000"):
-        loop.train(settings, tmp_path / "run", devices=ONE)
+        loop.train(config, tmp_path / "run", devices=ONE)
     assert not (tmp_path / "run").exists()
 
 
 @pytest.mark.faults
 def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monkeypatch):
-    settings = tiny.config()
-    made, error = pipeline.train_batches, pixel.FORMS[settings.loss.pixel]
+    config = tiny.config()
+    made, error = pipeline.train_batches, pixel.KINDS[config.loss.pixel]
 
     class Marked(Poisoned):
         def __next__(self):
@@ -303,8 +303,8 @@ def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monke
     monkeypatch.setattr(
         loop.pipeline, "train_batches", lambda *a, **k: Marked(made(*a, **k), set())
     )
-    monkeypatch.setitem(pixel.FORMS, settings.loss.pixel, loss)
-    loop.train(settings, tmp_path, devices=ONE)
+    monkeypatch.setitem(pixel.KINDS, config.loss.pixel, loss)
+    loop.train(config, tmp_path, devices=ONE)
     state = tiny.last_state(tmp_path)
     assert (int(state.step), int(state.skipped)) == (4, 1)
     assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tiny.plain(state.params)))
@@ -423,7 +423,7 @@ def command(workdir):
 
 
 def start(workdir):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATKINDS": "cpu"}
     return subprocess.Popen(
         command(workdir),
         cwd=ROOT,

@@ -56,12 +56,12 @@ def build(name, changes=None):
     """(stage, state, global batches) in float64."""
     config = settings(name)
     config.update_from_flattened_dict(changes or {})
-    starts = {}
+    initial = {}
     if name in ("srgan", "joint"):
         inner = build_stage(settings("segmentation"), {})
         first = doubled(inner.init(jax.random.key(1), workdirs.example_batch(config)))
-        starts["segmenter"] = first.variables("segmenter")
-    stage = build_stage(config, starts)
+        initial["segmenter"] = first.variables("segmenter")
+    stage = build_stage(config, initial)
     # Plain gradient descent: Adam would hide a factor, such as the number of devices.
     plain = {network: optax.sgd(RATE) for network in stage.optimizers}
     stage = dataclasses.replace(stage, optimizers=plain)
@@ -192,7 +192,11 @@ def test_one_two_and_eight_devices_and_pmap_agree(name):
     [
         # BatchNorm is in both: its means over the devices are differentiated twice.
         {"penalty.kind": "r1", "penalty.weight": 3.0, "penalty.every": 2},
-        {"penalty.kind": "one_centred", "form": "relativistic_pairwise", "begin": 1},
+        {
+            "penalty.kind": "one_centered",
+            "kind": "relativistic_pairwise",
+            "discriminator_warmup": 1,
+        },
     ],
 )
 def test_two_devices_agree_with_one_on_what_steadies_the_discriminator(changes):

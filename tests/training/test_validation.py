@@ -9,14 +9,14 @@ from tests import tiny
 
 
 def built(tmp_path, *, size, crop, crops):
-    settings = tiny.config("segmentation")
-    settings.eval.update(crop=crop, crops=crops)
-    stage, state, _ = tiny.built("segmentation", settings)
+    config = tiny.config("segmentation")
+    config.eval.update(crop=crop, crops=crops)
+    stage, state, _ = tiny.built("segmentation", config)
     source = specs.open_source(
         f"folder:{tiny.folder(tmp_path / 'data', size=size)}", split="val", require_labels=True
     )
     mesh = sharding.data_mesh()
-    return validation.Validation(stage, source, settings, mesh, tmp_path / "run"), state
+    return validation.Validation(stage, source, config, mesh, tmp_path / "run"), state
 
 
 def crops_of(watch):

@@ -20,7 +20,7 @@ from tests import tiny
 
 
 class StandInRun:
-    """What wandb.init returns, as far as it is used; `broken` names the calls that fail."""
+    """What wandb.init_from returns, as far as it is used; `broken` names the calls that fail."""
 
     def __init__(self, options, broken):
         self.options, self.broken = options, broken
@@ -55,7 +55,7 @@ def stand_in(monkeypatch):
         module.runs.append(StandInRun(options, module.broken))
         return module.runs[-1]
 
-    module.init = init
+    module.init_from = init
     monkeypatch.setitem(sys.modules, "wandb", module)
     return module
 

@@ -35,7 +35,7 @@ class TargetSource:
         self,
         source: Any,
         fields: Sequence[str],
-        settings: Mapping[str, Any],
+        config: Mapping[str, Any],
         *,
         cache_bytes: int = 2**30,
     ):
@@ -43,7 +43,7 @@ class TargetSource:
         Args:
           source: the images.
           fields: those of `FIELDS` that are wanted.
-          settings: `config.data.targets`: marker ("shape" or "center"), center_radius and
+          config: `config.data.targets`: marker ("shape" or "center"), center_radius and
             contour_width, px; physical: whether the shape marker's areas and radii, px at 0.25
             um per px, are scaled to the images' own scale where it is known; legacy: whether mask,
             marker and contour lose the rim that USE-Net's code takes from them.
@@ -53,7 +53,7 @@ class TargetSource:
           UserError: for a setting that breaks its rule.
         """
         self._source, self._fields = source, tuple(fields)
-        self._settings = checked_settings(settings)
+        self._config = checked(config)
         self._cache = RecordCache(cache_bytes)
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes = source.mpp, source.classes
@@ -73,7 +73,7 @@ class TargetSource:
                     "label images (instances/), not masks"
                 )
             made = {field: self._make(field, record) for field in self._fields}
-            if self._settings["legacy"]:
+            if self._config["legacy"]:
                 masks = {"mask": record["instances"], **made}
                 masks = {field: masks[field] for field in masks if field not in _NO_LABELS}
                 made |= {field: legacy_labels(mask) for field, mask in masks.items()}
@@ -88,18 +88,18 @@ class TargetSource:
         return self._source.fingerprint()
 
     def _make(self, field: str, record: Mapping[str, Any]) -> np.ndarray:
-        settings, instances = self._settings, record["instances"]
+        config, instances = self._config, record["instances"]
         if field == TISSUE:
             number = zlib.crc32(record["name"].encode())
             return rendering.tissue_of(instances, 0, number, patches_per_patient=1)
         if field == "contour":
-            return targets.contours(instances, width=settings["contour_width"])
+            return targets.contours(instances, width=config["contour_width"])
         if field == "distance":
             return np.round(255 * targets.distances(instances)).astype(np.uint8)
-        if settings["marker"] == "center":
-            found = targets.center_markers(instances, radius=settings["center_radius"])
+        if config["marker"] == "center":
+            found = targets.center_markers(instances, radius=config["center_radius"])
         else:
-            mpp = self.mpp if settings["physical"] else None
+            mpp = self.mpp if config["physical"] else None
             found = targets.shape_markers(instances, mpp=mpp)
         return (found > 0).astype(np.uint8)
 
@@ -117,20 +117,20 @@ def legacy_labels(mask: np.ndarray) -> np.ndarray:
     return nearest(small, height, width)
 
 
-def checked_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings as a dict, each checked.
+def checked(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields of the config as a dict, each checked.
 
     Raises:
       UserError: for an unknown name, or a value that breaks its rule.
     """
     values = {"marker": "shape", "center_radius": 4, "contour_width": 2}
     values |= {"physical": False, "legacy": False}
-    unknown = sorted(set(settings) - set(values))
+    unknown = sorted(set(config) - set(values))
     if unknown:
         raise UserError(
             f"config.data.targets.{unknown[0]} is not known; choose out of {', '.join(values)}"
         )
-    values.update(settings)
+    values.update(config)
     if values["marker"] not in MARKERS:
         raise UserError(
             f"config.data.targets.marker={values['marker']!r} is not known; choose one of "

@@ -52,7 +52,7 @@ def expected(name):
     return normalize(image, own, target_fit(DEFAULT, METHOD))
 
 
-def test_images_are_normalised_and_all_else_passes_through():
+def test_images_are_normalized_and_all_else_passes_through():
     source = NormalizedSource(Source(), METHOD, TARGET)
     assert len(source) == 4
     assert source.names == ["a", "b", "glass", "a"]

@@ -102,12 +102,12 @@ def test_drawn_parameters_leave_what_the_two_stains_do_not_explain():
 
 def test_host_and_device_agree():
     image = stained.image(side=16)
-    settings = augmentation.Augmentation(stain_sigma=0.25, stain_bias=0.05, own_stains=True)
-    parameters = augmentation.sample_parameters(settings, np.random.default_rng(1))
+    config = augmentation.Augmentation(stain_sigma=0.25, stain_bias=0.05, own_stains=True)
+    parameters = augmentation.sample_parameters(config, np.random.default_rng(1))
     parameters = {**parameters, "dihedral": 0, "stains": OWN}
 
     def apply(rgb, parameters):
-        return augmentation.apply({"hr": rgb}, parameters, settings)["hr"]
+        return augmentation.apply({"hr": rgb}, parameters, config)["hr"]
 
     on_host, on_device = apply(image, parameters), jax.jit(apply)(image, parameters)
     assert on_host.dtype == on_device.dtype == np.uint8

@@ -63,19 +63,19 @@ def test_extra_images_make_up_their_weight_of_the_crops():
 def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(tmp_path):
     tiny.folder(tmp_path / "data", count=6)
     tiny.folder(tmp_path / "extra", count=3)
-    settings = tiny.config("segmentation")
-    settings.data.source = f"folder:{tmp_path / 'data'}"
-    whole = {split: workdirs.open_split(settings, split).names for split in ("train", "val")}
-    settings.data.labelled = 0.4
-    train = workdirs.open_split(settings, "train")
+    config = tiny.config("segmentation")
+    config.data.source = f"folder:{tmp_path / 'data'}"
+    whole = {split: workdirs.open_split(config, split).names for split in ("train", "val")}
+    config.data.labelled = 0.4
+    train = workdirs.open_split(config, "train")
     assert len(train) == 2
     assert set(train.names) < set(whole["train"])
-    assert workdirs.open_split(settings, "val").names == whole["val"]
+    assert workdirs.open_split(config, "val").names == whole["val"]
     assert not set(train.names) & set(whole["val"])
-    settings.data.extra = f"folder:{tmp_path / 'extra'}"
-    mixed = workdirs.open_split(settings, "train")
+    config.data.extra = f"folder:{tmp_path / 'extra'}"
+    mixed = workdirs.open_split(config, "train")
     assert {name.partition("-")[0] for name in mixed.names} == {"real", "extra"}
-    assert workdirs.open_split(settings, "val").names == whole["val"]
+    assert workdirs.open_split(config, "val").names == whole["val"]
 
 
 @pytest.mark.faults
@@ -88,15 +88,15 @@ def test_a_share_out_of_range_is_refused(share):
 def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     tiny.folder(tmp_path / "data", count=6)
     tiny.folder(tmp_path / "extra", count=3)
-    settings = tiny.config("segmentation")
-    settings.data.source, settings.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
-    train = set(workdirs.open_split(settings, "train").names)
-    settings.data.extra = f"folder:{tmp_path / 'extra'}"
-    seen = workdirs.manifest(settings)
+    config = tiny.config("segmentation")
+    config.data.source, config.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
+    train = set(workdirs.open_split(config, "train").names)
+    config.data.extra = f"folder:{tmp_path / 'extra'}"
+    seen = workdirs.manifest(config)
     assert set(seen["train"]) == train
     assert len(train) == 2
     assert not train & set(seen["val"])
-    assert seen["extra"] == settings.data.extra
+    assert seen["extra"] == config.data.extra
 
 
 def test_at_weight_one_only_the_extra_images_are_left():
@@ -124,16 +124,16 @@ def semi_supervised(tmp_path, **changes):
 
     Every image is annotated as having a nucleus.
     """
-    settings = tiny.config("segmentation")
+    config = tiny.config("segmentation")
     tiny.folder(tmp_path / "data", count=7)
     nucleus = np.zeros((64, 64), np.uint16)
     nucleus[20:44, 20:44] = 1
     for path in (tmp_path / "data" / "instances").iterdir():
         Image.fromarray(nucleus).save(path)
-    settings.data.update(source=f"folder:{tmp_path / 'data'}", labelled=0.34, unlabelled="rest")
-    settings.teacher.weight = 1.0
-    settings.data.update(changes)
-    return settings
+    config.data.update(source=f"folder:{tmp_path / 'data'}", labelled=0.34, unlabelled="rest")
+    config.teacher.weight = 1.0
+    config.data.update(changes)
+    return config
 
 
 def unlabelled_folder(root, names=("q0", "q1"), size=64):
@@ -179,15 +179,15 @@ def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_
 @pytest.mark.parametrize("placement", ["host", "device"])
 def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     """Nor do its images reach who does not ask which are labelled."""
-    settings = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
+    config = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
     heads = ("mask", "marker", "contour", "distance")
     fields = ("hr", "instances", *heads, "labelled")
-    source = workdirs.open_split(settings, "train", fields=fields, crop=16)
-    part, rest = workdirs.open_split(settings, "train"), workdirs.open_unlabelled(settings)
+    source = workdirs.open_split(config, "train", fields=fields, crop=16)
+    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
     assert (len(part), len(rest)) == (2, 4)
     assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
-    settings.data.crop = 64  # whole images, so that a nucleus is in each
-    batches = pipeline.train_batches(source, settings.data, fields=fields, batch_size=16, seed=0)
+    config.data.crop = 64  # whole images, so that a nucleus is in each
+    batches = pipeline.train_batches(source, config.data, fields=fields, batch_size=16, seed=0)
     told = []
     for _ in range(4):
         batch = {field: np.asarray(array) for field, array in next(batches).items()}
@@ -199,7 +199,7 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     batches.close()
     assert set(told) == {0.0, 1.0}
     assert np.mean(told) == pytest.approx(0.25, abs=0.1)
-    held_out = workdirs.open_split(settings, "val", fields=fields)
+    held_out = workdirs.open_split(config, "val", fields=fields)
     assert held_out[0]["labelled"].all()
     assert held_out[0]["mask"].any()
 
@@ -217,11 +217,11 @@ def test_turned_crops_beyond_the_image_are_unlabelled_there():
 
 
 def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelled(tmp_path, caplog):
-    settings = semi_supervised(tmp_path)
+    config = semi_supervised(tmp_path)
     (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
-    settings.data.unlabelled = unlabelled_folder(tmp_path / "more")
+    config.data.unlabelled = unlabelled_folder(tmp_path / "more")
     fields = ("hr", "mask", "marker", "labelled")
-    source = workdirs.open_split(settings, "train", fields=fields, crop=16)
+    source = workdirs.open_split(config, "train", fields=fields, crop=16)
     assert source.mpp == 0.25
     assert source.classes == ["none", "a", "b"]
     names = {name for name in source.names if name.startswith("unlabelled-")}
@@ -231,19 +231,19 @@ def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelle
     assert not caplog.text
     # Of another scale they are still of use, and that is said.
     (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
-    assert workdirs.open_split(settings, "train", fields=fields).mpp == 0.25
+    assert workdirs.open_split(config, "train", fields=fields).mpp == 0.25
     assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
-    seen = workdirs.manifest(settings)
+    seen = workdirs.manifest(config)
     assert seen["unlabelled"] == ["q0", "q1"]
     assert len(seen["train"]) == 2
 
 
-def test_unlabelled_images_are_normalised_like_the_others(tmp_path):
-    settings = semi_supervised(tmp_path)
-    settings.data.stain.method = "reinhard"
+def test_unlabelled_images_are_normalized_like_the_others(tmp_path):
+    config = semi_supervised(tmp_path)
+    config.data.stain.method = "reinhard"
     fields = ("hr", "mask", "labelled")
-    source = workdirs.open_split(settings, "train", fields=fields)
-    matched = stain_matching.build(settings).source(source)
+    source = workdirs.open_split(config, "train", fields=fields)
+    matched = stain_matching.build(config).source(source)
     for index in (0, len(source) - 1):
         assert not np.array_equal(matched[index]["hr"], source[index]["hr"])
         np.testing.assert_array_equal(matched[index]["labelled"], source[index]["labelled"])
@@ -251,36 +251,36 @@ def test_unlabelled_images_are_normalised_like_the_others(tmp_path):
 
 def test_extra_images_are_among_the_labelled(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
-    settings = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
-    source = workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+    config = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
+    source = workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
     count = sum(name.startswith("labelled-extra-") for name in source.names)
     assert count / len(source) == pytest.approx(0.25)
 
 
 @pytest.mark.faults
 def test_a_rest_of_nothing_is_refused(tmp_path):
-    settings = semi_supervised(tmp_path, labelled=1.0)
+    config = semi_supervised(tmp_path, labelled=1.0)
     with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out .* and that is none"):
-        workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
-    settings.data.labelled = 0.99  # of six patients
+        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+    config.data.labelled = 0.99  # of six patients
     with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out .* and that is none"):
-        workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults
 def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
-    settings = semi_supervised(tmp_path)
-    settings.data.unlabelled = settings.data.source
+    config = semi_supervised(tmp_path)
+    config.data.unlabelled = config.data.source
     with pytest.raises(UserError, match=r"is data\.source, held-out images and all"):
-        workdirs.open_unlabelled(settings)
-    settings.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
+        workdirs.open_unlabelled(config)
+    config.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
     with pytest.raises(UserError, match=r"q0.* smaller than the crop of 48 px"):
-        workdirs.open_unlabelled(settings, crop=48)
+        workdirs.open_unlabelled(config, crop=48)
 
 
 @pytest.mark.faults
 def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is_not(tmp_path):
-    settings = semi_supervised(tmp_path)
+    config = semi_supervised(tmp_path)
     barcodes = [f"TCGA-AA-000{n}" for n in range(7)]
     root = tmp_path / "data"
     for folder in ("images", "instances"):
@@ -290,19 +290,19 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is
     for number, barcode in enumerate(barcodes):
         text = text.replace(f"p{number}", f"{barcode}-01Z")
     (root / "splits.json").write_text(text)
-    part, rest = workdirs.open_split(settings, "train"), workdirs.open_unlabelled(settings)
-    held_out = workdirs.open_split(settings, "val")
+    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
+    held_out = workdirs.open_split(config, "val")
     for number, (group, refused) in enumerate(
         ((part.groups[0], True), (held_out.groups[0], True), (rest.groups[0], False))
     ):
         names = ("q0", f"{group}-02Z")
-        settings.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
+        config.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
         if not refused:
-            assert len(workdirs.open_unlabelled(settings)) == 2
+            assert len(workdirs.open_unlabelled(config)) == 2
             continue
         said = rf"{group} is in data\.unlabelled=.* and among the labelled or held-out"
         with pytest.raises(UserError, match=said):
-            workdirs.open_split(settings, "train", fields=("hr", "mask", "labelled"))
+            workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults

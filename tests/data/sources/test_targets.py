@@ -80,8 +80,8 @@ def test_center_markers_have_the_radius_asked_for():
 
 
 def test_legacy_labels_lose_a_rim_and_nothing_else():
-    settings = {**SETTINGS, "legacy": True}
-    record = TargetSource(Two(), ("marker", "distance"), settings)[0]
+    config = {**SETTINGS, "legacy": True}
+    record = TargetSource(Two(), ("marker", "distance"), config)[0]
     plain = TargetSource(Two(), ("marker", "distance"), SETTINGS)[0]
     for field in ("mask", "marker"):
         lost = plain[field].astype(bool) & ~record[field].astype(bool)
@@ -145,7 +145,7 @@ def test_a_source_of_masks_alone_is_refused():
 )
 def test_a_bad_setting_is_named(change, said):
     with pytest.raises(UserError, match=said):
-        targets.checked_settings({**SETTINGS, **change})
+        targets.checked({**SETTINGS, **change})
 
 
 def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monkeypatch):
@@ -167,12 +167,12 @@ def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monk
 
 def test_a_stage_with_heads_opens_its_data_with_their_targets(tmp_path):
     tiny.folder(tmp_path / "set")
-    settings = tiny.config("segmentation")
-    settings.data.source = f"folder:{tmp_path / 'set'}"
+    config = tiny.config("segmentation")
+    config.data.source = f"folder:{tmp_path / 'set'}"
     from histojax.runs import workdirs
 
-    source = workdirs.open_split(settings, "train", fields=("hr", "mask", "marker"))
+    source = workdirs.open_split(config, "train", fields=("hr", "mask", "marker"))
     assert isinstance(source, TargetSource)
     assert set(source[0]) >= {"hr", "mask", "marker"}
-    plain = workdirs.open_split(settings, "train", fields=("hr", "mask"))
+    plain = workdirs.open_split(config, "train", fields=("hr", "mask"))
     assert "marker" not in plain[0]
