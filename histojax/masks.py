@@ -86,7 +86,7 @@ def main(argv: Sequence[str]) -> None:
 def predict(output: pathlib.Path) -> None:
     """Makes masks of what a run finds in images without labels."""
     from histojax.runs import workdirs
-    from histojax.synthesis.painter import pseudo_labels
+    from histojax.synthesis import pseudo_labels
 
     if _WORKDIR.value is None:
         raise UserError("--kind=predicted needs --workdir=RUN, which finds the nuclei: give it")

@@ -170,7 +170,7 @@ def newest(folder: pathlib.Path) -> checkpoint.Series:
     return best if best.steps() else checkpoint.Series(folder / "checkpoints" / "last")
 
 
-def starting_variables(workdir: pathlib.Path) -> dict[str, Tree]:
+def initial_variables(workdir: pathlib.Path) -> dict[str, Tree]:
     """Network -> variables of a run, averaged where it keeps them so.
 
     Raises:

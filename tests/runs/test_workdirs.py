@@ -36,7 +36,7 @@ def test_the_best_checkpoint_is_used_and_else_the_last(trained_chain, tmp_path):
 
 def test_averaged_variables_start_the_next_stage(trained_chain):
     run = workdirs.load(trained_chain / "srgan")
-    variables = workdirs.starting_variables(trained_chain / "srgan")
+    variables = workdirs.initial_variables(trained_chain / "srgan")
     assert sorted(variables) == ["discriminator", "generator"]
     assert tiny.same(variables["generator"], run.state.ema["generator"])
     assert not tiny.same(variables["generator"]["params"], run.state.params["generator"])

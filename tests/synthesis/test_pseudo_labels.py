@@ -8,7 +8,7 @@ import tifffile
 from histojax.data.sources import specs
 from histojax.errors import UserError
 from histojax.inference import labeling, tiled
-from histojax.synthesis.painter import pseudo_labels
+from histojax.synthesis import pseudo_labels
 from tests import tiny
 
 

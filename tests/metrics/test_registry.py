@@ -1,0 +1,29 @@
+import pytest
+
+from histojax.metrics import registry
+
+
+def test_the_longest_name_that_fits_a_key_is_its_metric():
+    assert registry.split_key("aji_plus_sr_to_s") == ("aji_plus", "sr_to_s")
+    assert registry.split_key("aji_sr_to_s") == ("aji", "sr_to_s")
+    assert registry.split_key("dice_pooled_sr_to_s") == ("dice_pooled", "sr_to_s")
+    assert registry.split_key("psnr_rgb") == ("psnr_rgb", "")
+    assert registry.split_key("loss") is None
+
+
+@pytest.mark.parametrize(
+    ("name", "title", "higher"),
+    [
+        ("psnr_y", "PSNR Y", True),
+        ("feature_distance_vgg19", "feature distance, vgg19", False),
+        ("class_dice_pooled_stroma", "Dice, stroma, pooled", True),
+        ("class_dice_stroma", "Dice, stroma", True),
+    ],
+)
+def test_a_metric_says_its_title_and_direction(name, title, higher):
+    found = registry.metric(name)
+    assert (found.name, found.title, found.higher_is_better) == (name, title, higher)
+
+
+def test_a_name_that_is_not_known_has_no_metric():
+    assert registry.metric("loss") is None
