@@ -20,10 +20,11 @@ from ml_collections import ConfigDict
 from histojax.components import build
 from histojax.config import from_values
 from histojax.data import pipeline
-from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.inference import tiled
 from histojax.runs import workdirs
 from histojax.stages import build_stage, segmentation
+from histojax.stages.base import enhances, segments
 from histojax.training import loop, sharding
 from launch import benchmark_timing as timing
 
@@ -145,9 +146,7 @@ def _flop_grouped(config: ConfigDict) -> float | None:
     return (step.lower(state, batch).cost_analysis() or {}).get("flops")
 
 
-def _batches(
-    config: ConfigDict, source: specs.Source, fields: Sequence[str], **options: Any
-) -> Any:
+def _batches(config: ConfigDict, source: Source, fields: Sequence[str], **options: Any) -> Any:
     return pipeline.train_batches(
         source,
         config.data,
@@ -241,9 +240,9 @@ def measure_inference(
     """
     run = untrained_run(from_values(dict(values)))
     makers = {}
-    if hasattr(run.stage, "enhance"):
+    if enhances(run.stage):
         makers["enhance"] = tiled.enhancer
-    if hasattr(run.stage, "segment"):
+    if segments(run.stage):
         makers["segment"] = tiled.segmenter
     if len(makers) == 2:
         makers["predict"] = tiled.predictor

@@ -10,6 +10,7 @@ import numpy as np
 
 from histojax.components import content
 from histojax.config import read_config
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import rows as methods
 from histojax.imaging import writers
@@ -42,7 +43,7 @@ def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.Feature
     return f"encoder of {judge.workdir}", own["segmenter"]
 
 
-def check_unseen(judge: workdirs.Run, source: Any) -> None:
+def check_unseen(judge: workdirs.Run, source: Source) -> None:
     """Checks that the judge was not trained on the images that it reads masks back from.
 
     Raises:

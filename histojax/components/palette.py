@@ -9,7 +9,7 @@ import numpy as np
 
 from histojax.components.images import unit
 from histojax.components.scales import Labels, label_colors
-from histojax.data.sources.specs import Source
+from histojax.data.sources.base import Source
 
 # The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
 Look = list[list[float] | None]

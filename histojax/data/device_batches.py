@@ -15,6 +15,7 @@ import numpy as np
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.example import Recipe, finish, read_checked
+from histojax.data.sources.base import Source
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,7 +29,7 @@ class Store:
     sizes: np.ndarray
 
 
-def load_store(source: Any, recipe: Recipe, max_bytes: int) -> Store | None:
+def load_store(source: Source, recipe: Recipe, max_bytes: int) -> Store | None:
     """Reads every image of a source for `DeviceBatches`.
 
     Returns:

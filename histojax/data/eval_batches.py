@@ -10,6 +10,7 @@ import numpy as np
 from histojax.data import degradation as degradation_lib
 from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked
 from histojax.data.pipeline import whole_number
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 
 
@@ -37,7 +38,7 @@ class EvalBatches:
 
     def __init__(
         self,
-        source: Any,
+        source: Source,
         recipe: Recipe,
         *,
         count: int,
@@ -89,7 +90,7 @@ class EvalBatches:
 
 
 def eval_batches(
-    source: Any,
+    source: Source,
     data_config: Mapping[str, Any],
     *,
     fields: Sequence[str],

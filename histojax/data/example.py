@@ -17,6 +17,7 @@ import numpy as np
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
 from histojax.data.sources import targets
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 
 # What other sources add to the records of those that read images.
@@ -66,7 +67,7 @@ class Recipe:
 
 
 def make_recipe(
-    source: Any,
+    source: Source,
     data_config: Mapping[str, Any],
     fields: Sequence[str],
     *,
@@ -140,7 +141,7 @@ def make_recipe(
     return Recipe(crop, tuple(fields), tuple(stored), degradation, augmentation)
 
 
-def read_checked(source: Any, index: int, recipe: Recipe) -> dict[str, Any]:
+def read_checked(source: Source, index: int, recipe: Recipe) -> dict[str, Any]:
     """The stored fields of one image, its name and own stains, checked against the recipe."""
     record = source[index]
     name = record["name"]

@@ -33,6 +33,7 @@ from histojax.data import augmentation, cores
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
 from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked, warp
+from histojax.data.sources.base import Source
 from histojax.data.sources.own_stains import OwnStains
 from histojax.errors import UserError
 
@@ -48,7 +49,7 @@ _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 class _TrainExample:
     """Image index and generator -> one augmented example: what grain maps over the stream."""
 
-    source: Any
+    source: Source
     recipe: Recipe
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
@@ -163,7 +164,7 @@ class HostBatches:
 
     def __init__(
         self,
-        source: Any,
+        source: Source,
         recipe: Recipe,
         *,
         batch_size: int,
@@ -273,7 +274,7 @@ def whole_number(value: Any, name: str, least: int) -> int:
 
 
 def train_batches(
-    source: Any,
+    source: Source,
     data_config: Mapping[str, Any],
     *,
     fields: Sequence[str],

@@ -12,12 +12,12 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import Any
 
 import numpy as np
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging.resampling import downsample
 from histojax.metrics.image_quality import luma_bt601
@@ -80,11 +80,11 @@ def _structure(image: np.ndarray) -> np.ndarray:
     return ndimage.gaussian_filter(luma, _FINEST) - ndimage.gaussian_filter(luma, _COARSEST)
 
 
-def check_registration(source: Any, scale: int, max_shift: float) -> None:
+def check_registration(source: Source, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
     Args:
-      source: a `histojax.data.sources.specs.Source`.
+      source: a `histojax.data.sources.Source`.
       scale: r.
       max_shift: hr px that a pair may be off; 0 checks nothing.
 

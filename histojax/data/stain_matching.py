@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
 from histojax.imaging.reader import RegionReader
@@ -28,7 +29,7 @@ class StainMatching:
         """The target's fit, which a checkpoint keeps: its image need not be there at use."""
         return to_json(self.target)
 
-    def source(self, source: Any) -> NormalizedSource:
+    def source(self, source: Source) -> NormalizedSource:
         """A source whose images are normalised as they are read."""
         return NormalizedSource(source, self.method, self.target)
 

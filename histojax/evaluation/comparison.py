@@ -22,7 +22,7 @@ from histojax import cli
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
-from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table
 from histojax.evaluation import rows as methods
@@ -31,6 +31,7 @@ from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
 from histojax.report import comparison
 from histojax.runs import workdirs as runs
+from histojax.stages.base import enhances, segments
 
 _WINDOWS = 2
 
@@ -230,7 +231,7 @@ def _check_scales(entries: Sequence[Entry]) -> None:
             )
 
 
-def _check_data(entries: Sequence[Entry], source: specs.Source, split: str) -> None:
+def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
@@ -244,7 +245,7 @@ def _check_data(entries: Sequence[Entry], source: specs.Source, split: str) -> N
             )
 
 
-def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: specs.Source) -> list[str]:
+def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -> list[str]:
     """What a reader has to know before believing the numbers."""
     notes = []
     scored = to_values(reference.data.degradation)
@@ -275,7 +276,7 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: specs.Sou
     return notes
 
 
-def _seen_in_training(entry: Entry, reference: ConfigDict, source: specs.Source) -> int:
+def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
     """How many of the images a run was trained on, by name, in data of the same SPEC."""
     if entry.config.data.source != reference.data.source:
         return 0
@@ -307,7 +308,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
 def _draw(
     entries: Sequence[Entry],
     reference: ConfigDict,
-    source: specs.Source,
+    source: Source,
     scores: Mapping[str, Scores],
     output: pathlib.Path,
     count: int,
@@ -326,9 +327,9 @@ def _draw(
     for entry in entries:
         run = runs.load(entry.workdir)
         enhance = segment = None
-        if hasattr(run.stage, "enhance"):
+        if enhances(run.stage):
             enhance = methods.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
-        if hasattr(run.stage, "segment"):
+        if segments(run.stage):
             sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
             segment = methods.run_segmenter(run, sizes, mpp=source.mpp)
         for i, (hr, lr, _) in pairs.items():

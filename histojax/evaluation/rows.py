@@ -13,13 +13,14 @@ from ml_collections import ConfigDict
 
 from histojax.components import content
 from histojax.data import stain_matching
-from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
 from histojax.inference import labeling, tiled
 from histojax.metrics import image_quality
 from histojax.nuclei import components
 from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
 
 Image = np.ndarray
 # Feature maps are compared on windows of this side, which bounds their memory.
@@ -45,7 +46,7 @@ class Methods:
 
 def methods_of(
     folders: Mapping[str, workdirs.Run],
-    source: specs.Source,
+    source: Source,
     config: ConfigDict,
     *,
     enhancer: str | None = None,
@@ -67,8 +68,8 @@ def methods_of(
     smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
     hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
-    generators = {name: run for name, run in folders.items() if hasattr(run.stage, "enhance")}
-    masks = {name: run for name, run in folders.items() if hasattr(run.stage, "segment")}
+    generators = {name: run for name, run in folders.items() if enhances(run.stage)}
+    masks = {name: run for name, run in folders.items() if segments(run.stage)}
     enhancers: dict[str, Callable[[Image], Image]] = {}
     if enhancer != "none":
         enhancers["bicubic"] = bicubic(scale)
@@ -77,7 +78,7 @@ def methods_of(
             enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
     elif enhancer not in ("bicubic", "none"):
         outside = workdirs.load(pathlib.Path(enhancer))
-        if not hasattr(outside.stage, "enhance"):
+        if not enhances(outside.stage):
             raise UserError(
                 f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
                 "images; name a generator, srgan or joint run, bicubic or none"
@@ -112,9 +113,7 @@ def methods_of(
     )
 
 
-def sizes_of(
-    source: specs.Source, scale: int, *, smallest: int | None = None
-) -> list[tuple[int, int]]:
+def sizes_of(source: Source, scale: int, *, smallest: int | None = None) -> list[tuple[int, int]]:
     """(H, W) of every image, cut to multiples of the scale.
 
     Raises:

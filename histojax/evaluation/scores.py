@@ -25,7 +25,7 @@ from histojax.components.images import tells_classes
 from histojax.config import read_config, to_values
 from histojax.data import degradation
 from histojax.data.registration import check_registration
-from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation.rows import Methods, comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
@@ -33,6 +33,7 @@ from histojax.inference import labeling, tiled
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
 from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
 
 Image = np.ndarray
 # Bytes of a SPEC that the name of a folder takes over, its last ones.
@@ -56,7 +57,7 @@ _FITTED_IMAGES = 24
 
 def evaluate(
     methods: Methods,
-    source: specs.Source,
+    source: Source,
     config: ConfigDict,
     *,
     figure: Callable[[str, dict[str, Image]], None] | None = None,
@@ -264,7 +265,7 @@ def score_workdir(
     if max_pixels is not None:
         with config.data.unlocked():  # runs from before there was one lack it
             config.data.max_pixels = max_pixels
-    needs_masks = any(hasattr(run.stage, "segment") for run in folders.values())
+    needs_masks = any(segments(run.stage) for run in folders.values())
     source = workdirs.open_split(config, split, fields=("instances",) if needs_masks else ())
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
@@ -306,7 +307,7 @@ def score_workdir(
     return table
 
 
-def check_same_classes(run: workdirs.Run, source: specs.Source, spec: str) -> None:
+def check_same_classes(run: workdirs.Run, source: Source, spec: str) -> None:
     """Checks that what a run tells apart is what data are annotated with.
 
     Raises:
@@ -356,14 +357,14 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     config = run.config
     source = workdirs.open_split(config, "val", fields=("instances",))
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
-    enhances = hasattr(run.stage, "enhance")
+    reads_lr = enhances(run.stage)
     network = tiled.predictor(run)
     maps, truths = [], []
     count = min(len(source), _FITTED_IMAGES)
     say(f"{config.name}: fitting the post-processing to {count} images of the val split")
     for index in range(count):
         hr, lr, truth = image_pair(source[index], recipe, config.seed)
-        found = network(lr if enhances else hr)
+        found = network(lr if reads_lr else hr)
         maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
         truths.append(truth)
     best, tried = fitting.fit_thresholds(
@@ -423,7 +424,7 @@ def _file_word(text: str) -> str:
     return word if word == text else f"{word}_{digest}"
 
 
-def data_record(config: ConfigDict, source: specs.Source, split: str) -> dict[str, Any]:
+def data_record(config: ConfigDict, source: Source, split: str) -> dict[str, Any]:
     """What decides the pairs of images that are scored; a folder's place is not told."""
     return {
         "source": "folder" if "folder:" in config.data.source else config.data.source,

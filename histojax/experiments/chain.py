@@ -33,6 +33,7 @@ from histojax.imaging.resampling import check_scale
 from histojax.report import run as report
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
+from histojax.stages.base import segments
 from histojax.training import loop
 from histojax.training.validation import crop_step, fitting_crop
 
@@ -356,7 +357,7 @@ def initial_variables(
 
 def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
-    if hasattr(trained.stage, "segment"):
+    if segments(trained.stage):
         scores.fit_instances(trained)
     say(f"{trained.config.name}: scoring the val split")
     table = scores.score_workdir(trained.workdir)

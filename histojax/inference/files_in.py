@@ -20,6 +20,7 @@ from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
 from histojax.report import run as report
 from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
 
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
@@ -134,8 +135,8 @@ def predict_file(
             long or no text.
     """
     name = conversion.readable_name(path)
-    makes_sr = hasattr(run.stage, "enhance")
-    finds = hasattr(run.stage, "segment")
+    makes_sr = enhances(run.stage)
+    finds = segments(run.stage)
     heads = run.stage.segmenter.heads if finds else ()
     classifies = tells_classes(heads)
     longest = f"{name}.{'classes' if classifies else 'labels'}.tif"

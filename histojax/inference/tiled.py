@@ -15,6 +15,7 @@ from histojax.components.images import by_head
 from histojax.data import stain_matching
 from histojax.imaging import tiling
 from histojax.runs.workdirs import Run
+from histojax.stages.base import enhances, segments
 
 # One window's pixels on the high-resolution side; memory follows it, a few KiB a pixel.
 LARGEST_TILE = 1024
@@ -164,7 +165,7 @@ def predictor(
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
     tiles agree with the whole here too. `ensemble` as in `symmetric_mean`, of each network.
     """
-    has_generator, has_segmenter = hasattr(run.stage, "enhance"), hasattr(run.stage, "segment")
+    has_generator, has_segmenter = enhances(run.stage), segments(run.stage)
     scale = run.config.data.scale if has_generator else 1
     halo, stride = 0, 1
     if has_segmenter:

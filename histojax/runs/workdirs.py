@@ -16,10 +16,12 @@ from ml_collections import ConfigDict
 from histojax.components.state import State
 from histojax.config import from_values, read_config
 from histojax.data.sources import specs, subsets, targets
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.runs import checkpoint
 from histojax.stages import build_stage
+from histojax.stages.base import Stage
 
 Tree = Any
 
@@ -39,7 +41,7 @@ class Run:
 
     workdir: pathlib.Path
     config: ConfigDict
-    stage: Any
+    stage: Stage
     state: State
     step: int
     meta: dict[str, Any]
@@ -76,7 +78,7 @@ def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, np.n
     }
 
 
-def fresh_state(stage: Any, config: ConfigDict) -> State:
+def fresh_state(stage: Stage, config: ConfigDict) -> State:
     """A stage's state before its first step.
 
     Raises:
@@ -92,7 +94,7 @@ def fresh_state(stage: Any, config: ConfigDict) -> State:
         ) from error
 
 
-def labelled_source(workdir: pathlib.Path) -> specs.Source:
+def labelled_source(workdir: pathlib.Path) -> Source:
     """The labelled images that a run was trained on, without those beside them.
 
     Raises:
@@ -182,7 +184,7 @@ def initial_variables(workdir: pathlib.Path) -> dict[str, Tree]:
 
 def open_split(
     config: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
-) -> specs.Source:
+) -> Source:
     """A split of the data that a config names.
 
     Args:
@@ -216,7 +218,7 @@ def open_split(
     return source
 
 
-def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> specs.Source:
+def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
     """The images that a run learns from without their labels; they may have some.
 
     Args:
@@ -236,9 +238,7 @@ def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> specs.Sou
     )
 
 
-def _opener(
-    config: ConfigDict, *, require_labels: bool, crop: int | None
-) -> Callable[..., specs.Source]:
+def _opener(config: ConfigDict, *, require_labels: bool, crop: int | None) -> Callable[..., Source]:
     """What opens a SPEC as a config has it: (spec, split=, ...) -> Source."""
     data = config.data
     return functools.partial(

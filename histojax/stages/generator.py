@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -21,13 +21,14 @@ from histojax.components import build, content, scoring
 from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.stages.base import Capability, OneImage
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Generator:
+class Generator(OneImage):
     """The stage; see `histojax.stages` for what its members mean."""
 
     generator: nn.Module
@@ -37,6 +38,7 @@ class Generator:
     initial: Mapping[str, Tree]
     dtype: jnp.dtype
 
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
     fields = ("lr", "hr")
     annotations = ()
     best = ("psnr_rgb", "max")

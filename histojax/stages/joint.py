@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -27,13 +27,14 @@ from histojax.components.state import State, advance, apply, create, mean_over, 
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.nuclei import separation
 from histojax.stages import segmentation
+from histojax.stages.base import Capability, OneImage
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Joint(segmentation.FindsNuclei):
+class Joint(segmentation.FindsNuclei, OneImage):
     """The stage; see `histojax.stages` for what its members mean.
 
     Attributes:
@@ -58,6 +59,8 @@ class Joint(segmentation.FindsNuclei):
     initial: Mapping[str, Tree]
     learn_from_step: Mapping[str, int]
     dtype: jnp.dtype
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance", "segment"})
 
     @property
     def fields(self) -> tuple[str, ...]:

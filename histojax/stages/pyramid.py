@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -39,13 +39,14 @@ from histojax.components.scales import (
     reduced,
 )
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
-from histojax.data.sources.specs import Source
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
 from histojax.nuclei import separation
 from histojax.stages import segmentation
+from histojax.stages.base import Capability
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
@@ -88,6 +89,7 @@ class Pyramid(segmentation.FindsNuclei):
 
     # Neither likeness nor overlap of one of the two says which pyramid is best.
     best = ("step", "max")
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"segment", "synthesize"})
 
     @property
     def fields(self) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -30,6 +30,7 @@ from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
 from histojax.nuclei import separation
 from histojax.nuclei.watershed import InstanceParameters, check_maps
+from histojax.stages.base import Capability, OneImage
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
@@ -78,7 +79,7 @@ class FindsNuclei:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Segmentation(FindsNuclei):
+class Segmentation(FindsNuclei, OneImage):
     """The stage; see `histojax.stages` for what its members mean."""
 
     segmenter: nn.Module
@@ -91,6 +92,8 @@ class Segmentation(FindsNuclei):
     encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
     teacher: Teacher | None  # where it learns from images without labels too
     dtype: jnp.dtype
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"segment"})
 
     @property
     def fields(self) -> tuple[str, ...]:

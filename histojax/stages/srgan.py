@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
@@ -23,13 +23,14 @@ from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.models.resnext_generator import ResNeXtGenerator
 from histojax.stages import segmentation
+from histojax.stages.base import Capability, OneImage
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SRGAN:
+class SRGAN(OneImage):
     """The stage; see `histojax.stages` for what its members mean."""
 
     generator: nn.Module
@@ -45,6 +46,7 @@ class SRGAN:
     annotations = ()
     # Distortion and likeness to real tissue pull apart here, so no metric of distortion may pick
     # the checkpoint; the last one is the run's result.
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
     best = ("step", "max")
 
     @property

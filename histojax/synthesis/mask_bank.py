@@ -19,6 +19,7 @@ import numpy as np
 import scipy.ndimage
 
 from histojax.data.augmentation import dihedral
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import writers
 
@@ -46,7 +47,7 @@ class Bank:
     sizes: tuple[tuple[int, int], ...]
 
 
-def collect(source: Any) -> Bank:
+def collect(source: Source) -> Bank:
     """The bank of a source with instances.
 
     Raises:
@@ -78,7 +79,7 @@ def collect(source: Any) -> Bank:
 
 
 def write_masks(
-    source: Any, folder: pathlib.Path, *, kind: str, count: int, size: int, seed: int
+    source: Source, folder: pathlib.Path, *, kind: str, count: int, size: int, seed: int
 ) -> None:
     """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32.
 
@@ -91,7 +92,7 @@ def write_masks(
         writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size, mpp=source.mpp)
 
 
-def masks(source: Any, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
+def masks(source: Source, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
     """Masks without end, int32 (size, size), each with a nucleus in it.
 
     Args:
@@ -120,7 +121,7 @@ def masks(source: Any, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
             yield mask
 
 
-def turned(source: Any, size: int, rng: np.random.Generator) -> np.ndarray:
+def turned(source: Source, size: int, rng: np.random.Generator) -> np.ndarray:
     """A window of a labelled image, turned or mirrored; int32 (size, size), labels from 1.
 
     Raises:
@@ -221,7 +222,7 @@ def renumbered(instances: np.ndarray) -> np.ndarray:
     return (numbers.reshape(instances.shape) + first).astype(np.int32)
 
 
-def _instances(source: Any, index: int) -> np.ndarray:
+def _instances(source: Source, index: int) -> np.ndarray:
     return instances_of(source[index])
 
 

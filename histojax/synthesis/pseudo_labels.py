@@ -6,14 +6,15 @@ Beside their images they are pairs to train on: pseudo-labels (Lee 2013).
 from __future__ import annotations
 
 import pathlib
-from typing import Any
 
 import numpy as np
 
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.inference import labeling, tiled
 from histojax.runs import workdirs
+from histojax.stages.base import segments
 from histojax.synthesis.mask_bank import renumbered
 
 
@@ -24,7 +25,7 @@ def confidence(probability: np.ndarray) -> float:
 
 def write_masks(
     run: workdirs.Run,
-    source: Any,
+    source: Source,
     folder: pathlib.Path,
     *,
     count: int,
@@ -57,7 +58,7 @@ def write_masks(
         large and sure enough.
     """
     writers.check_empty(folder)
-    if not hasattr(run.stage, "segment"):
+    if not segments(run.stage):
         raise UserError(
             f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
             "pyramid or a segmentation run"

@@ -15,6 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from histojax.components import content
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.inference import labeling
@@ -57,7 +58,7 @@ class Windows:
         return Windows(self.images[kept], self.labels[kept], tuple(self.names[i] for i in kept))
 
 
-def windows_of(source: Any, size: int) -> Windows:
+def windows_of(source: Source, size: int) -> Windows:
     """All squares of a grid that lie in a source's images and hold a nucleus whole or in part.
 
     Args:

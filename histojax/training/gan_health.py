@@ -16,6 +16,7 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 from histojax.losses import adversarial
+from histojax.stages.base import Stage
 
 Row = Mapping[str, Any]
 
@@ -221,7 +222,7 @@ class Watch:
         return told
 
 
-def build_watch(config: ConfigDict, stage: Any) -> Watch | None:
+def build_watch(config: ConfigDict, stage: Stage) -> Watch | None:
     """A watch over a stage's run; None where nothing plays against anything, or none is wanted.
 
     Raises:

@@ -24,6 +24,7 @@ from histojax.imaging import writers
 from histojax.runs import checkpoint, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
+from histojax.stages.base import Stage, enhances, synthesizes
 from histojax.training import gan_health, metric_writer, sharding
 from histojax.training.metric_writer import MetricWriter
 from histojax.training.progress import ProgressLine, SinceLastLine
@@ -72,7 +73,7 @@ def train(
     if matching is not None:
         source, held_out = matching.source(source), matching.source(held_out)
     palette = None
-    if hasattr(stage, "palette_of"):
+    if synthesizes(stage):
         palette = last.meta().get("palette") if begun else stage.palette_of(source)
     mesh = sharding.data_mesh(devices)
     batches = pipeline.train_batches(
@@ -199,14 +200,11 @@ def train(
     return workdirs.load(workdir)
 
 
-def describe(stage: Any, state: Tree, config: ConfigDict) -> None:
+def describe(stage: Stage, state: Tree, config: ConfigDict) -> None:
     """Prints what is trained: each network's fields, parameters and GFLOP a forward image."""
     batch = {k: jax.numpy.asarray(v) for k, v in workdirs.example_batch(config).items()}
     for name, module in stage.networks.items():
-        if hasattr(stage, "inputs"):
-            inputs = stage.inputs(batch)[name]
-        else:
-            inputs = ((batch["lr"] if name == "generator" else batch["hr"]).astype(np.float32),)
+        inputs = stage.inputs(batch)[name]
         image = inputs[0]
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params[name]))
         cost = (
@@ -317,11 +315,11 @@ def _newest(series: checkpoint.Series) -> str:
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
-def _scaled(mpp: float | None, stage: Any, config: ConfigDict) -> float | None:
+def _scaled(mpp: float | None, stage: Stage, config: ConfigDict) -> float | None:
     """mpp of what the trained network reads: where it enhances, its input is r times coarser."""
     if mpp is None:
         return None
-    return mpp * (config.data.scale if hasattr(stage, "enhance") else 1)
+    return mpp * (config.data.scale if enhances(stage) else 1)
 
 
 @contextmanager

@@ -14,8 +14,9 @@ from ml_collections import ConfigDict
 
 from histojax.components import scoring
 from histojax.data import eval_batches
-from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.imaging import figures
+from histojax.stages.base import Stage
 from histojax.training import sharding
 
 Tree = Any
@@ -39,8 +40,8 @@ class Validation:
 
     def __init__(
         self,
-        stage: Any,
-        source: specs.Source,
+        stage: Stage,
+        source: Source,
         config: ConfigDict,
         mesh: jax.sharding.Mesh,
         workdir: pathlib.Path,
@@ -101,7 +102,7 @@ def fitting_crop(crop: int, side: int, *, step: int) -> int:
     return max(min(crop, side) // step * step, step)
 
 
-def crop_step(stage: Any, scale: int) -> int:
+def crop_step(stage: Stage, scale: int) -> int:
     """What a crop's side has to be a multiple of, px."""
     segmenter = getattr(stage, "segmenter", None)
     return scale if segmenter is None else math.lcm(scale, segmenter.stride)

@@ -83,7 +83,7 @@ def parse_mixture(spec: str) -> dict[str, float]:
 
 
 class MixedSource:
-    """Several sources as one; see `histojax.data.sources.specs.Source` for the contract.
+    """Several sources as one; see `histojax.data.sources.Source` for the contract.
 
     Weighted, images of every source are repeated so that each makes up its weight of the whole and
     every image is there once at least: an epoch is max(images / weight) long. Names are

@@ -7,6 +7,7 @@ import json
 import threading
 from typing import Any
 
+from histojax.data.sources.base import Source
 from histojax.data.sources.record_cache import RecordCache
 from histojax.stain.normalization import Fit, Method, fit, normalize, to_json
 
@@ -14,7 +15,7 @@ _IMAGES = ("hr", "lr")
 
 
 class NormalizedSource:
-    """A source with its images recoloured; `sources.specs.Source` is the contract.
+    """A source with its images recoloured; `sources.Source` is the contract.
 
     "hr" and, where there is one, "lr" are each normalised by a fit of their own, made of the whole
     image when it is first read and kept, 8 numbers by image. All else passes through. An image that
@@ -27,7 +28,7 @@ class NormalizedSource:
 
     def __init__(
         self,
-        source: Any,
+        source: Source,
         method: Method,
         target: Fit,
         *,
@@ -36,7 +37,7 @@ class NormalizedSource:
         """No image of the source is read.
 
         Args:
-          source: a `histojax.data.sources.specs.Source`.
+          source: a `histojax.data.sources.Source`.
           method: how its images are normalised.
           target: the fit, of that method, of what they are to look like.
           cache_bytes: bound on the normalised images kept, in each process.

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from histojax.data.sources.base import Source
 from histojax.stain import hed
 from histojax.stain.normalization import Method, Unfit, fit_sample, sample_tissue
 
@@ -33,8 +34,8 @@ class OwnStains:
     once by each process.
     """
 
-    def __init__(self, source: Any):
-        """`source`: the images, a `histojax.data.sources.specs.Source`; none is read."""
+    def __init__(self, source: Source):
+        """`source`: the images, a `histojax.data.sources.Source`; none is read."""
         self._source = source
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes = source.mpp, source.classes

@@ -76,7 +76,7 @@ def fingerprint_of(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 class PreparedSource:
-    """A split of a prepared set; see `histojax.data.sources.specs.Source` for the contract.
+    """A split of a prepared set; see `histojax.data.sources.Source` for the contract.
 
     The set's own val and test images are val and test; where it has no val, its train images are
     split by group as those of a folder are. Decoded images are kept, the most recently used ones,

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from histojax.data.sources.base import Source
 from histojax.data.sources.mixture import MixedSource
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
@@ -34,9 +35,9 @@ def labelled_groups(groups: Sequence[str], share: float, seed: int) -> list[str]
 
 
 class Subset:
-    """Some images of a source, in its order; see `histojax.data.sources.specs.Source`."""
+    """Some images of a source, in its order; see `histojax.data.sources.Source`."""
 
-    def __init__(self, source: Any, indices: Sequence[int]):
+    def __init__(self, source: Source, indices: Sequence[int]):
         self._source, self._indices = source, tuple(indices)
         self.names = [source.names[i] for i in self._indices]
         self.groups = [source.groups[i] for i in self._indices]
@@ -57,7 +58,7 @@ class Subset:
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
-def labelled_part(source: Any, share: float, seed: int) -> Any:
+def labelled_part(source: Source, share: float, seed: int) -> Any:
     """The images of a training split whose labels are used; all of them where the share is 1.
 
     Raises:
@@ -75,13 +76,13 @@ def labelled_part(source: Any, share: float, seed: int) -> Any:
     return Subset(source, [i for i, group in enumerate(source.groups) if group in kept])
 
 
-def left_out(source: Any, share: float, seed: int) -> Subset:
+def left_out(source: Source, share: float, seed: int) -> Subset:
     """The images of a training split that `labelled_part` leaves out; there may be none."""
     kept = set(labelled_part(source, share, seed).groups)
     return Subset(source, [i for i, group in enumerate(source.groups) if group not in kept])
 
 
-def with_extra(source: Any, extra: Any, weight: float) -> Any:
+def with_extra(source: Source, extra: Any, weight: float) -> Any:
     """A training split and further images, each making up its share of the crops.
 
     Args:
@@ -116,7 +117,7 @@ class ToldSource:
     are 0 throughout, whatever the source holds.
     """
 
-    def __init__(self, source: Any, *, labelled: bool, like: Any = None):
+    def __init__(self, source: Source, *, labelled: bool, like: Any = None):
         """
         Args:
           source: the images.
@@ -193,7 +194,7 @@ def open_unlabelled(
     return further
 
 
-def with_unlabelled(source: Any, others: Any, weight: float) -> MixedSource:
+def with_unlabelled(source: Source, others: Any, weight: float) -> MixedSource:
     """Labelled images and others whose labels are blanked, each making up its share of the crops.
 
     Scale and classes are those of the labelled images, of which alone there is something to learn.
@@ -224,7 +225,7 @@ def with_unlabelled(source: Any, others: Any, weight: float) -> MixedSource:
     )
 
 
-def _patients(source: Any) -> list[str]:
+def _patients(source: Source) -> list[str]:
     """TCGA patients of a source's images, in their order; of others the images' names."""
     named = zip(source.groups, source.names, strict=True)
     return [tcga_patient(group) or tcga_patient(name) or name for group, name in named]

@@ -20,7 +20,7 @@ _PATIENTS_PER_SPLIT = 1_000_000
 
 
 class SyntheticSource:
-    """Made-up tissue with exact nuclei; see `histojax.data.sources.specs.Source` for the contract.
+    """Made-up tissue with exact nuclei; see `histojax.data.sources.Source` for the contract.
 
     Attributes:
         names: "synthetic-<split>-<patient>-<k>", k the patch of the patient.

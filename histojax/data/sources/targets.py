@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from histojax.data.augmentation import nearest
+from histojax.data.sources.base import Source
 from histojax.data.sources.record_cache import RecordCache
 from histojax.errors import UserError
 from histojax.nuclei import targets
@@ -33,7 +34,7 @@ class TargetSource:
 
     def __init__(
         self,
-        source: Any,
+        source: Source,
         fields: Sequence[str],
         config: Mapping[str, Any],
         *,
