@@ -1,0 +1,139 @@
+"""Rules for values that a user sets: ranges and choices, declared beside the fields they hold for.
+
+    RULES = {"steps": whole(1), "val_fraction": number(above=0, below=1), "kind": one_of(KINDS)}
+    check(config, RULES, "data.")
+
+A value that breaks its rule is refused in one sentence: the field, the value and the rule.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import numbers
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from histojax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """What a value has to be.
+
+    Attributes:
+        words: the end of the sentence "<field>=<value> ...".
+        holds: whether a value keeps the rule.
+    """
+
+    words: str
+    holds: Callable[[Any], bool]
+
+    def or_none(self) -> Rule:
+        """The same rule, which None keeps too."""
+        return Rule(f"{self.words}, or None", lambda value: value is None or self.holds(value))
+
+
+def number(
+    least: float | None = None,
+    most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    of: str = "a number",
+) -> Rule:
+    """A finite number; `least` and `most` belong to its range, `above` and `below` do not.
+
+    Args:
+        least, most, above, below: the limits; None: no limit.
+        of: what the number is, for the sentence, such as "a number of px".
+    """
+
+    def holds(value: Any) -> bool:
+        if not isinstance(value, numbers.Real) or isinstance(value, bool):
+            return False
+        value = float(value)
+        return (
+            math.isfinite(value)
+            and (least is None or value >= least)
+            and (most is None or value <= most)
+            and (above is None or value > above)
+            and (below is None or value < below)
+        )
+
+    return Rule(f"has to be {of}{_limits(least, most, above, below)}", holds)
+
+
+def whole(least: int | None = None, most: int | None = None, *, of: str = "a whole number") -> Rule:
+    """A whole number within limits, which belong to the range."""
+    rule = number(least, most, of=of)
+    return Rule(rule.words, lambda v: isinstance(v, numbers.Integral) and rule.holds(v))
+
+
+def flag() -> Rule:
+    """True or False."""
+    return Rule("has to be True or False", lambda value: isinstance(value, bool))
+
+
+def one_of(known: Iterable[Any]) -> Rule:
+    """One of several named values."""
+    values = tuple(known)
+    words = f"is not known; choose one of {', '.join(map(str, values))}"
+    return Rule(words, lambda value: any(type(value) is type(k) and value == k for k in values))
+
+
+def pair(rule: Rule) -> Rule:
+    """Two numbers that each keep a rule, the lesser first."""
+
+    def holds(value: Any) -> bool:
+        return (
+            isinstance(value, (tuple, list))
+            and len(value) == 2
+            and all(map(rule.holds, value))
+            and value[0] <= value[1]
+        )
+
+    words = rule.words.removeprefix("has to be ")
+    return Rule(f"has to be two numbers, the least first, each {words}", holds)
+
+
+def check(
+    values: Mapping[str, Any],
+    rules: Mapping[str, Rule],
+    group: str = "",
+    error: type[Exception] = UserError,
+) -> None:
+    """Checks fields against their rules.
+
+    Args:
+        values: by field.
+        rules: by field; a name with dots, such as "eval.crop", is of a group inside `values`.
+        group: put before the names of fields, such as "data.".
+        error: raised for a value that breaks its rule.
+
+    Raises:
+        UserError: naming the first field that breaks its rule, its value and the rule.
+    """
+    for name, rule in rules.items():
+        value: Any = values
+        for part in name.split("."):
+            value = value[part]
+        if not rule.holds(value):
+            raise error(f"{group}{name}={value!r} {rule.words}")
+
+
+def _limits(
+    least: float | None, most: float | None, above: float | None, below: float | None
+) -> str:
+    words = []
+    if least is not None and most is not None:
+        words.append(f"from {least:g} to {most:g}")
+    elif least is not None:
+        words.append(f"of {least:g} or more")
+    elif most is not None:
+        words.append(f"of {most:g} or less")
+    if above is not None:
+        words.append(f"above {above:g}")
+    if below is not None:
+        words.append(f"below {below:g}")
+    return f" {' and '.join(words)}" if words else ""
