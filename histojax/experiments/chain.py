@@ -30,7 +30,7 @@ from histojax.errors import DiskError, UserError
 from histojax.evaluation import scores
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
-from histojax.report import run as report
+from histojax.report import pages
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 from histojax.stages.base import segments
@@ -312,7 +312,7 @@ def _run_stage(
         claim_workdir(config, workdir)
         say(f"{config.name}: done at step {summary['steps']}, in {workdir}")
         if jax.process_index() == 0 and not (workdir / "report.html").exists():
-            report.run_report(workdir)
+            pages.run_report(workdir)
         return summary
     initial = initial_variables(
         config,
@@ -379,7 +379,7 @@ def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     # between the two makes it the next time.
     (trained.workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(trained.workdir / "summary.json", summary)
-    place = report.run_report(trained.workdir)
+    place = pages.run_report(trained.workdir)
     say(f"{trained.config.name}: {place}")
     return summary
 
@@ -395,7 +395,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     path = workdir / "summary.json"
     if path.exists() and read_config(path).get("stages") == stages:
         if not (workdir / "report.html").exists():
-            report.chain_report(workdir)
+            pages.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
         return read_config(path)
     say("scoring every way from the low-resolution image to a mask")
@@ -412,7 +412,7 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
     print(scores.table_text(table["metrics"]))
-    say(str(report.chain_report(workdir)))
+    say(str(pages.chain_report(workdir)))
     return summary
 
 

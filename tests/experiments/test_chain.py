@@ -354,7 +354,7 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
     refused_by(chain.writers, "write_json", 1, r"manifest\.json")
     refused_by(chain.writers, "write_json", 2, r"evaluation/metrics\.json")
     refused_by(chain.writers, "write_json", 3, r"summary\.json")
-    refused_by(chain.report, "run_report", 1, r"report\.html")
+    refused_by(chain.pages, "run_report", 1, r"report\.html")
     chain.run(config, workdir)
     assert (workdir / "report.html").is_file()
     chain.run(config, tmp_path / "undisturbed")

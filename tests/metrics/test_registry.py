@@ -27,3 +27,13 @@ def test_a_metric_says_its_title_and_direction(name, title, higher):
 
 def test_a_name_that_is_not_known_has_no_metric():
     assert registry.metric("loss") is None
+
+
+def test_a_family_is_parted_by_the_rows_of_other_metrics():
+    keys = ["psnr_rgb_a_run", "feature_distance_new_net_a_run", "feature_distance_x", "loss_a_run"]
+    assert list(registry.split_keys(keys).values()) == [
+        ("psnr_rgb", "a_run"),
+        ("feature_distance_new_net", "a_run"),
+        None,
+        None,
+    ]
