@@ -163,9 +163,11 @@ def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -
     )
     whole = sweep_table(entries, keys)
     organs = [organ for organ in dict.fromkeys(e["organ"] for e in entries) if organ != ALL]
+    titles = (column.title for column in whole.columns)
+    dots = [_dots(entries, key, title) for key, title in zip(keys, titles, strict=True)]
     sections = [
         document.Section("Mean over seeds", tables=[whole]),
-        document.Section("Each seed", charts=[_dots(entries, key) for key in keys]),
+        document.Section("Each seed", charts=dots),
     ]
     if organs:
         by_organ = [sweep_table(entries, keys, organ) for organ in organs]
@@ -176,10 +178,10 @@ def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -
     return f"{whole.text()}\n\n{output / 'sweep.html'}"
 
 
-def _dots(entries: Sequence[Row], key: str) -> charts.Chart | None:
+def _dots(entries: Sequence[Row], key: str, title: str) -> charts.Chart | None:
     rows = [
         (entry["run"], list(entry["by_seed"].values()))
         for entry in entries
         if entry["organ"] == ALL and entry["metric"] == key
     ]
-    return charts.dot_chart(rows, title=key)
+    return charts.dot_chart(rows, title=title)

@@ -47,6 +47,11 @@ class Series:
     x: Sequence[float]
     y: Sequence[float | None]
 
+    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        """(x, y) in float64, with NaN in gaps."""
+        y = np.array([np.nan if value is None else value for value in self.y], np.float64)
+        return np.asarray(self.x, np.float64), np.where(np.isfinite(y), y, np.nan)
+
 
 @dataclasses.dataclass(frozen=True)
 class Label:
@@ -72,62 +77,56 @@ def line_chart(
     series: Sequence[Series],
     *,
     title: str,
-    log: bool | None = None,
+    log: bool = True,
     axis: str = "step",
     marks: Sequence[float] = (),
 ) -> Chart | None:
     """Curves over the training step or another axis; points answer to the pointer.
 
-    A curve of more than 240 points is averaged in bins, and the range in each bin is shaded.
+    A curve of more than 240 points is averaged in bins, and the range in each bin is shaded. The y
+    axis is logarithmic where all values are positive and span a factor of more than 20.
 
     Args:
         series: one curve each; one without a finite value is in the legend alone.
         title: of the chart.
-        log: a logarithmic y axis; by default where all values are positive and span a factor of 20.
+        log: whether the y axis may be logarithmic.
         axis: what x counts; a "step" is a whole number.
         marks: places on x of a vertical line, where curves reach them.
 
     Returns:
         None where no series has a finite value.
     """
-    curves = [(np.asarray(one.x, np.float64), _values(one.y)) for one in series]
-    seen = [(x[np.isfinite(y)], y[np.isfinite(y)]) for x, y in curves]
-    xs, ys = (np.concatenate([np.empty(0), *values]) for values in zip(*seen, strict=True))
+    curves = [one.arrays() for one in series]
+    xs = np.concatenate([np.empty(0), *(x[np.isfinite(y)] for x, y in curves)])
+    ys = np.concatenate([np.empty(0), *(y[np.isfinite(y)] for _, y in curves)])
     if not ys.size:
         return None
-    if log is None:
-        log = bool(ys.min() > 0 and ys.max() / ys.min() > _LOG_RATIO)
-    log = bool(log and ys.min() > 0)
-    scale = ", logarithmic" if log else ""
+    log = bool(log and ys.min() > 0 and ys.max() / ys.min() > _LOG_RATIO)
     names = ", ".join(one.name for one in series)
-    label = printable(f"{title}: {names} over the {axis}{scale}")
+    label = printable(f"{title}: {names} over the {axis}{', logarithmic' if log else ''}")
     legend, notes = [], {}
     with _style(label):
         axes = _axes(_HEIGHT, left=52)
         for number, (one, (x, y)) in enumerate(zip(series, curves, strict=True)):
-            color, kept = f"C{number % _COLORS}", seen[number][1]
-            legend.append(
-                Label(
-                    f"c{number % _COLORS}" + (" dashed" if number >= _COLORS else ""),
-                    one.name,
-                    number_text(kept[-1].item()) if len(kept) else "",
-                    len(y) - len(kept),
-                )
-            )
+            color, dashed = number % _COLORS, number >= _COLORS
+            last = number_text(y[np.isfinite(y)][-1].item()) if np.isfinite(y).any() else ""
+            style = f"c{color} dashed" if dashed else f"c{color}"
+            legend.append(Label(style, one.name, last, int(np.isnan(y).sum())))
             if len(y) > _BINS:
                 x, y, low, high = binned(x, y)
-                axes.fill_between(x, low, high, color=color, alpha=0.16, linewidth=0, clip_on=False)
-            axes.plot(x, y, color, linestyle="--" if number >= _COLORS else "-", clip_on=False)
+                axes.fill_between(x, low, high, color=f"C{color}", alpha=0.16, linewidth=0)
+            axes.plot(x, y, f"C{color}", linestyle="--" if dashed else "-")
             x, y = x[np.isfinite(y)], y[np.isfinite(y)]
-            every = max(1, len(x) // _HOVER)
-            notes[f"{'dots' if len(x) <= _DOTS else 'hover'} {number}"] = [
+            key = f"{'dots' if len(x) <= _DOTS else 'hover'} {number}"
+            x, y = (values[:: max(1, len(x) // _HOVER)].tolist() for values in (x, y))
+            axes.plot(x, y, f"oC{color}", gid=key)
+            notes[key] = [
                 f"{one.name} {number_text(value)} at {_place(at, axis)}"
-                for at, value in zip(x[::every].tolist(), y[::every].tolist(), strict=True)
+                for at, value in zip(x, y, strict=True)
             ]
-            axes.plot(x[::every], y[::every], f"o{color}", clip_on=False, gid=list(notes)[-1])
         for mark in marks:
             if xs.min() <= mark <= xs.max():
-                axes.axvline(mark, color=_SOFT, linestyle=":", linewidth=1, clip_on=False)
+                axes.axvline(mark, color=_SOFT, linestyle=":", linewidth=1)
         _scale(axes, xs, ys, log, axis)
         return Chart(title, _svg(axes, label, notes), legend, log)
 
@@ -152,9 +151,9 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> Cha
             notes[f"dots {number}"] = [f"{name} {number_text(value)}" for value in values]
             if values:
                 mean, ends = float(np.mean(values)), (number - 0.33, number + 0.33)
-                axes.vlines(mean, *ends, color=_SOFT, linewidth=1, clip_on=False)
+                axes.vlines(mean, *ends, color=_SOFT, linewidth=1)
             at, color = [number] * len(values), f"oC{number % _COLORS}"
-            axes.plot(values, at, color, clip_on=False, gid=f"dots {number}")
+            axes.plot(values, at, color, gid=f"dots {number}")
         names = [name if len(name) <= _LONGEST_NAME else f"{name[:31]}…" for name, _ in kept]
         axes.set_yticks(range(len(kept)), list(map(printable, names)), parse_math=False)
         axes.set_ylim(len(kept) - 0.5, -0.5)
@@ -172,13 +171,6 @@ def binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
         ends = (part.mean(), part.min(), part.max()) if len(part) else (np.nan,) * 3
         rows.append((x[a:b].mean(), *ends))
     return tuple(np.array(rows).T)
-
-
-def _values(values: Sequence[float | None]) -> np.ndarray:
-    """Float64 with NaN for what is not finite."""
-    found = np.array([np.nan if value is None else value for value in values], np.float64)
-    found[~np.isfinite(found)] = np.nan
-    return found
 
 
 def _place(x: float, axis: str) -> str:
@@ -236,6 +228,8 @@ def _svg(axes: Axes, label: str, notes: Mapping[str, Sequence[str]]) -> str:
     from matplotlib import rcParams
     from matplotlib.figure import Figure
 
+    for artist in axes.get_children():
+        artist.set_clip_on(False)  # a clip path would need a reference by url()
     stream = io.StringIO()
     nothing = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     cast(Figure, axes.figure).savefig(stream, format="svg", metadata=nothing)
