@@ -1,7 +1,7 @@
 """The report.html of a run and of a chain of stages, and the index.html of predictions.
 
-A report shows what its workdir holds (config.json, metrics.jsonl, summary.json, samples/ and
-evaluation/figures/) and names what is missing.
+A report shows config.json, metrics.jsonl, summary.json, samples/ and evaluation/figures/ of its
+workdir, and names those that are missing.
 """
 
 from __future__ import annotations
@@ -181,16 +181,16 @@ def _read(path: Path) -> dict[str, Any]:
 def _stage_folders(
     workdir: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Stage -> (folder, summary), from the summary, else of the stages that have begun."""
+    """Stage -> (folder, summary), from the summary, else of the stages that have a folder."""
     if stages := summary.get("stages"):
         return {
             name: (workdir / stage.get("folder", name), stage.get("summary") or {})
             for name, stage in stages.items()
         }
-    begun = [
-        name for name in config.get("chain") or [] if (workdir / name / "config.json").exists()
-    ]
-    return {name: (workdir / name, {}) for name in begun}
+    names = config.get("chain") or []
+    return {
+        name: (workdir / name, {}) for name in names if (workdir / name / "config.json").exists()
+    }
 
 
 def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
