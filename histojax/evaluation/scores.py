@@ -8,7 +8,6 @@ real high-resolution image and by Otsu's threshold.
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import math
 import pathlib
@@ -19,40 +18,23 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
 from histojax.config import read_config, to_values
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.data.registration import check_registration
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation.rows import Methods, comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
-from histojax.inference import labeling, tiled
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
-from histojax.nuclei import fitting, separation
 from histojax.runs import workdirs
-from histojax.stages.base import enhances, segments
+from histojax.stages.base import segments
 
 Image = np.ndarray
 # Bytes of a SPEC that the name of a folder takes over, its last ones.
 _NAME_BYTES = 60
-# How post-processing is fitted: its parameters, in this order, and the values that are tried.
-GRID = {
-    "mask_threshold": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
-    "marker_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "marker_peak": (0.0, 0.5, 0.6, 0.7, 0.8, 0.9),
-    "min_marker": (4, 8, 16, 32),
-    "min_area": (20, 30, 50, 80),
-    "min_unmarked": (30, 60, 120, 240),
-    "min_mask": (20, 50, 80),
-    "distance_weight": (0.0, 1.0, 10.0),
-    "contour_weight": (0.0, 1.0, 10.0),
-}
-# The post-processing is fitted to the first so many images of a split: each is labelled some tens
-# of times.
-_FITTED_IMAGES = 24
 
 
 def evaluate(
@@ -131,31 +113,6 @@ def evaluate(
             figure(sample["name"], pictures)
         results.append(row)
     return results
-
-
-def image_pair(
-    sample: Mapping[str, Any], recipe: degradation.Degradation, seed: int
-) -> tuple[Image, Image, np.ndarray | None]:
-    """(hr, lr, annotation or None) of a sample; hr is cut to a multiple of the scale.
-
-    The annotation holds instances, int32 (H, W), or of a sample without them its mask's classes.
-
-    The low-resolution image is the sample's own where it has one, else made by the recipe with
-    parameters drawn from (seed, name).
-    """
-    scale = recipe.scale
-    height, width = (side - side % scale for side in sample["hr"].shape[:2])
-    hr = np.ascontiguousarray(sample["hr"][:height, :width])
-    lr = sample.get("lr")
-    if lr is None:
-        rng = degradation.evaluation_rng(seed, sample["name"])
-        shape = (height // scale, width // scale, 3)
-        parameters = degradation.sample_parameters(recipe, rng, shape)
-        lr = degradation.degrade(hr, recipe, parameters)
-    truth = sample.get("instances", sample.get("mask"))
-    if truth is not None:
-        truth = truth[:height, :width]
-    return hr, np.asarray(lr[: height // scale, : width // scale]), truth
 
 
 def summary_of(results: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
@@ -323,71 +280,6 @@ def check_same_classes(run: workdirs.Run, source: Source, spec: str) -> None:
             f"{', '.join(source.classes)}: score it on data with the same ones, named alike and in "
             "the same order"
         )
-
-
-def fitted_grid(
-    parameters: separation.Parameters, heads: Sequence[str]
-) -> dict[str, tuple[float, ...]]:
-    """What of `GRID` a form has, weights of maps that are not predicted left out."""
-    known = {field.name for field in dataclasses.fields(parameters)}
-    for head in ("distance", "contour"):
-        if head not in heads:
-            known.discard(f"{head}_weight")
-    return {name: values for name, values in GRID.items() if name in known}
-
-
-def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
-    """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
-
-    Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
-    checkpoint was fitted before.
-
-    Args:
-        run: of a workdir, with a segmenter.
-
-    Raises:
-        UserError: for a parameter of the config that breaks its rule, or what the disk refuses.
-    """
-    start = labeling.parameters_of(run)
-    if start is None or not run.config.instances.fit:
-        return start
-    fitted = labeling.fitted_parameters(run)
-    if fitted is not None:
-        return fitted
-    config = run.config
-    source = workdirs.open_split(config, "val", fields=("instances",))
-    recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
-    reads_lr = enhances(run.stage)
-    network = tiled.predictor(run)
-    maps, truths = [], []
-    count = min(len(source), _FITTED_IMAGES)
-    say(f"{config.name}: fitting the post-processing to {count} images of the val split")
-    for index in range(count):
-        hr, lr, truth = image_pair(source[index], recipe, config.seed)
-        found = network(lr if reads_lr else hr)
-        maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
-        truths.append(truth)
-    best, tried = fitting.fit_thresholds(
-        maps,
-        truths,
-        fitted_grid(start, run.stage.segmenter.heads),
-        start=start,
-        label=separation.label,
-        score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
-    )
-    writers.write_json(
-        workdirs.stage_folder(run.workdir) / labeling.FILE,
-        {
-            "checkpoint": labeling.checkpoint_of(run),
-            "kind": separation.kind_of(best),
-            "parameters": dataclasses.asdict(best),
-            "aji": max(score for _, score in tried),
-            "aji_before": tried[0][1],
-            "tried": len(tried),
-            "images": list(source.names[:count]),
-        },
-    )
-    return best
 
 
 def own_folder(

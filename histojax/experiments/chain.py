@@ -30,6 +30,7 @@ from histojax.errors import DiskError, UserError
 from histojax.evaluation import scores
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
+from histojax.inference import fitting
 from histojax.report import run as report
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
@@ -358,7 +359,7 @@ def initial_variables(
 def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if segments(trained.stage):
-        scores.fit_instances(trained)
+        fitting.fit_instances(trained)
     say(f"{trained.config.name}: scoring the val split")
     table = scores.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")

@@ -10,13 +10,14 @@ from PIL import Image
 
 from histojax.components import content
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.errors import UserError
 from histojax.evaluation import scores as evaluation
 from histojax.evaluation.rows import Methods, bicubic, feature_metric, methods_of
 from histojax.experiments import chain
 from histojax.inference import tiled
 from histojax.inference.labeling import Found
-from histojax.metrics import image_quality, overlap
+from histojax.metrics import image_quality
 from histojax.runs import workdirs
 from tests import tiny
 
@@ -57,7 +58,7 @@ def by_lr(source, config, answer):
     recipe = degradation.Degradation.from_config(config.data.degradation, 4)
     known = {}
     for sample in source:
-        hr, lr, truth = evaluation.image_pair(sample, recipe, config.seed)
+        hr, lr, truth = image_pair(sample, recipe, config.seed)
         known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, truth)
     return lambda image: known[image.tobytes()]
 
@@ -151,16 +152,6 @@ def test_real_low_resolution_images_replace_the_degradation():
     evaluation.evaluate(methods(source, enhancers={"x": enhancer}), source, tiny.config())
     assert [lr.shape for lr in seen] == [(16, 16, 3), (16, 16, 3)]
     assert all((lr == 77).all() for lr in seen)
-
-
-def test_a_seed_makes_the_same_low_resolution_image_every_time():
-    config = tiny.config()
-    config.data.degradation.name = "microscope"
-    recipe = degradation.Degradation.from_config(config.data.degradation, 4)
-    sample = Two()[0]
-    first, again = (evaluation.image_pair(sample, recipe, 1)[1] for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != evaluation.image_pair(sample, recipe, 2)[1]).any()
 
 
 @pytest.mark.faults
@@ -348,18 +339,6 @@ def test_an_image_too_small_to_score_is_named_before_anything_is_written(
     if size == (18, 64):  # too small for SSIM, and large enough for a mask
         segmenter = trained_chain / "segmentation"
         assert scored(segmenter, tmp_path, data=data, split="all", enhancer="none")
-
-
-@pytest.mark.faults
-def test_nuclei_numbered_beyond_16_bits_are_foreground():
-    instances = np.zeros((400, 800), np.int32)
-    instances[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)
-    # 65,536 is 0 to a uint16, and so is its double.
-    instances[0, 0] = 2**17
-    sample = {"name": "many", "hr": np.zeros((400, 800, 3), np.uint8), "instances": instances}
-    _, _, truth = evaluation.image_pair(sample, degradation.Degradation(), 0)
-    assert (truth > 0).sum() == 80_000
-    assert overlap.score_mask(instances > 0, truth > 0) == {"iou": 1, "dice": 1, "miou": 1}
 
 
 @pytest.mark.faults
