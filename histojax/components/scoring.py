@@ -12,7 +12,7 @@ import numpy as np
 
 from histojax.components import images
 from histojax.metrics import image_quality, overlap
-from histojax.metrics.instances import score_instances
+from histojax.metrics.instances import aji, overlap_table
 from histojax.nuclei import separation
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
@@ -37,18 +37,19 @@ def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
     PSNR counts up to IDENTICAL: a crop of blank glass is easily met exactly, and one infinite value
     would leave a run without a best step.
     """
-    rows = [image_quality.score_rgb(sr[i], hr[i]) for i in np.flatnonzero(weight)]
-    values = {
-        "psnr_rgb": [min(row["psnr_rgb"], IDENTICAL) for row in rows],
-        "ssim_rgb": [row["ssim_rgb"] for row in rows],
+    kept = np.flatnonzero(weight)
+    psnr = [min(image_quality.psnr_rgb(sr[i], hr[i]), IDENTICAL) for i in kept]
+    ssim = [image_quality.ssim_rgb(sr[i], hr[i]) for i in kept]
+    return {
+        "psnr_rgb": (float(np.sum(psnr)), float(len(kept))),
+        "ssim_rgb": (float(np.sum(ssim)), float(len(kept))),
     }
-    return {name: (float(np.sum(found)), float(len(found))) for name, found in values.items()}
 
 
 def score_detail(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray, scale: int) -> Sums:
     """Power of fine detail beyond the real image's, dB, of uint8 images (B, H, W, 3)."""
     kept = np.flatnonzero(weight)
-    rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale=scale) for i in kept]
+    rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale) for i in kept]
     return {"power_spectrum_excess": (float(np.sum(rows)), float(len(rows)))}
 
 
@@ -102,5 +103,5 @@ def score_nuclei(
         crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
         labels = separation.label(crop, parameters)
         if labels.any() or instances[i].any():
-            scores.append(score_instances(labels, instances[i])["aji"])
+            scores.append(aji(overlap_table(labels, instances[i])))
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

@@ -22,6 +22,7 @@ from histojax import cli
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table
@@ -321,7 +322,7 @@ def _draw(
     count = min(count, len(source))
     places = sorted({round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)})
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
-    pairs = {i: evaluation.image_pair(source[i], recipe, reference.seed) for i in places}
+    pairs = {i: image_pair(source[i], recipe, reference.seed) for i in places}
     images: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
     masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
     for entry in entries:

@@ -65,7 +65,7 @@ def methods_of(
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
     scale = config.data.scale
-    smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
+    smallest = scale if enhancer == "none" else image_quality.smallest_side(scale)
     hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
     generators = {name: run for name, run in folders.items() if enhances(run.stage)}

@@ -14,7 +14,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histojax.metrics import intervals, overlap
+from histojax.metrics import intervals, overlap, registry
 
 
 def class_words(names: Sequence[str]) -> list[str]:
@@ -32,9 +32,8 @@ def score_classes(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float]:
         names: of the classes, K.
     """
     dice = zip(class_words(names), overlap.class_dice(matrix).tolist(), strict=True)
-    return {
-        "class_miou": overlap.mean_iou(matrix),
-        **{f"class_dice_{word}": value for word, value in dice if not np.isnan(value)},
+    return registry.scores("classes", matrix) | {
+        f"class_dice_{word}": value for word, value in dice if not np.isnan(value)
     }
 
 

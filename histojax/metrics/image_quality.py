@@ -1,8 +1,11 @@
 """How near an enhanced image is to its original: PSNR, SSIM, spectra and feature distances.
 
-Two protocols, never mixed. P1 (`score_rgb`): the three channels of uint8 RGB, data range 255,
-SSIM per channel and averaged. P2 (`score_luma`): BT.601 luma without the outer `shave` pixels.
-Networks' outputs are quantised to uint8 (rounded, clipped) before they are scored.
+Two protocols, never mixed. P1 (`psnr_rgb`, `ssim_rgb`): the three channels of uint8 RGB, data range
+255, SSIM per channel and averaged. P2 (`psnr_y`, `ssim_y`): BT.601 luma without the outer `scale`
+pixels. Networks' outputs are quantised to uint8 (rounded, clipped) before they are scored.
+
+"sr" is an enhanced image, "hr" its original, both uint8 RGB (H, W, 3); scale is output px per
+low-resolution px.
 
 Axes: H, W pixels, C channels.
 """
@@ -84,33 +87,44 @@ def luma_bt601(image: np.ndarray) -> np.ndarray:
     return 16.0 + image.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255.0)
 
 
-def score_rgb(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
-    """Protocol P1: {"psnr_rgb", "ssim_rgb"} of two uint8 RGB images (H, W, 3)."""
+def psnr_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """PSNR of protocol P1, dB, at any scale."""
     _check_quantized(sr, hr)
-    return {"psnr_rgb": psnr(sr, hr), "ssim_rgb": ssim(sr, hr)}
+    return psnr(sr, hr)
 
 
-def smallest_side(*, shave: int = 4) -> int:
+def ssim_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """SSIM of protocol P1, at any scale."""
+    _check_quantized(sr, hr)
+    return ssim(sr, hr)
+
+
+def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """PSNR of protocol P2, dB; UserError: too little of the image is left."""
+    return psnr(*_shaved_luma(sr, hr, scale))
+
+
+def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """SSIM of protocol P2; UserError: too little of the image is left."""
+    return ssim(*_shaved_luma(sr, hr, scale))
+
+
+def smallest_side(scale: int = 4) -> int:
     """The least side of an image that both protocols score, px."""
-    return 2 * shave + _WINDOW
+    return 2 * scale + _WINDOW
 
 
-def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, float]:
-    """Protocol P2: {"psnr_y", "ssim_y"} of uint8 RGB (H, W, 3), `shave` px cut off every side.
-
-    Raises:
-        UserError: too little of the image is left.
-    """
+def _shaved_luma(sr: np.ndarray, hr: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     _check_quantized(sr, hr)
     _check_same(sr, hr)
-    inside = slice(shave, -shave or None)
-    if min(hr.shape[:2]) < smallest_side(shave=shave):
+    least = smallest_side(scale)
+    if min(hr.shape[:2]) < least:
         raise UserError(
             f"The luma scores of an image of {hr.shape[0]} x {hr.shape[1]} px need at least "
-            f"{smallest_side(shave=shave)} px a side: leave such images out of the evaluation."
+            f"{least} px a side: leave such images out of the evaluation."
         )
-    a, b = luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
-    return {"psnr_y": psnr(a, b), "ssim_y": ssim(a, b)}
+    inside = slice(scale, -scale or None)
+    return luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
 
 
 def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
@@ -138,7 +152,7 @@ def _detail_excess(sr: np.ndarray, hr: np.ndarray, scale: int) -> np.ndarray:
     return 10.0 * np.log10(ours / theirs)
 
 
-def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     """How far the power of fine detail is from the original's, dB; 0 for identical images.
 
     The power spectrum of the Hann-windowed luma is averaged over annuli of one frequency step
@@ -160,7 +174,7 @@ def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> f
     return float(np.mean(np.abs(excess))) if len(excess) else 0.0
 
 
-def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     """How much more power of fine detail there is than in the original, dB; 0 for as much.
 
     As `power_spectrum_error`, with its sign kept: below 0 blur, above 0 noise or checkerboards.

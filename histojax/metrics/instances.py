@@ -1,9 +1,9 @@
 """How well instances agree: AJI, AJI+, PQ and F1, from one sparse table of overlaps.
 
 The table holds the pairs of a true and a predicted instance that share pixels, and the areas of
-both sides; every score follows from it without another look at the images. Images may be of any
-integer dtype, with 0 as background and any other labels, in a row or not; an instance is what
-bears one label, connected or not.
+both sides; every score here follows from them alone. Images may be of any integer dtype, with 0 as
+background and any other labels, in a row or not; an instance is what bears one label, connected or
+not.
 
 Where neither image holds an instance, every score is 1: there was nothing to find and nothing was
 found. Where one of them holds some, every score is 0.
@@ -29,6 +29,7 @@ class OverlapTable:
     """The overlaps of two label images; areas and shared are px, int64.
 
     Attributes:
+        truth, prediction: the label images, (H, W).
         truth_labels, truth_areas: of the true instances, (N,), by rising label.
         prediction_labels, prediction_areas: of the predicted instances, (M,), by rising label.
         truth_index, prediction_index: of each pair, (K,), into the arrays above; by rising
@@ -36,6 +37,8 @@ class OverlapTable:
         shared: px that both have, (K,), at least 1.
     """
 
+    truth: np.ndarray
+    prediction: np.ndarray
     truth_labels: np.ndarray
     truth_areas: np.ndarray
     prediction_labels: np.ndarray
@@ -89,11 +92,11 @@ def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
     for name, image in (("prediction", prediction), ("truth", truth)):
         if not np.issubdtype(image.dtype, np.integer):
             raise ValueError(f"the {name} holds integer labels, not {image.dtype}")
-    prediction, truth = prediction.reshape(-1), truth.reshape(-1)
-    parts = [(truth[:0], prediction[:0], np.zeros(0, np.int64))]
+    flat_prediction, flat_truth = prediction.reshape(-1), truth.reshape(-1)
+    parts = [(flat_truth[:0], flat_prediction[:0], np.zeros(0, np.int64))]
     for start in range(0, truth.size, _PIXELS_AT_ONCE):
         piece = slice(start, start + _PIXELS_AT_ONCE)
-        parts.append(_summed(*_runs(truth[piece], prediction[piece])))
+        parts.append(_summed(*_runs(flat_truth[piece], flat_prediction[piece])))
     true, predicted, pixels = _summed(*map(np.concatenate, zip(*parts, strict=True)))
     for name, labels in (("prediction", predicted), ("truth", true)):
         if labels.size and labels.min() < 0:
@@ -105,6 +108,8 @@ def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
     prediction_labels, prediction_areas = _areas(predicted, pixels)
     both = (true != 0) & (predicted != 0)
     return OverlapTable(
+        truth=truth,
+        prediction=prediction,
         truth_labels=truth_labels,
         truth_areas=truth_areas,
         prediction_labels=prediction_labels,
@@ -226,17 +231,6 @@ def f1(table: OverlapTable, *, threshold: float = 0.5) -> float:
     )
     hits = np.sum(maximum_bipartite_matching(graph) >= 0) if candidates.any() else 0
     return _ratio(2 * hits, table.instances)
-
-
-def score_instances(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """{"aji", "aji_plus", "pq", "dq", "sq", "f1"} of one image; arguments as in `overlap_table`."""
-    table = overlap_table(prediction, truth)
-    return {
-        "aji": aji(table),
-        "aji_plus": aji_plus(table),
-        **panoptic_quality(table)._asdict(),
-        "f1": f1(table),
-    }
 
 
 def _ratio(part: np.integer | int, whole: np.integer | int) -> float:

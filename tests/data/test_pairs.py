@@ -3,6 +3,7 @@ import pytest
 
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
+from histojax.metrics import overlap, registry
 from tests import tiny
 
 
@@ -26,3 +27,5 @@ def test_nuclei_numbered_beyond_16_bits_are_foreground():
     sample = {"name": "many", "hr": np.zeros((400, 800, 3), np.uint8), "instances": instances}
     _, _, truth = image_pair(sample, degradation.Degradation(), 0)
     assert (truth > 0).sum() == 80_000
+    scores = registry.scores("mask", overlap.confusion(instances > 0, truth > 0))
+    assert scores == {"iou": 1, "dice": 1, "miou": 1}
