@@ -9,10 +9,9 @@ high-resolution image, and Otsu's threshold.
 from __future__ import annotations
 
 import hashlib
-import math
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -198,23 +197,3 @@ def data_record(config: ConfigDict, source: Source, split: str) -> dict[str, Any
         "degradation": to_values(config.data.degradation),
         "seed": config.seed,
     }
-
-
-def table_text(metrics: Mapping[str, Mapping[str, float]]) -> str:
-    """The means as lines of "metric_method  mean [low, high]"."""
-    width = max(len(name) for name in metrics)
-    return "\n".join(f"{name:<{width}}  {interval_text(m)}" for name, m in sorted(metrics.items()))
-
-
-def interval_text(m: Mapping[str, float], *, sign: str = "") -> str:
-    """A mean with its interval, and how many images it does without; a dash for a mean of none.
-
-    Args:
-        m: of `summary_of` or `differences_of`.
-        sign: "+" to give the sign of positive numbers too.
-    """
-    text = f"{'-':>9}"
-    if math.isfinite(m["mean"]):
-        text = f"{m['mean']:{sign}9.4f}  [{m['low']:{sign}.4f}, {m['high']:{sign}.4f}]"
-    # PSNR alone is infinite, where the images are identical.
-    return text + (f"  (identical images left out: {m['left_out']})" if m["left_out"] else "")

@@ -27,7 +27,7 @@ from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import make_recipe
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
-from histojax.evaluation import scores
+from histojax.evaluation import scores, words
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
 from histojax.inference import fitting
@@ -81,7 +81,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             if stage.name not in begun:
                 stain_matching.build(stage)
         if len(ordered) == 1:
-            return run_stage(config, workdir, {})
+            return _with_words(run_stage(config, workdir, {}), workdir)
         started = time.perf_counter()
         names = [stage.name for stage in ordered]
         whole = from_values({**to_values(config), "chain": names})
@@ -90,7 +90,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             claim_workdir(whole, workdir)
             for stage in ordered:
                 run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
-            return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            return _with_words(summarise_chain(workdir, names, seconds=seconds), workdir)
     except DiskError as error:
         if not (workdir / "config.json").exists():
             raise
@@ -100,6 +101,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     except loop.Stopped as stopped:
         say(str(stopped))
         sys.exit(0)
+
+
+def _with_words(summary: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """The summary, after its last words; processes but the first have none."""
+    if summary:
+        print(words.after_training(summary, workdir))
+    return summary
 
 
 def stages_of(config: ConfigDict) -> list[ConfigDict]:
@@ -412,7 +420,6 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     }
     (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
-    print(scores.table_text(table["metrics"]))
     say(str(report.chain_report(workdir)))
     return summary
 
