@@ -205,3 +205,30 @@ def test_classes_are_scored_where_a_row_tells_them_apart():
         assert not [key for key in row if key.startswith("class_") and key.endswith("nothing")]
         assert matrix.sum() == 64 * 64
         assert matrix[1, 1] == matrix[2, 2] == 0
+
+
+class Glands(Two):
+    """The two images, their instances called glands."""
+
+    objects = "glands"
+
+
+def test_glands_are_scored_as_the_contest_ranks_them():
+    source, config = Glands(), tiny.config("segmentation")
+    right = by_lr(source, config, lambda hr, truth: Found(truth > 0, truth))
+    found = methods(
+        source,
+        enhancers={},
+        segmenters={"right": right, "nothing": nothing},
+        rows=[("right", None, "right"), ("nothing", None, "nothing")],
+    )
+    results = score_images(found, source, config)
+    for row in results:
+        assert (row["object_f1_right"], row["object_dice_right"]) == (1, 1)
+        assert row["object_hausdorff_right"] == 0
+        assert (row["object_f1_nothing"], row["object_dice_nothing"]) == (0, 0)
+        assert row["object_hausdorff_nothing"] == np.inf
+        assert row["aji_right"] == 1
+    summary = summary_of(results)
+    assert (summary["object_hausdorff_nothing"]["n"], summary["object_f1_right"]["n"]) == (0, 2)
+    assert not [key for key in score_images(found, Two(), config)[0] if key.startswith("object")]

@@ -10,10 +10,12 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.evaluation import scores as evaluation
 from histojax.evaluation import words
+from histojax.evaluation.rows import otsu
 from histojax.experiments import chain
 from histojax.inference import tiled
 from histojax.runs import workdirs
 from tests import tiny
+from tests.metrics.test_glands import by_loops
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
 MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1"}
@@ -145,6 +147,25 @@ def test_data_without_annotation_suits_a_generator_alone(trained_chain, tmp_path
     assert "psnr_rgb_generator" in metrics
     with pytest.raises(UserError, match="has no labels"):
         scored(trained_chain / "segmentation", tmp_path, data=f"folder:{root}")
+
+
+def test_a_folder_of_glands_is_scored_by_glands(trained_chain, tmp_path):
+    root = tiny.folder(tmp_path / "data", count=2)
+    (root / "dataset.json").write_text(json.dumps({"objects": "glands"}))
+    segmenter = trained_chain / "segmentation"
+    metrics = scored(segmenter, tmp_path, data=f"folder:{root}", split="all", enhancer="none")
+    names = {f"object_{name}" for name in ("f1", "dice", "hausdorff")}
+    rows = ("otsu", "hr_to_s")
+    assert {f"{name}_{row}" for name in names for row in rows} == {
+        key for key in metrics if key.startswith("object_")
+    }
+    find = otsu(workdirs.load(segmenter).config)
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        images = list(csv.DictReader(file))
+    for image in images:
+        hr, instances = tiny.tissue(int(image["name"][1:]))
+        expected = by_loops(find(hr).instances, instances)
+        assert {name: float(image[f"{name}_otsu"]) for name in names} == pytest.approx(expected)
 
 
 def annotated(root, images):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Objects = Literal["nuclei", "glands"]
 
 
 class Source(Protocol):
@@ -16,6 +18,7 @@ class Source(Protocol):
       names, groups: one str for each image; images of a group (a patient) share a split.
       mpp: micrometres per pixel of "hr", None where unknown.
       classes: names of the mask's values, from 0.
+      objects: what the instances are; optional, see `objects_of`.
     """
 
     names: list[str]
@@ -28,3 +31,8 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> dict[str, Any]: ...
 
     def fingerprint(self) -> str: ...
+
+
+def objects_of(source: Source) -> Objects:
+    """What a source's instances are; nuclei where it does not say, as wrappers of training do."""
+    return getattr(source, "objects", "nuclei")

@@ -9,7 +9,8 @@ A source is what training and evaluation read from. `open_source` gives one for 
     ROOT/masks/NAME.(png|tif|tiff|bmp)                {0, 1} or {0, 255}; otherwise class indices
     ROOT/lr/NAME.*                                    registered low-resolution images, optional,
                                                       1/r of the size, rounded down
-    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...]}
+    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...],
+                                                       "objects": "nuclei" or "glands"}
     ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
 
 A label image belongs to its image as viewers show it, that is turned upright by the EXIF or TIFF
@@ -34,7 +35,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data.sources.base import Source
+from histojax.data.sources.base import Objects, Source
 from histojax.data.sources.prepared import DATASETS, PreparedSource, folder_of, prepared_names
 from histojax.data.sources.record_cache import RecordCache, arrays_of
 from histojax.data.sources.splits import checked_splits, group_of, names_of_split
@@ -214,7 +215,7 @@ class FolderSource:
         if (content := _json_object(self.root / "splits.json")) is not None:
             splits = checked_splits(self.root / "splits.json", content, images)
         self.splits = splits
-        mpp, self.classes = _description(self.root)
+        mpp, self.classes, self.objects = _description(self.root)
         groups = {name: group_of(name, group_pattern) for name in images}
         chosen = names_of_split(self.root, split, splits, groups, seed, val_fraction)
 
@@ -365,13 +366,14 @@ def _json_object(path: pathlib.Path) -> dict[str, Any] | None:
     return content
 
 
-def _description(root: pathlib.Path) -> tuple[float | None, list[str]]:
-    """Returns (mpp, classes) of dataset.json; background and nucleus where it names none."""
+def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
+    """Returns (mpp, classes, objects) of dataset.json; nuclei where it says nothing else."""
     path = root / "dataset.json"
     content = _json_object(path) or {}
-    unknown = sorted(set(content) - {"mpp", "classes"})
+    unknown = sorted(set(content) - {"mpp", "classes", "objects"})
     if unknown:
-        _log.warning("%s: %s not used (it may hold mpp and classes)", path, ", ".join(unknown))
+        known = "it may hold mpp, classes and objects"
+        _log.warning("%s: %s not used (%s)", path, ", ".join(unknown), known)
     mpp = content.get("mpp")
     number = isinstance(mpp, int | float) and not isinstance(mpp, bool)
     if mpp is not None and not (number and 0 < mpp < 1000):
@@ -386,7 +388,13 @@ def _description(root: pathlib.Path) -> tuple[float | None, list[str]]:
             f'{path} says "classes": {json.dumps(classes)}, and a list of 2 to 256 different '
             'names is due, the background first, such as ["background", "nucleus"]'
         )
-    return (None if mpp is None else float(mpp)), classes
+    objects = content.get("objects", "nuclei")
+    if objects not in ("nuclei", "glands"):
+        raise UserError(
+            f'{path} says "objects": {json.dumps(objects)}, and instances are "nuclei" or '
+            '"glands": write one of them, or leave it out for nuclei'
+        )
+    return (None if mpp is None else float(mpp)), classes, objects
 
 
 def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
