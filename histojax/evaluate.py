@@ -64,8 +64,14 @@ def main(argv: Sequence[str]) -> None:
     own: dict[str, Any] = {"data": _DATA.value, "enhancer": _ENHANCER.value}
     own |= {"split": split, "ensemble": _ENSEMBLE.value}
     output = pathlib.Path(_OUTPUT.value or scores.own_folder(workdir, **own))
-    limits = {"max_pixels": _MAX_PIXELS.value, "max_shift": _MAX_SHIFT.value}
-    table = scores.score_workdir(workdir, output=output, features=_FEATURES.value, **own, **limits)
+    table = scores.score_workdir(
+        workdir,
+        output=output,
+        features=_FEATURES.value,
+        max_pixels=_MAX_PIXELS.value,
+        max_shift=_MAX_SHIFT.value,
+        **own,
+    )
     print(words.after_evaluation(table, workdir, output, split))
 
 

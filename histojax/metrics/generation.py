@@ -85,7 +85,7 @@ def jackknife_error(
         if count < 2:
             return float("nan")
         without = [squared_mmd(x[of_x != group], y[of_y != group]) for group in sorted(groups)]
-        variance += (count - 1) * np.var(without)
+        variance += (count - 1) * float(np.var(without))
     return float(np.sqrt(variance))
 
 
