@@ -38,14 +38,13 @@ _FEATURES = flags.DEFINE_multi_string(
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     None,
-    "Largest image of a folder, px. Example: 500000000. Default: the run's own.",
+    "Largest image of a folder, px. Example: 500000000. Default: the run's.",
     lower_bound=1,
 )
 _MAX_SHIFT = flags.DEFINE_float(
     "max_shift",
     None,
-    "Largest shift of a real lr image against its hr image, hr px; 0 skips the check. Example: 2. "
-    "Default: the run's own.",
+    "Largest shift of a real lr image, hr px; 0 skips the check. Example: 2. Default: the run's.",
     lower_bound=0,
 )
 _ENSEMBLE = flags.DEFINE_bool(

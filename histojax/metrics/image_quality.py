@@ -183,7 +183,7 @@ def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> flo
     return float(np.mean(excess)) if len(excess) else 0.0
 
 
-def feature_distance(features_a: Any, features_b: Any) -> Any:
+def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     """Distance of two images in a network's features: LPIPS without its calibrated heads.
 
     Each position's feature vector is scaled to unit length; squared differences are summed over
@@ -191,23 +191,17 @@ def feature_distance(features_a: Any, features_b: Any) -> Any:
     0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
 
     Args:
-        features_a, features_b: {layer: array} or a sequence of layers, NumPy or JAX arrays
-            (..., H, W, C), the same layers and shapes in both.
+        a, b: layer -> NumPy or JAX array (..., H, W, C), the same layers and shapes in both.
 
     Returns:
         Of shape (...): one distance for each image of a batch.
     """
-    if isinstance(features_a, Mapping):
-        if features_a.keys() != features_b.keys():
-            raise ValueError(f"layers {list(features_a)} and {list(features_b)} differ")
-        features_b = [features_b[name] for name in features_a]
-        features_a = list(features_a.values())
-    if len(features_a) != len(features_b) or not len(features_a):
-        raise ValueError(f"{len(features_a)} and {len(features_b)} layers cannot be compared")
+    if a.keys() != b.keys() or not a:
+        raise ValueError(f"layers {list(a)} and {list(b)} cannot be compared")
     distances = []
-    for a, b in zip(features_a, features_b, strict=True):
-        _check_same(a, b)
-        distances.append(((_unit(a) - _unit(b)) ** 2).sum(-1).mean((-2, -1)))
+    for layer in a:
+        _check_same(a[layer], b[layer])
+        distances.append(((_unit(a[layer]) - _unit(b[layer])) ** 2).sum(-1).mean((-2, -1)))
     return sum(distances) / len(distances)
 
 

@@ -160,7 +160,7 @@ def test_feature_distance_of_known_angles(xp):
     a[..., 0] = 5
     b[0, ..., 0], b[1, ..., 1] = 0.1, 7
     # Image 0 points the same way whatever its length, image 1 is orthogonal: |u - v|^2 = 2.
-    distance = image_quality.feature_distance([xp.asarray(a)], [xp.asarray(b)])
+    distance = image_quality.feature_distance({"l": xp.asarray(a)}, {"l": xp.asarray(b)})
     np.testing.assert_allclose(distance, [0, 2], atol=1e-6)
     opposite = image_quality.feature_distance({"l": xp.asarray(a)}, {"l": xp.asarray(-a)})
     np.testing.assert_allclose(opposite, [4, 4], atol=1e-6)
@@ -173,17 +173,18 @@ def test_feature_distance_averages_positions_then_layers():
     b[0, 1:, 0] = 1
     small_a, small_b = np.ones((1, 1, 3)), np.ones((1, 1, 3))
     # 2 at one of four positions, .5; the other layer agrees; so .25.
-    distance = image_quality.feature_distance([a, small_a], [b, small_b])
+    distance = image_quality.feature_distance({"a": a, "b": small_a}, {"a": b, "b": small_b})
     assert distance == pytest.approx(0.25)
     # A position without any feature is at distance 1 of one with some.
-    assert image_quality.feature_distance([np.zeros((1, 1, 3))], [small_b]) == pytest.approx(1)
+    nothing = image_quality.feature_distance({"a": np.zeros((1, 1, 3))}, {"a": small_b})
+    assert nothing == pytest.approx(1)
 
 
 def test_feature_distance_refuses_other_layers():
-    with pytest.raises(ValueError, match="differ"):
-        image_quality.feature_distance({"a": np.ones((1, 1, 1))}, {"b": np.ones((1, 1, 1))})
-    with pytest.raises(ValueError, match="1 and 0 layers"):
-        image_quality.feature_distance([np.ones((1, 1, 1))], [])
+    one = {"a": np.ones((1, 1, 1))}
+    for a, b in ((one, {"b": one["a"]}), (one, {}), ({}, {})):
+        with pytest.raises(ValueError, match="cannot be compared"):
+            image_quality.feature_distance(a, b)
 
 
 def test_bicubic_enlargement_of_real_tissue(real_data):
