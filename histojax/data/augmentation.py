@@ -34,7 +34,7 @@ class Augmentation:
       stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
       stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
       own_stains: the two stains of the image itself are jittered, the bias in shares of their 99th
-        percentile, and not the three of the textbook; see `histojax.data.sources.own_stains`.
+        percentile, and not the three of the textbook; see `histojax.data.sources.per_image_stains`.
       brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
       contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
       zoom: range of a magnification that resamples the crop, bilinear for images and nearest for

@@ -110,7 +110,7 @@ def make_recipe(
     for field in _ADDED:
         if field in fields:
             if field not in first:
-                wrapper = "TargetSource" if field in targets.FIELDS else "ToldSource"
+                wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
                 raise UserError(
                     f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
                 )

@@ -34,7 +34,7 @@ from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import DeviceBatches, load_store
 from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked, warp
 from histojax.data.sources.base import Source
-from histojax.data.sources.own_stains import OwnStains
+from histojax.data.sources.per_image_stains import PerImageStains
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")
@@ -309,7 +309,7 @@ def train_batches(
     """
     recipe = make_recipe(source, data_config, fields)
     if recipe.own_stains:
-        source = OwnStains(source)
+        source = PerImageStains(source)
     whole_number(batch_size, "batch size", 1)
     check_seed(seed)
     check(data_config)
