@@ -13,7 +13,7 @@ import tifffile
 from PIL import Image
 
 from histojax.data.device_batches import load_store
-from histojax.data.example import make_recipe
+from histojax.data.example import example_spec
 from histojax.data.sources.folder import FolderSource
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
@@ -257,8 +257,8 @@ def test_seventy_thousand_instances_stay_seventy_thousand(tmp_path):
     source = open_source(f"folder:{tmp_path}", split="all")
     np.testing.assert_array_equal(source[0]["instances"], labels)
     assert source[0]["mask"].sum() == 70_000
-    recipe = make_recipe(source, {"crop": 16}, ("hr", "instances"))
-    store = load_store(source, recipe, 2**30)
+    spec = example_spec(source, {"crop": 16}, ("hr", "instances"))
+    store = load_store(source, spec, 2**30)
     np.testing.assert_array_equal(store.arrays["instances"][0], labels)
 
 
