@@ -25,11 +25,11 @@ from configs import (
     use_net,
 )
 from histojax.config import from_values, read_config
-from histojax.data.sources import synthetic
 from histojax.experiments import chain
 from histojax.imaging import resampling
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
+from histojax.tissue import rendering
 
 CONFIGS = {
     "generator": generator,
@@ -82,7 +82,7 @@ def _shrink_networks(config):
 
 def tissue(index, size=64):
     """(image uint8 (S, S, 3), instances int32 (S, S)) of synthetic tissue."""
-    sample = synthetic.tissue(11, index, size)
+    sample = rendering.tissue(11, index, size)
     return sample["image"], sample["instances"]
 
 

@@ -15,11 +15,21 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from histojax.checks import check, check_names, flag, number, pair
+from histojax.data import sampling
 from histojax.errors import UserError
 from histojax.stain import hed
 
 IMAGES = ("hr", "lr")
 _TWO = np.array([True, True, False])
+_SHARE = number(0, below=1)
+_RULES = {
+    **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
+    **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
+    "zoom": pair(number(0.25, 4)),
+    "rotate": number(0, 180, of="a number of degrees"),
+    "translate": _SHARE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +44,7 @@ class Augmentation:
       stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
       stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
       own_stains: the two stains of the image itself are jittered, the bias in shares of their 99th
-        percentile, and not the three of the textbook; see `histojax.data.sources.own_stains`.
+        percentile, and not the three of the textbook; see `histojax.data.sources.per_image_stains`.
       brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
       contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
       zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
@@ -62,39 +72,13 @@ class Augmentation:
     translate: float = 0.0
 
     def __post_init__(self):
-        for field in ("flips", "vertical_flips", "rotations", "own_stains"):
-            value = getattr(self, field)
-            if not isinstance(value, bool):
-                raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
-        for field in ("stain_sigma", "stain_bias", "brightness", "contrast", "translate"):
-            value = getattr(self, field)
-            if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
-                raise UserError(
-                    f"augmentation.{field}={value!r} is out of range; give a number from 0 (off) "
-                    "to below 1"
-                )
+        check(vars(self), _RULES, "augmentation.")
         if self.own_stains and not self.restains:
             raise UserError(
                 "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
                 "stain_bias above 0, or own_stains=False"
             )
-        if not (isinstance(self.rotate, (int, float)) and 0.0 <= self.rotate <= 180.0):
-            raise UserError(
-                f"augmentation.rotate={self.rotate!r} is out of range; give degrees from 0 (off) "
-                "to 180"
-            )
-        zoom = self.zoom
-        if not (
-            isinstance(zoom, (tuple, list))
-            and len(zoom) == 2
-            and all(isinstance(v, (int, float)) for v in zoom)
-            and 0.25 <= zoom[0] <= zoom[1] <= 4.0
-        ):
-            raise UserError(
-                f"augmentation.zoom={zoom!r} is not a range; give (low, high) with "
-                "0.25 <= low <= high <= 4"
-            )
-        object.__setattr__(self, "zoom", tuple(float(v) for v in zoom))
+        object.__setattr__(self, "zoom", tuple(map(float, self.zoom)))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
@@ -103,11 +87,8 @@ class Augmentation:
         Raises:
           UserError: for an unknown field or a value that breaks its rule.
         """
-        values = dict(config.items()) if config is not None else {}
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise UserError(f"augmentation has no field {unknown[0]!r}; its fields are {known}")
+        values = dict(config or {})
+        check_names(values, _RULES, "augmentation.")
         return cls(**values)
 
     @property
@@ -162,15 +143,6 @@ def dihedral(image: Any, index: Any) -> Any:
     return xp.where(index & 2, image[:, ::-1], image)
 
 
-def _uniform(rng: Any, count: int) -> Any:
-    """float32 (count,) in [0, 1) from a np.random.Generator or a JAX key."""
-    if isinstance(rng, np.random.Generator):
-        return rng.random(count, dtype=np.float32)
-    import jax
-
-    return jax.random.uniform(rng, (count,), dtype=np.float32)
-
-
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
     """Draws the upper left corner of a crop, every position alike.
 
@@ -184,7 +156,7 @@ def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -
     Returns:
       int32 (2,): y, x.
     """
-    u = _uniform(rng, 2)
+    u = sampling.uniform(rng, (2,))
     xp = u.__array_namespace__()
     places = (xp.asarray([height, width]) - crop) // step + 1
     return xp.minimum(xp.floor(u * places).astype(xp.int32), places - 1).astype(xp.int32) * step
@@ -202,19 +174,14 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
       float32 of the light (shift in [-1, 1] of the full range), "zoom" float32; where the
       augmentation warps (host only), "angle" in radians and "offset" (2,) in sides of the crop.
     """
-    if isinstance(rng, np.random.Generator):
-        stain_rng = rng
-    else:
-        import jax
-
-        rng, stain_rng = jax.random.split(rng)
-    u = _uniform(rng, 4)
+    rng, stain_rng = sampling.split(rng, 2)
+    u = sampling.uniform(rng, (4,))
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
     low, high = augmentation.zoom
     warp = {}
     if augmentation.warps:
-        v = 2.0 * _uniform(rng, 3) - 1.0
+        v = 2.0 * sampling.uniform(rng, (3,)) - 1.0
         warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
         warp["offset"] = augmentation.translate * v[1:]
     stains = hed.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)

@@ -17,6 +17,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
+from histojax.checks import check, number
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging.resampling import downsample
@@ -35,6 +36,7 @@ _LEAST_SIDE = 32
 _LARGEST_SIDE = 1024
 # Pairs that a sentence names; how many there are it says too.
 _MOST_NAMED = 5
+_RULES = {"max_shift": number(0, of="a number of hr px (0: no check)")}
 
 
 def displacement(hr: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float] | None:
@@ -91,10 +93,7 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
     Raises:
       UserError: naming the pairs that are furthest off, where any is off by more.
     """
-    if not isinstance(max_shift, (int, float)) or not 0.0 <= max_shift < math.inf:
-        raise UserError(
-            f"data.max_shift={max_shift!r} is not a distance: give hr px, or 0 for no check"
-        )
+    check({"max_shift": max_shift}, _RULES, "data.")
     if not max_shift or not len(source) or "lr" not in source[0]:
         return
     off: dict[str, tuple[float, float]] = {}

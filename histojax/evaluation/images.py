@@ -10,7 +10,7 @@ from ml_collections import ConfigDict
 
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
-from histojax.data.sources.base import Source, objects_of
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation.rows import Image, Methods
 from histojax.imaging import writers
@@ -87,7 +87,7 @@ def _found_scores(
     if "instances" in sample:
         table = instances.overlap_table(found.instances, truth)
         scores |= registry.scores("instances", table)
-        if objects_of(source) == "glands":
+        if source.objects == "glands":
             scores |= registry.scores("glands", table)
         caption += f", AJI {scores['aji']:.3f}"
     if found.classes is None:

@@ -24,7 +24,7 @@ from histojax.cli import say
 from histojax.components import scales
 from histojax.config import claim_workdir, differences, from_values, read_config, to_values
 from histojax.data import cores, pipeline, stain_matching
-from histojax.data.example import make_recipe
+from histojax.data.example import example_spec
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
 from histojax.evaluation import scores, words
@@ -173,11 +173,11 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         for split in ("train", "val"):
             source = workdirs.open_split(config, split, fields=stage.fields, crop=config.data.crop)
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
-            recipe = make_recipe(source, config.data, wanted, augment=split == "train")
+            spec = example_spec(source, config.data, wanted, augment=split == "train")
             if "pyramid" in config:
                 scales.check_classes(config, source.classes)
             if split == "train":
-                pipeline.check_placement(recipe, config.data)
+                pipeline.check_placement(spec, config.data)
             images = (config.data.source, config.data.data_dir, config.seed, split)
             if "lr" in stage.fields and images not in registered:
                 check_registration(source, config.data.scale, config.data.max_shift)

@@ -212,7 +212,7 @@ def open_split(
         others = open_unlabelled(config, crop=crop)
         source = subsets.with_unlabelled(source, others, data.unlabelled_weight)
     elif "labelled" in fields:
-        source = subsets.ToldSource(source, labelled=True)
+        source = subsets.FlaggedSource(source, labelled=True)
     if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
         return targets.TargetSource(source, made, data.targets)
     return source
@@ -232,7 +232,7 @@ def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
     return subsets.open_unlabelled(
         data.unlabelled,
         _opener(config, require_labels=False, crop=crop),
-        beside=data.source,
+        labelled=data.source,
         share=data.get("labelled", 1.0),
         seed=config.seed,
     )

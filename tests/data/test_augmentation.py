@@ -200,14 +200,14 @@ def test_config_is_read_and_checked():
 @pytest.mark.parametrize(
     ("config", "match"),
     [
-        ({"flip": True}, "'flip'.*flips"),
+        ({"flip": True}, "augmentation.flip is not known.*flips"),
         ({"flips": 1}, "flips=1"),
-        ({"vertical_flips": 0}, "vertical_flips=0 is not True or False"),
+        ({"vertical_flips": 0}, "vertical_flips=0 has to be True or False"),
         ({"stain_sigma": 1.0}, "stain_sigma=1.0"),
         ({"stain_bias": -0.1}, "stain_bias=-0.1"),
         ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
         ({"zoom": 2.0}, "zoom=2.0"),
-        ({"rotate": 181}, "rotate=181 is out of range; give degrees"),
+        ({"rotate": 181}, "rotate=181 has to be a number of degrees from 0 to 180"),
         ({"translate": 1.0}, "translate=1.0"),
     ],
 )

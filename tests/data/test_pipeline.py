@@ -297,10 +297,14 @@ def test_placement_is_chosen_and_refused():
 @pytest.mark.parametrize(
     ("config", "kwargs", "match"),
     [
-        ({"placement": "gpu"}, {}, r"placement='gpu'.*\['auto', 'host', 'device'\]"),
+        (
+            {"placement": "gpu"},
+            {},
+            r"placement='gpu' is .*one of auto, host, device",
+        ),
         ({"workers": -1}, {}, "workers=-1"),
         ({"crops_per_image": 0}, {}, "crops_per_image=0"),
-        ({}, {"batch_size": 0}, "batch size=0"),
+        ({}, {"batch_size": 0}, "batch_size=0"),
         ({}, {"seed": 2**32}, "seed=4294967296"),
         ({}, {"seed": -1}, "seed=-1"),
     ],

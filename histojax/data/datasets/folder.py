@@ -1,4 +1,4 @@
-"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.specs`)."""
+"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.folder`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import pathlib
 
 from histojax.data.datasets import layout
-from histojax.data.sources.specs import FolderSource
+from histojax.data.sources.folder import FolderSource
 from histojax.data.sources.splits import group_of
 from histojax.imaging.reader import MAX_PIXELS
 

@@ -10,13 +10,14 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from histojax.checks import check, number
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
-_OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
+OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
 
 
 def group_of(name: str, pattern: str | None = "") -> str:
@@ -61,12 +62,30 @@ def split_groups(
     """Returns (train, val) groups: ordered by SHA-256 of (seed, group), the first ones to val.
 
     round(val_fraction * number of groups) go to val, at least one and at most all but one.
+
+    Raises:
+        UserError: for a val_fraction that is not between 0 and 1.
     """
+    check({"val_fraction": val_fraction}, {"val_fraction": number(above=0, below=1)})
     distinct = sorted(
         set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
     )
     count = min(max(1, round(val_fraction * len(distinct))), len(distinct) - 1)
     return distinct[count:], distinct[:count]
+
+
+def single_group(images: str, groups: Sequence[str], remedy: str) -> UserError:
+    """The refusal of images that are all of one group.
+
+    Args:
+        images: which, in words.
+        groups: of each.
+        remedy: in words, besides a group_pattern.
+    """
+    return UserError(
+        f"the {len(groups)} {images} are all of one group ({groups[0]!r}), so train and val cannot "
+        f"be of different patients: {remedy} or set data.group_pattern ({OWN_GROUPS})"
+    )
 
 
 def checked_splits(
@@ -83,7 +102,7 @@ def checked_splits(
       UserError: another split, an image that is not there, or one that is named twice.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
-    unknown = sorted(set(content) - set(_SPLITS))
+    unknown = sorted(set(content) - set(SPLITS))
     if unknown:
         raise UserError(f"{path} names the split {unknown[0]!r}: only train, val and test are used")
     splits: dict[str, list[str]] = {}
@@ -143,16 +162,12 @@ def names_of_split(
             f"{', '.join([*there, 'all'])}"
         )
     if splits is None:
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction={val_fraction} is not between 0 and 1: give, say, 0.2")
-        distinct = sorted(set(groups.values()))
-        if len(distinct) == 1:
-            raise UserError(
-                f"the {len(groups)} images of {root} are all of one group ({distinct[0]!r}), so "
-                "train and val cannot be of different patients: add another patient, write "
-                f"splits.json or set data.group_pattern ({_OWN_GROUPS})"
+        listed = list(groups.values())
+        if len(set(listed)) == 1:
+            raise single_group(
+                f"images of {root}", listed, "add another patient, write splits.json"
             )
-        parts = split_groups(list(groups.values()), seed=seed, val_fraction=val_fraction)
+        parts = split_groups(listed, seed=seed, val_fraction=val_fraction)
         wanted = set(parts[there.index(split)])
         return sorted(name for name, group in groups.items() if group in wanted)
     return sorted(splits[split])
@@ -174,7 +189,7 @@ def _check_sides(
             fault = (
                 f"{root / 'splits.json'} puts the group {group!r} in {side[group]!r} and in "
                 f"{other!r} (by {name!r}): move its images to one split, or set "
-                f"data.group_pattern ({_OWN_GROUPS})"
+                f"data.group_pattern ({OWN_GROUPS})"
             )
             if split in ("train", "val") or tcga_patient(group):
                 raise UserError(fault)

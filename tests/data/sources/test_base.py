@@ -2,7 +2,6 @@ import json
 
 import pytest
 
-from histojax.data.sources.base import objects_of
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
 from histojax.prepare import prepare
@@ -13,12 +12,12 @@ from tests.data.datasets import official
 def test_a_folder_says_what_its_instances_are(tmp_path):
     root = tiny.folder(tmp_path / "data", count=2)
     spec = f"folder:{root}"
-    assert objects_of(open_source(spec, split="all")) == "nuclei"
+    assert open_source(spec, split="all").objects == "nuclei"
     (root / "dataset.json").write_text(json.dumps({"objects": "glands"}))
-    assert objects_of(open_source(spec, split="all")) == "glands"
+    assert open_source(spec, split="all").objects == "glands"
     other = tiny.folder(tmp_path / "other", count=2)
     mixed = open_source(f"mix:{spec}=1,folder:{other}=1", split="val")
-    assert objects_of(mixed) == "nuclei"
+    assert mixed.objects == "nuclei"
 
 
 @pytest.mark.faults
@@ -35,4 +34,4 @@ def test_glas_holds_glands_and_other_sets_nuclei(tmp_path):
     opened = [
         open_source(name, split="all", data_dir=tmp_path / "prepared") for name in ("glas", "tnbc")
     ]
-    assert [objects_of(source) for source in opened] == ["glands", "nuclei"]
+    assert [source.objects for source in opened] == ["glands", "nuclei"]

@@ -112,7 +112,7 @@ def test_pickled_it_gives_the_same(caplog):
     # It brought its fits along, that of glass among them.
     assert not caplog.messages
     assert copy.fingerprint() == source.fingerprint()
-    assert len(pickle.dumps(source)) < len(pickle.dumps(source.source)) + 5000
+    assert len(pickle.dumps(source)) < len(pickle.dumps(source._source)) + 5000
 
 
 def test_the_fingerprint_says_what_was_done(tmp_path):

@@ -81,7 +81,7 @@ def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.2, "all", True])
 def test_a_share_out_of_range_is_refused(share):
-    with pytest.raises(UserError, match=r"data\.labelled=.* above 0, up to 1"):
+    with pytest.raises(UserError, match=r"data\.labelled=.* a share .* of 1 or less and above 0"):
         subsets.labelled_part(Images(), share, seed=0)
 
 
@@ -115,7 +115,9 @@ def test_sets_of_different_classes_are_refused():
 @pytest.mark.faults
 @pytest.mark.parametrize("weight", [0.0, 1.5, 2.0, "half"])
 def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0, up to 1"):
+    with pytest.raises(
+        UserError, match=r"data\.extra_weight=.* a share .* of 1 or less and above 0"
+    ):
         subsets.with_extra(Images(), Images("s"), weight)
 
 
@@ -162,18 +164,18 @@ def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_
         def __getitem__(self, index):
             return record
 
-    told = subsets.ToldSource(Annotated(), labelled=True)
-    assert set(told[0]) == {*record, "labelled"}
-    assert (told[0]["labelled"] == 1).all()
-    assert (told[0]["instances"] == 7).all()
-    blank = subsets.ToldSource(Annotated(), labelled=False)
+    flagged = subsets.FlaggedSource(Annotated(), labelled=True)
+    assert set(flagged[0]) == {*record, "labelled"}
+    assert (flagged[0]["labelled"] == 1).all()
+    assert (flagged[0]["instances"] == 7).all()
+    blank = subsets.FlaggedSource(Annotated(), labelled=False)
     for field, kind in (("labelled", np.uint8), ("mask", np.uint8), ("instances", np.int32)):
         assert blank[0][field].shape == (4, 4)
         assert blank[0][field].dtype == kind
         assert not blank[0][field].any()
     assert blank[0]["hr"] is record["hr"]
     assert blank[0]["lr"] is record["lr"]
-    assert told.fingerprint() != blank.fingerprint()
+    assert flagged.fingerprint() != blank.fingerprint()
 
 
 @pytest.mark.parametrize("placement", ["host", "device"])
@@ -188,17 +190,17 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
     config.data.crop = 64  # whole images, so that a nucleus is in each
     batches = pipeline.train_batches(source, config.data, fields=fields, batch_size=16, seed=0)
-    told = []
+    flagged = []
     for _ in range(4):
         batch = {field: np.asarray(array) for field, array in next(batches).items()}
         assert batch["labelled"].dtype == np.uint8
-        told += batch["labelled"].mean((1, 2)).tolist()
+        flagged += batch["labelled"].mean((1, 2)).tolist()
         for field in ("instances", *heads):
             shown = batch[field].any((1, 2))
             np.testing.assert_array_equal(shown, batch["labelled"].any((1, 2)))
     batches.close()
-    assert set(told) == {0.0, 1.0}
-    assert np.mean(told) == pytest.approx(0.25, abs=0.1)
+    assert set(flagged) == {0.0, 1.0}
+    assert np.mean(flagged) == pytest.approx(0.25, abs=0.1)
     held_out = workdirs.open_split(config, "val", fields=fields)
     assert held_out[0]["labelled"].all()
     assert held_out[0]["mask"].any()
@@ -206,14 +208,14 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
 
 def test_turned_crops_beyond_the_image_are_unlabelled_there():
     """Black, and background: the image counts as labelled by what is left of it."""
-    source = subsets.ToldSource(Images(), labelled=True)
+    source = subsets.FlaggedSource(Images(), labelled=True)
     augmentation = {"translate": 0.9, "rotate": 45.0}
     config = {"crop": 4, "augmentation": augmentation}
     fields = ("hr", "mask", "labelled")
     batches = pipeline.train_batches(source, config, fields=fields, batch_size=32, seed=0)
-    told = next(batches)["labelled"]
+    flagged = next(batches)["labelled"]
     batches.close()
-    assert set(np.unique(told)) == {0, 1}
+    assert set(np.unique(flagged)) == {0, 1}
 
 
 def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelled(tmp_path, caplog):
@@ -260,10 +262,10 @@ def test_extra_images_are_among_the_labelled(tmp_path):
 @pytest.mark.faults
 def test_a_rest_of_nothing_is_refused(tmp_path):
     config = semi_supervised(tmp_path, labelled=1.0)
-    with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out .* and that is none"):
+    with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out, and there are none"):
         workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
     config.data.labelled = 0.99  # of six patients
-    with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out .* and that is none"):
+    with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out, and there are none"):
         workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 

@@ -127,7 +127,7 @@ def test_a_source_of_masks_alone_is_refused():
             del record["instances"]
             return record
 
-    with pytest.raises(UserError, match=r"image 'a' has no instances, of which the marker"):
+    with pytest.raises(UserError, match=r"image 'a' has no instances, and the network learns m"):
         TargetSource(Masks(), ("marker",), SETTINGS)[0]
 
 
@@ -136,10 +136,10 @@ def test_a_source_of_masks_alone_is_refused():
     ("change", "said"),
     [
         ({"marker": "round"}, "config.data.targets.marker='round' is not known"),
-        ({"center_radius": -1}, "center_radius=-1 is not a whole number from 0"),
-        ({"contour_width": 0}, "contour_width=0 is not a whole number from 1"),
-        ({"contour_width": 1.5}, "contour_width=1.5 is not a whole number"),
-        ({"physical": "yes"}, "physical='yes' is neither True nor False"),
+        ({"center_radius": -1}, "center_radius=-1 has to be a whole number of px of 0 or more"),
+        ({"contour_width": 0}, "contour_width=0 has to be a whole number of px of 1 or more"),
+        ({"contour_width": 1.5}, "contour_width=1.5 has to be a whole number"),
+        ({"physical": "yes"}, "physical='yes' has to be True or False"),
         ({"radius": 3}, "config.data.targets.radius is not known"),
     ],
 )

@@ -6,7 +6,7 @@ import pytest
 
 from histojax.data import augmentation
 from histojax.data.pipeline import train_batches
-from histojax.data.sources.own_stains import OwnStains, own_stains
+from histojax.data.sources.per_image_stains import PerImageStains, stains_of
 from histojax.stain import hed
 from histojax.stain.normalization import Method, fit
 from tests import stained
@@ -58,19 +58,19 @@ def test_the_shift_is_along_a_stain_in_shares_of_its_maximum():
 
 
 def test_stains_are_those_of_the_image_and_are_found_once(monkeypatch):
-    source = OwnStains(Images())
+    source = PerImageStains(Images())
     np.testing.assert_allclose(source[0]["stains"], OWN, rtol=0.05, atol=0.02)
     lengths = np.linalg.norm(source[1]["stains"][:2], axis=1)
     np.testing.assert_allclose(lengths, [1.0, 2.0], rtol=0.05)
     again = pickle.loads(pickle.dumps(source))
-    monkeypatch.setattr("histojax.data.sources.own_stains.own_stains", None)
+    monkeypatch.setattr("histojax.data.sources.per_image_stains.stains_of", None)
     np.testing.assert_array_equal(again[1]["stains"], source[1]["stains"])
     assert (len(again), again.fingerprint(), again.names) == (3, "f", Images.names)
 
 
 @pytest.mark.faults
-def test_an_image_without_two_stains_is_jittered_in_the_textbooks_and_named_once(caplog):
-    source = OwnStains(Images())
+def test_an_image_without_two_stains_gets_the_textbooks(caplog):
+    source = PerImageStains(Images())
     for _ in range(2):
         np.testing.assert_array_equal(source[2]["stains"], hed.RGB_FROM_HED.astype(np.float32))
     [record] = caplog.records
@@ -81,7 +81,7 @@ def test_a_jittered_images_fit_is_scaled_by_what_was_drawn():
     image, method = stained.image(side=96), Method("macenko")
     own = fit(image, method, name="image")
     parameters = {"alpha": np.array([0.8, 1.2, 1.0], np.float32), "beta": np.zeros(3, np.float32)}
-    changed = hed.jitter(image, parameters, own_stains(image, name="image"))
+    changed = hed.jitter(image, parameters, stains_of(image, name="image"))
     got = fit(changed, method, name="jittered")
     np.testing.assert_allclose(got.stains, own.stains, atol=0.01)
     np.testing.assert_allclose(np.divide(got.maxima, own.maxima), [0.8, 1.2], rtol=0.03)
