@@ -1,4 +1,4 @@
-"""What a network of nuclei is trained on: markers, contours, distances and offsets of instances.
+"""What a network of nuclei is trained on: markers, contours and distances of instances.
 
 Every map is a pure function of a whole label image, made before it is cropped, so that a crop's
 targets are those of the whole. A nucleus is taken by itself: what touches it is as far as
@@ -164,30 +164,6 @@ def distances(instances: np.ndarray) -> np.ndarray:
     np.maximum.at(deepest, ids, depth)
     result = np.zeros(labels.shape, np.float32)
     result[inside] = depth / deepest[ids]
-    return result
-
-
-def offsets(instances: np.ndarray) -> np.ndarray:
-    """Where each pixel lies from its nucleus's centroid, float32 (H, W, 2) in [-1, 1].
-
-    The last axis is horizontal (rightwards), vertical (downwards); each side of the centroid is
-    divided by its own reach, so the nucleus's outermost pixels have -1 and 1. 0 in background.
-    Graham et al. 2019 (HoVer-Net), section 3.1.
-    """
-    labels = _compact(instances)
-    where = np.nonzero(labels)
-    ids = labels[where]
-    result = np.zeros((*labels.shape, 2), np.float32)
-    centers = _centroids(labels)
-    for channel, axis in enumerate((1, 0)):
-        offset = where[axis] - centers[axis][ids]
-        # A nucleus of one column lies at its centroid but for rounding.
-        offset[np.abs(offset) < 1e-9] = 0
-        side = (offset > 0).astype(int)
-        reach = np.zeros((2, len(centers[axis])))
-        np.maximum.at(reach, (side, ids), np.abs(offset))
-        reach[reach == 0] = 1
-        result[(*where, channel)] = offset / reach[side, ids]
     return result
 
 
