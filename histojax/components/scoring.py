@@ -13,7 +13,7 @@ import numpy as np
 from histojax.components import images
 from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import score_instances
-from histojax.nuclei import separation
+from histojax.nuclei import postprocessing
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
 
@@ -90,7 +90,7 @@ def score_nuclei(
     maps: Mapping[str, np.ndarray],
     instances: np.ndarray,
     weight: np.ndarray,
-    parameters: separation.Parameters,
+    parameters: postprocessing.Parameters,
 ) -> Sums:
     """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
 
@@ -100,7 +100,7 @@ def score_nuclei(
     for i in np.flatnonzero(weight):
         # What is not a number finds nothing; whether the run is lost is not for a score to say.
         crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
-        labels = separation.label(crop, parameters)
+        labels = postprocessing.label(crop, parameters)
         if labels.any() or instances[i].any():
             scores.append(score_instances(labels, instances[i])["aji"])
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

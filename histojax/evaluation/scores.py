@@ -31,7 +31,7 @@ from histojax.evaluation.rows import Methods, comparisons, methods_of, own_featu
 from histojax.imaging import figures, writers
 from histojax.inference import labeling, tiled
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
-from histojax.nuclei import fitting, separation
+from histojax.nuclei import fitting, postprocessing
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -326,7 +326,7 @@ def check_same_classes(run: workdirs.Run, source: Source, spec: str) -> None:
 
 
 def fitted_grid(
-    parameters: separation.Parameters, heads: Sequence[str]
+    parameters: postprocessing.Parameters, heads: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
     """What of `GRID` a form has, weights of maps that are not predicted left out."""
     known = {field.name for field in dataclasses.fields(parameters)}
@@ -336,7 +336,7 @@ def fitted_grid(
     return {name: values for name, values in GRID.items() if name in known}
 
 
-def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
+def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and leaves it in its workdir.
 
     Nothing is done where it has no markers, its config's `instances.fit` is off, or its best
@@ -365,21 +365,21 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     for index in range(count):
         hr, lr, truth = image_pair(source[index], recipe, config.seed)
         found = network(lr if reads_lr else hr)
-        maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
+        maps.append({head: found[head][..., 0] for head in postprocessing.MAPS if head in found})
         truths.append(truth)
     best, tried = fitting.fit_thresholds(
         maps,
         truths,
         fitted_grid(start, run.stage.segmenter.heads),
         start=start,
-        label=separation.label,
+        label=postprocessing.label,
         score=lambda labels, truth: instances.score_instances(labels, truth)["aji"],
     )
     writers.write_json(
         workdirs.stage_folder(run.workdir) / labeling.FILE,
         {
             "checkpoint": labeling.checkpoint_of(run),
-            "kind": separation.kind_of(best),
+            "kind": postprocessing.kind_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],

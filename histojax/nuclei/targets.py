@@ -183,7 +183,7 @@ def resized_mask(
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"a mask is (H, W) and not empty; this one has shape {mask.shape}")
-    sides = (size, size) if np.isscalar(size) else tuple(size)
+    sides = size if isinstance(size, tuple) else (size, size)
     values = skimage.transform.resize((mask != 0).astype(np.float64), sides, order=1)
     # Rounding within foreground must not lose a pixel, which in the source's code it may.
     return (values >= (1 - 1e-6 if legacy_labels else 0.5)).astype(np.uint8)
@@ -266,7 +266,7 @@ def _centroids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ids = labels[y, x]
     count = labels.max(initial=0) + 1
     area = np.maximum(np.bincount(ids, minlength=count), 1)
-    return tuple(np.bincount(ids, v, count) / area for v in (y, x))
+    return np.bincount(ids, y, count) / area, np.bincount(ids, x, count) / area
 
 
 def _nearest(
