@@ -13,7 +13,7 @@ import numpy as np
 from histojax.components import images
 from histojax.metrics import image_quality, overlap
 from histojax.metrics.instances import aji, overlap_table
-from histojax.nuclei import separation
+from histojax.nuclei import postprocessing
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
 
@@ -91,7 +91,7 @@ def score_nuclei(
     maps: Mapping[str, np.ndarray],
     instances: np.ndarray,
     weight: np.ndarray,
-    parameters: separation.Parameters,
+    parameters: postprocessing.Parameters,
 ) -> Sums:
     """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
 
@@ -101,7 +101,7 @@ def score_nuclei(
     for i in np.flatnonzero(weight):
         # NaN counts as background; the training loop reports a run that has diverged.
         crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
-        labels = separation.label(crop, parameters)
+        labels = postprocessing.label(crop, parameters)
         if labels.any() or instances[i].any():
             scores.append(aji(overlap_table(labels, instances[i])))
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

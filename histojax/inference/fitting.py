@@ -11,7 +11,7 @@ from histojax.data.pairs import image_pair
 from histojax.imaging import writers
 from histojax.inference import labeling, tiled
 from histojax.metrics import instances
-from histojax.nuclei import fitting, separation
+from histojax.nuclei import fitting, postprocessing
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -32,7 +32,7 @@ _MOST_IMAGES = 24
 
 
 def fitted_grid(
-    parameters: separation.Parameters, heads: Sequence[str]
+    parameters: postprocessing.Parameters, heads: Sequence[str]
 ) -> dict[str, tuple[float, ...]]:
     """The part of `GRID` that fits a network's heads and the kind of its parameters."""
     known = {field.name for field in dataclasses.fields(parameters)}
@@ -42,7 +42,7 @@ def fitted_grid(
     return {name: values for name, values in GRID.items() if name in known}
 
 
-def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
+def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and writes it to the workdir.
 
     A run without markers, one whose `instances.fit` is off, and a checkpoint that has been fitted
@@ -75,21 +75,21 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
         hr, lr, truth = image_pair(source[index], recipe, config.seed)
         assert truth is not None  # the source was opened for its instances
         found = network(lr if enhances(stage) else hr)
-        maps.append({head: found[head][..., 0] for head in separation.MAPS if head in found})
+        maps.append({head: found[head][..., 0] for head in postprocessing.MAPS if head in found})
         truths.append(truth)
     best, tried = fitting.fit_thresholds(
         maps,
         truths,
         fitted_grid(start, stage.segmenter.heads),
         start=start,
-        label=separation.label,
+        label=postprocessing.label,
         score=lambda labels, truth: instances.aji(instances.overlap_table(labels, truth)),
     )
     writers.write_json(
         workdirs.stage_folder(run.workdir) / labeling.FILE,
         {
             "checkpoint": labeling.checkpoint_of(run),
-            "kind": separation.kind_of(best),
+            "kind": postprocessing.kind_of(best),
             "parameters": dataclasses.asdict(best),
             "aji": max(score for _, score in tried),
             "aji_before": tried[0][1],

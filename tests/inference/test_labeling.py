@@ -168,8 +168,8 @@ def test_a_damaged_fit_is_named(text, trained, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"mask_threshold": 1.5}, "mask_threshold=1.5 is a probability"),
-        ({"min_area": -1.0}, r"min_area=-1.0 has to be a finite number of 0 or more"),
+        ({"mask_threshold": 1.5}, "mask_threshold=1.5 has to be a probability from 0 to 1"),
+        ({"min_area": -1.0}, r"min_area=-1.0 has to be an area in px of 0 or more"),
         ({"contour_weight": 1.0}, "contour_weight=1 needs a map 'contour'"),
     ],
 )
@@ -188,7 +188,7 @@ def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
     assert not components.label_mask(np.zeros((4, 4))).any()
 
 
-def test_the_published_form_looks_at_whole_images(monkeypatch):
+def test_usenet_takes_whole_images(monkeypatch):
     config = settings_with_markers()
     config.instances.kind = "usenet"
     stage, state, _ = tiny.built("segmentation", config)
