@@ -32,7 +32,7 @@ from histojax.imaging import figures, writers
 from histojax.inference import labeling, tiled
 from histojax.metrics import classes, image_quality, instances, intervals, overlap
 from histojax.nuclei import fitting, separation
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
 
 Image = np.ndarray
@@ -266,7 +266,7 @@ def score_workdir(
         with config.data.unlocked():  # runs from before there was one lack it
             config.data.max_pixels = max_pixels
     needs_masks = any(segments(run.stage) for run in folders.values())
-    source = workdirs.open_split(config, split, fields=("instances",) if needs_masks else ())
+    source = run_data.open_split(config, split, fields=("instances",) if needs_masks else ())
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
     if enhancer != "none":
@@ -355,7 +355,7 @@ def fit_instances(run: workdirs.Run) -> separation.Parameters | None:
     if fitted is not None:
         return fitted
     config = run.config
-    source = workdirs.open_split(config, "val", fields=("instances",))
+    source = run_data.open_split(config, "val", fields=("instances",))
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     reads_lr = enhances(run.stage)
     network = tiled.predictor(run)
