@@ -56,9 +56,7 @@ _SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", lower_bound=0)
 def main(argv: Sequence[str]) -> None:
     """Parses flags and makes masks."""
     del argv
-    from histojax.runs import (
-        workdirs,  # after flags, so that --help and bad flags answer at once
-    )
+    from histojax.runs import run_data  # after flags, so that --help and bad flags answer at once
 
     output = pathlib.Path(_OUTPUT.value)
     if _FORM.value == _PREDICTED:
@@ -76,7 +74,7 @@ def main(argv: Sequence[str]) -> None:
     if _DATA.value is not None:
         source = specs.open_source(_DATA.value, split=_SPLIT.value)
     else:
-        source = workdirs.labelled_source(pathlib.Path(_WORKDIR.value))
+        source = run_data.labelled_source(pathlib.Path(_WORKDIR.value))
     mask_bank.write_masks(
         source, output, kind=_FORM.value, count=_COUNT.value, size=_SIZE.value, seed=_SEED.value
     )
@@ -85,7 +83,7 @@ def main(argv: Sequence[str]) -> None:
 
 def predict(output: pathlib.Path) -> None:
     """Makes masks of what a run finds in images without labels."""
-    from histojax.runs import workdirs
+    from histojax.runs import run_data, workdirs
     from histojax.synthesis import pseudo_labels
 
     if _WORKDIR.value is None:
@@ -97,7 +95,7 @@ def predict(output: pathlib.Path) -> None:
     config = run.config.copy_and_resolve_references()
     with config.data.unlocked():  # runs from before there was one lack it
         config.data.unlabelled = _IMAGES.value
-    source = workdirs.open_unlabelled(config)
+    source = run_data.open_unlabelled(config)
     count = pseudo_labels.write_masks(
         run,
         source,

@@ -31,6 +31,7 @@ from histojax.evaluation import scores as evaluation
 from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
 from histojax.report import comparison
+from histojax.runs import run_data
 from histojax.runs import workdirs as runs
 from histojax.stages.base import enhances, segments
 
@@ -75,7 +76,7 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = runs.open_split(reference, split)
+    source = run_data.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
     wanted = evaluation.data_record(reference, source, split)
@@ -236,7 +237,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
-        own = runs.open_split(entry.config, split)
+        own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -283,7 +284,7 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> in
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    train = runs.open_split(runs.without_extra(entry.config), "train")
+    train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 
 

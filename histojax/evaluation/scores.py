@@ -26,7 +26,7 @@ from histojax.errors import UserError
 from histojax.evaluation.images import differences_of, pooled_of, score_images, summary_of
 from histojax.evaluation.rows import Image, comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 
 # The last bytes of a SPEC that the name of a folder takes over.
@@ -75,7 +75,7 @@ def score_workdir(
     if max_pixels is not None:
         config.data.max_pixels = max_pixels
     needs_masks = any(segments(run.stage) for run in folders.values())
-    source = workdirs.open_split(config, split, fields=("instances",) if needs_masks else ())
+    source = run_data.open_split(config, split, fields=("instances",) if needs_masks else ())
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
     if enhancer != "none":

@@ -32,7 +32,7 @@ from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
 from histojax.inference import fitting
 from histojax.report import run as report
-from histojax.runs import checkpoint, workdirs
+from histojax.runs import checkpoint, run_data, workdirs
 from histojax.stages import build_stage
 from histojax.stages.base import segments
 from histojax.training import loop
@@ -167,11 +167,11 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         stain_matching.check(config)
         check_stain_of_starts(config)
         check_scales_below(config)
-        own = workdirs.going_on(config) if config.name in begun else config
+        own = workdirs.without_pretrained(config) if config.name in begun else config
         stage = build_stage(own, initial_variables(config, variables_of))
         state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
         for split in ("train", "val"):
-            source = workdirs.open_split(config, split, fields=stage.fields, crop=config.data.crop)
+            source = run_data.open_split(config, split, fields=stage.fields, crop=config.data.crop)
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
             spec = example_spec(source, config.data, wanted, augment=split == "train")
             if "pyramid" in config:

@@ -12,7 +12,7 @@ from histojax.imaging import writers
 from histojax.inference import labeling, tiled
 from histojax.metrics import instances
 from histojax.nuclei import fitting, postprocessing
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
 
 # The parameters that are fitted, in this order, and the values that are tried.
@@ -65,7 +65,7 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     known = labeling.fitted_parameters(run)
     if known is not None:
         return known
-    source = workdirs.open_split(config, "val", fields=("instances",))
+    source = run_data.open_split(config, "val", fields=("instances",))
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     network = tiled.predictor(run)
     maps, truths = [], []

@@ -25,7 +25,7 @@ from histojax.components.images import quantize
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
 from histojax.nuclei import targets
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.pyramid import Pyramid
 from histojax.tissue import rendering as tissue
 
@@ -165,11 +165,11 @@ def with_looks(run: workdirs.Run, specs: Sequence[str]) -> workdirs.Run:
         if spec == TRAINING:
             looks += run.meta.get("palette") or []
             continue
-        config = workdirs.without_extra(run.config)
+        config = run_data.without_extra(run.config)
         config.data.source = spec
         stage = run.stage
         fields = ("hr", *stage.labels.fields)
-        source = workdirs.open_split(config, "all", fields=fields, crop=stage.crop)
+        source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
         own, count = run.config.pyramid.classes, len(source.classes)
         if stage.labels.kind == "classes" and own != count:
             raise UserError(
