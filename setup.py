@@ -6,8 +6,6 @@ from setuptools import find_packages, setup
 
 packages = find_packages(include=["histojax", "histojax.*"])
 folders = {"histojax.configs": "configs", "histojax.configs.ablations": "configs/ablations"}
-data = {}
 if pathlib.Path("third_party").is_dir():
     folders["histojax.third_party"] = "third_party"
-    data["histojax.third_party"] = ["**/*"]
-setup(packages=[*packages, *folders], package_dir=folders, package_data=data)
+setup(packages=[*packages, *folders], package_dir=folders)
