@@ -256,12 +256,18 @@ def metrics_page() -> str:
     from histojax.metrics import registry
 
     rows = []
-    for name, metric in {**registry.METRICS, **registry.FAMILIES}.items():
+    for name, metric in {**registry.METRICS, **getattr(registry, "FAMILIES", {})}.items():
         key = f"`{name}`" if name in registry.METRICS else f"`{name}NAME`"
-        title = metric.title.format("NAME")
+        # The first sentence of a named function's docstring.
+        function = getattr(metric, "function", None)
+        meaning = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
         better = "higher" if metric.higher_is_better else "lower"
-        rows.append((key, title, metric.group, metric.unit or "–", str(metric.decimals), better))
-    head = ("key", "metric", "of", "unit", "decimals", "better")
+        title = metric.title.format("NAME")
+        unit = metric.unit or "–"
+        rows.append((key, title, metric.group, unit, str(metric.decimals), better, meaning))
+    head = ("key", "metric", "of", "unit", "decimals", "better", "meaning")
+    if not any(row[-1] for row in rows):
+        head, rows = head[:-1], [row[:-1] for row in rows]
     return f"# Metrics\n\n{NOTE}{METRICS_TEXT}\n{table(head, rows)}\n"
 
 
