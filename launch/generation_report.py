@@ -33,7 +33,8 @@ from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.runs import run_data, workdirs
-from histojax.synthesis import painter, quality
+from histojax.synthesis import quality
+from histojax.synthesis.tissue import Synthesizer
 from launch import generation_measures as measures
 from launch.benchmark_tables import aligned
 
@@ -72,10 +73,10 @@ def main(argv: Sequence[str]) -> None:
         source, train = matching.source(source), matching.source(train)
     real = quality.windows_of(source, size).spread(_COUNT.value)
     train = quality.windows_of(train, size)
-    windows = painter.synthesizer(run)
+    synthesizer = Synthesizer(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
-    images = measures.made(run, real, train, seed, windows)
-    several = measures.remade(run, real, seed, windows)
+    images = measures.made(synthesizer, real, train, seed)
+    several = measures.remade(synthesizer, real, seed)
     # One size for all sets, or they could not be compared.
     subset = min(_SUBSET.value, len(real), len(train))
     say("measuring")

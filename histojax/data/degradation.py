@@ -105,29 +105,29 @@ class Degradation:
     """A named degradation with its ranges; see the head of this module for each step.
 
     Attributes:
-      name: one of `NAMES`.
-      scale: r, one of `SCALES`.
-      kernel: the reduction kernel of `microscope`.
-      kernels: those that `blind` and `second_order` draw from, evenly.
-      blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
-      blur_probability: share of the images that are blurred, 0 to 1.
-      anisotropic_probability: share of the blurs with two widths, in both orders; not in
-        `microscope`.
-      noise_sigma: range in grey levels of 255, on the reduced image.
-      noise_probability: share of the images with read noise.
-      photons: range of the photon count at white.
-      photons_probability: share of the images with shot noise.
-      jpeg_quality: range, 1 to 100, whole numbers.
-      jpeg_probability: share of the images that pass through JPEG.
-      resize: range of the side between the two orders, in sides of the lr image; cut at the hr
-        image's.
-      second_*: the same for the second order, whose input pixels are those in between.
-      sinc_probability: share of the images that ring, `second_order` only.
-      sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
-        frequency.
+        name: one of `NAMES`.
+        scale: r, one of `SCALES`.
+        kernel: the reduction kernel of `microscope`.
+        kernels: those that `blind` and `second_order` draw from, evenly.
+        blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
+        blur_probability: share of the images that are blurred, 0 to 1.
+        anisotropic_probability: share of the blurs with two widths, in both orders; not in
+            `microscope`.
+        noise_sigma: range in grey levels of 255, on the reduced image.
+        noise_probability: share of the images with read noise.
+        photons: range of the photon count at white.
+        photons_probability: share of the images with shot noise.
+        jpeg_quality: range, 1 to 100, whole numbers.
+        jpeg_probability: share of the images that pass through JPEG.
+        resize: range of the side between the two orders, in sides of the lr image; cut at the hr
+            image's.
+        second_*: the same for the second order, whose input pixels are those in between.
+        sinc_probability: share of the images that ring, `second_order` only.
+        sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
+            frequency.
 
     Raises:
-      UserError: when a value breaks its rule.
+        UserError: when a value breaks its rule.
     """
 
     name: str = "bicubic"
@@ -167,7 +167,7 @@ class Degradation:
         """Reads `config.data.degradation`; fields left out keep their defaults.
 
         Raises:
-          UserError: for an unknown field or a value that breaks its rule.
+            UserError: for an unknown field or a value that breaks its rule.
         """
         values = dict(config or {})
         check_names(values, _RULES, "degradation.")
@@ -195,20 +195,20 @@ def sample_parameters(
     """Draws what is random about one image's degradation.
 
     Args:
-      degradation: what to draw for.
-      rng: np.random.Generator (host), or a JAX key (inside a jitted function).
-      shape: (h, w, C) of the lr image.
+        degradation: what to draw for.
+        rng: np.random.Generator (host), or a JAX key (inside a jitted function).
+        shape: (h, w, C) of the lr image.
 
     Returns:
-      {} for the fixed degradations; for `microscope` scalars "blur_sigma" (hr px, 0 for none),
-      "noise_sigma" (grey levels), "inverse_photons" (0 for no shot noise), "jpeg_quality" (0 for
-      none), and "noise", float32 `shape` of unit variance. For `blind` and `second_order` "orders",
-      each with these but, for the sigma, "blur" (a filter (K, K) or None), and with "kernel" and
-      "noise" of the size that the order makes; and for `second_order` "sinc" (a filter or None) and
-      "jpeg_last".
+        {} for the fixed degradations; for `microscope` scalars "blur_sigma" (hr px, 0 for none),
+        "noise_sigma" (grey levels), "inverse_photons" (0 for no shot noise), "jpeg_quality" (0 for
+        none), and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
+        "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
+        "kernel" and "noise" of the size that the order makes; and for `second_order` "sinc" (a
+        filter or None) and "jpeg_last".
 
     Raises:
-      UserError: a key is given for a degradation that runs on the host only.
+        UserError: a key is given for a degradation that runs on the host only.
     """
     if degradation.name in FIXED:
         return {}
@@ -292,16 +292,16 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
     """Makes the low-resolution image of one high-resolution image.
 
     Args:
-      hr: uint8 (H, W, 3), NumPy or JAX; H and W multiples of the scale.
-      degradation: which degradation.
-      parameters: what `sample_parameters` drew for this image.
+        hr: uint8 (H, W, 3), NumPy or JAX; H and W multiples of the scale.
+        degradation: which degradation.
+        parameters: what `sample_parameters` drew for this image.
 
     Returns:
-      uint8 (H/r, W/r, 3), of the same kind of array.
+        uint8 (H/r, W/r, 3), of the same kind of array.
 
     Raises:
-      UserError: for a size that is no multiple of the scale, or a traced array where the
-        degradation runs on the host only.
+        UserError: for a size that is no multiple of the scale, or a traced array where the
+            degradation runs on the host only.
     """
     scale = degradation.scale
     if degradation.name in FIXED:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -32,7 +32,7 @@ def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | Non
     """Reads every image of a source for `DeviceBatches`.
 
     Returns:
-      The padded set, or None as soon as it is seen to need more than `max_bytes`.
+        The padded set, or None as soon as it is seen to need more than `max_bytes`.
     """
     images = []
     largest: dict[str, tuple[int, ...]] = {}
@@ -63,7 +63,31 @@ def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | Non
     return Store(arrays, sizes)
 
 
-class DeviceBatches:
+class Batches:
+    """Endless batches, each a function of its position alone: a saved position resumes them."""
+
+    _position = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, int]:
+        """The position of the next batch; JSON-able."""
+        return {"position": self._position}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues with the batch at the given position."""
+        self.close()
+        self._position = int(state["position"])
+
+    def close(self) -> None:
+        """Stops what runs in the background, where anything does."""
+
+
+class DeviceBatches(Batches):
     """Endless training batches made on the device from a set that lies in its memory.
 
     Stateless: batch number `position` is a jitted function of the set, the seed and the position.
@@ -71,14 +95,14 @@ class DeviceBatches:
     their own, so a batch does not depend on how many devices share it.
 
     Args:
-      store: the set.
-      spec: what is made of each image; its degradation must run on the device.
-      batch_size: B, of this process; the global batch has B x process_count rows.
-      seed: 0 .. 2**32 - 1.
-      sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
-        computing its own rows, also across processes. None: on the default device.
-      process_index: which rows of the global batch are this process's, without `sharding`.
-      process_count: number of processes.
+        store: the set.
+        spec: what is made of each image; its degradation must run on the device.
+        batch_size: B, of this process; the global batch has B x process_count rows.
+        seed: 0 .. 2**32 - 1.
+        sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
+            computing its own rows, also across processes. None: on the default device.
+        process_index: which rows of the global batch are this process's, without `sharding`.
+        process_count: number of processes.
     """
 
     def __init__(
@@ -99,7 +123,6 @@ class DeviceBatches:
         total = batch_size * process_count
         self._total = total
         self._count = len(store.sizes)
-        self._position = 0
         arrays = {**store.arrays, "sizes": store.sizes}
         make = jax.vmap(_device_example(spec), in_axes=(None, 0, 0))
         rows = slice(None)
@@ -133,9 +156,6 @@ class DeviceBatches:
 
         self._make = jax.jit(batch)
 
-    def __iter__(self) -> DeviceBatches:
-        return self
-
     def __next__(self) -> dict[str, Any]:
         epoch, first = divmod(self._position * self._total, self._count)
         batch = self._make(
@@ -147,17 +167,6 @@ class DeviceBatches:
         )
         self._position += 1
         return batch
-
-    def get_state(self) -> dict[str, int]:
-        """The position of the next batch; JSON-able."""
-        return {"position": self._position}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Continues with the batch at the given position."""
-        self._position = int(state["position"])
-
-    def close(self) -> None:
-        """Nothing runs in the background; here for the likeness with `HostBatches`."""
 
 
 def _epoch_order(key: Any, count: int, epoch: Any, first: Any, batch_size: int) -> Any:

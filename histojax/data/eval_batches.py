@@ -23,11 +23,11 @@ def crop_origins(
     """Corners (y, x) of a regular grid of crops; one crop is the centre one.
 
     Args:
-      height: of the image in px.
-      width: likewise.
-      crop: side in px.
-      crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
-      step: corners are rounded down to multiples of this.
+        height: of the image in px.
+        width: likewise.
+        crop: side in px.
+        crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
+        step: corners are rounded down to multiples of this.
     """
     side = round(crops_per_image**0.5)
     shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
@@ -99,21 +99,21 @@ def eval_batches(
     """Finite, deterministic batches without augmentation, to watch a run by.
 
     Args:
-      source: the images, in their order.
-      data_config: `config.data`: crop, scale, degradation.
-      fields: the batch's fields, out of `FIELDS`.
-      batch_size: B; the last batch is padded to it by repeating its last example.
-      crop: side in hr px; None takes `config.data.crop`.
-      limit: at most so many images, the first ones; None takes all.
-      crops_per_image: 1 for the centre, n^2 for a grid of n by n.
-      seed: with the image's name, the seed of its degradation.
+        source: the images, in their order.
+        data_config: `config.data`: crop, scale, degradation.
+        fields: the batch's fields, out of `FIELDS`.
+        batch_size: B; the last batch is padded to it by repeating its last example.
+        crop: side in hr px; None takes `config.data.crop`.
+        limit: at most so many images, the first ones; None takes all.
+        crops_per_image: 1 for the centre, n^2 for a grid of n by n.
+        seed: with the image's name, the seed of its degradation.
 
     Returns:
-      An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
-      padding and 1 elsewhere.
+        An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
+        padding and 1 elsewhere.
 
     Raises:
-      UserError: for a config value that breaks its rule or fields that the source does not hold.
+        UserError: for a config value that breaks its rule or fields that the source does not hold.
     """
     spec = example_spec(source, data_config, fields, crop=crop, augment=False)
     sizes = {"batch_size": batch_size, "crops_per_image": crops_per_image, "limit": limit}

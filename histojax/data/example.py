@@ -29,11 +29,11 @@ class ExampleSpec:
     """How one image becomes one example.
 
     Attributes:
-      crop: side of the crop in hr px.
-      fields: of a batch.
-      stored: fields that are read of each image for it.
-      degradation: how lr is made where it is not stored.
-      augmentation: what is varied.
+        crop: side of the crop in hr px.
+        fields: of a batch.
+        stored: fields that are read of each image for it.
+        degradation: how lr is made where it is not stored.
+        augmentation: what is varied.
     """
 
     crop: int
@@ -79,15 +79,15 @@ def example_spec(
     """Reads the data config against what the source offers.
 
     Args:
-      source: the images; the first is read.
-      data_config: `config.data`.
-      fields: the batch's fields, out of `FIELDS`.
-      crop: side in hr px; None takes `config.data.crop`.
-      augment: whether `config.data.augmentation` applies.
+        source: the images; the first is read.
+        data_config: `config.data`.
+        fields: the batch's fields, out of `FIELDS`.
+        crop: side in hr px; None takes `config.data.crop`.
+        augment: whether `config.data.augmentation` applies.
 
     Raises:
-      UserError: for an empty source, a field that it does not hold, or a config value that breaks
-        its rule.
+        UserError: for an empty source, a field that it does not hold, or a config value that breaks
+            its rule.
     """
     unknown = sorted(set(fields) - set(FIELDS))
     if unknown or not fields:
@@ -195,10 +195,10 @@ def warp(
     """(crop, crop) px of every field, read from the turned and shifted square at (y, x).
 
     Args:
-      image: of `read_checked`.
-      y, x, size: of the square before it is turned about its middle and shifted, px.
-      spec: what is to be made of it.
-      parameters: "angle" and "offset" of `augmentation.sample_parameters`.
+        image: of `read_checked`.
+        y, x, size: of the square before it is turned about its middle and shifted, px.
+        spec: what is to be made of it.
+        parameters: "angle" and "offset" of `augmentation.sample_parameters`.
     """
     down, right = (float(v) * size for v in parameters["offset"])
     center = (y + size / 2 + down, x + size / 2 + right)
@@ -219,13 +219,13 @@ def finish(
     """Augments and degrades one crop, on NumPy or JAX arrays.
 
     Args:
-      cropped: the stored fields of one crop.
-      spec: what is to be made of it.
-      augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
-      degradation: parameters drawn by `degradation.sample_parameters`.
+        cropped: the stored fields of one crop.
+        spec: what is to be made of it.
+        augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
+        degradation: parameters drawn by `degradation.sample_parameters`.
 
     Returns:
-      The fields of one example, as the head of this module has them, without B.
+        The fields of one example, as the head of this module has them, without B.
     """
     example = dict(cropped)
     if augmentation is not None:

@@ -32,7 +32,7 @@ from histojax import checks
 from histojax.checks import one_of, whole
 from histojax.data import augmentation, cores
 from histojax.data import degradation as degradation_lib
-from histojax.data.device_batches import DeviceBatches, load_store
+from histojax.data.device_batches import Batches, DeviceBatches, load_store
 from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked, warp
 from histojax.data.sources.base import Source
 from histojax.data.sources.per_image_stains import PerImageStains
@@ -142,27 +142,27 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def _is_death(error: RuntimeError) -> bool:
-    """Whether grain says by it that a worker process is gone."""
+    """Whether grain raised it because a worker process is gone."""
     return str(error).startswith("Worker process was terminated unexpectedly")
 
 
-class HostBatches:
+class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
     The stream of examples depends on (seed, position) alone. Process p of n takes the examples p,
     p + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
 
     Args:
-      source: the images; picklable when `workers` > 0.
-      spec: what is made of each.
-      batch_size: of this process.
-      seed: 0 .. 2**32 - 1.
-      workers: worker processes; 0 uses threads. A script that uses workers needs the usual
-        `if __name__ == "__main__":`, for they are spawned.
-      crops_per_image: crops drawn each time that an image is visited. They come near each other,
-        for a source that keeps a few dozen images decoded but not all.
-      process_index: p.
-      process_count: n.
+        source: the images; picklable when `workers` > 0.
+        spec: what is made of each.
+        batch_size: of this process.
+        seed: 0 .. 2**32 - 1.
+        workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
+            __name__ == "__main__":`, for they are spawned.
+        crops_per_image: crops drawn each time that an image is visited. They come near each other,
+            for a source that keeps a few dozen images decoded but not all.
+        process_index: p.
+        process_count: n.
     """
 
     def __init__(
@@ -185,11 +185,7 @@ class HostBatches:
         examples = examples[process_index::process_count]
         self._batches: Any = examples.batch(batch_size, drop_remainder=True)
         self._workers = workers
-        self._position = 0
         self._iterator: Any = None
-
-    def __iter__(self) -> HostBatches:
-        return self
 
     def _start(self) -> dict[str, np.ndarray]:
         """Starts the threads or workers at the position, and returns the first batch."""
@@ -229,7 +225,7 @@ class HostBatches:
         """The batch that a dead worker leaves out, made by new workers.
 
         Raises:
-          UserError: if one of these dies of it too.
+            UserError: if one of these dies of it too.
         """
         reason = str(death).partition(". ")[0]
         logging.warning("batch %d: %s; starting the workers again", self._position, reason)
@@ -245,15 +241,6 @@ class HostBatches:
                 f"({reason}, twice; -9 is often too little memory): give fewer workers, or 0 for "
                 "threads"
             ) from error
-
-    def get_state(self) -> dict[str, int]:
-        """The position of the next batch; JSON-able."""
-        return {"position": self._position}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Continues with the batch at the given position."""
-        self.close()
-        self._position = int(state["position"])
 
     def close(self) -> None:
         """Stops the threads or workers; the next batch starts them again."""
@@ -283,29 +270,29 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     sharding: Any = None,
-) -> HostBatches | DeviceBatches:
+) -> Batches:
     """Endless training batches with a position that can be saved.
 
     Args:
-      source: the images.
-      data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto", "host"
-        or "device"; auto takes the device where there is an accelerator, the set fits device_bytes
-        and every step can run there), device_bytes, workers, crops_per_image.
-      fields: the batch's fields, out of `FIELDS`.
-      batch_size: B, of this process.
-      seed: 0 .. 2**32 - 1.
-      process_index: of this process.
-      process_count: number of processes; all make B examples, all different.
-      sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
-        NumPy arrays of this process's part whatever it says.
+        source: the images.
+        data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto",
+            "host" or "device"; auto takes the device where there is an accelerator, the set fits
+            device_bytes and every step can run there), device_bytes, workers, crops_per_image.
+        fields: the batch's fields, out of `FIELDS`.
+        batch_size: B, of this process.
+        seed: 0 .. 2**32 - 1.
+        process_index: of this process.
+        process_count: number of processes; all make B examples, all different.
+        sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
+            NumPy arrays of this process's part in any case.
 
     Returns:
-      An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
-      next batch is identical to the one that followed get_state.
+        An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
+        next batch is identical to the one that followed get_state.
 
     Raises:
-      UserError: for a config value that breaks its rule, fields that the source does not hold, or
-        device placement where it is not possible. An unusable image is refused when it is read.
+        UserError: for a config value that breaks its rule, fields that the source does not hold, or
+            device placement where it is not possible. An unusable image is refused when it is read.
     """
     spec = example_spec(source, data_config, fields)
     if spec.own_stains:
@@ -368,7 +355,7 @@ def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:
     """Checks that training batches can be made where `config.data.placement` wants them.
 
     Raises:
-      UserError: for the device, if an example's step runs on the host only.
+        UserError: for the device, if an example's step runs on the host only.
     """
     reason = _needs_host(spec)
     if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:

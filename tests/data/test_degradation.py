@@ -120,7 +120,7 @@ def blind(name="blind", **fields):
     return D.Degradation(name=name, **{**OFF, "kernels": ("bicubic",), **fields})
 
 
-def test_blind_with_every_step_off_is_the_reduction_by_one_of_its_kernels():
+def test_blind_with_every_step_off_is_one_of_its_kernels():
     image = picture(48, 36)
     reduced = {k: resampling.downsample(image.astype(np.float32), 3, k) for k in resampling.KERNELS}
     three = {k: np.clip(reduced[k], 0, 255) for k in ("bicubic", "bilinear", "box")}
@@ -149,7 +149,7 @@ def widths(weights):
     return np.sqrt(np.linalg.eigvalsh(moments))[::-1]
 
 
-def test_blind_blurs_have_the_widths_and_the_share_of_two_widths_asked_for():
+def test_blind_blurs_have_the_widths_asked_for():
     degradation = blind(
         blur_sigma=(1.0, 3.0), blur_probability=0.8, anisotropic_probability=0.25
     )  # fmt: skip

@@ -62,7 +62,7 @@ def test_a_reduction_that_picks_every_fourth_pixel_is_found_out():
     np.testing.assert_allclose(found, (1.5, 1.5), atol=0.2)
 
 
-def test_sides_that_the_scale_does_not_divide_lose_their_remainder():
+def test_sides_lose_what_the_scale_does_not_divide():
     image = scene()[:470, :431]
     lr = resampling.downsample(image[:464, :424], 8)
     np.testing.assert_allclose(registration.displacement(image, lr, 8), (0, 0), atol=0.2)

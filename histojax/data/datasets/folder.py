@@ -14,7 +14,7 @@ _LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"
 
 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
-    """Reads the folder as `folder:ROOT` would; splits.json says the parts, where it is there."""
+    """Reads the folder as `folder:ROOT` would; splits.json, where there is one, names the parts."""
     if not (root / "images").is_dir():
         inner = [path.parent for path in sorted(root.rglob("images")) if path.is_dir()]
         if len(inner) != 1:

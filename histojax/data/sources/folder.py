@@ -74,7 +74,7 @@ class FolderSource:
     file. Decoded images are kept, the most recently used ones, up to cache_bytes.
 
     Attributes:
-      splits: split -> names, as splits.json says; None without one.
+        splits: split -> names, of splits.json; None without one.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ def _images(root: pathlib.Path) -> dict[str, pathlib.Path]:
     if not folder.is_dir():
         raise UserError(
             f"data folder {root} has no images/ folder: put the images in {folder} and their "
-            "labels in instances/ or masks/ beside it"
+            "labels in instances/ or masks/ next to it"
         )
     images = _files(folder, SUFFIXES)
     if not images:
@@ -263,14 +263,14 @@ def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
     number = isinstance(mpp, int | float) and not isinstance(mpp, bool)
     if mpp is not None and not (number and 0 < mpp < 1000):
         raise UserError(
-            f'{path} says "mpp": {json.dumps(mpp)}, and a number of micrometres per pixel is due, '
+            f'{path} has "mpp": {json.dumps(mpp)}, and a number of micrometres per pixel is due, '
             "such as 0.25"
         )
     classes = content.get("classes", ["background", "nucleus"])
     listed = isinstance(classes, list) and all(isinstance(name, str) for name in classes)
     if not listed or len(set(classes)) != len(classes) or not 2 <= len(classes) <= 256:
         raise UserError(
-            f'{path} says "classes": {json.dumps(classes)}, and a list of 2 to 256 different '
+            f'{path} has "classes": {json.dumps(classes)}, and a list of 2 to 256 different '
             'names is due, the background first, such as ["background", "nucleus"]'
         )
     objects = content.get("objects", "nuclei")

@@ -29,13 +29,13 @@ def open_mixture(
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
     Args:
-      spec: of at least two sources with positive weights, which need not add up to 1.
-      open_one: opens one of them.
-      split: "train" follows the weights; the others hold every image once.
-      require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
+        spec: of at least two sources with positive weights, which need not add up to 1.
+        open_one: opens one of them.
+        split: "train" follows the weights; the others hold every image once.
+        require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
 
     Raises:
-      UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
+        UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
     """
     weights = parse_mixture(spec)
     sources = {

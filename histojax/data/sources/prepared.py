@@ -36,7 +36,7 @@ DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
 
 
 def default_data_dir() -> pathlib.Path:
-    """Where prepared sets lie where nothing else is said: $TFDS_DATA_DIR, ~/tensorflow_datasets."""
+    """The default folder of prepared sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     stated = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(stated).expanduser()
 
@@ -54,10 +54,10 @@ def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-    """What a prepared set says of itself: licence, citation, mpp, classes, splits and index.
+    """Metadata of a prepared set: licence, citation, mpp, classes, splits and index.
 
     Raises:
-      UserError: it is damaged or was not written by `histojax.prepare`.
+        UserError: it is damaged or was not written by `histojax.prepare`.
     """
     path = folder / "metadata.json"
     try:
@@ -105,13 +105,13 @@ class PreparedSource:
         """Opens a set; no image is read.
 
         Args:
-          name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
-          split: "train", "val", "test" or "all".
-          data_dir: folder of prepared sets; empty: see `default_data_dir`.
-          seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
+            name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
+            split: "train", "val", "test" or "all".
+            data_dir: folder of prepared sets; empty: see `default_data_dir`.
+            seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
 
         Raises:
-          UserError: the set has no such split or variant, is damaged, or an image is too small.
+            UserError: the set has no such split or variant, is damaged, or an image is too small.
         """
         base, _, variant = name.partition("/")
         self.name, self.split = name, split

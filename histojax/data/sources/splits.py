@@ -21,15 +21,16 @@ OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
 
 
 def group_of(name: str, pattern: str | None = "") -> str:
-    """Returns the group (patient) that an image's name tells.
+    """Returns the group (patient) that an image's name states.
 
     Args:
-      name: the image's name without its ending.
-      pattern: regular expression; its first group, or the whole match, is the group. Empty: the
-        first 12 characters of a TCGA barcode, else the text before the first "_", else the name.
+        name: the image's name without its ending.
+        pattern: regular expression; its first group, or the whole match, is the group. Empty: the
+            first 12 characters of a TCGA barcode, else the text before the first "_", else the
+            name.
 
     Raises:
-      UserError: the pattern is malformed or does not match.
+        UserError: the pattern is malformed or does not match.
     """
     if not pattern:
         patient = _TCGA_PATIENT.match(name)
@@ -75,7 +76,7 @@ def split_groups(
 
 
 def single_group(images: str, groups: Sequence[str], remedy: str) -> UserError:
-    """The refusal of images that are all of one group.
+    """The error for images that are all of one group.
 
     Args:
         images: which, in words.
@@ -94,12 +95,12 @@ def checked_splits(
     """Returns {split: names} from the content of splits.json; splits without names are left out.
 
     Args:
-      path: of splits.json, to name it.
-      content: {"train": [...], "val": [...], "test": [...]} of names or file names.
-      images: {name: path} of the images that there are.
+        path: of splits.json, to name it.
+        content: {"train": [...], "val": [...], "test": [...]} of names or file names.
+        images: {name: path} of the images that there are.
 
     Raises:
-      UserError: another split, an image that is not there, or one that is named twice.
+        UserError: another split, an image that is not there, or one that is named twice.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
     unknown = sorted(set(content) - set(SPLITS))
@@ -140,15 +141,15 @@ def names_of_split(
     """Returns the sorted names of a split, no patient of which is on the other side of training.
 
     Args:
-      root: the data folder, to name it.
-      split: "train", "val", "test" or "all".
-      splits: of splits.json, or None to split by group.
-      groups: {name: group} of all images.
-      seed, val_fraction: of the split by group; see `split_groups`.
+        root: the data folder, to name it.
+        split: "train", "val", "test" or "all".
+        splits: of splits.json, or None to split by group.
+        groups: {name: group} of all images.
+        seed, val_fraction: of the split by group; see `split_groups`.
 
     Raises:
-      UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
-        val) any group in two splits; for test such a group is warned of.
+        UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
+            val) any group in two splits; for test such a group is warned of.
     """
     if splits is not None:
         _check_sides(root, split, splits, groups)
@@ -179,7 +180,7 @@ def _check_sides(
     splits: Mapping[str, list[str]],
     groups: Mapping[str, str],
 ) -> None:
-    """Refuses or says of the groups that splits.json puts in two splits; see `names_of_split`."""
+    """Refuses groups that splits.json puts in two splits, or warns; see `names_of_split`."""
     side: dict[str, str] = {}
     for other, names in splits.items():
         for name in names:

@@ -50,16 +50,16 @@ class TargetSource(WrappedSource):
     ):
         """
         Args:
-          source: the images.
-          fields: those of `FIELDS` that are wanted.
-          config: `config.data.targets`: marker ("shape" or "center"), center_radius and
-            contour_width, px; physical: whether the shape marker's areas and radii, px at 0.25
-            um per px, are scaled to the images' own scale where it is known; legacy: whether mask,
-            marker and contour lose the rim that USE-Net's code takes from them.
-          cache_bytes: bound on the targets that are kept, in each process.
+            source: the images.
+            fields: those of `FIELDS` that are wanted.
+            config: `config.data.targets`: marker ("shape" or "center"), center_radius and
+                contour_width, px; physical: whether the shape marker's areas and radii, px at 0.25
+                um per px, are scaled to the images' own scale where it is known; legacy: whether
+                mask, marker and contour lose the rim that USE-Net's code takes from them.
+            cache_bytes: bound on the targets that are kept, in each process.
 
         Raises:
-          UserError: for a setting that breaks its rule.
+            UserError: for a setting that breaks its rule.
         """
         super().__init__(source)
         self._fields = tuple(fields)

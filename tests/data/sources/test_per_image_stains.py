@@ -87,7 +87,7 @@ def test_a_jittered_images_fit_is_scaled_by_what_was_drawn():
     np.testing.assert_allclose(np.divide(got.maxima, own.maxima), [0.8, 1.2], rtol=0.03)
 
 
-def test_drawn_parameters_leave_what_the_two_stains_do_not_explain():
+def test_drawn_parameters_leave_the_residual_alone():
     textbook = {"stain_sigma": 0.2, "stain_bias": 0.05}
     own = augmentation.Augmentation(**textbook, own_stains=True)
     drawn = augmentation.sample_parameters(own, np.random.default_rng(0))

@@ -41,7 +41,7 @@ def test_a_share_is_of_patients_and_of_all_their_images(share, patients):
     assert [name.partition("_")[0] for name in part.names] == part.groups
 
 
-def test_a_larger_share_holds_the_smaller_and_another_seed_draws_others():
+def test_a_larger_share_holds_the_smaller():
     shares = [subsets.labelled_part(Images(), s, seed=0) for s in (0.2, 0.4, 0.6, 0.8)]
     for small, large in itertools.pairwise(shares):
         assert set(small.names) < set(large.names)
@@ -60,7 +60,7 @@ def test_extra_images_make_up_their_weight_of_the_crops():
     )
 
 
-def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(tmp_path):
+def test_a_run_reads_its_share_of_the_training_split_alone(tmp_path):
     tiny.folder(tmp_path / "data", count=6)
     tiny.folder(tmp_path / "extra", count=3)
     config = tiny.config("segmentation")
@@ -156,7 +156,7 @@ def test_what_is_left_out_is_all_the_rest():
     assert len(subsets.left_out(Images(), 1.0, seed=0)) == 0
 
 
-def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_not():
+def test_unlabelled_images_are_flagged_and_hold_no_label():
     nuclei = {"instances": np.full((4, 4), 7, np.int32), "mask": np.ones((4, 4), np.uint8)}
     record = {**Images()[0], **nuclei, "lr": np.zeros((1, 1, 3), np.uint8)}
 
@@ -218,7 +218,7 @@ def test_turned_crops_beyond_the_image_are_unlabelled_there():
     assert set(np.unique(flagged)) == {0, 1}
 
 
-def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelled(tmp_path, caplog):
+def test_further_images_take_scale_and_classes_of_the_labelled(tmp_path, caplog):
     config = semi_supervised(tmp_path)
     (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
     config.data.unlabelled = unlabelled_folder(tmp_path / "more")
@@ -281,7 +281,7 @@ def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is_not(tmp_path):
+def test_a_patient_among_the_labelled_or_held_out_is_refused(tmp_path):
     config = semi_supervised(tmp_path)
     barcodes = [f"TCGA-AA-000{n}" for n in range(7)]
     root = tmp_path / "data"

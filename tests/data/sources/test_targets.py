@@ -148,7 +148,7 @@ def test_a_bad_setting_is_named(change, said):
         targets.checked({**SETTINGS, **change})
 
 
-def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monkeypatch):
+def test_tissue_is_drawn_around_nuclei_and_kept_by_name(monkeypatch):
     two = Two()
     record = TargetSource(two, ("tissue",), SETTINGS)[0]
     assert record["tissue"].shape == (64, 64, 3)
