@@ -7,7 +7,7 @@ from PIL import Image
 
 from histojax.data import stain_matching
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
 from histojax.inference.files_in import predict_files
 from histojax.runs import workdirs
@@ -99,4 +99,4 @@ def test_a_segmenter_of_other_colors_is_no_start():
     with pytest.raises(
         UserError, match=r"joint starts from the segmenter of segmentation, which r"
     ):
-        chain.check_stain_of_starts(config)
+        check.check_stain_of_start(config)
