@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
-from histojax.imaging.reader import RegionReader
+from histojax.imaging.tiling import RegionReader
 from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json
 from histojax.stain.reading import NormalizedReader
 from histojax.stain.targets import target_fit

@@ -10,7 +10,7 @@ from histojax.errors import UserError
 from histojax.evaluation import scores
 from histojax.experiments import chain
 from histojax.inference import labeling, tiled
-from histojax.inference.files_in import predict_files
+from histojax.inference.prediction import predict_files
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters
