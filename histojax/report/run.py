@@ -116,8 +116,8 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
     Args:
         path: final name, in the folder that holds the predictions' files.
         workdir: of the run that made them.
-        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp, sr,
-            labels, classes (paths or None), nuclei (count or None), note and class_names.
+        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp,
+            files (paths by name), nuclei (count or None), note and class_names.
 
     Raises:
         UserError: the disk refuses.
@@ -140,9 +140,7 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
             entries.append(("classes", ", ".join(numbered)))
         entries.append(("note", made.note))
         files = ", ".join(
-            f'<a href="{quote(file.name)}">{text(file.name)}</a>'
-            for file in (made.sr, made.labels, made.classes)
-            if file is not None
+            f'<a href="{quote(file.name)}">{text(file.name)}</a>' for file in made.files.values()
         )
         sections.append(
             Section(

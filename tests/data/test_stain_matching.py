@@ -9,7 +9,7 @@ from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
-from histojax.inference.files_in import predict_files
+from histojax.inference.prediction import predict_files
 from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
@@ -52,7 +52,7 @@ def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(workdir, [tmp_path / "a.png"], tmp_path / "out")
     found = labeling.find(run, plain(expected), None)
-    np.testing.assert_array_equal(np.asarray(Image.open(made.labels)), found.instances)
+    np.testing.assert_array_equal(np.asarray(Image.open(made.files["labels"])), found.instances)
 
 
 def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):

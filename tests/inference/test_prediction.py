@@ -9,7 +9,7 @@ from PIL import Image
 
 from histojax.errors import UserError
 from histojax.imaging import reader
-from histojax.inference import files_in, tiled
+from histojax.inference import prediction, tiled
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
@@ -32,22 +32,24 @@ def write_inputs(folder):
 
 def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
-    made = files_in.predict_files(trained_chain, [tmp_path / "in"], tmp_path / "out")
+    made = prediction.predict_files(trained_chain, [tmp_path / "in"], tmp_path / "out")
     assert [p.name for p in made] == ["a", "b", "c"]
     assert {p.size for p in made} == {(160, 224)}
     for one in made:
-        sr = reader.read_image(one.sr)
-        labels = reader.read_labels(one.labels)
+        sr = reader.read_image(one.files["sr"])
+        labels = reader.read_labels(one.files["labels"])
         assert sr.shape == (160, 224, 3)
         assert labels.shape == (160, 224)
         assert set(np.unique(labels)) - {0} == set(range(1, one.nuclei + 1))
-    np.testing.assert_array_equal(reader.read_image(made[0].sr), reader.read_image(made[2].sr))
+    np.testing.assert_array_equal(
+        reader.read_image(made[0].files["sr"]), reader.read_image(made[2].files["sr"])
+    )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels")] + ["index.html"]
     )
     assert (made[0].mpp, made[1].mpp) == (None, None)
     assert "scale unknown" in made[0].note
-    with reader.open_image(made[2].sr) as image:
+    with reader.open_image(made[2].files["sr"]) as image:
         assert image.mpp == pytest.approx(0.25, rel=1e-3)
     index = (tmp_path / "out" / "index.html").read_text()
     assert all(f"{name}.sr.tif" in index for name in "abc")
@@ -57,27 +59,25 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
 def test_size_and_micrometres_follow_the_scale_factor(scale, tmp_path):
     write_inputs(tmp_path / "in")
     run = tiny.run("generator", scale)
-    made = files_in.predict_file(
-        run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path, mpp=None, resample=False
-    )
+    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path)
     assert made.size == (40 * scale, 56 * scale)
     assert made.mpp == pytest.approx(1 / scale, rel=1e-3)
-    with reader.open_image(made.sr) as image:
+    with reader.open_image(made.files["sr"]) as image:
         assert (image.height, image.width) == made.size
         assert image.mpp == pytest.approx(1 / scale, rel=1e-3)
-    assert files_in.preview(tmp_path / "in" / "c.tif", made).ndim == 3
+    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
 
 
 def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
     made = [
-        files_in.predict_files(
+        prediction.predict_files(
             trained_chain / "generator", [tmp_path / "in" / "a.png"], tmp_path / str(t), tile=t
         )[0]
         for t in (64, 1024)
     ]
-    assert made[0].labels is None
-    tiles, whole = (reader.read_image(one.sr).astype(int) for one in made)
+    assert set(made[0].files) == {"sr"}
+    tiles, whole = (reader.read_image(one.files["sr"]).astype(int) for one in made)
     assert np.abs(tiles - whole).max() <= 1
 
 
@@ -98,15 +98,13 @@ def test_nuclei_are_joined_across_tiles(joint, tmp_path):
         scale=1,
         largest=32,
     )
-    made = files_in.predict_file(
-        joint, network, tmp_path / "discs.png", tmp_path, mpp=None, resample=False
-    )
+    made = prediction.predict_file(joint, network, tmp_path / "discs.png", tmp_path)
     assert made.nuclei == 2
-    labels = tifffile.imread(made.labels)
+    labels = tifffile.imread(made.files["labels"])
     assert (labels[first] == 1).all()
     assert (labels[second] == 2).all()
     assert np.count_nonzero(labels) == np.count_nonzero(first | second)
-    np.testing.assert_array_equal(reader.read_image(made.sr), image)
+    np.testing.assert_array_equal(reader.read_image(made.files["sr"]), image)
 
 
 @pytest.mark.faults
@@ -115,7 +113,7 @@ def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path):
     broken = tmp_path / "in" / "b.jpg"
     broken.write_bytes(broken.read_bytes()[:600])
     with pytest.raises(UserError, match=r"b\.jpg"):
-        files_in.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
     made = sorted(p.name for p in (tmp_path / "out").iterdir())
     assert made == ["a.sr.tif", "c.sr.tif", "index.html"]
     index = (tmp_path / "out" / "index.html").read_text()
@@ -131,7 +129,7 @@ def test_all_failures_are_counted(trained_chain, tmp_path):
         file = tmp_path / "in" / name
         file.write_bytes(file.read_bytes()[:300])
     with pytest.raises(UserError, match="2 of 3 images could not be predicted") as failure:
-        files_in.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
     assert "a.png" in str(failure.value)
     assert "b.jpg" in str(failure.value)
 
@@ -139,17 +137,17 @@ def test_all_failures_are_counted(trained_chain, tmp_path):
 @pytest.mark.faults
 def test_inputs_that_are_not_there_are_named(tmp_path):
     with pytest.raises(UserError, match="does not exist"):
-        files_in.image_files([tmp_path / "none.png"])
+        prediction.image_files([tmp_path / "none.png"])
     with pytest.raises(UserError, match=r"is a folder without images; images end in \.png"):
-        files_in.image_files([tmp_path])
+        prediction.image_files([tmp_path])
     for name in ("x.png", "x.tif"):
         (tmp_path / name).write_bytes(b"")
     with pytest.raises(UserError, match=r"would both be written as x\.sr\.tif"):
-        files_in.image_files([tmp_path])
+        prediction.image_files([tmp_path])
     (tmp_path / "X2.PNG").write_bytes(b"")
     (tmp_path / "notes.txt").write_bytes(b"")
     (tmp_path / "x.tif").unlink()
-    assert [p.name for p in files_in.image_files([tmp_path])] == ["X2.PNG", "x.png"]
+    assert [p.name for p in prediction.image_files([tmp_path])] == ["X2.PNG", "x.png"]
 
 
 @pytest.mark.parametrize(
@@ -165,7 +163,7 @@ def test_inputs_that_are_not_there_are_named(tmp_path):
     ],
 )
 def test_an_image_is_brought_to_the_scale_of_the_run(tmp_path, mpp, mpp_in, factor):
-    found, note = files_in.scale_factor(mpp, mpp_in, tmp_path, resample=False)
+    found, note = prediction.scale_factor(mpp, mpp_in, tmp_path, resample=False)
     assert found == pytest.approx(factor)
     assert note
 
@@ -173,27 +171,27 @@ def test_an_image_is_brought_to_the_scale_of_the_run(tmp_path, mpp, mpp_in, fact
 @pytest.mark.parametrize("mpp", [0.4, 2.5])
 def test_a_scale_beyond_a_factor_of_two_needs_resample(tmp_path, mpp):
     with pytest.raises(UserError, match=r"more than a factor of 2 apart: .*--resample"):
-        files_in.scale_factor(mpp, 1.0, tmp_path, resample=False)
-    assert files_in.scale_factor(mpp, 1.0, tmp_path, resample=True)[0] == pytest.approx(mpp)
+        prediction.scale_factor(mpp, 1.0, tmp_path, resample=False)
+    assert prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)[0] == pytest.approx(mpp)
 
 
 @pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
 def test_a_scale_that_is_no_scale_is_refused(tmp_path, mpp):
-    with pytest.raises(UserError, match="has to be above 0"):
-        files_in.scale_factor(mpp, 1.0, tmp_path, resample=True)
+    with pytest.raises(
+        UserError, match=r"--mpp=\S+ has to be a number of micrometres per pixel above 0"
+    ):
+        prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)
 
 
 def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
     write_inputs(tmp_path / "in")
     run = workdirs.load(trained_chain / "generator")
     run = dataclasses.replace(run, meta={**run.meta, "mpp_in": 2.0})
-    made = files_in.predict_file(
-        run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path, mpp=None, resample=False
-    )
+    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path)
     assert made.size == (4 * 20, 4 * 28)
     assert made.mpp == pytest.approx(0.5, rel=1e-3)
     assert made.note == "resampled from 1 to 2 um/px"
-    assert files_in.preview(tmp_path / "in" / "c.tif", made).ndim == 3
+    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
 
 
 def test_a_region_of_labels_is_read(tmp_path):
@@ -219,7 +217,7 @@ DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
 
 
 def predicted(joint, path, output, network=DARK, **options):
-    return files_in.predict_file(joint, network, path, output, mpp=None, resample=False, **options)
+    return prediction.predict_file(joint, network, path, output, **options)
 
 
 @pytest.mark.faults
@@ -232,10 +230,10 @@ def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
     Image.fromarray(image.astype(np.uint8)).save(tmp_path / "blank.png")
     made = predicted(joint, tmp_path / "blank.png", tmp_path / "out")
     assert made.nuclei == found
-    labels = reader.read_labels(made.labels)
+    labels = reader.read_labels(made.files["labels"])
     assert labels.shape == (70, 50)
     assert (labels == found).all()
-    files_in.write_index(tmp_path / "out", tmp_path, {tmp_path / "blank.png": made})
+    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / "blank.png": made})
     assert f"{found} nuc" in (tmp_path / "out" / "index.html").read_text()
 
 
@@ -243,10 +241,10 @@ def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
 @pytest.mark.parametrize("size", [(1, 1), (3, 2)])
 def test_an_image_of_a_pixel_is_predicted(trained_chain, tmp_path, size):
     Image.new("RGB", size[::-1], (250, 249, 251)).save(tmp_path / "a.png")
-    made = files_in.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
+    made = prediction.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
     assert made.size == (4 * size[0], 4 * size[1])
-    assert reader.read_image(made.sr).shape == (*made.size, 3)
-    assert reader.read_labels(made.labels).shape == made.size
+    assert reader.read_image(made.files["sr"]).shape == (*made.size, 3)
+    assert reader.read_labels(made.files["labels"]).shape == made.size
 
 
 @pytest.mark.faults
@@ -257,7 +255,7 @@ def test_a_photograph_is_predicted_as_it_is_shown(joint, tmp_path):
     Image.fromarray(stored).save(tmp_path / "a.png", exif=exif)
     made = predicted(joint, tmp_path / "a.png", tmp_path / "out")
     assert made.size == (56, 40)
-    np.testing.assert_array_equal(reader.read_image(made.sr), np.rot90(stored))
+    np.testing.assert_array_equal(reader.read_image(made.files["sr"]), np.rot90(stored))
 
 
 @pytest.mark.faults
@@ -298,9 +296,9 @@ def test_seventy_thousand_nuclei_are_seventy_thousand_across_tiles(joint, tmp_pa
     network = dataclasses.replace(DARK, largest=128)
     made = predicted(one, tmp_path / "dots.png", tmp_path / "out", network)
     assert made.nuclei == 175 * 400 == 70_000
-    with tifffile.TiffFile(made.labels) as tiff:
+    with tifffile.TiffFile(made.files["labels"]) as tiff:
         assert tiff.pages[0].dtype == np.uint32
-    labels = reader.read_labels(made.labels)
+    labels = reader.read_labels(made.files["labels"])
     # Numbered in raster order, each dot once.
     np.testing.assert_array_equal(labels[:350:2, ::2].ravel(), np.arange(1, 70_001))
     assert np.count_nonzero(labels) == 70_000
@@ -311,7 +309,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
     (tmp_path / "._a.png").write_bytes(b"what macOS leaves on other disks")
     (tmp_path / "folder.png").mkdir()
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    assert files_in.image_files([tmp_path]) == [tmp_path / "a.png"]
+    assert prediction.image_files([tmp_path]) == [tmp_path / "a.png"]
 
 
 @pytest.mark.faults
@@ -321,7 +319,7 @@ def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path
         Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
     if len(os.listdir(tmp_path)) == 1:
         pytest.skip("this file system takes both forms for one name")
-    made = files_in.image_files([tmp_path])
+    made = prediction.image_files([tmp_path])
     assert {path.stem for path in made} == set(names)
 
 
@@ -344,15 +342,33 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
 
     network = tiled.TiledNetwork(windows, halo=2, stride=1, scale=1, largest=tile)
     made = predicted(run, tmp_path / f"{name}.png", tmp_path / "out", network)
-    assert made.sr is None
+    assert set(made.files) == {"labels", "classes"}
     assert made.nuclei == 1  # the two touch
-    with tifffile.TiffFile(made.classes) as tiff:
+    with tifffile.TiffFile(made.files["classes"]) as tiff:
         assert tiff.pages[0].dtype == np.uint8
-    np.testing.assert_array_equal(reader.read_labels(made.classes), index)
-    assert (reader.read_labels(made.labels) == (index > 0)).all()
-    files_in.write_index(tmp_path / "out", tmp_path, {tmp_path / f"{name}.png": made})
+    np.testing.assert_array_equal(reader.read_labels(made.files["classes"]), index)
+    assert (reader.read_labels(made.files["labels"]) == (index > 0)).all()
+    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / f"{name}.png": made})
     assert "0 background, 1 tumour, 2 stroma" in (tmp_path / "out" / "index.html").read_text()
-    preview = files_in.preview(tmp_path / f"{name}.png", made)
+    preview = prediction.preview(tmp_path / f"{name}.png", made)
     assert {0, 127, 254} <= set(preview[:, -40:].ravel())
     with pytest.raises(UserError, match=r"a name has at most 255 bytes"):
         predicted(run, tmp_path / f"{name}n.png", tmp_path / "out", network)
+
+
+def test_only_the_outputs_asked_for_are_written(joint, tmp_path):
+    Image.fromarray(tiny.tissue(5, 64)[0]).save(tmp_path / "a.png")
+    made = predicted(joint, tmp_path / "a.png", tmp_path / "out", outputs=["labels"])
+    assert os.listdir(tmp_path / "out") == ["a.labels.tif"]
+    assert set(made.files) == {"labels"}
+    assert made.nuclei is not None
+
+
+@pytest.mark.faults
+def test_outputs_that_no_run_makes_are_refused(trained_chain, joint, tmp_path):
+    Image.fromarray(tiny.tissue(5, 64)[0]).save(tmp_path / "a.png")
+    with pytest.raises(UserError, match=r"--outputs=classes is not made .* among sr, labels"):
+        predicted(joint, tmp_path / "a.png", tmp_path / "out", outputs=["classes"])
+    with pytest.raises(UserError, match=r"'geojson' is not known; choose one of sr, labels"):
+        prediction.predict_files(trained_chain, [tmp_path], tmp_path / "out", outputs=["geojson"])
+    assert not (tmp_path / "out").exists()

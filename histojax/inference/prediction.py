@@ -1,23 +1,24 @@
-"""Trained runs on the user's own images."""
+"""A trained run on the user's own images: files in, files out, strip by strip."""
 
 from __future__ import annotations
 
 import contextlib
 import dataclasses
-import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
+from histojax.checks import check, number, one_of
 from histojax.cli import say
 from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
-from histojax.imaging.plane import Plane
 from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
+from histojax.inference.sinks import SINKS
+from histojax.inference.sinks.base import Image, Sink, Written
 from histojax.report import run as report
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
@@ -36,21 +37,24 @@ class Prediction:
         name: of the input file, without its ending.
         size: (H, W) of the outputs, px.
         mpp: um per output px, None where unknown.
-        sr, labels, classes: files written, None where the run does not make them.
-        nuclei: how many were found, None where the run finds none.
+        files: by the name of their sink, in the order of `SINKS`.
+        summary: what the files hold in numbers, such as {"nuclei": 312}.
         note: what was done about the scale, a sentence.
-        class_names: of the values in `classes`, from 0.
+        class_names: of the run, from 0; empty where it predicts no classes.
     """
 
     name: str
     size: tuple[int, int]
     mpp: float | None
-    sr: pathlib.Path | None
-    labels: pathlib.Path | None
-    classes: pathlib.Path | None
-    nuclei: int | None
+    files: Mapping[str, pathlib.Path]
+    summary: Mapping[str, int]
     note: str
     class_names: tuple[str, ...] = ()
+
+    @property
+    def nuclei(self) -> int | None:
+        """How many were found, None where none were looked for."""
+        return self.summary.get("nuclei")
 
 
 def predict_files(
@@ -58,6 +62,7 @@ def predict_files(
     inputs: Sequence[pathlib.Path],
     output: pathlib.Path,
     *,
+    outputs: Sequence[str] | None = None,
     mpp: float | None = None,
     resample: bool = False,
     tile: int = tiled.LARGEST_TILE,
@@ -70,16 +75,25 @@ def predict_files(
         UserError: after the others are done, for images that cannot be read or whose scale does
             not fit. The index lists those that could be.
     """
+    for name in outputs or ():
+        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
     files = image_files(inputs)
     run = workdirs.load(workdir)
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     done: dict[pathlib.Path, Prediction] = {}
     failures: list[UserError] = []
-    for number, path in enumerate(files, 1):
-        say(f"{number}/{len(files)} {path}")
+    for count, path in enumerate(files, 1):
+        say(f"{count}/{len(files)} {path}")
         try:
             made = predict_file(
-                run, network, path, output, mpp=mpp, resample=resample, max_pixels=max_pixels
+                run,
+                network,
+                path,
+                output,
+                outputs=outputs,
+                mpp=mpp,
+                resample=resample,
+                max_pixels=max_pixels,
             )
         except UserError as failure:
             failures.append(failure)
@@ -124,69 +138,115 @@ def predict_file(
     path: pathlib.Path,
     output: pathlib.Path,
     *,
-    mpp: float | None,
-    resample: bool,
+    outputs: Sequence[str] | None = None,
+    mpp: float | None = None,
+    resample: bool = False,
     max_pixels: int = reader.MAX_PIXELS,
 ) -> Prediction:
-    """Enhances and segments one image, strip by strip, into `output`.
+    """Enhances and segments one image, strip by strip, into the folder `output`.
+
+    Args:
+        run: whose parameters turn maps into nuclei.
+        network: of the run.
+        path: of the image.
+        output: folder, made where it is missing.
+        outputs: names in `SINKS`; None: all that the run makes.
+        mpp: of the image, um per px; None: as the file states it.
+        resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
+        max_pixels: largest image that is decoded whole, px.
 
     Raises:
-        UserError: for an image that cannot be read, whose scale does not fit, or whose name is too
-            long or no text.
+        UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
+            or no text; an output that the run does not make.
     """
     name = conversion.readable_name(path)
-    makes_sr = enhances(run.stage)
-    finds = segments(run.stage)
-    heads = run.stage.segmenter.heads if finds else ()
-    classifies = tells_classes(heads)
-    longest = f"{name}.{'classes' if classifies else 'labels'}.tif"
+    kinds = _sinks(run, outputs)
+    longest = max((f"{name}{kind.suffix}" for kind in kinds.values()), key=len, default=name)
     if len(os.fsencode(longest)) > _LONGEST_NAME:
         raise UserError(
             f"{path} would be written as {longest}, and a name has at most {_LONGEST_NAME} bytes: "
             "shorten the name of the image"
         )
-    with reader.open_image(path, max_pixels=max_pixels) as image:
-        known = mpp if mpp is not None else image.mpp
+    with reader.open_image(path, max_pixels=max_pixels) as opened:
+        known = mpp if mpp is not None else opened.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
-        scaled = image if factor == 1.0 else ResampledReader(image, factor)
-        mpp_out = None if known is None else known / factor / network.scale
-        height, width = scaled.height * network.scale, scaled.width * network.scale
-        with contextlib.ExitStack() as stack:
-            labeller = None
-            if finds:
-                labeller = stack.enter_context(labeling.Labeller(run, height, width, mpp=mpp_out))
-            plane = stack.enter_context(Plane(width, np.uint8)) if classifies else None
+        scaled = opened if factor == 1.0 else ResampledReader(opened, factor)
+        image = Image(
+            name,
+            scaled.height * network.scale,
+            scaled.width * network.scale,
+            network.scale,
+            None if known is None else known / factor / network.scale,
+            output,
+        )
+        strips = tiling.strips(network.tiles(scaled, name=str(path)))
+        written = _write(run, strips, image, kinds)
+    return Prediction(
+        name=name,
+        size=(image.height, image.width),
+        mpp=image.mpp,
+        files={kind: written[kind].path for kind in kinds},
+        summary={key: value for one in written.values() for key, value in one.summary.items()},
+        note=note,
+        class_names=tuple(run.meta["classes"]) if "classes" in _outputs(run) else (),
+    )
 
-            def strips() -> Iterator[np.ndarray]:
-                for strip in tiling.strips(network.tiles(scaled, name=str(path))):
-                    maps = {head: strip.outputs[head] for head in heads}
-                    if labeller is not None:
-                        labeller.add(maps)
-                    if plane is not None:
-                        plane.append(likeliest_class(maps))
-                    yield strip.outputs.get("sr")
 
-            sr = output / f"{name}.sr.tif" if makes_sr else None
-            if sr is not None:
-                writers.stream_tiff(sr, strips(), height=height, width=width, mpp=mpp_out)
-            else:
-                for _ in strips():
-                    pass
-            classes, labels, count = None, None, None
-            if plane is not None:
-                classes = output / f"{name}.classes.tif"
-                writers.stream_tiff(
-                    classes, plane.strips(), height=height, width=width, mpp=mpp_out
-                )
+def _outputs(run: workdirs.Run) -> set[str]:
+    """The outputs that a run makes, as sinks read them."""
+    made = {"sr"} if enhances(run.stage) else set()
+    if segments(run.stage):
+        heads = run.stage.segmenter.heads
+        made |= {*heads, "labels"} | ({"classes"} if tells_classes(heads) else set())
+    return made
+
+
+def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
+    """Those that were asked for, or all that the run has the outputs for."""
+    made = _outputs(run)
+    known = {name: kind for name, kind in SINKS.items() if made.issuperset(kind.reads)}
+    for name in outputs or ():
+        if name not in known:
+            raise UserError(
+                f"--outputs={name} is not made by {run.workdir}: choose among {', '.join(known)}"
+            )
+    return {name: kind for name, kind in known.items() if not outputs or name in outputs}
+
+
+def _write(
+    run: workdirs.Run,
+    strips: Iterable[tiling.Strip],
+    image: Image,
+    kinds: Mapping[str, type[Sink]],
+) -> dict[str, Written]:
+    """Feeds the network's strips to the sinks, and then the labels to those that read them."""
+    with contextlib.ExitStack() as stack:
+        sinks = {name: stack.enter_context(kind(image)) for name, kind in kinds.items()}
+        late = {name: sink for name, sink in sinks.items() if "labels" in sink.reads}
+        early = {name: sink for name, sink in sinks.items() if name not in late}
+        heads = run.stage.segmenter.heads if segments(run.stage) else ()
+        labeller = None
+        if late:
+            labeller = stack.enter_context(
+                labeling.Labeller(run, image.height, image.width, mpp=image.mpp)
+            )
+        for strip in strips:
+            outputs = dict(strip.outputs)
+            maps = {head: outputs[head] for head in heads}
+            if tells_classes(heads):
+                outputs["classes"] = likeliest_class(maps)
+            for sink in early.values():
+                sink.add(outputs)
             if labeller is not None:
-                labels = output / f"{name}.labels.tif"
-                with labeller.finish() as found:
-                    count = found.count
-                    writers.stream_tiff(
-                        labels, found.strips(), height=height, width=width, mpp=mpp_out
-                    )
-    names = tuple(run.meta["classes"]) if classifies else ()
-    return Prediction(name, (height, width), mpp_out, sr, labels, classes, count, note, names)
+                labeller.add(maps)
+        written = {name: sink.close() for name, sink in early.items()}
+        if labeller is not None:
+            with labeller.finish() as found:
+                for labels in found.strips():
+                    for sink in late.values():
+                        sink.add({"labels": labels})
+            written |= {name: sink.close() for name, sink in late.items()}
+    return written
 
 
 def scale_factor(
@@ -203,10 +263,9 @@ def scale_factor(
     Raises:
         UserError: if the scales are further apart than 2 and `resample` is not set.
     """
-    if mpp is not None and not 0 < mpp < math.inf:
-        raise UserError(f"--mpp={mpp} has to be above 0, in micrometres per pixel")
     if mpp is None:
-        return 1.0, "scale unknown, taken as it is (--mpp=... says it)"
+        return 1.0, "scale unknown, taken as it is (--mpp=... gives it)"
+    check({"mpp": mpp}, {"mpp": number(above=0, of="a number of micrometres per pixel")}, "--")
     if mpp_in is None:
         return 1.0, f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
     factor = mpp / mpp_in
@@ -249,15 +308,15 @@ def preview(
         )
     row = [("input", before)]
     shown = before
-    if made.sr is not None:
-        with reader.open_image(made.sr) as image:
+    if "sr" in made.files:
+        with reader.open_image(made.files["sr"]) as image:
             shown = image.read(y, x, size, size)
         row.append(("enhanced", shown))
-    if made.labels is not None and shown.shape[:2] == (size, size):
-        labels = reader.read_label_region(made.labels, y, x, size, size)
+    if "labels" in made.files and shown.shape[:2] == (size, size):
+        labels = reader.read_label_region(made.files["labels"], y, x, size, size)
         row.append(("nuclei", writers.overlay(shown, labels)))
-    if made.classes is not None:
-        numbers = reader.read_label_region(made.classes, y, x, size, size)
+    if "classes" in made.files:
+        numbers = reader.read_label_region(made.files["classes"], y, x, size, size)
         gray = numbers * (255 // (len(made.class_names) - 1))
         row.append(("classes", gray.astype(np.uint8)))
     return writers.panels([row], cell=size)
