@@ -7,10 +7,12 @@ import importlib
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import tempfile
 import traceback
+import types
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -22,6 +24,17 @@ from histojax.errors import UserError
 # trained first. ml_collections itself would take only another config there.
 _START = re.compile(r"--?config\.((?:init_from\.\w+\.)*)init_from\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
+_PACKAGE = pathlib.Path(__file__).parent
+# In a wheel configs/ lies inside the package, in a clone beside it.
+_CONFIGS = next(
+    (root / "configs" for root in (_PACKAGE, _PACKAGE.parent) if (root / "configs").is_dir()),
+    _PACKAGE / "configs",
+)
+# Word after `histojax` -> module.
+COMMANDS = {
+    "train": "main",
+    **{name: name for name in ("evaluate", "predict", "compare", "synthesize", "masks", "prepare")},
+}
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -58,6 +71,20 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     app.run(guarded, flags_parser=_parse)
 
 
+def console() -> None:
+    """Runs `histojax COMMAND ...`, the same as `python -m histojax.MODULE ...`."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    names = ", ".join(COMMANDS)
+    if word in ("-h", "--help"):
+        print(f"histojax COMMAND --flag=value ...\n\nCommands: {names}.")
+        print("Flags of a command: histojax COMMAND --help.")
+    elif word in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"histojax.{COMMANDS[word]}", run_name="__main__", alter_sys=True)
+    else:
+        _fail(f"{word!r} is not a command; choose one of {names}")
+
+
 def run_stage(name: str) -> None:
     """Runs `python -m histojax.stages.NAME`: histojax.main, for configs of that stage alone."""
     # By name, because main imports the chain, and the chain every stage.
@@ -83,7 +110,7 @@ def _parse(argv: Sequence[str]) -> list[str]:
     if "config" in flags.FLAGS:
         starts = [match for word in argv if (match := _START.fullmatch(word))]
         argv = [word for word in argv if not _START.fullmatch(word)]
-    _check_config_file(argv)
+    argv = _with_config_file(argv)
     # ml_collections looks for overrides here, whatever is passed to it.
     sys.argv[:] = argv
     try:
@@ -106,14 +133,32 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        flag, _, value = word.lstrip("-").partition("=")
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """The words with the path of the config file, which may be an installed configs/NAME.py."""
+    found = list(argv)
+    for place, word in enumerate(argv):
+        flag, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-") or flag != "config":
             continue
-        path = (value if "=" in word else following).partition(":")[0]
-        if path and not pathlib.Path(path).is_file():
-            _fail(f"--config={path} is not a file; name a config file, such as configs/joint.py")
+        place, value = (place, value) if equals else (place + 1, "".join(argv[place + 1 :][:1]))
+        name, colon, size = value.partition(":")
+        path = pathlib.Path(name)
+        if name and not path.is_file():
+            if path.parts[0] == "configs":
+                path = _CONFIGS.joinpath(*path.parts[1:])
+            if not path.is_file():
+                _fail(f"--config={name} is not a file; name one, such as configs/joint.py")
+            found[place] = f"{'--config=' if equals else ''}{path}{colon}{size}"
+    _import_configs()
+    return found
+
+
+def _import_configs() -> None:
+    """Lets config files import one another as `configs`, those of the current folder first."""
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(pathlib.Path("configs").absolute()), str(_CONFIGS)]
+        sys.modules["configs"] = package
 
 
 def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> None:
@@ -176,6 +221,8 @@ def repeatable() -> str | None:
     """The command line of this process, where it is a command of histojax, as typed in a shell."""
     words = sys.orig_argv
     for place, word in enumerate(words[:-1]):
+        if pathlib.Path(word).name == "histojax" and words[place + 1] in COMMANDS:
+            return shlex.join(["histojax", *words[place + 1 :]])
         if word == "-m" and words[place + 1].startswith("histojax."):
             return shlex.join(["python", *words[place:]])
     return None

@@ -57,14 +57,14 @@ def main(argv: Sequence[str]) -> None:
     output, size = pathlib.Path(str(_OUTPUT.value)), (_COUNT.value, _SIZE.value, _SEED.value)
     # After the flags, so that --help and bad flags answer at once.
     from histojax.data.sources import specs
-    from histojax.runs import workdirs
+    from histojax.runs import run_data, workdirs
     from histojax.synthesis import mask_bank, pseudo_labels
 
     if workdir is None:
         source = specs.open_source(str(data), split=_SPLIT.value)
         mask_bank.write_masks(source, output, _KIND.value, *size)
     elif not predicted:
-        source = workdirs.labelled_source(pathlib.Path(workdir))
+        source = run_data.labelled_source(pathlib.Path(workdir))
         mask_bank.write_masks(source, output, _KIND.value, *size)
     else:
         cli.set_up_jax()

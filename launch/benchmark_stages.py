@@ -22,7 +22,7 @@ from histojax.config import from_values
 from histojax.data import pipeline
 from histojax.data.sources.base import Source
 from histojax.inference import tiled
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage, segmentation
 from histojax.stages.base import enhances, segments
 from histojax.training import loop, sharding
@@ -86,7 +86,7 @@ def measure_step(
     size = config.data.batch_size
     stage = untrained_stage(config)
     state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
-    source = workdirs.open_split(config, "train", fields=stage.fields)
+    source = run_data.open_split(config, "train", fields=stage.fields)
     batches = _batches(config, source, stage.fields, sharding=sharding.batch_sharding(mesh))
     batch = sharding.place_batch(next(batches), mesh)
     batches.close()
@@ -178,7 +178,7 @@ def measure_input(
     rows = []
     for placement, count in [("host", n) for n in workers] + [(chosen, 0)] * on_device:
         config.data.update(placement=placement, workers=count)
-        source = workdirs.open_split(config, "train", fields=stage.fields)
+        source = run_data.open_split(config, "train", fields=stage.fields)
         batches = _batches(config, source, stage.fields)
         if placement == "auto" and isinstance(batches, pipeline.HostBatches):
             break  # the set does not fit or a step cannot run there

@@ -32,7 +32,7 @@ from histojax.cli import say
 from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.synthesis import quality
 from histojax.synthesis.tissue import Synthesizer
 from launch import generation_measures as measures
@@ -62,12 +62,12 @@ def main(argv: Sequence[str]) -> None:
             "segmentation"
         )
     name, network = measures.network_of(judge, _FEATURES.value)
-    config = workdirs.without_extra(run.config)
+    config = run_data.without_extra(run.config)
     if _DATA.value:
         config.data.source = _DATA.value
-    source = workdirs.open_split(config, _SPLIT.value, fields=("instances",))
+    source = run_data.open_split(config, _SPLIT.value, fields=("instances",))
     measures.check_unseen(judge, source)
-    train = workdirs.labelled_source(run.workdir)
+    train = run_data.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # what the pyramid makes has its target's stain
         source, train = matching.source(source), matching.source(train)

@@ -22,6 +22,7 @@ from histojax import cli
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table
@@ -30,6 +31,7 @@ from histojax.evaluation import scores as evaluation
 from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
 from histojax.report import comparison
+from histojax.runs import run_data
 from histojax.runs import workdirs as runs
 from histojax.stages.base import enhances, segments
 
@@ -74,7 +76,7 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = runs.open_split(reference, split)
+    source = run_data.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
     wanted = evaluation.data_record(reference, source, split)
@@ -235,7 +237,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
-        own = runs.open_split(entry.config, split)
+        own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -282,7 +284,7 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> in
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    train = runs.open_split(runs.without_extra(entry.config), "train")
+    train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 
 
@@ -321,7 +323,7 @@ def _draw(
     count = min(count, len(source))
     places = sorted({round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)})
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
-    pairs = {i: evaluation.image_pair(source[i], recipe, reference.seed) for i in places}
+    pairs = {i: image_pair(source[i], recipe, reference.seed) for i in places}
     images: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
     masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
     for entry in entries:

@@ -27,11 +27,12 @@ from histojax.data import cores, pipeline, stain_matching
 from histojax.data.example import example_spec
 from histojax.data.registration import check_registration
 from histojax.errors import DiskError, UserError
-from histojax.evaluation import scores
+from histojax.evaluation import scores, words
 from histojax.imaging import writers
 from histojax.imaging.resampling import check_scale
+from histojax.inference import fitting
 from histojax.report import run as report
-from histojax.runs import checkpoint, workdirs
+from histojax.runs import checkpoint, run_data, workdirs
 from histojax.stages import build_stage
 from histojax.stages.base import segments
 from histojax.training import loop
@@ -80,7 +81,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             if stage.name not in begun:
                 stain_matching.build(stage)
         if len(ordered) == 1:
-            return run_stage(config, workdir, {})
+            return _with_words(run_stage(config, workdir, {}), workdir)
         started = time.perf_counter()
         names = [stage.name for stage in ordered]
         whole = from_values({**to_values(config), "chain": names})
@@ -89,7 +90,8 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             claim_workdir(whole, workdir)
             for stage in ordered:
                 run_stage(stage, workdir / stage.name, {n: workdir / n for n in names})
-            return summarise_chain(workdir, names, seconds=time.perf_counter() - started)
+            seconds = time.perf_counter() - started
+            return _with_words(summarise_chain(workdir, names, seconds=seconds), workdir)
     except DiskError as error:
         if not (workdir / "config.json").exists():
             raise
@@ -99,6 +101,13 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     except loop.Stopped as stopped:
         say(str(stopped))
         sys.exit(0)
+
+
+def _with_words(summary: dict[str, Any], workdir: pathlib.Path) -> dict[str, Any]:
+    """The summary, after its last words; processes but the first have none."""
+    if summary:
+        print(words.after_training(summary, workdir))
+    return summary
 
 
 def stages_of(config: ConfigDict) -> list[ConfigDict]:
@@ -158,11 +167,11 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         stain_matching.check(config)
         check_stain_of_starts(config)
         check_scales_below(config)
-        own = workdirs.going_on(config) if config.name in begun else config
+        own = workdirs.without_pretrained(config) if config.name in begun else config
         stage = build_stage(own, initial_variables(config, variables_of))
         state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
         for split in ("train", "val"):
-            source = workdirs.open_split(config, split, fields=stage.fields, crop=config.data.crop)
+            source = run_data.open_split(config, split, fields=stage.fields, crop=config.data.crop)
             wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
             spec = example_spec(source, config.data, wanted, augment=split == "train")
             if "pyramid" in config:
@@ -358,7 +367,7 @@ def initial_variables(
 def summarise_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if segments(trained.stage):
-        scores.fit_instances(trained)
+        fitting.fit_instances(trained)
     say(f"{trained.config.name}: scoring the val split")
     table = scores.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")
@@ -411,7 +420,6 @@ def summarise_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     }
     (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(path, summary)
-    print(scores.table_text(table["metrics"]))
     say(str(report.chain_report(workdir)))
     return summary
 

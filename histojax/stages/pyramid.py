@@ -44,7 +44,7 @@ from histojax.errors import UserError
 from histojax.models.dense_unet import DenseUNet
 from histojax.models.layers import full_precision
 from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.nuclei import separation
+from histojax.nuclei import postprocessing
 from histojax.stages import segmentation
 from histojax.stages.base import Capability
 
@@ -82,7 +82,7 @@ class Pyramid(segmentation.FindsNuclei):
     contest: pair_gan.Contest
     noise: float
     threshold: float
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
     ema_decay: float
     initial: Mapping[str, Tree]
     dtype: jnp.dtype

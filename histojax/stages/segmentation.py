@@ -28,7 +28,7 @@ from histojax.models import pretrained, resnet
 from histojax.models.inception_unet import InceptionUNet
 from histojax.models.se_unet import SEUNet
 from histojax.models.unet import UNet
-from histojax.nuclei import separation
+from histojax.nuclei import postprocessing
 from histojax.nuclei.watershed import InstanceParameters, check_maps
 from histojax.stages.base import Capability, OneImage
 
@@ -67,7 +67,7 @@ class MaskLoss:
 class FindsNuclei:
     """What stages with a segmenter have in common; `instances`: how its maps become nuclei."""
 
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
 
     @property
     def best(self) -> tuple[str, str]:
@@ -86,7 +86,7 @@ class Segmentation(FindsNuclei, OneImage):
     optimizers: Mapping[str, optax.GradientTransformation]
     loss: MaskLoss
     threshold: float
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
     ema_decay: float
     initial: Mapping[str, Tree]
     encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
@@ -179,7 +179,7 @@ def score(
     outputs: Mapping[str, np.ndarray],
     batch: Mapping[str, np.ndarray],
     threshold: float,
-    instances: separation.Parameters | None,
+    instances: postprocessing.Parameters | None,
 ) -> scoring.Sums:
     """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
     weight = batch["weight"]
@@ -272,7 +272,7 @@ def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
     )
 
 
-def build_instances(config: ConfigDict, segmenter: nn.Module) -> separation.Parameters | None:
+def build_instances(config: ConfigDict, segmenter: nn.Module) -> postprocessing.Parameters | None:
     """How maps become nuclei; None where there are no markers, predicted or made of the mask.
 
     Raises:
@@ -282,7 +282,7 @@ def build_instances(config: ConfigDict, segmenter: nn.Module) -> separation.Para
     group = config.get("instances", {})
     if "marker" not in segmenter.heads and not group.get("marker_from_mask", False):
         return None
-    parameters = separation.read_parameters(group.kind, group.get(group.kind, {}))
+    parameters = postprocessing.read_parameters(group.kind, group.get(group.kind, {}))
     if isinstance(parameters, InstanceParameters):
         check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
     return parameters

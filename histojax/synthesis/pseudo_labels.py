@@ -18,7 +18,7 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.inference import labeling, tiled
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 from histojax.stages.pyramid import Pyramid
 from histojax.synthesis.mask_bank import renumbered
@@ -44,7 +44,7 @@ def unlabelled(run: workdirs.Run, spec: str) -> Source:
     """The images that a run would learn from with data.unlabelled=spec."""
     config = run.config.copy_and_resolve_references()
     config.data.unlabelled = spec
-    return workdirs.open_unlabelled(config)
+    return run_data.open_unlabelled(config)
 
 
 def write_masks(

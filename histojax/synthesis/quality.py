@@ -17,8 +17,7 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.inference import labeling
-from histojax.metrics import instances as instance_metrics
-from histojax.metrics import overlap
+from histojax.metrics import instances, overlap, registry
 from histojax.synthesis.mask_bank import instances_of
 from histojax.synthesis.painting import Statistics, paint
 from histojax.synthesis.tissue import Synthesizer
@@ -170,7 +169,8 @@ def fidelity(
     rows = []
     for image, truth in zip(images, labels, strict=True):
         found = find(image)
-        scores = overlap.score_mask(found.mask, truth > 0)
-        scores |= instance_metrics.score_instances(found.instances, truth.astype(np.int32))
+        table = instances.overlap_table(found.instances, truth.astype(np.int32))
+        scores = registry.scores("mask", overlap.confusion(found.mask, truth > 0))
+        scores |= registry.scores("instances", table)
         rows.append([scores[name] for name in FIDELITY])
     return dict(zip(FIDELITY, np.nanmean(rows, 0).tolist(), strict=True))

@@ -19,7 +19,7 @@ from histojax.components.images import quantize
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.nuclei import targets
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.pyramid import Pyramid
 from histojax.synthesis import builtin
 from histojax.synthesis.builtin import Seed
@@ -230,10 +230,10 @@ def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look
             f"{run.workdir} starts from grey and has no use for --looks={looks}: leave it out, or "
             "name a pyramid trained with pyramid.base='colors'"
         )
-    config = workdirs.without_extra(run.config)
+    config = run_data.without_extra(run.config)
     config.data.source = looks
     fields = ("hr", *stage.labels.fields)
-    source = workdirs.open_split(config, "all", fields=fields, crop=stage.crop)
+    source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
     known, count = run.config.pyramid.classes, len(source.classes)
     if stage.labels.kind == "classes" and known != count:
         raise UserError(

@@ -21,7 +21,7 @@ from histojax.config import claim_workdir, to_values
 from histojax.data import pipeline, stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.runs import checkpoint, workdirs
+from histojax.runs import checkpoint, run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.stages.base import Stage, enhances, synthesizes
@@ -62,9 +62,9 @@ def train(
     check(config, len(devices or jax.devices()))
     last = checkpoint.Series(workdir / "checkpoints" / "last", keep=config.checkpoint.keep)
     begun = bool(last.steps())
-    stage = build_stage(workdirs.going_on(config) if begun else config, initial or {})
-    source = workdirs.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
-    held_out = workdirs.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
+    stage = build_stage(workdirs.without_pretrained(config) if begun else config, initial or {})
+    source = run_data.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
+    held_out = run_data.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
     matching = None
     # Asked first, because without one a checkpoint's meta, which may be damaged, is not looked at.
     if stain_matching.check(config) is not None:
@@ -90,7 +90,7 @@ def train(
     claim_workdir(config, workdir)
 
     if jax.process_index() == 0:
-        writers.write_json(workdir / "manifest.json", workdirs.manifest(config))
+        writers.write_json(workdir / "manifest.json", run_data.manifest(config))
 
     best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
     state = workdirs.fresh_state(stage, config)

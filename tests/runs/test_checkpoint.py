@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.config import FORMAT
 from histojax.errors import DiskError, UserError
 from histojax.runs import checkpoint
 from tests.tiny import full_disk
@@ -98,12 +99,18 @@ def test_another_architecture_lists_every_name(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+@pytest.mark.parametrize(
+    ("found", "remedy"),
+    [(1, "train the run again in another workdir"), (FORMAT + 1, "update histojax")],
+)
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, found, remedy):
+    monkeypatch.setattr(checkpoint, "FORMAT", found)
     save(checkpoint.Series(tmp_path), 1, 1.0)
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="newer histojax"):
+    with pytest.raises(UserError) as failure:
         checkpoint.Series(tmp_path).restore(tree())
+    assert str(failure.value) == (
+        f"{tmp_path}/1 has format {found}, and this histojax reads format {FORMAT} alone: {remedy}"
+    )
 
 
 @pytest.mark.faults

@@ -8,7 +8,7 @@ import pytest
 from histojax.components import images
 from histojax.errors import UserError
 from histojax.experiments import chain
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop
@@ -274,7 +274,7 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     }
     assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
     assert len(set.union(*patients.values())) == 5
-    assert workdirs.labelled_source(run).names == seen["train"]
+    assert run_data.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
     rows = read_metrics(run / "metrics.jsonl")
     assert all(

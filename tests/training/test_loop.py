@@ -16,7 +16,7 @@ import pytest
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.stages.pyramid import Pyramid
@@ -64,7 +64,7 @@ def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_
     kept = loop.train(config, tmp_path, devices=ONE).meta["palette"]
     assert kept == Pyramid.palette_of(
         build_stage(config, {}),
-        workdirs.open_split(config, "train", fields=("mask", "contour")),
+        run_data.open_split(config, "train", fields=("mask", "contour")),
     )
     monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
     config.steps = 2

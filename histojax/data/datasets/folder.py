@@ -44,6 +44,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         ],
         mpp=source.mpp,
         classes=source.classes,
+        objects=source.objects,
         splits={"": splits},
     )
 

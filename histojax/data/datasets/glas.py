@@ -62,6 +62,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         examples,
         mpp=0.62005,
         classes=CLASSES,
+        objects="glands",
         splits={"": {"train": ["train"], "test": ["testA", "testB"]}},
     )
 

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from histojax.data.sources.base import Objects
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image, read_labels
 from histojax.nuclei.components import label_mask
@@ -56,6 +57,7 @@ class Contents:
         examples: in the order in which they are stored.
         mpp: micrometres per pixel of all images, None where the set does not say.
         classes: names of the mask's values, from 0.
+        objects: what the instances are, "nuclei" or "glands".
         splits: variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
             without "val" has its train images split by group when it is opened.
     """
@@ -63,6 +65,7 @@ class Contents:
     examples: Sequence[Example]
     mpp: float | None = None
     classes: Sequence[str] = NUCLEI
+    objects: Objects = "nuclei"
     splits: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(
         default_factory=lambda: {"": {"train": ["train"], "test": ["test"]}}
     )

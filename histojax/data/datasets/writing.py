@@ -179,6 +179,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             "homepage": self._dataset.homepage,
             "mpp": self._contents.mpp,
             "classes": list(self._contents.classes),
+            "objects": self._contents.objects,
             "fields": list(self._fields),
             "splits": self._contents.splits,
             "index": self._index,

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
+
+Objects = Literal["nuclei", "glands"]
 
 Record = dict[str, Any]
 
@@ -19,12 +21,14 @@ class Source(Protocol):
         names, groups: one str for each image; images of a group (a patient) share a split.
         mpp: micrometres per pixel of "hr", None where unknown.
         classes: names of the mask's values, from 0.
+        objects: what the instances are.
     """
 
     names: list[str]
     groups: list[str]
     mpp: float | None
     classes: list[str]
+    objects: Objects
 
     def __len__(self) -> int: ...
 
@@ -41,6 +45,7 @@ class WrappedSource:
         self._source = source
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes = source.mpp, source.classes
+        self.objects = source.objects
 
     def __len__(self) -> int:
         return len(self.names)

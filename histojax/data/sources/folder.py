@@ -5,7 +5,8 @@
     ROOT/masks/NAME.(png|tif|tiff|bmp)                {0, 1} or {0, 255}; otherwise class indices
     ROOT/lr/NAME.*                                    registered low-resolution images, optional,
                                                       1/r of the size, rounded down
-    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...]}
+    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...],
+                                                       "objects": "nuclei" or "glands"}
     ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
 
 A label image is upright, as viewers show its image: turned by the EXIF or TIFF orientation of the
@@ -30,7 +31,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax.data.sources.base import Record, common_mpp
+from histojax.data.sources.base import Objects, Record, common_mpp
 from histojax.data.sources.record_cache import RecordCache
 from histojax.data.sources.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
@@ -103,7 +104,7 @@ class FolderSource:
         self.splits = None
         if content is not None:
             self.splits = checked_splits(self.root / "splits.json", content, images)
-        mpp, self.classes = _description(self.root)
+        mpp, self.classes, self.objects = _description(self.root)
         groups = {name: group_of(name, group_pattern) for name in images}
         chosen = names_of_split(self.root, split, self.splits, groups, seed, val_fraction)
 
@@ -250,13 +251,14 @@ def _json_object(path: pathlib.Path) -> dict[str, Any] | None:
     return content
 
 
-def _description(root: pathlib.Path) -> tuple[float | None, list[str]]:
-    """Returns (mpp, classes) of dataset.json; background and nucleus where it names none."""
+def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
+    """Returns (mpp, classes, objects) of dataset.json; nuclei where it says nothing else."""
     path = root / "dataset.json"
     content = _json_object(path) or {}
-    unknown = sorted(set(content) - {"mpp", "classes"})
+    unknown = sorted(set(content) - {"mpp", "classes", "objects"})
     if unknown:
-        _log.warning("%s: %s not used (it may hold mpp and classes)", path, ", ".join(unknown))
+        known = "it may hold mpp, classes and objects"
+        _log.warning("%s: %s not used (%s)", path, ", ".join(unknown), known)
     mpp = content.get("mpp")
     number = isinstance(mpp, int | float) and not isinstance(mpp, bool)
     if mpp is not None and not (number and 0 < mpp < 1000):
@@ -271,7 +273,13 @@ def _description(root: pathlib.Path) -> tuple[float | None, list[str]]:
             f'{path} has "classes": {json.dumps(classes)}, and a list of 2 to 256 different '
             'names is due, the background first, such as ["background", "nucleus"]'
         )
-    return (None if mpp is None else float(mpp)), classes
+    objects = content.get("objects", "nuclei")
+    if objects not in ("nuclei", "glands"):
+        raise UserError(
+            f'{path} says "objects": {json.dumps(objects)}, and instances are "nuclei" or '
+            '"glands": write one of them, or leave it out for nuclei'
+        )
+    return (None if mpp is None else float(mpp)), classes, objects
 
 
 def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:

@@ -119,6 +119,8 @@ class MixedSource:
         first = self._sources[0].classes
         self._binary = any(source.classes != first for source in self._sources)
         self.classes = ["background", "nucleus"] if self._binary else list(first)
+        kinds = {source.objects for source in self._sources}
+        self.objects = kinds.pop() if len(kinds) == 1 else "nuclei"
         held = [set(source[0]) for source in self._sources if len(source)]
         self._fields = [field for field in _FIELDS if all(field in have for have in held)]
 

@@ -139,6 +139,7 @@ class PreparedSource:
         self.groups = [entry["group"] for entry in self._entries]
         self.mpp = metadata["mpp"]
         self.classes = list(metadata["classes"])
+        self.objects = metadata.get("objects", "nuclei")
         self._scale = scale
         self._parts: ComputedOnce[dict[str, Any]] = ComputedOnce()
 

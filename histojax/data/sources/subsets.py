@@ -119,7 +119,7 @@ class FlaggedSource(WrappedSource):
         super().__init__(source)
         self._labelled = labelled
         if like is not None:
-            self.mpp, self.classes = like.mpp, like.classes
+            self.mpp, self.classes, self.objects = like.mpp, like.classes, like.objects
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]

@@ -8,7 +8,7 @@ import json
 import numpy as np
 
 from histojax.checks import check, one_of, whole
-from histojax.data.sources.base import Record
+from histojax.data.sources.base import Objects, Record
 from histojax.data.sources.record_cache import RecordCache
 from histojax.data.sources.splits import SPLITS
 from histojax.tissue import rendering
@@ -70,6 +70,7 @@ class SyntheticSource:
         self.patches_per_patient = patches_per_patient
         self.counts = counts
         self.classes = ["background", "nucleus"]
+        self.objects: Objects = "nuclei"
         self.names: list[str] = []
         self.groups: list[str] = []
         self._indices: list[int] = []

@@ -25,6 +25,7 @@ class Source:
         self.groups = ["1", "2", "2", "1"]
         self.mpp = 0.25
         self.classes = ["background", "nucleus"]
+        self.objects = "nuclei"
         self.reads = collections.Counter()
         self._images = {
             "a": stained.image(0),

@@ -8,7 +8,7 @@ from PIL import Image
 from histojax.data import pipeline, stain_matching
 from histojax.data.sources import subsets
 from histojax.errors import UserError
-from histojax.runs import workdirs
+from histojax.runs import run_data
 from tests import tiny
 
 
@@ -65,17 +65,17 @@ def test_a_run_reads_its_share_of_the_training_split_alone(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     config = tiny.config("segmentation")
     config.data.source = f"folder:{tmp_path / 'data'}"
-    whole = {split: workdirs.open_split(config, split).names for split in ("train", "val")}
+    whole = {split: run_data.open_split(config, split).names for split in ("train", "val")}
     config.data.labelled = 0.4
-    train = workdirs.open_split(config, "train")
+    train = run_data.open_split(config, "train")
     assert len(train) == 2
     assert set(train.names) < set(whole["train"])
-    assert workdirs.open_split(config, "val").names == whole["val"]
+    assert run_data.open_split(config, "val").names == whole["val"]
     assert not set(train.names) & set(whole["val"])
     config.data.extra = f"folder:{tmp_path / 'extra'}"
-    mixed = workdirs.open_split(config, "train")
+    mixed = run_data.open_split(config, "train")
     assert {name.partition("-")[0] for name in mixed.names} == {"real", "extra"}
-    assert workdirs.open_split(config, "val").names == whole["val"]
+    assert run_data.open_split(config, "val").names == whole["val"]
 
 
 @pytest.mark.faults
@@ -90,9 +90,9 @@ def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     config = tiny.config("segmentation")
     config.data.source, config.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
-    train = set(workdirs.open_split(config, "train").names)
+    train = set(run_data.open_split(config, "train").names)
     config.data.extra = f"folder:{tmp_path / 'extra'}"
-    seen = workdirs.manifest(config)
+    seen = run_data.manifest(config)
     assert set(seen["train"]) == train
     assert len(train) == 2
     assert not train & set(seen["val"])
@@ -184,8 +184,8 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     config = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
     heads = ("mask", "marker", "contour", "distance")
     fields = ("hr", "instances", *heads, "labelled")
-    source = workdirs.open_split(config, "train", fields=fields, crop=16)
-    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
+    source = run_data.open_split(config, "train", fields=fields, crop=16)
+    part, rest = run_data.open_split(config, "train"), run_data.open_unlabelled(config)
     assert (len(part), len(rest)) == (2, 4)
     assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
     config.data.crop = 64  # whole images, so that a nucleus is in each
@@ -201,7 +201,7 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     batches.close()
     assert set(flagged) == {0.0, 1.0}
     assert np.mean(flagged) == pytest.approx(0.25, abs=0.1)
-    held_out = workdirs.open_split(config, "val", fields=fields)
+    held_out = run_data.open_split(config, "val", fields=fields)
     assert held_out[0]["labelled"].all()
     assert held_out[0]["mask"].any()
 
@@ -223,7 +223,7 @@ def test_further_images_take_scale_and_classes_of_the_labelled(tmp_path, caplog)
     (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
     config.data.unlabelled = unlabelled_folder(tmp_path / "more")
     fields = ("hr", "mask", "marker", "labelled")
-    source = workdirs.open_split(config, "train", fields=fields, crop=16)
+    source = run_data.open_split(config, "train", fields=fields, crop=16)
     assert source.mpp == 0.25
     assert source.classes == ["none", "a", "b"]
     names = {name for name in source.names if name.startswith("unlabelled-")}
@@ -233,9 +233,9 @@ def test_further_images_take_scale_and_classes_of_the_labelled(tmp_path, caplog)
     assert not caplog.text
     # Of another scale they are still of use, and that is said.
     (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
-    assert workdirs.open_split(config, "train", fields=fields).mpp == 0.25
+    assert run_data.open_split(config, "train", fields=fields).mpp == 0.25
     assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
-    seen = workdirs.manifest(config)
+    seen = run_data.manifest(config)
     assert seen["unlabelled"] == ["q0", "q1"]
     assert len(seen["train"]) == 2
 
@@ -244,7 +244,7 @@ def test_unlabelled_images_are_normalized_like_the_others(tmp_path):
     config = semi_supervised(tmp_path)
     config.data.stain.method = "reinhard"
     fields = ("hr", "mask", "labelled")
-    source = workdirs.open_split(config, "train", fields=fields)
+    source = run_data.open_split(config, "train", fields=fields)
     matched = stain_matching.build(config).source(source)
     for index in (0, len(source) - 1):
         assert not np.array_equal(matched[index]["hr"], source[index]["hr"])
@@ -254,7 +254,7 @@ def test_unlabelled_images_are_normalized_like_the_others(tmp_path):
 def test_extra_images_are_among_the_labelled(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     config = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
-    source = workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+    source = run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
     count = sum(name.startswith("labelled-extra-") for name in source.names)
     assert count / len(source) == pytest.approx(0.25)
 
@@ -263,10 +263,10 @@ def test_extra_images_are_among_the_labelled(tmp_path):
 def test_a_rest_of_nothing_is_refused(tmp_path):
     config = semi_supervised(tmp_path, labelled=1.0)
     with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out, and there are none"):
-        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+        run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
     config.data.labelled = 0.99  # of six patients
     with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out, and there are none"):
-        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+        run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults
@@ -274,10 +274,10 @@ def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
     config = semi_supervised(tmp_path)
     config.data.unlabelled = config.data.source
     with pytest.raises(UserError, match=r"is data\.source, held-out images and all"):
-        workdirs.open_unlabelled(config)
+        run_data.open_unlabelled(config)
     config.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
     with pytest.raises(UserError, match=r"q0.* smaller than the crop of 48 px"):
-        workdirs.open_unlabelled(config, crop=48)
+        run_data.open_unlabelled(config, crop=48)
 
 
 @pytest.mark.faults
@@ -292,19 +292,19 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused(tmp_path):
     for number, barcode in enumerate(barcodes):
         text = text.replace(f"p{number}", f"{barcode}-01Z")
     (root / "splits.json").write_text(text)
-    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
-    held_out = workdirs.open_split(config, "val")
+    part, rest = run_data.open_split(config, "train"), run_data.open_unlabelled(config)
+    held_out = run_data.open_split(config, "val")
     for number, (group, refused) in enumerate(
         ((part.groups[0], True), (held_out.groups[0], True), (rest.groups[0], False))
     ):
         names = ("q0", f"{group}-02Z")
         config.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
         if not refused:
-            assert len(workdirs.open_unlabelled(config)) == 2
+            assert len(run_data.open_unlabelled(config)) == 2
             continue
         said = rf"{group} is in data\.unlabelled=.* and among the labelled or held-out"
         with pytest.raises(UserError, match=said):
-            workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+            run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults

@@ -169,10 +169,10 @@ def test_a_stage_with_heads_opens_its_data_with_their_targets(tmp_path):
     tiny.folder(tmp_path / "set")
     config = tiny.config("segmentation")
     config.data.source = f"folder:{tmp_path / 'set'}"
-    from histojax.runs import workdirs
+    from histojax.runs import run_data
 
-    source = workdirs.open_split(config, "train", fields=("hr", "mask", "marker"))
+    source = run_data.open_split(config, "train", fields=("hr", "mask", "marker"))
     assert isinstance(source, TargetSource)
     assert set(source[0]) >= {"hr", "mask", "marker"}
-    plain = workdirs.open_split(config, "train", fields=("hr", "mask"))
+    plain = run_data.open_split(config, "train", fields=("hr", "mask"))
     assert "marker" not in plain[0]

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.nuclei import separation
+from histojax.nuclei import postprocessing
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters, label_instances
 
@@ -19,32 +19,32 @@ def maps():
     }
 
 
-def test_a_form_is_chosen_by_its_parameters():
+def test_the_parameters_choose_the_post_processor():
     watershed, usenet = InstanceParameters(), USENetParameters()
     np.testing.assert_array_equal(
-        separation.label(maps(), watershed), label_instances(maps(), watershed)
+        postprocessing.label(maps(), watershed), label_instances(maps(), watershed)
     )
     np.testing.assert_array_equal(
-        separation.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
+        postprocessing.label(maps(), usenet), usenet_instances(maps()["mask"], maps()["marker"])
     )
-    assert (separation.label(maps(), watershed) != separation.label(maps(), usenet)).any()
+    assert (postprocessing.label(maps(), watershed) != postprocessing.label(maps(), usenet)).any()
 
 
 @pytest.mark.parametrize("parameters", [InstanceParameters(), USENetParameters()])
-def test_maps_that_no_form_has_are_not_looked_at(parameters):
+def test_maps_of_other_names_are_ignored(parameters):
     more = {**maps(), "class_1": np.full((2, 2), np.nan)}
     np.testing.assert_array_equal(
-        separation.label(more, parameters), separation.label(maps(), parameters)
+        postprocessing.label(more, parameters), postprocessing.label(maps(), parameters)
     )
 
 
-@pytest.mark.parametrize("kind", separation.KINDS)
+@pytest.mark.parametrize("kind", postprocessing.POSTPROCESSORS)
 def test_parameters_come_back_from_json(kind):
-    parameters = separation.read_parameters(kind, {"mask_threshold": 0.3})
+    parameters = postprocessing.read_parameters(kind, {"mask_threshold": 0.3})
     assert parameters.mask_threshold == 0.3
-    assert separation.kind_of(parameters) == kind
+    assert postprocessing.kind_of(parameters) == kind
     kept = json.loads(json.dumps(dataclasses.asdict(parameters)))
-    assert separation.read_parameters(kind, kept) == parameters
+    assert postprocessing.read_parameters(kind, kept) == parameters
 
 
 @pytest.mark.faults
@@ -54,12 +54,12 @@ def test_parameters_come_back_from_json(kind):
         ("floods", {}, r"instances.kind='floods' is not known; choose one of watershed, usenet"),
         ("watershed", {"threshold": 0.3}, r"'watershed' has no parameter 'threshold': choose out"),
         ("usenet", {"marker_peak": 0.3}, r"'usenet' has no parameter 'marker_peak'"),
-        ("usenet", {"mask_threshold": 3}, r"mask_threshold=3 is a probability"),
+        ("usenet", {"mask_threshold": 3}, r"mask_threshold=3 has to be a probability from 0 to 1"),
     ],
 )
-def test_what_cannot_be_used_is_refused(kind, values, said):
+def test_unknown_names_and_values_are_refused(kind, values, said):
     with pytest.raises(UserError, match=said):
-        separation.read_parameters(kind, values)
+        postprocessing.read_parameters(kind, values)
 
 
 def test_without_a_marker_the_mask_is_eroded():
@@ -68,4 +68,4 @@ def test_without_a_marker_the_mask_is_eroded():
     distance = np.minimum(np.hypot(y - 20, x - 20), np.hypot(y - 20, x - 43.5))
     mask = {"mask": (distance <= 12).astype(np.float32)}
     for parameters in (InstanceParameters(), USENetParameters()):
-        assert separation.label(mask, parameters).max() == 2
+        assert postprocessing.label(mask, parameters).max() == 2
