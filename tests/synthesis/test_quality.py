@@ -82,7 +82,8 @@ def test_tissue_of_classes_is_not_measured(windows, pyramid):
     stage = dataclasses.replace(
         pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, kind="classes")
     )
-    synthesizer = Synthesizer(dataclasses.replace(pyramid, stage=stage))
+    meta = {**pyramid.meta, "classes": ["background", "gland"]}
+    synthesizer = Synthesizer(dataclasses.replace(pyramid, stage=stage, meta=meta))
     with pytest.raises(UserError, match=r"classes.*pyramid\.labels='contour' or 'mask'"):
         quality.pyramid_images(synthesizer, windows.labels, seed=0)
 

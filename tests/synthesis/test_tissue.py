@@ -206,7 +206,8 @@ def stage_of(pyramid, kind, count):
     ],
 )
 def test_masks_that_cannot_be_used_are_named(pyramid, mask, match):
-    run = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4))
+    meta = {**pyramid.meta, "classes": list("abcd")}
+    run = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4), meta=meta)
     with pytest.raises(UserError, match=match):
         Synthesizer(run).check(mask, name="m")
 

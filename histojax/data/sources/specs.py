@@ -38,18 +38,15 @@ def open_source(
             `histojax.prepare` has prepared, or "mix:SPEC=WEIGHT,..." of several.
         split: "train", "val", "test" or "all" (every image, in a split or not).
         seed: of the synthetic tissue, or of the split by group of a set without splits of its own.
-        group_pattern: regular expression, searched in each name; its first group (or the whole
-            match) is the image's group. Empty: the first 12 characters of a TCGA barcode, else the
-            text before the first "_", else the name.
-        val_fraction: part of the groups that goes to val, at least one, where splits.json is
-            absent.
+        group_pattern: regular expression that finds an image's group in its name; see
+            `splits.group_of`.
+        val_fraction: part of the groups that goes to val, at least one, without splits.json.
         synthetic: further arguments of `histojax.data.sources.synthetic.SyntheticSource`.
         cache_bytes: bound on the decoded images that a source of files keeps, in each process.
         require_labels: whether an image without instances or mask is an error.
         crop: smallest side that every image must have, px of "hr".
-        scale: r, size of "hr" over that of "lr". Where r does not divide a side of "hr", its last
-            rows or columns are not used: "lr" shows the upper left floor(H / r) r x floor(W / r) r
-            px.
+        scale: r, size of "hr" over that of "lr", which shows the upper left floor(H / r) r x
+            floor(W / r) r px of "hr".
         data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         max_pixels: largest image or label map that a folder may hold, px.
 
