@@ -26,7 +26,7 @@ from histojax.evaluation import words
 from histojax.experiments import check, summary
 from histojax.experiments.init_from import initial_variables
 from histojax.imaging.resampling import check_scale
-from histojax.report import run as report
+from histojax.report import pages
 from histojax.runs import checkpoint, workdirs
 from histojax.training import loop
 
@@ -183,7 +183,7 @@ def _run_stage(
         claim_workdir(config, workdir)
         say(f"{config.name}: done at step {old['steps']}, in {workdir}")
         if jax.process_index() == 0 and not (workdir / "report.html").exists():
-            report.run_report(workdir)
+            pages.run_report(workdir)
         return old
     initial = initial_variables(
         config,

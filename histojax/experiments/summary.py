@@ -18,7 +18,7 @@ from histojax.data import cores
 from histojax.evaluation import scores, words
 from histojax.imaging import writers
 from histojax.inference import fitting
-from histojax.report import run as report
+from histojax.report import pages
 from histojax.runs import checkpoint, workdirs
 from histojax.stages.base import segments
 
@@ -44,7 +44,7 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
         **circumstances(),
     }
     _write(summary, trained.workdir)
-    report.run_report(trained.workdir)
+    pages.run_report(trained.workdir)
     for line in words.results(summary):
         say(f"{trained.config.name}: {line}")
     return summary
@@ -61,7 +61,7 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
     path = workdir / "summary.json"
     if path.exists() and (summary := read_config(path)).get("stages") == stages:
         if not (workdir / "report.html").exists():
-            report.chain_report(workdir)
+            pages.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
         return summary
     say("scoring every way from the low-resolution image to a mask")
@@ -75,7 +75,7 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         **circumstances(),
     }
     _write(summary, workdir)
-    report.chain_report(workdir)
+    pages.chain_report(workdir)
     return summary
 
 

@@ -19,7 +19,7 @@ from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
 from histojax.inference.sinks import SINKS
 from histojax.inference.sinks.base import Image, Sink, Written
-from histojax.report import run as report
+from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -288,7 +288,7 @@ def write_index(
 ) -> None:
     """index.html: each image's numbers, files and a preview of its middle."""
     rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
-    report.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
+    pages.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
 
 
 def preview(

@@ -352,7 +352,7 @@ def test_a_disk_that_fills_at_any_file_is_one_sentence(tmp_path, monkeypatch):
     refused_by(summary.writers, "write_json", 1, r"manifest\.json")
     refused_by(summary.writers, "write_json", 2, r"evaluation/metrics\.json")
     refused_by(summary.writers, "write_json", 3, r"summary\.json")
-    refused_by(summary.report, "run_report", 1, r"report\.html")
+    refused_by(summary.pages, "run_report", 1, r"report\.html")
     chain.run(config, workdir)
     assert (workdir / "report.html").is_file()
     chain.run(config, tmp_path / "undisturbed")

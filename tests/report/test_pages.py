@@ -8,7 +8,7 @@ import PIL.Image
 import pytest
 
 from histojax.imaging import figures
-from histojax.report import page, run
+from histojax.report import pages
 
 _VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -143,7 +143,7 @@ def _rows(source, caption):
 
 def test_scores_stand_in_rows_of_methods_with_the_best_marked(tmp_path):
     _stage(tmp_path / "run")
-    path = run.run_report(tmp_path / "run")
+    path = pages.run_report(tmp_path / "run")
     assert path == tmp_path / "run" / "report.html"
     source, parsed = _read(path)
     images = _rows(source, "Enhanced images")
@@ -163,7 +163,7 @@ def test_scores_stand_in_rows_of_methods_with_the_best_marked(tmp_path):
 
 def test_the_report_says_what_the_run_was(tmp_path):
     _stage(tmp_path / "run", command="python -m histojax.main --config=configs/joint.py:smoke")
-    _, parsed = _read(run.run_report(tmp_path / "run"))
+    _, parsed = _read(pages.run_report(tmp_path / "run"))
     for words in (
         "to nuclear mask, at x4, for 40 steps of 4 crops of synthetic tissue",
         "3 min 20 s",
@@ -181,7 +181,7 @@ def test_the_report_says_what_the_run_was(tmp_path):
 
 def test_curves_and_pictures_are_there(tmp_path):
     _stage(tmp_path / "run")
-    source, parsed = _read(run.run_report(tmp_path / "run"))
+    source, parsed = _read(pages.run_report(tmp_path / "run"))
     assert "26.54" in parsed.text
     assert "total 0.025 (1 not finite)" in parsed.text
     assert "No step was skipped" in parsed.text
@@ -213,7 +213,7 @@ def test_all_text_is_escaped(tmp_path):
     )
     with open(tmp_path / "run" / "metrics.jsonl", "w") as file:
         file.write(json.dumps({"step": 1, "split": evil, evil: 1.0, f"loss_{evil}": 2.0}) + "\n")
-    source, parsed = _read(run.run_report(tmp_path / "run"))
+    source, parsed = _read(pages.run_report(tmp_path / "run"))
     assert "<script>" not in source
     assert "alert(1)" in parsed.text
     assert "\0" not in source
@@ -221,7 +221,7 @@ def test_all_text_is_escaped(tmp_path):
 
 def test_an_empty_folder_is_said_in_words(tmp_path):
     (tmp_path / "run").mkdir()
-    _, parsed = _read(run.run_report(tmp_path / "run"))
+    _, parsed = _read(pages.run_report(tmp_path / "run"))
     for words in (
         "no scores yet",
         "no metrics.jsonl",
@@ -230,7 +230,7 @@ def test_an_empty_folder_is_said_in_words(tmp_path):
         "no readable config.json",
     ):
         assert words in parsed.text
-    _, parsed = _read(run.chain_report(tmp_path / "run"))
+    _, parsed = _read(pages.chain_report(tmp_path / "run"))
     assert "none has been trained yet" in parsed.text
 
 
@@ -248,7 +248,7 @@ def test_summaries_with_nulls_and_gaps_are_drawn(tmp_path, values):
     (tmp_path / "summary.json").write_text(json.dumps(values))
     (tmp_path / "config.json").write_text('{"name": "joint", "stage": null, "data": null}')
     (tmp_path / "metrics.jsonl").write_text('{"step": null}\n{"split": "val", "a": 1}\n[1]\n')
-    _, parsed = _read(run.run_report(tmp_path))
+    _, parsed = _read(pages.run_report(tmp_path))
     assert "None" not in parsed.text
     assert "nan" not in parsed.text
 
@@ -258,7 +258,7 @@ def test_damaged_pictures_and_json_are_said_in_words(tmp_path):
     for path in (tmp_path / "run").rglob("*.png"):
         path.write_bytes(path.read_bytes()[:90])
     (tmp_path / "run" / "summary.json").write_text("{")
-    _, parsed = _read(run.run_report(tmp_path / "run"))
+    _, parsed = _read(pages.run_report(tmp_path / "run"))
     assert "step_0000040.png cannot be read as a picture" in parsed.text
     assert "a.png cannot be read as a picture" in parsed.text
     assert "no scores yet" in parsed.text
@@ -268,7 +268,7 @@ def test_damaged_pictures_and_json_are_said_in_words(tmp_path):
 def test_skipped_steps_are_counted(tmp_path):
     rows = [{"step": n, "split": "train", "loss": 1.0, "skipped": max(0, n - 3)} for n in range(6)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    _, parsed = _read(run.run_report(tmp_path))
+    _, parsed = _read(pages.run_report(tmp_path))
     assert "2 steps were not finite and were skipped" in parsed.text
 
 
@@ -284,7 +284,7 @@ def test_a_chain_has_a_section_and_a_link_for_each_stage(tmp_path):
     (tmp_path / "summary.json").write_text(
         json.dumps({**own, "stages": stages, "seconds": 4000.0, "training_seconds": 3700.0})
     )
-    source, parsed = _read(run.chain_report(tmp_path))
+    source, parsed = _read(pages.chain_report(tmp_path))
     links = [link["href"] for link in parsed.all("a") if not link["href"].startswith("#")]
     assert links == ["generator/report.html", "joint/report.html"]
     assert "Stage: generator" in parsed.text
@@ -295,27 +295,8 @@ def test_a_chain_has_a_section_and_a_link_for_each_stage(tmp_path):
     assert len(parsed.all("img")) == 2
     # A chain that was stopped before its end shows the stages begun.
     (tmp_path / "summary.json").unlink()
-    _, parsed = _read(run.chain_report(tmp_path))
+    _, parsed = _read(pages.chain_report(tmp_path))
     assert "Stage: joint" in parsed.text
-
-
-def test_pictures_share_the_room_of_a_page(tmp_path):
-    noise = page.Picture("noise", _image(800, 800))
-
-    def filled(count, limit):
-        album = page.Album(limit)
-        source = album.fill("".join(album.place(noise) for _ in range(count)))
-        sizes = [len(data) * 3 // 4 for data in re.findall(r"base64,([^\"]*)", source)]
-        assert sum(sizes) <= limit
-        assert len(sizes) + source.count("Left out here") == count
-        return sizes
-
-    (whole,) = filled(1, 10**7)
-    # Two in the room of one and a half are both kept, at a lower quality.
-    assert len(filled(2, whole * 3 // 2)) == 2
-    # Many that cannot all be kept at any quality: as many as there is room for.
-    assert 0 < len(filled(20, whole * 3 // 2)) < 20
-    assert filled(1, 1000) == []
 
 
 def test_the_index_of_predictions(tmp_path):
@@ -333,7 +314,7 @@ def test_the_index_of_predictions(tmp_path):
     )
     preview = np.asarray(PIL.Image.fromarray(_image(30, 90)))
     path = tmp_path / "index.html"
-    run.prediction_index(path, workdir="runs/joint", rows=[(made, preview), (bare, preview)])
+    pages.prediction_index(path, workdir="runs/joint", rows=[(made, preview), (bare, preview)])
     _, parsed = _read(path)
     hrefs = [link["href"] for link in parsed.all("a") if not link["href"].startswith("#")]
     assert hrefs == ["a%20b.sr.tif", "a%20b.labels.tif", "a%20b.classes.tif"]
@@ -348,11 +329,11 @@ def test_the_index_of_predictions(tmp_path):
 def test_warnings_are_listed_with_their_steps_and_no_curve_is_made_of_them(tmp_path):
     folder = tmp_path / "joint"
     _stage(folder)
-    before = _read(run.run_report(folder))[1]
+    before = _read(pages.run_report(folder))[1]
     path = folder / "metrics.jsonl"
     row = {"step": 1200, "split": "warning", "text": "D wins <surely>; lower its rate"}
     path.write_text(json.dumps(row) + "\n" + path.read_text())
-    after = _read(run.run_report(folder))[1]
+    after = _read(pages.run_report(folder))[1]
     assert "Warnings during training" not in before.text
     assert "Warnings during training:" in after.text
     assert "Step 1,200: D wins <surely>; lower its rate." in after.text

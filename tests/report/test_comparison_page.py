@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from histojax.imaging import figures
-from histojax.report import comparison
+from histojax.report import comparison_page, table
 
 
 def entry(mean, **more):
@@ -58,17 +58,17 @@ def page(tmp_path):
     picture = np.full((32, 32, 3), 99, np.uint8)
     figures.write_comparison(tmp_path / "figures" / "a.png", "a", {"hr": picture})
     figures.write_comparison(tmp_path / "figures" / "old.png", "old", {"hr": picture})
-    comparison.write(tmp_path / "report.html", result(), folders)
+    comparison_page.write(tmp_path / "report.html", result(), folders)
     return (tmp_path / "report.html").read_text()
 
 
 def test_runs_stand_beside_their_baseline_with_the_best_marked(page):
-    scores, differences = re.findall(r"<table class=\"scores\">.*?</table>", page)[:2]
-    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', scores)
+    scores, differences = re.findall(r"<table>.*?</table>", page, re.S)[:2]
+    rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', scores, re.S)
     assert [head for head, _ in rows] == ["bicubic", "bicubic", "&lt;b&gt;&amp;other"]
     assert [cells.count("best of its column") for _, cells in rows] == [0, 0, 1]
     assert "30.10 – 31.10" in rows[2][1]
-    ((head, cell),) = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', differences)
+    ((head, cell),) = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', differences, re.S)
     assert head == "&lt;b&gt;&amp;other"
     assert "+0.60<small>+0.10 to +1.10</small><small>p .031</small>" in cell
     assert "6 images, 1 without a finite score left out" in cell
@@ -98,11 +98,11 @@ def test_the_page_has_curves_pictures_and_what_the_runs_were(page):
     ],
 )
 def test_rows_have_titles(row, title):
-    assert comparison.row_title(row) == title
+    assert comparison_page.row_title(row) == title
 
 
 @pytest.mark.parametrize(
     ("p", "shown"), [(0.03125, ".031"), (1.0, "1"), (0.0004, "< .001"), (0.5, ".500"), (None, "–")]
 )
 def test_a_p_is_shown_in_three_decimals(p, shown):
-    assert comparison.p_text(p) == shown
+    assert table.p_text(p) == shown
