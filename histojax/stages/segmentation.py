@@ -47,7 +47,7 @@ class MaskLoss:
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
-        bce = jnp.mean(segmentation.binary_cross_entropy(logits=logits, mask=mask))
+        bce = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask))
         dice = jnp.mean(
             segmentation.soft_dice(
                 logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice
