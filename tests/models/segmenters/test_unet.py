@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.models.unet import UNet
+from histojax.models.segmenters.unet import UNet
 from tests.models.synchronised import check_two_devices_are_one
 
 SMALL = {"features": 4, "depth": 2}
@@ -168,10 +168,10 @@ def test_bfloat16_computes_near_float32_and_returns_it():
 
 def test_the_fields_are_checked():
     for fields, message in (
-        ({"norm": "instance"}, "norm='instance' is not one of none, batch"),
+        ({"norm": "instance"}, "norm='instance' is not known; choose one of none, batch"),
         ({"stem_stride": 3}, "stem_stride=3"),
-        ({"depth": 0}, "depth=0 must be at least 1"),
-        ({"head_features": -1}, "head_features=-1 must be at least 0"),
+        ({"depth": 0}, "depth=0 has to be a whole number of 1 or more"),
+        ({"head_features": -1}, "head_features=-1 has to be a whole number of 0 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             _shapes(UNet(**fields))

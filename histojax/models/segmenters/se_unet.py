@@ -13,27 +13,34 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models import resnet, unet_frame
-from histojax.models.layers import (
-    Conv,
-    full_precision,
-    pixel_shuffle,
-    upsample,
-)
-from histojax.models.unet import DoubleConv
+from histojax.checks import Rule, check, one_of
+from histojax.models import resnet
+from histojax.models.layers import Conv, full_precision
+from histojax.models.resizing import pixel_shuffle, upsample
+from histojax.models.segmenters import frame
+from histojax.models.segmenters.unet import DoubleConv
 from histojax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 
 RESIZINGS = {"half_pixel": "bilinear", "align_corners": "bilinear_align_corners"}
+_RULES = {
+    "resizing": one_of(RESIZINGS),
+    "blocks": Rule(
+        "has stages without a block: each has at least 1", lambda b: min(b, default=1) >= 1
+    ),
+    "heads": Rule(
+        "has to name at least one map, and none twice",
+        lambda heads: bool(heads) and len(set(heads)) == len(heads),
+    ),
+}
 
 
 class SEUNet(nn.Module):
     """RGB to several logits a pixel at the same size.
 
-    A level of the decoder enlarges twice, puts the encoder's map beside it and convolves twice.
+    A level of the decoder enlarges twice, concatenates the encoder's map and convolves twice.
 
-    Tiles agree with the whole image only where `exact_tiles` is true. Squeeze-and-excitation takes
-    means over the window that it is given, and align_corners resizing moves with the position in
-    the window, so with either of them what lies in the middle of a tile depends on the tile.
+    Tiles agree with the whole image only where `exact_tiles` is true: squeeze-and-excitation takes
+    means over the window, and align_corners resizing depends on the position in the window.
 
     Attributes:
       encoder: "se_resnet50", "resnet50", "se_resnet18" or "resnet18".
@@ -45,13 +52,13 @@ class SEUNet(nn.Module):
       decoder_features: channels of the decoder's levels, deepest first, one for each stage and one
         for the full size. Without the last, the decoder ends at half the size and the head's
         pixel shuffle restores the full one.
-      stem_skip: channels of two 3x3 convolutions on the image, put beside the decoder's level of
-        full size; 0 leaves them out, as the source codes it (its figure has a skip there).
+      stem_skip: channels of two 3x3 convolutions on the image, concatenated at the decoder's level
+        of full size; 0 leaves them out, as the source codes it (its figure has a skip there).
       resizing: "half_pixel", or the source's "align_corners", under which tiles are not exact.
       heads: names of the maps, in the order of the logits.
       dropout: rate before the head.
-      imagenet_input: takes ImageNet's mean and deviation off the image, as pretrained weights
-        expect; the source feeds them [0, 1] as it is.
+      imagenet_input: normalises the image by ImageNet's mean and deviation, as pretrained weights
+        expect; the source feeds them [0, 1].
       bn_axis_name: device axis over which batch statistics are averaged.
       dtype: computation dtype; parameters and logits are float32.
     """
@@ -101,7 +108,7 @@ class SEUNet(nn.Module):
 
         Of the convolutions; squeeze-and-excitation sees the whole window.
         """
-        return unet_frame.halo(self.stride, self._field)
+        return frame.halo(self.stride, self._field)
 
     def _field(self, pixel: int) -> tuple[int, int]:
         # First and last input pixel that the output pixel depends on, walked from the end. Both
@@ -156,10 +163,7 @@ class SEUNet(nn.Module):
 
     def _check(self) -> None:
         resnet.kind(self.encoder)
-        if self.resizing not in RESIZINGS:
-            raise ValueError(f"resizing={self.resizing!r} is not one of {', '.join(RESIZINGS)}")
-        if min(self._stages) < 1:
-            raise ValueError(f"blocks={self.blocks}: every stage has at least 1")
+        check(vars(self), _RULES, error=ValueError)
         if len(self.decoder_features) not in (self.depth, self.depth + 1):
             raise ValueError(
                 f"decoder_features={self.decoder_features} has to have {self.depth + 1} widths for "
@@ -170,8 +174,6 @@ class SEUNet(nn.Module):
                 f"stem_skip={self.stem_skip} has to be 0, or above 0 with a level of full size: "
                 f"{self.depth + 1} decoder_features"
             )
-        if not self.heads or len(set(self.heads)) < len(self.heads):
-            raise ValueError(f"heads={self.heads}: there is at least one, and none twice")
 
     def encode(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
         """The encoder's feature maps, "level0" (the stem's) ... "level<stages>".
@@ -187,7 +189,7 @@ class SEUNet(nn.Module):
         Raises:
           ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
         """
-        unet_frame.check_size(x, self.stride)
+        frame.check_size(x, self.stride)
         maps = self.trunk(self._pixels(x), train=train)
         return {f"level{n}": found for n, found in enumerate(maps)}
 
@@ -210,12 +212,12 @@ class SEUNet(nn.Module):
           ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
         """
         levels = self.encode(x, train=train)
-        beside = [levels[f"level{n}"] for n in reversed(range(self.depth))]
+        skips: list[jax.Array | None] = [levels[f"level{n}"] for n in reversed(range(self.depth))]
         if self._full_size:
             image = self._pixels(x)
-            beside.append(self.image_skip(image, train=train) if self.stem_skip else None)
+            skips.append(self.image_skip(image, train=train) if self.stem_skip else None)
         y = levels[f"level{self.depth}"]
-        for block, skip in zip(self.decoder, beside, strict=True):
+        for block, skip in zip(self.decoder, skips, strict=True):
             y = upsample(y, 2, RESIZINGS[self.resizing])
             y = block(y if skip is None else jnp.concatenate([y, skip], -1), train=train)
         y = self.drop(full_precision(y), deterministic=not train)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
-from histojax.models.scalar_discriminator import ScalarDiscriminator
+from histojax.models.discriminators.scalar import ScalarDiscriminator
 from tests.models.synchronised import check_two_devices_are_one
 
 EARLIER = {"halving": "every", "order": "activation_first", "norm": "keras_batch"}
@@ -112,7 +112,7 @@ def test_another_size_is_refused():
 @pytest.mark.parametrize("field", ["halving", "order", "norm"])
 def test_a_field_value_that_is_not_offered_is_refused(field):
     model = ScalarDiscriminator(**{**SMALL, field: "spectral"})
-    with pytest.raises(ValueError, match=f"{field}='spectral' is not one of"):
+    with pytest.raises(ValueError, match=f"{field}='spectral' is not known; choose one of"):
         model.init(jax.random.key(0), jnp.zeros((1, 16, 16, 3)), train=True)
 
 

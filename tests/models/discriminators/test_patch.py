@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.models.patch_discriminator import PatchDiscriminator
+from histojax.models.discriminators.patch import PatchDiscriminator
 
 NARROW = (4, 4, 4, 4)
 

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.models import dense_unet
-from histojax.models.dense_unet import DenseBlock, DenseUNet
+from histojax.models.segmenters import dense_unet
+from histojax.models.segmenters.dense_unet import DenseBlock, DenseUNet
 
 SMALL = {"labels": 2, "features": 4, "growth": 2, "layers": (1,), "bottom": 1}
 

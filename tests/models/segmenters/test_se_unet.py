@@ -9,8 +9,8 @@ import pytest
 from flax import traverse_util
 from jax.sharding import AxisType, PartitionSpec
 
-from histojax.models.pretrained import convert_resnet
-from histojax.models.se_unet import SEUNet
+from histojax.components.pretrained import convert_resnet
+from histojax.models.segmenters.se_unet import SEUNet
 from histojax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 from tests.models.published_resnet import published_arrays, torch_maps
 from tests.models.synchronised import check_two_devices_are_one
@@ -306,9 +306,15 @@ def test_a_size_that_does_not_fit_names_the_stride():
 
 def test_the_fields_are_checked():
     for fields, message in (
-        ({"encoder": "vgg"}, "encoder='vgg' is not one of resnet18, se_resnet18, resnet50"),
-        ({"resizing": "nearest"}, "resizing='nearest' is not one of half_pixel, align_corners"),
-        ({"blocks": (1, 0)}, "every stage has at least 1"),
+        (
+            {"encoder": "vgg"},
+            "encoder='vgg' is not known; choose one of resnet18, se_resnet18, resnet50",
+        ),
+        (
+            {"resizing": "nearest"},
+            "resizing='nearest' is not known; choose one of half_pixel, align_corners",
+        ),
+        ({"blocks": (1, 0)}, "each has at least 1"),
         ({"blocks": (1, 1)}, "has to have 3 widths for an encoder of 2 stages, or 2"),
         ({"stem_skip": 4, "decoder_features": (8, 8, 8, 8)}, "stem_skip=4 .* 5 decoder_features"),
         ({"heads": ()}, "at least one"),

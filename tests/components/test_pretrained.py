@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save, save_file
 
+from histojax.components import pretrained
 from histojax.errors import UserError
-from histojax.models import pretrained
 from histojax.models.resnet import ResNet
 from tests.models.published_resnet import published_arrays as resnet_arrays
 from tests.models.test_squeezenet import published_arrays as squeezenet_arrays

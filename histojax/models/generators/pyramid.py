@@ -1,9 +1,8 @@
-"""Networks of one scale of the pyramid: a conditional generator and a discriminator of pairs.
+"""The generator of one scale of the pyramid, which makes an image for a mask.
 
 Li et al. 2022 (Med. Image Anal. 75:102251) as their development code has it: the generator of
 pix2pixHD (Wang et al. 2018, section 3.1) fed with the image of the scale below, as in SinGAN
-(Shaham et al. 2019, eq. 2), and its discriminators. B batch, H and W pixels of
-this scale, C labels.
+(Shaham et al. 2019, eq. 2). B batch, H and W pixels of this scale, C labels.
 """
 
 from __future__ import annotations
@@ -14,11 +13,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models import unet_frame
-from histojax.models.layers import Conv, full_precision, nearest_upsample, norm_layer
-from histojax.models.patch_discriminator import PatchDiscriminator
+from histojax.checks import check, one_of
+from histojax.models.layers import Conv, full_precision, norm_layer
+from histojax.models.resizing import nearest_upsample
+from histojax.models.segmenters import frame
 
-CONDITIONINGS = ("concat", "spade")
+_RULES = {"conditioning": one_of(("concat", "spade"))}
 _INIT = nn.initializers.normal(0.02)
 # Channels of the hidden layer from which SPADE's scale and offset are made, at most.
 _SPADE_HIDDEN = 128
@@ -63,12 +63,12 @@ class Spade(nn.Module):
 class PyramidGenerator(nn.Module):
     """Mask, noise and the image of the scale below to the image of this scale.
 
-    What is generated is what this scale adds to the one below: half a tanh, so that an image of
-    mid-grey can become any, and one that is right already need not change. It is not cut to [0, 1].
+    The generator adds half a tanh to the image below, so that a mid-grey image can become any
+    other. The sum is not cut to [0, 1].
 
-    The source pads by reflection and enlarges by transposed convolutions; here the padding is zero,
-    as everywhere in the project, and enlarging is by nearest neighbour and a convolution of as many
-    parameters, which leaves no checkerboard (Odena et al. 2016).
+    The source pads by reflection and enlarges by transposed convolutions. This module pads by zero
+    and enlarges by nearest neighbour and a convolution of as many parameters, which leaves no
+    checkerboard (Odena et al. 2016).
 
     Attributes:
       features: channels at full size; each of the downsamplings doubles them.
@@ -76,13 +76,12 @@ class PyramidGenerator(nn.Module):
       blocks: residual blocks at the smallest size.
       conditioning: "concat", the mask beside the image, or "spade", which also normalises by it.
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
-      adds_nothing: whether the last kernel is zero at first: an untrained generator returns the
-        image of the scale below, which is not to be lost where it is good already.
+      adds_nothing: whether the last kernel is zero at first, so that an untrained generator
+        returns the image of the scale below.
       bn_axis_name: device axis over which batch statistics are averaged.
       dtype: computation dtype; parameters and the image are float32.
 
-    How strong the noise is belongs to the network and is not learned: the collection "noise" holds
-    the "amplitude", 1 at first, which is for the training to set.
+    The collection "noise" holds the "amplitude" of the noise, 1 at first; the training sets it.
     """
 
     features: int = 64
@@ -107,7 +106,7 @@ class PyramidGenerator(nn.Module):
     @property
     def halo(self) -> int:
         """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
-        return unet_frame.halo(self.stride, self._field)
+        return frame.halo(self.stride, self._field)
 
     def _field(self, pixel: int) -> tuple[int, int]:
         # First and last pixel of image, noise or mask that the output pixel depends on, walked from
@@ -143,33 +142,25 @@ class PyramidGenerator(nn.Module):
         Raises:
           ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
         """
-        if self.conditioning not in CONDITIONINGS:
-            raise ValueError(
-                f"conditioning={self.conditioning!r} is not one of {', '.join(CONDITIONINGS)}"
-            )
+        check(vars(self), _RULES, error=ValueError)
         if self.conditioning == "spade" and self.norm == "instance":
             raise ValueError("conditioning='spade' normalises by batch or none, not by instance")
-        unet_frame.check_size(below, self.stride)
+        frame.check_size(below, self.stride)
         mask = mask.astype(self.dtype)
 
         def conv(x: jax.Array, width: int, name: str, *, side: int = 3, stride: int = 1):
             bias = self.norm == "none" or self.conditioning == "spade"
+            options = {
+                "use_bias": bias,
+                "kernel_init": _INIT,
+                "dtype": self.dtype,
+                "name": name,
+            }
             if stride == 1:
-                layer = Conv(
-                    width, side, use_bias=bias, kernel_init=_INIT, dtype=self.dtype, name=name
-                )
-            else:
-                layer = nn.Conv(
-                    width,
-                    (side, side),
-                    strides=stride,
-                    padding=(((side - 1) // 2, (side - 1) // 2),) * 2,
-                    use_bias=bias,
-                    kernel_init=_INIT,
-                    dtype=self.dtype,
-                    name=name,
-                )
-            return layer(x)
+                return Conv(width, side, **options)(x)
+            margin = (side - 1) // 2
+            padding = ((margin, margin),) * 2
+            return nn.Conv(width, (side, side), strides=stride, padding=padding, **options)(x)
 
         def normalize(x: jax.Array, name: str) -> jax.Array:
             if self.conditioning == "spade":
@@ -203,55 +194,3 @@ class PyramidGenerator(nn.Module):
         last = nn.initializers.zeros if self.adds_nothing else _INIT
         added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))
-
-
-class PairDiscriminator(nn.Module):
-    """Judges images together with masks, at their size and at smaller ones (pix2pixHD).
-
-    Attributes:
-      sizes: how many, each half of the one before; each has a network of its own.
-      widths, norm, spectral_norm, bn_axis_name, dtype: of `PatchDiscriminator`.
-    """
-
-    sizes: int = 2
-    widths: tuple[int, ...] = (64, 128, 256, 512)
-    norm: str = "instance"
-    spectral_norm: bool = False
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(
-        self, image: jax.Array, mask: jax.Array, *, train: bool, features: bool = False
-    ) -> list[jax.Array] | tuple[list[jax.Array], list[list[jax.Array]]]:
-        """Judges pairs.
-
-        Args:
-          image: (B, H, W, 3), about [0, 1].
-          mask: (B, H, W, C) in [0, 1], one-hot or probabilities; differentiated like the image.
-          train: whether power iterations are advanced.
-          features: whether the hidden activations are returned too.
-
-        Returns:
-          Logits (B, h, w, 1) float32 of each size, or (logits, hidden activations of each size).
-        """
-        pair = jnp.concatenate([image, mask.astype(image.dtype)], -1)
-        logits, hidden = [], []
-        for n in range(self.sizes):
-            if n > 0:
-                # A border pixel is the mean of what there is, as in the source.
-                pair = nn.avg_pool(
-                    pair, (3, 3), (2, 2), padding=((1, 1), (1, 1)), count_include_pad=False
-                )
-            judge = PatchDiscriminator(
-                self.widths,
-                self.norm,
-                self.spectral_norm,
-                self.bn_axis_name,
-                self.dtype,
-                name=f"size_{n}",
-            )
-            found, maps = judge(pair, train=train, features=True)
-            logits.append(found)
-            hidden.append(maps)
-        return (logits, hidden) if features else logits

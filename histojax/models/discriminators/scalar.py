@@ -13,14 +13,21 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from histojax.checks import check, one_of
 from histojax.models.layers import full_precision, norm_layer
+
+_RULES = {
+    "halving": one_of(("alternate", "every")),
+    "order": one_of(("norm_first", "activation_first")),
+    "norm": one_of(("batch", "keras_batch", "none")),
+}
 
 
 class ScalarDiscriminator(nn.Module):
     """Images of one size to one logit each.
 
-    The dense layer reads the last map whole, so the network is tied to its size of image and has
-    neither halo nor stride: it is not to be applied tile by tile.
+    The dense layer reads the whole last map, so the network is tied to its size of image. It has
+    neither halo nor stride and cannot run tile by tile.
 
     Attributes:
       size: side in pixels of the images that it judges; others are refused.
@@ -45,15 +52,7 @@ class ScalarDiscriminator(nn.Module):
     dtype: Any = jnp.float32
 
     def _check(self, height: int, width: int) -> None:
-        choices = {
-            "halving": ("alternate", "every"),
-            "order": ("norm_first", "activation_first"),
-            "norm": ("batch", "keras_batch", "none"),
-        }
-        for field, allowed in choices.items():
-            value = getattr(self, field)
-            if value not in allowed:
-                raise ValueError(f"{field}={value!r} is not one of {', '.join(allowed)}")
+        check(vars(self), _RULES, error=ValueError)
         if (height, width) != (self.size, self.size):
             raise ValueError(
                 f"an image of {height} x {width} pixels does not fit a scalar discriminator of "

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from histojax.models.inception_unet import InceptionBlock, InceptionUNet
+from histojax.models.segmenters.inception_unet import InceptionBlock, InceptionUNet
 
 SMALL = {"features": 8, "depth": 2}
 
@@ -142,7 +142,7 @@ def test_the_fields_are_checked():
         ({"features": 6}, "multiple of 4"),
         ({"five": "7x7"}, "5x5, 3x3x2"),
         ({"stem_stride": 3}, "stem_stride=3"),
-        ({"depth": 0}, "at least 1"),
+        ({"depth": 0}, "1 or more"),
     ):
         with pytest.raises(ValueError, match=message):
             _shapes(InceptionUNet(**fields))

@@ -1,7 +1,7 @@
 """FC-DenseNet, a U-Net of densely connected blocks (Jegou et al. 2017).
 
-With the map of a coarser scale beside the image, it is the segmentor of Li et al.'s pyramid. With
-its defaults and four labels the network of their development code. B batch, H and W pixels, C
+It reads an image with the map of a coarser scale, as the segmenter of Li et al.'s pyramid. With its
+defaults and four labels it is the network of their development code. B batch, H and W pixels, C
 labels.
 """
 
@@ -16,8 +16,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from histojax.models import unet_frame
-from histojax.models.layers import Conv, full_precision, max_pool, nearest_upsample, norm_layer
+from histojax.models.layers import Conv, full_precision, max_pool, norm_layer
+from histojax.models.resizing import nearest_upsample
+from histojax.models.segmenters import frame
 
 _HE = nn.initializers.he_uniform()
 
@@ -25,14 +26,14 @@ _HE = nn.initializers.he_uniform()
 def dropout_factors(
     key: jax.Array, shapes: Sequence[tuple[int, ...]], rate: float
 ) -> list[jax.Array]:
-    """What dropout multiplies arrays of these shapes by: 0 or 1 / (1 - rate), float32.
+    """Dropout's factors for arrays of these shapes: 0 or 1 / (1 - rate), float32.
 
-    All are of one draw of 16 bits each: a draw for each of a network's many layers takes XLA longer
-    to compile than the rest of the network.
+    One draw serves all, 16 bits a number: a draw for each of a network's many layers takes XLA
+    longer to compile than the rest of the network.
 
     Args:
-      key: of the draw.
-      shapes: of the arrays.
+      key: key of the draw.
+      shapes: shapes of the arrays.
       rate: from 0 to below 1, rounded to a multiple of 2^-16 below 1.
     """
     sizes = [math.prod(shape) for shape in shapes]
@@ -40,7 +41,8 @@ def dropout_factors(
     drawn = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
     dropped = min(round(rate * 2**16), 2**16 - 1)
     factor = 2**16 / (2**16 - dropped)
-    found, first = [], 0
+    found: list[jax.Array] = []
+    first = 0
     for shape, size in zip(shapes, sizes, strict=True):
         kept = drawn[first : first + size].reshape(shape) >= dropped
         found.append(jnp.where(kept, jnp.float32(factor), 0))
@@ -52,8 +54,8 @@ class DenseBlock(nn.Module):
     """Layers of BatchNorm, ReLU, 3x3 convolution and dropout, each fed with all before it.
 
     Attributes:
-      layers: their number.
-      growth: channels that each adds.
+      layers: number of layers.
+      growth: channels that each layer adds.
     """
 
     layers: int
@@ -65,11 +67,11 @@ class DenseBlock(nn.Module):
     def __call__(
         self, x: jax.Array, factors: Iterator[jax.Array] | None = None, *, train: bool
     ) -> jax.Array:
-        """(B, H, W, features) -> (B, H, W, layers growth): what the block has added.
+        """(B, H, W, features) -> (B, H, W, layers growth): the channels that the block adds.
 
-        `factors` (B, H, W, growth) are those of dropout, one for each layer; None: there is none.
+        `factors` are dropout's, (B, H, W, growth) for each layer; None: no dropout.
         """
-        added = []
+        added: list[jax.Array] = []
         for n in range(self.layers):
             y = norm_layer(
                 "batch",
@@ -118,7 +120,7 @@ class DenseUNet(nn.Module):
     @property
     def halo(self) -> int:
         """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
-        return unet_frame.halo(self.stride, self._field)
+        return frame.halo(self.stride, self._field)
 
     def _field(self, pixel: int) -> tuple[int, int]:
         # A level's skip sees less than what comes up from below it.
@@ -131,8 +133,9 @@ class DenseUNet(nn.Module):
         return low - 1, high + 1
 
     def _dropped(self, batch: int, height: int, width: int) -> list[tuple[int, ...]]:
-        """Shapes of what dropout acts on, in the order of the layers."""
-        shapes, channels = [], self.features
+        """Shapes of the maps that dropout acts on, in the order of the layers."""
+        shapes: list[tuple[int, ...]] = []
+        channels = self.features
         levels = [(batch, height >> n, width >> n) for n in range(len(self.layers) + 1)]
         for level, layers in zip(levels, self.layers, strict=False):
             channels += layers * self.growth
@@ -158,7 +161,7 @@ class DenseUNet(nn.Module):
         Raises:
           ValueError: H or W is not a multiple of `stride`.
         """
-        unet_frame.check_size(x, self.stride)
+        frame.check_size(x, self.stride)
         factors = None
         if train and self.dropout > 0:
             shapes = self._dropped(*x.shape[:3])
@@ -193,7 +196,7 @@ class DenseUNet(nn.Module):
             y = Conv(x.shape[-1], kernel_init=_HE, dtype=self.dtype, name=f"enlarge_{n}")(y)
             y = jnp.concatenate([y, skips[n]], -1)
             x = block(y, self.layers[n], f"up_{n}")
-        # The last level hands all that it has to the logits.
+        # The logits read all channels of the last level.
         x = jnp.concatenate([y, x], -1)
         return full_precision(
             Conv(self.labels, 1, kernel_init=_HE, dtype=self.dtype, name="logits")(x)
