@@ -36,7 +36,7 @@ def discriminator(size: str) -> ConfigDict:
     """The network's fields, shared with joint.py."""
     first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
     widths = (first, 2 * first, 4 * first, 8 * first)
-    return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
+    return ConfigDict(dict(kind="patch", widths=widths, norm="none", spectral_norm=True))
 
 
 def adversarial_group(kind: str, weight: float) -> ConfigDict:
@@ -49,7 +49,7 @@ def adversarial_group(kind: str, weight: float) -> ConfigDict:
             "discriminator_warmup": 0,  # step from which the generator sees the term
             # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
             "penalty": {
-                "kind": "none",  # none | r1 | one_centred | zero_centred
+                "kind": "none",  # none | r1 | one_centered | zero_centered
                 "weight": 1.0,  # of r1: gamma. Images are in [0, 1]: a fourth of what is published
                 # Taken at every so many steps, as many times as strong: set
                 # discriminator_optimizer.clip_norm=0 with it, which would cut that off.

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import scipy.optimize
 
-from histojax.metrics import instances
+from histojax.metrics import instances, registry
 from launch import benchmark_timing as timing
 
 # Semi-axes of a nucleus and the deviation of its centre, by the pitch of the lattice.
@@ -52,7 +52,7 @@ def nuclei(size: int, count: int, *, missed: float = 0.0, seed: int = 0) -> np.n
 
 
 def score_by_loops(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """What `instances.score_instances` gives, instance by instance and with a matrix of all pairs.
+    """What `registry.scores` gives, instance by instance and with a matrix of all pairs.
 
     Args:
         prediction, truth: integer label images of one shape, each with an instance at least.
@@ -120,7 +120,7 @@ def measure(size: int, count: int, repeats: int, *, loops: bool) -> dict[str, An
         "aji_plus": lambda: instances.aji_plus(table),
         "pq": lambda: instances.panoptic_quality(table),
         "f1": lambda: instances.f1(table),
-        "all": lambda: instances.score_instances(prediction, truth),
+        "all": lambda: registry.scores("instances", instances.overlap_table(prediction, truth)),
     }
     made: dict[str, Any] = {
         "size": size,
@@ -129,7 +129,7 @@ def measure(size: int, count: int, repeats: int, *, loops: bool) -> dict[str, An
         "parts": {name: timing.repeated(run, repeats) for name, run in runs.items()},
         "before_bytes": before,
         "peak_bytes": timing.process_peak_bytes(),
-        "scores": instances.score_instances(prediction, truth),
+        "scores": registry.scores("instances", table),
     }
     if loops:
         wall, cpu = time.perf_counter(), time.process_time()

@@ -15,7 +15,7 @@ from histojax.data.sources.synthetic import SyntheticSource
 from histojax.experiments import chain
 from histojax.imaging import tiling, writers
 from histojax.runs import workdirs
-from histojax.synthesis import mask_bank, painter
+from histojax.synthesis import files, mask_bank, tissue
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
 
@@ -65,14 +65,10 @@ def measure(size: int, tile: int, workdir: str = "") -> dict[str, Any]:
         writers.stream_tiff(root / "mask.tif", [mask.astype(np.uint32)], height=size, width=size)
         nuclei = int(mask.max())
         del mask
-        windows = painter.synthesizer(run)
-        some = np.zeros((core, core), np.int32)
-        numbers = some.astype(np.uint8)
-        painter.synthesize(run, numbers, some, seed=(0,), windows=windows, tile=tile)
+        synthesizer = tissue.Synthesizer(run, tile=tile)
+        synthesizer.image(np.zeros((core, core), np.int32), seed=(0,))
         started, cpu = time.perf_counter(), time.process_time()
-        (made,) = painter.write_pairs(
-            run, [root / "mask.tif"], root / "pairs", tile=tile, windows=windows
-        )
+        (made,) = files.write_pairs(synthesizer, [root / "mask.tif"], root / "pairs")
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
         peak = timing.process_peak_bytes()
         ratio = border_ratio(tifffile.imread(made), core, network.stride)

@@ -27,7 +27,7 @@ from histojax.data.sources import subsets
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.report import charts, document
-from histojax.runs import workdirs
+from histojax.runs import run_data
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned
 
@@ -303,7 +303,7 @@ def check(plan: Plan, seeds: Sequence[str]) -> None:
     pupil.data.source = plan.data
     for seed in seeds:
         pupil.seed = int(seed) if seed.isdecimal() else 0
-        train = workdirs.open_split(pupil, "train")
+        train = run_data.open_split(pupil, "train")
         for share in plan.shares:
             rest = subsets.left_out(train, float(share), pupil.seed)
             # Of share 1 there are no such ways to begin with.

@@ -17,7 +17,8 @@ from histojax.imaging import writers
 from histojax.metrics import generation
 from histojax.report import document
 from histojax.runs import workdirs
-from histojax.synthesis import painted, quality
+from histojax.synthesis import painting, quality
+from histojax.synthesis.tissue import Synthesizer
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, and how many of each.
@@ -61,11 +62,10 @@ def check_unseen(judge: workdirs.Run, source: Source) -> None:
 
 
 def made(
-    run: workdirs.Run,
+    synthesizer: Synthesizer,
     real: quality.Windows,
     train: quality.Windows,
     seed: int,
-    windows: Any = None,
 ) -> dict[str, np.ndarray]:
     """Images, uint8 (N, S, S, 3), of the real squares' masks by every way that there is.
 
@@ -73,29 +73,27 @@ def made(
         UserError: a run that cannot make them, or training squares without nuclei or background.
     """
     pairs = zip(train.images, train.labels, strict=True)
-    looks = [look for pair in pairs if (look := painted.look_of(*pair)) is not None]
-    if not looks:
+    known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
+    if not known:
         raise UserError(
             "no training square holds both nuclei and background, whose colours are painted with: "
             "give a larger --size"
         )
     return {
-        PYRAMID: quality.made_by_pyramid(run, real.labels, seed=seed, windows=windows),
-        "mean colours and noise": quality.made_by_painting(
-            real.labels, [painted.mean_look(looks)], seed=seed
+        PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
+        "mean colours and noise": quality.painted_images(
+            real.labels, [painting.mean_statistics(known)], seed=seed
         ),
-        "a square's colours and noise": quality.made_by_painting(real.labels, looks, seed=seed),
-        "synthetic tissue": quality.made_by_tissue_model(real.labels, seed=seed),
+        "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
+        "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
     }
 
 
-def remade(
-    run: workdirs.Run, real: quality.Windows, seed: int, windows: Any = None
-) -> list[np.ndarray]:
+def remade(synthesizer: Synthesizer, real: quality.Windows, seed: int) -> list[np.ndarray]:
     """Images of some of the masks by the pyramid, one set (N, S, S, 3) for each of a few noises."""
     masks = real.spread(_MASKS).labels
     return [
-        quality.made_by_pyramid(run, masks, seed=seed, noise=noise, windows=windows)
+        quality.pyramid_images(synthesizer, masks, seed=seed, noise=noise)
         for noise in range(_NOISES)
     ]
 

@@ -32,8 +32,9 @@ from histojax.cli import say
 from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.runs import workdirs
-from histojax.synthesis import painter, quality
+from histojax.runs import run_data, workdirs
+from histojax.synthesis import quality
+from histojax.synthesis.tissue import Synthesizer
 from launch import generation_measures as measures
 from launch.benchmark_tables import aligned
 
@@ -61,21 +62,21 @@ def main(argv: Sequence[str]) -> None:
             "segmentation"
         )
     name, network = measures.network_of(judge, _FEATURES.value)
-    config = workdirs.without_extra(run.config)
+    config = run_data.without_extra(run.config)
     if _DATA.value:
         config.data.source = _DATA.value
-    source = workdirs.open_split(config, _SPLIT.value, fields=("instances",))
+    source = run_data.open_split(config, _SPLIT.value, fields=("instances",))
     measures.check_unseen(judge, source)
-    train = workdirs.labelled_source(run.workdir)
+    train = run_data.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # what the pyramid makes has its target's stain
         source, train = matching.source(source), matching.source(train)
     real = quality.windows_of(source, size).spread(_COUNT.value)
     train = quality.windows_of(train, size)
-    windows = painter.synthesizer(run)
+    synthesizer = Synthesizer(run)
     say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
-    images = measures.made(run, real, train, seed, windows)
-    several = measures.remade(run, real, seed, windows)
+    images = measures.made(synthesizer, real, train, seed)
+    several = measures.remade(synthesizer, real, seed)
     # One size for all sets, or they could not be compared.
     subset = min(_SUBSET.value, len(real), len(train))
     say("measuring")

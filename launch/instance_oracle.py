@@ -88,7 +88,7 @@ def main(argv: Sequence[str]) -> None:
     if not _DATA.value:
         raise UserError("--data is empty: give --data=folder:ROOT, or the name of a prepared set")
     from histojax.data.sources.specs import open_source
-    from histojax.metrics.instances import score_instances
+    from histojax.metrics.instances import aji, overlap_table
     from launch.benchmark_tables import aligned
 
     source = open_source(_DATA.value, split=_SPLIT.value)
@@ -106,7 +106,7 @@ def main(argv: Sequence[str]) -> None:
         nuclei += len(np.setdiff1d(truth, 0))
         for kind, labels_of in KINDS.items():
             labels = labels_of(truth)
-            scores[kind].append(score_instances(labels, truth)["aji"])
+            scores[kind].append(aji(overlap_table(labels, truth)))
             found[kind] += int(labels.max(initial=0))
     rows = [
         {

@@ -23,13 +23,14 @@ from histojax import cli
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table, rows, scores
 from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
 from histojax.report import comparison_page
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
 
 _WINDOWS = 2
@@ -73,7 +74,7 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = workdirs.open_split(reference, split)
+    source = run_data.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
     wanted = scores.data_record(reference, source, split)
@@ -224,7 +225,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
-        own = workdirs.open_split(entry.config, split)
+        own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -271,7 +272,7 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> in
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    train = workdirs.open_split(workdirs.without_extra(entry.config), "train")
+    train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 
 
@@ -309,7 +310,7 @@ def _draw(
     """
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
-    pairs = {i: scores.image_pair(source[i], recipe, reference.seed) for i in chosen}
+    pairs = {i: image_pair(source[i], recipe, reference.seed) for i in chosen}
     upsample = rows.bicubic(reference.data.scale)
     images = {i: {"lr": lr, "bicubic": upsample(lr)} for i, (_, lr, _) in pairs.items()}
     masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in chosen}

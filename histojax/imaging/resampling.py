@@ -18,31 +18,11 @@ from histojax.errors import UserError
 SCALES = (2, 3, 4, 8)
 
 
-def _box(x: np.ndarray) -> np.ndarray:
-    return ((x > -0.5) & (x <= 0.5)).astype(np.float64)
-
-
-def _bilinear(x: np.ndarray) -> np.ndarray:
-    return np.maximum(1.0 - np.abs(x), 0.0)
-
-
-def _bicubic(x: np.ndarray) -> np.ndarray:
-    x = np.abs(x)
-    inner = (1.5 * x - 2.5) * x * x + 1.0
-    outer = ((-0.5 * x + 2.5) * x - 4.0) * x + 2.0
-    return np.where(x < 1.0, inner, np.where(x < 2.0, outer, 0.0))
-
-
-def _lanczos3(x: np.ndarray) -> np.ndarray:
-    return np.where(np.abs(x) < 3.0, np.sinc(x) * np.sinc(x / 3.0), 0.0)
-
-
-# name: (kernel, its radius, Pillow's filter)
 _KERNELS = {
-    "bicubic": (_bicubic, 2.0, Image.Resampling.BICUBIC),
-    "bilinear": (_bilinear, 1.0, Image.Resampling.BILINEAR),
-    "box": (_box, 0.5, Image.Resampling.BOX),
-    "lanczos3": (_lanczos3, 3.0, Image.Resampling.LANCZOS),
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    "box": Image.Resampling.BOX,
+    "lanczos3": Image.Resampling.LANCZOS,
 }
 KERNELS = tuple(_KERNELS)
 
@@ -73,26 +53,18 @@ def resize_weights(size_in: int, size_out: int, kernel: str) -> np.ndarray:
     """The matrix of Pillow's antialiased resampling along one axis.
 
     Args:
-      size_in: length of the axis before, in pixels.
-      size_out: length of the axis after.
-      kernel: one of `KERNELS`.
+        size_in, size_out: length of the axis before and after, px.
+        kernel: one of `KERNELS`.
 
     Returns:
-      float32 (size_out, size_in), read-only; every row sums to 1. The kernel is stretched by
-      size_in / size_out when reducing, cut at the borders and renormalised there (Pillow,
-      src/libImaging/Resample.c, precompute_coeffs).
+        float32 (size_out, size_in), read-only; every row sums to 1. Pillow stretches the kernel by
+        size_in / size_out when it reduces, cuts it at the borders and normalizes it there.
     """
     check_kernel(kernel)
-    function, radius, _ = _KERNELS[kernel]
-    ratio = size_in / size_out
-    stretch = max(ratio, 1.0)
-    center = (np.arange(size_out)[:, None] + 0.5) * ratio
-    first = np.maximum((center - radius * stretch + 0.5).astype(np.int64), 0)
-    last = np.minimum((center + radius * stretch + 0.5).astype(np.int64), size_in)
-    pixel = np.arange(size_in)[None, :]
-    weights = function((pixel - center + 0.5) / stretch)
-    weights = np.where((pixel >= first) & (pixel < last), weights, 0.0)
-    weights = (weights / weights.sum(axis=1, keepdims=True)).astype(np.float32)
+    # A linear map is known by its image of the identity. jax.image.resize has no box kernel, takes
+    # up to 1.5 times as long for uint8 and changes 8e-5 of its values (bilinear, 256 to 64 px).
+    identity = Image.fromarray(np.eye(size_in, dtype=np.float32))
+    weights = np.array(identity.resize((size_in, size_out), _KERNELS[kernel]))
     weights.flags.writeable = False
     return weights
 
@@ -122,7 +94,7 @@ def along_width(weights: Any, x: Any) -> Any:
 
 def _pillow_resize(image: np.ndarray, height: int, width: int, kernel: str) -> np.ndarray:
     """(H, W, C) uint8 or float32 -> (height, width, C) of the same dtype, by Pillow."""
-    resample = _KERNELS[kernel][2]
+    resample = _KERNELS[kernel]
     size = (width, height)
     if image.dtype == np.uint8 and image.shape[-1] == 3:
         contiguous = np.ascontiguousarray(image)

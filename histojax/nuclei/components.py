@@ -68,7 +68,7 @@ def _first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def fill_holes(mask: np.ndarray, max_area: int, connectivity: int = 8) -> np.ndarray:
+def fill_holes(mask: np.ndarray, max_area: float, connectivity: int = 8) -> np.ndarray:
     """Fills the holes of at most `max_area` px; bool (H, W).
 
     A hole is a component of the background (of the dual connectivity) that does not touch the
@@ -87,7 +87,7 @@ def fill_holes(mask: np.ndarray, max_area: int, connectivity: int = 8) -> np.nda
 
 
 def label_mask(
-    mask: np.ndarray, *, min_area: int = 0, max_hole: int = 0, connectivity: int = 8
+    mask: np.ndarray, *, min_area: float = 0, max_hole: float = 0, connectivity: int = 8
 ) -> np.ndarray:
     """Connected components of a mask as instances.
 
@@ -128,8 +128,8 @@ class StripLabeller:
         self,
         width: int,
         *,
-        min_area: int = 0,
-        max_hole: int = 0,
+        min_area: float = 0,
+        max_hole: float = 0,
         connectivity: int = 8,
         folder: str | Path | None = None,
     ):
@@ -151,7 +151,8 @@ class StripLabeller:
         self._joins: list[np.ndarray] = []
         self._contacts: list[np.ndarray] = []
         self._last_row: tuple[np.ndarray, np.ndarray] | None = None
-        self._plane: Plane | None = Plane(width, np.uint32, folder=folder)
+        self._plane = Plane(width, np.uint32, folder=folder)
+        self._handed_over = False
 
     def add(self, mask: np.ndarray) -> None:
         """Takes the next strip, (rows, W), non-zero where there is foreground."""
@@ -211,7 +212,7 @@ class StripLabeller:
         areas, firsts = np.concatenate(self._areas), np.concatenate(self._firsts)
         holes = np.concatenate(self._holes)
         group = _components(self._count + 1, self._joins)
-        if self.max_hole > 0 and self.height:
+        if self.max_hole > 0 and self._last_row is not None:
             borders = np.concatenate([*self._borders, self._last_row[0]])
             fill = np.bincount(group, weights=areas) <= self.max_hole
             fill[group[borders]] = False
@@ -230,11 +231,11 @@ class StripLabeller:
         number = np.zeros(len(sizes), np.int32)
         number[kept] = np.arange(1, len(kept) + 1)
         table = np.where(nucleus, number[group], 0).astype(np.int32)
-        plane, self._plane = self._plane, None
-        return StripLabels(plane, table, sizes[kept].astype(np.int64))
+        self._handed_over = True
+        return StripLabels(self._plane, table, sizes[kept].astype(np.int64))
 
     def close(self) -> None:
-        if self._plane is not None:
+        if not self._handed_over:
             self._plane.close()
 
     def __enter__(self) -> StripLabeller:

@@ -41,10 +41,11 @@ from histojax.components.scales import (
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.models.dense_unet import DenseUNet
+from histojax.models.discriminators.pairs import PairDiscriminator
+from histojax.models.generators.pyramid import PyramidGenerator
 from histojax.models.layers import full_precision
-from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.nuclei import separation
+from histojax.models.segmenters.dense_unet import DenseUNet
+from histojax.nuclei import postprocessing
 from histojax.stages import segmentation
 from histojax.stages.base import Capability
 
@@ -82,7 +83,7 @@ class Pyramid(segmentation.FindsNuclei):
     contest: pair_gan.Contest
     noise: float
     threshold: float
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
     ema_decay: float
     initial: Mapping[str, Tree]
     dtype: jnp.dtype

@@ -16,7 +16,6 @@ import numpy as np
 RGB_FROM_HED = np.array(
     [[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=np.float64
 )
-HED_FROM_RGB = np.linalg.inv(RGB_FROM_HED)
 
 # A quarter of a grey level: black keeps a finite density and still rounds back to 0.
 DARKEST = 0.25 / 255.0
@@ -48,27 +47,6 @@ def _product(x: Any, matrix: Any) -> Any:
     xp = x.__array_namespace__()
     matrix = xp.asarray(matrix, dtype=xp.float32)
     return x @ matrix if xp is np else xp.matmul(x, matrix, precision="highest")
-
-
-def separate(rgb: Any) -> Any:
-    """RGB -> concentrations of haematoxylin, eosin and the residual.
-
-    Args:
-      rgb: (..., 3) uint8, or float in [0, 1].
-
-    Returns:
-      float32 (..., 3), natural-log units of optical density; negative where a colour lies outside
-      the cone of the three stains (scikit-image cuts these at 0, so that `combine` would not
-      invert).
-    """
-    return _product(optical_density(rgb), HED_FROM_RGB)
-
-
-def combine(hed: Any) -> Any:
-    """The inverse of `separate`: concentrations float (..., 3) -> RGB float32 in [0, 1]."""
-    xp = hed.__array_namespace__()
-    density = _product(hed.astype(xp.float32), RGB_FROM_HED)
-    return xp.clip(xp.exp(-density), 0.0, 1.0)
 
 
 def sample_parameters(stain_sigma: float, stain_bias: float, rng: Any) -> dict[str, Any]:

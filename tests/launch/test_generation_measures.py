@@ -7,6 +7,7 @@ from PIL import Image
 
 from histojax.errors import UserError
 from histojax.synthesis import quality
+from histojax.synthesis.tissue import Synthesizer
 from launch import generation_measures as measures
 from tests import tiny
 
@@ -31,7 +32,8 @@ def judge():
 
 def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(run, judge, tmp_path):
     real, train = windows(0), windows(20)
-    images = measures.made(run, real, train, 0)
+    synthesizer = Synthesizer(run)
+    images = measures.made(synthesizer, real, train, 0)
     assert next(iter(images)) == measures.PYRAMID
     assert {squares.shape for squares in images.values()} == {real.images.shape}
     # Instead of an untrained pyramid's: training squares as they are.
@@ -43,7 +45,7 @@ def test_real_tissue_is_told_from_what_is_made_and_images_that_come_back_show(ru
         real,
         train,
         images,
-        measures.remade(run, real, 0),
+        measures.remade(synthesizer, real, 0),
         subset=4,
         seed=0,
         mpp=None,
@@ -79,4 +81,4 @@ def test_a_judge_that_sees_no_colors_and_squares_of_one_kind_are_refused(run, ju
     full = windows(0)
     full = dataclasses.replace(full, labels=np.ones_like(full.labels))
     with pytest.raises(UserError, match="no training square holds both nuclei and background"):
-        measures.made(run, windows(0), full, 0)
+        measures.made(Synthesizer(run), windows(0), full, 0)

@@ -304,16 +304,13 @@ def test_the_index_of_predictions(tmp_path):
         name="a <b>",
         size=(1000, 2000),
         mpp=0.5,
-        sr=tmp_path / "a b.sr.tif",
-        labels=tmp_path / "a b.labels.tif",
-        classes=tmp_path / "a b.classes.tif",
+        files={name: tmp_path / f"a b.{name}.tif" for name in ("sr", "labels", "classes")},
         nuclei=1500,
         note="at 0.5 um/px",
         class_names=("background", "<tumour>"),
     )
-    files = {"sr": None, "labels": None, "classes": None, "class_names": ()}
     bare = SimpleNamespace(
-        name="c", size=(10, 20), mpp=None, nuclei=None, note="scale unknown", **files
+        name="c", size=(10, 20), mpp=None, files={}, nuclei=None, note="", class_names=()
     )
     preview = np.asarray(PIL.Image.fromarray(_image(30, 90)))
     path = tmp_path / "index.html"

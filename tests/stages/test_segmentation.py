@@ -8,7 +8,7 @@ import pytest
 from histojax.components import images
 from histojax.errors import UserError
 from histojax.experiments import chain
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop
@@ -53,6 +53,22 @@ def test_mask_loss_is_its_weighted_terms():
     # Half wrong everywhere, whatever the mask.
     alone = segmentation.MaskLoss(0.0, 0.0, mse_weight=2.0)
     assert alone(logits, mask) == pytest.approx(2 * 0.25, rel=1e-5)
+
+
+def test_cross_entropy_of_a_logit_of_0_pulls_both_ways_alike():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    mask = np.asarray([0.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(loss)(np.zeros((1, 2, 2, 1), np.float32), mask)
+    np.testing.assert_allclose(gradient.ravel() * 4, [0.5, -0.5, 0.5, -0.5], rtol=1e-6)
+
+
+def test_cross_entropy_is_the_logit_where_confidently_wrong():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    logits = np.asarray([-80.0, 80.0], np.float32).reshape(1, 1, 2, 1)
+    mask = np.asarray([1.0, 0.0]).reshape(1, 1, 2, 1)
+    assert float(loss(logits, mask)) == pytest.approx(80.0)
+    gradient = jax.grad(loss)(logits, mask)
+    np.testing.assert_allclose(gradient.ravel() * 2, [-1.0, 1.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.0), (1.0, 0.0, -1.0)])
@@ -274,7 +290,7 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     }
     assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
     assert len(set.union(*patients.values())) == 5
-    assert workdirs.labelled_source(run).names == seen["train"]
+    assert run_data.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
     rows = read_metrics(run / "metrics.jsonl")
     assert all(
