@@ -77,8 +77,8 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
     Args:
         path: final name, in the folder that holds the predictions' files.
         workdir: of the run that made them.
-        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp, sr,
-            labels, classes (paths or None), nuclei (count or None), note and class_names.
+        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp,
+            files (paths by name), nuclei (count or None), note and class_names.
 
     Raises:
         UserError: the disk refuses.
@@ -88,7 +88,7 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
         {
             "name": made.name,
             "entries": _prediction(made),
-            "files": [f.name for f in (made.sr, made.labels, made.classes) if f is not None],
+            "files": [file.name for file in made.files.values()],
             "preview": Picture(f"The middle of {made.name}.", preview),
         }
         for made, preview in rows
@@ -135,9 +135,11 @@ def _write(
     command = summary.get("command") or config.get("command") or ""
     guess = f"python -m histojax.main --config=configs/{name}.py[:SIZE] --workdir={workdir}"
     scores = table.parse(summary.get("metrics") or {})
+    groups = {table.describe(metric).group for metric in scores.masks}
+    subject = "Glands" if "glands" in groups else "Nuclei"
     captions = {
         "Enhanced images, against the real high-resolution image": scores.images,
-        "Nuclei, against the annotation": scores.masks,
+        f"{subject}, against the annotation": scores.masks,
     }
     sheets = sorted((workdir / "evaluation" / "figures").glob("*.png"))
     figures = [_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]

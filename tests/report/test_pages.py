@@ -161,6 +161,14 @@ def test_scores_stand_in_rows_of_methods_with_the_best_marked(tmp_path):
     assert "+0.122 over bicubic → S" in parsed.text
 
 
+def test_scores_of_glands_are_called_so(tmp_path):
+    metrics = {"dice_hr_to_s": _entry(0.8), "object_hausdorff_hr_to_s": _entry(41.26)}
+    _stage(tmp_path / "run", metrics=metrics, differences={})
+    source, _ = _read(pages.run_report(tmp_path / "run"))
+    assert "41.3" in _rows(source, "Glands, against the annotation")["HR → S"][1]
+    assert "Nuclei, against" not in source
+
+
 def test_the_report_says_what_the_run_was(tmp_path):
     _stage(tmp_path / "run", command="python -m histojax.main --config=configs/joint.py:smoke")
     _, parsed = _read(pages.run_report(tmp_path / "run"))
