@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from launch import tissue_measures as measures
 from tests import tiny
+from tests.launch.commands import load
 
 ROOT = pathlib.Path(__file__).parents[2]
+tissue_report = load("launch.tissue_report")
 
 
 def test_middles_are_compared_with_rims_in_density():
@@ -27,17 +28,19 @@ def test_middles_are_compared_with_rims_in_density():
     # And one that the border cuts off, whose own outline is not to be seen there.
     instances[50:78, :20] = 9
     image[50:78, :20] = 10
-    found = measures.middle_over_rim(image, instances)
+    found = tissue_report.middle_over_rim(image, instances)
     np.testing.assert_allclose(found, [-math.log(2), math.log(2)], atol=1e-6)
-    row = measures.statistics(image, instances)
+    row = tissue_report.statistics(image, instances)
     assert row["pale_middles"] == 0.5
-    bare = measures.statistics(image, 0 * instances)
+    bare = tissue_report.statistics(image, 0 * instances)
     assert math.isnan(bare["pale_middles"])
     # What no image has is nothing, and what some have is theirs.
-    table = measures.summary([bare, bare])
+    table = tissue_report.summary([bare, bare])
     assert all(math.isnan(value) for value in table["pale_middles"].values())
-    assert measures.summary([bare, row])["pale_middles"]["mean"] == 0.5
-    assert measures.format_table({"real": table, "synthetic": table})
+    assert tissue_report.summary([bare, row])["pale_middles"]["mean"] == 0.5
+    rows = {row[""]: row for row in tissue_report.table_of(table, table)}
+    assert rows["nuclear_fraction"]["within"] == "yes"
+    assert "within" not in rows["pale_middles"]
 
 
 def report(*words):
