@@ -51,6 +51,7 @@ WAYS = {
     "pseudo_labels": _PAIRS,
     "teacher": "--config.data.unlabelled=rest --config.teacher.weight=1.0",
 }
+_START = re.compile(r"--config\..*init_from\.\w+=")
 
 _DATA = flags.DEFINE_string(
     "data", None, "SPEC of images with instances. Example: --data=folder:/data/monuseg"
@@ -72,6 +73,9 @@ _PYRAMID = flags.DEFINE_string(
 )
 _MASKS = flags.DEFINE_integer("masks", 200, "Masks of each seed. Example: --masks=50", 1)
 _SIZE = flags.DEFINE_integer("size", 256, "Side of the masks, px. Example: --size=128", 1)
+_CONFIDENCE = flags.DEFINE_float(
+    "confidence", 0.8, "Least confidence of pseudo-labels, 0 to 1. Example: --confidence=0.5", 0, 1
+)
 _WAYS = flags.DEFINE_list("ways", list(WAYS), "Ways to compare. Example: --ways=augmented,teacher")
 _JOBS = flags.DEFINE_integer(
     "jobs",
@@ -112,12 +116,10 @@ def study(output: pathlib.Path, shares: Sequence[str]) -> tuple[list[jobs.Job], 
                 folder = shlex.quote(str(output.resolve() / "pairs" / f"{way}-{share}"))
                 extra = WAYS[way].format(pairs=folder)
                 pupils.append(f"{way}-{share}: {_words(_PUPIL.value, share)} {extra}")
-    first = jobs.plan(pyramids, _SEEDS.value, [], output / "pyramids")
-    then = jobs.plan(pupils, _SEEDS.value, [], output / "pupils")
-    for flag, stage, job in (("pyramid", "pyramid", first[0]), ("pupil", "segmentation", then[0])):
-        values = flags.FlagValues()
+    for flag, run, stage in (("pyramid", _PYRAMID, "pyramid"), ("pupil", _PUPIL, "segmentation")):
         # Folders to start from are read by histojax.cli alone, and change nothing here.
-        words = [word for word in job.words if not re.match(r".*init_from\.\w+=", word)]
+        words = [w for w in jobs.named(f"{flag}: {run.value}")[1] if not _START.match(w)]
+        values = flags.FlagValues()
         config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
         try:
             config = values(["", *words]) and values.config
@@ -130,7 +132,9 @@ def study(output: pathlib.Path, shares: Sequence[str]) -> tuple[list[jobs.Job], 
                 f"--size={_SIZE.value} is smaller than the crops of --{flag}: give "
                 f"{config.data.crop} px or more"
             )
-    return first if "pyramid" in ways else [], then
+    made = jobs.plan(pyramids, _SEEDS.value, [], output / "pyramids")
+    pupil_jobs = jobs.plan(pupils, _SEEDS.value, [], output / "pupils")
+    return made if "pyramid" in ways else [], pupil_jobs
 
 
 def _words(run: str, share: str) -> str:
@@ -161,7 +165,8 @@ def make_pairs(output: pathlib.Path, pupil: jobs.Job) -> None:
     finder = output / "pupils" / f"{BASELINE}-{share}" / seed
     masks = ("histojax.masks", f"--workdir={finder}", f"--size={_SIZE.value}")
     if way == "pseudo_labels":  # as many as there are
-        _command(*masks, "--kind=predicted", "--with_images", "--count=1000000", *common)
+        sure = ("--kind=predicted", "--with_images", f"--confidence={_CONFIDENCE.value:g}")
+        _command(*masks, *sure, "--count=1000000", *common)
     else:
         folder = beside / "masks"
         _command(*masks, f"--count={_MASKS.value}", common[0], f"--output={folder}")

@@ -73,6 +73,12 @@ def measure_tiled(values: Mapping[str, Any], *, name: str, size: int, repeats: i
     return rows
 
 
+def _rows(name: str, clock: timing.Clock, pixels: int, **fields: Any) -> list[Row]:
+    rate = pixels / 1e6 / clock.spent["seconds"]
+    measured = {**clock.spent, "megapixels_per_second": rate, "peak_bytes": timing.peak_bytes()}
+    return [{"name": name, **fields, **measured}]
+
+
 def slide_strips(size: int) -> Iterator[np.ndarray]:
     """Rows of a made-up slide, uint8 (rows, size, 3): one patch of synthetic tissue, repeated."""
     patch = tissue(0, 0, _PATCH)["image"]
@@ -111,18 +117,8 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
             made = files_in.predict_file(run, network, source, root, mpp=None, resample=False)
-        written = [path.stat().st_size for path in (made.sr, made.labels) if path is not None]
-    row = {
-        "name": f"joint, {size:,} px",
-        "output_size": made.size[0],
-        "tile": tile,
-        **clock.spent,
-        "megapixels_per_second": made.size[0] * made.size[1] / 1e6 / clock.spent["seconds"],
-        "peak_bytes": timing.peak_bytes(),
-        "nuclei": made.nuclei,
-        "file_bytes": sum(written),
-    }
-    return [row]
+        fields = dict(tile=tile, nuclei=made.nuclei, output_size=made.size[0])
+        return _rows(f"joint, {size:,} px", clock, made.size[0] * made.size[1], **fields)
 
 
 def map_strips(size: int, rows: int = _PATCH) -> Iterator[dict[str, np.ndarray]]:
@@ -166,15 +162,8 @@ def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
                     with clock:
                         rows = labels.read(y, 0, _PATCH, size)
                     checksum = zlib.crc32(rows.data, checksum)
-    row = {
-        "name": "whole" if whole else "strips, in use",
-        "size": size,
-        **clock.spent,
-        "peak_bytes": timing.peak_bytes(),
-        "nuclei": nuclei,
-        "labels_crc32": f"{checksum:08x}",
-    }
-    return [row]
+    fields = dict(size=size, nuclei=nuclei, labels_crc32=f"{checksum:08x}")
+    return _rows("whole" if whole else "strips, in use", clock, size * size, **fields)
 
 
 def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
@@ -217,19 +206,9 @@ def measure_synthesis(*, size: int, tile: int, workdir: str) -> list[Row]:
         painter.synthesize(run, labels, labels.astype(np.int32), seed=(0,), **shared)  # compiles
         with timing.Clock() as clock:
             (made,) = painter.write_pairs(run, [path], root / "pairs", **shared)
-        peak = timing.peak_bytes()
-        ratio = border_ratio(tifffile.imread(made), core, network.stride)
-    row = {
-        "name": workdir or "untrained",
-        "size": size,
-        "tile": core,
-        "nuclei": nuclei,
-        **clock.spent,
-        "megapixels_per_second": size * size / 1e6 / clock.spent["seconds"],
-        "peak_bytes": peak,
-        "border_ratio": ratio,
-    }
-    return [row]
+        fields = dict(size=size, tile=core, nuclei=nuclei)
+        (row,) = _rows(workdir or "untrained", clock, size * size, **fields)
+        return [{**row, "border_ratio": border_ratio(tifffile.imread(made), core, network.stride)}]
 
 
 def squares(size: int, across: int) -> np.ndarray:

@@ -10,6 +10,9 @@ from launch import jobs
 from tests.launch.commands import loaded
 from tests.launch.stand_in import ROOT
 
+# ml_collections reads config files by it.
+pytestmark = pytest.mark.filterwarnings("ignore:the load_module:DeprecationWarning")
+
 WORDS = {
     "data": "folder:/images",
     "pupil": "configs/segmentation.py:smoke --config.steps=5",
@@ -17,6 +20,7 @@ WORDS = {
     "masks": "7",
     "size": "64",
     "seeds": "0,3",
+    "ways": "augmented,tissue,pyramid,pseudo_labels,teacher",
 }
 
 

@@ -32,7 +32,6 @@ def test_slide_repeats_one_patch_and_ends_at_its_size():
 def test_streaming_goes_from_file_to_files():
     (row,) = inference.measure_streaming(size=40, tile=64)
     assert row["output_size"] == 160
-    assert row["file_bytes"] > 0
     assert row["nuclei"] >= 0
     assert row["peak_bytes"] > 160 * 160 * 3
 
