@@ -39,11 +39,11 @@ def untrained_stage(config: ConfigDict) -> Stage:
     features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
         return build_stage(config, {})
-    # No stage with this loss is built without a segmenter.
+    # No stage with this loss is built without a segmenter. Zeros need no compilation.
     module = segmentation.build_segmenter(config, build.compute_dtype(config))
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
-    init = jax.jit(lambda key: module.init(key, image, train=False))
-    return build_stage(config, {"segmenter": init(jax.random.key(config.seed))})
+    shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
+    return build_stage(config, {"segmenter": jax.tree.map(jnp.zeros_like, shapes)})
 
 
 def untrained_run(config: ConfigDict) -> workdirs.Run:
