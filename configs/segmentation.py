@@ -22,6 +22,7 @@ def segmenter(size: str) -> ConfigDict:
     """The network's fields, shared with srgan.py and joint.py."""
     network = ConfigDict(
         {
+            "kind": "inception_unet",  # | unet, se_unet: unet.py, use_net.py
             "depth": 4,
             "features": 64,
             "blocks_per_level": 2,

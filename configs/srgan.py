@@ -36,7 +36,7 @@ def discriminator(size: str) -> ConfigDict:
     """The network's fields, shared with joint.py."""
     first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
     widths = (first, 2 * first, 4 * first, 8 * first)
-    return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
+    return ConfigDict(dict(kind="patch", widths=widths, norm="none", spectral_norm=True))
 
 
 def adversarial_group(kind: str, weight: float) -> ConfigDict:

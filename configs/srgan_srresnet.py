@@ -67,13 +67,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
 
 def _as_coded(config: ConfigDict) -> ConfigDict:
     """The settings of Juhong et al. 2021."""
-    config.generator.update(
-        block="single",
-        norm="keras_batch",
-        activation="relu",
-        upsampling="nearest256",
-        output="tanh",
-    )
+    config.generator = ConfigDict({"kind": "juhong2021", "blocks": 16, "features": 64})
     config.loss.pixel_weight = 0.0
     config.loss.features.update(kind="raw_mse", weight=1.0)
     config.loss.features.layers = ConfigDict({"relu3_3": 1.0})

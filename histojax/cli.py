@@ -1,9 +1,12 @@
-"""What every command shares: its flags read, its failures said in one sentence, exit status 2."""
+"""What every command shares: flags, help, failures in one sentence with exit status 2."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
+import inspect
+import io
 import os
 import pathlib
 import re
@@ -20,8 +23,8 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 
-# --config.init_from.NETWORK=FOLDER: a run to start from, in the place of the config that would be
-# trained first. ml_collections itself would take only another config there.
+# --config.init_from.NETWORK=FOLDER: a run to start from, in place of the config to train first.
+# ml_collections itself takes only another config there.
 _START = re.compile(r"--?config\.((?:init_from\.\w+\.)*)init_from\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
 _PACKAGE = pathlib.Path(__file__).parent
@@ -47,7 +50,7 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2.
 
     Args:
-        main: of the command.
+        main: of the command; the docstring of its module is what --help shows.
         words: whether it takes words that are no flags, as argv[1:].
     """
 
@@ -68,7 +71,7 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
             sys.exit(130)
 
     _set_up_names()
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, main))
 
 
 def console() -> None:
@@ -100,12 +103,27 @@ def _set_up_names() -> None:
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         _fail(f"file names are {encoding} in this locale and have to be UTF-8; set PYTHONUTF8=1")
-    if sys.stdout is not None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _help(main: Callable[[Sequence[str]], None]) -> None:
+    """Prints what a command does and its flags, and exits with status 0; absl exits with 1."""
+    function = main.func if isinstance(main, functools.partial) else main
+    module = sys.modules[function.__module__]
+    # absl knows the flags of a program by its path.
+    place = sys.argv[0] if module.__name__ == "__main__" else module.__name__
+    listed = flags.FLAGS.module_help(place).partition(":\n")[2]
+    print(
+        f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n\n--helpfull lists those of libraries too."
+    )
+    sys.exit(0)
+
+
+def _parse(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> list[str]:
     """Parses flags; whatever a config file or override raises becomes one sentence."""
+    if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
+        _help(main)
     starts = []
     if "config" in flags.FLAGS:
         starts = [match for word in argv if (match := _START.fullmatch(word))]
@@ -231,10 +249,9 @@ def repeatable() -> str | None:
 def set_up_jax() -> None:
     """What a command asks of JAX before its first computation; what the user asked for stays.
 
-    Compiled programs are kept between runs; in a folder that cannot be written nothing is kept, and
-    that is said. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has
-    extra options already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a
-    file of flags.
+    Compiled programs are kept between runs. A folder that cannot be written keeps nothing, with a
+    warning. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has extra options
+    already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a file of flags.
     """
     import jax
 
@@ -242,7 +259,7 @@ def set_up_jax() -> None:
     names_a_file = options and not options.startswith("-")
     if "xla_backend_extra_options" not in options and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{options} {OLDER_FUSIONS}".strip()
-    folder = jax.config.jax_compilation_cache_dir
+    folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (no type)
     if not folder:
         root = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
         folder = os.path.join(root, "histojax", "jax")
@@ -289,8 +306,9 @@ def keep_freed_memory() -> bool:
 
 
 def say(text: str) -> None:
-    """A line to the user, from one process of many."""
+    """A line to the user, above a progress bar, from one process of many."""
     import jax
+    from tqdm import tqdm
 
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tqdm.write(text, file=sys.stderr)

@@ -131,7 +131,7 @@ def main(argv: Sequence[str]) -> None:
     what = chosen(_WHAT.value, WHAT, "what")
     workers = worker_counts(_WORKERS.value)
     from histojax.config import to_values
-    from histojax.experiments import chain
+    from histojax.experiments import chain, summary
     from histojax.imaging import writers
     from histojax.models import layers
     from launch import (
@@ -152,7 +152,7 @@ def main(argv: Sequence[str]) -> None:
     result: dict[str, Any] = {
         "cores_used": cores.usable(),
         "load_average": list(os.getloadavg()),
-        **apart(chain.circumstances),
+        **apart(summary.circumstances),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "notes": NOTES,
     }

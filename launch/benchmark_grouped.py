@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib.util
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -49,7 +50,6 @@ def measure_form(
         `timing.peak_memory` give.
     """
     config = from_values(dict(values))
-    config.generator.grouped_form = form
     mesh = sharding.data_mesh(jax.devices()[:1])
     stage = build_stage(config, {})
     example = workdirs.example_batch(config)
@@ -60,16 +60,19 @@ def measure_form(
         for name in stage.fields
     }
     batch = sharding.place_batch(batch, mesh)
-    take_step, measured = timing.compiled(sharding.train_step(stage.train_step, mesh), state, batch)
+    backend = jax.default_backend()
+    form = layers.grouped_conv_form(backend) if form == "auto" else form
+    with mock.patch.object(layers, "grouped_conv_form", return_value=form):
+        step_of = sharding.train_step(stage.train_step, mesh)
+        take_step, measured = timing.compiled(step_of, state, batch)
 
     def step() -> None:
         nonlocal state
         state, metrics = take_step(state, batch)
         jax.block_until_ready((state, metrics))
 
-    backend = jax.default_backend()
     return {
-        "form": layers.grouped_conv_form(backend) if form == "auto" else form,
+        "form": form,
         "batch_size": batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(state.params)),
         **measured,

@@ -11,6 +11,7 @@ import pathlib
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
+from unittest import mock
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,7 @@ from histojax.config import from_values
 from histojax.data import pipeline
 from histojax.data.sources.base import Source
 from histojax.inference import tiled
+from histojax.models import layers
 from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage, segmentation
 from histojax.stages.base import enhances, segments
@@ -133,8 +135,6 @@ def measure_step(
 def _flop_grouped(config: ConfigDict) -> float | None:
     """FLOP of a step on the whole batch, by XLA's count of the program before it is optimised."""
     config = config.copy_and_resolve_references()
-    if "generator" in config:
-        config.generator.grouped_form = "grouped"
     stage = untrained_stage(config)
     state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
     example = workdirs.example_batch(config)
@@ -143,7 +143,8 @@ def _flop_grouped(config: ConfigDict) -> float | None:
         for name in stage.fields
     }
     step = jax.jit(functools.partial(stage.train_step, axis_name=None))
-    return (step.lower(state, batch).cost_analysis() or {}).get("flops")
+    with mock.patch.object(layers, "grouped_conv_form", return_value="grouped"):
+        return (step.lower(state, batch).cost_analysis() or {}).get("flops")
 
 
 def _batches(config: ConfigDict, source: Source, fields: Sequence[str], **options: Any) -> Any:

@@ -20,7 +20,7 @@ from flax import linen as nn
 from configs import generator, joint
 from histojax.config import from_values
 from histojax.imaging import writers
-from histojax.inference import files_in, tiled
+from histojax.inference import prediction, tiled
 from histojax.tissue.rendering import tissue
 from launch import benchmark_timing as timing
 from launch.benchmark_stages import untrained_run
@@ -82,12 +82,10 @@ def measure(values: Mapping[str, Any], size: int, tile: int) -> dict[str, Any]:
         if "mask" in outputs:
             run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         started, cpu = time.perf_counter(), time.process_time()
-        made = files_in.predict_file(
-            run, network, source, pathlib.Path(folder), mpp=None, resample=False
-        )
+        made = prediction.predict_file(run, network, source, pathlib.Path(folder))
         seconds, cpu = time.perf_counter() - started, time.process_time() - cpu
-        files = {"input": source, "sr": made.sr, "labels": made.labels}
-        sizes = {name: path.stat().st_size for name, path in files.items() if path is not None}
+        files = {"input": source, **made.files}
+        sizes = {name: path.stat().st_size for name, path in files.items()}
     return {
         "networks": values["name"],
         "input_size": size,

@@ -26,7 +26,7 @@ from histojax.components import scales
 from histojax.data.sources import subsets
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.report import charts, page
+from histojax.report import charts, document
 from histojax.runs import run_data
 from launch import jobs, sweep_table
 from launch.benchmark_tables import aligned
@@ -491,24 +491,23 @@ def write(output: pathlib.Path, table: Sequence[Mapping[str, Any]]) -> str:
     """Writes labels.csv and labels.html; returns the table as text."""
     text = aligned([cells(entry) for entry in table])
     writers.write_csv(output / "labels.csv", table)
-    sections = [page.Section("By share", f"<pre>{page.text(text)}</pre>")]
-    figures = [_curves(table, metric) for metric in dict.fromkeys(e["metric"] for e in table)]
-    if any(figures):
-        charted = f'<div class="charts">{"".join(figures)}</div>'
-        sections.append(page.Section("Curves", charted))
-    page.write_page(
+    drawn = [_curves(table, metric) for metric in dict.fromkeys(e["metric"] for e in table)]
+    sections = [document.Section("By share", text=text)]
+    if any(drawn):
+        sections.append(document.Section("Curves", charts=drawn))
+    document.write_sections(
         output / "labels.html",
         title="Few labels",
-        lead='<p class="lead">Mean ± standard deviation over seeds.</p>',
+        lead="Mean ± standard deviation over seeds.",
         sections=sections,
     )
     return f"{text}\n\n{output / 'labels.html'}"
 
 
-def _curves(table: Sequence[Mapping[str, Any]], metric: str) -> str:
-    """A chart of a metric by share; none where there is but one, which makes no curve."""
+def _curves(table: Sequence[Mapping[str, Any]], metric: str) -> charts.Chart | None:
+    """A chart of a metric by share; None where there is but one, which makes no curve."""
     if len({entry["share"] for entry in table if entry["metric"] == metric}) < 2:
-        return ""
+        return None
     series = []
     for way in WAYS:
         points = [e for e in table if (e["metric"], e["way"]) == (metric, way)]

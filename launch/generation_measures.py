@@ -15,7 +15,7 @@ from histojax.errors import UserError
 from histojax.evaluation import rows as methods
 from histojax.imaging import writers
 from histojax.metrics import generation
-from histojax.report import page
+from histojax.report import document
 from histojax.runs import workdirs
 from histojax.synthesis import painting, quality
 from histojax.synthesis.tissue import Synthesizer
@@ -198,18 +198,17 @@ def write(
     """Writes generation.json, samples.png and generation.html, and returns the last."""
     writers.write_json(output / "generation.json", result)
     writers.write_png(output / "samples.png", picture)
-    album = page.Album()
-    notes = [(key, value) for key, value in result.items() if key != "table"]
+    notes = {key: value for key, value in result.items() if key != "table"}
     path = output / "generation.html"
-    page.write_page(
+    squares = document.Picture("Each row is one mask.", picture)
+    document.write_sections(
         path,
         title="Synthetic tissue",
-        lead=f'<p class="lead">{page.text(result["pyramid"])}</p>',
+        lead=result["pyramid"],
         sections=[
-            page.Section("Beside real tissue", f"<pre>{page.text(text)}</pre>"),
-            page.Section("What was compared", page.definitions(notes)),
-            page.Section("Squares", album.place(page.Picture("Each row is one mask.", picture))),
+            document.Section("Beside real tissue", text=text),
+            document.Section("What was compared", entries=notes),
+            document.Section("Squares", pictures=[squares]),
         ],
-        album=album,
     )
     return path

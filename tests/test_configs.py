@@ -11,7 +11,7 @@ from histojax.config import differences, from_values, to_values
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check
 from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
 from histojax.stages import STAGES, build_stage, segmentation
@@ -136,10 +136,10 @@ def test_the_segmentation_run_of_a_chain_may_have_a_teacher_and_no_other():
     config.data.synthetic.train = 4  # of two patients
     own = config.init_from.segmenter
     own.data.unlabelled, own.teacher.weight = "rest", 1.0
-    chain.rehearse(chain.stages_of(config))
+    check.rehearse(chain.stages_of(config))
     config.data.unlabelled = "rest"
     with pytest.raises(UserError, match=r"joint is of stage 'joint', which learns from labelled"):
-        chain.rehearse(chain.stages_of(config))
+        check.rehearse(chain.stages_of(config))
 
 
 @pytest.mark.parametrize("size", base.SIZES)
@@ -313,7 +313,7 @@ def test_an_unknown_experiment_is_named():
 
 
 def test_a_baseline_s_chain_is_rehearsed():
-    chain.rehearse(chain.stages_of(tiny.config("srgan_srresnet")))
+    check.rehearse(chain.stages_of(tiny.config("srgan_srresnet")))
 
 
 def test_a_size_changes_no_choice_of_data():

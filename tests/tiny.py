@@ -70,7 +70,8 @@ def _shrink(config, steps):
 
 def _shrink_networks(config):
     if "generator" in config:
-        config.generator.update(features=8, width=8, cardinality=2)
+        small = {"features": 8, "width": 8, "cardinality": 2}
+        config.generator.update({k: v for k, v in small.items() if k in config.generator})
     if "segmenter" in config:
         if config.segmenter.get("kind") == "se_unet":
             config.segmenter.update(width=4, blocks=(1,), decoder_features=(4,), se_reduction=2)

@@ -61,12 +61,12 @@ def module(
 def network(
     kinds: Mapping[str, type[nn.Module]], fields: Mapping[str, Any], group: str, **fixed: Any
 ) -> nn.Module:
-    """`module` of the kind that the field `kind` of a config group names; absent: the first.
+    """The module that the field `kind` of a config group names in a registry.
 
     Raises:
         UserError: naming a kind or field that there is not, or a value that is refused.
     """
-    kind = choice(fields.get("kind", next(iter(kinds))), kinds, f"{group}.kind")
+    kind = choice(fields.get("kind"), kinds, f"{group}.kind")
     rest = {key: value for key, value in fields.items() if key != "kind"}
     return module(kind, rest, group, **fixed)
 

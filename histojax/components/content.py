@@ -11,10 +11,10 @@ import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.components import build
+from histojax.components import build, pretrained
 from histojax.errors import UserError
 from histojax.losses import perceptual, pixel
-from histojax.models import pretrained, squeezenet, vgg
+from histojax.models import squeezenet, vgg
 
 Tree = Any
 _LAYERS = {"vgg19": vgg.TAPS, "squeezenet1_1": squeezenet.TAPS}

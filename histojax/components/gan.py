@@ -15,12 +15,9 @@ from histojax.components import build
 from histojax.components.state import State, apply, step_key
 from histojax.errors import UserError
 from histojax.losses import adversarial, gradient_penalty
-from histojax.models.patch_discriminator import PatchDiscriminator
-from histojax.models.scalar_discriminator import ScalarDiscriminator
+from histojax.models.discriminators import DISCRIMINATORS
 
 Tree = Any
-# By `discriminator.kind`; the first where a config names none.
-DISCRIMINATORS = {"patch": PatchDiscriminator, "scalar": ScalarDiscriminator}
 # Folded into a step's key where a draw must not depend on the number of devices; no device has
 # this index, which is folded into it elsewhere.
 _WHOLE_BATCH = 2**31 - 1

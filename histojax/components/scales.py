@@ -15,7 +15,8 @@ from ml_collections import ConfigDict
 from histojax.components.images import class_heads
 from histojax.errors import UserError
 from histojax.imaging import resampling
-from histojax.models.layers import full_precision, upsample
+from histojax.models.layers import full_precision
+from histojax.models.resizing import upsample
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")

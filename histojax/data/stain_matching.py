@@ -14,7 +14,7 @@ from histojax.checks import one_of
 from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
-from histojax.imaging.reader import RegionReader
+from histojax.imaging.tiling import RegionReader
 from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json
 from histojax.stain.reading import NormalizedReader
 from histojax.stain.targets import target_fit

@@ -15,16 +15,20 @@ Entry = Mapping[str, Any]
 _SUBJECTS = {"image": "image", "classes": "classes"}
 
 
-def after_training(table: Mapping[str, Any], workdir: pathlib.Path) -> str:
+def after_training(
+    table: Mapping[str, Any], workdir: pathlib.Path, *, synthesizes: bool = False
+) -> str:
     """The last lines of a training: results, their place, and the command that uses the run.
 
     Args:
         table: as `results` takes it, such as that of summary.json.
         workdir: of the run or chain.
+        synthesizes: whether the run makes tissue for a mask.
     """
     places = {"report": workdir / "report.html", "all scores": workdir / "summary.json"}
-    options = [f"--workdir={workdir}", "--input=IMAGE", "--output=FOLDER"]
-    return _closing(table, places, ["histojax.predict", *options])
+    command, source = ("synthesize", "masks") if synthesizes else ("predict", "input")
+    options = [f"--workdir={workdir}", f"--{source}=PATH", "--output=FOLDER"]
+    return _closing(table, places, [f"histojax.{command}", *options])
 
 
 def after_evaluation(

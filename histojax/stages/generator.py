@@ -20,7 +20,7 @@ from histojax import cli
 from histojax.components import build, content, scoring
 from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
-from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.models.generators import GENERATORS
 from histojax.stages.base import Capability, OneImage
 
 Tree = Any
@@ -108,8 +108,8 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Generator:
         UserError: for a config value that cannot be used.
     """
     dtype = build.compute_dtype(config)
-    generator = build.module(
-        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
+    generator = build.network(
+        GENERATORS, config.generator, "generator", scale=config.data.scale, dtype=dtype
     )
     return Generator(
         generator=generator,

@@ -41,9 +41,10 @@ from histojax.components.scales import (
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.models.dense_unet import DenseUNet
+from histojax.models.discriminators.pairs import PairDiscriminator
+from histojax.models.generators.pyramid import PyramidGenerator
 from histojax.models.layers import full_precision
-from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
+from histojax.models.segmenters.dense_unet import DenseUNet
 from histojax.nuclei import postprocessing
 from histojax.stages import segmentation
 from histojax.stages.base import Capability

@@ -17,25 +17,22 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import build, scoring
+from histojax.components import build, pretrained, scoring
 from histojax.components.images import by_head, probabilities, targets, unit
 from histojax.components.mean_teacher import Teacher, build_teacher, consistency, mean_of_labelled
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources import targets as target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation
-from histojax.models import pretrained, resnet
-from histojax.models.inception_unet import InceptionUNet
-from histojax.models.se_unet import SEUNet
-from histojax.models.unet import UNet
+from histojax.models import resnet
+from histojax.models.segmenters import SEGMENTERS
+from histojax.models.segmenters.se_unet import SEUNet
 from histojax.nuclei import postprocessing
 from histojax.nuclei.watershed import InstanceParameters, check_maps
 from histojax.stages.base import Capability, OneImage
 
 Tree = Any
 Batch = Mapping[str, jax.Array]
-# By `segmenter.kind`; the first where a config names none.
-SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet, "se_unet": SEUNet}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class MaskLoss:
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
-        bce = jnp.mean(segmentation.binary_cross_entropy(logits=logits, mask=mask))
+        bce = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask))
         dice = jnp.mean(
             segmentation.soft_dice(
                 logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice

@@ -21,7 +21,7 @@ from histojax.components import build, content, scoring
 from histojax.components import gan as critic
 from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
-from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.models.generators import GENERATORS
 from histojax.stages import segmentation
 from histojax.stages.base import Capability, OneImage
 
@@ -144,8 +144,8 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> SRGAN:
         UserError: for a config value that cannot be used.
     """
     dtype = build.compute_dtype(config)
-    generator = build.module(
-        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
+    generator = build.network(
+        GENERATORS, config.generator, "generator", scale=config.data.scale, dtype=dtype
     )
     segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in initial else None
     judge = critic.build_critic(config, dtype=dtype)

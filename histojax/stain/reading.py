@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from histojax.imaging.reader import RegionReader
+from histojax.imaging.tiling import RegionReader
 from histojax.stain.normalization import Fit, Method, fit_strips, normalize
 
 # An image of more pixels than this is looked at in windows, spread evenly over it, for its fit.

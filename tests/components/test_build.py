@@ -5,8 +5,8 @@ from ml_collections import ConfigDict
 from configs import base
 from histojax.components import build
 from histojax.errors import UserError
-from histojax.models.inception_unet import InceptionUNet
-from histojax.models.unet import UNet
+from histojax.models.segmenters.inception_unet import InceptionUNet
+from histojax.models.segmenters.unet import UNet
 
 
 def schedule(steps=110, **changes):
@@ -81,7 +81,9 @@ def test_a_group_may_name_the_kind_of_its_network():
         group = ConfigDict({**fields, **more})
         return build.network(kinds, group, "segmenter", dtype=jnp.float32)
 
-    assert made() == InceptionUNet(depth=1, features=4)
+    assert made(kind="inception_unet") == InceptionUNet(depth=1, features=4)
+    with pytest.raises(UserError, match=r"segmenter\.kind=None is not known; choose one of incep"):
+        made()
     assert made(kind="unet") == UNet(depth=1, features=4)
     with pytest.raises(UserError, match=r"segmenter\.kind='vit' is not known; choose one of incep"):
         made(kind="vit")

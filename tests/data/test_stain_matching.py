@@ -7,9 +7,9 @@ from PIL import Image
 
 from histojax.data import stain_matching
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
-from histojax.inference.files_in import predict_files
+from histojax.inference.prediction import predict_files
 from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
@@ -52,7 +52,7 @@ def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(workdir, [tmp_path / "a.png"], tmp_path / "out")
     found = labeling.find(run, plain(expected), None)
-    np.testing.assert_array_equal(np.asarray(Image.open(made.labels)), found.instances)
+    np.testing.assert_array_equal(np.asarray(Image.open(made.files["labels"])), found.instances)
 
 
 def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
@@ -99,4 +99,4 @@ def test_a_segmenter_of_other_colors_is_no_start():
     with pytest.raises(
         UserError, match=r"joint starts from the segmenter of segmentation, which r"
     ):
-        chain.check_stain_of_starts(config)
+        check.check_stain_of_start(config)

@@ -85,7 +85,7 @@ def test_the_last_lines_say_where_and_what_next():
     assert report == "report: runs/a b/report.html"
     assert scores == "all scores: runs/a b/summary.json"
     assert following == (
-        "next: python -m histojax.predict '--workdir=runs/a b' --input=IMAGE --output=FOLDER"
+        "next: python -m histojax.predict '--workdir=runs/a b' --input=PATH --output=FOLDER"
     )
     lines = words.after_evaluation(chain(), run, run / "evaluation-test", "test").splitlines()
     assert lines[-3:] == [
@@ -93,3 +93,9 @@ def test_the_last_lines_say_where_and_what_next():
         "pictures: runs/a b/evaluation-test/figures",
         "next: python -m histojax.compare 'runs/a b' OTHER_WORKDIR --split=test --output=FOLDER",
     ]
+
+
+def test_a_pyramid_is_followed_by_synthesis():
+    said = words.after_training(chain(), pathlib.Path("run"), synthesizes=True)
+    following = "next: python -m histojax.synthesize --workdir=run --masks=PATH --output=FOLDER"
+    assert said.splitlines()[-1] == following

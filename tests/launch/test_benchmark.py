@@ -16,7 +16,7 @@ from configs import generator, joint, srgan
 from histojax.config import to_values
 from histojax.data import cores
 from histojax.errors import UserError
-from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.models.generators.resnext import ResNeXt
 from histojax.training import sharding
 from launch import (
     benchmark_grouped,
@@ -133,17 +133,13 @@ def test_step_refuses_a_batch_that_devices_cannot_share():
         benchmark_stages.measure_step(values, steps=1, seconds=0.0)
 
 
-def test_flop_of_the_grouped_form_do_not_depend_on_the_form():
+def test_flop_of_the_grouped_form_follow_the_cardinality():
     config = generator.get_config("smoke")
-    counts = []
-    for form in ("block_diagonal", "grouped"):
-        config.generator.grouped_form = form
-        counts.append(benchmark_stages._flop_grouped(config))
-    assert counts[0] == counts[1] > 0
+    flop = benchmark_stages._flop_grouped(config)
     config.generator.cardinality = 1
     # One group: each of a pixel's 32 outputs reads 9 x 32 inputs instead of 9 x 8, at 2 FLOP, in
     # the forward pass and both gradients; what falls outside the image is not counted.
-    added = benchmark_stages._flop_grouped(config) - counts[0]
+    added = benchmark_stages._flop_grouped(config) - flop
     pixels = config.data.batch_size * (config.data.crop // config.data.scale) ** 2
     most = 3 * 2 * 9 * 24 * 32 * pixels
     assert 0.8 * most < added < 1.05 * most
@@ -240,9 +236,7 @@ def test_torch_generator_has_the_generators_parameters_and_range():
         y = network(torch.from_numpy(x).movedim(-1, 1))
     assert y.shape == (1, 3, 32, 32)
     assert 0 <= float(y.min()) <= float(y.max()) <= 1
-    ours = jax.eval_shape(
-        lambda: ResNeXtGenerator(**TINY).init(jax.random.key(0), x, train=False)["params"]
-    )
+    ours = jax.eval_shape(lambda: ResNeXt(**TINY).init(jax.random.key(0), x, train=False)["params"])
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(ours))
     assert sum(p.numel() for p in network.parameters()) == count
 

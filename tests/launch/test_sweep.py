@@ -16,11 +16,11 @@ from tests.launch.stand_in import CONFIG, ROOT
 DRIVER = """
 import sys
 from absl import flags
-from histojax import command
+from histojax import cli
 from launch import jobs, sweep
 jobs.PROGRAM = (sys.executable, "main.py")
 flags.mark_flag_as_required("output")
-command.run(sweep.main, words=True)
+cli.run(sweep.main, words=True)
 """
 
 
@@ -90,8 +90,7 @@ def test_the_spread_of_one_seed_is_not_known():
     rows = [{"run": "a", "seed": 0, "image": "x", "organ": "", "dice_hr_to_s": 0.5}]
     (entry,) = sweep_table.aggregate(rows, ["dice_hr_to_s"])
     assert math.isnan(entry["sd"])
-    assert sweep_table.cell(entry) == "0.5000 (1)"
-    assert sweep_table.cell(None) == "-"
+    assert sweep_table.cell_text(entry) == "0.5000 (1)"
 
 
 @pytest.mark.faults
@@ -130,7 +129,7 @@ def test_a_score_that_an_organ_lacks_is_a_dash(tmp_path):
     sweep_table.write(tmp_path, rows)
     page = (tmp_path / "sweep.html").read_text()
     assert "liver" in page
-    assert "<td>-</td>" in page
+    assert '<td class="none">–</td>' in page
 
 
 def test_the_table_has_the_scores_of_classes():

@@ -39,14 +39,24 @@ def test_a_group_is_scored_by_its_functions():
 @pytest.mark.parametrize(
     ("group", "elsewhere"),
     [
-        ("image", set()),
+        ("image", {f"feature_distance_{n}" for n in ("squeezenet1_1", "segmenter", "vgg19")}),
         ("mask", {"dice_pooled", "iou_pooled"}),
         ("classes", {"class_miou_pooled"}),
         ("instances", set()),
         ("glands", set()),
     ],
 )
-def test_only_pooled_metrics_have_no_function(group, elsewhere):
+def test_only_pooled_metrics_and_distances_have_no_function(group, elsewhere):
     found = [metric for metric in registry.METRICS.values() if metric.group == group]
     assert found
     assert {metric.name for metric in found if metric.function is None} == elsewhere
+
+
+def test_a_family_is_parted_by_the_rows_of_other_metrics():
+    keys = ["psnr_rgb_a_run", "feature_distance_new_net_a_run", "feature_distance_x", "loss_a_run"]
+    assert list(registry.split_keys(keys).values()) == [
+        ("psnr_rgb", "a_run"),
+        ("feature_distance_new_net", "a_run"),
+        None,
+        None,
+    ]

@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.components.pretrained import convert_resnet, fit_tree
 from histojax.models import resnet
-from histojax.models.pretrained import convert_resnet, fit_tree
 from histojax.models.resnet import ResNet
 from tests.models.published_resnet import published_arrays, torch_maps
 
@@ -146,5 +146,5 @@ def test_the_field_of_a_resnet_18_stage():
 
 
 def test_an_unknown_kind_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'vgg' is not one of resnet18"):
+    with pytest.raises(ValueError, match="'vgg' is not known; choose one of resnet18"):
         _shapes(ResNet(kind="vgg"))

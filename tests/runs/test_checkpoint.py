@@ -114,7 +114,7 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, found,
 
 
 @pytest.mark.faults
-def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoints_before(tmp_path):
+def test_a_full_disk_is_one_sentence_and_keeps_checkpoints(tmp_path):
     def save(step, value):
         # Many arrays, so that some are still being written when the first is refused.
         arrays = {f"a{index}": jnp.full((100, 100), value) + index for index in range(20)}

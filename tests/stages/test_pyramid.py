@@ -9,7 +9,7 @@ from ml_collections import ConfigDict
 
 from histojax.components import palette, scales
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check, init_from
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
@@ -318,7 +318,7 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
     config = tiny.config("pyramid")
     lower = build_stage(config.init_from.pyramid, {})
     state = workdirs.fresh_state(lower, config.init_from.pyramid)
-    found = chain.initial_variables(
+    found = init_from.initial_variables(
         config, lambda start: {name: state.variables(name) for name in state.params}
     )
     assert set(found) == {"generator_0", "segmenter_0", "discriminator_0"}
@@ -329,18 +329,18 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
 @pytest.mark.faults
 def test_scales_that_do_not_fit_each_other_are_refused():
     config = tiny.config("pyramid")
-    chain.check_scales_below(config)
+    check.check_scales_below(config)
     config.init_from.pyramid.pyramid.sizes = (8,)
     with pytest.raises(UserError, match=r"needs scales of .*\(16,\).* has \(\(8,\)"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.init_from = ConfigDict({"pyramid": tiny.config("segmentation")})
     with pytest.raises(UserError, match=r"is a run of stage segmentation: name one of a pyramid"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.init_from = ConfigDict()
     with pytest.raises(UserError, match=r"init_from\.pyramid names no run of those below it"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.pyramid.together = True
-    chain.check_scales_below(config)
+    check.check_scales_below(config)
 
 
 @pytest.mark.faults

@@ -55,6 +55,22 @@ def test_mask_loss_is_its_weighted_terms():
     assert alone(logits, mask) == pytest.approx(2 * 0.25, rel=1e-5)
 
 
+def test_cross_entropy_of_a_logit_of_0_pulls_both_ways_alike():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    mask = np.asarray([0.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(loss)(np.zeros((1, 2, 2, 1), np.float32), mask)
+    np.testing.assert_allclose(gradient.ravel() * 4, [0.5, -0.5, 0.5, -0.5], rtol=1e-6)
+
+
+def test_cross_entropy_is_the_logit_where_confidently_wrong():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    logits = np.asarray([-80.0, 80.0], np.float32).reshape(1, 1, 2, 1)
+    mask = np.asarray([1.0, 0.0]).reshape(1, 1, 2, 1)
+    assert float(loss(logits, mask)) == pytest.approx(80.0)
+    gradient = jax.grad(loss)(logits, mask)
+    np.testing.assert_allclose(gradient.ravel() * 2, [-1.0, 1.0], atol=1e-6)
+
+
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.0), (1.0, 0.0, -1.0)])
 def test_weights_that_leave_no_loss_are_refused(weights):
     config = tiny.config("unet")

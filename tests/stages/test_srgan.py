@@ -42,7 +42,7 @@ def test_the_baseline_s_networks_learn_together():
     config.optimizer.update(learning_rate=1e-2, schedule="constant")
     stage, state, batch = tiny.built("srgan_srresnet", config)
     assert [type(m).__name__ for m in stage.networks.values()] == [
-        "ResNeXtGenerator",
+        "SRResNet",
         "ScalarDiscriminator",
     ]
     after, history = tiny.stepped(stage, state, batch, 25)

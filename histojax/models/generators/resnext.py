@@ -1,0 +1,85 @@
+"""The SRGAN-ResNeXt generator: enhances an image r times through aggregated residual blocks.
+
+Juhong et al. 2023 (Biomed. Opt. Express 14:18), after SRGAN's generator with the blocks of ResNeXt
+(Xie et al. 2017, figure 3c). Every choice that the publication leaves open is a field.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from histojax.models.generators.frame import SuperResolution, last_init
+from histojax.models.layers import Conv, GroupedConv, activate, norm_layer
+
+
+class ResNeXtBlock(nn.Module):
+    """x + s f(x), f = 1x1 to `width`, grouped 3x3, 1x1 back; normalised, no activation at the end.
+
+    Attributes:
+      width: channels of the grouped convolution (ResNeXt's "32x4d": 128 in 32 groups).
+      cardinality: number of groups.
+      residual_scale: s.
+    """
+
+    width: int = 128
+    cardinality: int = 32
+    activation: str = "prelu"
+    norm: str = "batch"
+    residual_scale: float = 1.0
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        bias = self.norm != "batch"
+
+        def normalize(y: jax.Array, name: str) -> jax.Array:
+            layer = norm_layer(
+                self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
+            )
+            return layer(y)
+
+        y = Conv(self.width, 1, use_bias=bias, dtype=self.dtype, name="reduce")(x)
+        y = activate(self.activation, normalize(y, "reduce_norm"), name="reduce_act")
+        y = GroupedConv(
+            self.width, self.cardinality, use_bias=bias, dtype=self.dtype, name="grouped"
+        )(y)
+        y = activate(self.activation, normalize(y, "grouped_norm"), name="grouped_act")
+        y = Conv(
+            x.shape[-1],
+            1,
+            use_bias=bias,
+            kernel_init=last_init(self.norm),
+            dtype=self.dtype,
+            name="expand",
+        )(y)
+        y = normalize(y, "expand_norm")
+        return x + self.residual_scale * y
+
+
+class ResNeXt(SuperResolution):
+    """Low-resolution RGB to RGB at r times the size, through ResNeXt's blocks.
+
+    Attributes:
+      width, cardinality: see `ResNeXtBlock`; all others are those of `SuperResolution`.
+    """
+
+    width: int = 128
+    cardinality: int = 32
+
+    @nn.nowrap
+    def block(self, name: str) -> ResNeXtBlock:
+        return ResNeXtBlock(
+            self.width,
+            self.cardinality,
+            self.activation,
+            self.norm,
+            self.residual_scale,
+            self.bn_axis_name,
+            self.dtype,
+            name=name,
+        )
