@@ -139,7 +139,7 @@ def test_fingerprint_tells_pixels_and_names_and_nothing_else(root, data_dir, tmp
 
 def test_a_set_that_is_there_is_replaced_only_when_asked(root, data_dir):
     prepare("monuseg", root, data_dir)
-    _refusal("monuseg", root, data_dir, match="exists: give --overwrite to prepare it anew")
+    _refusal("monuseg", root, data_dir, match="exists: give --overwrite to replace it")
     official.save(root / "Tissue Images" / f"{official.MONUSEG[0]}.tif", official.picture(77))
     prepare("monuseg", root, data_dir, overwrite=True)
     source = open_source("monuseg", split="all", data_dir=data_dir)
