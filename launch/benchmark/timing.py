@@ -15,6 +15,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from histojax import cli
@@ -52,7 +53,6 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
 def _prepared(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     cli.set_up_jax()
     cli.keep_freed_memory()
-    jax.config.update("jax_enable_compilation_cache", False)  # compilation is measured
     return function(**options)
 
 
@@ -101,15 +101,22 @@ def timed(
 
 
 def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
-    """A jitted function compiled for its arguments.
+    """A jitted function compiled for its arguments, without JAX's cache of compiled programs.
 
     Returns:
         The program; {compile_seconds: tracing included; flop: of one device, as XLA counts it;
         planned_bytes: arguments, results and temporaries by XLA's plan}, None where the backend
         does not give a value.
     """
-    with Clock() as clock:
-        program = function.lower(*arguments).compile()
+    before = jax.config.jax_enable_compilation_cache
+    try:
+        jax.config.update("jax_enable_compilation_cache", False)
+        compilation_cache.reset_cache()  # JAX reads the setting once, and again after this
+        with Clock() as clock:
+            program = function.lower(*arguments).compile()
+    finally:
+        jax.config.update("jax_enable_compilation_cache", before)
+        compilation_cache.reset_cache()
     sizes = program.memory_analysis()
     kinds = ("argument", "output", "temp")
     planned = sizes and sum(getattr(sizes, f"{kind}_size_in_bytes") for kind in kinds)

@@ -56,6 +56,12 @@ def test_compiled_program_is_counted_and_runs():
     assert measured["compile_seconds"] > 0
 
 
+def test_compilation_cache_is_as_before():
+    before = jax.config.jax_enable_compilation_cache
+    timing.compiled(jax.jit(jnp.sin), jnp.ones(3))
+    assert jax.config.jax_enable_compilation_cache == before
+
+
 def test_matmul_peak_is_positive_in_every_dtype():
     mesh = sharding.data_mesh()
     assert timing.matmul_peak(mesh, jnp.float32, size=16) > 0
