@@ -12,6 +12,7 @@ from ml_collections import ConfigDict
 from histojax.components import build
 from histojax.errors import UserError
 from histojax.losses import adversarial
+from histojax.losses.pixel import absolute
 from histojax.models.layers import full_precision
 
 
@@ -50,7 +51,7 @@ def matching(
     layers.
     """
     each = [
-        sum(jnp.mean(jnp.abs(full_precision(f - w))) for f, w in zip(size, other, strict=True))
+        sum(jnp.mean(absolute(full_precision(f - w))) for f, w in zip(size, other, strict=True))
         for size, other in zip(found, wanted, strict=True)
     ]
     return jnp.mean(jnp.stack(each))

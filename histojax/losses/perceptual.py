@@ -7,6 +7,8 @@ from collections.abc import Mapping
 import jax
 import jax.numpy as jnp
 
+from histojax.losses.pixel import absolute
+
 KINDS = ("l1", "mse", "raw_mse")
 
 
@@ -42,7 +44,7 @@ def feature_loss(
         difference = prediction[layer].astype(real.dtype) - real
         axes = tuple(range(1, real.ndim))
         if kind == "l1":
-            distance = jnp.mean(jnp.abs(difference), axes)
+            distance = jnp.mean(absolute(difference), axes)
             size = jnp.mean(jnp.abs(real), axes)
         else:
             distance = jnp.mean(jnp.square(difference), axes)

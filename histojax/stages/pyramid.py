@@ -41,6 +41,7 @@ from histojax.components.scales import (
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
+from histojax.losses.pixel import absolute
 from histojax.models.discriminators.pairs import PairDiscriminator
 from histojax.models.generators.pyramid import PyramidGenerator
 from histojax.models.layers import full_precision
@@ -351,8 +352,8 @@ class Pyramid(segmentation.FindsNuclei):
         contest = self.contest
         # Tissue is moved by whole nuclei: means of rim and middle are not tied to the image's.
         parts = self.labels.nuclei_as_one(mask) if self.base == "tissue" else mask
-        off = jnp.mean(jnp.abs(moments(fake, parts) - moments(real, parts)))
-        more = jnp.mean(jnp.abs(full_precision(added)))
+        off = jnp.mean(absolute(moments(fake, parts) - moments(real, parts)))
+        more = jnp.mean(absolute(full_precision(added)))
         loss = likeness + contest.weight * fooled + contest.matching_weight * matched
         loss = loss + contest.moments_weight * off + contest.added_weight * more
         loss = loss + cross_entropy + contest.mask_adversarial_weight * mask_fooled
