@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax.components import build
+from histojax.components import networks
 from histojax.config import from_values
 from histojax.data import pipeline
 from histojax.data.sources.base import Source
@@ -43,7 +43,7 @@ def _encoder(config: ConfigDict) -> dict[str, Tree]:
     features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
         return {}
-    module = segmentation.build_segmenter(config, build.compute_dtype(config))
+    module = segmentation.build_segmenter(config, networks.compute_dtype(config))
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
     init = jax.jit(lambda key: module.init(key, image, train=False))
     return {"segmenter": init(jax.random.key(config.seed))}
@@ -107,7 +107,7 @@ def measure_step(
     if measured["flop"] is not None:
         measured["flop"] *= mesh.size
     measured["flop_grouped"] = _flop_grouped(config)
-    dtype = build.compute_dtype(config)
+    dtype = networks.compute_dtype(config)
     measured["dtype"] = jnp.dtype(dtype).name
     measured["peak_flops"] = timing.matmul_peak(mesh, dtype, size=matmul_size)
     measured["share_of_peak"] = measured["flop"] and (
