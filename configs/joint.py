@@ -41,6 +41,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "adversarial": srgan.adversarial_group("relativistic", 5e-3),
             "bce_weight": 0.5,
             "dice_weight": 0.5,
+            "mse_weight": 0.0,
             "squared_dice": False,
             "smooth": 1.0,
             "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator

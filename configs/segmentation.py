@@ -69,6 +69,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
         {
             "bce_weight": 0.5,
             "dice_weight": 0.5,
+            "mse_weight": 0.0,  # squared error of the probability
             "squared_dice": False,
             "smooth": 1.0,  # px added to both sides of the Dice fraction
         }

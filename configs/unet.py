@@ -52,7 +52,6 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config = segmentation.get_config(size)
     config.name = "unet"
     config.segmenter = segmenter(size)
-    config.loss.mse_weight = 0.0  # squared error of the probability
     if size == "paper":
         config.loss.update(bce_weight=0.0, dice_weight=0.0, mse_weight=1.0)
         config.ema_decay = 0.0

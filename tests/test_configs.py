@@ -6,7 +6,7 @@ import pytest
 
 from configs import base
 from configs.ablations import use_net as ablation
-from histojax.components import build
+from histojax.components import optimizers
 from histojax.config import differences, from_values, to_values
 from histojax.data.augmentation import Augmentation
 from histojax.data.degradation import Degradation
@@ -156,7 +156,7 @@ def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
     ("baseline", "ours", "allowed"),
     [
         ("srresnet", "generator", {"name", "generator"}),
-        ("unet", "segmentation", {"name", "segmenter", "loss.mse_weight"}),
+        ("unet", "segmentation", {"name", "segmenter"}),
         (
             "srgan_srresnet",
             "srgan",
@@ -219,7 +219,7 @@ def test_the_settings_of_2021():
     assert config.loss.features.layers.to_dict() == {"relu3_3": 1.0}
     assert (config.loss.adversarial.kind, config.loss.adversarial.weight) == ("brier", 1e-3)
     for group in ("optimizer", "discriminator_optimizer"):
-        rate = build.learning_rate(config[group], config.steps, group)
+        rate = optimizers.learning_rate(config[group], config.steps, group)
         assert float(rate(0)) == float(rate(19_999)) == pytest.approx(2e-4)
         assert config[group].b1 == 0.5
 
@@ -259,7 +259,7 @@ def test_use_net_is_as_published(size):
     assert config.loss.squared_dice == (not coded)
     # 60 epochs as published, 100 as coded, of 4,050 / 8 steps.
     assert config.steps == 506 * (100 if coded else 60)
-    rate = build.learning_rate(config.optimizer, config.steps, "optimizer")
+    rate = optimizers.learning_rate(config.optimizer, config.steps, "optimizer")
     first = 506 * (29 if coded else 30)
     found = [float(rate(step)) for step in (0, first - 1, first + 1)]
     assert found == pytest.approx([1e-4, 1e-4, 1e-5])

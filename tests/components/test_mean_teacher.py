@@ -89,7 +89,7 @@ def test_without_a_weight_there_is_no_teacher():
         ("teacher.weight", 0.0, r"data\.unlabelled='rest' needs teacher\.weight above 0"),
         ("data.unlabelled", "", r"teacher\.weight=1\.0 needs data\.unlabelled"),
         ("teacher.noise", -0.1, r"teacher\.noise=-0\.1 has to be a number of 0"),
-        ("teacher.noise_limit", 0.0, r"teacher\.noise_limit=0\.0 has to be above 0"),
+        ("teacher.noise_limit", 0.0, r"teacher\.noise_limit=0\.0 has to be a number above 0"),
         ("teacher.ramp", 1.5, r"teacher\.ramp=1\.5 has to be .* from 0 to 1"),
         ("teacher.ramp", -0.5, r"teacher\.ramp=-0\.5 has to be"),
         ("ema_decay", 0.0, r"ema_decay=0\.0 averages nothing"),

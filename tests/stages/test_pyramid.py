@@ -8,6 +8,7 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from histojax.components import palette, scales
+from histojax.components.pair_gan import Truth
 from histojax.errors import UserError
 from histojax.experiments import chain, check, init_from
 from histojax.runs import workdirs
@@ -54,7 +55,7 @@ def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
 
 
 @pytest.mark.parametrize("term", ["mask_adversarial_weight", "mask_matching_weight"])
-def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
+def test_the_judgement_of_predicted_masks_reaches_the_segmenter(term):
     updates = []
     for weight in (0.0, 1e3):
         config = settings_of()
@@ -87,16 +88,16 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
 
     def of_networks(fake, added, logits):
         found = judged(params, fake, mask), judged(params, real, jax.nn.softmax(logits))
-        fixed = (judged(params, real, mask), state.frozen, real, mask, None)
-        return stage._loss(fake, added, logits, *found, *fixed)[0]
+        fixed = (judged(params, real, mask), state.frozen, Truth(real, mask, mask), None)
+        return stage.contest.loss(fake, added, logits, *found, *fixed)[0]
 
     def of_judge(params):
         pairs = (real, mask), (fake, mask), (real, jax.nn.softmax(logits))
-        return stage._loss_of_judge(*(judged(params, *pair) for pair in pairs), None)[0]
+        return stage.contest.judge_loss(*(judged(params, *pair) for pair in pairs), None)[0]
 
     wanted = *jax.grad(of_networks, (0, 1, 2))(fake, added, logits), jax.grad(of_judge)(params)
     made = fake, added, logits
-    networks, grads, _, _ = stage._compete(state, 1, *made, real, mask, None)
+    networks, grads, _, _ = stage._compete(state, 1, made, real, mask, None)
     for one, other in zip((*networks, grads), wanted, strict=True):
         one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
         assert float(jnp.abs(other).max()) > 0
@@ -140,12 +141,13 @@ def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
     key = jax.random.key(1)
     run = stage._runner(state, {}, key, None)
     grounds = scales.grounds_of("colors", masks, scales.label_colors(batch["hr"] / 255, labels))
-    images, added, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    images, added, *_ = scales.generated(run, grounds, masks, stage.noises(key, masks))
     np.testing.assert_allclose(added[0], images[0] - grounds[0], atol=1e-6)
     np.testing.assert_allclose(added[1], images[1] - scales.enlarged(images[0], 2), atol=1e-6)
     assert float(jnp.abs(added[1]).mean()) > 1e-4
     real = jnp.asarray(batch["hr"] / 255, jnp.float32)
-    found = stage._compete(state, 1, images[1], added[1], masks[1], real, masks[1], None)[-1]
+    made = images[1], added[1], masks[1]
+    found = stage._compete(state, 1, made, real, masks[1], None)[-1]
     assert found["loss_added"] == pytest.approx(float(jnp.abs(added[1]).mean()), rel=1e-5)
 
 
@@ -191,8 +193,8 @@ def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from
         image[nucleus] = image[nucleus][::-1]
     off = {}
     for start in ("tissue", "colors"):
-        changed = dataclasses.replace(stage, start=start)
-        found = changed._compete(state, 0, fake, fake, mask, real, mask, None)[-1]
+        changed = dataclasses.replace(stage, base=start)
+        found = changed._compete(state, 0, (fake, fake, mask), real, mask, None)[-1]
         off[start] = float(found["loss_moments"])
     assert off["tissue"] < 1e-6 < 1e-3 < off["colors"]
 
@@ -221,7 +223,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     run = stage._runner(state, {}, key, None)
     colors = scales.label_colors(batch["hr"] / 255, labels)
     grounds = scales.grounds_of("colors", masks, colors)
-    images, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    images, *_ = scales.generated(run, grounds, masks, stage.noises(key, masks))
     below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
     expected = 1 + 0.02 * (0.5 * error - 1)
@@ -356,7 +358,7 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
     ("group", "field", "value", "match"),
     [
         ("pyramid", "labels", "organs", r"pyramid\.labels='organs' is not known"),
-        ("pyramid", "start", "mask", r"pyramid\.start='mask' is not known; choose one of colours"),
+        ("pyramid", "base", "mask", r"pyramid\.base='mask' is not known; choose one of colors"),
         ("pyramid", "labels", "classes", r"pyramid\.classes=0 has to be the number of classes"),
         ("pyramid", "sizes", (16, 24), r"each a multiple of the one before"),
         ("pyramid", "sizes", (), r"each a multiple of the one before"),
@@ -364,12 +366,12 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
             "segmenter",
             "dropout",
             1.0,
-            r"segmenter\.dropout=1\.0 has to be 0 \(none\) or more, below",
+            r"segmenter\.dropout=1\.0 has to be a number of 0 or more and below 1",
         ),
-        ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be 0 or more"),
+        ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be a number of 0 or more"),
         ("data", "crop", 40, r"data\.crop=40 has to be a multiple .* choose 32"),
         ("loss", "mask_matching_weight", -1.0, r"loss\.mask_matching_weight=-1\.0"),
-        ("generator", "conditioning", "film", r"not one of concat, spade"),
+        ("generator", "conditioning", "film", r"choose one of concat, spade"),
     ],
 )
 def test_what_cannot_be_is_refused(group, field, value, match):
