@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import numpy as np
@@ -22,6 +23,14 @@ from tests import tiny
 NAMES = sorted(tiny.CONFIGS)
 
 
+@functools.cache
+def state_of(name, size):
+    """Shapes of a config's first state."""
+    config = tiny.CONFIGS[name].get_config(size)
+    stage = build_stage(config, {})
+    return jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_can_be_written_and_read_back(name, size):
@@ -39,9 +48,7 @@ def test_every_size_can_be_written_and_read_back(name, size):
 @pytest.mark.parametrize("size", base.SIZES)
 def test_every_size_makes_its_networks(name, size):
     config = tiny.CONFIGS[name].get_config(size)
-    stage = build_stage(config, {})
-    state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
-    assert set(state.params) == set(stage.networks)
+    assert set(state_of(name, size).params) == set(build_stage(config, {}).networks)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -183,10 +190,7 @@ def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours,
 
 def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
     def count(name):
-        config = tiny.CONFIGS[name].get_config("laptop")
-        stage = build_stage(config, {})
-        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
-        return sum(leaf.size for leaf in jax.tree.leaves(state.params))
+        return sum(leaf.size for leaf in jax.tree.leaves(state_of(name, "laptop").params))
 
     assert count("srresnet") == pytest.approx(count("generator"), rel=0.05)
     assert count("unet") == pytest.approx(count("segmentation"), rel=0.05)
@@ -201,13 +205,12 @@ def as_coded(crop=256):
 
 
 def test_the_networks_of_2021_have_the_parameters_counted_there():
-    def total(config, network):
-        stage = build_stage(config, {})
-        state = jax.eval_shape(lambda: workdirs.fresh_state(stage, config))
-        return sum(leaf.size for leaf in jax.tree.leaves(state.variables(network)))
-
-    assert total(as_coded(), "generator") == 1_447_747
-    assert total(tiny.CONFIGS["unet"].get_config("paper"), "segmenter") == 31_032_837
+    config = as_coded()
+    stage = build_stage(config, {})
+    coded = jax.eval_shape(lambda: workdirs.fresh_state(stage, config)).variables("generator")
+    unet = state_of("unet", "paper").variables("segmenter")
+    assert sum(leaf.size for leaf in jax.tree.leaves(coded)) == 1_447_747
+    assert sum(leaf.size for leaf in jax.tree.leaves(unet)) == 31_032_837
 
 
 def test_the_settings_of_2021():
