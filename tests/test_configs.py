@@ -53,7 +53,7 @@ def test_every_size_makes_its_networks(name, size):
 
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("size", base.SIZES)
-def test_every_field_of_networks_augmentation_and_degradation_can_be_set(name, size):
+def test_configs_name_every_field_of_what_they_build(name, size):
     config = tiny.CONFIGS[name].get_config(size)
     config.get("loss", {}).get("features", {}).update(weight=0.0)  # no VGG19 to be had here
     # What the stage itself sets.
@@ -137,7 +137,7 @@ def test_what_a_chain_shares_is_set_in_one_place():
     assert stages["srgan"].collapse.window == stages["joint"].collapse.window == 77
 
 
-def test_the_segmentation_run_of_a_chain_may_have_a_teacher_and_no_other():
+def test_only_the_segmentation_run_of_a_chain_may_have_a_teacher():
     config = tiny.config("joint")
     config.data.labelled = 0.5
     config.data.synthetic.train = 4  # of two patients
@@ -188,7 +188,7 @@ def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours,
         assert any(field == name or field.startswith(f"{name}.") for name in allowed), field
 
 
-def test_laptop_baselines_have_the_size_of_what_they_are_compared_with():
+def test_laptop_baselines_have_as_many_parameters():
     def count(name):
         return sum(leaf.size for leaf in jax.tree.leaves(state_of(name, "laptop").params))
 
@@ -277,8 +277,9 @@ def test_coded_dice_is_that_of_tversky():
     """.5 BCE + .5 (1 - (2 TP + 2) / (2 TP + FP + FN + 2)), soft counts of one image and map."""
     config = tiny.CONFIGS["use_net"].get_config("paper_code")
     loss = segmentation.build_mask_loss(config.loss)
-    logits = np.log(np.asarray([3.0, 3.0, 1 / 3, 1 / 3])).reshape(1, 2, 2, 1)  # .75 and .25
-    mask = np.asarray([1.0, 0.0, 1.0, 0.0]).reshape(1, 2, 2, 1)
+    odds = np.asarray([3.0, 3.0, 1 / 3, 1 / 3], np.float32)  # of 0.75 and 0.25
+    logits = np.log(odds).reshape(1, 2, 2, 1)
+    mask = np.asarray([1.0, 0.0, 1.0, 0.0], np.float32).reshape(1, 2, 2, 1)
     hit, extra, missed = 0.75 + 0.25, 0.75 + 0.25, 0.25 + 0.75
     dice = 1 - (2 * hit + 2) / (2 * hit + extra + missed + 2)
     bce = -(np.log(0.75) * 2 + np.log(0.25) * 2) / 4
