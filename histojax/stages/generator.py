@@ -26,12 +26,14 @@ from histojax.stages.base import Batch, Capability, OneImage
 Tree = Any
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class EnhancesImages(OneImage):
     """The members that all stages with a generator share."""
 
     generator: Any
-    content: content.Content
     optimizers: Mapping[str, optax.GradientTransformation]
+    content: content.Content
+    ema_decay: float
     initial: Mapping[str, Tree]
     dtype: Any
 
@@ -61,13 +63,6 @@ class EnhancesImages(OneImage):
 @dataclasses.dataclass(frozen=True, eq=False)
 class Generator(EnhancesImages):
     """The stage; see `histojax.stages.base` for its members."""
-
-    generator: Any
-    optimizers: Mapping[str, optax.GradientTransformation]
-    content: content.Content
-    ema_decay: float
-    initial: Mapping[str, Tree]
-    dtype: Any
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
     fields = ("lr", "hr")

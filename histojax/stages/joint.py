@@ -15,7 +15,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from ml_collections import ConfigDict
 
 from histojax import cli
@@ -43,20 +42,12 @@ class Joint(segmentation.FindsNuclei, Adversarial):
             has no optimiser.
     """
 
-    generator: Any
     segmenter: Any
-    critic: gan.Critic | None
-    optimizers: Mapping[str, optax.GradientTransformation]
-    content: content.Content
     mask_loss: segmentation.MaskLoss
     mask_weight: float
     real_mask_weight: float
     threshold: float
     instances: postprocessing.Parameters | None
-    ema_decay: float
-    initial: Mapping[str, Tree]
-    learn_from_step: Mapping[str, int]
-    dtype: Any
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance", "segment"})
     averaged: ClassVar[tuple[str, ...]] = ("generator", "segmenter")

@@ -12,7 +12,6 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
@@ -27,6 +26,7 @@ from histojax.stages.generator import EnhancesImages, build_generator
 Tree = Any
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
 class Adversarial(EnhancesImages):
     """A generator trained against a discriminator, perhaps with networks that read its images.
 
@@ -35,7 +35,6 @@ class Adversarial(EnhancesImages):
     """
 
     critic: gan.Critic | None
-    ema_decay: float
     learn_from_step: Mapping[str, int]
 
     # Networks besides the generator that its loss trains.
@@ -139,15 +138,6 @@ class Adversarial(EnhancesImages):
 @dataclasses.dataclass(frozen=True, eq=False)
 class SRGAN(Adversarial):
     """The stage; see `histojax.stages.base` for its members."""
-
-    generator: Any
-    critic: gan.Critic | None
-    optimizers: Mapping[str, optax.GradientTransformation]
-    content: content.Content
-    ema_decay: float
-    initial: Mapping[str, Tree]
-    learn_from_step: Mapping[str, int]
-    dtype: Any
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
     fields = ("lr", "hr")

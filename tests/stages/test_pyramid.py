@@ -30,7 +30,7 @@ def built(config=None, initial=None):
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
 
 
-def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
+def test_the_top_scale_keeps_the_lower_ones_unchanged():
     stage, state, batch = built()
     lower = {name: state.params[name] for name in ("generator_0", "segmenter_0")}
     assert set(state.params) == {*lower, "generator_1", "segmenter_1", "discriminator_1"}
@@ -44,7 +44,7 @@ def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
     assert all(np.isfinite(value) for value in history[-1].values())
 
 
-def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
+def test_together_all_scales_learn_with_metrics_of_their_own():
     stage, state, batch = built(settings_of(together=True))
     after, history = tiny.stepped(stage, state, batch, 1)
     assert len(state.opt_state) == 6
@@ -134,7 +134,7 @@ def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
     assert 0 < added[1][-1] < 0.95 * added[0][-1]
 
 
-def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
+def test_what_a_scale_adds_is_its_image_less_its_input():
     stage, state, batch = built()
     labels = stage.labels.one_hot(batch, jnp.float32)
     masks = stage.masks(labels)
@@ -183,7 +183,7 @@ def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
         assert np.abs(by_label - moved[i]).max() > 2
 
 
-def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from():
+def test_rims_and_middles_follow_the_image_except_on_tissue():
     stage, state, batch, one_hot = of_tissue()
     real = stage.masks(jnp.asarray(batch["hr"] / 255, jnp.float32))[0]
     (mask,) = stage.masks(one_hot)
@@ -213,7 +213,7 @@ def test_noise_is_fresh_at_every_step_and_of_every_scale():
     assert first == again != later
 
 
-def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
+def test_noise_of_a_higher_scale_follows_its_difference():
     stage, state, batch = built(settings_of(noise=0.5))
     after, _ = tiny.stepped(stage, state, batch, 1)
     assert float(after.statistics["generator_0"]["noise"]["amplitude"]) == 1
@@ -231,7 +231,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_noise_of_a_lowest_scale_that_starts_from_tissue_follows_what_it_adds_too():
+def test_noise_of_a_lowest_scale_on_tissue_follows_its_difference():
     config = tiny.config("pyramid").init_from.pyramid
     config.pyramid.update(base="tissue", noise=0.5)
     stage = build_stage(config, {})
@@ -257,7 +257,7 @@ def test_a_generated_image_follows_its_mask_and_its_noise():
     assert not np.array_equal(generate(labels[::-1], noises, colors), image)
 
 
-def test_the_lowest_scale_starts_from_the_colors_of_its_labels_or_from_gray():
+def test_the_lowest_scale_adds_to_label_colors_or_gray():
     # What an untrained generator adds is small, so that the start shows.
     images = {}
     for base in ("colors", "gray"):
@@ -272,7 +272,7 @@ def test_the_lowest_scale_starts_from_the_colors_of_its_labels_or_from_gray():
     np.testing.assert_allclose(gray, 0, atol=0.1)
 
 
-def test_a_pyramid_learns_from_tissue_in_the_colors_of_its_images():
+def test_a_pyramid_learns_from_tissue_in_its_images_colors():
     stage, state, batch = built(settings_of(base="tissue"))
     assert "tissue" in stage.fields
     after, history = tiny.stepped(stage, state, batch, 1)
