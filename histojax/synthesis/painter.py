@@ -24,6 +24,7 @@ from histojax.components import palette
 from histojax.components.images import quantize
 from histojax.errors import UserError
 from histojax.imaging import reader, tiling, writers
+from histojax.imaging.labels import read_label_mpp, read_labels
 from histojax.nuclei import targets
 from histojax.runs import workdirs
 from histojax.stages.pyramid import Pyramid
@@ -345,7 +346,7 @@ def write_pairs(
     width = run.config.data.targets.contour_width
     say(f"looking at {len(files)} masks")
     for path in files:
-        mask = reader.read_labels(path, max_pixels=max_pixels)
+        mask = read_labels(path, max_pixels=max_pixels)
         label_numbers(run.stage, mask, name=str(path), contour_width=width)
         if run.stage.base == "tissue":
             check_drawn_whole(mask, name=str(path))
@@ -353,7 +354,7 @@ def write_pairs(
     classes = run.stage.labels.kind == "classes"
     written = []
     for number, path in enumerate(files):
-        mask = reader.read_labels(path, max_pixels=max_pixels)
+        mask = read_labels(path, max_pixels=max_pixels)
         labels = label_numbers(run.stage, mask, name=str(path), contour_width=width)
         for copy in range(count):
             name = _copy_name(path, copy, count)
@@ -403,7 +404,7 @@ def draw_files(
     writers.check_empty(output)
     files = mask_files(masks)
     for path in files:
-        mask = reader.read_labels(path, max_pixels=max_pixels)
+        mask = read_labels(path, max_pixels=max_pixels)
         if not mask.any():
             raise UserError(f"the mask {path} is empty: give one with nuclei in it")
         check_apart(mask, name=str(path))
@@ -413,11 +414,11 @@ def draw_files(
                 f"from {tissue.SMALLEST} px on each side on: give a larger one"
             )
         check_drawn_whole(mask, name=str(path))
-    mpps = {reader.read_label_mpp(path) for path in files}
+    mpps = {read_label_mpp(path) for path in files}
     mpp = mpps.pop() if len(mpps) == 1 else None
     written = []
     for number, path in enumerate(files):
-        mask = reader.read_labels(path, max_pixels=max_pixels)
+        mask = read_labels(path, max_pixels=max_pixels)
         height, width = mask.shape
         for copy in range(count):
             name = _copy_name(path, copy, count)
