@@ -1,4 +1,4 @@
-"""Rules for values that a user sets: ranges and choices, declared beside the fields they hold for.
+"""Rules for values that a user sets: ranges and choices, declared next to the fields they hold for.
 
     RULES = {"steps": whole(1), "val_fraction": number(above=0, below=1), "kind": one_of(KINDS)}
     check(config, RULES, "data.")

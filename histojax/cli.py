@@ -41,8 +41,8 @@ COMMANDS = {
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
-# XLA's newer emitters of fused kernels on CPU set up MLIR anew for each kernel. Other backends, and
-# versions of XLA that do not know an extra option, do without it.
+# XLA's newer emitters of fused kernels on CPU set up MLIR again for each kernel. Other backends,
+# and versions of XLA that do not know an extra option, ignore it.
 OLDER_FUSIONS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 
 
@@ -133,7 +133,7 @@ def _parse(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> list[s
     sys.argv[:] = argv
     try:
         rest = flags.FLAGS(argv)
-        # A config file's failure to be read is kept until the config is first looked at.
+        # A config file's failure to be read is kept until the config is first read.
         for name in flags.FLAGS:
             getattr(flags.FLAGS[name].value, "name", None)
         for match in starts:
@@ -285,7 +285,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns large blocks to the kernel, and every step on CPU pays again for
     mapping and zeroing the same pages. One arena serves all threads, because blocks of 64 MiB and
-    more do not fit the arenas of other threads and are mapped anew each time: a training step of
+    more do not fit the arenas of other threads and are mapped again each time: a training step of
     the segmenter took 1.45 times as long. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):

@@ -116,5 +116,5 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
                 + "; ".join(found)
             )
     text = json.dumps({"format": FORMAT, **values}, indent=1)
-    with files.atomic_path(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    with files.atomic_path(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

@@ -45,7 +45,7 @@ def refused(path: str | Path | None, reason: str) -> DiskError:
 
 
 def free_bytes(path: str | Path | None) -> int | None:
-    """Bytes that may still be written beside `path`, which need not exist; None: unknown."""
+    """Free bytes where `path` is, which need not exist; None: unknown."""
     place = Path(tempfile.gettempdir() if path is None else path).absolute()
     for folder in (place, *place.parents):
         with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def free_bytes(path: str | Path | None) -> int | None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to `path` at the end and removed on failure.
+    """A path in the same folder to write to, renamed to `path` at the end, removed on failure.
 
     The folder is made where it is missing.
 
@@ -64,15 +64,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
-    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
+    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield beside
-            os.replace(beside, path)
+            yield part
+            os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
             raise
 
 

@@ -1,126 +1,232 @@
-"""What synthetic tissue is worth where labels are few: ways to train by share of the labels.
+"""Ways to train a segmenter where labels are few, as sweeps over shares of the labels and seeds.
 
-    python -m launch.few_labels --data=folder:$MONUSEG --shares=0.2,0.4 --seeds=0,1,2 \
-        --output=runs/few_labels
+    python -m launch.few_labels --data=folder:$MONUSEG --shares=0.2 --seeds=0,1,2 \
+        --output=runs/few_labels --pupil="configs/segmentation.py --config.steps=1500"
 
-For each share of the training patients, drawn anew by each seed, the same segmentation network
-(`--pupil`, a config of stage segmentation with its overrides) is trained in each of these ways:
+For each share of the training patients and each seed, which chooses the patients, the pupil trains
 
-    real                 on the labelled images as they are
-    augmented            with the pupil's own augmentation, as in all that follow
-    synthetic            on these and on synthetic pairs
-    synthetic_only       on synthetic pairs alone
-    tissue               on these and on the built-in model's tissue for the same masks
-    predicted            on these and on the other patients' images, with the masks that the
-                         network of `augmented` finds in them where it is sure: pseudo-labels
-    synthetic_predicted  on these and on synthetic pairs of a pyramid that has learnt from what
-                         `predicted` learns from
-    teacher              on these and, by a mean teacher, on the other patients' images
+    augmented      on the labelled images
+    tissue         on these and the built-in model's tissue for --masks masks of their nuclei
+    pyramid        on these and tissue of a pyramid, trained on the same images, for the same masks
+    pseudo_labels  on these and the other patients' images, with the masks that `augmented` finds
+    teacher        on these and, as a mean teacher's pupil, the other patients' images
 
-The pairs are made by a pyramid (`--pyramid`), trained on the same share alone but for
-`synthetic_predicted`, for `--masks` masks made of the labelled images or, with `--kind=predicted`,
-found by the network of `augmented` in the other patients'. They have the colours of the images that
-the pyramid was trained on, with `--looks=all` of all patients', as that network's masks tell them,
-or with `--looks=own`, where pyramids start from tissue, that tissue's own.
-No label beyond the share is looked at: the last step is used, and nothing is fitted to the val
-images, on which all are scored.
-Fields of the pupil may be given for all ways in `--pupil`, such as --pupil="configs/use_net.py
---config.steps=2000".
-
-What is done is not done again, so that the same command goes on, also with more shares or seeds;
-another `--looks` needs another OUTPUT. `--jobs` and `--devices` are those of launch.sweep. OUTPUT
-holds pyramids/SHARE/seed_K (and predicted-SHARE), pairs/PYRAMID/FORM-COUNTxSIZE[-LOOKS]/seed_K,
-predicted/SHARE/SIZE/seed_K, pupils/WAY-SHARE/seed_K, and labels.csv and labels.html: scores by
-share, and what each way adds to augmented images, seed by seed.
+No label beyond the share is used: the last step counts, and no threshold is fitted.
+OUTPUT holds pyramids/, pairs/ and pupils/, which is a sweep with a table of its own (launch.sweep
+--table_only --output=OUTPUT/pupils adds metrics). The last table printed is each way's score less
+that of `augmented`, seed by seed. The same command continues what was stopped.
 """
 
 from __future__ import annotations
 
+import math
+import os
 import pathlib
+import re
+import shlex
+import shutil
 import signal
+import statistics
+import subprocess
+import sys
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
+from ml_collections import config_flags
 
 from histojax import cli
-from launch import few_labels_plan, jobs, sweep_table
+from histojax.cli import say
+from histojax.errors import UserError
+from launch import jobs, sweep_table
+from launch.tables import text_table
 
-_DATA = flags.DEFINE_string("data", None, "SPEC of labelled images with instances.")
-_SHARES = flags.DEFINE_list("shares", ["0.2", "0.4", "0.6", "0.8", "1.0"], "Of the patients.")
-_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Of shares, pyramids and pupils.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of all that is made.")
-_PUPIL = flags.DEFINE_string("pupil", "configs/segmentation.py", "CONFIG[:SIZE] and overrides.")
-_PYRAMID = flags.DEFINE_string("pyramid", "configs/pyramid.py", "CONFIG[:SIZE] and overrides.")
-_MASKS = flags.DEFINE_integer("masks", 200, "Synthetic pairs of each pyramid.", 1)
-_SIZE = flags.DEFINE_integer("size", 256, "Their side, px.", 1)
-_FORM = flags.DEFINE_enum(
-    "kind", "replaced", ("turned", "replaced", "predicted"), "How masks are made."
+BASELINE = "augmented"
+_PAIRS = "--config.data.extra=folder:{pairs}/seed_{{seed}}"
+# What each way adds to the pupil's words.
+WAYS = {
+    BASELINE: "",
+    "tissue": _PAIRS,
+    "pyramid": _PAIRS,
+    "pseudo_labels": _PAIRS,
+    "teacher": "--config.data.unlabelled=rest --config.teacher.weight=1.0",
+}
+_START = re.compile(r"--config\..*init_from\.\w+=")
+
+_DATA = flags.DEFINE_string(
+    "data", None, "SPEC of images with instances. Example: --data=folder:/data/monuseg"
 )
-_LOOKS = flags.DEFINE_enum(
-    "looks",
-    few_labels_plan.LABELLED,
-    few_labels_plan.LOOKS,
-    "Whose colours synthetic images have: the pyramid's training images', the others' too, or the "
-    "tissue's that they start from.",
+_SHARES = flags.DEFINE_list(
+    "shares", ["0.2"], "Shares of the patients whose labels are used. Example: --shares=0.2,1"
 )
+_SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of all runs. Example: --seeds=0,1,2")
+_OUTPUT = flags.DEFINE_string("output", None, "Folder of the study. Example: --output=runs/few")
+_PUPIL = flags.DEFINE_string(
+    "pupil",
+    "configs/segmentation.py",
+    'The pupil\'s config and overrides. Example: --pupil="configs/unet.py --config.steps=900"',
+)
+_PYRAMID = flags.DEFINE_string(
+    "pyramid",
+    "configs/pyramid.py",
+    "The pyramid's config and overrides. Example: --pyramid=configs/pyramid.py:smoke",
+)
+_MASKS = flags.DEFINE_integer("masks", 200, "Masks of each seed. Example: --masks=50", 1)
+_SIZE = flags.DEFINE_integer("size", 256, "Side of the masks, px. Example: --size=128", 1)
 _CONFIDENCE = flags.DEFINE_float(
-    "confidence", 0.8, "Of predicted masks at least, mean of |2 p - 1|.", 0.0, 1.0
+    "confidence", 0.8, "Least confidence of pseudo-labels, 0 to 1. Example: --confidence=0.5", 0, 1
 )
-_WEIGHT = flags.DEFINE_float("teacher_weight", 1.0, "Of the mean teacher's consistency.")
+_WAYS = flags.DEFINE_list("ways", list(WAYS), "Ways to compare. Example: --ways=augmented,teacher")
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs at a time, where no devices are named; they share the cores.", 1
+    "jobs",
+    1,
+    "Runs at a time where --devices names none; they share the cores of the machine. "
+    "Example: --jobs=2",
+    1,
 )
-_DEVICES = flags.DEFINE_list("devices", [], "Accelerators, each for one run at a time.")
-_WAYS = flags.DEFINE_list("ways", list(few_labels_plan.WAYS), "Which of them.")
+_DEVICES = flags.DEFINE_list(
+    "devices",
+    [],
+    "Accelerators, each for one run at a time; by default a run uses all. Example: --devices=0,1",
+)
+
+
+def study(output: pathlib.Path, shares: Sequence[str]) -> tuple[list[jobs.Job], list[jobs.Job]]:
+    """The pyramids and the pupils of the study.
+
+    Raises:
+        UserError: for what would stop the study after hours: a share, way or config that cannot be
+            used, or masks smaller than a crop.
+    """
+    ways = list(dict.fromkeys([BASELINE, *_WAYS.value]))
+    for way in ways:
+        if way not in WAYS:
+            raise UserError(f"--ways has {way!r}, which is none of {', '.join(WAYS)}")
+    pyramids, pupils = [], []
+    for share in shares:
+        try:
+            rest = 1 - float(share)
+        except ValueError:
+            rest = math.nan
+        if not 0 <= rest < 1:
+            raise UserError(f"--shares: {share!r} has to be a number above 0, up to 1")
+        pyramids.append(f"{share}: {_words(_PYRAMID.value, share)}")
+        for way in ways:
+            if rest or way not in ("pseudo_labels", "teacher"):  # which need the other patients
+                folder = shlex.quote(str(output.resolve() / "pairs" / f"{way}-{share}"))
+                extra = WAYS[way].format(pairs=folder)
+                pupils.append(f"{way}-{share}: {_words(_PUPIL.value, share)} {extra}")
+    for flag, run, stage in (("pyramid", _PYRAMID, "pyramid"), ("pupil", _PUPIL, "segmentation")):
+        # Folders to start from are read by histojax.cli alone, and change nothing here.
+        words = [w for w in jobs.named(f"{flag}: {run.value}")[1] if not _START.match(w)]
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+        try:
+            config = values(["", *words]) and values.config
+        except Exception as error:  # a config file is a program, and may raise anything
+            raise UserError(f"--{flag}: the config cannot be made: {error}") from error
+        if config.stage != stage:
+            raise UserError(f"--{flag} is of stage {config.stage!r}; name a config of {stage!r}")
+        if _SIZE.value < config.data.crop:
+            raise UserError(
+                f"--size={_SIZE.value} is smaller than the crops of --{flag}: give "
+                f"{config.data.crop} px or more"
+            )
+    made = jobs.plan(pyramids, _SEEDS.value, [], output / "pyramids")
+    pupil_jobs = jobs.plan(pupils, _SEEDS.value, [], output / "pupils")
+    return made if "pyramid" in ways else [], pupil_jobs
+
+
+def _words(run: str, share: str) -> str:
+    words = (
+        f"--config.data.source={_DATA.value}",
+        f"--config.data.labelled={share}",
+        "--config.checkpoint.best=last",
+        "--config.instances.fit=False",
+    )
+    return f"{run} {shlex.join(words)}"
+
+
+def make_pairs(output: pathlib.Path, pupil: jobs.Job) -> None:
+    """Makes the pairs that a pupil learns from, whole or not at all, where there are none yet.
+
+    Raises:
+        UserError: if one of the commands fails.
+    """
+    way, _, share = pupil.name.rpartition("-")
+    seed = f"seed_{pupil.seed}"
+    pairs = output / "pairs" / pupil.name / seed
+    if WAYS[way] != _PAIRS or pairs.is_dir():
+        return
+    beside = pairs.with_name(f".{seed}")
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir(parents=True)
+    common = (f"--seed={pupil.seed}", f"--output={beside / 'pairs'}")
+    finder = output / "pupils" / f"{BASELINE}-{share}" / seed
+    masks = ("histojax.masks", f"--workdir={finder}", f"--size={_SIZE.value}")
+    if way == "pseudo_labels":  # as many as there are
+        sure = ("--kind=predicted", "--with_images", f"--confidence={_CONFIDENCE.value:g}")
+        _command(*masks, *sure, "--count=1000000", *common)
+    else:
+        folder = beside / "masks"
+        _command(*masks, f"--count={_MASKS.value}", common[0], f"--output={folder}")
+        pyramid = f"--workdir={output / 'pyramids' / share / seed}"
+        by = "--builtin" if way == "tissue" else pyramid
+        _command("histojax.synthesize", by, f"--masks={folder}", *common)
+    os.replace(beside / "pairs", pairs)
+    shutil.rmtree(beside)
+
+
+def _command(*words: str) -> None:
+    written = shlex.join(["python", "-m", *words])
+    say(written)
+    done = subprocess.run(
+        [sys.executable, "-m", *words],
+        env=jobs.environment(next(iter(_DEVICES.value), None)),
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    if done.returncode:
+        raise UserError(f"{written} failed: {jobs.last_line(done.stderr)}")
+
+
+def differences(rows: Sequence[sweep_table.Row]) -> list[dict[str, Any]]:
+    """The scores of each way above those of the baseline, seed by seed: mean and deviation."""
+    entries = {
+        (entry["metric"], *entry["run"].rsplit("-", 1)): entry["by_seed"]
+        for entry in sweep_table.aggregate(rows, sweep_table.main_metrics(rows))
+        if entry["organ"] == sweep_table.ALL
+    }
+    table = []
+    for (metric, way, share), scores in entries.items():
+        base = entries.get((metric, BASELINE, share), {})
+        more = [score - base[seed] for seed, score in scores.items() if seed in base]
+        if way != BASELINE and more:
+            spread = statistics.stdev(more) if len(more) > 1 else None
+            row = {"way": way, "share": share, "metric": metric, "seeds": len(more)}
+            table.append({**row, "more": statistics.fmean(more), "sd": spread})
+    return table
 
 
 def main(argv: Sequence[str]) -> None:
-    """Parses flags, trains, synthesises and tabulates."""
+    """Parses flags, trains, makes pairs and tabulates."""
     del argv
     output = pathlib.Path(_OUTPUT.value)
-    plan = few_labels_plan.plan_of(
-        _SHARES.value,
-        _WAYS.value,
-        _DATA.value,
-        output,
-        count=_MASKS.value,
-        size=_SIZE.value,
-        kind=_FORM.value,
-        pupil=_PUPIL.value,
-        pyramid=_PYRAMID.value,
-        teacher_weight=_WEIGHT.value,
-        looks=_LOOKS.value,
-        confidence=_CONFIDENCE.value,
-    )
-    few_labels_plan.check(plan, _SEEDS.value)
-    pupils = jobs.plan(plan.pupil_runs(), _SEEDS.value, [], output / "pupils")
-    pyramids = []
-    if plan.needs_pairs:
-        pyramids = jobs.plan(plan.pyramid_runs(), _SEEDS.value, [], output / "pyramids")
-        jobs.claim(pyramids, output / "pyramids")
-    every = jobs.claim(pupils, output / "pupils")
-    signal.signal(signal.SIGTERM, jobs.raise_interrupt)
-    runner = jobs.Runner(jobs.slots(_DEVICES.value, _JOBS.value))
-    device = next(iter(_DEVICES.value), None)
-    if plan.needs_finder:
-        finders = [job for job in pupils if few_labels_plan.predicts(job)]
-        jobs.check(runner(finders), finders)
-    for share in plan.predicting():
-        for seed in _SEEDS.value:
-            few_labels_plan.make_predicted(share, int(seed), plan, device=device)
-    for share in plan.drawing():
-        for seed in _SEEDS.value:
-            few_labels_plan.make_tissue(share, int(seed), plan, device=device)
-    # What needs no pairs is trained beside the pyramids, so that no device waits.
-    first = pyramids + [job for job in pupils if not few_labels_plan.learns_from_pairs(job)]
-    failed = runner(first)
-    jobs.check([job for job in failed if job in pyramids], pyramids)
-    for pyramid in pyramids:
-        few_labels_plan.make_pairs(pyramid, plan, device=device)
-    failed += runner([job for job in pupils if few_labels_plan.learns_from_pairs(job)])
-    rows = sweep_table.collect({(job.name, job.seed): job.folder for job in every if job.done})
-    if rows:
-        print(few_labels_plan.write(output, few_labels_plan.by_share(rows)))
+    pyramids, pupils = study(output, _SHARES.value)
+    jobs.claim(pyramids, output / "pyramids")
+    jobs.claim(pupils, output / "pupils")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    slots = (_DEVICES.value, _JOBS.value)
+    later = [job for job in pupils if WAYS[job.name.rpartition("-")[0]] == _PAIRS]
+    first = [*pyramids, *(job for job in pupils if job not in later)]
+    jobs.check(jobs.run_all(first, *slots), first)
+    for pupil in later:
+        make_pairs(output, pupil)
+    failed = jobs.run_all(later, *slots)
+    rows = sweep_table.collect(jobs.finished(output / "pupils"))
+    print(sweep_table.write(output / "pupils", rows))
+    print(f"\nmore than {BASELINE}, seed by seed\n{text_table(differences(rows))}")
     jobs.check(failed, pupils)
 
 

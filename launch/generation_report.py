@@ -1,53 +1,207 @@
-"""How good a pyramid's tissue is, beside tissue that is made more simply: numbers and pictures.
+"""How good a pyramid's tissue is, against real tissue and tissue that is made more simply.
 
     python -m launch.generation_report --workdir=runs/pyramid --judge=runs/use_net --output=out
 
-Squares of `--size` px out of the pyramid's val images are made anew for their masks: by the
-pyramid, by painting them in the mean colours of the training images and in those of one training
-square, both with noise like theirs, and by the built-in model of synthetic tissue. What stands
-beside them are the real squares themselves, and real squares of the training images.
+The pyramid makes squares of `--size` px for masks of its val images. The same masks are also
+painted in the mean colours of the training images, painted in the colours of one training square,
+both with noise like theirs, and drawn by the built-in model. Real val and training squares complete
+the table:
 
-    KID        to the real squares, by features of the judge's encoder (--features=NAME=WEIGHTS: of
-               another network), each standardised by those of the training squares; mean over
-               100 subsets, of one size for all, and the error by leaving out image by image
-    Dice, AJI  of what the judge, a segmentation run that was trained on real images, finds in them,
-               against the masks that they were made for
-    nearest    mean distance to the nearest training square, over that of the real squares: far
-               below 1 training images come back
+    KID        distance to the real squares by features of the judge's encoder (--features=NAME=
+               WEIGHTS: of another network), standardised by the training squares; the mean over 100
+               subsets, and its error by leaving out image by image
+    dice, aji  of what the judge, a segmentation run on real images, finds in the squares, against
+               the masks
+    nearest    mean distance to the nearest training square, over that of the real squares; far
+               below 1, training images come back
     diversity  mean distance between images of one mask and one set of colours, over that between
                real squares
 
-Writes generation.json, generation.html and samples.png to OUTPUT.
+Writes generation.json and samples.png to OUTPUT and prints the table.
 """
 
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
+import numpy as np
 from absl import flags
 
 from histojax import cli
 from histojax.cli import say
+from histojax.components import content
+from histojax.config import read_config
 from histojax.data import stain_matching
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
+from histojax.evaluation import rows as scored
 from histojax.imaging import writers
+from histojax.metrics import generation
 from histojax.runs import run_data, workdirs
-from histojax.synthesis import quality
+from histojax.synthesis import painting, quality
 from histojax.synthesis.tissue import Synthesizer
-from launch import generation_measures as measures
-from launch.benchmark_tables import aligned
+from launch.tables import text_table
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Run of a pyramid.")
-_JUDGE = flags.DEFINE_string("judge", None, "Segmentation run trained on real images.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the report.")
-_DATA = flags.DEFINE_string("data", "", "SPEC of other images to compare with.")
-_SPLIT = flags.DEFINE_string("split", "val", "Of the images: train, val, test or all.")
-_SIZE = flags.DEFINE_integer("size", 256, "Side of the squares, px.", 32)
-_COUNT = flags.DEFINE_integer("count", 400, "Squares at most, evenly spread.", 2)
-_SUBSET = flags.DEFINE_integer("subset", 50, "Squares of a subset of KID.", 2)
-_SEED = flags.DEFINE_integer("seed", 0, "Of what is drawn.", 0)
-_FEATURES = flags.DEFINE_string("features", "", "NAME=WEIGHTS: vgg19 or squeezenet1_1.")
+REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
+# Masks of which several images are made, images of each, and masks in samples.png.
+_MASKS, _NOISES, _SHOWN = 24, 4, 8
+
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of the pyramid. Example: --workdir=runs/pyramid"
+)
+_JUDGE = flags.DEFINE_string(
+    "judge", None, "Workdir of a segmenter of real images. Example: --judge=runs/use_net"
+)
+_OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the report. Example: --output=out")
+_DATA = flags.DEFINE_string(
+    "data", "", "SPEC of the real images; by default the pyramid's. Example: --data=folder:other"
+)
+_SPLIT = flags.DEFINE_string(
+    "split", "val", "Split of the real images: train, val, test or all. Example: --split=test"
+)
+_SIZE = flags.DEFINE_integer("size", 256, "Side of the squares, px. Example: --size=128", 32)
+_COUNT = flags.DEFINE_integer("count", 400, "Squares at most. Example: --count=100", 2)
+_SUBSET = flags.DEFINE_integer("subset", 50, "Squares of a KID subset. Example: --subset=20", 2)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Example: --seed=1", 0)
+_FEATURES = flags.DEFINE_string(
+    "features",
+    "",
+    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
+    "encoder. Example: --features=vgg19=vgg19.npz",
+)
+
+
+def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
+    """(name, feature network): that of --features, or the judge's encoder.
+
+    Raises:
+        UserError: a judge whose encoder reads normalised images, or weights that cannot be read.
+    """
+    if features:
+        name, _, path = features.partition("=")
+        return name, content.pretrained_features(name, path=path, path_field=f"--features={name}")
+    own = scored.own_features({"judge": judge})
+    if not own:
+        raise UserError(
+            f"--judge={judge.workdir} reads stain-normalised images, so that its encoder does not "
+            "see colours: give --features=NAME=WEIGHTS as well, or another judge"
+        )
+    return f"encoder of {judge.workdir}", own["segmenter"]
+
+
+def check_unseen(judge: workdirs.Run, source: Source) -> None:
+    """Checks that the judge was not trained on the real images.
+
+    Raises:
+        UserError: if it was, by its manifest.
+    """
+    path = judge.workdir / "manifest.json"
+    both = sorted(set(read_config(path)["train"]) & set(source.names)) if path.is_file() else []
+    if both:
+        raise UserError(
+            f"--judge={judge.workdir} was trained on {both[0]}, which is among the {len(source)} "
+            "images: name a judge of the same split, or other images by --data or --split"
+        )
+
+
+def made(
+    run: workdirs.Run, real: quality.Windows, train: quality.Windows, seed: int
+) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
+    """Images of the real squares' masks by each way, and of some masks by each of several noises.
+
+    Returns:
+        {way: uint8 (N, S, S, 3)}, and the pyramid's [uint8 (M, S, S, 3)].
+
+    Raises:
+        UserError: a run that cannot make them, or training squares without nuclei or background.
+    """
+    pairs = zip(train.images, train.labels, strict=True)
+    known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
+    if not known:
+        raise UserError(
+            "no training square holds both nuclei and background, whose colours are painted with: "
+            "give a larger --size"
+        )
+    synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
+    images = {
+        PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
+        "mean colours and noise": quality.painted_images(real.labels, [mean], seed=seed),
+        "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
+        "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
+    }
+    some = real.spread(_MASKS).labels
+    return images, [
+        quality.pyramid_images(synthesizer, some, seed=seed, noise=noise)
+        for noise in range(_NOISES)
+    ]
+
+
+def measured(
+    find: Callable[[np.ndarray], Any],
+    network: content.FeatureNetwork,
+    real: quality.Windows,
+    train: quality.Windows,
+    images: Mapping[str, np.ndarray],
+    several: Sequence[np.ndarray],
+    *,
+    subset: int,
+    seed: int,
+) -> tuple[list[dict[str, Any]], float, np.ndarray]:
+    """The table's rows, the pyramid's diversity, and two training squares nearest to each of its.
+
+    Args:
+        find: the judge, image -> its nuclei.
+        network: whose features are compared.
+        real, train: squares.
+        images, several: of `made`.
+        subset: squares of a KID subset, at most as many as the smallest set has.
+        seed: of the subsets.
+    """
+    pooled = quality.pooling(network)
+    raw = pooled(train.images)
+
+    def features(squares: np.ndarray) -> np.ndarray:
+        return quality.standardized(pooled(squares), raw)
+
+    def row(name: str, squares: np.ndarray, like: quality.Windows) -> dict[str, Any]:
+        found = features(squares)
+        distance = generation.kernel_distance(found, wanted, size=subset, seed=seed)
+        error = generation.jackknife_error(found, wanted, like.names, real.names)
+        scores = quality.fidelity(find, squares, like.labels)
+        return {"images": name, "KID": distance, "KID error": error, **scores}
+
+    known, wanted = quality.standardized(raw, raw), features(real.images)
+    usual = generation.nearest(wanted, known)[1].mean()
+    scores = quality.fidelity(find, real.images, real.labels)
+    rows = [{"images": REAL, "KID": None, "KID error": None, **scores, "nearest": 1.0}]
+    floor = train.spread(len(real))
+    rows.append(row(TRAINING, floor.images, floor))
+    closest = {}
+    for name, squares in images.items():
+        count = min(2, len(known))
+        closest[name], distances = generation.nearest(features(squares), known, count=count)
+        near = float(distances[:, 0].mean() / usual)
+        rows.append({**row(name, squares, real), "nearest": near})
+    vary = generation.diversity(np.stack([features(squares) for squares in several], 1))
+    return rows, vary / generation.diversity(wanted[None]), closest[PYRAMID]
+
+
+def sheet(
+    real: quality.Windows,
+    train: quality.Windows,
+    images: Mapping[str, np.ndarray],
+    closest: np.ndarray,
+) -> np.ndarray:
+    """Real squares, their masks, what was made for them, and the nearest training squares."""
+    rows = []
+    for i in real.evenly(_SHOWN):
+        row = [(REAL, real.images[i]), ("mask", writers.overlay(real.images[i], real.labels[i]))]
+        row += [(name, squares[i]) for name, squares in images.items()]
+        row += [("nearest to the pyramid's", train.images[j]) for j in closest[i]]
+        rows.append(row)
+    return writers.panels(rows)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -61,50 +215,42 @@ def main(argv: Sequence[str]) -> None:
             f"--judge={judge.workdir} is a run of stage {judge.config.stage}: name one of stage "
             "segmentation"
         )
-    name, network = measures.network_of(judge, _FEATURES.value)
+    name, network = network_of(judge, _FEATURES.value)
     config = run_data.without_extra(run.config)
     if _DATA.value:
         config.data.source = _DATA.value
     source = run_data.open_split(config, _SPLIT.value, fields=("instances",))
-    measures.check_unseen(judge, source)
-    train = run_data.labelled_source(run.workdir)
+    check_unseen(judge, source)
+    known = run_data.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
-    if matching is not None:  # what the pyramid makes has its target's stain
-        source, train = matching.source(source), matching.source(train)
+    if matching is not None:  # the pyramid's tissue has the stain of its target
+        source, known = matching.source(source), matching.source(known)
     real = quality.windows_of(source, size).spread(_COUNT.value)
-    train = quality.windows_of(train, size)
-    synthesizer = Synthesizer(run)
-    say(f"{len(real)} squares of {size} px and {len(train)} of training images: making others")
-    images = measures.made(synthesizer, real, train, seed)
-    several = measures.remade(synthesizer, real, seed)
-    # One size for all sets, or they could not be compared.
-    subset = min(_SUBSET.value, len(real), len(train))
+    train = quality.windows_of(known, size)
+    say(f"making squares of {size} px for {len(real)} masks, with {len(train)} training squares")
+    images, several = made(run, real, train, seed)
     say("measuring")
-    rows, diversity, closest = measures.measured(
-        judge,
-        network,
-        real,
-        train,
-        images,
-        several,
-        subset=subset,
-        seed=seed,
-        mpp=source.mpp,
+    find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
+    subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
+    rows, diversity, closest = measured(
+        find, network, real, train, images, several, subset=subset, seed=seed
     )
-    result = {
-        "pyramid": str(run.workdir),
-        "step": run.step,
-        "judge": str(judge.workdir),
-        "features": f"{name}: {', '.join(network.layers)}",
-        "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
-        "subset": subset,
-        "seed": seed,
-        "diversity": diversity,
-        "table": rows,
-    }
-    text = f"{aligned([measures.cells(row) for row in rows])}\ndiversity {diversity:.3f}"
-    path = measures.write(output, result, text, measures.sheet(real, train, images, closest))
-    print(f"{text}\n\n{path}")
+    writers.write_json(
+        output / "generation.json",
+        {
+            "pyramid": str(run.workdir),
+            "step": run.step,
+            "judge": str(judge.workdir),
+            "features": f"{name}: {', '.join(network.layers)}",
+            "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
+            "subset": subset,
+            "seed": seed,
+            "diversity": diversity,
+            "table": rows,
+        },
+    )
+    writers.write_png(output / "samples.png", sheet(real, train, images, closest))
+    print(f"{text_table(rows)}\ndiversity {diversity:.3f}\n\n{output / 'samples.png'}")
 
 
 if __name__ == "__main__":

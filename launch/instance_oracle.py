@@ -1,10 +1,10 @@
-"""What post-processing makes of perfect maps: the best that a network could score through it.
+"""The best score that each form of post-processing can reach: that of perfect maps.
 
     python -m launch.instance_oracle --data=folder:ROOT --split=all
 
-Markers, contours and distances are made of each image's annotation as training targets are, and
-both forms of post-processing find the nuclei in them again. The table gives the mean AJI over
-images for each form, the worst image and how many nuclei were found for each annotated one.
+Markers, contours and distances come from each image's annotation as training targets do, and the
+post-processing finds the nuclei in them again. The table has the mean AJI over images for each
+form, that of the worst image, and the nuclei found for each annotated one.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import skimage.transform
 from absl import flags
 
 from histojax import cli
+from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
+from histojax.metrics.instances import aji, overlap_table
 from histojax.nuclei import targets
 from histojax.nuclei.components import label_mask
 from histojax.nuclei.usenet import usenet_instances
 from histojax.nuclei.watershed import InstanceParameters, label_instances
+from launch.tables import text_table
 
-_DATA = flags.DEFINE_string("data", "", "Images with instances: folder:ROOT or a prepared set.")
-_SPLIT = flags.DEFINE_string("split", "all", "train, val, test or all.")
+_DATA = flags.DEFINE_string(
+    "data", "", "SPEC of images with instances. Example: --data=folder:/data/monuseg"
+)
+_SPLIT = flags.DEFINE_string(
+    "split", "all", "Split of the images: train, val, test or all. Example: --split=val"
+)
 
 # Nothing in perfect maps is noise.
 _ALL = InstanceParameters(min_marker=0, min_area=0, min_unmarked=0, max_hole=0)
-_DISTANCE = InstanceParameters(
-    **{**dataclasses.asdict(_ALL), "mask_weight": 0, "marker_weight": 0, "distance_weight": 1}
-)
+_DISTANCE = dataclasses.replace(_ALL, mask_weight=0, marker_weight=0, distance_weight=1)
 _LEGACY_SIZE = 992
-
-
-def _maps(truth: np.ndarray, marker: np.ndarray) -> dict[str, np.ndarray]:
-    return {"mask": truth > 0, "marker": marker > 0}
 
 
 def _legacy(mask: np.ndarray) -> np.ndarray:
@@ -44,41 +45,27 @@ def _legacy(mask: np.ndarray) -> np.ndarray:
     return skimage.transform.resize(small.astype(np.float64), mask.shape, order=1).clip(0, 1)
 
 
-def _published(truth: np.ndarray) -> np.ndarray:
-    marker = targets.shape_markers(truth, separate=False)
-    return usenet_instances(truth > 0, marker > 0)
+def _flooded(truth: np.ndarray, marker: np.ndarray, **more: np.ndarray) -> np.ndarray:
+    maps = {"mask": truth > 0, "marker": marker > 0, **more}
+    return label_instances(maps, _DISTANCE if more else _ALL)
 
 
-def _published_legacy(truth: np.ndarray) -> np.ndarray:
-    marker = targets.shape_markers(truth, separate=False)
-    return usenet_instances(_legacy(truth), _legacy(marker))
-
-
-def _separate(truth: np.ndarray) -> np.ndarray:
-    return usenet_instances(truth > 0, targets.shape_markers(truth) > 0)
-
-
-def _default(truth: np.ndarray) -> np.ndarray:
-    return label_instances(_maps(truth, targets.shape_markers(truth)), _ALL)
-
-
-def _default_center(truth: np.ndarray) -> np.ndarray:
-    return label_instances(_maps(truth, targets.center_markers(truth)), _ALL)
-
-
-def _default_distance(truth: np.ndarray) -> np.ndarray:
-    maps = _maps(truth, targets.shape_markers(truth))
-    return label_instances({**maps, "distance": targets.distances(truth)}, _DISTANCE)
+def _usenet(truth: np.ndarray, *, separate: bool = False) -> np.ndarray:
+    return usenet_instances(truth > 0, targets.shape_markers(truth, separate=separate) > 0)
 
 
 KINDS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
     "components of the mask": lambda truth: label_mask(truth > 0),
-    "usenet": _published,
-    "usenet, legacy labels": _published_legacy,
-    "usenet, separate markers": _separate,
-    "default, center markers": _default_center,
-    "default, shape markers": _default,
-    "default, shape markers and distance": _default_distance,
+    "usenet": _usenet,
+    "usenet, legacy labels": lambda truth: usenet_instances(
+        _legacy(truth), _legacy(targets.shape_markers(truth, separate=False))
+    ),
+    "usenet, separate markers": lambda truth: _usenet(truth, separate=True),
+    "default, center markers": lambda truth: _flooded(truth, targets.center_markers(truth)),
+    "default, shape markers": lambda truth: _flooded(truth, targets.shape_markers(truth)),
+    "default, shape markers and distance": lambda truth: _flooded(
+        truth, targets.shape_markers(truth), distance=targets.distances(truth)
+    ),
 }
 
 
@@ -87,10 +74,6 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _DATA.value:
         raise UserError("--data is empty: give --data=folder:ROOT, or the name of a prepared set")
-    from histojax.data.sources.specs import open_source
-    from histojax.metrics.instances import aji, overlap_table
-    from launch.benchmark_tables import aligned
-
     source = open_source(_DATA.value, split=_SPLIT.value)
     scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
     found = dict.fromkeys(KINDS, 0)
@@ -117,7 +100,7 @@ def main(argv: Sequence[str]) -> None:
         }
         for kind, values in scores.items()
     ]
-    print(f"{len(source)} images, {nuclei:,} nuclei\n{aligned(rows)}")
+    print(f"{len(source)} images, {nuclei:,} nuclei\n{text_table(rows)}")
 
 
 if __name__ == "__main__":

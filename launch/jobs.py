@@ -1,36 +1,34 @@
-"""Runs of the main command in processes of their own: what a sweep is made of.
+"""Runs of histojax.main in processes of their own, which make up a sweep.
 
-A run has a name, a seed and a workdir, OUTPUT/NAME/seed_K, with its log beside it. What is done is
-not run again, and what was stopped goes on.
+A run has a name, a seed and a workdir, OUTPUT/NAME/seed_K, with its log beside it. A run that is
+done does not run again, and a run that was stopped continues.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
 import contextlib
 import dataclasses
 import json
 import os
 import pathlib
-import queue
 import re
 import shlex
 import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Iterator, Sequence
 
 from histojax.cli import say
 from histojax.data import cores
 from histojax.errors import UserError
 from histojax.imaging import writers
 
-# Devices are chosen by what each platform reads.
+# The variable by which each platform chooses devices.
 _DEVICE_VARIABLES = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES", "TPU_VISIBLE_DEVICES")
-# What each run is.
 PROGRAM = (sys.executable, "-m", "histojax.main")
-_NAME = re.compile(r"[\w.-]+")
+# An accelerator and a set of cores; None: any.
+Slot = tuple[str | None, set[int] | None]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,9 +36,9 @@ class Job:
     """One run of a sweep.
 
     Attributes:
-        name: of its config with its overrides.
+        name: of the config with its overrides.
         seed: of the run.
-        words: of the main command: --config and overrides.
+        words: --config and overrides, for histojax.main; {seed} stands for the seed.
         folder: its workdir.
     """
 
@@ -51,26 +49,23 @@ class Job:
 
     @property
     def log(self) -> pathlib.Path:
-        """What the run says, beside its workdir."""
+        """The output of the run, beside its workdir."""
         return self.folder.with_name(f"{self.folder.name}.log")
 
     @property
     def command(self) -> tuple[str, ...]:
-        """The run's words, with its seed where they speak of it, and its workdir."""
+        """The words with the seed in its places, and the workdir."""
         words = [word.replace("{seed}", str(self.seed)) for word in self.words]
         return (*words, f"--config.seed={self.seed}", f"--workdir={self.folder}")
 
     @property
     def done(self) -> bool:
-        """Whether it came to its end: the summary is what a run writes last."""
+        """Whether the run has ended: it writes its summary last."""
         return (self.folder / "summary.json").is_file()
 
 
 def named(run: str) -> tuple[str, tuple[str, ...]]:
-    """(name, words of the main command) of a --run.
-
-    The name is given before a colon and a space, or made of the config's file, its size and the
-    overrides.
+    """(name, words for histojax.main) of a --run; its file, size and overrides name it if need be.
 
     Raises:
         UserError: for a run that names no config file, or words that are no overrides.
@@ -90,11 +85,10 @@ def named(run: str) -> tuple[str, tuple[str, ...]]:
             f"--run={run!r}: {file} is not a file; name a config file, such as configs/joint.py"
         )
     check_overrides(overrides, f"--run={run!r}")
-    if not name:
-        changes = [word.partition("config.")[2].replace("=", "_") for word in overrides]
-        name = re.sub(r"[^\w.-]+", "_", "-".join(filter(None, [pathlib.Path(file).stem, size])))
-        name = "-".join([name, *(re.sub(r"[^\w.-]+", "_", change) for change in changes)])
-    if not _NAME.fullmatch(name) or name.startswith("."):
+    changes = [word.partition("config.")[2].replace("=", "_") for word in overrides]
+    parts = [pathlib.Path(file).stem, size, *changes]
+    name = name or "-".join(re.sub(r"[^\w.-]+", "_", part) for part in parts if part)
+    if not re.fullmatch(r"[\w-][\w.-]*", name):
         raise UserError(
             f"--run={run!r}: {name!r} cannot name a folder; take letters, digits, _, - and ."
         )
@@ -102,10 +96,10 @@ def named(run: str) -> tuple[str, tuple[str, ...]]:
 
 
 def check_overrides(words: Sequence[str], where: str) -> None:
-    """Checks that words are overrides of a config, and leave alone what the sweep sets.
+    """Refuses words that are no overrides of a config, or set its seed.
 
     Raises:
-        UserError: if not.
+        UserError: for such a word.
     """
     for word in words:
         field = re.fullmatch(r"--config\.([\w.]+)=.*", word, re.DOTALL)
@@ -126,11 +120,10 @@ def plan(
     if not runs:
         raise UserError("a sweep has no runs; give --run=configs/FILE.py for each")
     check_overrides(common, "after --")
-    numbers = []
     for seed in seeds:
         if not seed.strip().isdecimal():
             raise UserError(f"--seeds={','.join(seeds)}: {seed!r} is not a whole number from 0")
-        numbers.append(int(seed))
+    numbers = [int(seed) for seed in seeds]
     if len(set(numbers)) < len(numbers) or not numbers:
         raise UserError(f"--seeds={','.join(seeds)} has to name seeds, each once")
     words: dict[str, tuple[str, ...]] = {}
@@ -146,160 +139,145 @@ def plan(
     ]
 
 
-def claim(jobs: Sequence[Job], output: pathlib.Path) -> list[Job]:
-    """Notes what each run's words are, in OUTPUT/sweep.json, and returns all runs known there.
+def claim(jobs: Sequence[Job], output: pathlib.Path) -> None:
+    """Records the words of each run in OUTPUT/sweep.json.
 
     Raises:
-        UserError: if a run of one of these names was begun with other words.
+        UserError: if a run of one of these names was started with other words.
     """
     path = output / "sweep.json"
     try:
-        known = json.loads(path.read_text()) if path.is_file() else {}
-        runs = {
-            name: (tuple(run["words"]), [int(seed) for seed in run["seeds"]])
-            for name, run in known.items()
-        }
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        known = {} if not path.is_file() else dict(json.loads(path.read_text()))
+    except (ValueError, TypeError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): remove it, and the same command writes it anew"
+            f"{path} is damaged ({error}): remove it, and the same command writes it again"
         ) from error
     for job in jobs:
-        words, seeds = runs.setdefault(job.name, (job.words, []))
-        if words != job.words and not list((output / job.name).glob("seed_*/config.json")):
-            # It was refused before it began, so what it was begun with does not bind.
-            words, seeds = runs[job.name] = (job.words, [])
-        if words != job.words:
+        words = known.get(job.name, job.words)
+        # Words with which no run got as far as training do not bind.
+        started = list((output / job.name).glob("seed_*/config.json"))
+        if started and list(words) != list(job.words):
             raise UserError(
                 f"{output / job.name} was run with {shlex.join(words)}, not with "
                 f"{shlex.join(job.words)}; give the run another name or the sweep another --output"
             )
-        if job.seed not in seeds:
-            seeds.append(job.seed)
-    writers.write_json(
-        path,
-        {name: {"words": list(words), "seeds": seeds} for name, (words, seeds) in runs.items()},
-    )
-    return [
-        Job(name, seed, words, output / name / f"seed_{seed}")
-        for name, (words, seeds) in runs.items()
-        for seed in seeds
-    ]
+        known[job.name] = job.words
+    writers.write_json(path, known)
+
+
+def finished(output: pathlib.Path) -> dict[tuple[str, int], pathlib.Path]:
+    """(name, seed) -> workdir of each run of a sweep that is done, also of earlier commands."""
+    names = json.loads((output / "sweep.json").read_text())
+    return {
+        (name, int(path.parent.name.removeprefix("seed_"))): path.parent
+        for name in names
+        for path in sorted((output / name).glob("seed_*/summary.json"))
+    }
 
 
 def environment(device: str | None) -> dict[str, str]:
-    """The variables of a process that uses one accelerator, or None: what there is."""
+    """The variables of a process that uses one accelerator; None: any."""
     own = {} if device is None else dict.fromkeys(_DEVICE_VARIABLES, device)
     return {**os.environ, **own}
 
 
-def slots(devices: Sequence[str], count: int) -> list[str | None]:
-    """An accelerator for each run at a time, or None for each of `count` where none is named."""
-    return [*devices] or [None] * count
+def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) -> list[Job]:
+    """Runs the jobs that are not done, and returns those that failed.
 
-
-class Runner:
-    """Runs jobs in processes, one in each slot at a time.
-
-    Runs that are given no accelerator of their own share the cores of their host out: as many parts
-    as run at a time in the beginning.
+    After SIGINT or SIGTERM no run starts, and those that run are asked to save and end.
 
     Args:
-        slots: an accelerator for each run at a time, or None for one that may use what there is.
+        jobs: in their order.
+        devices: accelerators, each for one run at a time.
+        count: runs at a time where no device is named; they share the cores out.
+
+    Raises:
+        KeyboardInterrupt: after a signal, once all runs have ended.
     """
-
-    def __init__(self, slots: Sequence[str | None]):
-        self._slots = tuple(slots)
-        self._running: set[subprocess.Popen] = set()
-        self._lock = threading.Lock()
-        self._stopping = False
-
-    def __call__(self, jobs: Sequence[Job]) -> list[Job]:
-        """Runs what is not done; returns those that failed.
-
-        Raises:
-            KeyboardInterrupt: after SIGINT or SIGTERM, once the runs have stopped.
-        """
-        pending = [job for job in jobs if not job.done]
-        if not pending:
-            return []
-        slots = self._slots[: len(pending)]
-        parts = [None] * len(slots) if any(slots) else cores.shares(len(slots))
-        free: queue.SimpleQueue[tuple[str | None, set[int] | None]] = queue.SimpleQueue()
-        for slot in zip(slots, parts, strict=True):
-            free.put(slot)
-        with concurrent.futures.ThreadPoolExecutor(len(slots)) as pool:
-            futures = {pool.submit(self._run, job, free): job for job in pending}
-            try:
-                concurrent.futures.wait(futures)
-            except KeyboardInterrupt:
-                self.stop()
-                raise
-        return [job for future, job in futures.items() if not future.result()]
-
-    def stop(self) -> None:
-        """Asks every run to write its checkpoint and end, and starts no more."""
-        with self._lock:
-            self._stopping = True
-            for process in self._running:
-                process.send_signal(signal.SIGTERM)
-
-    def _run(self, job: Job, free: queue.SimpleQueue) -> bool:
-        device, part = slot = free.get()
+    pending = [job for job in jobs if not job.done]
+    slots: list[Slot] = [(device, None) for device in devices[: len(pending)]]
+    if not devices and pending:
+        slots = [(None, part) for part in cores.shares(min(count, len(pending)))]
+    running: dict[subprocess.Popen[bytes], tuple[Job, Slot]] = {}
+    failed = []
+    with _signals() as seen:
         try:
-            if part is not None:
-                # Of this thread, and of the process that it starts; some containers forbid it.
-                with contextlib.suppress(OSError):
-                    os.sched_setaffinity(0, part)
-            job.folder.parent.mkdir(parents=True, exist_ok=True)
-            with job.log.open("ab") as log:
-                with self._lock:
-                    if self._stopping:
-                        return True
-                    process = subprocess.Popen(
-                        [*PROGRAM, *job.command],
-                        env=environment(device),
-                        stdin=subprocess.DEVNULL,
-                        stdout=log,
-                        stderr=subprocess.STDOUT,
-                    )
-                    self._running.add(process)
-                say(f"{job.name}, seed {job.seed}: running, log in {job.log}")
-                status = process.wait()
-                with self._lock:
-                    self._running.discard(process)
-            # A run that is asked to stop while it is scored has nothing to save, and dies of it.
-            stopped = status == 0 or self._stopping
-            ended = "done" if job.done else "stopped" if stopped else f"failed ({status})"
-            say(f"{job.name}, seed {job.seed}: {ended}")
-            return stopped
+            while (running or pending) and not seen:
+                while pending and slots:
+                    job, slot = pending.pop(0), slots.pop(0)
+                    running[_started(job, *slot)] = (job, slot)
+                time.sleep(0.1)
+                for process in [each for each in running if each.poll() is not None]:
+                    job, slot = running.pop(process)
+                    slots.append(slot)
+                    failed += [job] * (process.returncode != 0)
+                    say(_state(job, process))
         finally:
-            free.put(slot)
+            for process in running:
+                process.terminate()
+            for process, (job, _) in running.items():
+                process.wait()
+                say(_state(job, process))
+    if seen:
+        raise KeyboardInterrupt
+    return failed
+
+
+def _state(job: Job, process: subprocess.Popen[bytes]) -> str:
+    failed = f"failed ({process.returncode})" if process.returncode else "stopped"
+    return f"{job.name}, seed {job.seed}: {'done' if job.done else failed}"
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in a list instead of obeying them."""
+    seen: list[int] = []
+    before = {
+        number: signal.signal(number, lambda number, _: seen.append(number))
+        for number in (signal.SIGINT, signal.SIGTERM)
+    }
+    try:
+        yield seen
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _started(job: Job, device: str | None, part: set[int] | None) -> subprocess.Popen[bytes]:
+    """The process of a job, on the cores of `part` alone if that is given."""
+    job.folder.parent.mkdir(parents=True, exist_ok=True)
+    mine = set(cores.usable())
+    say(f"{job.name}, seed {job.seed}: running, log in {job.log}")
+    with job.log.open("ab") as log, contextlib.ExitStack() as after:
+        if part is not None:
+            # The process takes over this one's cores; some containers forbid to choose them.
+            with contextlib.suppress(OSError):
+                os.sched_setaffinity(0, part)
+                after.callback(os.sched_setaffinity, 0, mine)
+        return subprocess.Popen(
+            [*PROGRAM, *job.command],
+            env=environment(device),
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def check(failed: Sequence[Job], jobs: Sequence[Job]) -> None:
-    """Says which of the jobs failed, and why.
+    """Reports which of the jobs failed, each with the last line of its log.
 
     Raises:
         UserError: if any did.
     """
     if failed:
-        raise UserError(
-            f"{len(failed)} of {len(jobs)} runs failed: "
-            + "; ".join(
-                f"{job.name}, seed {job.seed}: "
-                f"{last_line(job.log.read_text(errors='replace'))} ({job.log})"
-                for job in failed
-            )
+        reasons = (
+            f"{job.name}, seed {job.seed}: {last_line(job.log.read_text(errors='replace'))} "
+            f"({job.log})"
+            for job in failed
         )
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(reasons)}")
 
 
-def last_line(said: str) -> str:
-    """The last line of what a command said, which tells why it failed."""
-    lines = said.strip().splitlines()
-    return lines[-1] if lines else "it said nothing"
-
-
-def raise_interrupt(number: int, frame: object) -> None:
-    """A signal handler that stops the command as Ctrl-C does."""
-    del number, frame
-    raise KeyboardInterrupt
+def last_line(output: str) -> str:
+    """The last line of a command's output, which gives the reason of its failure."""
+    return output.strip().rpartition("\n")[2] or "it printed nothing"

@@ -2,86 +2,226 @@
 
     python -m launch.tissue_report --real=folder:ROOT --output=DIR
 
-Both are measured on squares of `--size` px. A real image gives the mean over its squares, a
-simulated patient of the built-in model the mean over its patches, and the table gives the mean, the
-median, and the 5th and 95th percentile over images and over patients. `--synthetic=folder:ROOT`,
-such as pairs of `histojax.synthesize`, is compared in the place of the built-in model's, image by
-image. table.json has each image's numbers too, null where there is nothing to measure.
+Both are measured on squares of `--size` px. A real image counts by the mean over its squares, a
+simulated patient of the built-in model by the mean over its patches. The table has the mean, the
+median, and the 5th and 95th percentile over images and patients. `--synthetic=folder:ROOT`, such as
+pairs of `histojax.synthesize`, takes the place of the built-in model, image by image. table.json
+has the numbers of each image too, null where there is nothing to measure.
 """
 
 from __future__ import annotations
 
 import pathlib
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 from absl import flags
+from PIL import Image
+from scipy import ndimage
+from skimage.color import rgb2hed
+from skimage.filters import threshold_otsu
 
 from histojax import cli
 from histojax.cli import say
 from histojax.errors import UserError
-from histojax.imaging import writers
+from histojax.imaging import tiling, writers
+from histojax.stain.hed import optical_density
 from histojax.tissue import rendering
-from launch import tissue_measures as measures
+from launch.tables import text_table
 
-_REAL = flags.DEFINE_string("real", None, "Real images with instances: folder:ROOT.")
-_SYNTHETIC = flags.DEFINE_string(
-    "synthetic", "", "Synthetic images with instances, folder:ROOT; none: the built-in model's."
+Row = dict[str, float]
+# By how much a pale middle is paler than its rim, in optical density.
+_PALER = 0.1
+# The statistics whose synthetic mean has to lie in the real 5-95 % range.
+BOUND = ("psnr_bicubic", "nuclear_fraction", "nuclear_area_median", "nuclear_area_mean")
+BOUND += ("nuclei_per_megapixel", "red", "green", "blue")
+
+_REAL = flags.DEFINE_string(
+    "real", None, "SPEC of real images with instances. Example: --real=folder:/data/monuseg"
 )
-_SPLIT = flags.DEFINE_string("split", "train", "Split of the real images.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder for table.json and contact_sheet.png.")
-_SIZE = flags.DEFINE_integer("size", 256, "Side of the squares that are compared, px.", 64)
-_PATIENTS = flags.DEFINE_integer("patients", 60, "Number of simulated patients.", 1)
-_PATCHES = flags.DEFINE_integer("patches", 4, "Patches of each simulated patient.", 1)
-_SEED = flags.DEFINE_integer("seed", 0, "Seed of the synthetic tissue.", 0)
+_SYNTHETIC = flags.DEFINE_string(
+    "synthetic",
+    "",
+    "SPEC of synthetic images with instances; by default the built-in model draws them. "
+    "Example: --synthetic=folder:pairs",
+)
+_SPLIT = flags.DEFINE_string(
+    "split", "train", "Split of the real images: train, val, test or all. Example: --split=all"
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", None, "Folder of table.json and contact_sheet.png. Example: --output=out"
+)
+_SIZE = flags.DEFINE_integer("size", 256, "Side of the squares, px. Example: --size=128", 64)
+_PATIENTS = flags.DEFINE_integer("patients", 60, "Simulated patients. Example: --patients=10", 1)
+_PATCHES = flags.DEFINE_integer("patches", 4, "Patches of each. Example: --patches=2", 1)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of the built-in model. Example: --seed=1", 0)
 
 
-def _measured(spec: str, split: str, size: int) -> tuple[dict[str, dict], list[np.ndarray]]:
+def bicubic_psnr(image: np.ndarray, scale: int = 4) -> float:
+    """PSNR in dB of PIL's antialiased bicubic, down and up by `scale`, uint8 (H, W, 3)."""
+    height, width = (n - n % scale for n in image.shape[:2])
+    image = image[:height, :width]
+    small = Image.fromarray(image).resize((width // scale, height // scale), Image.BICUBIC)
+    back = np.asarray(small.resize((width, height), Image.BICUBIC), np.float64)
+    return float(10 * np.log10(255**2 / np.mean((back - image) ** 2)))
+
+
+def statistics(image: np.ndarray, instances: np.ndarray) -> Row:
+    """Statistics of one square; areas in px, colours in grey levels, NaN where there is nothing.
+
+    Args:
+        image: uint8 (H, W, 3).
+        instances: int (H, W), 0 background.
+    """
+    mask = instances > 0
+    areas = np.bincount(instances[mask])
+    areas = areas[areas > 0]
+    haematoxylin = rgb2hed(image)[..., 0]
+    dark = haematoxylin > threshold_otsu(haematoxylin)
+    gray = image.mean(-1, dtype=np.float64)
+    band = ndimage.gaussian_filter(gray, 1.0) - ndimage.gaussian_filter(gray, 4.0)
+    core = ndimage.binary_erosion(mask, iterations=2)
+    ground = ~ndimage.binary_dilation(mask, iterations=3)
+    row = {
+        "psnr_bicubic": bicubic_psnr(image),
+        "nuclear_fraction": mask.mean(),
+        "nuclear_area_median": np.median(areas) if len(areas) else np.nan,
+        "nuclear_area_mean": areas.mean() if len(areas) else np.nan,
+        "nuclei_per_megapixel": len(areas) / mask.size * 1e6,
+    }
+    row.update(zip(("red", "green", "blue"), image.mean((0, 1)), strict=True))
+    row["otsu_dice"] = 2 * (dark & mask).sum() / max(dark.sum() + mask.sum(), 1)
+    for name, part in (("nuclei", core), ("ground", ground)):
+        color = image[part].mean(0) if part.any() else np.full(3, np.nan)
+        row.update(zip((f"{name}_red", f"{name}_green", f"{name}_blue"), color, strict=True))
+        row[f"{name}_contrast"] = gray[part].std() if part.any() else np.nan
+        row[f"{name}_texture"] = band[part].std() if part.any() else np.nan
+    row["glass_fraction"] = (gray > 225).mean()
+    middles = middle_over_rim(image, instances)
+    row["pale_middles"] = np.mean(middles < -_PALER) if len(middles) else np.nan
+    return {name: float(value) for name, value in row.items()}
+
+
+def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
+    """Optical density of each nucleus's middle less that of its rim: (N,), below 0 if vesicular.
+
+    Densities are natural logarithms, the mean of red, green and blue. The rim lies within 3 px of
+    the outline, the middle more than 4 px from it. Nuclei cut off by the border, and those whose
+    middle has fewer than 30 px, are left out.
+
+    Args:
+        image: uint8 (H, W, 3).
+        instances: int (H, W), 0 background.
+    """
+    density = optical_density(image).mean(-1)
+    found = []
+    for number, box in enumerate(ndimage.find_objects(instances), 1):
+        if box is None:
+            continue
+        sides = zip(box, instances.shape, strict=True)
+        if any(cut.start == 0 or cut.stop == side for cut, side in sides):
+            continue
+        inside = np.pad(instances[box] == number, 1)
+        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+        middle, rim = depth > 4, (depth > 0) & (depth <= 3)
+        if np.count_nonzero(middle) >= 30:
+            found.append(density[box][middle].mean() - density[box][rim].mean())
+    return np.array(found)
+
+
+def _mean(rows: Iterable[Row]) -> Row:
+    """The mean of each statistic over the rows that have it, NaN where none has."""
+    rows = list(rows)
+    columns = {name: [row[name] for row in rows if row[name] == row[name]] for name in rows[0]}
+    return {name: float(np.mean(found)) if found else np.nan for name, found in columns.items()}
+
+
+def summary(rows: Sequence[Row]) -> dict[str, Row]:
+    """Mean, 5th percentile, median and 95th of each statistic; NaN where no row has it."""
+    out = {}
+    for name in rows[0]:
+        column = np.array([row[name] for row in rows])
+        column = column[np.isfinite(column)]
+        values = (
+            [column.mean(), *np.percentile(column, (5, 50, 95))] if len(column) else [np.nan] * 4
+        )
+        keys = ("mean", "p5", "median", "p95")
+        out[name] = {key: round(float(v), 4) for key, v in zip(keys, values, strict=True)}
+    return out
+
+
+def table_of(synthetic: dict[str, Row], real: dict[str, Row]) -> list[dict[str, Any]]:
+    """The two summaries side by side, a row for each statistic."""
+    rows = []
+    for name, made in synthetic.items():
+        row: dict[str, Any] = {"": name}
+        for title, values in (("synthetic", made), ("real", real[name])):
+            row |= {f"{title} {key}": value for key, value in values.items()}
+        if name in BOUND:
+            row["within"] = "yes" if _within(made, real[name]) else "NO"
+        rows.append(row)
+    return rows
+
+
+def _within(made: Row, real: Row) -> bool:
+    return bool(real["p5"] <= made["mean"] <= real["p95"])
+
+
+def contact_sheet(real: Sequence[np.ndarray], synthetic: Sequence[np.ndarray]) -> np.ndarray:
+    """Rows of four synthetic squares and four real ones, uint8 (H, W, 3)."""
+    rows = []
+    for i in range(0, len(real), 4):
+        made = [("synthetic", image) for image in synthetic[i : i + 4]]
+        rows.append(made + [("real", image) for image in real[i : i + 4]])
+    return writers.panels(rows)
+
+
+def _measured(spec: str, split: str, size: int) -> tuple[dict[str, Row], list[np.ndarray]]:
     """Statistics of each image of a SPEC, by name, and a square of each."""
     from histojax.data.sources.specs import open_source
 
     source = open_source(spec, split=split)
     say(f"measuring {len(source)} images of {spec}")
     rows, shown = {}, []
-    for i in range(len(source)):
-        sample = source[i]
-        if "instances" not in sample:
+    for sample in map(source.__getitem__, range(len(source))):
+        image, instances = sample["hr"], sample.get("instances")
+        if instances is None:
             raise UserError(
                 f"{sample['name']} of {spec} has no instances, which areas are measured on: "
                 "give a folder with instances/."
             )
-        if min(sample["instances"].shape) < size:
+        height, width = instances.shape
+        if min(height, width) < size:
             raise UserError(
-                f"{sample['name']} of {spec} has {' x '.join(map(str, sample['instances'].shape))} "
-                f"px, and squares of {size} px are compared: give a smaller --size"
+                f"{sample['name']} of {spec} has {height} x {width} px, and squares of {size} px "
+                "are compared: give a smaller --size"
             )
-        squares = list(measures.squares_of(sample["hr"], sample["instances"], size))
-        rows[sample["name"]] = measures.mean_of(
-            [measures.statistics(*square) for square in squares]
-        )
-        shown.append(squares[len(squares) // 2][0])
+        boxes = list(tiling.squares(height, width, size))
+        rows[sample["name"]] = _mean(statistics(image[box], instances[box]) for box in boxes)
+        shown.append(image[boxes[len(boxes) // 2]])
     return rows, shown
 
 
-def _simulated(size: int) -> tuple[dict[str, dict], list[np.ndarray], float]:
-    """The same of the built-in model's patients, and how many patches a core draws in a second."""
+def _simulated(size: int) -> tuple[dict[str, Row], list[np.ndarray], float]:
+    """The same of the built-in model's patients, and its patches a second of one core."""
     rows, shown = {}, []
-    rendering.tissue(_SEED.value, 0, size)
+    count = _PATCHES.value
+    rendering.tissue(_SEED.value, 0, size)  # warms up
     seconds = 0.0
     for patient in range(_PATIENTS.value):
-        patches = []
-        for k in range(_PATCHES.value):
-            start = time.process_time()
-            index = patient * _PATCHES.value + k
-            drawn = rendering.tissue(_SEED.value, index, size, patches_per_patient=_PATCHES.value)
-            seconds += time.process_time() - start
-            patches.append(drawn)
-        rows[f"patient {patient}"] = measures.mean_of(
-            [measures.statistics(d["image"], d["instances"]) for d in patches]
+        started = time.process_time()
+        patches = [
+            rendering.tissue(_SEED.value, index, size, patches_per_patient=count)
+            for index in range(patient * count, (patient + 1) * count)
+        ]
+        seconds += time.process_time() - started
+        rows[f"patient {patient}"] = _mean(
+            statistics(patch["image"], patch["instances"]) for patch in patches
         )
-        shown.append(patches[patient % len(patches)]["image"])
-    return rows, shown, round(_PATIENTS.value * _PATCHES.value / seconds, 1)
+        shown.append(patches[patient % count]["image"])
+    return rows, shown, round(_PATIENTS.value * count / seconds, 1)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -89,35 +229,25 @@ def main(argv: Sequence[str]) -> None:
     del argv
     if not _OUTPUT.value:
         raise UserError("--output is empty: name a folder")
-    size = _SIZE.value
-    output = pathlib.Path(_OUTPUT.value)
-    output.mkdir(parents=True, exist_ok=True)
-    real, real_squares = _measured(_REAL.value, _SPLIT.value, size)
+    size, output = _SIZE.value, pathlib.Path(_OUTPUT.value)
+    real, real_shown = _measured(_REAL.value, _SPLIT.value, size)
     if _SYNTHETIC.value:
         made, shown = _measured(_SYNTHETIC.value, "all", size)
-        by = {"of": _SYNTHETIC.value}
+        by: dict[str, Any] = {"of": _SYNTHETIC.value}
     else:
         made, shown, rate = _simulated(size)
         by = {"model_version": rendering.MODEL_VERSION, "patches_per_cpu_second": rate}
-    of_real, of_made = (measures.summary(list(rows.values())) for rows in (real, made))
-    table = {
-        "real": of_real,
-        "synthetic": of_made,
-        "bound": {},
-        "size": size,
-        "images": {"real": real, "synthetic": made},
-        **by,
-    }
-    for name in measures.BOUND:
-        within = of_real[name]["p5"] <= of_made[name]["mean"] <= of_real[name]["p95"]
-        table["bound"][name] = bool(within)
-    count = min(len(real_squares), len(shown), 24)
-    sheet = measures.contact_sheet(real_squares[:count], shown[:count])
+    of_real, of_made = (summary(list(rows.values())) for rows in (real, made))
+    bound = {name: _within(of_made[name], of_real[name]) for name in BOUND}
+    images = {"real": real, "synthetic": made}
+    table = {"real": of_real, "synthetic": of_made, "bound": bound, "size": size, "images": images}
+    writers.write_json(output / "table.json", table | by)
+    count = min(len(real_shown), len(shown), 24)
+    sheet = contact_sheet(real_shown[:count], shown[:count])
     writers.write_png(output / "contact_sheet.png", sheet)
-    writers.write_json(output / "table.json", table)
-    print(measures.format_table({"real": of_real, "synthetic": of_made}))
-    if "patches_per_cpu_second" in by:
-        print(f"{by['patches_per_cpu_second']} patches of {size} px per second of one core")
+    print(text_table(table_of(of_made, of_real)))
+    if not _SYNTHETIC.value:
+        print(f"{rate} patches of {size} px per second of one core")
 
 
 if __name__ == "__main__":

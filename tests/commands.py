@@ -14,13 +14,14 @@ from histojax import cli
 
 @contextlib.contextmanager
 def _own_flags():
-    """Only absl's flags, as a new process has them; commands define the same names."""
-
-    def others():
-        known = {name: flags.FLAGS.find_module_defining_flag(name) for name in flags.FLAGS}
-        return [name for name, module in known.items() if not module.startswith("absl.")]
-
-    kept = {name: flags.FLAGS[name] for name in others()}
+    """Without the flags of commands imported before, which have the same names."""
+    known = {name: flags.FLAGS.find_module_defining_flag(name) for name in flags.FLAGS}
+    # absl knows no module of a flag that was put back here.
+    kept = {
+        name: flags.FLAGS[name]
+        for name, module in known.items()
+        if module is None or module.startswith("histojax.")
+    }
     parsed, verbosity = flags.FLAGS.is_parsed(), logging.get_verbosity()
     try:
         for name in kept:
@@ -28,7 +29,7 @@ def _own_flags():
         flags.FLAGS.unparse_flags()
         yield
     finally:
-        for name in others():
+        for name in set(flags.FLAGS) - (set(known) - set(kept)):
             delattr(flags.FLAGS, name)
         for name, flag in kept.items():
             flags.FLAGS[name] = flag
@@ -53,6 +54,9 @@ def run(module, *words):
         contextlib.redirect_stderr(err),
     ):
         warnings.filterwarnings("ignore", "'histojax.* found in sys.modules", RuntimeWarning)
+        warnings.simplefilter("ignore", DeprecationWarning)  # as Python does outside of tests
+        # ml_collections loads a config file over the one before.
+        sys.modules.pop("config_config", None)
         try:
             runpy.run_module(f"histojax.{module}", run_name="__main__", alter_sys=True)
             status = 0

@@ -54,6 +54,7 @@ def load_feature_network(
       UserError: an unknown name; a file that is missing, unreadable, of another SHA-256 or of
         another network; no network to fetch it.
     """
+    module: nn.Module
     if name == "vgg19":
         module, convert = vgg.VGG19(), convert_vgg19
         file = pathlib.Path(path) if path else _fetch(name, path_field)
@@ -302,12 +303,13 @@ def _fetch(name: str, path_field: str) -> pathlib.Path:
     try:
         return pathlib.Path(huggingface_hub.hf_hub_download(repository, PUBLISHED_FILE))
     except Exception as error:  # the hub raises its own, requests', httpx's and OS errors
-        if getattr(error, "filename", None) and error.strerror:
+        place, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        if place and reason:
             raise UserError(
-                f"The weights of {name} cannot be kept in {error.filename} ({error.strerror}): set "
-                f"HF_HOME to a folder that can be written, or {remedy}."
+                f"The weights of {name} cannot be kept in {place} ({reason}): set HF_HOME to a "
+                f"folder that can be written, or {remedy}."
             ) from error
-        reason = getattr(error, "strerror", None) or type(error).__name__
+        reason = reason or type(error).__name__
         raise UserError(
             f"The weights of {name} could not be fetched from {repository} ({reason}): {remedy}."
         ) from error

@@ -1,8 +1,8 @@
 """Several runs compared on the same images: scores, paired differences with a test, pictures.
 
-Every run is scored on the data, the degradation and the seed of the first. Scores that a run's
-`evaluation` folder holds are taken where they are of those images and of the checkpoint there is;
-else the run is evaluated anew, below the output folder.
+Every run is scored on the data, the degradation and the seed of the first. The scores in a run's
+`evaluation` folder are read if they are of those images and of the newest checkpoint. Otherwise the
+run is evaluated, and its scores go below the output folder.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _WINDOWS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A run that is compared: a workdir, known by its label, with the config of its last stage."""
+    """A run that is compared: its label, its workdir, and the config of its last stage."""
 
     label: str
     workdir: pathlib.Path
@@ -192,7 +192,7 @@ def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def same_degradation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two resolved `config.data.degradation` do the same, but for what is drawn."""
+    """Whether two resolved `config.data.degradation` do the same, random draws apart."""
     if other["name"] in degradation.FIXED:
         return one.get("name") == other["name"]
     return one == other
@@ -236,7 +236,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
 
 
 def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -> list[str]:
-    """What a reader has to know before believing the numbers."""
+    """Reasons to doubt the numbers, one sentence each."""
     notes = []
     scored = to_values(reference.data.degradation)
     for entry in entries:
@@ -267,7 +267,7 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
 
 
 def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
-    """How many of the images a run was trained on, by name, in data of the same SPEC."""
+    """The number of images a run was trained on, by name, in data of the same SPEC."""
     if entry.config.data.source != reference.data.source:
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
@@ -277,7 +277,7 @@ def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> in
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:
-    """What a run was, and in which fields of its config it differs from the first."""
+    """A run, and the fields in which its config differs from the first run's."""
     folder = workdirs.stage_folder(entry.workdir)
     path = folder / "summary.json"
     summary = read_config(path) if path.exists() else {}

@@ -1,8 +1,8 @@
-"""What runs score on the same images, row by row: shared rows, paired differences, tables.
+"""Scores of several runs on the same images, row by row: shared rows, paired differences, tables.
 
-A row is what scores are of. "sr" is the image that a run itself enhances, "sr_to_s" the mask that
-its segmenter finds there, "hr_to_s" that in the real image and "bicubic_to_s" that in the bicubic
-one; rows of a chain's earlier stages carry their names.
+A row names the object of scores. "sr" is the image that a run itself enhances. "sr_to_s", "hr_to_s"
+and "bicubic_to_s" are the masks that its segmenter finds in that image, in the real one and in the
+bicubic one. Rows of a chain's earlier stages have the names of those stages.
 """
 
 from __future__ import annotations

@@ -148,7 +148,7 @@ def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
         folders = ", ".join(str(workdir / name) for name in begun)
         raise UserError(
             f"{first} would be trained further, but {', '.join(begun)} started from it as it was: "
-            f"remove {folders} to have them trained anew, use another --workdir, or take the new "
+            f"remove {folders} to train them again, use another --workdir, or take the new "
             f"length of {first} back"
         )
 

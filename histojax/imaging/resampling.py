@@ -127,17 +127,17 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
     """Reduces images by `scale` as Pillow's antialiased `Image.resize` does.
 
     Args:
-      hr: (..., H, W, C) NumPy or JAX array; uint8, or float of any range.
-      scale: r, one of `SCALES`; H and W must be multiples of it.
-      kernel: one of `KERNELS`.
+        hr: (..., H, W, C) NumPy or JAX array; uint8, or float of any range.
+        scale: r, one of `SCALES`; H and W must be multiples of it.
+        kernel: one of `KERNELS`.
 
     Returns:
-      (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for
-      float (float64 for a JAX array of that), unrounded, and unclipped (bicubic and lanczos3
-      overshoot).
+        (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for
+        float (float64 for a JAX array of that), unrounded, and unclipped (bicubic and lanczos3
+        overshoot).
 
     Raises:
-      UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
+        UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
     """
     check_kernel(kernel)
     check_scale(scale)
@@ -150,17 +150,17 @@ def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
     """Enlarges images by `scale` as Pillow's `Image.resize` does: the bicubic baseline.
 
     Args:
-      lr: (..., h, w, C) NumPy or JAX array; uint8, or float of any range.
-      scale: r, one of `SCALES`.
-      kernel: one of `KERNELS`.
+        lr: (..., h, w, C) NumPy or JAX array; uint8, or float of any range.
+        scale: r, one of `SCALES`.
+        kernel: one of `KERNELS`.
 
     Returns:
-      (..., h r, w r, C), uint8 for uint8, otherwise float32, or float64 for a JAX array of that
-      (unclipped). A JAX array is multiplied by a dense (h r, h) matrix per axis, which suits crops
-      and tiles.
+        (..., h r, w r, C), uint8 for uint8, otherwise float32, or float64 for a JAX array of that
+        (unclipped). A JAX array is multiplied by a dense matrix (h r, h) along each axis, which
+        suits crops and tiles.
 
     Raises:
-      UserError: for an unknown kernel or scale.
+        UserError: for an unknown kernel or scale.
     """
     check_kernel(kernel)
     check_scale(scale)

@@ -15,6 +15,7 @@ from histojax.cli import say
 from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
+from histojax.imaging.labels import read_label_region
 from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
 from histojax.inference.sinks import SINKS
@@ -202,7 +203,7 @@ def _outputs(run: workdirs.Run) -> set[str]:
 
 
 def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
-    """Those that were asked for, or all that the run has the outputs for."""
+    """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
     made = _outputs(run)
     known = {name: kind for name, kind in SINKS.items() if made.issuperset(kind.reads)}
     for name in outputs or ():
@@ -313,10 +314,10 @@ def preview(
             shown = image.read(y, x, size, size)
         row.append(("enhanced", shown))
     if "labels" in made.files and shown.shape[:2] == (size, size):
-        labels = reader.read_label_region(made.files["labels"], y, x, size, size)
+        labels = read_label_region(made.files["labels"], y, x, size, size)
         row.append(("nuclei", writers.overlay(shown, labels)))
     if "classes" in made.files:
-        numbers = reader.read_label_region(made.files["classes"], y, x, size, size)
+        numbers = read_label_region(made.files["classes"], y, x, size, size)
         gray = numbers * (255 // (len(made.class_names) - 1))
         row.append(("classes", gray.astype(np.uint8)))
     return writers.panels([row], cell=size)

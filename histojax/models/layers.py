@@ -171,10 +171,12 @@ class Conv(nn.Module):
     """Convolution at stride 1, zero padding that keeps the size; parameters as `flax.linen.Conv`.
 
     Attributes:
-      features: output channels.
+      features: output channels, a multiple of groups.
       kernel_size: odd side of the kernel.
       use_bias: whether a bias is added.
       dtype: computation dtype; parameters are float32.
+      groups: the cardinality (aggregated transformations, Xie et al. 2017, figure 3c).
+      form: of a grouped convolution, see `grouped_convolve`.
     """
 
     features: int
@@ -182,36 +184,8 @@ class Conv(nn.Module):
     use_bias: bool = True
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = convolve(x.astype(self.dtype), kernel.astype(self.dtype))
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
-        return y
-
-
-class GroupedConv(nn.Module):
-    """Grouped convolution (aggregated transformations, Xie et al. 2017, figure 3c).
-
-    Attributes:
-      features: output channels, a multiple of groups.
-      groups: the cardinality.
-      kernel_size: odd side of the kernel.
-      form: see `grouped_convolve`.
-      dtype: computation dtype; parameters are float32.
-    """
-
-    features: int
-    groups: int
-    kernel_size: int = 3
-    use_bias: bool = False
+    groups: int = 1
     form: str = "auto"
-    kernel_init: Initializer = nn.initializers.lecun_normal()
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -221,10 +195,12 @@ class GroupedConv(nn.Module):
                 f"{self.groups} groups: both must be multiples of the cardinality"
             )
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = grouped_convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.groups, form=self.form
-        )
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.groups == 1:
+            y = convolve(x, kernel)
+        else:
+            y = grouped_convolve(x, kernel, self.groups, form=self.form)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
@@ -285,6 +261,14 @@ def norm_layer(
     if kind == "none":
         return lambda x: x
     raise ValueError(f"norm {kind!r} is not one of batch, keras_batch, instance, none")
+
+
+def normalize(module: Any, kind: str, x: jax.Array, name: str, *, train: bool) -> jax.Array:
+    """`norm_layer` with the `bn_axis_name` and `dtype` of a module, inside its compact call."""
+    layer = norm_layer(
+        kind, train=train, axis_name=module.bn_axis_name, dtype=module.dtype, name=name
+    )
+    return layer(x)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax.Array:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, max_pool, norm_layer
+from histojax.models.layers import Conv, max_pool, normalize
 
 # torchvision's initialisation of every convolution.
 _HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -148,9 +148,7 @@ class Block(nn.Module):
             x: jax.Array, features: int, kernel: int, stride: int, conv: str, norm: str
         ) -> jax.Array:
             x = _conv(x, features, kernel, stride, self.dtype, conv)
-            return norm_layer(
-                "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=norm
-            )(x)
+            return normalize(self, "batch", x, norm, train=train)
 
         width, out = self.features, self.features * (4 if self.bottleneck else 1)
         convolutions = [(width, 3, self.stride), (out, 3, 1)]
@@ -205,10 +203,7 @@ class ResNet(nn.Module):
         """
         which = kind(self.kind)
         x = _conv(x, self.width, 7, 2, self.dtype, "conv1")
-        norm = norm_layer(
-            "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="bn1"
-        )
-        x = nn.relu(norm(x))
+        x = nn.relu(normalize(self, "batch", x, "bn1", train=train))
         maps = [x]
         x = max_pool(x, 3, 2, padding=1)
         for stage, count in enumerate(self.blocks or which.blocks):

@@ -149,7 +149,7 @@ def distances(instances: np.ndarray) -> np.ndarray:
     """How deep each pixel lies in its nucleus, float32 (H, W): 0 outside, 1 at the deepest.
 
     One px more than the Euclidean distance to the nucleus's nearest border pixel (one that has
-    another label beside it, corners included), over the largest such value of the nucleus.
+    a neighbour of another label, corners included), over the largest such value of the nucleus.
     """
     labels = _compact(instances)
     inside = labels > 0

@@ -13,7 +13,7 @@ import numpy as np
 import scipy.ndimage
 
 from histojax.checks import check, number
-from histojax.nuclei.components import label_mask
+from histojax.nuclei.components import first_pixels, label_mask, renumbered
 from histojax.nuclei.watershed import InstanceParameters, Maps, check_map, check_maps
 
 _EIGHT = np.ones((3, 3), bool)
@@ -61,7 +61,7 @@ def usenet_instances(
     a marker are nuclei too, and two pieces in one zone are two nuclei.
 
     MATLAB floods level ground in an order of its own, which is not reproduced: a line may lie a px
-    beside its own. Its numbers run down the columns, which decides what is on top.
+    off. Its numbers run down the columns, which decides what is on top.
 
     Args:
         mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
@@ -94,7 +94,9 @@ def usenet_instances(
         labels, footprint=scipy.ndimage.generate_binary_structure(2, 1), mode="constant"
     )
     # Components are at least a px apart, so that only background is contested.
-    return _in_raster_order(np.where(found, labels, grown))
+    labels = np.where(found, labels, grown)
+    firsts = first_pixels(labels, labels.max())
+    return renumbered(np.arange(len(firsts)) > 0, firsts)[1][labels]
 
 
 def zone_borders(seeds: np.ndarray) -> np.ndarray:
@@ -136,12 +138,3 @@ def _opened(mask: np.ndarray, min_area: float) -> np.ndarray:
     keep = np.bincount(labels.ravel()) >= min_area
     keep[:1] = False
     return keep[labels]
-
-
-def _in_raster_order(labels: np.ndarray) -> np.ndarray:
-    """The labels 1..n renumbered by their first pixel, int32 (H, W)."""
-    values, first = np.unique(labels, return_index=True)
-    first, values = first[values > 0], values[values > 0]
-    table = np.zeros(labels.max(initial=0) + 1, np.int32)
-    table[values[np.argsort(first)]] = np.arange(1, len(values) + 1)
-    return table[labels]

@@ -24,7 +24,7 @@ import skimage.segmentation
 from histojax.checks import check, number
 from histojax.errors import UserError
 from histojax.imaging.plane import Plane
-from histojax.nuclei.components import StripLabeller, StripLabels
+from histojax.nuclei.components import StripLabeller, StripLabels, renumbered
 
 _log = logging.getLogger(__name__)
 
@@ -130,7 +130,7 @@ class InstanceLabeller:
     as if alone. A longer one is flooded as far as each window shows it, its basins joined by
     their markers: still the same however the maps are cut, and within `REACH` px of a block's
     border what a flood of the whole component gives, but for water that came from further away.
-    What of it has no marker of its own in sight is left out, and said in the log.
+    Parts that have no marker within a window are left out, with a warning.
 
     Memory is bounded by a strip, a window and some tens of bytes for each component and marker;
     the temporary files take 14 bytes a pixel.
@@ -273,7 +273,7 @@ class InstanceLabeller:
 
 
 def check_maps(maps: Maps, parameters: InstanceParameters) -> None:
-    """Raises what `InstanceLabeller.add` says about maps."""
+    """Raises the errors of `InstanceLabeller.add` about maps."""
     for name in ("mask", "marker"):
         if name not in maps:
             raise ValueError(f"there is no map {name!r} among {sorted(maps)}")
@@ -332,8 +332,5 @@ def _numbered(plane: Plane, count: int, min_area: float) -> StripLabels:
         # Where an index is repeated the last assignment stands, and here that is the first pixel.
         firsts[ids[pixels]] = pixels + y * plane.width
     areas[0] = 0
-    kept = np.flatnonzero(areas >= max(min_area, 1))
-    kept = kept[np.argsort(firsts[kept])]
-    table = np.zeros(count + 1, np.int32)
-    table[kept] = np.arange(1, len(kept) + 1)
+    kept, table = renumbered(areas >= max(min_area, 1), firsts)
     return StripLabels(plane, table, areas[kept])

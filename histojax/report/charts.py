@@ -127,7 +127,7 @@ def line_chart(
         for mark in marks:
             if xs.min() <= mark <= xs.max():
                 axes.axvline(mark, color=_SOFT, linestyle=":", linewidth=1)
-        _scale(axes, xs, ys, log, axis)
+        _scale(axes, ys.min(), ys.max(), log, axis)
         return Chart(title, _svg(axes, label, notes), legend, log)
 
 
@@ -196,30 +196,25 @@ def _axes(height: int, *, left: int) -> Axes:
     return figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
 
 
-def _scale(axes: Axes, x: np.ndarray, y: np.ndarray, log: bool, axis: str) -> None:
-    """Limits, ticks and grid for finite values."""
+def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:
+    """Limits, ticks and grid of curves with values from `low` to `high`."""
     from matplotlib import ticker
 
-    plain = ticker.StrMethodFormatter("{x:.6g}")
-    whole = axis == "step"
-    low, high = y.min(), y.max()
-    axes.set_xlim(*((x.min(), x.max()) if x.min() < x.max() else (x.min() - 1, x.max() + 1)))
+    axes.margins(x=0)
     axes.set_xlabel(axis, loc="right", labelpad=0)
-    axes.xaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=whole))
-    axes.xaxis.set_major_formatter(ticker.EngFormatter(sep="") if whole else plain)
+    if axis == "step":
+        axes.xaxis.set_major_locator(
+            ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        )
+        axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     if log:
-        margin = max((high / low) ** 0.05, 1.05)
         axes.set_yscale("log")
-        axes.set_ylim(low / margin, high * margin)
-        subs = (1, 2, 5) if high / low < 500 else (1,)
-        axes.yaxis.set_major_locator(ticker.LogLocator(subs=subs, numticks=8))
+        within = (1, 2, 5) if high / low < 500 else (1,)
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=within, numticks=8))
         axes.yaxis.set_minor_locator(ticker.NullLocator())
-    else:
-        margin = (high - low) * 0.05 or max(abs(high) * 0.05, 0.5)
-        # Counts, errors and scores never go below a zero that they come near.
-        axes.set_ylim(0 if low >= 0 > low - margin else low - margin, high + margin)
-        axes.yaxis.set_major_locator(ticker.MaxNLocator(5, steps=[1, 2, 5, 10]))
-    axes.yaxis.set_major_formatter(plain)
+        axes.yaxis.set_major_formatter(ticker.StrMethodFormatter("{x:.6g}"))
+    elif low >= 0 > axes.get_ylim()[0]:
+        axes.set_ylim(bottom=0)  # counts, errors and scores are not negative
     axes.grid(axis="y", clip_on=False)
 
 

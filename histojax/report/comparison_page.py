@@ -1,4 +1,4 @@
-"""The report.html that compares several runs, from what comparison.json holds."""
+"""The report.html that compares several runs, from the content of comparison.json."""
 
 from __future__ import annotations
 

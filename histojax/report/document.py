@@ -82,7 +82,7 @@ def write(
         title: the page's name and first heading.
         pictures: all that the content holds, the most important first.
         footer: plain text at the end.
-        content: what the template shows.
+        content: variables of the template.
 
     Raises:
         UserError: the disk refuses.
@@ -92,8 +92,8 @@ def write(
     content = {"title": title, "footer": footer, "headings": headings, **content}
     body = _environment().get_template(f"{template}.html").render(content)
     page = _environment().get_template("page.html").render(content, body=body)
-    with atomic_path(path) as beside:
-        beside.write_text(page, encoding="utf-8")
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
 
 
 def write_sections(
@@ -105,8 +105,11 @@ def write_sections(
 
 
 def printable(value: object) -> str:
-    """Any value as text; what cannot stand in a page becomes a replacement character."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
+    """Any value as text; characters that a page cannot hold become replacement characters."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:

@@ -1,7 +1,7 @@
 """The report.html of a run and of a chain of stages, and the index.html of predictions.
 
-A report shows what its workdir holds (config.json, metrics.jsonl, summary.json, samples/ and
-evaluation/figures/) and names what is missing.
+A report shows config.json, metrics.jsonl, summary.json, samples/ and evaluation/figures/ of its
+workdir, and names those that are missing.
 """
 
 from __future__ import annotations
@@ -77,8 +77,8 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
     Args:
         path: final name, in the folder that holds the predictions' files.
         workdir: of the run that made them.
-        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp, sr,
-            labels, classes (paths or None), nuclei (count or None), note and class_names.
+        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp,
+            files (paths by name), nuclei (count or None), note and class_names.
 
     Raises:
         UserError: the disk refuses.
@@ -88,7 +88,7 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
         {
             "name": made.name,
             "entries": _prediction(made),
-            "files": [f.name for f in (made.sr, made.labels, made.classes) if f is not None],
+            "files": [file.name for file in made.files.values()],
             "preview": Picture(f"The middle of {made.name}.", preview),
         }
         for made, preview in rows
@@ -135,9 +135,11 @@ def _write(
     command = summary.get("command") or config.get("command") or ""
     guess = f"python -m histojax.main --config=configs/{name}.py[:SIZE] --workdir={workdir}"
     scores = table.parse(summary.get("metrics") or {})
+    groups = {table.describe(metric).group for metric in scores.masks}
+    subject = "Glands" if "glands" in groups else "Nuclei"
     captions = {
         "Enhanced images, against the real high-resolution image": scores.images,
-        "Nuclei, against the annotation": scores.masks,
+        f"{subject}, against the annotation": scores.masks,
     }
     sheets = sorted((workdir / "evaluation" / "figures").glob("*.png"))
     figures = [_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]
@@ -181,16 +183,16 @@ def _read(path: Path) -> dict[str, Any]:
 def _stage_folders(
     workdir: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
-    """Stage -> (folder, summary), from the summary, else of the stages that have begun."""
+    """Stage -> (folder, summary), from the summary, else of the stages that have a folder."""
     if stages := summary.get("stages"):
         return {
             name: (workdir / stage.get("folder", name), stage.get("summary") or {})
             for name, stage in stages.items()
         }
-    begun = [
-        name for name in config.get("chain") or [] if (workdir / name / "config.json").exists()
-    ]
-    return {name: (workdir / name, {}) for name in begun}
+    names = config.get("chain") or []
+    return {
+        name: (workdir / name, {}) for name in names if (workdir / name / "config.json").exists()
+    }
 
 
 def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:

@@ -121,7 +121,7 @@ def is_reference(row: str) -> bool:
 
 
 def finite(value: Any) -> float | None:
-    """A finite number; None for null, NaN, an infinity, and for what is no number."""
+    """A finite number; None for null, NaN, an infinity or another type."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
@@ -154,11 +154,11 @@ def count_text(value: Any) -> str:
 
 
 def p_text(p: Any) -> str:
-    """A p in three decimals, or "< .001"."""
+    """A p in three decimals, or "< 0.001"."""
     value = finite(p)
     if value is None:
         return MISSING
-    return "< .001" if value < 0.001 else f"{value:.3f}".lstrip("0") if value < 1 else "1"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
 def best(means: Mapping[str, Any], metric: Metric) -> set[str]:
@@ -177,7 +177,7 @@ def best_rows(by_row: Mapping[str, Entry], metric: Metric) -> set[str]:
 
 
 def column(metric: Metric, row: str = "") -> Column:
-    """The heading of a metric, or of what it scores in one row."""
+    """The heading of a metric, or of its scores in one row."""
     title = f"{metric.title}, {row_label(row)}" if row else metric.title
     return Column(title, metric.unit, metric.higher_is_better)
 
@@ -256,7 +256,7 @@ def other_table(others: Mapping[str, Entry]) -> Table:
 
 
 def _rank(row: str) -> int:
-    """Baselines first, what a run made next as it came, the real image last."""
+    """Baselines first, then rows of the run as they come, the real image last."""
     if row == "otsu":
         return 0
     return 1 if row.startswith("bicubic") else 3 if is_reference(row) else 2

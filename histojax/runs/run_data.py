@@ -64,7 +64,7 @@ def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
     return subsets.open_unlabelled(
         data.unlabelled,
         _opener(config, require_labels=False, crop=crop),
-        beside=data.source,
+        labelled=data.source,
         share=data.labelled,
         seed=config.seed,
     )

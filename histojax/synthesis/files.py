@@ -12,6 +12,7 @@ import numpy as np
 from histojax.cli import say
 from histojax.errors import UserError
 from histojax.imaging import reader, writers
+from histojax.imaging.labels import read_label_mpp, read_labels
 from histojax.synthesis.builtin import Seed
 
 _MASKS = (".png", ".tif", ".tiff")
@@ -60,11 +61,11 @@ def write_pairs(
     writers.check_empty(output)
     say(f"checking {len(files)} masks")
     for path in files:
-        maker.check(reader.read_labels(path, max_pixels=max_pixels), name=str(path))
+        maker.check(read_labels(path, max_pixels=max_pixels), name=str(path))
     kind = "instances" if maker.classes is None else "masks"
     written = []
     for number, path in enumerate(files, 1):
-        mask = reader.read_labels(path, max_pixels=max_pixels)
+        mask = read_labels(path, max_pixels=max_pixels)
         height, width = mask.shape
         labels = mask.astype(np.uint32) if maker.classes is None else mask
         for copy in range(count):
@@ -100,5 +101,5 @@ def mask_files(masks: Sequence[pathlib.Path]) -> list[pathlib.Path]:
 
 def common_mpp(files: Sequence[pathlib.Path]) -> float | None:
     """The micrometres per pixel that the files of all masks state, None where they differ."""
-    scales = {reader.read_label_mpp(path) for path in files}
+    scales = {read_label_mpp(path) for path in files}
     return scales.pop() if len(scales) == 1 else None

@@ -74,8 +74,8 @@ class MetricWriter:
         self._wandb = wandb_run
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
-            with files.atomic_path(self.path) as beside:
-                beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            with files.atomic_path(self.path) as part:
+                part.write_text("".join(json.dumps(row) + "\n" for row in kept))
         with files.disk_errors(self.path):
             self._file = self.path.open("a", encoding="utf-8")
 

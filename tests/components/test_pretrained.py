@@ -52,7 +52,7 @@ def test_vgg19_from_safetensors_with_its_classifier_left_out(tmp_path):
 SE_RESNET = {"kind": "se_resnet50", "blocks": (1, 1), "width": 8}
 
 
-def test_a_resnet_encoder_with_its_statistics_and_without_its_classifier(tmp_path):
+def test_a_resnet_encoder_has_statistics_and_no_classifier(tmp_path):
     arrays = resnet_arrays(**SE_RESNET)
     save_file(arrays, tmp_path / "model.safetensors")
     encoder = ResNet(**SE_RESNET, se_bias=True)
@@ -302,7 +302,7 @@ def test_an_interrupted_download_is_never_taken_for_whole(hub, monkeypatch, tmp_
 
 
 @pytest.mark.faults
-def test_a_cache_of_weights_that_cannot_be_written_is_one_sentence(hub, monkeypatch, tmp_path):
+def test_an_unwritable_cache_of_weights_is_one_sentence(hub, monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     (tmp_path / "file").write_text("")

@@ -72,7 +72,10 @@ def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
             {"method": "vahadane"},
             r"data.stain.method='vahadane' is not known; choose one of none, s",
         ),
-        ({"sparsity": 0.0}, r"sparsity 0.0 of stain normalisation is out of range"),
+        (
+            {"sparsity": 0.0},
+            r"stain.sparsity=0.0 has to be a number of 0.5 or less and above 0",
+        ),
         ({"target": "there.png"}, r"'there.png' is neither an image file nor a known target"),
     ],
 )

@@ -136,7 +136,7 @@ def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_p
         chain.run(config, workdir)
     assert str(failure.value).startswith(
         "generator would be trained further, but srgan, joint started from it as it was: "
-        f"remove {workdir}/srgan, {workdir}/joint to have them trained anew"
+        f"remove {workdir}/srgan, {workdir}/joint to train them again"
     )
     for name in ("srgan", "joint"):
         shutil.rmtree(workdir / name)

@@ -9,6 +9,7 @@ from PIL import Image
 
 from histojax.errors import UserError
 from histojax.imaging import reader
+from histojax.imaging.labels import read_labels
 from histojax.inference import prediction, tiled
 from histojax.runs import workdirs
 from histojax.stages import build_stage
@@ -37,7 +38,7 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
     assert {p.size for p in made} == {(160, 224)}
     for one in made:
         sr = reader.read_image(one.files["sr"])
-        labels = reader.read_labels(one.files["labels"])
+        labels = read_labels(one.files["labels"])
         assert sr.shape == (160, 224, 3)
         assert labels.shape == (160, 224)
         assert set(np.unique(labels)) - {0} == set(range(1, one.nuclei + 1))
@@ -194,19 +195,6 @@ def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
     assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
 
 
-def test_a_region_of_labels_is_read(tmp_path):
-    labels = np.arange(40 * 30, dtype=np.uint32).reshape(40, 30)
-    tifffile.imwrite(tmp_path / "l.tif", labels, tile=(16, 16))
-    got = reader.read_label_region(tmp_path / "l.tif", 5, 7, 20, 11)
-    assert got.dtype == np.int32
-    np.testing.assert_array_equal(got, labels[5:25, 7:18])
-    with pytest.raises(ValueError, match="is not inside"):
-        reader.read_label_region(tmp_path / "l.tif", 30, 0, 20, 10)
-    Image.fromarray(labels.astype(np.uint8)).save(tmp_path / "l.png")
-    with pytest.raises(UserError, match="is not a TIFF"):
-        reader.read_label_region(tmp_path / "l.png", 0, 0, 2, 2)
-
-
 def by_darkness(windows):
     """A hand-made run: the image as it is, and a probability that is low on white."""
     gray = windows.astype(np.float32).mean(-1, keepdims=True)
@@ -230,7 +218,7 @@ def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
     Image.fromarray(image.astype(np.uint8)).save(tmp_path / "blank.png")
     made = predicted(joint, tmp_path / "blank.png", tmp_path / "out")
     assert made.nuclei == found
-    labels = reader.read_labels(made.files["labels"])
+    labels = read_labels(made.files["labels"])
     assert labels.shape == (70, 50)
     assert (labels == found).all()
     prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / "blank.png": made})
@@ -244,7 +232,7 @@ def test_an_image_of_a_pixel_is_predicted(trained_chain, tmp_path, size):
     made = prediction.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
     assert made.size == (4 * size[0], 4 * size[1])
     assert reader.read_image(made.files["sr"]).shape == (*made.size, 3)
-    assert reader.read_labels(made.files["labels"]).shape == made.size
+    assert read_labels(made.files["labels"]).shape == made.size
 
 
 @pytest.mark.faults
@@ -298,7 +286,7 @@ def test_seventy_thousand_nuclei_are_seventy_thousand_across_tiles(joint, tmp_pa
     assert made.nuclei == 175 * 400 == 70_000
     with tifffile.TiffFile(made.files["labels"]) as tiff:
         assert tiff.pages[0].dtype == np.uint32
-    labels = reader.read_labels(made.files["labels"])
+    labels = read_labels(made.files["labels"])
     # Numbered in raster order, each dot once.
     np.testing.assert_array_equal(labels[:350:2, ::2].ravel(), np.arange(1, 70_001))
     assert np.count_nonzero(labels) == 70_000
@@ -346,8 +334,8 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
     assert made.nuclei == 1  # the two touch
     with tifffile.TiffFile(made.files["classes"]) as tiff:
         assert tiff.pages[0].dtype == np.uint8
-    np.testing.assert_array_equal(reader.read_labels(made.files["classes"]), index)
-    assert (reader.read_labels(made.files["labels"]) == (index > 0)).all()
+    np.testing.assert_array_equal(read_labels(made.files["classes"]), index)
+    assert (read_labels(made.files["labels"]) == (index > 0)).all()
     prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / f"{name}.png": made})
     assert "0 background, 1 tumour, 2 stroma" in (tmp_path / "out" / "index.html").read_text()
     preview = prediction.preview(tmp_path / f"{name}.png", made)

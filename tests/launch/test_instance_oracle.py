@@ -5,9 +5,10 @@ import sys
 import numpy as np
 import skimage.io
 
-from launch import instance_oracle
+from tests.launch.commands import load
 
 ROOT = pathlib.Path(__file__).parents[2]
+instance_oracle = load("launch.instance_oracle")
 
 
 def touching_squares():

@@ -67,11 +67,11 @@ def test_an_override_may_speak_of_the_seed(tmp_path):
 
 def test_runs_share_devices_and_are_not_run_twice(stand_in):
     made = jobs.plan([f"a: {CONFIG}", f"b: {CONFIG}"], ["0", "1"], [], stand_in / "out")
-    assert jobs.Runner(["4", "5"])(made) == []
+    assert jobs.run_all(made, ["4", "5"]) == []
     devices = [calls(job) for job in made]
     assert all(len(each) == 1 for each in devices)
     assert {each[0] for each in devices} == {"4", "5"}
-    assert jobs.Runner([None])(made) == []
+    assert jobs.run_all(made) == []
     assert [calls(job) for job in made] == devices
 
 
@@ -86,9 +86,9 @@ def test_runs_without_devices_share_the_cores_out(stand_in):
         pytest.skip("one core cannot be shared out")
     made = jobs.plan([f"a: {CONFIG}"], ["0", "1", "2"], [], stand_in / "out")
     # A run alone has them all, however many slots there are.
-    assert jobs.Runner([None] * 5)(made[:1]) == []
+    assert jobs.run_all(made[:1], count=5) == []
     assert used(made[0]) == mine
-    assert jobs.Runner([None] * 2)(made) == []
+    assert jobs.run_all(made, count=2) == []
     assert not set(used(made[1])) & set(used(made[2]))
     assert sorted(used(made[1]) + used(made[2])) == mine
 
@@ -101,21 +101,34 @@ def test_where_cores_may_not_be_chosen_runs_use_any(stand_in, monkeypatch):
     monkeypatch.setattr(os, "sched_setaffinity", refuse)
     monkeypatch.setattr(cores, "shares", lambda count: [{0}] * count)
     made = jobs.plan([f"a: {CONFIG}"], ["0", "1"], [], stand_in / "out")
-    assert jobs.Runner([None, None])(made) == []
+    assert jobs.run_all(made, count=2) == []
     assert [used(job) for job in made] == [cores.usable()] * 2
 
 
+@pytest.mark.faults
 def test_other_words_under_a_known_name_are_refused(tmp_path):
     root = str(ROOT / CONFIG)
-    # What was refused before it began does not bind its name.
+    # A run that was refused before it trained does not bind its name.
     jobs.claim(jobs.plan([f"a: {root}"], ["5"], ["--config.stepz=3"], tmp_path), tmp_path)
     jobs.claim(jobs.plan([f"a: {root}"], ["0"], [], tmp_path), tmp_path)
     (tmp_path / "a" / "seed_0").mkdir(parents=True)
     (tmp_path / "a" / "seed_0" / "config.json").touch()
-    again = jobs.claim(jobs.plan([f"a: {root}"], ["1"], [], tmp_path), tmp_path)
-    assert [job.seed for job in again] == [0, 1]
+    jobs.claim(jobs.plan([f"a: {root}"], ["1"], [], tmp_path), tmp_path)
     with pytest.raises(UserError, match=r"was run with --config=\S+, not with .* --config.steps=3"):
         jobs.claim(jobs.plan([f"a: {root}"], ["0"], ["--config.steps=3"], tmp_path), tmp_path)
-    (tmp_path / "sweep.json").write_text('{"a": []}')
+    (tmp_path / "sweep.json").write_text('["a"')
     with pytest.raises(UserError, match=r"sweep.json is damaged"):
         jobs.claim(jobs.plan([f"a: {root}"], ["0"], [], tmp_path), tmp_path)
+
+
+def test_runs_of_earlier_commands_are_finished_too(stand_in):
+    output = stand_in / "out"
+    for name, seed in (("b", "10"), ("b", "2"), ("a", "0")):
+        made = jobs.plan([f"{name}: {CONFIG}"], [seed], [], output)
+        jobs.claim(made, output)
+        assert jobs.run_all(made) == []
+    jobs.claim(jobs.plan([f"a: {CONFIG}"], ["1"], [], output), output)
+    assert jobs.finished(output) == {
+        (name, seed): output / name / f"seed_{seed}"
+        for name, seed in (("b", 10), ("b", 2), ("a", 0))
+    }

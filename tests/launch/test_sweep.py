@@ -40,7 +40,7 @@ def test_a_host_takes_its_share(stand_in):
         f"seed_{seed}" for seed in (0, 1, 2, 0, 1, 2)
     ]
     table = list(csv.DictReader((stand_in / "out" / "table.csv").read_text().splitlines()))
-    # Means .6, .7 and .8 of the three seeds, whose standard deviation is .1.
+    # The means of the three seeds are 0.6, 0.7 and 0.8; their standard deviation is 0.1.
     whole = next(row for row in table if row["run"] == "a" and row["organ"] == "all")
     assert whole["metric"] == "dice_hr_to_s"
     assert [float(whole[k]) for k in ("seeds", "images", "mean", "sd")] == pytest.approx(
@@ -53,7 +53,7 @@ def test_a_host_takes_its_share(stand_in):
 
 
 @pytest.mark.faults
-def test_a_failed_run_is_named_with_its_last_words_and_the_others_run(stand_in):
+def test_a_failed_run_is_named_and_the_others_run(stand_in):
     done = command(
         f"--run=bad: {CONFIG} --config.steps=0", f"--run=good: {CONFIG}", "--output=out",
         cwd=stand_in,

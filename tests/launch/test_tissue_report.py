@@ -6,12 +6,15 @@ import sys
 
 import numpy as np
 import pytest
+from absl import flags
 from PIL import Image
 
-from launch import tissue_measures as measures
+from histojax.errors import UserError
 from tests import tiny
+from tests.launch.commands import load, loaded
 
 ROOT = pathlib.Path(__file__).parents[2]
+tissue_report = load("launch.tissue_report")
 
 
 def test_middles_are_compared_with_rims_in_density():
@@ -27,37 +30,38 @@ def test_middles_are_compared_with_rims_in_density():
     # And one that the border cuts off, whose own outline is not to be seen there.
     instances[50:78, :20] = 9
     image[50:78, :20] = 10
-    found = measures.middle_over_rim(image, instances)
+    found = tissue_report.middle_over_rim(image, instances)
     np.testing.assert_allclose(found, [-math.log(2), math.log(2)], atol=1e-6)
-    row = measures.statistics(image, instances)
+    row = tissue_report.statistics(image, instances)
     assert row["pale_middles"] == 0.5
-    bare = measures.statistics(image, 0 * instances)
+    bare = tissue_report.statistics(image, 0 * instances)
     assert math.isnan(bare["pale_middles"])
     # What no image has is nothing, and what some have is theirs.
-    table = measures.summary([bare, bare])
+    table = tissue_report.summary([bare, bare])
     assert all(math.isnan(value) for value in table["pale_middles"].values())
-    assert measures.summary([bare, row])["pale_middles"]["mean"] == 0.5
-    assert measures.format_table({"real": table, "synthetic": table})
+    assert tissue_report.summary([bare, row])["pale_middles"]["mean"] == 0.5
+    rows = {row[""]: row for row in tissue_report.table_of(table, table)}
+    assert rows["nuclear_fraction"]["within"] == "yes"
+    assert "within" not in rows["pale_middles"]
 
 
 def report(*words):
-    command = [sys.executable, "-m", "launch.tissue_report", *words]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    with loaded("launch.tissue_report") as command:
+        flags.FLAGS(["", *words])
+        command.main([])
 
 
-def test_real_images_are_compared_with_the_built_in_models_and_with_any_others(tmp_path):
+def test_real_images_are_compared_with_built_in_and_other_ones(tmp_path, capsys):
     tiny.folder(tmp_path / "real", count=3)
     tiny.folder(tmp_path / "made", count=2)
     real, output = f"--real=folder:{tmp_path / 'real'}", tmp_path / "out"
     size = ("--size=64", "--split=all", f"--output={output}")
-    done = report(real, *size, "--patients=2", "--patches=1")
-    assert done.returncode == 0, done.stderr
-    assert "patches of 64 px per second" in done.stdout
+    report(real, *size, "--patients=2", "--patches=1")
+    assert "patches of 64 px per second" in capsys.readouterr().out
     table = json.loads((output / "table.json").read_text())
     assert list(table["images"]["synthetic"]) == ["patient 0", "patient 1"]
-    done = report(real, *size, f"--synthetic=folder:{tmp_path / 'made'}")
-    assert done.returncode == 0, done.stderr
-    assert "per second" not in done.stdout
+    report(real, *size, f"--synthetic=folder:{tmp_path / 'made'}")
+    assert "per second" not in capsys.readouterr().out
     table = json.loads((output / "table.json").read_text())
     assert len(table["images"]["real"]) == 3
     made = table["images"]["synthetic"]
@@ -67,22 +71,24 @@ def test_real_images_are_compared_with_the_built_in_models_and_with_any_others(t
 
 
 @pytest.mark.faults
-def test_what_cannot_be_measured_is_named(tmp_path):
-    for words, said in (((), "--output"), (("--output=",), "--output is empty: name a folder")):
-        done = report("--real=folder:x", *words)
-        assert done.returncode == 2
-        assert said in done.stderr
-        assert "Traceback" not in done.stderr
+def test_images_that_cannot_be_measured_are_named(tmp_path):
+    with pytest.raises(UserError, match="--output is empty: name a folder"):
+        report("--real=folder:x", "--output=")
     for kind, array in (("images", np.full((64, 64, 3), 200)), ("masks", np.eye(64))):
         (tmp_path / "bare" / kind).mkdir(parents=True)
         Image.fromarray(array.astype(np.uint8)).save(tmp_path / "bare" / kind / "a.png")
-    spec = f"folder:{tmp_path / 'bare'}"
-    done = report(f"--real={spec}", "--split=all", f"--output={tmp_path / 'out'}", "--size=64")
-    assert done.returncode == 2
-    assert "has no instances" in done.stderr
-    assert "Traceback" not in done.stderr
+    output = ("--split=all", f"--output={tmp_path / 'out'}")
+    with pytest.raises(UserError, match="has no instances"):
+        report(f"--real=folder:{tmp_path / 'bare'}", *output, "--size=64")
     tiny.folder(tmp_path / "small", count=1)
-    spec = f"folder:{tmp_path / 'small'}"
-    done = report(f"--real={spec}", "--split=all", f"--output={tmp_path / 'out'}", "--size=128")
+    with pytest.raises(UserError, match="has 64 x 64 px, and squares of 128 px are compared"):
+        report(f"--real=folder:{tmp_path / 'small'}", *output, "--size=128")
+
+
+@pytest.mark.faults
+def test_missing_flags_are_named():
+    command = [sys.executable, "-m", "launch.tissue_report", "--real=folder:x"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
-    assert "has 64 x 64 px, and squares of 128 px are compared" in done.stderr
+    assert "--output" in done.stderr
+    assert "Traceback" not in done.stderr

@@ -3,7 +3,7 @@ import pytest
 import scipy.optimize
 
 from histojax.metrics import instances, registry
-from launch.benchmark_instances import score_by_loops
+from tests.oracles import score_by_loops
 
 PERFECT = dict.fromkeys(("aji", "aji_plus", "pq", "dq", "sq", "f1"), 1.0)
 

@@ -102,7 +102,7 @@ def test_conv_trees_are_interchangeable_with_linens():
     pairs = [
         (layers.Conv(16, 5), nn.Conv(16, (5, 5))),
         (
-            layers.GroupedConv(16, 4, use_bias=True),
+            layers.Conv(16, groups=4),
             nn.Conv(16, (3, 3), feature_group_count=4),
         ),
     ]
@@ -116,7 +116,7 @@ def test_conv_trees_are_interchangeable_with_linens():
 
 def test_a_width_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiples of the cardinality"):
-        layers.GroupedConv(16, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
+        layers.Conv(16, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
     with pytest.raises(ValueError, match="fastest"):
         layers.grouped_convolve(jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 4)), 2, form="fastest")
 

@@ -7,7 +7,7 @@ from PIL import Image
 from histojax.models import resizing
 
 
-def test_pixel_shuffle_puts_channel_c_r2_plus_i_r_plus_j_at_row_i_column_j():
+def test_pixel_shuffle_has_the_order_of_pytorch():
     r, channels = 3, 2
     x = jnp.arange(1 * 2 * 4 * channels * r * r, dtype=jnp.float32).reshape(1, 2, 4, -1)
     y = np.asarray(resizing.pixel_shuffle(x, r))

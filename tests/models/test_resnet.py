@@ -119,7 +119,7 @@ def test_blocks_and_width_make_a_small_encoder():
     assert layers == ["layer1_0", "layer2_0", "layer2_1", "layer2_2"]
 
 
-def test_squeeze_and_excitation_weighs_channels_by_the_mean_of_the_window():
+def test_squeeze_and_excitation_weighs_channels_by_means():
     # One hidden unit holds the mean of channel 0, 3; channel c is weighed by sigmoid(c * 3).
     x = jnp.array([[1.0, 2.0], [5.0, 4.0]])[None]
     x = jnp.stack([x[..., 1], x[..., 0]], -1)[:, :, None]

@@ -10,7 +10,7 @@ from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.nuclei import watershed
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters, label_instances
-from launch.benchmark_postprocessing import whole_image
+from tests.oracles import whole_image
 
 # Every px counts: what is tested is not what is dropped.
 ALL = dict(min_marker=0, min_area=0, min_unmarked=0, max_hole=0)

@@ -22,7 +22,7 @@ def test_the_curve_lies_where_the_values_are():
     chart = charts.line_chart([Series("a", [0, 50, 100], [0.0, 1.0, 0.5])], title="A")
     (xs, ys), notes = zip(*_points(chart), strict=True), [*_points(chart).values()]
     assert xs[1] - xs[0] == pytest.approx(xs[2] - xs[1], abs=0.1)
-    # Up the page is down in px; .5 lies halfway.
+    # Up the page is down in px; 0.5 lies halfway.
     assert ys[1] < ys[2] < ys[0]
     assert ys[2] == pytest.approx((ys[0] + ys[1]) / 2, abs=0.1)
     assert notes == ["a 0 at step 0", "a 1 at step 50", "a 0.5 at step 100"]
@@ -41,7 +41,7 @@ def test_wide_positive_ranges_are_logarithmic_and_others_linear():
     assert not charts.line_chart([Series("a", [0, 1, 2], wide)], title="A", log=False).log
 
 
-def test_values_that_are_not_finite_break_the_line_and_are_counted():
+def test_values_that_are_not_finite_are_gaps_and_counted():
     chart = charts.line_chart(
         [Series("a", range(5), [1, 2, None, 3, float("nan")]), Series("b", [0], [None])], title="A"
     )
@@ -93,7 +93,7 @@ def test_marks_within_reach_are_drawn():
     assert len(_marks(marked, "path")) == len(_marks(plain, "path")) + 1
 
 
-def test_dots_stand_where_their_values_are_and_a_line_at_their_mean():
+def test_dots_are_at_their_values_and_a_line_at_their_mean():
     chart = charts.dot_chart([("a <b>$", [0.0, 1.0]), ("c", [0.5, float("nan")])], title="dice")
     xs = [x for x, _ in _points(chart)]
     assert list(_points(chart).values()) == ["a <b>$ 0", "a <b>$ 1", "c 0.5"]

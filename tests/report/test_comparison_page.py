@@ -70,7 +70,7 @@ def test_runs_stand_beside_their_baseline_with_the_best_marked(page):
     assert "30.10 – 31.10" in rows[2][1]
     ((head, cell),) = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', differences, re.S)
     assert head == "&lt;b&gt;&amp;other"
-    assert "+0.60<small>+0.10 to +1.10</small><small>p .031</small>" in cell
+    assert "+0.60<small>+0.10 to +1.10</small><small>p 0.031</small>" in cell
     assert "6 images, 1 without a finite score left out" in cell
 
 
@@ -102,7 +102,8 @@ def test_rows_have_titles(row, title):
 
 
 @pytest.mark.parametrize(
-    ("p", "shown"), [(0.03125, ".031"), (1.0, "1"), (0.0004, "< .001"), (0.5, ".500"), (None, "–")]
+    ("p", "shown"),
+    [(0.03125, "0.031"), (1.0, "1.000"), (0.0004, "< 0.001"), (0.5, "0.500"), (None, "–")],
 )
 def test_a_p_is_shown_in_three_decimals(p, shown):
     assert table.p_text(p) == shown

@@ -56,7 +56,7 @@ def test_only_what_two_runs_have_is_overlaid():
     assert curves.overlaid({"a": run(0), "c": alone}, loss=True) == []
 
 
-def test_curves_over_time_are_in_minutes_and_leave_out_what_has_none():
+def test_curves_over_time_are_in_minutes():
     untimed = {("val", "psnr_rgb"): Curve([10, 20], [None, None], [27.0, 28.0])}
     (chart,) = curves.overlaid({"a": run(0), "b": run(1)}, loss=False, by_time=True)
     assert "a 27 at 1 minutes" in chart.svg

@@ -161,6 +161,14 @@ def test_scores_stand_in_rows_of_methods_with_the_best_marked(tmp_path):
     assert "+0.122 over bicubic → S" in parsed.text
 
 
+def test_scores_of_glands_are_called_so(tmp_path):
+    metrics = {"dice_hr_to_s": _entry(0.8), "object_hausdorff_hr_to_s": _entry(41.26)}
+    _stage(tmp_path / "run", metrics=metrics, differences={})
+    source, _ = _read(pages.run_report(tmp_path / "run"))
+    assert "41.3" in _rows(source, "Glands, against the annotation")["HR → S"][1]
+    assert "Nuclei, against" not in source
+
+
 def test_the_report_says_what_the_run_was(tmp_path):
     _stage(tmp_path / "run", command="python -m histojax.main --config=configs/joint.py:smoke")
     _, parsed = _read(pages.run_report(tmp_path / "run"))
@@ -319,14 +327,14 @@ def test_the_index_of_predictions(tmp_path):
     hrefs = [link["href"] for link in parsed.all("a") if not link["href"].startswith("#")]
     assert hrefs == ["a%20b.sr.tif", "a%20b.labels.tif", "a%20b.classes.tif"]
     assert parsed.text.count("0 background, 1 <tumour>") == 1
-    # 1000 x 2000 px of .5 um are half a mm2.
+    # 1000 x 2000 px of 0.5 um are half a mm2.
     assert "3,000 per mm²" in parsed.text
     assert "2 images predicted by the run in runs/joint, 1,500 nuclei in all" in parsed.text
     assert "2,000 × 1,000 px" in parsed.text
     assert len(parsed.all("img")) == 2
 
 
-def test_warnings_are_listed_with_their_steps_and_no_curve_is_made_of_them(tmp_path):
+def test_warnings_are_listed_and_make_no_curve(tmp_path):
     folder = tmp_path / "joint"
     _stage(folder)
     before = _read(pages.run_report(folder))[1]

@@ -35,7 +35,7 @@ def test_keys_are_metric_and_method(key, metric, method):
     assert found == (metric, [method])
 
 
-def test_networks_not_known_are_told_apart_by_the_methods_of_other_metrics():
+def test_rows_of_other_metrics_part_an_unknown_network():
     scores = table.parse(
         {"psnr_rgb_my_run": 1.0, "feature_distance_new_net_my_run": 0.2, "feature_distance_x": 0.1}
     )
@@ -43,7 +43,7 @@ def test_networks_not_known_are_told_apart_by_the_methods_of_other_metrics():
     assert scores.others == {"feature_distance_x": {"mean": 0.1}}
 
 
-def test_scores_of_classes_are_of_masks_and_named_after_the_class():
+def test_scores_of_classes_have_the_name_of_the_class():
     keys = ("dice", "class_miou", "class_miou_pooled", "class_dice_otsu", "class_dice_pooled_b")
     scores = table.parse({f"{key}_hr_to_s": _entry(0.5) for key in keys})
     assert scores.images == scores.others == {}
@@ -53,7 +53,7 @@ def test_scores_of_classes_are_of_masks_and_named_after_the_class():
     assert table.describe("class_dice_pooled_b").title == "Dice, b, pooled"
 
 
-def test_best_is_largest_or_smallest_as_the_metric_has_it_and_ties_share_it():
+def test_the_direction_of_a_metric_decides_the_best():
     column = {"a": _entry(1.0), "b": _entry(2.0), "c": {"mean": None}, "d": {"mean": math.nan}}
     assert table.best_rows(column, table.describe("psnr_rgb")) == {"b"}
     assert table.best_rows(column, table.describe("power_spectrum_error")) == {"a"}
@@ -64,7 +64,7 @@ def test_best_is_largest_or_smallest_as_the_metric_has_it_and_ties_share_it():
     assert table.best_rows({"a": _entry(1.0)}, table.describe("psnr_rgb")) == set()
 
 
-def test_rows_that_read_the_real_image_do_not_compete_unless_all_do():
+def test_references_compete_only_among_themselves():
     column = {"bicubic_to_s": _entry(0.7), "joint": _entry(0.8), "hr_to_s": _entry(0.9)}
     assert table.best_rows(column, table.describe("dice")) == {"joint"}
     assert table.best_rows(

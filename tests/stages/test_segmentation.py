@@ -152,7 +152,7 @@ def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
     assert not np.array_equal(state.params["segmenter"]["trunk"]["conv1"]["kernel"], kernel)
 
 
-def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
+def test_a_run_from_pretrained_weights_is_used_without_them(tmp_path):
     config, _ = pretrained_config(tmp_path)
     chain.run(config, tmp_path / "run")
     (tmp_path / "resnet18.npz").unlink()
@@ -246,7 +246,7 @@ def without_norm():
     return config
 
 
-def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
+def test_an_unlabelled_image_counts_without_its_mask():
     stage, state, batch = taught()
     state = moved(state)
     _, (metrics,) = tiny.stepped(stage, state, batch, 1)
@@ -261,7 +261,7 @@ def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
     assert other_image["gradient_norm_segmenter"] != metrics["gradient_norm_segmenter"]
 
 
-def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_other_way_round():
+def test_unlabelled_images_move_the_network_alone():
     stage, state, batch = taught(**{"optimizer.schedule": "constant", "ema_decay": 1.0})
     batch["labelled"] = np.zeros_like(batch["labelled"])
     # As of an old run, whose average no longer follows at once: its decay is what is asked for.
@@ -275,7 +275,7 @@ def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_oth
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
-def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tmp_path):
+def test_a_run_with_a_teacher_trains_and_resumes(tmp_path):
     config = tiny.config("use_net")
     config.data.update(labelled=0.25, unlabelled="rest", unlabelled_weight=0.6)
     config.data.synthetic.train = 8  # of four patients

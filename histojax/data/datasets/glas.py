@@ -11,7 +11,8 @@ import numpy as np
 
 from histojax.data.datasets import layout
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS, read_image, read_labels
+from histojax.imaging.labels import read_labels
+from histojax.imaging.reader import MAX_PIXELS, read_image
 
 CLASSES = (
     "background",

@@ -20,7 +20,8 @@ import numpy as np
 
 from histojax.data.sources.base import Objects
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image, read_labels
+from histojax.imaging.labels import read_labels
+from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image
 from histojax.nuclei.components import label_mask
 
 _log = logging.getLogger(__name__)

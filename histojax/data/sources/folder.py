@@ -36,13 +36,13 @@ from histojax.data.sources.record_cache import RecordCache
 from histojax.data.sources.splits import checked_splits, group_of, names_of_split
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
+from histojax.imaging.labels import read_labels
 from histojax.imaging.reader import (
     MAX_PIXELS,
     SUFFIXES,
     image_size,
     open_image,
     read_image,
-    read_labels,
 )
 from histojax.imaging.resampling import SCALES
 

@@ -38,21 +38,21 @@ class Raster:
 class Enhanced(Raster):
     """The high-resolution image, uint8 RGB."""
 
-    reads = ("sr",)
+    reads: ClassVar[tuple[str, ...]] = ("sr",)
     suffix = ".sr.tif"
 
 
 class Classes(Raster):
     """Each pixel's likeliest class, uint8, 0 background."""
 
-    reads = ("classes",)
+    reads: ClassVar[tuple[str, ...]] = ("classes",)
     suffix = ".classes.tif"
 
 
 class Labels(Raster):
     """The nuclei, uint32: 0 background, 1..n in raster order of each nucleus's first pixel."""
 
-    reads = ("labels",)
+    reads: ClassVar[tuple[str, ...]] = ("labels",)
     suffix = ".labels.tif"
 
     def __init__(self, image: Image):

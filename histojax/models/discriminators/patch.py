@@ -11,7 +11,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import full_precision, norm_layer
+from histojax.models.layers import full_precision, normalize
 
 KERNEL = 4
 PADDING = ((1, 1), (1, 1))
@@ -97,13 +97,7 @@ class PatchDiscriminator(nn.Module):
             else:
                 x = conv(x)
             if normalized:
-                x = norm_layer(
-                    self.norm,
-                    train=train,
-                    axis_name=self.bn_axis_name,
-                    dtype=self.dtype,
-                    name=f"norm_{i}",
-                )(x)
+                x = normalize(self, self.norm, x, f"norm_{i}", train=train)
             if not last:
                 x = nn.leaky_relu(x, 0.2)
                 hidden.append(x)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import full_precision, norm_layer
+from histojax.models.layers import full_precision, normalize
 
 _RULES = {
     "halving": one_of(("alternate", "every")),
@@ -91,13 +91,7 @@ class ScalarDiscriminator(nn.Module):
             if not norm_first:
                 x = nn.leaky_relu(x, 0.2)
             if normalized:
-                x = norm_layer(
-                    self.norm,
-                    train=train,
-                    axis_name=self.bn_axis_name,
-                    dtype=self.dtype,
-                    name=f"norm_{i}",
-                )(x)
+                x = normalize(self, self.norm, x, f"norm_{i}", train=train)
             if norm_first:
                 x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], 1, 1, -1)

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of, whole
-from histojax.models.layers import Conv, activate, full_precision, norm_layer
+from histojax.models.layers import Conv, activate, full_precision, normalize
 from histojax.models.resizing import pixel_shuffle, upsample
 
 _SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
@@ -149,9 +149,7 @@ class SuperResolution(nn.Module):
             x = self.block(f"block_{i}")(x, train=train)
         bias = self.norm != "batch"
         x = Conv(self.features, 3, use_bias=bias, dtype=self.dtype, name="trunk")(x)
-        x = head + norm_layer(
-            self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="trunk_norm"
-        )(x)
+        x = head + normalize(self, self.norm, x, "trunk_norm", train=train)
         y = full_precision(self._enlarge(x))
         if self.output == "tanh":
             y = jnp.tanh(y) if self.skip == "bicubic" else (jnp.tanh(y) + 1) / 2

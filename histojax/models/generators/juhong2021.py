@@ -14,7 +14,7 @@ import jax.numpy as jnp
 
 from histojax.checks import check, one_of
 from histojax.models.generators.frame import UPSAMPLING_STEPS, halo
-from histojax.models.layers import Conv, full_precision, norm_layer
+from histojax.models.layers import Conv, full_precision, normalize
 from histojax.models.resizing import nearest_upsample
 
 _RULES = {"scale": one_of(UPSAMPLING_STEPS)}
@@ -30,10 +30,7 @@ class SingleConvBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         # The bias stays: the activation lies between it and the norm.
         y = nn.relu(Conv(x.shape[-1], 3, dtype=self.dtype, name="conv")(x))
-        norm = norm_layer(
-            "keras_batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="norm"
-        )
-        return x + norm(y)
+        return x + normalize(self, "keras_batch", y, "norm", train=train)
 
 
 class Juhong2021(nn.Module):
@@ -91,14 +88,7 @@ class Juhong2021(nn.Module):
         for i in range(self.blocks):
             x = SingleConvBlock(self.bn_axis_name, self.dtype, name=f"block_{i}")(x, train=train)
         x = Conv(self.features, 3, dtype=self.dtype, name="trunk")(x)
-        norm = norm_layer(
-            "keras_batch",
-            train=train,
-            axis_name=self.bn_axis_name,
-            dtype=self.dtype,
-            name="trunk_norm",
-        )
-        x = head + norm(x)
+        x = head + normalize(self, "keras_batch", x, "trunk_norm", train=train)
         for i, r in enumerate(UPSAMPLING_STEPS[self.scale]):
             x = Conv(256, 3, dtype=self.dtype, name=f"upsample_{i}")(nearest_upsample(x, r))
             x = nn.relu(x)

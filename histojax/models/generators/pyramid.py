@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, full_precision, norm_layer
+from histojax.models.layers import Conv, full_precision, normalize
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -74,7 +74,7 @@ class PyramidGenerator(nn.Module):
       features: channels at full size; each of the downsamplings doubles them.
       downsamplings: by 2 each.
       blocks: residual blocks at the smallest size.
-      conditioning: "concat", the mask beside the image, or "spade", which also normalises by it.
+      conditioning: "concat", mask and image concatenated, or "spade", which also normalises by it.
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
       adds_nothing: whether the last kernel is zero at first, so that an untrained generator
         returns the image of the scale below.
@@ -162,7 +162,7 @@ class PyramidGenerator(nn.Module):
             padding = ((margin, margin),) * 2
             return nn.Conv(width, (side, side), strides=stride, padding=padding, **options)(x)
 
-        def normalize(x: jax.Array, name: str) -> jax.Array:
+        def norm(x: jax.Array, name: str) -> jax.Array:
             if self.conditioning == "spade":
                 spade = Spade(
                     self.norm,
@@ -172,25 +172,23 @@ class PyramidGenerator(nn.Module):
                     name=name,
                 )
                 return spade(x, mask, train=train)
-            return norm_layer(
-                self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
-            )(x)
+            return normalize(self, self.norm, x, name, train=train)
 
         amplitude = self.variable("noise", "amplitude", jnp.ones, ())
         noisy = 2 * below - 1 + amplitude.value * noise
         x = jnp.concatenate([noisy, 2 * mask - 1], -1).astype(self.dtype)
-        x = nn.relu(normalize(conv(x, self.features, "stem", side=7), "stem_norm"))
+        x = nn.relu(norm(conv(x, self.features, "stem", side=7), "stem_norm"))
         width = self.features
         for n in range(self.downsamplings):
             width *= 2
-            x = nn.relu(normalize(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
+            x = nn.relu(norm(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
         for n in range(self.blocks):
-            y = nn.relu(normalize(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
-            x = x + normalize(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
+            y = nn.relu(norm(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
+            x = x + norm(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
         for n in reversed(range(self.downsamplings)):
             width //= 2
             x = conv(nearest_upsample(x, 2), width, f"up_{n}")
-            x = nn.relu(normalize(x, f"up_{n}_norm"))
+            x = nn.relu(norm(x, f"up_{n}_norm"))
         last = nn.initializers.zeros if self.adds_nothing else _INIT
         added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))

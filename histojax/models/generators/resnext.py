@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.models.generators.frame import SuperResolution, last_init
-from histojax.models.layers import Conv, GroupedConv, activate, norm_layer
+from histojax.models.layers import Conv, activate, normalize
 
 
 class ResNeXtBlock(nn.Module):
@@ -37,18 +37,16 @@ class ResNeXtBlock(nn.Module):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         bias = self.norm != "batch"
 
-        def normalize(y: jax.Array, name: str) -> jax.Array:
-            layer = norm_layer(
-                self.norm, train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=name
-            )
-            return layer(y)
+        def norm_act(y: jax.Array, name: str) -> jax.Array:
+            y = normalize(self, self.norm, y, f"{name}_norm", train=train)
+            return activate(self.activation, y, name=f"{name}_act")
 
         y = Conv(self.width, 1, use_bias=bias, dtype=self.dtype, name="reduce")(x)
-        y = activate(self.activation, normalize(y, "reduce_norm"), name="reduce_act")
-        y = GroupedConv(
-            self.width, self.cardinality, use_bias=bias, dtype=self.dtype, name="grouped"
+        y = norm_act(y, "reduce")
+        y = Conv(
+            self.width, groups=self.cardinality, use_bias=bias, dtype=self.dtype, name="grouped"
         )(y)
-        y = activate(self.activation, normalize(y, "grouped_norm"), name="grouped_act")
+        y = norm_act(y, "grouped")
         y = Conv(
             x.shape[-1],
             1,
@@ -57,7 +55,7 @@ class ResNeXtBlock(nn.Module):
             dtype=self.dtype,
             name="expand",
         )(y)
-        y = normalize(y, "expand_norm")
+        y = normalize(self, self.norm, y, "expand_norm", train=train)
         return x + self.residual_scale * y
 
 

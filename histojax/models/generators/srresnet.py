@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.models.generators.frame import SuperResolution, last_init
-from histojax.models.layers import Conv, activate, norm_layer
+from histojax.models.layers import Conv, activate, normalize
 
 
 class ResidualBlock(nn.Module):
@@ -33,13 +33,7 @@ class ResidualBlock(nn.Module):
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )(y)
-            y = norm_layer(
-                self.norm,
-                train=train,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"norm_{i}",
-            )(y)
+            y = normalize(self, self.norm, y, f"norm_{i}", train=train)
             if i == 0:
                 y = activate(self.activation, y, name="act")
         return x + self.residual_scale * y

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from histojax.models.layers import Conv, full_precision, max_pool, norm_layer
+from histojax.models.layers import Conv, full_precision, max_pool, normalize
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -73,13 +73,8 @@ class DenseBlock(nn.Module):
         """
         added: list[jax.Array] = []
         for n in range(self.layers):
-            y = norm_layer(
-                "batch",
-                train=train,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"norm_{n}",
-            )(jnp.concatenate([x, *added], -1))
+            y = jnp.concatenate([x, *added], -1)
+            y = normalize(self, "batch", y, f"norm_{n}", train=train)
             y = Conv(self.growth, kernel_init=_HE, dtype=self.dtype, name=f"conv_{n}")(nn.relu(y))
             added.append(y if factors is None else y * next(factors).astype(y.dtype))
         return jnp.concatenate(added, -1)
@@ -177,13 +172,7 @@ class DenseUNet(nn.Module):
         for n, layers in enumerate(self.layers):
             x = jnp.concatenate([x, block(x, layers, f"down_{n}")], -1)
             skips.append(x)
-            y = norm_layer(
-                "batch",
-                train=train,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"halve_{n}_norm",
-            )(x)
+            y = normalize(self, "batch", x, f"halve_{n}_norm", train=train)
             y = Conv(x.shape[-1], 1, kernel_init=_HE, dtype=self.dtype, name=f"halve_{n}")(
                 nn.relu(y)
             )

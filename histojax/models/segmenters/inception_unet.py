@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of, whole
-from histojax.models.layers import Conv, max_pool, norm_layer
+from histojax.models.layers import Conv, max_pool, normalize
 from histojax.models.resizing import pixel_shuffle, upsample
 from histojax.models.segmenters.frame import UNetFrame
 
@@ -62,14 +62,7 @@ class InceptionBlock(nn.Module):
                 dtype=self.dtype,
                 name=name,
             )(y)
-            norm = norm_layer(
-                self.norm,
-                train=train,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"{name}_norm",
-            )
-            return norm(y)
+            return normalize(self, self.norm, y, f"{name}_norm", train=train)
 
         one, three, five = jnp.split(nn.relu(conv(x, 3 * quarter, 1, "reduce")), 3, -1)
         three = nn.relu(conv(three, quarter, 3, "three"))

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of, whole
-from histojax.models.layers import Conv, norm_layer
+from histojax.models.layers import Conv, normalize
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters.frame import UNetFrame
 
@@ -50,14 +50,7 @@ class DoubleConv(nn.Module):
                 dtype=self.dtype,
                 name=f"conv_{i}",
             )(x)
-            norm = norm_layer(
-                self.norm,
-                train=train,
-                axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"norm_{i}",
-            )
-            x = nn.relu(norm(x))
+            x = nn.relu(normalize(self, self.norm, x, f"norm_{i}", train=train))
         return x
 
 

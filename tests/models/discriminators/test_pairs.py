@@ -24,7 +24,7 @@ def test_parameters_are_those_of_the_source():
     assert found == 2 * judge == pytest.approx(5.54e6, rel=1e-3)
 
 
-def test_a_discriminator_judges_each_size_by_a_network_of_its_own():
+def test_each_size_has_a_discriminator_of_its_own():
     image, mask = inputs()
     model = PairDiscriminator(sizes=2, widths=(4, 8))
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), image, mask)

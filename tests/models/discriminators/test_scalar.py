@@ -85,7 +85,7 @@ def test_one_logit_sees_the_whole_image():
     assert np.all(np.abs(np.asarray(gradient)).sum((0, 3)) > 0)
 
 
-def test_the_discriminator_of_2021_learns_nothing_of_one_image_at_a_time():
+def test_the_discriminator_of_2021_cannot_learn_from_one_image():
     model = ScalarDiscriminator(**SMALL, **EARLIER)
     x = jax.random.uniform(jax.random.key(0), (2, 16, 16, 3))
     variables = jax.jit(partial(model.init, train=True))(jax.random.key(1), x)

@@ -55,7 +55,7 @@ def test_an_image_adds_at_most_half_to_the_one_below(fields):
 
 
 @pytest.mark.parametrize("fields", [{}, SPADE])
-def test_a_generator_may_start_by_adding_nothing_and_can_still_learn(fields):
+def test_a_generator_that_adds_nothing_at_first_can_learn(fields):
     below, noise, mask = inputs()
     module = PyramidGenerator(**SMALL, **fields, adds_nothing=True)
     variables, apply = made(module, below, noise, mask)

@@ -46,7 +46,7 @@ def test_every_scale_and_upsampling(upsampling, scale):
 
 @pytest.mark.parametrize("upsampling", ["pixel_shuffle", "direct"])
 @pytest.mark.parametrize("output", ["tanh", "linear"])
-def test_an_untrained_network_with_a_skip_is_bicubic_interpolation(upsampling, output):
+def test_an_untrained_network_with_a_skip_is_bicubic(upsampling, output):
     model = ResNeXt(**SMALL, upsampling=upsampling, skip="bicubic", output=output)
     x = jax.random.uniform(jax.random.key(0), (1, 6, 7, 3))
     y, variables = jax.jit(partial(model.init_with_output, train=False))(jax.random.key(1), x)

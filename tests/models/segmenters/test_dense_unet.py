@@ -11,7 +11,7 @@ from histojax.models.segmenters.dense_unet import DenseBlock, DenseUNet
 SMALL = {"labels": 2, "features": 4, "growth": 2, "layers": (1,), "bottom": 1}
 
 
-def test_parameters_are_those_of_the_segmentor_that_the_source_took():
+def test_parameters_are_those_of_the_source():
     x, below = jnp.zeros((1, 64, 64, 3)), jnp.zeros((1, 64, 64, 4))
 
     def block(channels, layers):

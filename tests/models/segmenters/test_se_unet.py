@@ -116,7 +116,7 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
     ("fields", "exact"),
     [(TINY, True), ({**TINY, "resizing": "align_corners"}, False), (TINY_SE, False)],
 )
-def test_windows_with_the_halo_agree_with_the_whole_where_tiles_are_exact(fields, exact):
+def test_exact_tiles_agree_with_the_whole(fields, exact):
     model = SEUNet(**fields)
     assert model.exact_tiles == exact
     halo, core, start = model.halo, 8, 40
@@ -253,7 +253,7 @@ def _gradient(model, variables, x):
     return jax.grad(loss)(variables["params"])
 
 
-def test_gradients_reach_every_parameter_but_biases_that_batch_norm_takes_off():
+def test_gradients_reach_all_parameters_but_cancelled_biases():
     model = SEUNet(**TINY_SE, se_bias=True, stem_skip=4)
     x = jax.random.uniform(jax.random.key(2), (4, 16, 16, 3))
     gradients = jax.jit(partial(_gradient, model))(_initialised(model, x), x)

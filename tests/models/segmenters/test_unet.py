@@ -109,7 +109,7 @@ def test_windows_with_the_halo_agree_with_the_whole(fields):
     np.testing.assert_allclose(part, inside, atol=1e-5)
 
 
-def test_an_upsampled_pixel_is_convolved_with_those_to_its_right_and_below():
+def test_up_convolution_reads_pixels_to_the_right_and_below():
     # All else passes red on: the 2x2 kernel picks its lower right corner, so every pixel gets the
     # pooled and repeated value of the pixel one further down and right.
     model = UNet(features=1, depth=1, head_features=0)
@@ -133,7 +133,7 @@ def test_a_size_that_does_not_fit_names_the_stride():
         UNet(**SMALL, stem_stride=2).init(jax.random.key(0), jnp.zeros((1, 24, 20, 3)), train=False)
 
 
-def test_dropout_acts_on_the_two_deepest_levels_in_training_alone():
+def test_dropout_acts_on_the_two_deepest_levels_in_training():
     model = UNet(**SMALL)
     x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
     variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)

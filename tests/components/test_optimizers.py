@@ -3,14 +3,12 @@ import pytest
 from ml_collections import ConfigDict
 
 from configs import base
-from histojax.components import build
+from histojax.components import optimizers
 from histojax.errors import UserError
-from histojax.models.segmenters.inception_unet import InceptionUNet
-from histojax.models.segmenters.unet import UNet
 
 
 def schedule(steps=110, **changes):
-    return build.learning_rate(
+    return optimizers.learning_rate(
         base.optimizer(1.0, warmup_steps=10, end_factor=0.1, **changes), steps, "optimizer"
     )
 
@@ -48,7 +46,7 @@ def test_drops_that_make_no_sense_are_refused(drops):
 
 def test_weight_decay_spares_biases_and_scales():
     group = base.optimizer(0.1, warmup_steps=0, schedule="constant", weight_decay=0.5)
-    tx = build.optimizer(group, 10, "optimizer")
+    tx = optimizers.optimizer(group, 10, "optimizer")
     params = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
     zero = {"kernel": jnp.zeros((2, 2)), "bias": jnp.zeros(2)}
     updates, _ = tx.update(zero, tx.init(params), params)
@@ -60,53 +58,24 @@ def test_weight_decay_spares_biases_and_scales():
 def test_a_negative_value_is_refused(field):
     group = base.optimizer(0.1)
     group[field] = -1.0
-    with pytest.raises(UserError, match=rf"optimizer\.{field}=-1\.0 has to be 0 or more"):
-        build.optimizer(group, 1000, "optimizer")
-
-
-def test_a_module_has_the_fields_of_its_group_and_no_others():
-    made = build.module(
-        InceptionUNet, ConfigDict({"depth": 2, "features": 8}), "segmenter", dtype=jnp.float32
-    )
-    assert (made.depth, made.features) == (2, 8)
-    with pytest.raises(UserError, match=r"segmenter\.deep is not a field of InceptionUNet; its"):
-        build.module(InceptionUNet, ConfigDict({"deep": 2}), "segmenter", dtype=jnp.float32)
-
-
-def test_a_group_may_name_the_kind_of_its_network():
-    kinds = {"inception_unet": InceptionUNet, "unet": UNet}
-    fields = {"depth": 1, "features": 4}
-
-    def made(**more):
-        group = ConfigDict({**fields, **more})
-        return build.network(kinds, group, "segmenter", dtype=jnp.float32)
-
-    assert made(kind="inception_unet") == InceptionUNet(depth=1, features=4)
-    with pytest.raises(UserError, match=r"segmenter\.kind=None is not known; choose one of incep"):
-        made()
-    assert made(kind="unet") == UNet(depth=1, features=4)
-    with pytest.raises(UserError, match=r"segmenter\.kind='vit' is not known; choose one of incep"):
-        made(kind="vit")
-    with pytest.raises(UserError, match=r"segmenter\.five is not a field of UNet; its fields are"):
-        made(kind="unet", five="5x5")
-
-
-def test_precision_is_named_or_follows_the_backend():
-    assert build.compute_dtype(ConfigDict({"precision": "auto"})) == jnp.float32
-    assert build.compute_dtype(ConfigDict({"precision": "bfloat16"})) == jnp.bfloat16
-    with pytest.raises(UserError, match="precision='half' is not known"):
-        build.compute_dtype(ConfigDict({"precision": "half"}))
+    with pytest.raises(
+        UserError, match=rf"optimizer\.{field}=-1\.0 has to be a number of 0 or more"
+    ):
+        optimizers.optimizer(group, 1000, "optimizer")
 
 
 def test_phases_say_which_networks_learn_from_where():
-    steps = build.learning_steps(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
+    steps = optimizers.learning_steps(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
     assert steps == {"a": 5, "b": 0}
-    assert build.phases(steps, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
-    assert build.phases({"a": 3}, dict.fromkeys("a")) == ((0, "nothing learns"), (3, "a learns"))
+    assert optimizers.phases(steps, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
+    assert optimizers.phases({"a": 3}, dict.fromkeys("a")) == (
+        (0, "nothing learns"),
+        (3, "a learns"),
+    )
     both = {"generator": 0, "discriminator": 0}
-    assert build.phases(both, both, adversarial=5) == (
+    assert optimizers.phases(both, both, adversarial=5) == (
         (0, "generator and discriminator learn, the generator without the adversarial term"),
         (5, "generator and discriminator learn"),
     )
     with pytest.raises(UserError, match=r"learn_from_step\.a=-2 has to be -1"):
-        build.learning_steps(ConfigDict({"a": -2}), ("a",))
+        optimizers.learning_steps(ConfigDict({"a": -2}), ("a",))

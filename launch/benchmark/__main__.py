@@ -1,0 +1,157 @@
+"""Measures how fast this machine trains, reads data, enhances images and scores nuclei.
+
+    python -m launch.benchmark --config=configs/joint.py:laptop --output=runs/benchmark
+    python -m launch.benchmark --what=grouped,streaming
+
+prints a table for each measurement and writes benchmark.json. The measurements (--what):
+
+    step            each stage's training step, its input pipeline alone, and both together
+    inference       tiled inference of the networks of each stage
+    input           each stage's input pipeline alone (--config.data.workers, data.placement)
+    grouped         the step of configs/generator.py:paper by the grouped convolution in use, by its
+                    other forms, such as XLA's, and in PyTorch where that is installed
+    streaming       a made-up slide through a small network, file to files
+    postprocessing  nuclei of a slide's maps, by strips and all at once
+    synthesis       tissue for a large mask by a pyramid, file to files
+    instances       scores of 1,024 nuclei, by one table and by loops, and of 70,225 nuclei
+
+Each measurement has a process of its own. Networks are untrained, but for --synthesis_workdir.
+
+`seconds` is the median of `repeats` runs after a warm-up; a run over 30 s is not repeated.
+`cpu_seconds` are those of all threads, which a shared machine changes less. `flop` counts the
+compiled program: dense or merged kernels of a grouped convolution count with their zeros.
+`share_of_peak` compares it with a large matrix product in the same process. `peak_bytes` is that of
+the fullest device where the backend counts it, else that of the process. `border_ratio` is the
+difference of neighbours across borders of tiles, over that inside. `times_first` compares with the
+first row of equal batch and size.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import shlex
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from absl import flags
+from ml_collections import config_flags
+
+from histojax import cli
+from histojax.data import cores
+from histojax.errors import UserError
+
+Measurement = tuple[Callable[..., Any], dict[str, Any]]
+OF_STAGES = ("step", "inference", "input")
+WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "synthesis", "instances")
+
+_CONFIG = config_flags.DEFINE_config_file(
+    "config",
+    "configs/joint.py:laptop",
+    "FILE[:SIZE] of the config whose stages are measured by step, inference and input; default "
+    "configs/joint.py:laptop. Example: --config=configs/use_net.py:gpu",
+)
+_WHAT = flags.DEFINE_list(
+    "what",
+    list(OF_STAGES),
+    f"Measurements to run, out of {', '.join(WHAT)}. Example: --what=grouped",
+)
+_STEPS = flags.DEFINE_integer("steps", 20, "Runs that are timed. Example: --steps=5", 1)
+_BATCH = flags.DEFINE_integer(
+    "batch", 4, "Images of a step for grouped; other forms take 1. Example: --batch=16", 1
+)
+_SIZE = flags.DEFINE_integer(
+    "size",
+    0,
+    "Side in px of the image for inference (0, the default, takes 1,024), streaming (5,000), "
+    "postprocessing (10,000) and synthesis (4,096). Example: --size=2048",
+    0,
+)
+_TILE = flags.DEFINE_integer(
+    "tile",
+    0,
+    "Largest tile in px for streaming (0, the default, takes 1,024) and synthesis (512). "
+    "Example: --tile=256",
+    0,
+)
+_PYRAMID = flags.DEFINE_string(
+    "synthesis_workdir",
+    "",
+    "Workdir of the pyramid for synthesis; by default it is untrained. "
+    "Example: --synthesis_workdir=runs/pyramid",
+)
+_OUTPUT = flags.DEFINE_string(
+    "output", "runs/benchmark", "Folder of benchmark.json. Example: --output=out"
+)
+
+
+def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
+    """The functions of each word of --what, with their options; each call has its own process."""
+    from configs import generator
+    from histojax.config import to_values
+    from histojax.models import layers
+    from launch.benchmark import inference, steps
+
+    repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
+    of_stages = [dict(values=values, name=name) for name, values in stages.items()]
+    tiled = dict(size=size or 1_024, repeats=repeats)
+    paper = dict(values=to_values(generator.get_config("paper")), repeats=repeats)
+    forms = [("auto", batch), ("auto", 1), *((form, 1) for form in layers.GROUPED_FORMS[1:])]
+    grouped = [dict(paper, form=form, batch_size=count) for form, count in dict.fromkeys(forms)]
+    slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)
+    maps = [dict(size=size or 10_000, whole=whole) for whole in (False, True)]
+    mask = dict(size=size or 4_096, tile=_TILE.value or 512, workdir=_PYRAMID.value)
+    few = dict(size=1_000, across=32, loops=True, repeats=repeats)
+    many = dict(size=10_000, across=265, loops=False, repeats=repeats)
+    return {
+        "step": [(steps.measure_step, dict(of, steps=repeats)) for of in of_stages],
+        "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
+        "input": [(steps.measure_input, of) for of in of_stages],
+        "grouped": [
+            *((steps.measure_grouped, options) for options in grouped),
+            (steps.measure_torch, dict(paper, batch_size=batch)),
+        ],
+        "streaming": [(inference.measure_streaming, slide)],
+        "postprocessing": [(inference.measure_postprocessing, options) for options in maps],
+        "synthesis": [(inference.measure_synthesis, mask)],
+        "instances": [(inference.measure_instances, options) for options in (few, many)],
+    }
+
+
+def main(argv: Sequence[str]) -> None:
+    """Parses flags, measures, prints and writes."""
+    del argv
+    for word in _WHAT.value:
+        if word not in WHAT:
+            raise UserError(f"--what has {word!r}, which is none of {', '.join(WHAT)}")
+    # After flags, so that --help and bad flags answer at once.
+    from histojax.config import to_values
+    from histojax.experiments import chain, summary
+    from histojax.imaging import writers
+    from launch.benchmark import timing
+
+    plan = measurements({stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)})
+    path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
+    rows: dict[str, list[dict[str, Any]]] = {word: [] for word in _WHAT.value}
+    result = {
+        **timing.apart(summary.circumstances),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "config": flags.FLAGS["config"].config_filename,
+        "cores_used": cores.usable(),
+        "load_average": os.getloadavg(),
+        "rows": rows,
+    }
+    for word, found in rows.items():
+        for function, options in plan[word]:
+            print(f"measuring {word}", file=sys.stderr, flush=True)
+            found += timing.apart(function, **options)
+            if word not in OF_STAGES:
+                timing.add_ratios(found)
+            writers.write_json(path, result)
+        print(f"{word}\n{timing.shown(found)}\n")
+    print(path, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,241 @@
+"""Use: tiled inference, streaming of a slide, nuclei of a slide's maps, synthesis, and scores.
+
+Networks are untrained, because weights do not change the time. Memory is bounded by the tile, the
+strip and the number of nuclei. Each `measure_` function returns rows, so that it can run in a
+process of its own.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import tempfile
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import scipy.ndimage
+import tifffile
+from flax import linen as nn
+
+from configs import joint, pyramid
+from histojax.config import from_values
+from histojax.data.sources.synthetic import SyntheticSource
+from histojax.experiments import chain
+from histojax.imaging import tiling, writers
+from histojax.inference import prediction, tiled
+from histojax.metrics import instances
+from histojax.nuclei import targets
+from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
+from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
+from histojax.synthesis import files, mask_bank
+from histojax.synthesis.tissue import Synthesizer
+from histojax.tissue.rendering import tissue
+from launch.benchmark import timing
+from launch.benchmark.steps import Row, untrained_run
+
+# Streaming: side of the repeated patch, px; share of the image that is made nuclear; px averaged.
+_PATCH, _FOREGROUND, _SMOOTHED = 512, 0.25, 3
+# Synthesis: side of the images that make up the mask, px. No multiple is the border of a tile.
+_IMAGE = 400
+
+
+def measure_tiled(values: Mapping[str, Any], *, name: str, size: int, repeats: int) -> list[Row]:
+    """Tiled inference on a made-up image of `size` px: enhance, segment, and predict, for both."""
+    run = untrained_run(from_values(dict(values)))
+    makers = {"enhance": tiled.enhancer} if enhances(run.stage) else {}
+    if segments(run.stage):
+        makers["segment"] = tiled.segmenter
+    if len(makers) == 2:
+        makers["predict"] = tiled.predictor
+    rows = []
+    for task, maker in makers.items():
+        network = maker(run)
+        side = max(size // network.scale, 1)
+        image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
+        with timing.Clock() as first:
+            network(image)
+        spent = timing.timed(functools.partial(network, image), repeats)
+        row = {
+            "name": f"{name}: {task}",
+            "output_size": side * network.scale,
+            "core": network.core([(side, side)]),
+            "halo": network.halo,
+            "first_seconds": first.spent["seconds"],
+            **spent,
+            "megapixels_per_second": (side * network.scale) ** 2 / 1e6 / spent["seconds"],
+            "peak_bytes": timing.peak_bytes(),
+        }
+        rows.append(row)
+    return rows
+
+
+def _rows(name: str, clock: timing.Clock, pixels: int, **fields: Any) -> list[Row]:
+    rate = pixels / 1e6 / clock.spent["seconds"]
+    measured = {**clock.spent, "megapixels_per_second": rate, "peak_bytes": timing.peak_bytes()}
+    return [{"name": name, **fields, **measured}]
+
+
+def slide_strips(size: int) -> Iterator[np.ndarray]:
+    """Rows of a made-up slide, uint8 (rows, size, 3): one patch of synthetic tissue, repeated."""
+    patch = tissue(0, 0, _PATCH)["image"]
+    strip = np.tile(patch, (1, -(-size // _PATCH), 1))[:, :size]
+    for y in range(0, size, _PATCH):
+        yield strip[: size - y]
+
+
+def _smoothed(network: tiled.TiledNetwork) -> tiled.TiledNetwork:
+    """The network with its mask averaged over squares of 3 x 3 px.
+
+    An untrained segmenter's mask is speckle, with fifty times as many parts as tissue has nuclei.
+    Smoothed, it has about 570 a megapixel, as many as MoNuSeg (Kumar et al. 2017) has nuclei.
+    """
+
+    @jax.jit
+    def windows(image: jax.Array) -> dict[str, jax.Array]:
+        outputs = network.windows(image)
+        rows = nn.avg_pool(outputs["mask"], (_SMOOTHED, 1), padding="SAME")
+        return {**outputs, "mask": nn.avg_pool(rows, (1, _SMOOTHED), padding="SAME")}
+
+    reach = -(-(_SMOOTHED // 2) // network.scale)
+    return dataclasses.replace(network, windows=windows, halo=network.halo + reach)
+
+
+def measure_streaming(*, size: int, tile: int) -> list[Row]:
+    """Predicts a slide of `size` px by the networks of configs/joint.py:smoke, file to files."""
+    run = untrained_run(joint.get_config("smoke"))
+    with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
+        root = pathlib.Path(folder)
+        source = root / "slide.tif"
+        writers.stream_tiff(source, slide_strips(size), height=size, width=size, mpp=1.0)
+        network = _smoothed(tiled.predictor(run, largest=tile))
+        # This compiles, and finds the threshold that makes a quarter of the image nuclear.
+        outputs = network(next(slide_strips(size))[:, :_PATCH], core=network.core([(size, size)]))
+        run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
+        with timing.Clock() as clock:
+            made = prediction.predict_file(run, network, source, root, mpp=None, resample=False)
+        fields = dict(tile=tile, nuclei=made.nuclei, output_size=made.size[0])
+        return _rows(f"joint, {size:,} px", clock, made.size[0] * made.size[1], **fields)
+
+
+def map_strips(size: int, rows: int = _PATCH) -> Iterator[dict[str, np.ndarray]]:
+    """Rows of the maps of a made-up slide: one patch, repeated; {name: float32 (rows, size)}."""
+    labels = tissue(0, 0, _PATCH)["instances"]
+    rng = np.random.default_rng(0)
+    patch = {}
+    for name, mask in (("mask", labels > 0), ("marker", targets.shape_markers(labels) > 0)):
+        # Edges and noise are smooth, as a network's are.
+        noise = scipy.ndimage.gaussian_filter(rng.normal(size=mask.shape), 1.5)
+        smooth = scipy.ndimage.gaussian_filter(mask.astype(np.float32), 1) + 0.5 * noise
+        patch[name] = smooth.clip(0, 1).astype(np.float32)
+    columns = np.arange(size) % _PATCH
+    for y in range(0, size, rows):
+        lines = np.arange(y, min(y + rows, size)) % _PATCH
+        yield {name: values[np.ix_(lines, columns)] for name, values in patch.items()}
+
+
+def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
+    """Labels maps of size x size px by strips, or by each step on the whole image at once."""
+    parameters, clock, checksum = InstanceParameters(), timing.Clock(), 0
+    if whole:
+        from tests.oracles import whole_image
+
+        strips = list(map_strips(size))
+        names = list(strips[0])
+        maps = {name: np.concatenate([strip.pop(name) for strip in strips]) for name in names}
+        with clock:
+            image = whole_image(maps, parameters)
+        checksum, nuclei = zlib.crc32(image.data), int(image.max())
+    else:
+        with InstanceLabeller(size, parameters) as labeller:
+            for strip in map_strips(size):
+                with clock:
+                    labeller.add(strip)
+            with clock:
+                finished = labeller.finish()
+            with finished as labels:
+                nuclei = labels.count
+                for y in range(0, size, _PATCH):
+                    with clock:
+                        rows = labels.read(y, 0, _PATCH, size)
+                    checksum = zlib.crc32(rows.data, checksum)
+    fields = dict(size=size, nuclei=nuclei, labels_crc32=f"{checksum:08x}")
+    return _rows("whole" if whole else "strips, in use", clock, size * size, **fields)
+
+
+def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
+    """Mean difference of neighbours across the borders of tiles, over that inside of them.
+
+    Args:
+        image: uint8 (H, W, 3).
+        core: side of the tiles, px, smaller than the image.
+        stride: px that divide it. Inside, only lines that it divides count: a network that enlarges
+            may leave a pattern of that period, and the borders lie on its lines.
+    """
+    across, inside = [], []
+    for axis in (0, 1):
+        off = np.abs(np.diff(image.astype(np.int16), axis=axis)).mean((1 - axis, 2))
+        line = np.arange(len(off)) + 1
+        across.append(off[line % core == 0])
+        inside.append(off[(line % stride == 0) & (line % core != 0)])
+    return float(np.concatenate(across).mean() / np.concatenate(inside).mean())
+
+
+def measure_synthesis(*, size: int, tile: int, workdir: str) -> list[Row]:
+    """Makes tissue for a mask of `size` px, file to files, by a pyramid (untrained: laptop's)."""
+    if workdir:
+        run = workdirs.load(pathlib.Path(workdir))
+    else:
+        run = untrained_run(chain.stages_of(pyramid.get_config("laptop"))[-1])
+    bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))
+    mask = mask_bank.replaced(bank, size, size, np.random.default_rng(0)).astype(np.uint32)
+    network = run.stage.synthesizer
+    core = tiling.core_size([(size, size)], halo=network.halo, stride=network.stride, largest=tile)
+    with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
+        root = pathlib.Path(folder)
+        path = root / "mask.tif"
+        writers.stream_tiff(path, [mask], height=size, width=size)
+        nuclei = int(mask.max())
+        del mask
+        synthesizer = Synthesizer(run, tile=tile)
+        synthesizer.image(np.zeros((core, core), np.int32), seed=(0,))  # compiles
+        with timing.Clock() as clock:
+            (made,) = files.write_pairs(synthesizer, [path], root / "pairs")
+        fields = dict(size=size, tile=core, nuclei=nuclei)
+        (row,) = _rows(workdir or "untrained", clock, size * size, **fields)
+        return [{**row, "border_ratio": border_ratio(tifffile.imread(made), core, network.stride)}]
+
+
+def squares(size: int, across: int) -> np.ndarray:
+    """Label image, int32 (size, size), of a lattice of `across` x `across` square nuclei."""
+    pitch = size / across
+    line = (np.arange(size) / pitch).astype(np.int32)
+    nuclear = np.arange(size) % pitch >= pitch / 4
+    return np.where(nuclear[:, None] & nuclear, line[:, None] * across + line + 1, 0)
+
+
+def measure_instances(*, size: int, across: int, repeats: int, loops: bool) -> list[Row]:
+    """Scores squares against themselves moved, without every tenth, by a table and by loops."""
+    truth = squares(size, across)
+    moved = np.roll(truth, (3, 5), (0, 1))
+    prediction = np.where(moved % 10 == 0, 0, moved)
+
+    def score() -> None:
+        table = instances.overlap_table(prediction, truth)
+        instances.aji(table), instances.aji_plus(table)
+        instances.panoptic_quality(table), instances.f1(table)
+
+    common = {"size": size, "nuclei": across**2}
+    rows = [{"name": "table, in use", **common, **timing.timed(score, repeats)}]
+    rows[0]["peak_bytes"] = timing.peak_bytes()
+    if loops:
+        from tests.oracles import score_by_loops
+
+        with timing.Clock() as clock:
+            score_by_loops(prediction, truth)
+        rows.append({"name": "loops", **common, **clock.spent})
+    return rows

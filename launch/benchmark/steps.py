@@ -1,0 +1,275 @@
+"""Training: a stage's step, its input pipeline, forms of the grouped convolution, and PyTorch.
+
+Networks are untrained, because weights do not change the time. Each `measure_` function takes a
+resolved config as plain values and returns rows, so that it can run in a process of its own.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+from unittest import mock
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from ml_collections import ConfigDict
+
+from histojax.components import networks
+from histojax.config import from_values
+from histojax.data import cores, pipeline
+from histojax.models import layers
+from histojax.runs import run_data, workdirs
+from histojax.stages import build_stage, segmentation
+from histojax.stages.base import Stage
+from histojax.training import loop, sharding
+from launch.benchmark import timing
+
+Row = dict[str, Any]
+# For which an input pipeline is timed.
+SECONDS = 5.0
+
+
+def untrained_stage(config: ConfigDict) -> Stage:
+    """The stage of a config, without the runs that it starts from."""
+    features = config.loss.get("features")
+    if features is None or features.weight == 0 or features.network != "segmenter":
+        return build_stage(config, {})
+    # No stage with this loss is built without a segmenter. Zeros need no compilation.
+    module = segmentation.build_segmenter(config, networks.compute_dtype(config))
+    image = workdirs.example_batch(config)["hr"].astype(np.float32)
+    shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
+    return build_stage(config, {"segmenter": jax.tree.map(jnp.zeros_like, shapes)})
+
+
+def untrained_run(config: ConfigDict) -> workdirs.Run:
+    """A run as `workdirs.load` returns it, at step 0 and without a workdir."""
+    stage = untrained_stage(config)
+    state = workdirs.fresh_state(stage, config).replace(opt_state={})
+    meta = {"thresholds": {"mask": config.get("threshold", 0.5)}, "mpp_in": None, "mpp_out": None}
+    return workdirs.Run(pathlib.Path(), config, stage, state, 0, meta)
+
+
+class Step:
+    """A stage's compiled training step on one batch; `row` has what the compilation measured."""
+
+    def __init__(self, stage: Stage, config: ConfigDict, batch: Mapping[str, Any], mesh: Mesh):
+        self.batch = batch
+        self.state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
+        train_step = sharding.train_step(stage.train_step, mesh)
+        self.program, self.row = timing.compiled(train_step, self.state, batch)
+
+    def __call__(self) -> None:
+        self.state, metrics = self.program(self.state, self.batch)
+        jax.block_until_ready((self.state, metrics))
+
+
+def measure_step(
+    values: Mapping[str, Any], *, name: str, steps: int, matmul_size: int | None = None
+) -> list[Row]:
+    """A stage's step on one batch, its input pipeline, and both together, on all devices.
+
+    Args:
+        values: the stage's config.
+        name: of the row.
+        steps: number that is timed.
+        matmul_size: see `timing.matmul_peak`.
+    """
+    config = from_values(dict(values))
+    mesh = sharding.data_mesh()
+    loop.check(config, mesh.size)
+    size = config.data.batch_size
+    stage = untrained_stage(config)
+    batches, images = _batches(config, stage, sharding=sharding.batch_sharding(mesh))
+    step = Step(stage, config, sharding.place_batch(next(batches), mesh), mesh)
+    batches.close()
+    spent = timing.timed(step, steps)
+    peak = timing.peak_bytes()
+    flop = step.row["flop"] and step.row["flop"] * mesh.size
+    dtype = networks.compute_dtype(config)
+    peak_flops = timing.matmul_peak(mesh, dtype, size=matmul_size)
+    rate = _input_rate(batches, config, images)["pairs_per_second"]
+    with timing.Clock() as clock:
+        for _ in range(steps):  # dispatched ahead, as in training
+            batch = sharding.place_batch(next(batches), mesh)
+            step.state, _ = step.program(step.state, batch)
+        jax.block_until_ready(step.state)
+    batches.close()
+    images_per_second = size / spent["seconds"]
+    row = {
+        "name": name,
+        "batch_size": size,
+        **step.row,
+        **spent,
+        "images_per_second": images_per_second,
+        "peak_bytes": peak,
+        "flop": flop,
+        "dtype": jnp.dtype(dtype).name,
+        "peak_flops": peak_flops,
+        "share_of_peak": flop and flop / spent["seconds"] / peak_flops,
+        "input_pairs_per_second": rate,
+        "together_images_per_second": steps * size / clock.spent["seconds"],
+        "bottleneck": "input" if rate < images_per_second else "step",
+    }
+    return [row]
+
+
+def _batches(config: ConfigDict, stage: Stage, **options: Any) -> tuple[Any, int]:
+    """The batches of a stage, and the number of its training images."""
+    source = run_data.open_split(config, "train", fields=stage.fields)
+    options |= dict(fields=stage.fields, batch_size=config.data.batch_size, seed=config.seed)
+    return pipeline.train_batches(source, config.data, **options), len(source)
+
+
+def measure_input(values: Mapping[str, Any], *, name: str) -> list[Row]:
+    """A stage's input pipeline alone, with the workers and the placement of its config."""
+    config = from_values(dict(values))
+    batches, images = _batches(config, untrained_stage(config))
+    row = {
+        "name": name,
+        "placement": "host" if isinstance(batches, pipeline.HostBatches) else "device",
+        "workers": config.data.workers,
+        "crop": config.data.crop,
+        "batch_size": config.data.batch_size,
+        **_input_rate(batches, config, images),
+    }
+    batches.close()
+    return [row]
+
+
+def _input_rate(batches: Any, config: ConfigDict, images: int) -> Row:
+    """Pairs a second of batches drawn one after the other, once the images have been read.
+
+    Each worker visits every image before, or for twice SECONDS at most; this empties the buffers.
+    """
+    size = config.data.batch_size
+    visits = images * config.data.crops_per_image * max(config.data.workers, 1)
+    drawn, started = 0, time.perf_counter()
+    while drawn == 0 or (drawn * size < visits and time.perf_counter() - started < 2 * SECONDS):
+        jax.block_until_ready(next(batches))
+        drawn += 1
+    counted, started, passed = 0, time.perf_counter(), 0.0
+    while counted < 2 or passed < SECONDS:
+        jax.block_until_ready(next(batches))
+        counted += 1
+        passed = time.perf_counter() - started
+    return {"pairs_per_second": counted * size / passed, "images_seen": drawn * size >= visits}
+
+
+def measure_grouped(
+    values: Mapping[str, Any], *, form: str, batch_size: int, repeats: int
+) -> list[Row]:
+    """A generator's step on one device, with a form of `layers.GROUPED_FORMS`."""
+    config = from_values(dict(values))
+    mesh = sharding.data_mesh(jax.devices()[:1])
+    rng = np.random.default_rng(0)
+    # "auto" leaves the backend its form.
+    choose = layers.grouped_conv_form if form == "auto" else lambda backend: form
+    with mock.patch.object(layers, "grouped_conv_form", choose):
+        stage = build_stage(config, {})
+        example = workdirs.example_batch(config)
+        batch = {
+            field: rng.integers(0, 256, (batch_size, *example[field].shape[1:]), np.uint8)
+            for field in stage.fields
+        }
+        step = Step(stage, config, sharding.place_batch(batch, mesh), mesh)
+    row = {
+        "name": f"{choose(jax.default_backend())}{', in use' * (form == 'auto')}",
+        "batch_size": batch_size,
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(step.state.params)),
+        **step.row,
+        **timing.timed(step, repeats),
+        "peak_bytes": timing.peak_bytes(),
+    }
+    return [row]
+
+
+def torch_generator(fields: Mapping[str, Any]) -> Any:
+    """The generator in PyTorch: prelu, batch normalisation, pixel shuffle, tanh, x4.
+
+    Args:
+        fields: blocks, features, width, cardinality, head_kernel, tail_kernel.
+    """
+    from torch import nn
+
+    features, width = fields["features"], fields["width"]
+
+    class Residual(nn.Sequential):
+        def forward(self, x: Any) -> Any:
+            return x + super().forward(x)
+
+    class ToUnit(nn.Module):
+        def forward(self, x: Any) -> Any:
+            return (x.tanh() + 1) / 2
+
+    def convolution(c_in: int, c_out: int, side: int, **options: Any) -> nn.Conv2d:
+        return nn.Conv2d(c_in, c_out, side, padding=side // 2, **options)
+
+    def normalised(c_in: int, c_out: int, side: int, groups: int = 1) -> list[nn.Module]:
+        kernel = convolution(c_in, c_out, side, groups=groups, bias=False)
+        return [kernel, nn.BatchNorm2d(c_out)]
+
+    def block() -> nn.Module:
+        return Residual(
+            *normalised(features, width, 1),
+            nn.PReLU(width),
+            *normalised(width, width, 3, fields["cardinality"]),
+            nn.PReLU(width),
+            *normalised(width, features, 1),
+        )
+
+    def doubling() -> list[nn.Module]:
+        return [convolution(features, 4 * features, 3), nn.PixelShuffle(2), nn.PReLU(features)]
+
+    blocks = (block() for _ in range(fields["blocks"]))
+    return nn.Sequential(
+        convolution(3, features, fields["head_kernel"]),
+        nn.PReLU(features),
+        Residual(*blocks, *normalised(features, features, 3)),
+        *doubling(),
+        *doubling(),
+        convolution(features, 3, fields["tail_kernel"]),
+        ToUnit(),
+    )
+
+
+def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -> list[Row]:
+    """The step of `measure_grouped` in PyTorch, with channels last, in float32, by Adam.
+
+    There is no row where PyTorch is not installed, or where JAX does not run on CPU.
+    """
+    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
+        return []
+    import torch
+
+    torch.set_num_threads(len(cores.usable()))
+    config = from_values(dict(values))
+    network = torch_generator(config.generator).to(memory_format=torch.channels_last)
+    parameters = list(network.parameters())
+    average = [parameter.detach().clone() for parameter in parameters]
+    adam = config.optimizer
+    optimizer = torch.optim.Adam(parameters, adam.learning_rate, (adam.b1, adam.b2))
+    lr, hr = (
+        torch.rand(batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
+        for side in (config.data.crop // config.data.scale, config.data.crop)
+    )
+
+    def step() -> None:
+        optimizer.zero_grad(set_to_none=True)
+        (network(lr) - hr).square().mean().backward()
+        optimizer.step()
+        with torch.no_grad():
+            torch._foreach_lerp_(average, parameters, 1 - config.ema_decay)
+
+    row = {
+        "name": f"PyTorch {torch.__version__}",
+        "batch_size": batch_size,
+        "parameters": sum(parameter.numel() for parameter in parameters),
+        **timing.timed(step, repeats),
+        "peak_bytes": timing.peak_bytes(),
+    }
+    return [row]

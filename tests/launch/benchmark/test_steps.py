@@ -1,0 +1,99 @@
+"""Structure and arithmetic of the rows; how long anything takes is never tested."""
+
+import jax
+import numpy as np
+import pytest
+from histojax.models.resnext_generator import ResNeXtGenerator
+
+from configs import generator, joint, srgan
+from histojax.config import to_values
+from histojax.errors import UserError
+from launch.benchmark import steps
+
+TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_kernel=3)
+
+
+@pytest.fixture(autouse=True)
+def _short(monkeypatch):
+    monkeypatch.setattr(steps, "SECONDS", 0.05)
+
+
+def smoke(module):
+    return to_values(module.get_config("smoke"))
+
+
+def tiny_paper():
+    config = generator.get_config("paper")
+    config.data.crop = 32
+    config.generator.update(TINY)
+    return to_values(config)
+
+
+def test_step_of_a_stage():
+    values = smoke(generator)
+    (row,) = steps.measure_step(values, name="generator", steps=2, matmul_size=16)
+    assert row["batch_size"] == values["data"]["batch_size"]
+    assert row["images_per_second"] == pytest.approx(row["batch_size"] / row["seconds"])
+    assert row["repeats"] == 2
+    assert row["flop"] > 0
+    assert row["share_of_peak"] == pytest.approx(row["flop"] / row["seconds"] / row["peak_flops"])
+    assert row["dtype"] == "float32"
+    assert row["peak_bytes"] > row["planned_bytes"] > 0
+    assert row["together_images_per_second"] > 0
+    slower = 0 < row["input_pairs_per_second"] < row["images_per_second"]
+    assert row["bottleneck"] == ("input" if slower else "step")
+
+
+@pytest.mark.faults
+def test_step_refuses_a_batch_that_devices_cannot_share():
+    values = smoke(generator)
+    values["data"]["batch_size"] = 9
+    with pytest.raises(UserError, match=r"data\.batch_size=9 has to be a multiple of the 8"):
+        steps.measure_step(values, name="generator", steps=1)
+
+
+def test_feature_loss_gets_an_untrained_encoder():
+    stage = steps.untrained_stage(srgan.get_config("smoke"))
+    assert stage.content.network.name == "segmenter"
+
+
+@pytest.mark.parametrize("placement", ["host", "device"])
+def test_input_of_a_stage(placement):
+    values = smoke(joint)
+    values["data"]["placement"] = placement
+    (row,) = steps.measure_input(values, name="joint")
+    assert (row["placement"], row["workers"]) == (placement, 0)
+    assert row["pairs_per_second"] > 0
+
+
+def test_forms_and_pytorch_train_the_same_network():
+    values = tiny_paper()
+    (used,) = steps.measure_grouped(values, form="auto", batch_size=2, repeats=2)
+    assert (used["name"], used["batch_size"], used["repeats"]) == ("merged, in use", 2, 2)
+    assert min(used["seconds"], used["cpu_seconds"], used["peak_bytes"]) > 0
+    (xla,) = steps.measure_grouped(values, form="grouped", batch_size=2, repeats=1)
+    assert xla["name"] == "grouped"
+    # Four groups run as one dense kernel cost more than four kernels.
+    assert used["flop"] > xla["flop"] > 0
+    torch = steps.measure_torch(values, batch_size=2, repeats=2)
+    assert all(row["parameters"] == used["parameters"] for row in [xla, *torch])
+
+
+def test_pytorch_is_left_out_where_it_is_missing(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert steps.measure_torch(tiny_paper(), batch_size=1, repeats=1) == []
+
+
+def test_torch_generator_has_the_parameters_and_range():
+    torch = pytest.importorskip("torch")
+    network = steps.torch_generator(TINY)
+    x = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
+    with torch.no_grad():
+        y = network(torch.from_numpy(x).movedim(-1, 1))
+    assert y.shape == (1, 3, 32, 32)
+    assert 0 <= float(y.min()) <= float(y.max()) <= 1
+    ours = jax.eval_shape(
+        lambda: ResNeXtGenerator(**TINY).init(jax.random.key(0), x, train=False)["params"]
+    )
+    count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(ours))
+    assert sum(p.numel() for p in network.parameters()) == count

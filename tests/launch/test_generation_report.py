@@ -1,0 +1,67 @@
+import dataclasses
+
+import numpy as np
+import pytest
+
+from histojax.errors import UserError
+from histojax.evaluation import rows as scored
+from histojax.synthesis import quality
+from tests import tiny
+from tests.launch.commands import load
+
+report = load("launch.generation_report")
+
+
+def windows(seed, count=6, side=32):
+    images, labels = zip(*(tiny.tissue(seed + i) for i in range(count)), strict=True)
+    cut = np.s_[:, :side, :side]
+    return quality.Windows(
+        np.stack(images)[cut], np.stack(labels)[cut], tuple(f"i{i}" for i in range(count))
+    )
+
+
+@pytest.fixture(scope="module")
+def run():
+    return dataclasses.replace(tiny.run("pyramid"), workdir="runs/pyramid")
+
+
+@pytest.fixture(scope="module")
+def judge():
+    return dataclasses.replace(tiny.run("segmentation"), workdir=None)
+
+
+def test_made_tissue_is_far_and_images_that_come_back_show(run, judge):
+    real, train = windows(0), windows(20)
+    images, several = report.made(run, real, train, 0)
+    assert next(iter(images)) == report.PYRAMID
+    assert {squares.shape for squares in images.values()} == {real.images.shape}
+    # Instead of an untrained pyramid's: training squares as they are.
+    images[report.PYRAMID] = train.images
+    network = report.network_of(judge, "")[1]
+    find = scored.run_segmenter(judge, [(32, 32)])
+    rows, diversity, closest = report.measured(
+        find, network, real, train, images, several, subset=4, seed=0
+    )
+    table = {row["images"]: row for row in rows}
+    assert list(table) == [report.REAL, report.TRAINING, *images]
+    assert table[report.PYRAMID]["nearest"] == pytest.approx(0, abs=1e-6)
+    np.testing.assert_array_equal(closest[:, 0], range(len(train)))
+    painted = table["mean colours and noise"]
+    assert painted["KID"] > table[report.TRAINING]["KID"]
+    assert painted["nearest"] > 0.1
+    assert painted["KID error"] > 0
+    assert all(0 <= row[name] <= 1 for row in rows for name in quality.FIDELITY)
+    assert diversity > 0
+    assert report.sheet(real, train, images, closest).dtype == np.uint8
+
+
+@pytest.mark.faults
+def test_judge_without_colors_and_squares_of_one_kind_are_refused(run, judge):
+    other = judge.config.copy_and_resolve_references()
+    other.data.stain.method = "macenko"
+    with pytest.raises(UserError, match=r"reads stain-normalised images.*--features=NAME=WEIGHTS"):
+        report.network_of(dataclasses.replace(judge, config=other), "")
+    full = windows(0)
+    full = dataclasses.replace(full, labels=np.ones_like(full.labels))
+    with pytest.raises(UserError, match="no training square holds both nuclei and background"):
+        report.made(run, windows(0), full, 0)
