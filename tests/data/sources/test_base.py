@@ -2,9 +2,9 @@ import json
 
 import pytest
 
+from histojax.data.datasets.preparing import prepare
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
-from histojax.prepare import prepare
 from tests import tiny
 from tests.data.datasets import official
 

@@ -20,6 +20,7 @@ class Images:
     """Two images of known stains, and one of blank glass."""
 
     names, groups, mpp, classes = ("a", "b", "glass"), ("a", "b", "glass"), None, ()
+    objects = "nuclei"
 
     def __len__(self):
         return 3

@@ -15,7 +15,7 @@ from tests import tiny
 class Images:
     """Three images of each of ten patients."""
 
-    mpp, classes = 0.25, ["background", "nucleus"]
+    mpp, classes, objects = 0.25, ["background", "nucleus"], "nuclei"
 
     def __init__(self, prefix="p", patients=10):
         self.groups = [f"{prefix}{n}" for n in range(patients) for _ in range(3)]

@@ -25,6 +25,7 @@ class Two:
     """A 5 x 5 nucleus, and an 11 x 30 one (330 px: eroded by the octagon of 37 px)."""
 
     names, groups, mpp, classes = ["a"], ["a"], 0.5, ["background", "nucleus"]
+    objects = "nuclei"
 
     def __init__(self):
         self.reads = 0
