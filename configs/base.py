@@ -5,7 +5,7 @@ from __future__ import annotations
 from ml_collections import ConfigDict, FieldReference
 
 SIZES = ("smoke", "laptop", "gpu", "paper")
-# Of the data group, what all stages of a chain have in common.
+# Fields of the data group that all stages of a chain share.
 SHARED_DATA = (
     "source",
     "data_dir",
@@ -34,7 +34,7 @@ def check_size(size: str, sizes: tuple[str, ...] = SIZES) -> str:
 
 
 def base(name: str, stage: str) -> ConfigDict:
-    """What does not depend on the stage."""
+    """The groups that every stage has."""
     config = ConfigDict()
     config.name = name
     config.stage = stage
@@ -49,8 +49,8 @@ def base(name: str, stage: str) -> ConfigDict:
             "labelled": 1.0,  # share of the training patients whose labels are used, nested by seed
             "extra": "",  # SPEC of further training images, such as synthetic pairs: all of them
             "extra_weight": 0.5,  # of the labelled crops
-            # To learn from without labels (group teacher): rest, the training patients that are not
-            # among the labelled ones, or a SPEC, all of whose images are used. Empty: none.
+            # Images without labels (group teacher): rest, the training patients that are not
+            # labelled, or a SPEC, all of whose images are used. Empty: none.
             "unlabelled": "",
             "unlabelled_weight": 0.5,  # of the crops
             "scale": 4,  # 2 | 3 | 4 | 8
@@ -88,12 +88,12 @@ def base(name: str, stage: str) -> ConfigDict:
                 "sinc_probability": 0.3,
                 "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
             },
-            "stain": {  # of what a network of nuclei reads, by a fit of each image
+            "stain": {  # normalisation of a segmenter's images, by a fit of each image
                 "method": "none",  # none | spcn | spcn_pseudo_inverse | macenko | reinhard
                 "sparsity": 0.02,  # of spcn
-                "target": "TCGA-B0-5711",  # or the path of an image to look like
+                "target": "TCGA-B0-5711",  # or the path of an image with the wanted stain
             },
-            "targets": {  # what segmenter.heads beside the mask learn, made of the instances
+            "targets": {  # of the segmenter.heads other than mask, made of the instances
                 "marker": "shape",  # shape: nuclei eroded by their size | center: discs
                 "center_radius": 4,  # px
                 "contour_width": 2,  # px
@@ -116,7 +116,7 @@ def base(name: str, stage: str) -> ConfigDict:
         {
             "every": 500,
             "keep": 2,
-            "best": "score",  # what is used: the step of the best score on val | last
+            "best": "score",  # the step that is used: that of the best score on val | last
         }
     )
     config.log = ConfigDict(
@@ -153,7 +153,7 @@ def augmentation(**changes: object) -> ConfigDict:
             "rotations": True,
             "stain_sigma": 0.0,
             "stain_bias": 0.0,
-            "own_stains": False,  # each image's, by a fit, and not the textbook's
+            "own_stains": False,  # each image's stains, by a fit, instead of the textbook's
             "brightness": 0.0,
             "contrast": 0.0,
             "zoom": (1.0, 1.0),
@@ -197,11 +197,11 @@ def instances() -> ConfigDict:
 
 
 def teacher() -> ConfigDict:
-    """What a segmenter learns from its own average (ema_decay), of data.unlabelled too."""
+    """How a segmenter learns from its own average (ema_decay), on data.unlabelled too."""
     return ConfigDict(
         {
             "weight": 0.0,  # of the squared difference of their probabilities; 0: none
-            "noise": 0.1,  # standard deviation of what the teacher's image gets, which is in [0, 1]
+            "noise": 0.1,  # standard deviation of the noise of the teacher's image, in [0, 1]
             "noise_limit": 0.2,
             "ramp": 0.3,  # share of the steps over which the weight rises
         }
@@ -228,7 +228,7 @@ def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
 
 
 def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
-    """Makes what a chain must agree on one value: set it on `config`, and all stages have it."""
+    """Links the fields that a chain must agree on: set one on `config`, and all stages have it."""
     for stage in stages:
         for field in ("seed", "precision"):
             stage[field] = config.get_ref(field)
@@ -257,7 +257,7 @@ def _share_group(group: ConfigDict, other: ConfigDict) -> None:
 
 
 def paced(config: ConfigDict, size: str) -> ConfigDict:
-    """How often a run of this size evaluates, saves and speaks."""
+    """How often a run of this size evaluates, saves and logs."""
     if size == "smoke":
         for name in config:
             if name.endswith("optimizer"):

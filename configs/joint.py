@@ -8,7 +8,7 @@ four stages, each in its folder: generator, segmentation, srgan, joint.
     python -m histojax.main --config=configs/joint.py --config.data.source=folder:$MONUSEG
 
 laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one slow CPU core, the last stage 16 min
-52 s: Dice .822 from the low-resolution image on the 6 val images, 29.54 dB (README, Results). gpu
+52 s: Dice 0.822 from the low-resolution image on the 6 val images, 29.54 dB (README, Results). gpu
 and paper: not run.
 """
 
@@ -37,10 +37,11 @@ def get_config(size: str = "laptop") -> ConfigDict:
             "pixel_weight": 1.0,
             "features": srgan.feature_group(size),
             # A quarter of srgan.py's, which keeps the texture that is there: at half of it PSNR
-            # went on falling, by .40 dB in 600 steps on MoNuSeg. 0: off.
+            # went on falling, by 0.40 dB in 600 steps on MoNuSeg. 0: off.
             "adversarial": srgan.adversarial_group("relativistic", 5e-3),
             "bce_weight": 0.5,
             "dice_weight": 0.5,
+            "mse_weight": 0.0,
             "squared_dice": False,
             "smooth": 1.0,
             "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator

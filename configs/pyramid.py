@@ -2,7 +2,7 @@
 
 Source: Li et al. 2022 (Med. Image Anal. 75:102251) as their development code has it, without its
 defects. Each scale is a run of its own on the frozen ones below: scale_64, then pyramid, which
-holds them all. Where nuclei are told apart their rim is a label of its own.
+holds them all. With pyramid.labels=contour the rim of nuclei is a label of its own.
 
 `paper` has that code's networks, batches, epochs (of 331 images) and rates. It does not have its
 transposed convolutions, reflection padding and random scales, and reads crops of 512 px where the
@@ -64,18 +64,17 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
         {
             "sizes": sizes[: k + 1],  # px of a crop at each scale, lowest first
             "labels": "contour",  # mask | contour | classes
-            # Of the annotation, background included, for labels=classes. Images are made for each
-            # class, and what is found in images is scored as foreground and, from 3 on, by class.
+            # Number of annotated classes, background included, for labels=classes. Masks are scored
+            # as foreground and, from 3 classes on, by class.
             "classes": 0,
-            # Of what a scale adds to what it starts from; 1 at the lowest, but for start=tissue.
+            # Share of a scale's difference from its input; 1 at the lowest, except for base=tissue.
             "noise": 0.1 if size == "paper" else 0.5,
-            # What the lowest scale adds to: colours, the mask in the mean colours that its labels
-            # have in the image (synthesis draws those of a training image), tissue, that of the
-            # built-in model for the mask, its nuclei and its ground in these colours, or grey.
-            # Tissue is drawn once for an image, a second for 1000 x 1000 px, and kept up to 1 GiB
-            # a process.
+            # The image that the lowest scale adds to. colors: the mask in the mean colours that its
+            # labels have in the image (in synthesis: in a training image). tissue: the built-in
+            # model's tissue for the mask, in these colours; drawn once an image, 1 s for
+            # 1000 x 1000 px, and kept up to 1 GiB a process. gray: mid-grey.
             "base": "gray" if size == "paper" else "colors",
-            "together": False,  # whether all scales learn at once, from a trained pyramid
+            "together": False,  # all scales learn at once, from a trained pyramid
         }
     )
     config.generator = ConfigDict(
@@ -118,15 +117,15 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             # pixels, keeps a laptop's few steps at flat colours.
             "matching_weight": 0.0 if size == "laptop" else 10.0,
             # Of the mean and deviation of each label's colours (of ground and nuclei for
-            # start=tissue), which are lost on a discriminator that normalises what it sees.
+            # base=tissue), which a discriminator that normalises its maps does not see.
             "moments_weight": 0.0 if size == "paper" else 10.0,
-            # Of all scales: of what each adds to what it is given, mean |.|. For start=tissue: what
-            # the tissue has that few training images show is kept.
+            # Of each scale's mean absolute difference from its input. With base=tissue it keeps
+            # structures of the tissue that few training images show.
             "added_weight": 0.0,
             "mask_adversarial_weight": 0.06,
             "mask_matching_weight": 10.0,
             "pixel": "mse",
-            # The source's .1, on images in [-1, 1].
+            # The source's 0.1, on images in [-1, 1].
             "pixel_weight": 0.0 if size == "laptop" else 0.4,
             "features": {
                 "network": "vgg19",

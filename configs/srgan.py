@@ -36,7 +36,7 @@ def discriminator(size: str) -> ConfigDict:
     """The network's fields, shared with joint.py."""
     first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
     widths = (first, 2 * first, 4 * first, 8 * first)
-    return ConfigDict(dict(widths=widths, norm="none", spectral_norm=True))
+    return ConfigDict(dict(kind="patch", widths=widths, norm="none", spectral_norm=True))
 
 
 def adversarial_group(kind: str, weight: float) -> ConfigDict:
@@ -49,7 +49,7 @@ def adversarial_group(kind: str, weight: float) -> ConfigDict:
             "discriminator_warmup": 0,  # step from which the generator sees the term
             # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
             "penalty": {
-                "kind": "none",  # none | r1 | one_centred | zero_centred
+                "kind": "none",  # none | r1 | one_centered | zero_centered
                 "weight": 1.0,  # of r1: gamma. Images are in [0, 1]: a fourth of what is published
                 # Taken at every so many steps, as many times as strong: set
                 # discriminator_optimizer.clip_norm=0 with it, which would cut that off.
@@ -64,13 +64,16 @@ def collapse_group() -> ConfigDict:
     return ConfigDict(
         {
             "window": 100,  # steps looked back on; 0: never warns
-            # Share of real patches put above their enhanced versions: healthy runs had means of
-            # .61 to .93 over a window, a coin has .5.
+            # Share of real patches judged above their enhanced versions: healthy runs had means of
+            # 0.61 to 0.93 over a window, a coin has 0.5.
             "told_apart": 0.99,
             "confused": 0.5,
-            "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: .6 to 1.1
-            "adversarial_share": 0.9,  # of the generator's loss; healthy: .06 to .26
-            "variance": (0.7, 1.5),  # of enhanced images in that of real ones; healthy: .95 to 1.05
+            "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: 0.6 to 1.1
+            "adversarial_share": 0.9,  # of the generator's loss; healthy: 0.06 to 0.26
+            "variance": (
+                0.7,
+                1.5,
+            ),  # of enhanced images in that of real ones; healthy: 0.95 to 1.05
             "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16
         }
     )
@@ -92,9 +95,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
         }
     )
     config.collapse = collapse_group()
-    config.learn_from_step = ConfigDict(
-        {"generator": 0, "discriminator": 0}
-    )  # step of first learning
+    config.learn_from_step = ConfigDict({"generator": 0, "discriminator": 0})  # -1: never
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation()
     config.data.crop = base.crop(

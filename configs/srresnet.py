@@ -4,12 +4,13 @@ Source: Ledig et al. 2017, figure 4: sixteen blocks of two 3x3 convolutions with
 normalisation and PReLU, pixel shuffle, 9x9 kernels first and last. Data, crops, loss, optimiser and
 steps are those of generator.py, so that the two compare at equal steps; laptop has as many
 parameters as generator.py's (247,683 and 240,928). Size paper is the publication's own training.
-What the block alone is worth: generator.py with --config.generator.block=residual.
+The worth of the block alone: this config with generator.py's other fields, for laptop
+generator.features=48, norm=none, activation=relu, head_kernel=3, upsampling=direct, skip=bicubic.
 
     python -m histojax.main --config=configs/srresnet.py --config.data.source=folder:$MONUSEG \
         --config.steps=10000
 
-laptop, one slow CPU core, 51 min 1 s: 30.40 dB, SSIM .865 on the 6 MoNuSeg val images, where
+laptop, one slow CPU core, 51 min 1 s: 30.40 dB, SSIM 0.865 on the 6 MoNuSeg val images, where
 generator.py comes to 30.66 in 16 min 42 s (README, Results). gpu and paper: not run.
 """
 
@@ -24,8 +25,9 @@ from configs import generator as resnext
 def generator(size: str) -> ConfigDict:
     """The network's fields, shared with srgan_srresnet.py."""
     network = resnext.generator(size)
+    del network.width, network.cardinality
     network.update(
-        block="residual",  # has no use for width, cardinality and grouped_form
+        kind="srresnet",
         norm="batch",
         activation="prelu",
         head_kernel=9,

@@ -3,7 +3,7 @@
 Source: Rahmon, Toubal and Palaniappan 2021 (IEEE AIPR), an SE-ResNet-50 U-Net with maps of the mask
 and of eroded nuclei. `paper` is as they publish it, `paper_code` as they code it where the two
 differ: epochs, the form of Dice, flips, truncated labels. Both read 992-px crops where the source
-resizes 1000 px to 992, and so need images of that size; at use an image is read whole with a
+resizes 1000 px to 992, and so need images of that size; inference reads an image whole with a
 margin, so that squeeze-and-excitation pools over somewhat more. laptop and gpu are our own:
 half-pixel resizing, stronger colour variation (laptop: size and turns too), cosine decay, averaged
 weights, the depth in a nucleus as a third map, a watershed in each component, fitted to the val
@@ -11,8 +11,8 @@ split.
 
     python -m histojax.main --config=configs/use_net.py --config.data.source=folder:$MONUSEG
 
-laptop, one CPU core, 59 min 35 s: AJI .633, Dice .834 on the 6 val images of MoNuSeg, .620 and .799
-on TNBC, which it has not seen (README, Results). gpu, paper, paper_code: not run.
+laptop, one CPU core, 59 min 35 s: AJI 0.633, Dice 0.834 on the 6 val images of MoNuSeg, 0.620 and
+0.799 on TNBC, which it has not seen (README, Results). gpu, paper, paper_code: not run.
 """
 
 from __future__ import annotations

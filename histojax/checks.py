@@ -1,4 +1,4 @@
-"""Rules for values that a user sets: ranges and choices, declared beside the fields they hold for.
+"""Rules for values that a user sets: ranges and choices, declared next to the fields they hold for.
 
     RULES = {"steps": whole(1), "val_fraction": number(above=0, below=1), "kind": one_of(KINDS)}
     check(config, RULES, "data.")
@@ -122,18 +122,38 @@ def check(
             raise error(f"{group}{name}={value!r} {rule.words}")
 
 
+def check_names(values: Iterable[str], known: Iterable[str], group: str = "") -> None:
+    """Checks that fields are known.
+
+    Args:
+        values: the fields' names.
+        known: all that there are.
+        group: put before the names, such as "data.".
+
+    Raises:
+        UserError: naming the first field that is not known.
+    """
+    names = list(known)
+    for name in sorted(set(values) - set(names)):
+        raise UserError(f"{group}{name} is not known; choose one of {', '.join(names)}")
+
+
 def _limits(
     least: float | None, most: float | None, above: float | None, below: float | None
 ) -> str:
     words = []
     if least is not None and most is not None:
-        words.append(f"from {least:g} to {most:g}")
+        words.append(f"from {_digits(least)} to {_digits(most)}")
     elif least is not None:
-        words.append(f"of {least:g} or more")
+        words.append(f"of {_digits(least)} or more")
     elif most is not None:
-        words.append(f"of {most:g} or less")
+        words.append(f"of {_digits(most)} or less")
     if above is not None:
-        words.append(f"above {above:g}")
+        words.append(f"above {_digits(above)}")
     if below is not None:
-        words.append(f"below {below:g}")
+        words.append(f"below {_digits(below)}")
     return f" {' and '.join(words)}" if words else ""
+
+
+def _digits(value: float) -> str:
+    return str(value) if isinstance(value, int) else f"{value:g}"

@@ -1,16 +1,21 @@
-"""What every command shares: its flags read, its failures said in one sentence, exit status 2."""
+"""What every command shares: flags, help, failures in one sentence with exit status 2."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
+import inspect
+import io
 import os
 import pathlib
 import re
+import runpy
 import shlex
 import sys
 import tempfile
 import traceback
+import types
 from collections.abc import Callable, Sequence
 
 from absl import app, flags, logging
@@ -18,15 +23,26 @@ from ml_collections import ConfigDict
 
 from histojax.errors import UserError
 
-# --config.init_from.NETWORK=FOLDER: a run to start from, in the place of the config that would be
-# trained first. ml_collections itself would take only another config there.
+# --config.init_from.NETWORK=FOLDER: a run to start from, in place of the config to train first.
+# ml_collections itself takes only another config there.
 _START = re.compile(r"--?config\.((?:init_from\.\w+\.)*)init_from\.(\w+)=(?!\{)(.*)")
 _LONGEST = 300
+_PACKAGE = pathlib.Path(__file__).parent
+# In a wheel configs/ lies inside the package, in a clone beside it.
+_CONFIGS = next(
+    (root / "configs" for root in (_PACKAGE, _PACKAGE.parent) if (root / "configs").is_dir()),
+    _PACKAGE / "configs",
+)
+# Word after `histojax` -> module.
+COMMANDS = {
+    "train": "main",
+    **{name: name for name in ("evaluate", "predict", "compare", "synthesize", "masks", "prepare")},
+}
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
-# XLA's newer emitters of fused kernels on CPU set up MLIR anew for each kernel. Other backends, and
-# versions of XLA that do not know an extra option, do without it.
+# XLA's newer emitters of fused kernels on CPU set up MLIR again for each kernel. Other backends,
+# and versions of XLA that do not know an extra option, ignore it.
 OLDER_FUSIONS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
 
 
@@ -34,7 +50,7 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2.
 
     Args:
-        main: of the command.
+        main: of the command; the docstring of its module is what --help shows.
         words: whether it takes words that are no flags, as argv[1:].
     """
 
@@ -55,7 +71,21 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
             sys.exit(130)
 
     _set_up_names()
-    app.run(guarded, flags_parser=_parse)
+    app.run(guarded, flags_parser=functools.partial(_parse, main))
+
+
+def console() -> None:
+    """Runs `histojax COMMAND ...`, the same as `python -m histojax.MODULE ...`."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    names = ", ".join(COMMANDS)
+    if word in ("-h", "--help"):
+        print(f"histojax COMMAND --flag=value ...\n\nCommands: {names}.")
+        print("Flags of a command: histojax COMMAND --help.")
+    elif word in COMMANDS:
+        del sys.argv[1]
+        runpy.run_module(f"histojax.{COMMANDS[word]}", run_name="__main__", alter_sys=True)
+    else:
+        _fail(f"{word!r} is not a command; choose one of {names}")
 
 
 def run_stage(name: str) -> None:
@@ -73,22 +103,37 @@ def _set_up_names() -> None:
     encoding = sys.getfilesystemencoding()
     if encoding != "utf-8":
         _fail(f"file names are {encoding} in this locale and have to be UTF-8; set PYTHONUTF8=1")
-    if sys.stdout is not None:
+    if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def _parse(argv: Sequence[str]) -> list[str]:
+def _help(main: Callable[[Sequence[str]], None]) -> None:
+    """Prints what a command does and its flags, and exits with status 0; absl exits with 1."""
+    function = main.func if isinstance(main, functools.partial) else main
+    module = sys.modules[function.__module__]
+    # absl knows the flags of a program by its path.
+    place = sys.argv[0] if module.__name__ == "__main__" else module.__name__
+    listed = flags.FLAGS.module_help(place).partition(":\n")[2]
+    print(
+        f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n\n--helpfull lists those of libraries too."
+    )
+    sys.exit(0)
+
+
+def _parse(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> list[str]:
     """Parses flags; whatever a config file or override raises becomes one sentence."""
+    if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
+        _help(main)
     starts = []
     if "config" in flags.FLAGS:
         starts = [match for word in argv if (match := _START.fullmatch(word))]
         argv = [word for word in argv if not _START.fullmatch(word)]
-    _check_config_file(argv)
+    argv = _with_config_file(argv)
     # ml_collections looks for overrides here, whatever is passed to it.
     sys.argv[:] = argv
     try:
         rest = flags.FLAGS(argv)
-        # A config file's failure to be read is kept until the config is first looked at.
+        # A config file's failure to be read is kept until the config is first read.
         for name in flags.FLAGS:
             getattr(flags.FLAGS[name].value, "name", None)
         for match in starts:
@@ -106,14 +151,32 @@ def _parse(argv: Sequence[str]) -> list[str]:
     return rest
 
 
-def _check_config_file(argv: Sequence[str]) -> None:
-    for word, following in zip(argv, [*argv[1:], ""], strict=True):
-        flag, _, value = word.lstrip("-").partition("=")
+def _with_config_file(argv: Sequence[str]) -> list[str]:
+    """The words with the path of the config file, which may be an installed configs/NAME.py."""
+    found = list(argv)
+    for place, word in enumerate(argv):
+        flag, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-") or flag != "config":
             continue
-        path = (value if "=" in word else following).partition(":")[0]
-        if path and not pathlib.Path(path).is_file():
-            _fail(f"--config={path} is not a file; name a config file, such as configs/joint.py")
+        place, value = (place, value) if equals else (place + 1, "".join(argv[place + 1 :][:1]))
+        name, colon, size = value.partition(":")
+        path = pathlib.Path(name)
+        if name and not path.is_file():
+            if path.parts[0] == "configs":
+                path = _CONFIGS.joinpath(*path.parts[1:])
+            if not path.is_file():
+                _fail(f"--config={name} is not a file; name one, such as configs/joint.py")
+            found[place] = f"{'--config=' if equals else ''}{path}{colon}{size}"
+    _import_configs()
+    return found
+
+
+def _import_configs() -> None:
+    """Lets config files import one another as `configs`, those of the current folder first."""
+    if "configs" not in sys.modules:
+        package = types.ModuleType("configs")
+        package.__path__ = [str(pathlib.Path("configs").absolute()), str(_CONFIGS)]
+        sys.modules["configs"] = package
 
 
 def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> None:
@@ -176,6 +239,8 @@ def repeatable() -> str | None:
     """The command line of this process, where it is a command of histojax, as typed in a shell."""
     words = sys.orig_argv
     for place, word in enumerate(words[:-1]):
+        if pathlib.Path(word).name == "histojax" and words[place + 1] in COMMANDS:
+            return shlex.join(["histojax", *words[place + 1 :]])
         if word == "-m" and words[place + 1].startswith("histojax."):
             return shlex.join(["python", *words[place:]])
     return None
@@ -184,10 +249,9 @@ def repeatable() -> str | None:
 def set_up_jax() -> None:
     """What a command asks of JAX before its first computation; what the user asked for stays.
 
-    Compiled programs are kept between runs; in a folder that cannot be written nothing is kept, and
-    that is said. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has
-    extra options already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a
-    file of flags.
+    Compiled programs are kept between runs. A folder that cannot be written keeps nothing, with a
+    warning. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has extra options
+    already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a file of flags.
     """
     import jax
 
@@ -195,7 +259,7 @@ def set_up_jax() -> None:
     names_a_file = options and not options.startswith("-")
     if "xla_backend_extra_options" not in options and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{options} {OLDER_FUSIONS}".strip()
-    folder = jax.config.jax_compilation_cache_dir
+    folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (no type)
     if not folder:
         root = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))
         folder = os.path.join(root, "histojax", "jax")
@@ -221,7 +285,7 @@ def keep_freed_memory() -> bool:
 
     By default glibc returns large blocks to the kernel, and every step on CPU pays again for
     mapping and zeroing the same pages. One arena serves all threads, because blocks of 64 MiB and
-    more do not fit the arenas of other threads and are mapped anew each time: a training step of
+    more do not fit the arenas of other threads and are mapped again each time: a training step of
     the segmenter took 1.45 times as long. Other C libraries are left as they are.
     """
     if not sys.platform.startswith("linux"):
@@ -242,8 +306,9 @@ def keep_freed_memory() -> bool:
 
 
 def say(text: str) -> None:
-    """A line to the user, from one process of many."""
+    """A line to the user, above a progress bar, from one process of many."""
     import jax
+    from tqdm import tqdm
 
     if jax.process_index() == 0:
-        print(text, file=sys.stderr, flush=True)
+        tqdm.write(text, file=sys.stderr)

@@ -29,7 +29,7 @@ def main(argv: Sequence[str]) -> None:
 
     cli.set_up_jax()
     cli.keep_freed_memory()
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(str(_OUTPUT.value))
     result = comparison.compare(
         [pathlib.Path(word) for word in argv[1:]],
         output,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import pathlib
-from collections.abc import Callable
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -12,10 +11,10 @@ from ml_collections import ConfigDict
 from histojax import files
 from histojax.errors import UserError
 
-# Of config.json; raised when what stands in one can no longer be read as before.
-FORMAT = 1
-# A run may go on with another of these: they change how long, how loudly or where it runs, not what
-# it is (under data.placement=auto, device_bytes can move the making of batches to the host).
+# Of config.json and of checkpoints; raised when either can no longer be read as before.
+FORMAT = 2
+# A run may resume with other values of these. They change how long, how loudly or where it runs,
+# not its result (device_bytes can move the making of batches to the host).
 FREE = (
     "steps",
     "log",
@@ -33,34 +32,6 @@ FREE = (
 )
 
 
-# What a run from before there was such a field did: where the value given now says the same, it may
-# go on. By name; of a group, what decides it.
-ABSENT: dict[str, Callable[[Any], bool]] = {
-    "heads": lambda heads: heads == ["mask"],
-    "smooth": lambda smooth: smooth == 1.0,
-    "rotate": lambda degrees: degrees == 0.0,
-    "translate": lambda share: share == 0.0,
-    "vertical_flips": lambda flips: flips is True,
-    "drop_at": lambda steps: steps == [],
-    "drop_factor": lambda factor: True,
-    "labelled": lambda share: share == 1.0,
-    "extra": lambda spec: spec == "",
-    "extra_weight": lambda weight: True,
-    "best": lambda chosen: chosen == "score",
-    "start": lambda start: start == "gray",
-    "moments_weight": lambda weight: weight == 0,
-    "added_weight": lambda weight: weight == 0,
-    "unlabelled": lambda spec: spec == "",
-    "unlabelled_weight": lambda weight: True,
-    "teacher": lambda group: group["weight"] == 0,
-    "own_stains": lambda on: on is False,
-    "pretrained": lambda group: group["encoder"] == "none",
-    "stain": lambda group: group["method"] == "none",
-    "targets": lambda group: not group["legacy"],
-    "instances": lambda group: not group["marker_from_mask"],
-}
-
-
 def to_values(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values, references resolved and tuples as lists."""
     return json.loads(json.dumps(config.to_dict()))
@@ -72,15 +43,13 @@ def from_values(values: dict[str, Any]) -> ConfigDict:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:
-    """Fields in which two resolved configs differ, as "name: old -> new", free ones left out."""
+    """Fields in which two resolved configs differ, as "name: old -> new", without those of FREE."""
     found = []
     for name in sorted(set(old) | set(new)):
         path = f"{prefix}{name}"
         if name in FREE or path in FREE:
             continue
         if name not in old or name not in new:
-            if name in ABSENT and ABSENT[name](old.get(name, new.get(name))):
-                continue
             before, after = (
                 _brief(values[name]) if name in values else "absent" for values in (old, new)
             )
@@ -100,7 +69,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
     """The resolved config that a workdir holds.
 
     Raises:
-        UserError: if it is not there, no JSON object or of a newer histojax.
+        UserError: if it is not there, no JSON object or of another format.
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -112,20 +81,20 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
         raise UserError(f"{path} is not JSON ({error}); restore or remove the workdir") from error
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no JSON object of fields; restore or remove the workdir")
-    check_format(values.pop("format", FORMAT), FORMAT, path)
+    check_format(values.pop("format", FORMAT), path)
     return values
 
 
-def check_format(found: int, known: int, place: object) -> None:
-    """Checks the format number of something that was read.
+def check_format(found: int, place: object) -> None:
+    """Checks the format number of a config or checkpoint.
 
     Raises:
-        UserError: if it is newer than the one that is known.
+        UserError: if this histojax does not read that format.
     """
-    if found > known:
+    if found != FORMAT:
+        remedy = "update histojax" if found > FORMAT else "train the run again in another workdir"
         raise UserError(
-            f"{place} was written by a newer histojax (format {found}, this one reads up to "
-            f"{known}); update histojax to use it"
+            f"{place} has format {found}, and this histojax reads format {FORMAT} alone: {remedy}"
         )
 
 
@@ -134,7 +103,7 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
 
     Raises:
         UserError: if the workdir was started with another config (every differing field is
-            listed), or by a newer histojax.
+            listed), or has another format.
         DiskError: if it cannot be written.
     """
     path = workdir / "config.json"
@@ -147,5 +116,5 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
                 + "; ".join(found)
             )
     text = json.dumps({"format": FORMAT, **values}, indent=1)
-    with files.atomic_path(path) as beside:
-        beside.write_text(text + "\n", encoding="utf-8")
+    with files.atomic_path(path) as part:
+        part.write_text(text + "\n", encoding="utf-8")

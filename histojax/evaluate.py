@@ -1,41 +1,50 @@
 """Scores a trained run, or a chain of them, on a data set.
 
-    python -m histojax.evaluate --workdir=DIR --data=SPEC
+    python -m histojax.evaluate --workdir=runs/joint --data=folder:DIR --split=test
 
-writes metrics.json (means with 95 % intervals), per_image.csv and figures/ to a folder in DIR (val
-to evaluation, test to evaluation-test, ...), and prints the table.
+writes metrics.json (means with 95 % intervals), per_image.csv and figures/ to a folder in the
+workdir (val to evaluation, test to evaluation-test, ...), and prints the main results in words.
 """
 
 from __future__ import annotations
 
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 from absl import flags
 
 from histojax import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
-_DATA = flags.DEFINE_string(
-    "data", None, "SPEC: synthetic, folder:ROOT or a prepared set; default the run's own."
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run or chain to score. Example: runs/joint. Required."
 )
-_SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
+_DATA = flags.DEFINE_string(
+    "data", None, "SPEC of the images to score. Example: folder:DIR. Default: the run's own."
+)
+_SPLIT = flags.DEFINE_string("split", "val", "Split to score: train, val, test or all.")
 _ENHANCER = flags.DEFINE_string(
-    "enhancer", None, "Put before the run's segmenter: bicubic, none, or the folder of a run."
+    "enhancer",
+    None,
+    "Enhancer that the segmenter reads: bicubic, none (the real image alone) or a run's folder. "
+    "Example: runs/srgan. Default: all of the workdir.",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", None, "Folder of the results; default evaluation, evaluation-test, ... in DIR."
+    "output", None, "Folder of the results. Example: out. Default: evaluation... in the workdir."
 )
 _FEATURES = flags.DEFINE_multi_string(
-    "features", [], "Feature network for feature_distance_<network>, NAME or NAME=WEIGHTS."
+    "features", [], "Network NAME[=WEIGHTS] of a feature distance; repeatable. Example: vgg19."
 )
 _MAX_PIXELS = flags.DEFINE_integer(
-    "max_pixels", None, "Largest image of a folder, px; default the run's own.", lower_bound=1
+    "max_pixels",
+    None,
+    "Largest image of a folder, px. Example: 500000000. Default: the run's.",
+    lower_bound=1,
 )
 _MAX_SHIFT = flags.DEFINE_float(
     "max_shift",
     None,
-    "How far a real lr image may lie off its hr image, hr px, 0: no check; default the run's own.",
+    "Largest shift of a real lr image, hr px; 0 skips the check. Example: 2. Default: the run's.",
     lower_bound=0,
 )
 _ENSEMBLE = flags.DEFINE_bool(
@@ -46,32 +55,23 @@ _ENSEMBLE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates."""
     del argv
-    from histojax.evaluation import (
-        scores,  # after flags, so that --help and bad flags answer at once
-    )
+    from histojax.evaluation import scores, words  # after flags: --help answers at once
 
     cli.set_up_jax()
     cli.keep_freed_memory()
-    workdir = pathlib.Path(_WORKDIR.value)
-    how = {
-        "data": _DATA.value,
-        "split": _SPLIT.value,
-        "enhancer": _ENHANCER.value,
-        "ensemble": _ENSEMBLE.value,
-    }
-    output = pathlib.Path(_OUTPUT.value or scores.own_folder(workdir, **how))
+    workdir, split = pathlib.Path(_WORKDIR.value or ""), _SPLIT.value
+    own: dict[str, Any] = {"data": _DATA.value, "enhancer": _ENHANCER.value}
+    own |= {"split": split, "ensemble": _ENSEMBLE.value}
+    output = pathlib.Path(_OUTPUT.value or scores.own_folder(workdir, **own))
     table = scores.score_workdir(
         workdir,
-        **how,
+        output=output,
         features=_FEATURES.value,
         max_pixels=_MAX_PIXELS.value,
         max_shift=_MAX_SHIFT.value,
-        output=output,
+        **own,
     )
-    print(scores.table_text(table["metrics"]))
-    for name, m in table["differences"].items():
-        print(f"{name}: {scores.interval_text(m, sign='+')}")
-    print(f"\n{output}")
+    print(words.after_evaluation(table, workdir, output, split))
 
 
 if __name__ == "__main__":

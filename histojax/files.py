@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import fcntl
 import os
 import platform
 import shutil
@@ -13,6 +12,7 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
+import filelock
 from absl import logging
 
 from histojax.errors import DiskError, UserError
@@ -45,7 +45,7 @@ def refused(path: str | Path | None, reason: str) -> DiskError:
 
 
 def free_bytes(path: str | Path | None) -> int | None:
-    """Bytes that may still be written beside `path`, which need not exist; None: unknown."""
+    """Free bytes where `path` is, which need not exist; None: unknown."""
     place = Path(tempfile.gettempdir() if path is None else path).absolute()
     for folder in (place, *place.parents):
         with contextlib.suppress(OSError):
@@ -55,7 +55,7 @@ def free_bytes(path: str | Path | None) -> int | None:
 
 @contextlib.contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """A path beside `path` to write to, renamed to `path` at the end and removed on failure.
+    """A path in the same folder to write to, renamed to `path` at the end, removed on failure.
 
     The folder is made where it is missing.
 
@@ -64,15 +64,15 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
-    beside = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
+    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            yield beside
-            os.replace(beside, path)
+            yield part
+            os.replace(part, path)
         except BaseException:
             with contextlib.suppress(OSError):
-                beside.unlink(missing_ok=True)
+                part.unlink(missing_ok=True)
             raise
 
 
@@ -81,8 +81,8 @@ def sole_use(folder: Path) -> Iterator[None]:
     """Holds a folder, made where it is missing, against every other process that asks for it.
 
     The lock belongs to the process and goes with it, however it ends. On NFS it holds between
-    machines too, as far as the server's lock service runs; a file system without locks is said and
-    used without one.
+    machines too, as far as the server's lock service runs. A file system without locks is used
+    with a warning.
 
     Raises:
         UserError: another process holds it.
@@ -96,21 +96,24 @@ def sole_use(folder: Path) -> Iterator[None]:
             number = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
             file = stack.enter_context(os.fdopen(number, "r+b", buffering=0))
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+            held = filelock.lock_descriptor(file.fileno(), blocking=False)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise refused(path, error.strerror or str(error)) from error
+            logging.warning(
+                "%s: its file system has no locks, so see that no other run writes there", folder
+            )
+            held = True
+        # Windows locks the first byte against readers too, so the name begins at the second.
+        if not held:
+            file.seek(1)
             holder = file.read().decode().strip() or "another process"
             raise UserError(
                 f"{folder} is in use by {holder}: wait for that run to end, stop it, or name "
                 "another --workdir"
-            ) from None
-        except OSError as error:
-            if error.errno not in _NO_LOCKS:
-                raise refused(path, error.strerror) from error
-            logging.warning(
-                "%s: its file system has no locks, so see that no other run writes there", folder
             )
         # On a full disk the run itself will say so; the lock holds without its name.
         with contextlib.suppress(OSError):
             file.truncate(0)
-            file.write(f"process {os.getpid()} on {platform.node()}\n".encode())
+            file.write(f"\nprocess {os.getpid()} on {platform.node()}\n".encode())
         yield

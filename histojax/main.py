@@ -1,7 +1,24 @@
-"""Trains what a config describes: `python -m histojax.main --config=configs/joint.py`.
+"""Trains what a config describes, after the earlier stages that it starts from.
 
-A config that starts from earlier stages trains them first, each in a folder of its own below the
-workdir. The same command again goes on where the last one stopped.
+    python -m histojax.main --config=configs/joint.py:smoke
+
+trains each stage in a folder of its own below the workdir, and writes summary.json and report.html
+there. The same command again resumes where the last one stopped.
+
+The size follows the config file: smoke (seconds, for a try), laptop (minutes on two cores; the
+default), gpu (full size, one accelerator or more) or paper (as the source has it).
+
+--config.FIELD=VALUE sets a field. The common ones are
+
+    --config.data.source=SPEC            synthetic (default), folder:ROOT or a prepared set
+    --config.data.scale=4                2, 3, 4 or 8
+    --config.data.crop=128               side of training crops, px
+    --config.data.batch_size=8
+    --config.steps=3000                  of a chain's earlier stages: --config.lengths.STAGE=3000
+    --config.optimizer.learning_rate=1e-4
+    --config.seed=0
+    --config.precision=float32           auto (default), float32 or bfloat16
+    --config.init_from.NETWORK=FOLDER    a trained run, in place of the stage that is trained first
 """
 
 from __future__ import annotations
@@ -16,8 +33,12 @@ from ml_collections import config_flags
 from histojax import cli
 from histojax.errors import UserError
 
-_CONFIG = config_flags.DEFINE_config_file("config", None, "FILE[:SIZE], e.g. configs/joint.py:gpu.")
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of the run; runs/<config>[-<size>].")
+_CONFIG = config_flags.DEFINE_config_file(
+    "config", None, "Config file and size, such as configs/joint.py:gpu."
+)
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Folder of the run. Default: runs/<config>[-<size>], such as runs/joint-gpu."
+)
 
 
 def default_workdir(config_flag: str) -> pathlib.Path:
@@ -30,19 +51,18 @@ def default_workdir(config_flag: str) -> pathlib.Path:
 def main(argv: Sequence[str], stage: str | None = None) -> None:
     """Trains what the flags name; with `stage`, configs of that stage alone."""
     del argv
-    config = _CONFIG.value
+    config, file = _CONFIG.value, config_flags.get_config_filename(flags.FLAGS["config"])
     if stage is not None and config.get("stage") != stage:
         raise UserError(
-            f"--config={flags.FLAGS['config'].config_filename} is of stage "
-            f"{config.get('stage')!r}, and histojax.stages.{stage} trains stage {stage!r} alone; "
-            "use histojax.main, which trains any"
+            f"--config={file} is of stage {config.get('stage')!r}, and histojax.stages.{stage} "
+            f"trains stage {stage!r} alone; use histojax.main, which trains any"
         )
     # After flags, so that --help and bad flags answer at once.
     from histojax.experiments import chain
 
     cli.set_up_jax()
     cli.keep_freed_memory()
-    workdir = pathlib.Path(_WORKDIR.value or default_workdir(flags.FLAGS["config"].config_filename))
+    workdir = pathlib.Path(_WORKDIR.value or default_workdir(file))
     chain.run(config, workdir)
 
 

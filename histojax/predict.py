@@ -2,9 +2,13 @@
 
     python -m histojax.predict --workdir=DIR --input=PATH [--input=PATH ...] --output=DIR
 
-writes NAME.sr.tif, NAME.labels.tif and NAME.classes.tif (the number of each pixel's class), as far
-as the run makes them, and index.html. Images are read and written in strips, so their size is
-bounded by the disk and not by memory.
+writes what the run makes of each image NAME, and index.html:
+
+    NAME.sr.tif         the enhanced image
+    NAME.labels.tif     the nuclei, numbered from 1
+    NAME.classes.tif    the number of each pixel's class
+
+Images are read and written in strips, so the disk bounds their size and memory does not.
 """
 
 from __future__ import annotations
@@ -16,11 +20,16 @@ from absl import flags
 
 from histojax import cli
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "Folder of a run, or of a chain of runs.")
-_INPUT = flags.DEFINE_multi_string("input", None, "Image, or folder of images; may be repeated.")
-_OUTPUT = flags.DEFINE_string("output", None, "Folder of the results.")
+_WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run, or of a chain of runs.")
+_INPUT = flags.DEFINE_multi_string(
+    "input", None, "An image, or a folder of images; repeat the flag for more."
+)
+_OUTPUT = flags.DEFINE_string("output", None, "The folder that results are written to.")
+_OUTPUTS = flags.DEFINE_list(
+    "outputs", None, "What to write, such as sr,labels; by default all that the run makes."
+)
 _MPP = flags.DEFINE_float(
-    "mpp", None, "Micrometres per pixel of the input, where the file does not say or is wrong."
+    "mpp", None, "Micrometres per pixel of the input, such as 0.25; by default the file states it."
 )
 _RESAMPLE = flags.DEFINE_bool(
     "resample", False, "Resample inputs whose scale is more than a factor of 2 off the run's."
@@ -28,11 +37,10 @@ _RESAMPLE = flags.DEFINE_bool(
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
     2**28,
-    "Largest image that is decoded whole, px; tiled TIFF is read by region, at any size.",
+    "The largest image that is decoded whole, px; a tiled TIFF may have any size.",
     lower_bound=1,
 )
-_TILE = flags.DEFINE_integer("tile", 1024, "Largest tile, output px; memory follows it.")
-
+_TILE = flags.DEFINE_integer("tile", 1024, "The largest tile, output px; memory follows it.")
 _ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
 )
@@ -41,15 +49,15 @@ _ENSEMBLE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
-    from histojax.inference import (
-        files_in,  # after flags, so that --help and bad flags answer at once
-    )
+    # After the flags, so that --help and wrong flags answer at once.
+    from histojax.inference import prediction
 
     cli.set_up_jax()
-    files_in.predict_files(
-        pathlib.Path(_WORKDIR.value),
-        [pathlib.Path(path) for path in _INPUT.value],
-        pathlib.Path(_OUTPUT.value),
+    prediction.predict_files(
+        pathlib.Path(_WORKDIR.value or ""),
+        [pathlib.Path(path) for path in _INPUT.value or ()],
+        pathlib.Path(_OUTPUT.value or ""),
+        outputs=_OUTPUTS.value,
         mpp=_MPP.value,
         resample=_RESAMPLE.value,
         tile=_TILE.value,

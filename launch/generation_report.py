@@ -36,11 +36,12 @@ from histojax.config import read_config
 from histojax.data import stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.evaluation import rows as methods
+from histojax.evaluation import rows as scored
 from histojax.imaging import writers
 from histojax.metrics import generation
-from histojax.runs import workdirs
-from histojax.synthesis import painted, painter, quality
+from histojax.runs import run_data, workdirs
+from histojax.synthesis import painting, quality
+from histojax.synthesis.tissue import Synthesizer
 from launch.tables import text_table
 
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
@@ -81,7 +82,7 @@ def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.Feature
     if features:
         name, _, path = features.partition("=")
         return name, content.pretrained_features(name, path=path, path_field=f"--features={name}")
-    own = methods.own_features({"judge": judge})
+    own = scored.own_features({"judge": judge})
     if not own:
         raise UserError(
             f"--judge={judge.workdir} reads stain-normalised images, so that its encoder does not "
@@ -117,23 +118,22 @@ def made(
         UserError: a run that cannot make them, or training squares without nuclei or background.
     """
     pairs = zip(train.images, train.labels, strict=True)
-    looks = [look for pair in pairs if (look := painted.look_of(*pair)) is not None]
-    if not looks:
+    known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
+    if not known:
         raise UserError(
             "no training square holds both nuclei and background, whose colours are painted with: "
             "give a larger --size"
         )
-    windows = painter.synthesizer(run)
-    paint, mean = quality.made_by_painting, painted.mean_look(looks)
+    synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
     images = {
-        PYRAMID: quality.made_by_pyramid(run, real.labels, seed=seed, windows=windows),
-        "mean colours and noise": paint(real.labels, [mean], seed=seed),
-        "a square's colours and noise": paint(real.labels, looks, seed=seed),
-        "synthetic tissue": quality.made_by_tissue_model(real.labels, seed=seed),
+        PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
+        "mean colours and noise": quality.painted_images(real.labels, [mean], seed=seed),
+        "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
+        "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
     }
     some = real.spread(_MASKS).labels
     return images, [
-        quality.made_by_pyramid(run, some, seed=seed, noise=noise, windows=windows)
+        quality.pyramid_images(synthesizer, some, seed=seed, noise=noise)
         for noise in range(_NOISES)
     ]
 
@@ -216,12 +216,12 @@ def main(argv: Sequence[str]) -> None:
             "segmentation"
         )
     name, network = network_of(judge, _FEATURES.value)
-    config = workdirs.without_extra(run.config)
+    config = run_data.without_extra(run.config)
     if _DATA.value:
         config.data.source = _DATA.value
-    source = workdirs.open_split(config, _SPLIT.value, fields=("instances",))
+    source = run_data.open_split(config, _SPLIT.value, fields=("instances",))
     check_unseen(judge, source)
-    known = workdirs.labelled_source(run.workdir)
+    known = run_data.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # the pyramid's tissue has the stain of its target
         source, known = matching.source(source), matching.source(known)
@@ -230,7 +230,7 @@ def main(argv: Sequence[str]) -> None:
     say(f"making squares of {size} px for {len(real)} masks, with {len(train)} training squares")
     images, several = made(run, real, train, seed)
     say("measuring")
-    find = methods.run_segmenter(judge, [(size, size)], mpp=source.mpp)
+    find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
     subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
     rows, diversity, closest = measured(
         find, network, real, train, images, several, subset=subset, seed=seed

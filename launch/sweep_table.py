@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
+import itertools
 import math
 import pathlib
 import statistics
@@ -12,10 +14,9 @@ from typing import Any
 from histojax.data.datasets.organs import organ_of
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.report import charts, page
+from histojax.metrics import registry
+from histojax.report import charts, document, table
 
-# Scores that the table has unless others are named; not those of baselines.
-_MAIN = ("psnr_rgb", "ssim_rgb", "dice", "aji", "pq", "f1", "class_miou", "class_dice")
 _BASELINES = ("bicubic", "otsu")
 ALL = "all"
 
@@ -56,18 +57,18 @@ def collect(folders: Mapping[tuple[str, int], pathlib.Path]) -> list[Row]:
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
-    """Those scores that say how good a run is, in the order in which they come."""
-    found = dict.fromkeys(metric for row in rows for metric in row)
+    """The scores of main metrics that are not a baseline's, in the order in which they come."""
+    splits = registry.split_keys(dict.fromkeys(key for row in rows for key in row))
     return [
-        metric
-        for metric in found
-        if metric.startswith(tuple(f"{main}_" for main in _MAIN))
-        and not metric.startswith("aji_plus_")
-        and not any(baseline in metric for baseline in _BASELINES)
+        key
+        for key, split in splits.items()
+        if split is not None
+        and table.describe(split[0]).main
+        and not split[1].startswith(_BASELINES)
     ]
 
 
-def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
+def aggregate(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     """Mean and spread over seeds of the mean over images; over all images and by organ.
 
     Returns:
@@ -75,39 +76,36 @@ def aggregate(rows: Sequence[Row], metrics: Sequence[str]) -> list[Row]:
         sd is that of a sample, NaN of one seed; by_seed is {seed: its mean}, in their order.
     """
     organs = [ALL, *sorted({row["organ"] for row in rows} - {""})]
-    table = []
-    for name in dict.fromkeys(row["run"] for row in rows):
-        for organ in organs:
-            kept = [r for r in rows if r["run"] == name and organ in (ALL, r["organ"])]
-            for metric in metrics:
-                by_seed, images = {}, set()
-                for seed in sorted({row["seed"] for row in kept}):
-                    scores = {
-                        r["image"]: r[metric]
-                        for r in kept
-                        if r["seed"] == seed and math.isfinite(r.get(metric, math.nan))
-                    }
-                    images |= set(scores)
-                    if scores:
-                        by_seed[seed] = statistics.fmean(scores.values())
-                if not by_seed:
-                    continue
-                values = list(by_seed.values())
-                table.append(
-                    {
-                        "run": name,
-                        "organ": organ,
-                        "metric": metric,
-                        "seeds": len(values),
-                        "images": len(images),
-                        "mean": statistics.fmean(values),
-                        "sd": spread(values),
-                        "low": min(values),
-                        "high": max(values),
-                        "by_seed": by_seed,
-                    }
-                )
-    return table
+    entries = []
+    for run, organ, key in itertools.product(dict.fromkeys(r["run"] for r in rows), organs, keys):
+        kept = [
+            row
+            for row in rows
+            if row["run"] == run
+            and organ in (ALL, row["organ"])
+            and math.isfinite(row.get(key, math.nan))
+        ]
+        by_seed = {
+            seed: statistics.fmean(row[key] for row in kept if row["seed"] == seed)
+            for seed in sorted({row["seed"] for row in kept})
+        }
+        values = list(by_seed.values())
+        if values:
+            entries.append(
+                {
+                    "run": run,
+                    "organ": organ,
+                    "metric": key,
+                    "seeds": len(values),
+                    "images": len({row["image"] for row in kept}),
+                    "mean": statistics.fmean(values),
+                    "sd": spread(values),
+                    "low": min(values),
+                    "high": max(values),
+                    "by_seed": by_seed,
+                }
+            )
+    return entries
 
 
 def spread(values: Sequence[float]) -> float:
@@ -115,101 +113,75 @@ def spread(values: Sequence[float]) -> float:
     return statistics.stdev(values) if len(values) > 1 else math.nan
 
 
-def cell(entry: Row | None) -> str:
-    """ "0.6187 ± 0.0042 (3)": mean, standard deviation and number of seeds; "-" for none."""
-    if entry is None:
-        return "-"
+def sweep_table(entries: Sequence[Row], keys: Sequence[str], organ: str = ALL) -> table.Table:
+    """A row for each run, a column for each score: mean ± standard deviation (seeds)."""
+    found = {(e["run"], e["metric"]): e for e in entries if e["organ"] == organ}
+    splits = registry.split_keys(keys)
+    columns, cells = [], {}
+    for key in keys:
+        name, row = splits[key] or (key, "")
+        metric = dataclasses.replace(table.describe(name), decimals=4)
+        columns.append(table.column(metric, row))
+        means = {run: e["mean"] for (run, of), e in found.items() if of == key}
+        top = table.best(means, metric) if splits[key] else set()
+        for run in means:
+            cells[run, key] = table.Cell(cell_text(found[run, key]), best=run in top)
+    return table.Table(
+        "run",
+        columns,
+        [
+            table.Row(run, [cells.get((run, key), table.Cell()) for key in keys])
+            for run in dict.fromkeys(run for run, _ in found)
+        ],
+        "" if organ == ALL else organ,
+    )
+
+
+def cell_text(entry: Row) -> str:
+    """Mean, standard deviation and number of seeds: "0.6187 ± 0.0042 (3)"."""
     spread = f" ± {entry['sd']:.4f}" if math.isfinite(entry["sd"]) else ""
     return f"{entry['mean']:.4f}{spread} ({entry['seeds']})"
 
 
-def table_text(table: Sequence[Row], metrics: Sequence[str], organ: str = ALL) -> str:
-    """A row for each run, a column for each metric."""
-    entries = {(e["run"], e["metric"]): e for e in table if e["organ"] == organ}
-    names = list(dict.fromkeys(entry["run"] for entry in table))
-    lines = [["run", *metrics]]
-    lines += [[name, *(cell(entries.get((name, metric))) for metric in metrics)] for name in names]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def write(output: pathlib.Path, rows: Sequence[Row], metrics: Sequence[str] = ()) -> str:
+def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -> str:
     """Writes images.csv, table.csv and sweep.html; returns the table as text.
 
     Raises:
-        UserError: for a metric that no run has, or where the disk refuses.
+        UserError: for a score that no run has, or where the disk refuses.
     """
-    known = main_metrics(rows)
-    metrics = list(metrics) or known
-    every = {metric for row in rows for metric in row} - {"run", "seed", "image", "organ"}
-    for metric in metrics:
-        if metric not in every:
+    keys = list(keys) or main_metrics(rows)
+    every = {key for row in rows for key in row} - {"run", "seed", "image", "organ"}
+    for key in keys:
+        if key not in every:
             raise UserError(
-                f"--metrics: no run has {metric!r}; choose out of {', '.join(sorted(every))}"
+                f"--metrics: no run has {key!r}; choose out of {', '.join(sorted(every))}"
             )
-    table = aggregate(rows, metrics)
+    entries = aggregate(rows, keys)
     writers.write_csv(output / "images.csv", rows)
     writers.write_csv(
-        output / "table.csv", [{k: v for k, v in e.items() if k != "by_seed"} for e in table]
+        output / "table.csv", [{k: v for k, v in e.items() if k != "by_seed"} for e in entries]
     )
-    organs = list(dict.fromkeys(entry["organ"] for entry in table))
+    whole = sweep_table(entries, keys)
+    organs = [organ for organ in dict.fromkeys(e["organ"] for e in entries) if organ != ALL]
+    titles = (column.title for column in whole.columns)
+    dots = [_dots(entries, key, title) for key, title in zip(keys, titles, strict=True)]
     sections = [
-        page.Section("Mean over seeds", _html_table(table, metrics, ALL)),
-        page.Section("Each seed", _dots(table, metrics)),
+        document.Section("Mean over seeds", tables=[whole]),
+        document.Section("Each seed", charts=dots),
     ]
-    if len(organs) > 1:
-        body = "".join(
-            f"<h3>{page.text(organ)}</h3>{_html_table(table, metrics, organ)}"
-            for organ in organs
-            if organ != ALL
-        )
-        sections.append(page.Section("By organ", body))
+    if organs:
+        by_organ = [sweep_table(entries, keys, organ) for organ in organs]
+        sections.append(document.Section("By organ", tables=by_organ))
     runs = len({(row["run"], row["seed"]) for row in rows})
-    page.write_page(
-        output / "sweep.html",
-        title="Sweep",
-        lead=f'<p class="lead">{runs} runs; mean ± standard deviation (seeds).</p>',
-        sections=sections,
-    )
-    return f"{table_text(table, metrics)}\n\n{output / 'sweep.html'}"
+    lead = f"{runs} runs; mean ± standard deviation (seeds)."
+    document.write_sections(output / "sweep.html", title="Sweep", lead=lead, sections=sections)
+    return f"{whole.text()}\n\n{output / 'sweep.html'}"
 
 
-def _html_table(table: Sequence[Row], metrics: Sequence[str], organ: str) -> str:
-    entries = {(e["run"], e["metric"]): e for e in table if e["organ"] == organ}
-    names = list(dict.fromkeys(run for run, _ in entries))
-    best = {
-        m: max((entries[n, m]["mean"] for n in names if (n, m) in entries), default=math.nan)
-        for m in metrics
-    }
-    head = "".join(f"<th>{page.text(metric)}</th>" for metric in metrics)
-    body = []
-    for name in names:
-        cells = []
-        for metric in metrics:
-            entry = entries.get((name, metric))
-            # Of all scores that are tabulated unless asked for otherwise, more is better.
-            top = entry and metric.startswith(_MAIN) and entry["mean"] == best[metric]
-            shown = page.text(cell(entry))
-            cells.append(
-                f'<td class="best"><strong>{shown}</strong></td>' if top else f"<td>{shown}</td>"
-            )
-        body.append(f"<tr><th>{page.text(name)}</th>{''.join(cells)}</tr>")
-    return (
-        '<div class="scroll"><table class="scores"><thead><tr><th></th>'
-        f"{head}</tr></thead><tbody>{''.join(body)}</tbody></table></div>"
-    )
-
-
-def _dots(table: Sequence[Row], metrics: Sequence[str]) -> str:
-    figures = []
-    for metric in metrics:
-        rows = [
-            (entry["run"], list(entry["by_seed"].values()))
-            for entry in table
-            if entry["organ"] == ALL and entry["metric"] == metric
-        ]
-        figures.append(charts.dot_chart(rows, title=metric))
-    return f'<div class="charts">{"".join(figures)}</div>'
+def _dots(entries: Sequence[Row], key: str, title: str) -> charts.Chart | None:
+    rows = [
+        (entry["run"], list(entry["by_seed"].values()))
+        for entry in entries
+        if entry["organ"] == ALL and entry["metric"] == key
+    ]
+    return charts.dot_chart(rows, title=title)

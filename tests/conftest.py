@@ -1,10 +1,12 @@
 """Shared fixtures. Eight CPU devices are forced, so that device counts can be compared, and XLA's
 optimiser is off, because compiling takes far longer than the tiny networks of the tests run."""
 
-import fcntl
+import importlib.metadata
 import os
 import pathlib
-import tempfile
+import zlib
+
+import filelock
 
 from histojax.cli import OLDER_FUSIONS  # of which nothing imports JAX yet
 
@@ -18,9 +20,14 @@ os.environ["XLA_FLAGS"] = " ".join(
 ).strip()
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    # What one test has compiled, the others need not.
-    _cache = tempfile.TemporaryDirectory(prefix="histojax-tests-", ignore_cleanup_errors=True)
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = _cache.name
+    # Compiled programs are kept between runs of the tests.
+    _root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+    _kind = (
+        f"{importlib.metadata.version('jax')}-{zlib.crc32(os.environ['XLA_FLAGS'].encode()):08x}"
+    )
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+        pathlib.Path(_root) / "histojax" / "tests" / _kind
+    )
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 import pytest
@@ -51,9 +58,8 @@ def trained_chain(tmp_path_factory) -> pathlib.Path:
         folder = folder.parent  # that of all processes of this run of the tests
     workdir = folder / "chain" / "run"
     workdir.parent.mkdir(exist_ok=True)
-    with (workdir.parent / "lock").open("w") as lock:
-        # The first process that needs it trains it, and the others wait.
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    # The first process that needs it trains it, and the others wait.
+    with filelock.FileLock(workdir.parent / "lock"):
         if not (workdir / "summary.json").is_file():
             chain.run(tiny.config("joint"), workdir)
     return workdir

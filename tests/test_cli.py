@@ -14,16 +14,18 @@ from PIL import Image
 
 from histojax import cli, files
 from histojax.experiments import chain
-from tests import tiny
+from tests import commands, tiny
+from tests.commands import refused, sentence
 
 ROOT = pathlib.Path(__file__).parents[1]
 # Python reads and writes UTF-8 in the C locale, and prints what it is told to.
 ASCII = {"LC_ALL": "C", "PYTHONIOENCODING": "ascii"}
-SMOKE = "--config=configs/generator.py:smoke"
+SMOKE = f"--config={ROOT}/configs/generator.py:smoke"
+EIGHT = "--config.data.batch_size=8"  # a multiple of the devices of the tests
 
 
-def run(module, *words, **environment):
-    """(exit status, standard error) of python -m histojax.MODULE."""
+def run(module, *words, stdout=False, **environment):
+    """(exit status, standard error, or output) of python -m histojax.MODULE."""
     done = subprocess.run(
         [sys.executable, "-m", f"histojax.{module}", *map(str, words)],
         cwd=ROOT,
@@ -33,18 +35,32 @@ def run(module, *words, **environment):
         timeout=300,
         check=False,
     )
-    return done.returncode, done.stderr
+    return done.returncode, done.stdout if stdout else done.stderr
 
 
-def refused(module, *words, **environment):
-    """The one sentence that a command ends with, at status 2 and without a traceback."""
-    status, said = run(module, *words, **environment)
-    assert status == 2, said
-    assert "Traceback" not in said
-    last = said.strip().splitlines()[-1]
-    assert last.startswith("histojax: ")
-    assert len(last) < 500
-    return last
+def refused_apart(module, *words, **environment):
+    """The one sentence that a command in a process of its own ends with."""
+    return sentence(*run(module, *words, **environment))
+
+
+@pytest.mark.parametrize(
+    "module", ["main", "evaluate", "predict", "compare", "synthesize", "masks", "prepare"]
+)
+def test_help_has_an_example_and_flags_and_succeeds(module):
+    status, shown, said = commands.run(module, "--help")
+    assert (status, said) == (0, "")
+    assert f"python -m histojax.{module} --" in shown.replace("DIR DIR", "--")
+    assert "Flags:\n  --" in shown
+    if module == "main":
+        for word in ("smoke", "laptop", "gpu", "paper", "--config.data.source=SPEC", "--config: "):
+            assert word in shown
+
+
+def test_help_of_a_stage_is_that_of_main():
+    status, said = run("stages.srgan", "--help", stdout=True)
+    assert status == 0
+    assert "--config.data.source=SPEC" in said
+    assert "--workdir: " in said
 
 
 @pytest.mark.faults
@@ -68,6 +84,12 @@ def refused(module, *words, **environment):
 )
 def test_a_flag_that_cannot_be_read_is_one_sentence(words, expected):
     assert expected in refused("main", *words)
+
+
+@pytest.mark.faults
+def test_a_refusal_in_its_own_process_is_one_sentence():
+    said = refused_apart("main", SMOKE, "--config.data.crpo=1")
+    assert said.endswith("the config has no such field; did you mean 'crop'?")
 
 
 @pytest.mark.faults
@@ -118,14 +140,14 @@ def test_a_folder_takes_the_place_of_a_stage_in_the_whole_chain():
 )
 def test_a_bad_value_leaves_no_workdir(tmp_path, override, expected):
     workdir = tmp_path / "run"
-    assert expected in refused("main", SMOKE, override, f"--workdir={workdir}")
+    assert expected in refused("main", SMOKE, EIGHT, override, f"--workdir={workdir}")
     assert not workdir.exists()
 
 
 @pytest.mark.faults
 def test_a_stage_refuses_the_config_of_another(tmp_path):
-    said = refused("stages.srgan", SMOKE, f"--workdir={tmp_path / 'run'}")
-    assert "--config=configs/generator.py:smoke is of stage 'generator'" in said
+    said = refused_apart("stages.srgan", SMOKE, f"--workdir={tmp_path / 'run'}")
+    assert "/configs/generator.py:smoke is of stage 'generator'" in said
     assert "use histojax.main" in said
     assert not (tmp_path / "run").exists()
 
@@ -133,7 +155,7 @@ def test_a_stage_refuses_the_config_of_another(tmp_path):
 @pytest.mark.faults
 def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
     (tmp_path / "file").write_text("")
-    said = refused("main", SMOKE, f"--workdir={tmp_path / 'file' / 'run'}")
+    said = refused("main", SMOKE, EIGHT, f"--workdir={tmp_path / 'file' / 'run'}")
     assert f"Writing to {tmp_path}/file/run/.lock failed (Not a directory; " in said
     assert "name a folder that can be written" in said
 
@@ -141,7 +163,7 @@ def test_a_workdir_below_a_file_is_one_sentence(tmp_path):
 @pytest.mark.faults
 def test_a_workdir_in_use_is_one_sentence(tmp_path):
     with files.sole_use(tmp_path / "run"):
-        said = refused("main", SMOKE, f"--workdir={tmp_path / 'run'}")
+        said = refused("main", SMOKE, EIGHT, f"--workdir={tmp_path / 'run'}")
     assert f"run is in use by process {os.getpid()} on {platform.node()}: " in said
 
 
@@ -207,7 +229,11 @@ def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
     file = root / "images" / "p1.png"
     file.write_bytes(file.read_bytes()[:-200])
     said = refused(
-        "main", SMOKE, f"--config.data.source=folder:{root}", f"--workdir={tmp_path / 'run'}"
+        "main",
+        SMOKE,
+        EIGHT,
+        f"--config.data.source=folder:{root}",
+        f"--workdir={tmp_path / 'run'}",
     )
     assert "p1.png" in said
 
@@ -224,16 +250,14 @@ def test_evaluate_and_predict_refuse_what_is_no_workdir(tmp_path):
 
 
 @pytest.mark.faults
-def test_predict_in_the_c_locale_refuses_what_is_too_large_and_makes_the_rest(
-    trained_chain, tmp_path
-):
+def test_predict_in_the_c_locale_refuses_too_large_images_alone(trained_chain, tmp_path):
     folder, output = tmp_path / "Prüfung mit Leerzeichen", tmp_path / "ergebnis é"
     folder.mkdir()
     image = tiny.tissue(5, 64)[0]
     Image.fromarray(image[:40, :40]).save(folder / "zellkern ü.png")
     Image.fromarray(image).save(folder / "zu groß.png")
     tifffile.imwrite(folder / "in tiles.tif", image, photometric="rgb", tile=(16, 16))
-    said = refused(
+    said = refused_apart(
         "predict",
         f"--workdir={trained_chain / 'generator'}",
         f"--input={folder}",
@@ -259,7 +283,7 @@ def test_evaluate_in_the_c_locale(trained_chain, tmp_path):
         "--split=all",
         f"--output={tmp_path / 'out é'}",
     )
-    assert "limit is 4000" in refused("evaluate", *words, "--max_pixels=4000", **ASCII)
+    assert "limit is 4000" in refused("evaluate", *words, "--max_pixels=4000")
     assert not (tmp_path / "out é").exists()
     status, said = run("evaluate", *words, **ASCII)
     assert status == 0, said
@@ -269,12 +293,12 @@ def test_evaluate_in_the_c_locale(trained_chain, tmp_path):
 @pytest.mark.faults
 def test_file_names_that_are_not_utf8_are_one_sentence():
     off = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
-    assert "have to be UTF-8; set PYTHONUTF8=1" in refused("evaluate", **off)
+    assert "have to be UTF-8; set PYTHONUTF8=1" in refused_apart("evaluate", **off)
 
 
 def test_report_takes_folders_and_says_what_is_wrong_with_them(tmp_path):
     assert "--output is missing" in refused("compare", tmp_path, tmp_path)
-    said = refused("compare", tmp_path, f"--output={tmp_path / 'out'}")
+    said = refused_apart("compare", tmp_path, f"--output={tmp_path / 'out'}")
     assert "1 workdir was named, and two or more are compared" in said
     assert not (tmp_path / "out").exists()
 

@@ -7,8 +7,8 @@ import pytest
 PROGRAM = """
 import concurrent.futures, resource, sys
 import numpy as np
-from histojax import command
-kept = command.keep_freed_memory()
+from histojax import cli
+kept = cli.keep_freed_memory()
 
 def faults(at_once):
     for _ in range(3):

@@ -1,5 +1,4 @@
 import errno
-import fcntl
 import os
 import platform
 import subprocess
@@ -37,14 +36,14 @@ def test_a_refusal_says_what_why_and_how_much_space_there_is(tmp_path, monkeypat
 
 HOLD = """
 import pathlib, sys
-from histojax import disk
-with disk.sole_use(pathlib.Path(sys.argv[1])):
+from histojax import files
+with files.sole_use(pathlib.Path(sys.argv[1])):
     print("held", flush=True)
     sys.stdin.read()
 """
 
 
-def test_a_folder_in_use_is_refused_until_its_process_is_gone_however_it_went(tmp_path):
+def test_a_folder_in_use_is_refused_until_its_process_is_gone(tmp_path):
     folder = tmp_path / "run"
     with subprocess.Popen(
         [sys.executable, "-c", HOLD, str(folder)],
@@ -60,7 +59,8 @@ def test_a_folder_in_use_is_refused_until_its_process_is_gone_however_it_went(tm
         holder.kill()
         holder.wait()
     with files.sole_use(folder):
-        assert (folder / ".lock").read_text() == f"process {os.getpid()} on {platform.node()}\n"
+        name = (folder / ".lock").read_text().strip()
+        assert name == f"process {os.getpid()} on {platform.node()}"
 
 
 def test_a_lock_ends_with_its_block(tmp_path):
@@ -71,10 +71,10 @@ def test_a_lock_ends_with_its_block(tmp_path):
 
 
 def test_a_file_system_without_locks_is_used_and_said(tmp_path, monkeypatch, caplog):
-    def none(file, operation):
+    def none(number, blocking):
         raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
 
-    monkeypatch.setattr(fcntl, "flock", none)
+    monkeypatch.setattr(files.filelock, "lock_descriptor", none)
     with caplog.at_level("WARNING"), files.sole_use(tmp_path):
         assert "has no locks" in caplog.text
 

@@ -25,11 +25,11 @@ from configs import (
     use_net,
 )
 from histojax.config import from_values, read_config
-from histojax.data.sources import synthetic
 from histojax.experiments import chain
 from histojax.imaging import resampling
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
+from histojax.tissue import rendering
 
 CONFIGS = {
     "generator": generator,
@@ -70,7 +70,8 @@ def _shrink(config, steps):
 
 def _shrink_networks(config):
     if "generator" in config:
-        config.generator.update(features=8, width=8, cardinality=2)
+        small = {"features": 8, "width": 8, "cardinality": 2}
+        config.generator.update({k: v for k, v in small.items() if k in config.generator})
     if "segmenter" in config:
         if config.segmenter.get("kind") == "se_unet":
             config.segmenter.update(width=4, blocks=(1,), decoder_features=(4,), se_reduction=2)
@@ -82,7 +83,7 @@ def _shrink_networks(config):
 
 def tissue(index, size=64):
     """(image uint8 (S, S, 3), instances int32 (S, S)) of synthetic tissue."""
-    sample = synthetic.tissue(11, index, size)
+    sample = rendering.tissue(11, index, size)
     return sample["image"], sample["instances"]
 
 

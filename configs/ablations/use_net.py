@@ -1,13 +1,13 @@
 """The nine experiments of USE-Net's Table II (Rahmon et al. 2021), exp1 ... exp9.
 
-What of a row the table leaves open is inferred: the loss of exp1 to exp5 and exp7, and all of exp8.
-More augmented images (4,500 for 1,500) are more steps here, since every crop is augmented anew.
+The table leaves open the loss of exp1 to exp5 and exp7, and all of exp8: these are inferred. More
+augmented images (4,500 for 1,500) are more steps here, because every crop is augmented.
 
     python -m launch.sweep --run=configs/ablations/use_net.py:exp1 ... --seeds=0,1 \
         --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
-`exp1` is of size paper; `exp1-laptop` and so on of another. Not run, but for exp1, 2, 4 and 7 of
-laptop at 900 steps and width 32: AJI .525, .533, .584, .595 on the val images of MoNuSeg (README).
+`exp1` is of size paper; `exp1-laptop` and so on of another. Only exp1, 2, 4 and 7 of laptop were
+run, at 900 steps and width 32: AJI 0.525, 0.533, 0.584, 0.595 on MoNuSeg val images (README).
 """
 
 from __future__ import annotations

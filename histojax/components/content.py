@@ -1,4 +1,4 @@
-"""The part of a generator's loss that asks for likeness to the real image."""
+"""The content loss of a generator: its image against the real one, in pixels and in features."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.components import build
+from histojax.checks import check, one_of
+from histojax.components import pretrained
 from histojax.errors import UserError
 from histojax.losses import perceptual, pixel
-from histojax.models import pretrained, squeezenet, vgg
+from histojax.models import squeezenet, vgg
 
 Tree = Any
 _LAYERS = {"vgg19": vgg.TAPS, "squeezenet1_1": squeezenet.TAPS}
@@ -39,7 +39,7 @@ class FeatureNetwork:
     stride: int = 16
 
 
-def segmenter_features(segmenter: nn.Module, variables: Tree) -> FeatureNetwork:
+def segmenter_features(segmenter: Any, variables: Tree) -> FeatureNetwork:
     """The encoder of a segmentation network as a feature network."""
 
     def features(
@@ -69,13 +69,14 @@ def pretrained_features(
     def features(
         variables: Tree, images: jax.Array, layers: tuple[str, ...]
     ) -> Mapping[str, jax.Array]:
-        return network.apply(variables, images, layers)
+        found: Any = network.apply(variables, images, layers)
+        return found
 
     return FeatureNetwork(name, features, variables, _LAYERS[name])
 
 
 def feature_network(
-    config: ConfigDict, segmenter: nn.Module | None, initial: Mapping[str, Tree]
+    config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree]
 ) -> FeatureNetwork:
     """The network that `config` (fields network, path, sha256) names.
 
@@ -137,18 +138,18 @@ class Content:
         return total, terms
 
 
-def build_content(
-    config: ConfigDict, segmenter: nn.Module | None, initial: Mapping[str, Tree]
-) -> Content:
+def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree]) -> Content:
     """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
 
     Raises:
         UserError: for a form, network or layer that is not known.
     """
-    kind = build.choice(config.pixel, pixel.KINDS, "loss.pixel")
-    group = config.get("features")
+    check(config, {"pixel": one_of(pixel.KINDS)}, "loss.")
+    kind = pixel.KINDS[config.pixel]
+    group = config.get("features")  # not of generator.py
     if group is None or group.weight == 0:
         return Content(kind, config.pixel_weight)
+    check(group, {"kind": one_of(perceptual.KINDS)}, "loss.features.")
     network = feature_network(group, segmenter, initial)
     layers = dict(group.layers) or {layer: 1.0 for layer in network.layers}
     for layer in layers:
@@ -157,9 +158,4 @@ def build_content(
                 f"loss.features.layers has {layer!r}, which {network.name} does not; its layers "
                 f"are {', '.join(network.layers)}"
             )
-    if group.kind not in perceptual.KINDS:
-        raise UserError(
-            f"loss.features.kind={group.kind!r} is not known; choose one of "
-            f"{', '.join(perceptual.KINDS)}"
-        )
     return Content(kind, config.pixel_weight, network, layers, group.kind, group.weight)

@@ -8,19 +8,15 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import linen as nn
 from ml_collections import ConfigDict
 
-from histojax.components import build
+from histojax.checks import check, number, one_of, whole
+from histojax.components.networks import network
 from histojax.components.state import State, apply, step_key
-from histojax.errors import UserError
 from histojax.losses import adversarial, gradient_penalty
-from histojax.models.patch_discriminator import PatchDiscriminator
-from histojax.models.scalar_discriminator import ScalarDiscriminator
+from histojax.models.discriminators import DISCRIMINATORS
 
 Tree = Any
-# By `discriminator.kind`; the first where a config names none.
-DISCRIMINATORS = {"patch": PatchDiscriminator, "scalar": ScalarDiscriminator}
 # Folded into a step's key where a draw must not depend on the number of devices; no device has
 # this index, which is folded into it elsewhere.
 _WHOLE_BATCH = 2**31 - 1
@@ -33,8 +29,8 @@ class Penalty:
     Attributes:
         kind: key of losses.gradient_penalty.KINDS.
         weight: of the penalty's mean over the batch.
-        every: taken at every so many steps and then weighted as many times over, which leaves the
-            gradient's mean as it is and costs less (Karras et al. 2020, section 3.1).
+        every: steps between two penalties, whose weight is multiplied by this number: the mean
+            gradient stays the same at less cost (Karras et al. 2020, section 3.1).
     """
 
     kind: str
@@ -53,12 +49,12 @@ class Critic:
         discriminator: images (B, H, W, 3) in [0, 1] -> logits (B, h, w, 1).
         kind: key of losses.adversarial.KINDS.
         weight: of the adversarial term in the generator's loss.
-        warmup: step from which the generator sees that term; until then its weight is 0 and the
-            discriminator learns what it can.
+        warmup: step from which the generator sees that term; until then the discriminator learns
+            alone.
         penalty: on the discriminator; None leaves it out.
     """
 
-    discriminator: nn.Module
+    discriminator: Any
     kind: str
     weight: float
     warmup: int = 0
@@ -105,13 +101,16 @@ class Critic:
         grads, (stats, metrics) = jax.grad(objective, has_aux=True)(params)
         metrics["variance_real"], metrics["variance_enhanced"] = _variance(real), _variance(fake)
         if self.penalty is not None:
-            value, more = self._penalised(state, real, fake, key=key, axis_name=axis_name)
+            value, more = self._penalised(
+                self.penalty, state, real, fake, key=key, axis_name=axis_name
+            )
             metrics["loss_discriminator_penalty"] = value
             grads = jax.tree.map(jnp.add, grads, more)
         return grads, stats, metrics
 
     def _penalised(
         self,
+        penalty: Penalty,
         state: State,
         real: jax.Array,
         fake: jax.Array,
@@ -121,11 +120,10 @@ class Critic:
     ) -> tuple[jax.Array, Tree]:
         """(weighted penalty (), its gradient by the parameters), 0 at the steps left out.
 
-        What is differentiated by the image is the discriminator as it judges in this step: with its
+        The gradient by the image is that of the discriminator as it judges in this step: with its
         power iteration, and with the batch's own statistics where it has BatchNorm, whose means
         over the whole batch and all devices are differentiated too.
         """
-        penalty = self.penalty
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
         start = state.statistics["discriminator"]
         mix = _mixture(state, len(real), axis_name).astype(real.dtype)
@@ -195,35 +193,27 @@ def _mixture(state: State, count: int, axis_name: str | None) -> jax.Array:
     return jax.lax.dynamic_slice_in_dim(whole, jax.lax.axis_index(axis_name) * count, count)
 
 
-def build_critic(config: ConfigDict, *, dtype: jnp.dtype) -> Critic | None:
+_RULES = {
+    "kind": one_of(adversarial.KINDS),
+    "discriminator_warmup": whole(
+        0, of="the step from which the generator sees the adversarial term, a whole number"
+    ),
+    "penalty.kind": one_of(("none", *gradient_penalty.KINDS)),
+    "penalty.weight": number(0),
+    "penalty.every": whole(1, of="a number of steps"),
+}
+
+
+def build_critic(config: ConfigDict, *, dtype: Any) -> Critic | None:
     """The critic of groups `discriminator` and `loss.adversarial`; None where its weight is 0.
 
     Raises:
-        UserError: for a field, form or kind that is not known, or a value out of its range.
+        UserError: for an unknown field or kind, or a value out of its range.
     """
     group = config.loss.adversarial
     if group.weight == 0:
         return None
-    build.choice(group.kind, adversarial.KINDS, "loss.adversarial.kind")
-    warmup = group.get("discriminator_warmup", 0)  # runs from before there was one lack it
-    if warmup < 0:
-        raise UserError(
-            f"loss.adversarial.discriminator_warmup={warmup} has to be the step, 0 or more, "
-            "from which the generator sees the adversarial term"
-        )
-    discriminator = build.network(
-        DISCRIMINATORS, config.discriminator, "discriminator", dtype=dtype
-    )
-    return Critic(discriminator, group.kind, group.weight, warmup, _build_penalty(group))
-
-
-def _build_penalty(group: ConfigDict) -> Penalty | None:
-    name, fields = "loss.adversarial.penalty", group.get("penalty", {"kind": "none"})
-    build.choice(fields["kind"], {"none": None, **gradient_penalty.KINDS}, f"{name}.kind")
-    if fields["kind"] == "none":
-        return None
-    if fields["weight"] < 0:
-        raise UserError(f"{name}.weight={fields['weight']} has to be 0 or more")
-    if fields["every"] < 1:
-        raise UserError(f"{name}.every={fields['every']} has to be a number of steps, 1 or more")
-    return Penalty(fields["kind"], fields["weight"], fields["every"])
+    check(group, _RULES, "loss.adversarial.")
+    discriminator = network(DISCRIMINATORS, config.discriminator, "discriminator", dtype=dtype)
+    penalty = None if group.penalty.kind == "none" else Penalty(**group.penalty)
+    return Critic(discriminator, group.kind, group.weight, group.discriminator_warmup, penalty)

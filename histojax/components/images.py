@@ -1,13 +1,13 @@
-"""Between the uint8 images of a batch and the numbers inside a step."""
+"""From the uint8 images of a batch to the numbers inside a step, and back."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import linen as nn
 
 from histojax.components.state import State
 
@@ -41,29 +41,28 @@ def by_head(maps: jax.Array, heads: Sequence[str]) -> dict[str, jax.Array]:
 
 
 def class_heads(count: int) -> tuple[str, ...]:
-    """Names of the maps of the classes 1 to count - 1; what "mask" leaves is background, 0."""
+    """Names of the maps of the classes 1 to count - 1; class 0, background, is 1 - "mask"."""
     return tuple(f"class_{number}" for number in range(1, count))
 
 
 def tells_classes(heads: Iterable[str]) -> bool:
-    """Whether there are maps of classes among those of these names."""
+    """Whether maps of classes are among these names."""
     return "class_1" in heads
 
 
 def likeliest_class(maps: Mapping[str, np.ndarray]) -> np.ndarray:
-    """Each pixel's class, uint8 (...), of the maps of a run that tells classes apart, (..., 1).
+    """Each pixel's likeliest class, uint8 (...), by maps of mask and classes, (..., 1) each.
 
-    It may be background where the mask's probability is above one half, which several classes then
-    share.
+    It may be background where the mask's probability is above one half: several classes share it.
     """
     count = 1 + sum(head.startswith("class_") for head in maps)
-    # By their numbers: a dict that went through JAX has its keys in the order of the alphabet.
+    # In the order of their numbers: JAX sorts the keys of a dict alphabetically.
     each = [1 - maps["mask"], *(maps[head] for head in class_heads(count))]
     return np.argmax(np.concatenate(each, -1), -1).astype(np.uint8)
 
 
 def enhanced(
-    generator: nn.Module, state: State, lr: jax.Array, dtype: jnp.dtype = jnp.float32
+    generator: Any, state: State, lr: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged variables."""
     variables = state.variables("generator", averaged=True)
@@ -71,7 +70,7 @@ def enhanced(
 
 
 def probabilities(
-    segmenter: nn.Module, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
+    segmenter: Any, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
 ) -> jax.Array:
     """uint8 (B, H, W, 3) -> maps in [0, 1], (B, H, W, len(heads)), by the averaged variables."""
     variables = state.variables("segmenter", averaged=True)

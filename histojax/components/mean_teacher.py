@@ -1,23 +1,22 @@
-"""Mean teacher: a network finds in an image what its own average finds in it behind noise.
+"""Mean teacher: a network learns to predict for an image what its own average predicts with noise.
 
-Source: Tarvainen and Valpola 2017 (NeurIPS 30), section 2. With weights w of the network, those of
-its average w', t = a t' + (1 - a) w of the step before, and noise n, n' of an image x, the
-consistency is E (f(x, w', n') - f(x, w, n))^2, of labelled and unlabelled images alike, and is
-added to the loss of the labelled ones with a weight that rises at first. The average is the
-stage's own (`ema`), its statistics included, and has no dropout. Only the average's image is given
-noise here (n = 0): a network that learns noisy images alone, BatchNorm's statistics included, finds
-less in clean ones, on which it is used.
+Source: Tarvainen and Valpola 2017 (NeurIPS 30), section 2. The consistency is
+E (f(x, w', n') - f(x, w, n))^2, with an image x, weights w of the network, their moving average w',
+and noises n and n'. It counts for labelled and unlabelled images alike, and its weight rises at
+first. The average is the stage's own (`ema`), with its statistics and without dropout. Only the
+average's image has noise here (n = 0): a network that learns from noisy images alone, BatchNorm's
+statistics included, finds less in the clean ones on which it is used.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
 
 import jax
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from histojax.checks import check, number
 from histojax.components.state import mean_over
 from histojax.errors import UserError
 
@@ -89,18 +88,24 @@ def mean_of_labelled(
     return jnp.sum(weight * values) / jnp.where(count > 0, count, 1)
 
 
+_RULES = {
+    "noise": number(0),
+    "noise_limit": number(above=0),
+    "ramp": number(0, 1, of="the share of the steps over which the weight rises,"),
+}
+
+
 def build_teacher(config: ConfigDict) -> Teacher | None:
-    """The teacher of group `teacher`; None where its weight is 0 or there is no such group.
+    """The teacher of group `teacher`; None where its weight is 0 or the stage has no such group.
 
     Raises:
         UserError: for a value out of its range, a teacher without unlabelled images or the other
-            way round, a stage that has no use for either, or an average that is none.
+            way round, a stage that uses neither, or an average that is none.
     """
-    # Runs from before there was a teacher have neither.
-    group, spec = config.get("teacher", {"weight": 0.0}), config.data.get("unlabelled", "")
-    weight = group["weight"]
-    if not 0 <= weight < math.inf:
-        raise UserError(f"teacher.weight={weight} has to be a number of 0 (none) or more")
+    group, spec = config.get("teacher"), config.data.unlabelled
+    if group is not None:
+        check(group, {"weight": number(0)}, "teacher.")
+    weight = 0.0 if group is None else group.weight
     if config.stage != "segmentation" and (spec or weight):
         raise UserError(
             f"data.unlabelled={spec!r} and teacher.weight={weight} are for stage 'segmentation', "
@@ -110,27 +115,16 @@ def build_teacher(config: ConfigDict) -> Teacher | None:
     if weight == 0:
         if spec:
             raise UserError(
-                f"data.unlabelled={spec!r} needs teacher.weight above 0, by which images without "
-                "labels are learnt from: set that, or leave data.unlabelled empty"
+                f"data.unlabelled={spec!r} needs teacher.weight above 0, to learn from images "
+                "without labels: set it, or leave data.unlabelled empty"
             )
         return None
     if not spec:
         raise UserError(
-            f"teacher.weight={weight} needs data.unlabelled, the images without labels that are "
-            "learnt from: set it to 'rest' or to a SPEC, or teacher.weight to 0"
+            f"teacher.weight={weight} needs data.unlabelled, the images without labels to learn "
+            "from: set it to 'rest' or to a SPEC, or teacher.weight to 0"
         )
-    if not 0 <= group.noise < math.inf:
-        raise UserError(f"teacher.noise={group.noise} has to be a number of 0 (none) or more")
-    if not group.noise_limit > 0:
-        raise UserError(
-            f"teacher.noise_limit={group.noise_limit} has to be above 0; teacher.noise=0 switches "
-            "the noise off"
-        )
-    if not 0 <= group.ramp <= 1:
-        raise UserError(
-            f"teacher.ramp={group.ramp} has to be the share of the steps over which the weight "
-            "rises, from 0 to 1"
-        )
+    check(group, _RULES, "teacher.")
     if not config.ema_decay > 0:
         raise UserError(
             f"ema_decay={config.ema_decay} averages nothing, and the average is the teacher: set "

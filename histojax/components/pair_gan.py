@@ -1,35 +1,52 @@
-"""What generator and segmentor of a pyramid learn from the discriminator of pairs."""
+"""The losses that a pyramid's generator and segmenter have from the discriminator of pairs."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import optax
+from jax import lax
 from ml_collections import ConfigDict
 
-from histojax.components import build
-from histojax.errors import UserError
+from histojax.checks import check, number, one_of
+from histojax.components import gan
+from histojax.components.content import Content
+from histojax.components.scales import moments
 from histojax.losses import adversarial
+from histojax.losses.pixel import absolute
 from histojax.models.layers import full_precision
 
+Tree = Any
 
-@dataclasses.dataclass(frozen=True)
+
+class Truth(NamedTuple):
+    """A scale's real image (B, h, w, 3), its mask (B, h, w, C) one-hot, and the parts of the mask
+    whose colours' moments are compared, (B, h, w, C')."""
+
+    image: jax.Array
+    mask: jax.Array
+    parts: jax.Array
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
 class Contest:
-    """What generator and segmentor learn from the discriminator.
+    """Losses of a scale's three networks.
 
     Attributes:
       kind: key of losses.adversarial.KINDS.
       weight: of its judgement of images in the generator's loss.
       matching_weight: of the difference of its hidden activations, generated against real.
       moments_weight: of the difference of each label's mean colour and its deviation; of ground
-        and nuclei where tissue is started from.
-      added_weight: of what a generator adds to what it is given, mean absolute value: the
-        self-regularisation of Shrivastava et al. 2017 (CVPR, section 2.1), which compares images
-        in pixels too, here at every scale by itself.
-      mask_adversarial_weight, mask_matching_weight: the same of predicted masks, in the
-        segmentor's.
+        and nuclei where base is "tissue".
+      added_weight: of the mean absolute difference of a generator's image and its input: the
+        self-regularisation of Shrivastava et al. 2017 (CVPR, section 2.1), at every scale.
+      mask_adversarial_weight, mask_matching_weight: of the judgement of predicted masks and of
+        the difference of its hidden activations, in the segmenter's loss.
+      content: terms of likeness to the one real image.
     """
 
     kind: str
@@ -39,6 +56,131 @@ class Contest:
     added_weight: float
     mask_adversarial_weight: float
     mask_matching_weight: float
+    content: Content
+
+    def compete(
+        self,
+        module: Any,
+        variables: tuple[Tree, Tree, Tree],
+        made: tuple[jax.Array, jax.Array, jax.Array],
+        truth: Truth,
+        axis_name: str | None,
+    ) -> tuple[tuple[jax.Array, ...], Tree, Tree, dict[str, jax.Array]]:
+        """Gradients of a scale's three networks.
+
+        The discriminator judges every pair once, and all three networks' losses are followed back
+        from these judgements.
+
+        Args:
+          module: the discriminator.
+          variables: its parameters, its statistics, and what the state keeps frozen.
+          made: the generator's image, its difference from the generator's input, and the
+            segmenter's logits (B, h, w, C).
+          truth: the real image and its mask.
+          axis_name: device axis over which means are taken; None: one device.
+
+        Returns:
+          Gradients of `made`, the discriminator's gradients and statistics, metrics.
+        """
+        params, held, frozen = variables
+        fake, added, logits = made
+        real, mask = truth.image, truth.mask
+
+        def judge(params: Tree, image: jax.Array, labels: jax.Array) -> tuple[Any, Tree]:
+            """(logits, hidden activations) of each size, and statistics."""
+            return module.apply(
+                {"params": params, **held},
+                image,
+                labels,
+                train=True,
+                features=True,
+                mutable=list(held),
+            )
+
+        probability, of_probability = jax.vjp(jax.nn.softmax, logits)
+        # All three are judged after the same power iteration.
+        on_real, back_real, stats = jax.vjp(judge, params, real, mask, has_aux=True)
+        on_fake, back_fake, _ = jax.vjp(judge, params, fake, mask, has_aux=True)
+        on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
+
+        lost = jax.grad(self.loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
+        (of_fake, of_added, of_logits, of_judged, of_found), metrics = lost(
+            fake, added, logits, on_fake, on_mask, on_real, frozen, truth, axis_name
+        )
+        of_fake = of_fake + back_fake(of_judged)[1]
+        of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
+
+        judged = jax.grad(self.judge_loss, argnums=(0, 1, 2), has_aux=True)
+        each, found = judged(on_real, on_fake, on_mask, axis_name)
+        backs = (back_real, back_fake, back_mask)
+        parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
+        grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
+        return (of_fake, of_added, of_logits), grads, stats, {**metrics, **found}
+
+    def loss(
+        self,
+        fake: jax.Array,
+        added: jax.Array,
+        logits: jax.Array,
+        on_fake: Any,
+        on_mask: Any,
+        on_real: Any,
+        frozen: Tree,
+        truth: Truth,
+        axis_name: str | None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The generator's and the segmenter's losses together, given the judgements of pairs."""
+        _, loss_of = gan.losses(self.kind, axis_name)
+        real_logits, seen_real = lax.stop_gradient(on_real)
+        real, mask = truth.image, truth.mask
+
+        def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
+            found, seen = judged
+            each = [
+                jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(real_logits, found, strict=True)
+            ]
+            return jnp.mean(jnp.stack(each)), matching(seen, seen_real)
+
+        fooled, matched = terms(on_fake)
+        mask_fooled, mask_matched = terms(on_mask)
+        likeness, found = self.content.loss(frozen, fake, real)
+        cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
+        off = jnp.mean(absolute(moments(fake, truth.parts) - moments(real, truth.parts)))
+        more = jnp.mean(absolute(full_precision(added)))
+        loss = likeness + self.weight * fooled + self.matching_weight * matched
+        loss = loss + self.moments_weight * off + self.added_weight * more
+        loss = loss + cross_entropy + self.mask_adversarial_weight * mask_fooled
+        loss = loss + self.mask_matching_weight * mask_matched
+        right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
+        return loss, {
+            **found,
+            "loss": loss,
+            "loss_adversarial": fooled,
+            "loss_matching": matched,
+            "loss_moments": off,
+            "loss_added": more,
+            "loss_mask": cross_entropy,
+            "loss_mask_adversarial": mask_fooled,
+            "loss_mask_matching": mask_matched,
+            "accuracy": jnp.mean(right.astype(logits.dtype)),
+        }
+
+    def judge_loss(
+        self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """The discriminator's loss: real pairs against both others."""
+        loss_of, _ = gan.losses(self.kind, axis_name)
+        logits = [judged for judged, _ in (on_real, on_fake, on_mask)]
+        each = [
+            0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
+            for r, f, p in zip(*logits, strict=True)
+        ]
+        loss = jnp.mean(jnp.stack(each))
+        above = [jnp.mean((r > f).astype(r.dtype)) for r, f in zip(*logits[:2], strict=True)]
+        return loss, {
+            "loss_discriminator": loss,
+            "real_above_fake": jnp.mean(jnp.stack(above)),
+        }
 
 
 def matching(
@@ -50,31 +192,33 @@ def matching(
     layers.
     """
     each = [
-        sum(jnp.mean(jnp.abs(full_precision(f - w))) for f, w in zip(size, other, strict=True))
+        sum(jnp.mean(absolute(full_precision(f - w))) for f, w in zip(size, other, strict=True))
         for size, other in zip(found, wanted, strict=True)
     ]
     return jnp.mean(jnp.stack(each))
 
 
-def build_contest(config: ConfigDict) -> Contest:
+_WEIGHTS = (
+    "matching_weight",
+    "moments_weight",
+    "added_weight",
+    "mask_adversarial_weight",
+    "mask_matching_weight",
+)
+_RULES = {
+    "adversarial.kind": one_of(adversarial.KINDS),
+    "adversarial.weight": number(0),
+    **dict.fromkeys(_WEIGHTS, number(0)),
+}
+
+
+def build_contest(config: ConfigDict, content: Content) -> Contest:
     """The contest of config group `loss`.
 
     Raises:
-        UserError: for a form that is not known or a weight below 0.
+        UserError: for an unknown kind or a weight below 0.
     """
+    check(config, _RULES, "loss.")
     group = config.adversarial
-    build.choice(group.kind, adversarial.KINDS, "loss.adversarial.kind")
-    if group.weight < 0:
-        raise UserError(f"loss.adversarial.weight={group.weight} has to be 0 or more")
-    names = (
-        "matching_weight",
-        "moments_weight",
-        "added_weight",
-        "mask_adversarial_weight",
-        "mask_matching_weight",
-    )
-    weights = {name: config.get(name, 0.0) for name in names}  # older runs lack the newest
-    for name, weight in weights.items():
-        if weight < 0:
-            raise UserError(f"loss.{name}={weight} has to be 0 or more")
-    return Contest(group.kind, group.weight, **weights)
+    weights = {name: config[name] for name in _WEIGHTS}
+    return Contest(group.kind, group.weight, content=content, **weights)

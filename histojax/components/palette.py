@@ -11,7 +11,7 @@ from histojax.components.images import unit
 from histojax.components.scales import Labels, label_colors
 from histojax.data.sources.base import Source
 
-# The colour of each of C labels, red, green, blue in [0, 1], or None where a window has none of it.
+# The colour of each of C labels, red, green, blue in [0, 1]; None: the window lacks the label.
 Look = list[list[float] | None]
 
 
@@ -22,10 +22,10 @@ def collect(
 
     Args:
       source: with the fields that labels are made of.
-      labels: what is told apart.
-      side: of the windows, px, no larger than the images.
-      images: at most so many of them, evenly spread.
-      windows: of each.
+      labels: the labels whose colours are measured.
+      side: side of the windows, px, at most that of the images.
+      images: largest number of images, evenly spread.
+      windows: number of windows in each image.
     """
     rng = np.random.default_rng(0)
     found = []
@@ -86,11 +86,11 @@ def draw(
     """The colours (C, 3) of an image, float32 in [0, 1]: one of the looks.
 
     Args:
-      looks: of `collect`; where there are none, the image is grey.
+      looks: of `collect`; if empty, the image is grey.
       count: C.
-      numbers: of the labels that the image holds: of the looks that have all of these, or else of
-        those that have the most. What a look lacks is the mean of the others'.
-      seed: which of them, numbers of 0 or more.
+      numbers: labels of the image. The look is drawn among those with the most of these labels; a
+        label that it lacks has the mean colour of the others.
+      seed: of the draw, numbers of 0 or more.
     """
     known = np.array(
         [[[np.nan] * 3 if color is None else color for color in look] for look in looks]

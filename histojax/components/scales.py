@@ -1,33 +1,38 @@
-"""The scales of a pyramid: what its masks tell apart, and images and masks of every size."""
+"""The scales of a pyramid: labels of its masks, and images and masks of every size."""
 
 from __future__ import annotations
 
 import dataclasses
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import linen as nn
 from ml_collections import ConfigDict
 
+from histojax.checks import check, one_of, whole
 from histojax.components.images import class_heads
 from histojax.errors import UserError
 from histojax.imaging import resampling
-from histojax.models.layers import full_precision, upsample
+from histojax.models.layers import full_precision
+from histojax.models.resizing import upsample
 
 Batch = Mapping[str, jax.Array]
 LABELS = ("mask", "contour", "classes")
 BASES = ("colors", "tissue", "gray")
+# (network name, its inputs) -> (output, statistics).
+Run = Callable[[str, tuple[jax.Array, ...]], tuple[Any, Any]]
 
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """What the pixels of a mask are told apart by.
+    """The labels of a mask's pixels.
 
     Attributes:
-      form: "mask", background and nucleus; "contour", background, inside and rim, which keeps
+      kind: "mask", background and nucleus; "contour", background, inside and rim, which keeps
         touching nuclei apart; "classes", the classes of the annotation.
       count: C.
     """
@@ -37,14 +42,14 @@ class Labels:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Batch arrays that they are made of."""
+        """Batch arrays that the labels are made of."""
         return ("mask", "contour") if self.kind == "contour" else ("mask",)
 
     @property
     def heads(self) -> tuple[str, ...]:
-        """Maps that follow from probabilities of the labels.
+        """Names of the maps that follow from probabilities of the labels.
 
-        What is no rim marks a nucleus; where several classes are told apart, each has its own.
+        The inside without its rim marks a nucleus; each of several classes has its own map.
         """
         if self.kind == "classes" and self.count > 2:
             return ("mask", *class_heads(self.count))
@@ -62,7 +67,7 @@ class Labels:
     def reduced(self, one_hot: jax.Array, factor: int) -> jax.Array:
         """(B, H, W, C) at 1 / factor of the size: the label of each cell's middle, one-hot.
 
-        Of a nucleus's cells those that hold any px of rim are rim, which would fall to pieces.
+        A nucleus's cell with any px of rim is rim, because the rim would fall to pieces otherwise.
         """
         if factor == 1:
             return one_hot
@@ -74,14 +79,14 @@ class Labels:
         return jnp.concatenate([middle[..., :1], 1 - middle[..., :1] - rim, rim], -1)
 
     def nuclei_as_one(self, one_hot: jax.Array) -> jax.Array:
-        """Labels (B, H, W, C) without rims: of "contour" ground and nucleus, others as they are."""
+        """Labels (B, H, W, C) with rim and inside of "contour" as one; others unchanged."""
         if self.kind != "contour":
             return one_hot
         return jnp.concatenate([one_hot[..., :1], 1 - one_hot[..., :1]], -1)
 
     def maps(self, probability: jax.Array) -> jax.Array:
         """Probabilities (B, H, W, C) as maps (B, H, W, len(heads))."""
-        # What comes after the mask is labels from 1 on, in their order.
+        # After the mask come the labels from 1 on, in their order.
         labels = probability[..., 1 : len(self.heads)]
         return jnp.concatenate([1 - probability[..., :1], labels], -1)
 
@@ -97,7 +102,7 @@ def reduced(image: jax.Array, factor: int) -> jax.Array:
 def label_colors(image: jax.Array, one_hot: jax.Array) -> jax.Array:
     """Mean colour of each label's pixels: (B, H, W, 3) and (B, H, W, C) -> (B, C, 3) float32.
 
-    A label that an image does not hold has the colour of the whole image.
+    A label that is absent from an image has the colour of the whole image.
     """
     image, one_hot = full_precision(image), full_precision(one_hot)
     count = jnp.sum(one_hot, (1, 2))[..., None]
@@ -109,7 +114,7 @@ def label_colors(image: jax.Array, one_hot: jax.Array) -> jax.Array:
 def moments(image: jax.Array, one_hot: jax.Array) -> jax.Array:
     """Mean and deviation of each label's colours: (B, H, W, 3), (B, H, W, C) -> (B, 2, C, 3).
 
-    A label that an image does not hold has the same in all images: nothing to tell them apart by.
+    A label that is absent from an image has the same moments in all images.
     """
     image, one_hot = full_precision(image), full_precision(one_hot)
     count = jnp.maximum(jnp.sum(one_hot, (1, 2)), 1.0)[..., None]
@@ -143,11 +148,11 @@ def grounds_of(
     colors: jax.Array,
     tissue: jax.Array | None = None,
 ) -> list[jax.Array | None]:
-    """What each scale adds to, beside the image of the scale below; None where there is no more.
+    """The image that each scale adds to, besides that of the scale below; None: no other image.
 
-    Mid-grey, or the mask in the colours of its labels, are the lowest scale's alone. Of tissue it
-    has what its pixels can hold, and each scale above what it can hold beyond that: generators that
-    add nothing give the tissue back, as far as enlarging and reducing do.
+    Mid-grey and the mask in the colours of its labels are for the lowest scale alone. With
+    base="tissue" it is a Laplacian pyramid: the lowest scale has the reduced image, each higher
+    scale the residual, so that generators that add nothing return the tissue.
 
     Args:
       base: of BASES.
@@ -157,6 +162,7 @@ def grounds_of(
     """
     dtype = masks[0].dtype
     if base == "tissue":
+        assert tissue is not None
         levels = [reduced(tissue, tissue.shape[1] // mask.shape[1]) for mask in masks]
         finer = [
             high - enlarged(low, high.shape[1] // low.shape[1])
@@ -169,17 +175,69 @@ def grounds_of(
     return [lowest, *[None] * (len(masks) - 1)]
 
 
+def generated(
+    run: Run,
+    grounds: Sequence[jax.Array | None],
+    masks: Sequence[jax.Array],
+    noises: Sequence[jax.Array],
+    real: Sequence[jax.Array] | None = None,
+) -> tuple[list[jax.Array], list[jax.Array], dict[str, Any], list[jax.Array]]:
+    """Generates images of all scales, lowest first.
+
+    Args:
+      run: see `Run`.
+      grounds: of `grounds_of`.
+      masks: (B, h, w, C) of each scale.
+      noises: (B, h, w, 1) of each scale.
+      real: images (B, h, w, 3) of each scale, for the mean squares.
+
+    Returns:
+      Each scale's image (B, h, w, 3), its difference from the generator's input, statistics by
+      network, and the mean square () of the real image's difference from that input.
+    """
+    images: list[jax.Array] = []
+    added, stats, squares = [], {}, []
+    below: Any
+    for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
+        below = ground
+        if images:
+            below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
+            below = below if ground is None else below + ground
+        off = below if real is None else real[k] - below
+        squares.append(jnp.mean(jnp.square(jax.lax.stop_gradient(off))))
+        image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
+        images.append(image)
+        added.append(image - below)
+    return images, added, stats, squares
+
+
+def segmented(
+    run: Run, images: Sequence[jax.Array], count: int
+) -> tuple[list[jax.Array], dict[str, Any]]:
+    """Logits (B, h, w, count) of images (B, h, w, 3) of all scales, and statistics by network."""
+    logits: list[jax.Array] = []
+    stats = {}
+    below = jnp.zeros((*images[0].shape[:3], count), images[0].dtype)
+    for k, image in enumerate(images):
+        if logits:
+            factor = image.shape[1] // logits[-1].shape[1]
+            below = enlarged(jax.nn.softmax(logits[-1]), factor)
+        found, stats[f"segmenter_{k}"] = run(f"segmenter_{k}", (image, below))
+        logits.append(found)
+    return logits, stats
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class AllScales:
-    """Networks of all scales as one: what windows and tiles have to know of them.
+    """Stride, halo and heads of the networks of all scales together, for tiles.
 
     Attributes:
       modules: a network for each scale, lowest first.
-      factors: how many image px are one px of each scale.
-      heads: maps that come of them, where they find nuclei.
+      factors: image px in one px of each scale.
+      heads: names of the maps that segmenters find.
     """
 
-    modules: tuple[nn.Module, ...]
+    modules: tuple[Any, ...]
     factors: tuple[int, ...]
     heads: tuple[str, ...] = ()
 
@@ -197,57 +255,48 @@ class AllScales:
     def halo(self) -> int:
         """A bound on the receptive-field radius, image px, a multiple of `stride`.
 
-        Each scale sees its own field; bicubic reduction reads two of its px on each side, and
-        bilinear enlargement one of the scale below.
+        The bound adds each scale's own field, two px of it on each side for bicubic reduction and
+        one px of the scale below for bilinear enlargement.
         """
         radius = sum(f * (m.halo + 4) for f, m in zip(self.factors, self.modules, strict=True))
         return -(-radius // self.stride) * self.stride
 
 
 def build_labels(config: ConfigDict) -> Labels:
-    """What group `pyramid` tells the pixels of a mask apart by.
+    """The labels that group `pyramid` names.
 
     Raises:
-        UserError: for a form that is not known, or too few classes.
+        UserError: for an unknown kind, or too few classes.
     """
     group = config.pyramid
-    if group.labels not in LABELS:
-        raise UserError(
-            f"pyramid.labels={group.labels!r} is not known; choose one of {', '.join(LABELS)}"
-        )
+    check(group, {"labels": one_of(LABELS)}, "pyramid.")
     if group.labels != "classes":
         return Labels(group.labels, {"mask": 2, "contour": 3}[group.labels])
-    if not isinstance(group.classes, int) or group.classes < 2:
-        raise UserError(
-            f"pyramid.classes={group.classes!r} has to be the number of classes, background "
-            "included, 2 or more, for pyramid.labels='classes'"
-        )
+    of = "the number of classes, background included,"
+    check(group, {"classes": whole(2, of=of)}, "pyramid.")
     return Labels("classes", group.classes)
 
 
 def check_base(config: ConfigDict) -> str:
-    """What the lowest scale starts from.
+    """The name of the image that the lowest scale adds to.
 
     Raises:
-        UserError: if it is not known, or does not go with the labels.
+        UserError: if it is unknown, or does not suit the labels.
     """
-    # Runs from before there were colours started from mid-grey.
-    base = config.pyramid.get("base", "gray")
-    if base not in BASES:
-        raise UserError(f"pyramid.base={base!r} is not known; choose one of {', '.join(BASES)}")
-    if base == "tissue" and config.pyramid.labels == "classes":
+    check(config.pyramid, {"base": one_of(BASES)}, "pyramid.")
+    if config.pyramid.base == "tissue" and config.pyramid.labels == "classes":
         raise UserError(
             "pyramid.base='tissue' is drawn around nuclei, and pyramid.labels='classes' may be of "
-            "anything: set the first to 'colours', or the second to 'contour' or 'mask'"
+            "anything: set the first to 'colors', or the second to 'contour' or 'mask'"
         )
-    return base
+    return config.pyramid.base
 
 
 def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:
-    """Checks that a pyramid of classes knows those of its data.
+    """Checks that a pyramid of classes has as many as its data.
 
     Raises:
-        UserError: if there are more or fewer.
+        UserError: if it has more or fewer.
     """
     group = config.pyramid
     if group.labels == "classes" and group.classes != len(classes):

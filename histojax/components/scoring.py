@@ -1,6 +1,6 @@
 """Host-side scores of evaluation batches, as (sum, count) pairs to be divided once at the end.
 
-Of pairs of arrays, an entry for each class, the score is the mean over what is divided.
+A pair of arrays has an entry for each class; its score is the mean of the quotients.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ import numpy as np
 
 from histojax.components import images
 from histojax.metrics import image_quality, overlap
-from histojax.metrics.instances import score_instances
-from histojax.nuclei import separation
+from histojax.metrics.instances import aji, overlap_table
+from histojax.nuclei import postprocessing
 
 Sums = dict[str, tuple[float | np.ndarray, float | np.ndarray]]
 
-# PSNR of two images that differ by the rounding to uint8 alone, whose variance is 1/12: 58.9 dB.
+# PSNR of two images that differ by rounding to uint8 alone, of variance 1/12: 58.9 dB.
 IDENTICAL = 10.0 * math.log10(255.0**2 * 12.0)
 
 
 def divided(total: float | np.ndarray, count: float | np.ndarray) -> float:
     """The score of a pair that was summed over batches; entries without a count are left out.
 
-    Where nothing was counted there was nothing to find and nothing was found, which scores 1.
+    A pair without any count scores 1: there was nothing to find, and nothing was found.
     """
     total, count = np.atleast_1d(total), np.atleast_1d(count)
     counted = count != 0
@@ -34,21 +34,22 @@ def divided(total: float | np.ndarray, count: float | np.ndarray) -> float:
 def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
     """PSNR and SSIM (protocol P1) of uint8 images (B, H, W, 3); weight 0 marks padding.
 
-    PSNR counts up to IDENTICAL: a crop of blank glass is easily met exactly, and one infinite value
-    would leave a run without a best step.
+    PSNR counts up to IDENTICAL: a network easily meets a crop of blank glass exactly, and one
+    infinite value would leave a run without a best step.
     """
-    rows = [image_quality.score_rgb(sr[i], hr[i]) for i in np.flatnonzero(weight)]
-    values = {
-        "psnr_rgb": [min(row["psnr_rgb"], IDENTICAL) for row in rows],
-        "ssim_rgb": [row["ssim_rgb"] for row in rows],
+    kept = np.flatnonzero(weight)
+    psnr = [min(image_quality.psnr_rgb(sr[i], hr[i]), IDENTICAL) for i in kept]
+    ssim = [image_quality.ssim_rgb(sr[i], hr[i]) for i in kept]
+    return {
+        "psnr_rgb": (float(np.sum(psnr)), float(len(kept))),
+        "ssim_rgb": (float(np.sum(ssim)), float(len(kept))),
     }
-    return {name: (float(np.sum(found)), float(len(found))) for name, found in values.items()}
 
 
 def score_detail(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray, scale: int) -> Sums:
-    """Power of fine detail beyond the real image's, dB, of uint8 images (B, H, W, 3)."""
+    """Power of fine detail above that of the real images, dB; uint8 images (B, H, W, 3)."""
     kept = np.flatnonzero(weight)
-    rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale=scale) for i in kept]
+    rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale) for i in kept]
     return {"power_spectrum_excess": (float(np.sum(rows)), float(len(rows)))}
 
 
@@ -57,7 +58,7 @@ def score_masks(
 ) -> Sums:
     """Foreground Dice and IoU pooled over all pixels of (B, H, W) maps; weight 0 marks padding.
 
-    Pooled, because these are crops: a crop without nuclei says little by itself.
+    Scores of crops are pooled because a crop without nuclei has none of its own.
     """
     kept = np.flatnonzero(weight)
     predicted, actual = probability[kept] >= threshold, mask[kept] > 0
@@ -70,10 +71,10 @@ def score_masks(
 
 
 def score_classes(maps: Mapping[str, np.ndarray], mask: np.ndarray, weight: np.ndarray) -> Sums:
-    """Mean IoU of classes, pooled over all pixels of (B, H, W, 1) maps; nothing without classes.
+    """Mean IoU of classes, pooled over all pixels of (B, H, W, 1) maps; {} without classes.
 
     Args:
-        maps: of all heads; "mask" and a map for each of K - 1 classes.
+        maps: "mask" and a map for each of K - 1 classes, by head.
         mask: class indices (B, H, W), 0 .. K - 1.
         weight: (B,), 0 marks padding.
     """
@@ -90,17 +91,17 @@ def score_nuclei(
     maps: Mapping[str, np.ndarray],
     instances: np.ndarray,
     weight: np.ndarray,
-    parameters: separation.Parameters,
+    parameters: postprocessing.Parameters,
 ) -> Sums:
     """AJI of the nuclei in (B, H, W, 1) maps against (B, H, W) labels; weight 0 marks padding.
 
-    The mean over crops; those without a nucleus of either kind are left out.
+    It is the mean over crops that hold a nucleus, true or found.
     """
     scores = []
     for i in np.flatnonzero(weight):
-        # What is not a number finds nothing; whether the run is lost is not for a score to say.
+        # NaN counts as background; the training loop reports a run that has diverged.
         crop = {name: np.nan_to_num(m[i, ..., 0]) for name, m in maps.items()}
-        labels = separation.label(crop, parameters)
+        labels = postprocessing.label(crop, parameters)
         if labels.any() or instances[i].any():
-            scores.append(score_instances(labels, instances[i])["aji"])
+            scores.append(aji(overlap_table(labels, instances[i])))
     return {"aji": (float(np.sum(scores)), float(len(scores)))}

@@ -1,8 +1,8 @@
-"""What a training step carries from one call to the next, and the few moves all stages share.
+"""The state of a training run, and the steps that all stages share.
 
-A step is a per-device program: arrays are this device's share of the batch, and `axis_name` names
-the mapped axis over which gradients, metrics and BatchNorm statistics are averaged (None: there is
-but one device).
+A training step is a per-device program: arrays are this device's share of the batch, and
+`axis_name` names the mapped axis over which gradients, metrics and BatchNorm statistics are
+averaged (None: one device).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Inputs = jax.Array | tuple[jax.Array, ...]
 
 
 class State(struct.PyTreeNode):
-    """The whole of a training run, network by network.
+    """The whole state of a training run, network by network.
 
     Attributes:
         step: steps taken, those skipped included, int32 ().
@@ -33,12 +33,12 @@ class State(struct.PyTreeNode):
         skipped_in_a_row: how many of these came last without a finite one between, int32 ().
         rng: typed key of the run; a step's key is folded from it and `step`.
         params, opt_state: network name -> tree.
-        statistics: network name -> collection -> tree: all that a network keeps beside its
-            parameters ("batch_stats", "spectral").
-        ema: name -> averaged variables, of the networks that are used afterwards: parameters and
-            statistics alike, so that the two describe the same stretch of training. BatchNorm's
-            own running statistics remember some ten batches; averaged parameters read with those
-            of the last ten score a little less.
+        statistics: network name -> collection -> tree, all collections but the parameters
+            ("batch_stats", "spectral").
+        ema: name -> averaged variables of the networks that are used afterwards: parameters and
+            statistics, so that both describe the same stretch of training. BatchNorm's own running
+            statistics remember some ten batches, and averaged parameters score a little less with
+            them.
         frozen: network name -> variables that are read but never trained.
     """
 
@@ -53,14 +53,14 @@ class State(struct.PyTreeNode):
     frozen: dict[str, Tree]
 
     def variables(self, network: str, *, averaged: bool = False) -> dict[str, Tree]:
-        """The variables of a network as linen takes them; the averaged ones where asked for."""
+        """The variables of a network as linen takes them; `averaged`: the averaged ones, if any."""
         if averaged and network in self.ema:
             return self.ema[network]
         return {"params": self.params[network], **self.statistics[network]}
 
 
 def _run_once(key: jax.Array) -> dict[str, int] | None:
-    """Options of a program that runs a single time: on CPU, compiled without optimising.
+    """Options of a program that runs once: on CPU, compiled without optimising.
 
     None where the key is traced, because JAX takes options at the top level alone.
     """
@@ -106,7 +106,7 @@ def create(
             trees.check_names(
                 trees.shapes(start[name]), trees.shapes(wanted), f"of init_from.{name}"
             )
-            # Copied, because the state is donated step by step and its start is not ours to lose.
+            # Copied, because the state is donated step by step, and others use these variables.
             variables = jax.tree.map(jnp.copy, start[name])
         else:
             variables = jax.jit(fresh, compiler_options=_run_once(key))(key, sample)
@@ -170,6 +170,10 @@ def mean_over(tree: Tree, axis_name: str | None) -> Tree:
     return unravel(lax.pmean(flat, axis_name))
 
 
+def _where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
+    return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
+
+
 def all_finite(values: Mapping[str, jax.Array]) -> jax.Array:
     """Whether every one of these scalars is finite, bool ()."""
     finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(v) for v in values.values()])))
@@ -188,18 +192,21 @@ def advance(
     ema_decay: float,
     learn_from_step: Mapping[str, int] | None = None,
 ) -> tuple[State, dict[str, jax.Array]]:
-    """The next state from averaged gradients, or the old one when anything is not finite.
+    """The next state from averaged gradients, or the old one when a metric or norm is not finite.
+
+    optax.apply_if_finite would keep parameters and optimiser state, but neither statistics nor the
+    average, and it does not see the metrics; optax.ema has no decay that rises with the step.
 
     Args:
         state: the state before the step.
         optimizers: network name -> transformation, the same as at `create`.
         grads: network name -> gradients, averaged over devices.
         statistics: network name -> updated statistics.
-        metrics: name -> scalar, averaged over devices; looked at for being finite too.
-        ema_decay: weight of the old average, once the run is old enough: min(decay,
-            (1 + t) / (10 + t)), so that the start of a run does not linger in it.
+        metrics: name -> scalar, averaged over devices; they have to be finite too.
+        ema_decay: largest weight of the old average, which is min(ema_decay, (1 + t) / (10 + t)) at
+            step t, so that the average forgets the start of a run.
         learn_from_step: network name -> step at which it starts to learn; until then its
-            parameters, statistics and optimiser state stand still (default 0).
+            parameters, statistics and optimiser state do not change (default 0).
 
     Returns:
         (next state, metrics with `skipped` and the global gradient norm of every network).
@@ -213,16 +220,15 @@ def advance(
         updates, optimizer_state = optimizers[name].update(
             grad, state.opt_state[name], state.params[name]
         )
-        moved = (
+        moved: Tree = (
             optax.apply_updates(state.params[name], updates),
             optimizer_state,
             statistics.get(name, stats[name]),
         )
-        kept = (state.params[name], state.opt_state[name], stats[name])
         first = (learn_from_step or {}).get(name, 0)
         if first > 0:
-            awake = state.step >= first
-            moved = jax.tree.map(lambda new, old, a=awake: jnp.where(a, new, old), moved, kept)
+            kept = (state.params[name], state.opt_state[name], stats[name])
+            moved = _where(state.step >= first, moved, kept)
         params[name], opt_state[name], stats[name] = moved
     taken = (state.step - state.skipped).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
@@ -234,10 +240,10 @@ def advance(
         )
         for name, old in state.ema.items()
     }
-    moved = (params, stats, opt_state, ema)
-    kept = (state.params, state.statistics, state.opt_state, state.ema)
-    params, stats, opt_state, ema = jax.tree.map(
-        lambda new, old: jnp.where(finite, new, old), moved, kept
+    params, stats, opt_state, ema = _where(
+        finite,
+        (params, stats, opt_state, ema),
+        (state.params, state.statistics, state.opt_state, state.ema),
     )
     bad = jnp.where(finite, 0, 1).astype(jnp.int32)
     next_state = state.replace(

@@ -2,7 +2,7 @@
 
 An example is a dict of registered arrays of one field of view: "hr" (H, W, 3) uint8 and, where
 present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Geometry moves all of them
-together; colour changes the images alone. What is random is drawn first and then applied by
+together; colour changes the images alone. Random parameters are drawn first, and applied by
 functions that run on NumPy arrays (host) and on jax.numpy arrays (inside a jitted function) alike.
 """
 
@@ -15,38 +15,50 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from histojax.checks import check, check_names, flag, number, pair
+from histojax.data import sampling
 from histojax.errors import UserError
 from histojax.stain import hed
 
 IMAGES = ("hr", "lr")
 _TWO = np.array([True, True, False])
+_SHARE = number(0, below=1)
+_RULES = {
+    **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
+    **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
+    "zoom": pair(number(0.25, 4)),
+    "rotate": number(0, 180, of="a number of degrees"),
+    "translate": _SHARE,
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """What is varied, and by how much.
+    """Ranges of random variation.
 
     Attributes:
-      flips: mirror along each axis with probability 1/2.
-      vertical_flips: whether that is also upside down, and not from left to right alone; without
-        effect beside `rotations`, of which two make what it leaves out.
-      rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the square.
-      stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
-      stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
-      own_stains: the two stains of the image itself are jittered, the bias in shares of their 99th
-        percentile, and not the three of the textbook; see `histojax.data.sources.own_stains`.
-      brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
-      contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
-      zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
-        labels (host only); (1, 1) is off. It changes the pixel size, so it suits segmentation
-        across scanners and not super-resolution at a known scale.
-      rotate: turn by any angle, U(-r, r) degrees, 0 <= r <= 180, read out of the whole image and
-        resampled as by zoom (host only); 0 is off.
-      translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis,
-        0 <= t < 1 (host only); 0 is off. What lies outside of the image is black, and background.
+        flips: mirror along each axis with probability 1/2.
+        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored
+            when rotations=True, where a half turn and a flip make an up-down flip.
+        rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the
+            square.
+        stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
+        stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
+        own_stains: the two stains of the image itself are jittered, the bias in shares of their
+            99th percentile, and not the three of the textbook; see
+            `histojax.data.sources.per_image_stains`.
+        brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
+        contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
+        zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
+            labels (host only); (1, 1) is off. It changes the pixel size, so it suits segmentation
+            across scanners and not super-resolution at a known scale.
+        rotate: turn by any angle, U(-r, r) degrees, 0 <= r <= 180, read out of the whole image and
+            resampled as by zoom (host only); 0 is off.
+        translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis, 0 <= t
+            < 1 (host only); 0 is off. What lies outside of the image is black, and background.
 
     Raises:
-      UserError: when a value breaks its rule.
+        UserError: when a value breaks its rule.
     """
 
     flips: bool = True
@@ -62,52 +74,23 @@ class Augmentation:
     translate: float = 0.0
 
     def __post_init__(self):
-        for field in ("flips", "vertical_flips", "rotations", "own_stains"):
-            value = getattr(self, field)
-            if not isinstance(value, bool):
-                raise UserError(f"augmentation.{field}={value!r} is not True or False; give one")
-        for field in ("stain_sigma", "stain_bias", "brightness", "contrast", "translate"):
-            value = getattr(self, field)
-            if not (isinstance(value, (int, float)) and 0.0 <= value < 1.0):
-                raise UserError(
-                    f"augmentation.{field}={value!r} is out of range; give a number from 0 (off) "
-                    "to below 1"
-                )
+        check(vars(self), _RULES, "augmentation.")
         if self.own_stains and not self.restains:
             raise UserError(
                 "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
                 "stain_bias above 0, or own_stains=False"
             )
-        if not (isinstance(self.rotate, (int, float)) and 0.0 <= self.rotate <= 180.0):
-            raise UserError(
-                f"augmentation.rotate={self.rotate!r} is out of range; give degrees from 0 (off) "
-                "to 180"
-            )
-        zoom = self.zoom
-        if not (
-            isinstance(zoom, (tuple, list))
-            and len(zoom) == 2
-            and all(isinstance(v, (int, float)) for v in zoom)
-            and 0.25 <= zoom[0] <= zoom[1] <= 4.0
-        ):
-            raise UserError(
-                f"augmentation.zoom={zoom!r} is not a range; give (low, high) with "
-                "0.25 <= low <= high <= 4"
-            )
-        object.__setattr__(self, "zoom", tuple(float(v) for v in zoom))
+        object.__setattr__(self, "zoom", tuple(map(float, self.zoom)))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
         """Reads `config.data.augmentation`; fields left out keep their defaults.
 
         Raises:
-          UserError: for an unknown field or a value that breaks its rule.
+            UserError: for an unknown field or a value that breaks its rule.
         """
-        values = dict(config.items()) if config is not None else {}
-        known = [field.name for field in dataclasses.fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise UserError(f"augmentation has no field {unknown[0]!r}; its fields are {known}")
+        values = dict(config or {})
+        check_names(values, _RULES, "augmentation.")
         return cls(**values)
 
     @property
@@ -141,12 +124,12 @@ def dihedral(image: Any, index: Any) -> Any:
     """One of the eight symmetries of the square.
 
     Args:
-      image: (H, W) or (H, W, C); square where the axes are to be exchanged on a JAX array.
-      index: 0..7; bit 2 exchanges rows and columns, then bit 0 reverses the rows and bit 1 the
-        columns. 0 is the identity, 3 the half turn, 5 and 6 the quarter turns.
+        image: (H, W) or (H, W, C); square where the axes are to be exchanged on a JAX array.
+        index: 0..7; bit 2 exchanges rows and columns, then bit 0 reverses the rows and bit 1 the
+            columns. 0 is the identity, 3 the half turn, 5 and 6 the quarter turns.
 
     Returns:
-      The transformed image; a view for NumPy.
+        The transformed image; a view for NumPy.
     """
     xp = image.__array_namespace__()
     if xp is np:
@@ -162,29 +145,20 @@ def dihedral(image: Any, index: Any) -> Any:
     return xp.where(index & 2, image[:, ::-1], image)
 
 
-def _uniform(rng: Any, count: int) -> Any:
-    """float32 (count,) in [0, 1) from a np.random.Generator or a JAX key."""
-    if isinstance(rng, np.random.Generator):
-        return rng.random(count, dtype=np.float32)
-    import jax
-
-    return jax.random.uniform(rng, (count,), dtype=np.float32)
-
-
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
     """Draws the upper left corner of a crop, every position alike.
 
     Args:
-      rng: np.random.Generator or JAX key.
-      height: of the image in px, at least `crop`; may be traced.
-      width: likewise.
-      crop: side of the crop in px.
-      step: the corner is a multiple of this, so that a registered image at 1/step keeps pace.
+        rng: np.random.Generator or JAX key.
+        height: of the image in px, at least `crop`; may be traced.
+        width: likewise.
+        crop: side of the crop in px.
+        step: the corner is a multiple of this, so that a registered image at 1/step keeps pace.
 
     Returns:
-      int32 (2,): y, x.
+        int32 (2,): y, x.
     """
-    u = _uniform(rng, 2)
+    u = sampling.uniform(rng, (2,))
     xp = u.__array_namespace__()
     places = (xp.asarray([height, width]) - crop) // step + 1
     return xp.minimum(xp.floor(u * places).astype(xp.int32), places - 1).astype(xp.int32) * step
@@ -194,27 +168,22 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     """Draws one example's augmentation, except for its crop.
 
     Args:
-      augmentation: the ranges.
-      rng: np.random.Generator, or a JAX key inside a jitted function.
+        augmentation: the ranges.
+        rng: np.random.Generator, or a JAX key inside a jitted function.
 
     Returns:
-      "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
-      float32 of the light (shift in [-1, 1] of the full range), "zoom" float32; where the
-      augmentation warps (host only), "angle" in radians and "offset" (2,) in sides of the crop.
+        "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
+        float32 of the light (shift in [-1, 1] of the full range), "zoom" float32; where the
+        augmentation warps (host only), "angle" in radians and "offset" (2,) in sides of the crop.
     """
-    if isinstance(rng, np.random.Generator):
-        stain_rng = rng
-    else:
-        import jax
-
-        rng, stain_rng = jax.random.split(rng)
-    u = _uniform(rng, 4)
+    rng, stain_rng = sampling.split(rng, 2)
+    u = sampling.uniform(rng, (4,))
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
     low, high = augmentation.zoom
     warp = {}
     if augmentation.warps:
-        v = 2.0 * _uniform(rng, 3) - 1.0
+        v = 2.0 * sampling.uniform(rng, (3,)) - 1.0
         warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
         warp["offset"] = augmentation.translate * v[1:]
     stains = hed.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)
@@ -236,11 +205,11 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
     """Contrast about mid-grey, then brightness.
 
     Args:
-      image: (H, W, 3) uint8, NumPy or JAX.
-      parameters: "gain", "shift" (shares of the full range).
+        image: (H, W, 3) uint8, NumPy or JAX.
+        parameters: "gain", "shift" (shares of the full range).
 
     Returns:
-      uint8 (H, W, 3): round(clip((v - 127.5) gain + 127.5 + 255 shift)).
+        uint8 (H, W, 3): round(clip((v - 127.5) gain + 127.5 + 255 shift)).
     """
     xp = image.__array_namespace__()
     gray = np.arange(256, dtype=np.float32) if xp is np else image.astype(xp.float32)
@@ -255,13 +224,13 @@ def apply(
     """Moves and recolours a cropped example.
 
     Args:
-      example: registered arrays, cropped; see the head of this module.
-      parameters: what `sample_parameters` drew, and "stains" (3, 3) of the image where they are to
-        be its own.
-      augmentation: what is switched on (its ranges are not read again).
+        example: registered arrays, cropped; see the head of this module.
+        parameters: what `sample_parameters` drew, and "stains" (3, 3) of the image where they are
+            to be its own.
+        augmentation: what is switched on (its ranges are not read again).
 
     Returns:
-      A new dict of the same fields, shapes and dtypes; NumPy arrays may be views.
+        A new dict of the same fields, shapes and dtypes; NumPy arrays may be views.
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
@@ -280,19 +249,19 @@ def warped(
     """A turned square of an image, resampled; black, or background, outside of it (host).
 
     Args:
-      array: (H, W, 3) uint8, bilinear, or (H, W) labels below 2^31, by nearest neighbour.
-      center: y, x of the square's middle, px; 0 is the image's upper or left border.
-      angle: by which the square is turned, radians, clockwise as seen.
-      side: of the square, px of the image.
-      size: of the result, px.
+        array: (H, W, 3) uint8, bilinear, or (H, W) labels below 2^31, by nearest neighbour.
+        center: y, x of the square's middle, px; 0 is the image's upper or left border.
+        angle: by which the square is turned, radians, clockwise as seen.
+        side: of the square, px of the image.
+        size: of the result, px.
 
     Returns:
-      (size, size, ...) of the dtype given.
+        (size, size, ...) of the dtype given.
     """
     scale = side / size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
     y, x = center
-    # Pillow maps px centres of the result, (i + .5, j + .5), to places of the image.
+    # Pillow maps px centres of the result, (i + 0.5, j + 0.5), to places of the image.
     middle = size / 2
     affine = (cos, -sin, x - middle * (cos - sin), sin, cos, y - middle * (sin + cos))
     method = Image.Resampling.BILINEAR if array.ndim == 3 else Image.Resampling.NEAREST

@@ -46,6 +46,8 @@ from typing import Any
 
 import numpy as np
 
+from histojax.checks import Rule, check, check_names, number, one_of, pair
+from histojax.data import sampling
 from histojax.data.degradation_steps import (
     blur_weights,
     filtered,
@@ -56,9 +58,9 @@ from histojax.data.degradation_steps import (
 )
 from histojax.errors import UserError
 from histojax.imaging.resampling import (
+    KERNELS,
     along_height,
     along_width,
-    check_kernel,
     check_scale,
     check_size,
     downsample,
@@ -71,11 +73,30 @@ FIXED = ("bicubic", "bilinear")  # nothing is drawn, and no other field is used
 NAMES = (*FIXED, "microscope", "blind", "second_order")
 # Steps with a probability of their own, in both orders.
 _STEPS = ("blur", "noise", "photons", "jpeg")
-_LIMITS = {
-    "blur_sigma": (0.0, 64.0),
-    "noise_sigma": (0.0, 255.0),
-    "photons": (1.0, 1e12),
-    "jpeg_quality": (1, 100),
+_KERNELS = Rule(
+    f"has to be a list of kernels, one or more of {', '.join(KERNELS)}",
+    lambda names: (
+        isinstance(names, (tuple, list)) and bool(names) and all(name in KERNELS for name in names)
+    ),
+)
+_SHARE = number(0, 1)
+_STEP_RULES = {
+    "blur_sigma": pair(number(0, 64)),
+    "noise_sigma": pair(number(0, 255)),
+    "photons": pair(number(1, 1e12)),
+    "jpeg_quality": pair(number(1, 100)),
+    **{f"{step}_probability": _SHARE for step in _STEPS},
+}
+_RULES = {
+    "name": one_of(NAMES),
+    "kernel": one_of(KERNELS),
+    "kernels": _KERNELS,
+    **_STEP_RULES,
+    **{f"second_{field}": rule for field, rule in _STEP_RULES.items()},
+    "anisotropic_probability": _SHARE,
+    "resize": pair(number(0.25, 8)),
+    "sinc_probability": _SHARE,
+    "sinc_cutoff": pair(number(0.1, 1)),
 }
 
 
@@ -84,29 +105,29 @@ class Degradation:
     """A named degradation with its ranges; see the head of this module for each step.
 
     Attributes:
-      name: one of `NAMES`.
-      scale: r, one of `SCALES`.
-      kernel: the reduction kernel of `microscope`.
-      kernels: those that `blind` and `second_order` draw from, evenly.
-      blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
-      blur_probability: share of the images that are blurred, 0 to 1.
-      anisotropic_probability: share of the blurs with two widths, in both orders; not in
-        `microscope`.
-      noise_sigma: range in grey levels of 255, on the reduced image.
-      noise_probability: share of the images with read noise.
-      photons: range of the photon count at white.
-      photons_probability: share of the images with shot noise.
-      jpeg_quality: range, 1 to 100, whole numbers.
-      jpeg_probability: share of the images that pass through JPEG.
-      resize: range of the side between the two orders, in sides of the lr image; cut at the hr
-        image's.
-      second_*: the same for the second order, whose input pixels are those in between.
-      sinc_probability: share of the images that ring, `second_order` only.
-      sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
-        frequency.
+        name: one of `NAMES`.
+        scale: r, one of `SCALES`.
+        kernel: the reduction kernel of `microscope`.
+        kernels: those that `blind` and `second_order` draw from, evenly.
+        blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
+        blur_probability: share of the images that are blurred, 0 to 1.
+        anisotropic_probability: share of the blurs with two widths, in both orders; not in
+            `microscope`.
+        noise_sigma: range in grey levels of 255, on the reduced image.
+        noise_probability: share of the images with read noise.
+        photons: range of the photon count at white.
+        photons_probability: share of the images with shot noise.
+        jpeg_quality: range, 1 to 100, whole numbers.
+        jpeg_probability: share of the images that pass through JPEG.
+        resize: range of the side between the two orders, in sides of the lr image; cut at the hr
+            image's.
+        second_*: the same for the second order, whose input pixels are those in between.
+        sinc_probability: share of the images that ring, `second_order` only.
+        sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
+            frequency.
 
     Raises:
-      UserError: when a value breaks its rule.
+        UserError: when a value breaks its rule.
     """
 
     name: str = "bicubic"
@@ -135,53 +156,21 @@ class Degradation:
     sinc_cutoff: tuple[float, float] = (0.5, 1.0)
 
     def __post_init__(self):
-        if self.name not in NAMES:
-            raise UserError(f"degradation {self.name!r} is unknown; choose one of {list(NAMES)}")
+        check(vars(self), _RULES, "degradation.")
         check_scale(self.scale)
-        check_kernel(self.kernel)
-        if not isinstance(self.kernels, (tuple, list)) or not self.kernels:
-            raise UserError(
-                f"degradation.kernels={self.kernels!r} is not a list of kernels; give one or more, "
-                'such as ("bicubic", "box")'
-            )
-        for kernel in self.kernels:
-            check_kernel(kernel)
-        object.__setattr__(self, "kernels", tuple(self.kernels))
-        limits = {**_LIMITS, **{f"second_{field}": limit for field, limit in _LIMITS.items()}}
-        limits |= {"resize": (0.25, 8.0), "sinc_cutoff": (0.1, 1.0)}
-        for field, (least, most) in limits.items():
-            value = getattr(self, field)
-            if not (
-                isinstance(value, (tuple, list))
-                and len(value) == 2
-                and all(isinstance(v, (int, float)) for v in value)
-                and least <= value[0] <= value[1] <= most
-            ):
-                raise UserError(
-                    f"degradation.{field}={value!r} is not a range; give (low, high) with "
-                    f"{least:g} <= low <= high <= {most:g}"
-                )
-            object.__setattr__(self, field, tuple(value))
-        for step in (*_STEPS, *(f"second_{step}" for step in _STEPS), "anisotropic", "sinc"):
-            value = getattr(self, f"{step}_probability")
-            if not (isinstance(value, (int, float)) and 0.0 <= value <= 1.0):
-                raise UserError(
-                    f"degradation.{step}_probability={value!r} is not a probability; "
-                    "give a number from 0 to 1"
-                )
+        for field, value in vars(self).items():
+            if isinstance(value, list):
+                object.__setattr__(self, field, tuple(value))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> Degradation:
         """Reads `config.data.degradation`; fields left out keep their defaults.
 
         Raises:
-          UserError: for an unknown field or a value that breaks its rule.
+            UserError: for an unknown field or a value that breaks its rule.
         """
-        values = dict(config.items()) if config is not None else {}
-        known = [field.name for field in dataclasses.fields(cls) if field.name != "scale"]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise UserError(f"degradation has no field {unknown[0]!r}; its fields are {known}")
+        values = dict(config or {})
+        check_names(values, _RULES, "degradation.")
         return cls(**values, scale=scale)
 
 
@@ -206,20 +195,20 @@ def sample_parameters(
     """Draws what is random about one image's degradation.
 
     Args:
-      degradation: what to draw for.
-      rng: np.random.Generator (host), or a JAX key (inside a jitted function).
-      shape: (h, w, C) of the lr image.
+        degradation: what to draw for.
+        rng: np.random.Generator (host), or a JAX key (inside a jitted function).
+        shape: (h, w, C) of the lr image.
 
     Returns:
-      {} for the fixed degradations; for `microscope` scalars "blur_sigma" (hr px, 0 for none),
-      "noise_sigma" (grey levels), "inverse_photons" (0 for no shot noise), "jpeg_quality" (0 for
-      none), and "noise", float32 `shape` of unit variance. For `blind` and `second_order` "orders",
-      each with these but, for the sigma, "blur" (a filter (K, K) or None), and with "kernel" and
-      "noise" of the size that the order makes; and for `second_order` "sinc" (a filter or None) and
-      "jpeg_last".
+        {} for the fixed degradations; for `microscope` scalars "blur_sigma" (hr px, 0 for none),
+        "noise_sigma" (grey levels), "inverse_photons" (0 for no shot noise), "jpeg_quality" (0 for
+        none), and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
+        "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
+        "kernel" and "noise" of the size that the order makes; and for `second_order` "sinc" (a
+        filter or None) and "jpeg_last".
 
     Raises:
-      UserError: a key is given for a degradation that runs on the host only.
+        UserError: a key is given for a degradation that runs on the host only.
     """
     if degradation.name in FIXED:
         return {}
@@ -244,15 +233,8 @@ def sample_parameters(
 
 
 def _sample_microscope(d: Degradation, rng: Any, shape: tuple[int, int, int]) -> dict[str, Any]:
-    if isinstance(rng, np.random.Generator):
-        u = rng.random(2 * len(_STEPS), dtype=np.float32)
-        noise = rng.standard_normal(shape, dtype=np.float32)
-    else:
-        import jax
-
-        uniform_key, noise_key = jax.random.split(rng)
-        u = jax.random.uniform(uniform_key, (2 * len(_STEPS),), dtype=np.float32)
-        noise = jax.random.normal(noise_key, shape, dtype=np.float32)
+    uniform_rng, noise_rng = sampling.split(rng, 2)
+    u = sampling.uniform(uniform_rng, (2 * len(_STEPS),))
     xp = u.__array_namespace__()
 
     def within(bounds, i):
@@ -264,7 +246,7 @@ def _sample_microscope(d: Degradation, rng: Any, shape: tuple[int, int, int]) ->
         "noise_sigma": xp.where(u[3] < d.noise_probability, within(d.noise_sigma, 2), 0.0),
         "inverse_photons": xp.where(u[5] < d.photons_probability, 1 / within(d.photons, 4), 0.0),
         "jpeg_quality": xp.where(u[7] < d.jpeg_probability, quality, 0.0).astype(xp.int32),
-        "noise": noise,
+        "noise": sampling.normal(noise_rng, shape),
     }
 
 
@@ -281,7 +263,8 @@ def _sample_order(
 
     blur = None
     if happens("blur"):
-        along, across = rng.uniform(*field("blur_sigma"), 2)
+        narrowest, widest = field("blur_sigma")
+        along, across = rng.uniform(narrowest, widest, 2)
         if rng.random() >= degradation.anisotropic_probability:
             across = along
         blur = gaussian_filter(max(along, 1e-3), max(across, 1e-3), rng.uniform(0.0, np.pi))
@@ -309,16 +292,16 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
     """Makes the low-resolution image of one high-resolution image.
 
     Args:
-      hr: uint8 (H, W, 3), NumPy or JAX; H and W multiples of the scale.
-      degradation: which degradation.
-      parameters: what `sample_parameters` drew for this image.
+        hr: uint8 (H, W, 3), NumPy or JAX; H and W multiples of the scale.
+        degradation: which degradation.
+        parameters: what `sample_parameters` drew for this image.
 
     Returns:
-      uint8 (H/r, W/r, 3), of the same kind of array.
+        uint8 (H/r, W/r, 3), of the same kind of array.
 
     Raises:
-      UserError: for a size that is no multiple of the scale, or a traced array where the
-        degradation runs on the host only.
+        UserError: for a size that is no multiple of the scale, or a traced array where the
+            degradation runs on the host only.
     """
     scale = degradation.scale
     if degradation.name in FIXED:
@@ -326,7 +309,8 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
     xp = hr.__array_namespace__()
     if xp is not np and (reason := needs_host(degradation)):
         raise UserError(f"{reason}; set data.placement to 'host'")
-    check_size(*hr.shape[-3:-1], scale)
+    height, width = hr.shape[-3:-1]
+    check_size(height, width, scale)
     if degradation.name == "microscope":
         return _microscope(hr, degradation, parameters)
     return _in_orders(hr, parameters)
@@ -353,7 +337,8 @@ def _in_orders(hr: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
         image = image.astype(np.float32)
         if order["blur"] is not None:
             image = filtered(image, order["blur"])
-        image = resize(image, *order["noise"].shape[:2], order["kernel"])
+        height, width = order["noise"].shape[:2]
+        image = resize(image, height, width, order["kernel"])
         image = noisy(image, order["noise_sigma"], order["inverse_photons"], order["noise"])
         last = order is parameters["orders"][-1]
         if last and sinc is not None and parameters["jpeg_last"]:

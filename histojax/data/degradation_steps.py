@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from scipy import signal, special
+from scipy import special
 
 # Radius of the ringing filter, px: 21 x 21 as in Wang et al. 2021, section 4.1.
 _SINC_RADIUS = 10
@@ -29,12 +29,12 @@ def blur_weights(size: int, sigma: Any) -> Any:
     """The matrix of a Gaussian blur along one axis with half-sample symmetric borders.
 
     Args:
-      size: length of the axis in pixels; mirror images of the first order are summed, so sigma
-        is to stay below about size / 4.
-      sigma: scalar, NumPy or JAX, in pixels; 0 gives the identity.
+        size: length of the axis in pixels; mirror images of the first order are summed, so sigma is
+            to stay below about size / 4.
+        sigma: scalar, NumPy or JAX, in pixels; 0 gives the identity.
 
     Returns:
-      float32 (size, size); rows sum to 1.
+        float32 (size, size); rows sum to 1.
     """
     xp = sigma.__array_namespace__()
     sigma = xp.maximum(sigma, 1e-3).astype(xp.float32)
@@ -51,11 +51,11 @@ def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
     """A sampled Gaussian of two widths, the first along a direction (Wang et al. 2021, equation 2).
 
     Args:
-      sigma_a, sigma_b: standard deviations along and across the direction, px, above 0.
-      angle: from the x axis towards the y axis, radians.
+        sigma_a, sigma_b: standard deviations along and across the direction, px, above 0.
+        angle: from the x axis towards the y axis, radians.
 
     Returns:
-      float32 (K, K) that sums to 1, cut beyond 4 of the larger sigma.
+        float32 (K, K) that sums to 1, cut beyond 4 of the larger sigma.
     """
     radius = max(1, int(np.ceil(4.0 * max(sigma_a, sigma_b))))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -71,10 +71,10 @@ def sinc_filter(cutoff: float) -> np.ndarray:
     k(d) = w J1(w d) / (2 pi d) at d px from the centre, w = pi cutoff.
 
     Args:
-      cutoff: frequency from which nothing passes, in shares of the Nyquist frequency, 0 to 1.
+        cutoff: frequency from which nothing passes, in shares of the Nyquist frequency, 0 to 1.
 
     Returns:
-      float32 (21, 21) that sums to 1.
+        float32 (21, 21) that sums to 1.
     """
     w = np.pi * cutoff
     y, x = np.mgrid[-_SINC_RADIUS : _SINC_RADIUS + 1, -_SINC_RADIUS : _SINC_RADIUS + 1]
@@ -85,6 +85,9 @@ def sinc_filter(cutoff: float) -> np.ndarray:
 
 def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """float32 (H, W, C) convolved with (K, K), borders half-sample symmetric -> the same size."""
+    # A fifth of the time to import a chain, which most runs need not spend.
+    from scipy import signal
+
     radius = len(weights) // 2
     padded = np.pad(image, ((radius, radius), (radius, radius), (0, 0)), mode="symmetric")
     planes = np.moveaxis(padded, -1, 0)
@@ -96,14 +99,14 @@ def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
     """Adds a camera's read noise and shot noise.
 
     Args:
-      image: (..., H, W, C) float.
-      read_sigma: of the white Gaussian read noise, grey levels.
-      inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at intensity
-        x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.
-      noise: of the image's shape, unit variance.
+        image: (..., H, W, C) float.
+        read_sigma: of the white Gaussian read noise, grey levels.
+        inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at
+            intensity x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.
+        noise: of the image's shape, unit variance.
 
     Returns:
-      Float, unrounded and unclipped.
+        Float, unrounded and unclipped.
     """
     xp = image.__array_namespace__()
     shot_variance = xp.maximum(image, 0.0) * (255.0 * inverse_photons)

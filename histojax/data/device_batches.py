@@ -8,13 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
 from histojax.data import augmentation as augmentation_lib
-from histojax.data import degradation as degradation_lib
-from histojax.data.example import Recipe, finish, read_checked
+from histojax.data.example import ExampleSpec, finish, read_checked
 from histojax.data.sources.base import Source
 
 
@@ -29,42 +28,66 @@ class Store:
     sizes: np.ndarray
 
 
-def load_store(source: Source, recipe: Recipe, max_bytes: int) -> Store | None:
+def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | None:
     """Reads every image of a source for `DeviceBatches`.
 
     Returns:
-      The padded set, or None as soon as it is seen to need more than `max_bytes`.
+        The padded set, or None as soon as it is seen to need more than `max_bytes`.
     """
     images = []
     largest: dict[str, tuple[int, ...]] = {}
     width_of: dict[str, int] = {}
     for index in range(len(source)):
-        image = read_checked(source, index, recipe)
+        image = read_checked(source, index, spec)
         if "instances" in image and image["instances"].max(initial=0) < 2**16:
             image["instances"] = image["instances"].astype(np.uint16)
-        for field in recipe.stored:
+        for field in spec.stored:
             shape = image[field].shape
             grown = np.maximum(largest.get(field, shape), shape)
             largest[field] = tuple(int(n) for n in grown)
             width_of[field] = max(width_of.get(field, 0), image[field].dtype.itemsize)
-        needed = len(source) * sum(np.prod(largest[f]) * width_of[f] for f in recipe.stored)
+        needed = len(source) * sum(np.prod(largest[f]) * width_of[f] for f in spec.stored)
         if needed > max_bytes:
             return None
         images.append(image)
     arrays = {}
-    for field in recipe.stored:
+    for field in spec.stored:
         dtype = np.result_type(*(image[field].dtype for image in images))
         arrays[field] = np.zeros((len(images), *largest[field]), dtype)
         for row, image in zip(arrays[field], images, strict=True):
             height, width = image[field].shape[:2]
             row[:height, :width] = image[field]
-    if recipe.own_stains:
+    if spec.own_stains:
         arrays["stains"] = np.stack([image["stains"] for image in images])
     sizes = np.array([image["hr"].shape[:2] for image in images], np.int32)
     return Store(arrays, sizes)
 
 
-class DeviceBatches:
+class Batches:
+    """Endless batches, each a function of its position alone: a saved position resumes them."""
+
+    _position = 0
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def get_state(self) -> dict[str, int]:
+        """The position of the next batch; JSON-able."""
+        return {"position": self._position}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Continues with the batch at the given position."""
+        self.close()
+        self._position = int(state["position"])
+
+    def close(self) -> None:
+        """Stops what runs in the background, where anything does."""
+
+
+class DeviceBatches(Batches):
     """Endless training batches made on the device from a set that lies in its memory.
 
     Stateless: batch number `position` is a jitted function of the set, the seed and the position.
@@ -72,20 +95,20 @@ class DeviceBatches:
     their own, so a batch does not depend on how many devices share it.
 
     Args:
-      store: the set.
-      recipe: what is made of each image; its degradation must run on the device.
-      batch_size: B, of this process; the global batch has B x process_count rows.
-      seed: 0 .. 2**32 - 1.
-      sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
-        computing its own rows, also across processes. None: on the default device.
-      process_index: which rows of the global batch are this process's, without `sharding`.
-      process_count: number of processes.
+        store: the set.
+        spec: what is made of each image; its degradation must run on the device.
+        batch_size: B, of this process; the global batch has B x process_count rows.
+        seed: 0 .. 2**32 - 1.
+        sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
+            computing its own rows, also across processes. None: on the default device.
+        process_index: which rows of the global batch are this process's, without `sharding`.
+        process_count: number of processes.
     """
 
     def __init__(
         self,
         store: Store,
-        recipe: Recipe,
+        spec: ExampleSpec,
         *,
         batch_size: int,
         seed: int,
@@ -100,9 +123,8 @@ class DeviceBatches:
         total = batch_size * process_count
         self._total = total
         self._count = len(store.sizes)
-        self._position = 0
         arrays = {**store.arrays, "sizes": store.sizes}
-        make = jax.vmap(_device_example(recipe), in_axes=(None, 0, 0))
+        make = jax.vmap(_device_example(spec), in_axes=(None, 0, 0))
         rows = slice(None)
         if sharding is None:
             rows = slice(process_index * batch_size, (process_index + 1) * batch_size)
@@ -119,9 +141,7 @@ class DeviceBatches:
             )
             replicated = NamedSharding(sharding.mesh, whole)
             self._arrays = {
-                name: jax.make_array_from_callback(
-                    array.shape, replicated, lambda index, array=array: array[index]
-                )
+                name: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
                 for name, array in arrays.items()
             }
 
@@ -136,9 +156,6 @@ class DeviceBatches:
 
         self._make = jax.jit(batch)
 
-    def __iter__(self) -> DeviceBatches:
-        return self
-
     def __next__(self) -> dict[str, Any]:
         epoch, first = divmod(self._position * self._total, self._count)
         batch = self._make(
@@ -151,17 +168,6 @@ class DeviceBatches:
         self._position += 1
         return batch
 
-    def get_state(self) -> dict[str, int]:
-        """The position of the next batch; JSON-able."""
-        return {"position": self._position}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Continues with the batch at the given position."""
-        self._position = int(state["position"])
-
-    def close(self) -> None:
-        """Nothing runs in the background; here for the likeness with `HostBatches`."""
-
 
 def _epoch_order(key: Any, count: int, epoch: Any, first: Any, batch_size: int) -> Any:
     """Images of the `batch_size` examples from number `first` of `epoch` on, int32."""
@@ -173,29 +179,24 @@ def _epoch_order(key: Any, count: int, epoch: Any, first: Any, batch_size: int) 
     return orders.reshape(-1)[first + jnp.arange(batch_size, dtype=jnp.uint32)]
 
 
-def _device_example(recipe: Recipe) -> Any:
+def _device_example(spec: ExampleSpec) -> Any:
     """(arrays of the whole set, image number, key) -> one example, in jax.numpy."""
     import jax
 
     def example(arrays, index, key):
         crop_key, augmentation_key, degradation_key = jax.random.split(key, 3)
         height, width = arrays["sizes"][index]
-        y, x = augmentation_lib.sample_origin(crop_key, height, width, recipe.crop, recipe.step)
+        y, x = augmentation_lib.sample_origin(crop_key, height, width, spec.crop, spec.step)
         cropped = {}
-        for field in recipe.stored:
-            scale = recipe.scale if field == "lr" else 1
-            array, side = arrays[field], recipe.crop // scale
+        for field in spec.stored:
+            scale = spec.scale if field == "lr" else 1
+            array, side = arrays[field], spec.crop // scale
             tail = array.shape[3:]
             start = (index, y // scale, x // scale) + (0,) * len(tail)
             cropped[field] = jax.lax.dynamic_slice(array, start, (1, side, side, *tail))[0]
-        augmentation = augmentation_lib.sample_parameters(recipe.augmentation, augmentation_key)
-        if recipe.own_stains:
+        augmentation = augmentation_lib.sample_parameters(spec.augmentation, augmentation_key)
+        if spec.own_stains:
             augmentation["stains"] = arrays["stains"][index]
-        degradation = {}
-        if recipe.degrades:
-            degradation = degradation_lib.sample_parameters(
-                recipe.degradation, degradation_key, recipe.lr_shape
-            )
-        return finish(cropped, recipe, augmentation, degradation)
+        return finish(cropped, spec, augmentation, spec.sample_degradation(degradation_key))
 
     return example

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from histojax.data import degradation as degradation_lib
-from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked
-from histojax.data.pipeline import whole_number
+from histojax.checks import check, whole
+from histojax.data.degradation import evaluation_rng
+from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
+
+_RULES = {"batch_size": whole(1), "crops_per_image": whole(1), "limit": whole(1).or_none()}
 
 
 def crop_origins(
@@ -20,11 +23,11 @@ def crop_origins(
     """Corners (y, x) of a regular grid of crops; one crop is the centre one.
 
     Args:
-      height: of the image in px.
-      width: likewise.
-      crop: side in px.
-      crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
-      step: corners are rounded down to multiples of this.
+        height: of the image in px.
+        width: likewise.
+        crop: side in px.
+        crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
+        step: corners are rounded down to multiples of this.
     """
     side = round(crops_per_image**0.5)
     shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
@@ -33,59 +36,52 @@ def crop_origins(
     return [(y, x) for y in rows for x in columns]
 
 
+@dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """The same padded batches at every iteration; see `eval_batches`."""
+    """The same padded batches at every iteration; `eval_batches` makes one.
 
-    def __init__(
-        self,
-        source: Source,
-        recipe: Recipe,
-        *,
-        count: int,
-        batch_size: int,
-        crops_per_image: int,
-        seed: int,
-    ):
-        self._source = source
-        self._recipe = recipe
-        self._count = count
-        self._batch_size = batch_size
-        self._crops_per_image = crops_per_image
-        self._seed = seed
+    Attributes:
+        source: the images, of which the first `count` are used.
+        spec: what is made of each.
+        batch_size: B.
+        crops_per_image: 1, or n^2 for a grid of n by n.
+        seed: of the degradation, with the image's name.
+    """
+
+    source: Source
+    spec: ExampleSpec
+    count: int
+    batch_size: int
+    crops_per_image: int
+    seed: int
 
     @property
     def examples(self) -> int:
         """How many examples there are, padding left out."""
-        return self._count * self._crops_per_image
+        return self.count * self.crops_per_image
 
     def __len__(self) -> int:
-        return -(-self.examples // self._batch_size)
+        return -(-self.examples // self.batch_size)
 
     def _example(self, number: int) -> dict[str, np.ndarray]:
-        recipe = self._recipe
-        index, place = divmod(number, self._crops_per_image)
-        image = read_checked(self._source, index, recipe)
+        spec = self.spec
+        index, place = divmod(number, self.crops_per_image)
+        image = read_checked(self.source, index, spec)
         height, width = image["hr"].shape[:2]
-        y, x = crop_origins(height, width, recipe.crop, self._crops_per_image, recipe.step)[place]
-        degradation = {}
-        if recipe.degrades:
-            name = image["name"] if place == 0 else f"{image['name']}#{place}"
-            degradation = degradation_lib.sample_parameters(
-                recipe.degradation,
-                degradation_lib.evaluation_rng(self._seed, name),
-                recipe.lr_shape,
-            )
-        return finish(cut(image, y, x, recipe.crop, recipe), recipe, None, degradation)
+        y, x = crop_origins(height, width, spec.crop, self.crops_per_image, spec.step)[place]
+        name = image["name"] if place == 0 else f"{image['name']}#{place}"
+        degradation = spec.sample_degradation(evaluation_rng(self.seed, name))
+        return finish(cut(image, y, x, spec.crop, spec), spec, None, degradation)
 
     def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, self.examples, self._batch_size):
-            last = min(first + self._batch_size, self.examples)
+        for first in range(0, self.examples, self.batch_size):
+            last = min(first + self.batch_size, self.examples)
             rows = [self._example(number) for number in range(first, last)]
-            padding = self._batch_size - len(rows)
+            padding = self.batch_size - len(rows)
             rows += rows[-1:] * padding
             batch = {field: np.stack([row[field] for row in rows]) for field in rows[0]}
-            batch["weight"] = np.ones(self._batch_size, np.float32)
-            batch["weight"][self._batch_size - padding :] = 0.0
+            batch["weight"] = np.ones(self.batch_size, np.float32)
+            batch["weight"][self.batch_size - padding :] = 0.0
             yield batch
 
 
@@ -103,37 +99,28 @@ def eval_batches(
     """Finite, deterministic batches without augmentation, to watch a run by.
 
     Args:
-      source: the images, in their order.
-      data_config: `config.data`: crop, scale, degradation.
-      fields: the batch's fields, out of `FIELDS`.
-      batch_size: B; the last batch is padded to it by repeating its last example.
-      crop: side in hr px; None takes `config.data.crop`.
-      limit: at most so many images, the first ones; None takes all.
-      crops_per_image: 1 for the centre, n^2 for a grid of n by n.
-      seed: with the image's name, the seed of its degradation.
+        source: the images, in their order.
+        data_config: `config.data`: crop, scale, degradation.
+        fields: the batch's fields, out of `FIELDS`.
+        batch_size: B; the last batch is padded to it by repeating its last example.
+        crop: side in hr px; None takes `config.data.crop`.
+        limit: at most so many images, the first ones; None takes all.
+        crops_per_image: 1 for the centre, n^2 for a grid of n by n.
+        seed: with the image's name, the seed of its degradation.
 
     Returns:
-      An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
-      padding and 1 elsewhere.
+        An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
+        padding and 1 elsewhere.
 
     Raises:
-      UserError: for a config value that breaks its rule or fields that the source does not hold.
+        UserError: for a config value that breaks its rule or fields that the source does not hold.
     """
-    recipe = make_recipe(source, data_config, fields, crop=crop, augment=False)
-    whole_number(batch_size, "batch size", 1)
-    whole_number(crops_per_image, "crops per image", 1)
+    spec = example_spec(source, data_config, fields, crop=crop, augment=False)
+    sizes = {"batch_size": batch_size, "crops_per_image": crops_per_image, "limit": limit}
+    check(sizes, _RULES)
     if round(crops_per_image**0.5) ** 2 != crops_per_image:
         raise UserError(
             f"{crops_per_image} crops per image make no square grid; give 1, 4, 9, 16, ..."
         )
-    count = len(source)
-    if limit is not None:
-        count = min(count, whole_number(limit, "limit", 1))
-    return EvalBatches(
-        source,
-        recipe,
-        count=count,
-        batch_size=batch_size,
-        crops_per_image=crops_per_image,
-        seed=seed,
-    )
+    count = len(source) if limit is None else min(len(source), limit)
+    return EvalBatches(source, spec, count, batch_size, crops_per_image, seed)

@@ -1,9 +1,8 @@
-"""How one example is made of one image of a source: read, cut, augment, degrade.
+"""How one image of a source becomes one example: read, cut, augment, degrade.
 
-A source gives whole images by index: source[i] -> {"name": str, "hr": uint8 (H, W, 3), and where
-present "instances": int32 (H, W), "mask": uint8 (H, W), "lr": uint8 (H/r, W/r, 3), and what a
-`target_source` or `labelled` adds to them}. An example is a dict of the fields asked for, cut to
-one crop and registered with each other.
+Records of a source hold what `histojax.data.sources.base.Source` names, and what TargetSource and
+FlaggedSource add. An example is a dict of the fields asked for, cut to one crop and registered with
+each other.
 """
 
 from __future__ import annotations
@@ -20,21 +19,21 @@ from histojax.data.sources import targets
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 
-# What other sources add to the records of those that read images.
+# Fields that wrapping sources add to records.
 _ADDED = (*targets.FIELDS, "labelled")
 FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
 
 
 @dataclasses.dataclass(frozen=True)
-class Recipe:
-    """How one example is made of one image.
+class ExampleSpec:
+    """How one image becomes one example.
 
     Attributes:
-      crop: side of the crop in hr px.
-      fields: what a batch holds.
-      stored: what is read of each image for it.
-      degradation: how lr is made where it is not stored.
-      augmentation: what is varied.
+        crop: side of the crop in hr px.
+        fields: of a batch.
+        stored: fields that are read of each image for it.
+        degradation: how lr is made where it is not stored.
+        augmentation: what is varied.
     """
 
     crop: int
@@ -51,9 +50,12 @@ class Recipe:
     def degrades(self) -> bool:
         return "lr" in self.fields and "lr" not in self.stored
 
-    @property
-    def lr_shape(self) -> tuple[int, int, int]:
-        return (self.crop // self.scale, self.crop // self.scale, 3)
+    def sample_degradation(self, rng: Any) -> dict[str, Any]:
+        """What `degradation.sample_parameters` draws; {} where no lr image is made."""
+        if not self.degrades:
+            return {}
+        side = self.crop // self.scale
+        return degradation_lib.sample_parameters(self.degradation, rng, (side, side, 3))
 
     @property
     def own_stains(self) -> bool:
@@ -66,26 +68,26 @@ class Recipe:
         return self.scale if "lr" in self.stored else 1
 
 
-def make_recipe(
+def example_spec(
     source: Source,
     data_config: Mapping[str, Any],
     fields: Sequence[str],
     *,
     crop: int | None = None,
     augment: bool = True,
-) -> Recipe:
+) -> ExampleSpec:
     """Reads the data config against what the source offers.
 
     Args:
-      source: the images; the first is read.
-      data_config: `config.data`.
-      fields: the batch's fields, out of `FIELDS`.
-      crop: side in hr px; None takes `config.data.crop`.
-      augment: whether `config.data.augmentation` applies.
+        source: the images; the first is read.
+        data_config: `config.data`.
+        fields: the batch's fields, out of `FIELDS`.
+        crop: side in hr px; None takes `config.data.crop`.
+        augment: whether `config.data.augmentation` applies.
 
     Raises:
-      UserError: for an empty source, a field that it does not hold, or a config value that breaks
-        its rule.
+        UserError: for an empty source, a field that it does not hold, or a config value that breaks
+            its rule.
     """
     unknown = sorted(set(fields) - set(FIELDS))
     if unknown or not fields:
@@ -110,7 +112,7 @@ def make_recipe(
     for field in _ADDED:
         if field in fields:
             if field not in first:
-                wrapper = "TargetSource" if field in targets.FIELDS else "ToldSource"
+                wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
                 raise UserError(
                     f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
                 )
@@ -138,44 +140,44 @@ def make_recipe(
             "augmentation.rotate and translate cannot be used with real lr images, which would be "
             "resampled; set them to 0"
         )
-    return Recipe(crop, tuple(fields), tuple(stored), degradation, augmentation)
+    return ExampleSpec(crop, tuple(fields), tuple(stored), degradation, augmentation)
 
 
-def read_checked(source: Source, index: int, recipe: Recipe) -> dict[str, Any]:
-    """The stored fields of one image, its name and own stains, checked against the recipe."""
+def read_checked(source: Source, index: int, spec: ExampleSpec) -> dict[str, Any]:
+    """The stored fields of one image, its name and own stains, checked against the spec."""
     record = source[index]
     name = record["name"]
-    missing = [field for field in recipe.stored if field not in record]
+    missing = [field for field in spec.stored if field not in record]
     if missing:
         raise UserError(
             f"image {name!r} has no {missing[0]!r}, which others of its set have; add it or leave "
             "the image out"
         )
-    kept = {field: np.asarray(record[field]) for field in recipe.stored}
+    kept = {field: np.asarray(record[field]) for field in spec.stored}
     height, width = kept["hr"].shape[:2]
-    if min(height, width) < recipe.crop:
+    if min(height, width) < spec.crop:
         raise UserError(
-            f"image {name!r} is {height}x{width} pixels, smaller than the crop of {recipe.crop}; "
+            f"image {name!r} is {height}x{width} pixels, smaller than the crop of {spec.crop}; "
             "lower config.data.crop or leave the image out"
         )
     for field in kept:
-        scale = recipe.scale if field == "lr" else 1
+        scale = spec.scale if field == "lr" else 1
         shape = (height // scale, width // scale)
         if kept[field].shape[:2] != shape:
             raise UserError(
                 f"{field!r} of image {name!r} is {kept[field].shape[0]}x{kept[field].shape[1]} "
                 f"pixels, not {shape[0]}x{shape[1]} as its hr image asks for; register the two"
             )
-    if recipe.own_stains:
+    if spec.own_stains:
         kept["stains"] = record["stains"]
     return {"name": name, **kept}
 
 
-def cut(image: Mapping[str, Any], y: int, x: int, size: int, recipe: Recipe) -> dict[str, Any]:
+def cut(image: Mapping[str, Any], y: int, x: int, size: int, spec: ExampleSpec) -> dict[str, Any]:
     """Cuts (size, size) px at (y, x) of the hr image out of every stored field: views."""
     cropped = {}
-    for field in recipe.stored:
-        scale = recipe.scale if field == "lr" else 1
+    for field in spec.stored:
+        scale = spec.scale if field == "lr" else 1
         rows = slice(y // scale, (y + size) // scale)
         columns = slice(x // scale, (x + size) // scale)
         cropped[field] = image[field][rows, columns]
@@ -187,54 +189,54 @@ def warp(
     y: int,
     x: int,
     size: int,
-    recipe: Recipe,
+    spec: ExampleSpec,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
     """(crop, crop) px of every field, read from the turned and shifted square at (y, x).
 
     Args:
-      image: of `read_checked`.
-      y, x, size: of the square before it is turned about its middle and shifted, px.
-      recipe: what is to be made of it.
-      parameters: "angle" and "offset" of `augmentation.sample_parameters`.
+        image: of `read_checked`.
+        y, x, size: of the square before it is turned about its middle and shifted, px.
+        spec: what is to be made of it.
+        parameters: "angle" and "offset" of `augmentation.sample_parameters`.
     """
     down, right = (float(v) * size for v in parameters["offset"])
     center = (y + size / 2 + down, x + size / 2 + right)
     return {
         field: augmentation_lib.warped(
-            image[field], center, float(parameters["angle"]), size, recipe.crop
+            image[field], center, float(parameters["angle"]), size, spec.crop
         )
-        for field in recipe.stored
+        for field in spec.stored
     }
 
 
 def finish(
     cropped: Mapping[str, Any],
-    recipe: Recipe,
+    spec: ExampleSpec,
     augmentation: Mapping[str, Any] | None,
     degradation: Mapping[str, Any],
 ) -> dict[str, Any]:
     """Augments and degrades one crop, on NumPy or JAX arrays.
 
     Args:
-      cropped: the stored fields of one crop.
-      recipe: what is to be made of it.
-      augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
-      degradation: parameters drawn by `degradation.sample_parameters`.
+        cropped: the stored fields of one crop.
+        spec: what is to be made of it.
+        augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
+        degradation: parameters drawn by `degradation.sample_parameters`.
 
     Returns:
-      The fields of one example, as the head of this module has them, without B.
+        The fields of one example, as the head of this module has them, without B.
     """
     example = dict(cropped)
     if augmentation is not None:
-        example = augmentation_lib.apply(example, augmentation, recipe.augmentation)
-    if recipe.degrades:
-        example["lr"] = degradation_lib.degrade(example["hr"], recipe.degradation, degradation)
-    if "mask" in recipe.fields and "mask" not in example:
+        example = augmentation_lib.apply(example, augmentation, spec.augmentation)
+    if spec.degrades:
+        example["lr"] = degradation_lib.degrade(example["hr"], spec.degradation, degradation)
+    if "mask" in spec.fields and "mask" not in example:
         example["mask"] = example["instances"] > 0
     xp = example["hr"].__array_namespace__()
     dtypes = {"mask": xp.uint8, "instances": xp.int32}
     return {
         field: example[field].astype(dtypes.get(field, xp.uint8), copy=False)
-        for field in recipe.fields
+        for field in spec.fields
     }

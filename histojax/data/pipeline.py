@@ -25,21 +25,28 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import grain
 import numpy as np
 from absl import logging
 
+from histojax import checks
+from histojax.checks import one_of, whole
 from histojax.data import augmentation, cores
 from histojax.data import degradation as degradation_lib
-from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.example import Recipe, cut, finish, make_recipe, read_checked, warp
+from histojax.data.device_batches import Batches, DeviceBatches, load_store
+from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked, warp
 from histojax.data.sources.base import Source
-from histojax.data.sources.own_stains import OwnStains
+from histojax.data.sources.per_image_stains import PerImageStains
 from histojax.errors import UserError
 
 PLACEMENTS = ("auto", "host", "device")
-# Of those fields of `config.data` that say how batches come about, not what is in them.
+# Fields of `config.data` that decide how batches are made, not what they hold.
 _DEFAULTS = {"workers": 0, "crops_per_image": 1, "device_bytes": 2 * 2**30, "placement": "auto"}
+_RULES = {
+    "workers": whole(0),
+    "crops_per_image": whole(1),
+    "device_bytes": whole(0),
+    "placement": one_of(PLACEMENTS),
+}
 # Visits of `crops_per_image` crops whose order is mixed: so many images are in use at a time.
 _MIXED_VISITS = 16
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
@@ -50,34 +57,29 @@ class _TrainExample:
     """Image index and generator -> one augmented example: what grain maps over the stream."""
 
     source: Source
-    recipe: Recipe
+    spec: ExampleSpec
 
     def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        recipe = self.recipe
-        image = read_checked(self.source, index, recipe)
+        spec = self.spec
+        image = read_checked(self.source, index, spec)
         height, width = image["hr"].shape[:2]
-        parameters = augmentation.sample_parameters(recipe.augmentation, rng)
-        if recipe.own_stains:
+        parameters = augmentation.sample_parameters(spec.augmentation, rng)
+        if spec.own_stains:
             parameters["stains"] = image["stains"]
-        size = recipe.crop
-        if recipe.augmentation.zooms:
-            size = min(round(recipe.crop / float(parameters["zoom"])), height, width)
-        y, x = augmentation.sample_origin(rng, height, width, size, recipe.step)
-        if recipe.augmentation.warps:
-            cropped = warp(image, int(y), int(x), size, recipe, parameters)
+        size = spec.crop
+        if spec.augmentation.zooms:
+            size = min(round(spec.crop / float(parameters["zoom"])), height, width)
+        y, x = augmentation.sample_origin(rng, height, width, size, spec.step)
+        if spec.augmentation.warps:
+            cropped = warp(image, int(y), int(x), size, spec, parameters)
         else:
-            cropped = cut(image, int(y), int(x), size, recipe)
-            if size != recipe.crop:
+            cropped = cut(image, int(y), int(x), size, spec)
+            if size != spec.crop:
                 cropped = {
-                    field: augmentation.resample(array, recipe.crop)
+                    field: augmentation.resample(array, spec.crop)
                     for field, array in cropped.items()
                 }
-        degradation = {}
-        if recipe.degrades:
-            degradation = degradation_lib.sample_parameters(
-                recipe.degradation, rng, recipe.lr_shape
-            )
-        return finish(cropped, recipe, parameters, degradation)
+        return finish(cropped, spec, parameters, spec.sample_degradation(rng))
 
 
 @functools.lru_cache(maxsize=64)
@@ -130,6 +132,7 @@ def _end_with_parent(index: int, count: int) -> None:
     """In a worker: ends it when the run is killed, which would leave it waiting for ever."""
     del index, count
     parent = multiprocessing.parent_process()
+    assert parent is not None
 
     def wait() -> None:
         parent.join()
@@ -139,33 +142,33 @@ def _end_with_parent(index: int, count: int) -> None:
 
 
 def _is_death(error: RuntimeError) -> bool:
-    """Whether grain says by it that a worker process is gone."""
+    """Whether grain raised it because a worker process is gone."""
     return str(error).startswith("Worker process was terminated unexpectedly")
 
 
-class HostBatches:
+class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
     The stream of examples depends on (seed, position) alone. Process p of n takes the examples p,
     p + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
 
     Args:
-      source: the images; picklable when `workers` > 0.
-      recipe: what is made of each.
-      batch_size: of this process.
-      seed: 0 .. 2**32 - 1.
-      workers: worker processes; 0 uses threads. A script that uses workers needs the usual
-        `if __name__ == "__main__":`, for they are spawned.
-      crops_per_image: crops drawn each time that an image is visited. They come near each other,
-        for a source that keeps a few dozen images decoded but not all.
-      process_index: p.
-      process_count: n.
+        source: the images; picklable when `workers` > 0.
+        spec: what is made of each.
+        batch_size: of this process.
+        seed: 0 .. 2**32 - 1.
+        workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
+            __name__ == "__main__":`, for they are spawned.
+        crops_per_image: crops drawn each time that an image is visited. They come near each other,
+            for a source that keeps a few dozen images decoded but not all.
+        process_index: p.
+        process_count: n.
     """
 
     def __init__(
         self,
         source: Source,
-        recipe: Recipe,
+        spec: ExampleSpec,
         *,
         batch_size: int,
         seed: int,
@@ -174,20 +177,20 @@ class HostBatches:
         process_index: int = 0,
         process_count: int = 1,
     ):
+        import grain  # 1.5 s, which device batches and refusals do not spend
+
         order = ImageOrder(len(source), seed, crops_per_image)
         images = grain.MapDataset.source(order).seed(seed)
-        examples = images.random_map(_TrainExample(source, recipe))
+        examples = images.random_map(_TrainExample(source, spec))
         examples = examples[process_index::process_count]
-        self._batches = examples.batch(batch_size, drop_remainder=True)
+        self._batches: Any = examples.batch(batch_size, drop_remainder=True)
         self._workers = workers
-        self._position = 0
-        self._iterator = None
-
-    def __iter__(self) -> HostBatches:
-        return self
+        self._iterator: Any = None
 
     def _start(self) -> dict[str, np.ndarray]:
         """Starts the threads or workers at the position, and returns the first batch."""
+        import grain
+
         batches = self._batches[self._position :]
         if not self._workers:
             threads = min(4, len(cores.usable()))
@@ -222,7 +225,7 @@ class HostBatches:
         """The batch that a dead worker leaves out, made by new workers.
 
         Raises:
-          UserError: if one of these dies of it too.
+            UserError: if one of these dies of it too.
         """
         reason = str(death).partition(". ")[0]
         logging.warning("batch %d: %s; starting the workers again", self._position, reason)
@@ -239,15 +242,6 @@ class HostBatches:
                 "threads"
             ) from error
 
-    def get_state(self) -> dict[str, int]:
-        """The position of the next batch; JSON-able."""
-        return {"position": self._position}
-
-    def set_state(self, state: Mapping[str, int]) -> None:
-        """Continues with the batch at the given position."""
-        self.close()
-        self._position = int(state["position"])
-
     def close(self) -> None:
         """Stops the threads or workers; the next batch starts them again."""
         if self._iterator is not None:
@@ -255,22 +249,15 @@ class HostBatches:
             self._iterator = None
 
 
-def _needs_host(recipe: Recipe) -> str | None:
-    """What keeps a recipe off the device, in words, or None."""
-    if recipe.degrades and (reason := degradation_lib.needs_host(recipe.degradation)):
+def _needs_host(spec: ExampleSpec) -> str | None:
+    """Why examples cannot be made on the device, in words, or None."""
+    if spec.degrades and (reason := degradation_lib.needs_host(spec.degradation)):
         return reason
-    if recipe.augmentation.zooms:
+    if spec.augmentation.zooms:
         return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
-    if recipe.augmentation.warps:
+    if spec.augmentation.warps:
         return "augmentation.rotate and translate run on the host only (0 switches them off)"
     return None
-
-
-def whole_number(value: Any, name: str, least: int) -> int:
-    """The value, checked; the name of its field is for the message."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < least:
-        raise UserError(f"{name}={value!r} is not a whole number from {least}; give one")
-    return int(value)
 
 
 def train_batches(
@@ -283,42 +270,42 @@ def train_batches(
     process_index: int = 0,
     process_count: int = 1,
     sharding: Any = None,
-) -> HostBatches | DeviceBatches:
+) -> Batches:
     """Endless training batches with a position that can be saved.
 
     Args:
-      source: the images.
-      data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto", "host"
-        or "device"; auto takes the device where there is an accelerator, the set fits device_bytes
-        and every step can run there), device_bytes, workers, crops_per_image.
-      fields: the batch's fields, out of `FIELDS`.
-      batch_size: B, of this process.
-      seed: 0 .. 2**32 - 1.
-      process_index: of this process.
-      process_count: number of processes; all make B examples, all different.
-      sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
-        NumPy arrays of this process's part whatever it says.
+        source: the images.
+        data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto",
+            "host" or "device"; auto takes the device where there is an accelerator, the set fits
+            device_bytes and every step can run there), device_bytes, workers, crops_per_image.
+        fields: the batch's fields, out of `FIELDS`.
+        batch_size: B, of this process.
+        seed: 0 .. 2**32 - 1.
+        process_index: of this process.
+        process_count: number of processes; all make B examples, all different.
+        sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
+            NumPy arrays of this process's part in any case.
 
     Returns:
-      An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
-      next batch is identical to the one that followed get_state.
+        An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
+        next batch is identical to the one that followed get_state.
 
     Raises:
-      UserError: for a config value that breaks its rule, fields that the source does not hold, or
-        device placement where it is not possible. An unusable image is refused when it is read.
+        UserError: for a config value that breaks its rule, fields that the source does not hold, or
+            device placement where it is not possible. An unusable image is refused when it is read.
     """
-    recipe = make_recipe(source, data_config, fields)
-    if recipe.own_stains:
-        source = OwnStains(source)
-    whole_number(batch_size, "batch size", 1)
+    spec = example_spec(source, data_config, fields)
+    if spec.own_stains:
+        source = PerImageStains(source)
+    checks.check({"batch_size": batch_size}, {"batch_size": whole(1)})
     check_seed(seed)
     check(data_config)
-    check_placement(recipe, data_config)
+    check_placement(spec, data_config)
     how = {**_DEFAULTS, **data_config}
     placement, device_bytes = how["placement"], how["device_bytes"]
-    on_device = placement == "auto" and not _needs_host(recipe) and _has_accelerator()
+    on_device = placement == "auto" and not _needs_host(spec) and _has_accelerator()
     if placement == "device" or on_device:
-        store = load_store(source, recipe, device_bytes)
+        store = load_store(source, spec, device_bytes)
         if store is None and placement == "device":
             raise UserError(
                 f"config.data.placement='device' is not possible: the set of {len(source)} images "
@@ -327,7 +314,7 @@ def train_batches(
         if store is not None:
             return DeviceBatches(
                 store,
-                recipe,
+                spec,
                 batch_size=batch_size,
                 seed=seed,
                 sharding=sharding,
@@ -336,7 +323,7 @@ def train_batches(
             )
     return HostBatches(
         source,
-        recipe,
+        spec,
         batch_size=batch_size,
         seed=seed,
         workers=how["workers"],
@@ -347,37 +334,30 @@ def train_batches(
 
 
 def check(data_config: Mapping[str, Any]) -> None:
-    """Checks those fields of `config.data` that say how batches come about, not what is in them.
+    """Checks the fields of `config.data` that decide how batches are made, not what they hold.
 
     Raises:
-      UserError: for a value that breaks its rule.
+        UserError: for a value that breaks its rule.
     """
-    how = {**_DEFAULTS, **data_config}
-    for name, least in (("workers", 0), ("crops_per_image", 1), ("device_bytes", 0)):
-        whole_number(how[name], f"config.data.{name}", least)
-    if (placement := how["placement"]) not in PLACEMENTS:
-        raise UserError(
-            f"config.data.placement={placement!r} is unknown; choose one of {list(PLACEMENTS)}"
-        )
+    checks.check({**_DEFAULTS, **data_config}, _RULES, "config.data.")
 
 
 def check_seed(seed: int) -> None:
     """Checks a seed of training batches.
 
     Raises:
-      UserError: if it is not a whole number from 0 to 2**32 - 1.
+        UserError: if it is not a whole number from 0 to 2**32 - 1.
     """
-    if whole_number(seed, "seed", 0) >= 2**32:
-        raise UserError(f"seed={seed} is too large; give one below 2**32")
+    checks.check({"seed": seed}, {"seed": whole(0, 2**32 - 1)})
 
 
-def check_placement(recipe: Recipe, data_config: Mapping[str, Any]) -> None:
+def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:
     """Checks that training batches can be made where `config.data.placement` wants them.
 
     Raises:
-      UserError: for the device, if a step of the recipe runs on the host only.
+        UserError: for the device, if an example's step runs on the host only.
     """
-    reason = _needs_host(recipe)
+    reason = _needs_host(spec)
     if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
 

@@ -1,9 +1,8 @@
-"""Whether real low-resolution images lie where their high-resolution images do.
+"""Checks that real low-resolution images are registered with their high-resolution images.
 
-How far off a pair may be is measured in hr px, because that is the grid on which a generator's
-output is compared with its target: one hr px already turns sharp edges into errors, and the usual
-mistake, a reduction that picks every r-th pixel, moves an image by (r - 1) / 2 hr px, which is
-always less than one lr px.
+Shifts are measured in hr px, the grid on which a generator's output is compared with its target.
+One hr px already turns sharp edges into errors. The usual mistake, a reduction that picks every
+r-th pixel, moves an image by (r - 1) / 2 hr px, which is always less than one lr px.
 
 Axes: H, W pixels of the hr image, r the scale factor.
 """
@@ -17,6 +16,7 @@ import numpy as np
 from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
+from histojax.checks import check, number
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging.resampling import downsample
@@ -28,30 +28,31 @@ _log = logging.getLogger(__name__)
 _FINEST, _COARSEST = 1.0, 4.0
 # Its standard deviation where there is any, grey levels; rounding alone makes stripes of shading.
 _LEAST_CONTRAST = 1.0
-# Noise that is band-limited so correlates up to .41 over 32 x 32 px, other tissue up to .52.
+# Noise that is band-limited so correlates up to 0.41 over 32 x 32 px, other tissue up to 0.52.
 _LEAST_CORRELATION = 0.6
 _LEAST_SIDE = 32
-# The middle of a large image tells enough.
+# The middle of a large image is enough.
 _LARGEST_SIDE = 1024
-# Pairs that a sentence names; how many there are it says too.
+# Pairs that an error or warning names; it states the count of the others.
 _MOST_NAMED = 5
+_RULES = {"max_shift": number(0, of="a number of hr px (0: no check)")}
 
 
 def displacement(hr: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float] | None:
     """How far lr shows things from where hr shows them.
 
     The peak of the cross-correlation of lr and the reduced hr, both band-limited and under a Hann
-    window, found to .1 hr px (Guizar-Sicairos et al. 2008). Over lr images of 240 px, with blur,
-    noise, JPEG and shading, it is right to .1 lr px, over 32 px to .25.
+    window, found to 0.1 hr px (Guizar-Sicairos et al. 2008). Over lr images of 240 px, with blur,
+    noise, JPEG and shading, it is right to 0.1 lr px, over 32 px to 0.25.
 
     Args:
-      hr: uint8 (H, W, 3).
-      lr: uint8 (floor(H / r), floor(W / r), 3).
-      scale: r.
+        hr: uint8 (H, W, 3).
+        lr: uint8 (floor(H / r), floor(W / r), 3).
+        scale: r.
 
     Returns:
-      (down, right) in hr px, or None where it cannot be told: the images are blank, too small, or
-      show different things.
+        (down, right) in hr px, or None where it is not found: the images are blank, too small, or
+        show different things.
     """
     height, width = lr.shape[:2]
     if min(height, width) < _LEAST_SIDE:
@@ -84,17 +85,14 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
     Args:
-      source: a `histojax.data.sources.Source`.
-      scale: r.
-      max_shift: hr px that a pair may be off; 0 checks nothing.
+        source: a `histojax.data.sources.Source`.
+        scale: r.
+        max_shift: hr px that a pair may be off; 0 checks nothing.
 
     Raises:
-      UserError: naming the pairs that are furthest off, where any is off by more.
+        UserError: naming the pairs that are furthest off, where any is off by more.
     """
-    if not isinstance(max_shift, (int, float)) or not 0.0 <= max_shift < math.inf:
-        raise UserError(
-            f"data.max_shift={max_shift!r} is not a distance: give hr px, or 0 for no check"
-        )
+    check({"max_shift": max_shift}, _RULES, "data.")
     if not max_shift or not len(source) or "lr" not in source[0]:
         return
     off: dict[str, tuple[float, float]] = {}

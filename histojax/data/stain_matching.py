@@ -1,4 +1,4 @@
-"""Stain normalisation as a run's config asks for it: the same for training and for use."""
+"""Stain normalisation as a run's config asks for it, the same for training and for use."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
+from histojax import checks
+from histojax.checks import one_of
 from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
-from histojax.imaging.reader import RegionReader
+from histojax.imaging.tiling import RegionReader
 from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json
 from histojax.stain.reading import NormalizedReader
 from histojax.stain.targets import target_fit
@@ -20,7 +22,7 @@ from histojax.stain.targets import target_fit
 
 @dataclasses.dataclass(frozen=True)
 class StainMatching:
-    """What a run normalises its images by; each image, or slide, by a fit of its own."""
+    """How a run normalises its images: each image, or slide, by a fit of its own."""
 
     method: Method
     target: Fit
@@ -43,8 +45,8 @@ class StainMatching:
 
 
 def method_of(config: ConfigDict) -> str:
-    """The name of the method that a config asks for; older runs know none."""
-    return config.data.get("stain", {}).get("method", "none")
+    """The name of the method that a config asks for."""
+    return config.data.stain.method
 
 
 def check(config: ConfigDict) -> Method | None:
@@ -55,16 +57,13 @@ def check(config: ConfigDict) -> Method | None:
             its images are to keep their colours.
     """
     name = method_of(config)
+    checks.check({"method": name}, {"method": one_of(("none", *METHODS))}, "data.stain.")
     if name == "none":
         return None
     if config.stage not in ("segmentation", "pyramid"):
         raise UserError(
             f"data.stain.method={name!r} recolours what a network of nuclei reads, and a "
             f"{config.stage} run is to keep the colours of its images: set it to 'none'"
-        )
-    if name not in METHODS:
-        raise UserError(
-            f"data.stain.method={name!r} is not known; choose one of none, {', '.join(METHODS)}"
         )
     return Method(name, config.data.stain.sparsity)
 

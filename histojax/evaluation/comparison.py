@@ -1,14 +1,15 @@
 """Several runs compared on the same images: scores, paired differences with a test, pictures.
 
-Every run is scored on the data, the degradation and the seed of the first. Scores that a run's
-`evaluation` folder holds are taken where they are of those images and of the checkpoint there is;
-else the run is evaluated anew, below the output folder.
+Every run is scored on the data, the degradation and the seed of the first. The scores in a run's
+`evaluation` folder are read if they are of those images and of the newest checkpoint. Otherwise the
+run is evaluated, and its scores go below the output folder.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
+import itertools
 import json
 import math
 import pathlib
@@ -22,15 +23,14 @@ from histojax import cli
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
+from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.evaluation import comparison_table
-from histojax.evaluation import rows as methods
-from histojax.evaluation import scores as evaluation
+from histojax.evaluation import comparison_table, rows, scores
 from histojax.evaluation.comparison_table import Scores
 from histojax.imaging import figures, writers
-from histojax.report import comparison
-from histojax.runs import workdirs as runs
+from histojax.report import comparison_page
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
 
 _WINDOWS = 2
@@ -38,7 +38,7 @@ _WINDOWS = 2
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """A run that is compared: a workdir, known by its label, with the config of its last stage."""
+    """A run that is compared: its label, its workdir, and the config of its last stage."""
 
     label: str
     workdir: pathlib.Path
@@ -46,7 +46,7 @@ class Entry:
 
 
 def compare(
-    workdirs: Sequence[pathlib.Path],
+    places: Sequence[pathlib.Path],
     output: pathlib.Path,
     *,
     data: str | None = None,
@@ -56,102 +56,94 @@ def compare(
     """Compares runs and writes report.html, comparison.json, comparison.csv and figures/.
 
     Args:
-        workdirs: two or more, of runs or chains; differences are taken from the first.
+        places: two or more workdirs of runs or chains; differences are taken from the first.
         output: folder of the results.
-        data: SPEC that all are scored on; default that of the first run, on which the others have
-            to have been trained as well.
+        data: SPEC that all are scored on; by default that of the first run, on which the others
+            have to be trained as well.
         split: of the data.
-        pictures: how many images are shown through each run, evenly chosen.
+        pictures: number of images that are shown through each run, evenly chosen.
 
     Returns:
-        What comparison.json holds.
+        The content of comparison.json.
 
     Raises:
         UserError: for runs that cannot be compared, or a fault of the workdirs or the data.
     """
-    entries = entries_of(workdirs)
+    entries = entries_of(places)
     reference = entries[0].config.copy_and_resolve_references()
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = runs.open_split(reference, split)
+    source = run_data.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
-    wanted = evaluation.data_record(reference, source, split)
-    scores, dropped = {}, set()
+    wanted = scores.data_record(reference, source, split)
+    found, dropped = {}, set()
     for entry in entries:
-        rows = recorded(entry.workdir, wanted, source.names, data=data)
-        if rows is None:
+        images = recorded(entry.workdir, wanted, source.names, data=data)
+        if images is None:
             say(f"{entry.label}: scoring the {split} split")
             place = output / "scores" / entry.label
-            evaluation.score_workdir(entry.workdir, split=split, output=place, like=reference)
-            rows = read_per_image(place / "per_image.csv")
-        scores[entry.label], left_out = comparison_table.arranged(
-            rows, entry.config.name, entry.config.stage
-        )
+            scores.score_workdir(entry.workdir, split=split, output=place, like=reference)
+            images = read_per_image(place / "per_image.csv")
+        config = entry.config
+        found[entry.label], left_out = comparison_table.arranged(images, config.name, config.stage)
         dropped |= left_out
-    comparison_table.check_baselines(scores)
-    shared = comparison_table.shared_rows(scores)
+    comparison_table.check_baselines(found)
+    shared = comparison_table.shared_rows(found)
     if not shared:
         kinds = ", ".join(f"{entry.label} ({entry.config.stage})" for entry in entries)
         raise UserError(
             f"{kinds} have no score in common; compare runs that enhance with runs that enhance, "
             "and runs that segment with runs that segment"
         )
-    labels = [entry.label for entry in entries]
     result = {
         "runs": [_described(entry, entries[0]) for entry in entries],
-        "against": labels[0],
+        "against": entries[0].label,
         "data": wanted,
         "test": comparison_table.about_the_test(len(source)),
         "notes": [
             *_warnings(entries, reference, source),
-            *comparison_table.omissions(scores, dropped),
+            *comparison_table.omissions(found, dropped),
         ],
         "scores": {
-            row: {metric: comparison_table.means(scores, labels, row, metric) for metric in metrics}
+            row: {metric: comparison_table.means(found, row, metric) for metric in metrics}
             for row, metrics in shared.items()
         },
-        "baselines": comparison_table.baselines(scores, shared),
-        "differences": comparison_table.differences(scores, shared),
-        "pictures": _draw(entries, reference, source, scores, output, pictures),
+        "baselines": comparison_table.baselines(found, shared),
+        "differences": comparison_table.differences(found, shared),
+        "pictures": _draw(entries, reference, source, found, output, pictures),
         "command": cli.repeatable(),
     }
     writers.write_json(output / "comparison.json", result)
     writers.write_csv(output / "comparison.csv", comparison_table.flat(result))
-    folders = {entry.label: evaluation.stage_folders(entry.workdir) for entry in entries}
-    comparison.write(output / "report.html", result, folders)
+    folders = {entry.label: scores.stage_folders(entry.workdir) for entry in entries}
+    comparison_page.write(output / "report.html", result, folders)
     return result
 
 
-def entries_of(workdirs: Sequence[pathlib.Path]) -> list[Entry]:
-    """The runs of workdirs, labelled by as much of their paths' ends as tells them apart.
+def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
+    """The runs of workdirs, labelled by the shortest ends of their paths that all differ.
 
     Raises:
         UserError: for fewer than two, one named twice, or one that holds no trained run.
     """
-    if len(workdirs) < 2:
+    if len(places) < 2:
         raise UserError(
-            f"{len(workdirs)} workdir was named, and two or more are compared; name them as in "
+            f"{len(places)} workdir was named, and two or more are compared; name them as in "
             "python -m histojax.compare runs/a runs/b --output=out"
         )
-    paths = [workdir.resolve() for workdir in workdirs]
-    for path, workdir in zip(paths, workdirs, strict=True):
+    paths = [place.resolve() for place in places]
+    for path, place in zip(paths, places, strict=True):
         if paths.count(path) > 1:
-            raise UserError(f"{workdir} is named twice; name each workdir once")
-    length = next(
-        n
-        for n in range(1, max(len(path.parts) for path in paths) + 1)
-        if len({path.parts[-n:] for path in paths}) == len(paths)
-    )
-    return [
-        Entry(
-            "/".join(part for part in path.parts[-length:] if part != "/"),
-            workdir,
-            from_values(read_config(runs.stage_folder(workdir) / "config.json")),
-        )
-        for path, workdir in zip(paths, workdirs, strict=True)
-    ]
+            raise UserError(f"{place} is named twice; name each workdir once")
+    length = next(n for n in itertools.count(1) if len({p.parts[-n:] for p in paths}) == len(paths))
+    entries = []
+    for path, place in zip(paths, places, strict=True):
+        label = "/".join(part for part in path.parts[-length:] if part != "/")
+        config = read_config(workdirs.stage_folder(place) / "config.json")
+        entries.append(Entry(label, place, from_values(config)))
+    return entries
 
 
 def recorded(
@@ -161,38 +153,36 @@ def recorded(
     *,
     data: str | None = None,
 ) -> list[dict[str, Any]] | None:
-    """A workdir's per-image scores of a split, if of these images and checkpoints.
+    """A workdir's per-image scores of a split; None unless of these images and checkpoints.
 
     Args:
-        workdir: a run's or a chain's.
-        wanted: as `evaluation.data_record` has it.
+        workdir: of a run or a chain.
+        wanted: record of `scores.data_record`.
         names: of the images, in order.
         data: SPEC of the images, where it is not the run's own.
     """
-    folder = evaluation.own_folder(workdir, wanted["split"], data=data)
+    folder = scores.own_folder(workdir, wanted["split"], data=data)
     try:
         table = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-        rows = read_per_image(folder / "per_image.csv")
+        images = read_per_image(folder / "per_image.csv")
     except (OSError, ValueError, KeyError):
         return None
     if not isinstance(table, dict):
         return None
-    steps = {
-        name: runs.newest(place).steps()[-1]
-        for name, place in evaluation.stage_folders(workdir).items()
-    }
+    folders = scores.stage_folders(workdir)
+    steps = {name: workdirs.newest(place).steps()[-1] for name, place in folders.items()}
     fits = (
         table.get("checkpoints") == steps
         and not table.get("ensemble")
         and table.get("enhancer") is None
         and same_pairs(table.get("data") or {}, wanted)
-        and [row["name"] for row in rows] == list(names)
+        and [image["name"] for image in images] == list(names)
     )
-    return rows if fits else None
+    return images if fits else None
 
 
 def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two records of `evaluation.data_record` are of the same pairs of images."""
+    """Whether two records of `scores.data_record` are of the same pairs of images."""
     fields = ["split", "fingerprint", "scale"]
     if other["degradation"]["name"] not in degradation.FIXED:
         fields.append("seed")
@@ -202,7 +192,7 @@ def same_pairs(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 
 
 def same_degradation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Whether two resolved `config.data.degradation` do the same, but for what is drawn."""
+    """Whether two resolved `config.data.degradation` do the same, random draws apart."""
     if other["name"] in degradation.FIXED:
         return one.get("name") == other["name"]
     return one == other
@@ -235,7 +225,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     """Checks that each run's own data holds the same images in this split."""
     first = entries[0]
     for entry in entries[1:]:
-        own = runs.open_split(entry.config, split)
+        own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -246,7 +236,7 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
 
 
 def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -> list[str]:
-    """What a reader has to know before believing the numbers."""
+    """Reasons to doubt the numbers, one sentence each."""
     notes = []
     scored = to_values(reference.data.degradation)
     for entry in entries:
@@ -277,18 +267,18 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
 
 
 def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
-    """How many of the images a run was trained on, by name, in data of the same SPEC."""
+    """The number of images a run was trained on, by name, in data of the same SPEC."""
     if entry.config.data.source != reference.data.source:
         return 0
     if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
         return 0  # patients of one name, and not the same
-    train = runs.open_split(runs.without_extra(entry.config), "train")
+    train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:
-    """What a run was, and in which fields of its config it differs from the first."""
-    folder = runs.stage_folder(entry.workdir)
+    """A run, and the fields in which its config differs from the first run's."""
+    folder = workdirs.stage_folder(entry.workdir)
     path = folder / "summary.json"
     summary = read_config(path) if path.exists() else {}
     own, other = (to_values(e.config) for e in (entry, first))
@@ -298,7 +288,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
         "name": entry.config.name,
         "stage": entry.config.stage,
         "steps": entry.config.steps,
-        "checkpoint_step": runs.newest(folder).steps()[-1],
+        "checkpoint_step": workdirs.newest(folder).steps()[-1],
         "seconds": summary.get("seconds"),
         "parameters": sum((summary.get("parameters") or {}).values()) or None,
         "differs_in": differences(other, own) if entry is not first else [],
@@ -309,7 +299,7 @@ def _draw(
     entries: Sequence[Entry],
     reference: ConfigDict,
     source: Source,
-    scores: Mapping[str, Scores],
+    found: Mapping[str, Scores],
     output: pathlib.Path,
     count: int,
 ) -> list[str]:
@@ -318,45 +308,42 @@ def _draw(
     Returns:
         The pictures' paths below `output`.
     """
-    count = min(count, len(source))
-    places = sorted({round(i * (len(source) - 1) / max(count - 1, 1)) for i in range(count)})
+    chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
-    pairs = {i: evaluation.image_pair(source[i], recipe, reference.seed) for i in places}
-    images: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
-    masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in places}
+    pairs = {i: image_pair(source[i], recipe, reference.seed) for i in chosen}
+    upsample = rows.bicubic(reference.data.scale)
+    images = {i: {"lr": lr, "bicubic": upsample(lr)} for i, (_, lr, _) in pairs.items()}
+    masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in chosen}
     for entry in entries:
-        run = runs.load(entry.workdir)
+        run = workdirs.load(entry.workdir)
         enhance = segment = None
         if enhances(run.stage):
-            enhance = methods.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
+            enhance = rows.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
         if segments(run.stage):
             sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
-            segment = methods.run_segmenter(run, sizes, mpp=source.mpp)
+            segment = rows.run_segmenter(run, sizes, mpp=source.mpp)
         for i, (hr, lr, _) in pairs.items():
-            seen = hr if enhance is None else enhance(lr)
+            seen, row = hr, "hr_to_s"
             if enhance is not None:
-                caption = _caption(entry.label, scores, ("sr", "psnr_rgb"), i, "{:.2f} dB")
-                images[i][caption] = seen
+                seen, row = enhance(lr), "sr_to_s"
+                images[i][_caption(entry.label, found, ("sr", "psnr_rgb"), i, "{:.2f} dB")] = seen
             if segment is not None:
-                row = "hr_to_s" if enhance is None else "sr_to_s"
-                caption = _caption(entry.label, scores, (row, "dice"), i, "Dice {:.3f}")
+                caption = _caption(entry.label, found, (row, "dice"), i, "Dice {:.3f}")
                 masks[i][caption] = writers.overlay(seen, segment(seen).instances)
     drawn = []
-    upsample = methods.bicubic(reference.data.scale)
-    for i, (hr, lr, truth) in pairs.items():
-        shown = {"lr": lr, "bicubic": upsample(lr), **images[i], "hr": hr}
+    for i, (hr, _, truth) in pairs.items():
+        pictures = {**images[i], "hr": hr}
         if masks[i] and truth is not None:
-            shown["annotation"] = writers.overlay(hr, truth)
+            pictures["annotation"] = writers.overlay(hr, truth)
         name = source.names[i]
         drawn.append(f"figures/{name}.png")
-        pictures = {**shown, **masks[i]}
-        figures.write_comparison(output / drawn[-1], name, pictures, crops=_WINDOWS)
+        figures.write_comparison(output / drawn[-1], name, {**pictures, **masks[i]}, crops=_WINDOWS)
     return drawn
 
 
 def _caption(
-    label: str, scores: Mapping[str, Scores], key: tuple[str, str], image: int, form: str
+    label: str, found: Mapping[str, Scores], key: tuple[str, str], image: int, form: str
 ) -> str:
-    values = scores[label].get(key)
+    values = found[label].get(key)
     value = math.nan if values is None else values[image]
     return f"{label}, {form.format(value)}" if math.isfinite(value) else f"{label}, no score"

@@ -1,8 +1,8 @@
-"""What runs score on the same images, row by row: shared rows, paired differences, tables.
+"""Scores of several runs on the same images, row by row: shared rows, paired differences, tables.
 
-A row is what scores are of. "sr" is the image that a run itself enhances, "sr_to_s" the mask that
-its segmenter finds there, "hr_to_s" that in the real image and "bicubic_to_s" that in the bicubic
-one; rows of a chain's earlier stages carry their names.
+A row names the object of scores. "sr" is the image that a run itself enhances. "sr_to_s", "hr_to_s"
+and "bicubic_to_s" are the masks that its segmenter finds in that image, in the real one and in the
+bicubic one. Rows of a chain's earlier stages have the names of those stages.
 """
 
 from __future__ import annotations
@@ -13,16 +13,17 @@ from typing import Any
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.metrics import intervals
-from histojax.report import comparison, scoreboard
+from histojax.metrics import intervals, registry
+from histojax.metrics.registry import Metric
+from histojax.report import table
+from histojax.report.comparison_page import BASELINES, row_title
 
 # (row, metric) -> a value for each image, in the order of the source.
 Scores = Mapping[tuple[str, str], np.ndarray]
 
-# What a run makes itself; other rows belong to earlier stages of a chain.
+# Rows of a run itself; other rows belong to earlier stages of a chain.
 OWN_ROWS = ("sr", "sr_to_s", "bicubic_to_s", "hr_to_s")
-# What stands beside the runs and is no run's own.
-_NO_RUN = tuple(method for method, _ in comparison.BASELINES.values())
+_NO_RUN = tuple(BASELINES.values())
 
 
 def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[Scores, set[str]]:
@@ -39,16 +40,16 @@ def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[S
     """
     scores: dict[tuple[str, str], np.ndarray] = {}
     left_out = set()
-    for key, parsed in scoreboard.split_keys(rows[0]).items():
-        if parsed is None:
+    for key, split in registry.split_keys(rows[0]).items():
+        if split is None:
             continue
-        metric, method = parsed
+        metric, row = split
         if metric == "feature_distance_segmenter":
             left_out.add(metric)
             continue
-        parts = method.split("_to_")
+        parts = row.split("_to_")
         if stage == "joint":
-            if method == own and metric in scoreboard.MASK_METRICS:
+            if row == own and table.describe(metric).group != "image":
                 parts = [own, own]
             elif parts[-1] == "s":
                 parts[-1] = "segmentation"
@@ -56,7 +57,7 @@ def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[S
                 parts[-1] = "s"
         if parts[0] == own:
             parts[0] = "sr"
-        scores["_to_".join(parts), metric] = np.array([row[key] for row in rows])
+        scores["_to_".join(parts), metric] = np.array([image[key] for image in rows])
     return scores, left_out
 
 
@@ -78,21 +79,20 @@ def differences(
     scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, dict[str, Any]]]:
     """Row -> metric -> run -> paired difference from the first run, with interval and p."""
-    first = next(iter(scores))
+    first, *others = scores
     found: dict[str, dict[str, dict[str, Any]]] = {}
-    for row, metrics in shared.items():
-        for metric in metrics:
-            base = scores[first].get((row, metric))
-            for label, own in scores.items():
-                values = own.get((row, metric))
-                if label == first or base is None or values is None:
-                    continue
-                test = intervals.paired_test(values, base)
-                found.setdefault(row, {}).setdefault(metric, {})[label] = {
-                    **intervals.paired_difference(values, base)._asdict(),
-                    "p": test.p,
-                    "exact": test.exact,
-                }
+    for key in ((row, metric) for row, metrics in shared.items() for metric in metrics):
+        if key not in scores[first]:
+            continue
+        base = scores[first][key]
+        for label in (label for label in others if key in scores[label]):
+            values = scores[label][key]
+            test = intervals.paired_test(values, base)
+            found.setdefault(key[0], {}).setdefault(key[1], {})[label] = {
+                **intervals.paired_difference(values, base)._asdict(),
+                "p": test.p,
+                "exact": test.exact,
+            }
     return found
 
 
@@ -103,18 +103,10 @@ def flat(result: Mapping[str, Any]) -> list[dict[str, Any]]:
         for metric, by_run in metrics.items():
             for label, entry in by_run.items():
                 other = result["differences"].get(row, {}).get(metric, {}).get(label, {})
-                lines.append(
-                    {
-                        "row": row,
-                        "metric": metric,
-                        "run": label,
-                        **entry,
-                        **{
-                            f"difference_{field}" if field != "p" else "p": other.get(field)
-                            for field in ("mean", "low", "high", "n", "p")
-                        },
-                    }
-                )
+                line = {"row": row, "metric": metric, "run": label, **entry}
+                for field in ("mean", "low", "high", "n"):
+                    line[f"difference_{field}"] = other.get(field)
+                lines.append({**line, "p": other.get("p")})
     return lines
 
 
@@ -126,65 +118,50 @@ def table_text(result: Mapping[str, Any]) -> str:
         f"difference from {result['against']} [95 % interval], p"
     ]
     for row, metrics in result["scores"].items():
-        for metric, by_run in metrics.items():
-            shown = scoreboard.describe(metric)
-            unit = f", {shown.unit}" if shown.unit else ""
-            sense = "higher" if shown.up else "lower"
-            lines += [
-                "",
-                f"{comparison.row_title(row)}: {shown.label}{unit} ({sense} is better)",
-            ]
-            baseline = result["baselines"].get(row, {}).get(metric)
-            names = [*by_run]
-            if baseline:
-                names.append(comparison.BASELINES[row][1])
-            width = max(map(len, names))
-            if baseline:
-                lines.append(f"  {names[-1]:<{width}}  {_with_interval(baseline, metric)}")
-            for label, entry in by_run.items():
+        for name, by_run in metrics.items():
+            metric = table.describe(name)
+            unit = f", {metric.unit}" if metric.unit else ""
+            sense = "higher" if metric.higher_is_better else "lower"
+            lines += ["", f"{row_title(row)}: {metric.title}{unit} ({sense} is better)"]
+            baseline = result["baselines"].get(row, {}).get(name)
+            others = result["differences"].get(row, {}).get(name, {})
+            shown = [(table.row_label(BASELINES[row]), baseline, None)] if baseline else []
+            shown += [(label, entry, others.get(label)) for label, entry in by_run.items()]
+            width = max(len(label) for label, _, _ in shown)
+            for label, entry, other in shown:
                 line = f"  {label:<{width}}  {_with_interval(entry, metric)}"
-                other = result["differences"].get(row, {}).get(metric, {}).get(label)
                 if other is not None:
                     line += f"   {_with_interval(other, metric, signed=True)}"
-                    line += f"  p {comparison.p_text(other['p'])}"
-                if other is not None and other["n"] < data["images"]:
-                    line += f"  ({other['n']} images)"
+                    line += f"  p {table.p_text(other['p'])}"
+                    line += f"  ({other['n']} images)" if other["n"] < data["images"] else ""
                 lines.append(line)
     return "\n".join([*lines, "", result["test"], *result["notes"]])
 
 
-def _with_interval(entry: Mapping[str, Any], metric: str, *, signed: bool = False) -> str:
-    mean, low, high = (
-        scoreboard.score_text(entry[field], metric, signed=signed)
-        for field in ("mean", "low", "high")
-    )
+def _with_interval(entry: Mapping[str, Any], metric: Metric, *, signed: bool = False) -> str:
+    mean, low, high = table.interval_texts(entry, metric, signed=signed)
     return f"{mean:>7} [{low:>7}, {high:>7}]"
 
 
-def means(
-    scores: Mapping[str, Scores], labels: Sequence[str], row: str, metric: str
-) -> dict[str, dict[str, Any]]:
+def means(scores: Mapping[str, Scores], row: str, metric: str) -> dict[str, dict[str, Any]]:
     """Run -> mean with its interval, of one metric of a row; runs that lack it are left out."""
     return {
-        label: intervals.bootstrap_mean(scores[label][row, metric])._asdict()
-        for label in labels
-        if (row, metric) in scores[label]
+        label: intervals.bootstrap_mean(own[row, metric])._asdict()
+        for label, own in scores.items()
+        if (row, metric) in own
     }
 
 
 def baselines(
     scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
 ) -> dict[str, dict[str, Any]]:
-    """Row -> metric -> score of what the row is to be read against."""
+    """Row -> metric -> score of the baseline that the row is read against."""
     found: dict[str, dict[str, Any]] = {}
-    for row, (method, _) in comparison.BASELINES.items():
+    for row, baseline in BASELINES.items():
         for metric in shared.get(row, ()):
-            values = next(
-                (s[method, metric] for s in scores.values() if (method, metric) in s), None
-            )
-            if values is not None:
-                interval = intervals.bootstrap_mean(values)
-                found.setdefault(row, {})[metric] = interval._asdict()
+            having = [own[baseline, metric] for own in scores.values() if (baseline, metric) in own]
+            if having:
+                found.setdefault(row, {})[metric] = intervals.bootstrap_mean(having[0])._asdict()
     return found
 
 
@@ -206,7 +183,7 @@ def omissions(scores: Mapping[str, Scores], dropped: set[str]) -> list[str]:
         others = {row for other in scores if other != label for row, _ in scores[other]}
         alone = list(dict.fromkeys(row for row, _ in found if row not in {*others, *_NO_RUN}))
         if alone:
-            titles = ", ".join(comparison.row_title(row) for row in alone)
+            titles = ", ".join(row_title(row) for row in alone)
             notes.append(f"Only {label} has: {titles}.")
     if dropped:
         notes.append(
@@ -222,15 +199,12 @@ def check_baselines(scores: Mapping[str, Scores]) -> None:
     Raises:
         UserError: if not.
     """
-    known: tuple[str, np.ndarray] | None = None
-    for label, found in scores.items():
-        values = found.get(("bicubic", "psnr_rgb"))
-        if values is None:
-            continue
-        if known is None:
-            known = label, values
-        elif not np.allclose(values, known[1], atol=0.01, equal_nan=True):
+    key = ("bicubic", "psnr_rgb")
+    having = [label for label, found in scores.items() if key in found]
+    for label in having[1:]:
+        one, other = scores[having[0]][key], scores[label][key]
+        if not np.allclose(other, one, atol=0.01, equal_nan=True):
             raise UserError(
-                f"bicubic enlargement scores otherwise in {label} than in {known[0]}, so their "
-                f"images are not the same; remove the evaluation folder of both and compare again"
+                f"bicubic enlargement scores otherwise in {label} than in {having[0]}, so their "
+                "images are not the same; remove the evaluation folder of both and compare again"
             )

@@ -1,4 +1,4 @@
-"""What is scored: ways from a low-resolution image to an enhanced one and to nuclei."""
+"""The rows of a table of scores: ways from a low-resolution image to an enhanced one, to nuclei."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
 Image = np.ndarray
-# Feature maps are compared on windows of this side, which bounds their memory.
+# Side of the windows on which feature maps are compared, px; it bounds their memory.
 _FEATURE_WINDOW = 256
 
 
@@ -53,19 +53,19 @@ def methods_of(
     features: Mapping[str, content.FeatureNetwork] | None = None,
     ensemble: bool = False,
 ) -> Methods:
-    """The rows of the table that a set of runs calls for.
+    """Every enhancer, segmenter and row that a set of runs offers.
 
     Args:
         folders: run's name -> run, in the order of training.
-        source: what they will be scored on.
+        source: the images to score.
         config: a run's config.
-        enhancer: put before every segmenter: "bicubic", "none" (the real image alone), the folder
-            of a run, or None for all that the runs offer.
+        enhancer: the one that every segmenter reads: "bicubic", "none" (the real image alone), the
+            folder of a run, or None for all of the runs.
         features: network's name -> feature network for feature distances.
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
     scale = config.data.scale
-    smallest = scale if enhancer == "none" else image_quality.smallest_side(shave=scale)
+    smallest = scale if enhancer == "none" else image_quality.smallest_side(scale)
     hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
     generators = {name: run for name, run in folders.items() if enhances(run.stage)}
@@ -96,21 +96,16 @@ def methods_of(
         rows.append(("otsu", None, "otsu"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)
-        if run.config.stage == "joint" and enhancer is None:
-            rows.append((name, name, name))
-            rows.append((f"hr_to_{name}", None, name))
-            continue
         label = "s" if run.config.stage == "segmentation" else name
-        # A joint run's own generator is scored with its own segmenter, not with another's.
-        paired = [e for e in enhancers if e not in masks or enhancer is not None]
-        rows += [(f"{e}_to_{label}", e, name) for e in paired]
+        if name in generators and enhancer is None:
+            rows.append((name, name, name))
+        else:
+            # A joint run's own generator is scored with its own segmenter, not with another's.
+            paired = [e for e in enhancers if e not in masks or enhancer is not None]
+            rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
-    return Methods(
-        enhancers,
-        segmenters,
-        rows,
-        {name: feature_metric(network) for name, network in (features or {}).items()},
-    )
+    distances = {name: feature_metric(network) for name, network in (features or {}).items()}
+    return Methods(enhancers, segmenters, rows, distances)
 
 
 def sizes_of(source: Source, scale: int, *, smallest: int | None = None) -> list[tuple[int, int]]:
@@ -158,8 +153,8 @@ def run_segmenter(
 
     Args:
         run: with a segmenter.
-        sizes: (H, W) of the images to come.
-        mpp: um per px of these, None where unknown.
+        sizes: (H, W) of the images to come, px.
+        mpp: um per px of the images, None where unknown.
         ensemble: as in `methods_of`.
     """
     network = tiled.segmenter(run, ensemble=ensemble)
@@ -192,8 +187,9 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
         )
 
     def metric(sr: Image, hr: Image) -> float:
-        side = min(_FEATURE_WINDOW, *hr.shape[:2]) // network.stride * network.stride
-        windows = tiling.squares(*hr.shape[:2], side)
+        height, width = hr.shape[:2]
+        side = min(_FEATURE_WINDOW, height, width) // network.stride * network.stride
+        windows = tiling.squares(height, width, side)
         return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
 
     return metric
@@ -202,12 +198,12 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
 def own_features(folders: Mapping[str, workdirs.Run]) -> dict[str, content.FeatureNetwork]:
     """The segmentation run's encoder, at the layers that no run among these was trained on."""
     run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
-    # One that reads normalised images would see other colours here.
+    # An encoder of normalised images would see other colours here.
     if run is None or stain_matching.method_of(run.config) != "none":
         return {}
-    network = content.segmenter_features(
-        run.stage.segmenter, run.state.variables("segmenter", averaged=True)
-    )
+    assert segments(run.stage)
+    variables = run.state.variables("segmenter", averaged=True)
+    network = content.segmenter_features(run.stage.segmenter, variables)
     trained_on = {
         layer
         for other in folders.values()
@@ -219,7 +215,7 @@ def own_features(folders: Mapping[str, workdirs.Run]) -> dict[str, content.Featu
 
 
 def comparisons(methods: Methods) -> list[tuple[str, str]]:
-    """The differences that the table is read for, as pairs of metric names."""
+    """Pairs of keys whose differences are reported: enhancers to bicubic, joint to other rows."""
     pairs = []
     for name in methods.enhancers:
         if name != "bicubic":

@@ -37,7 +37,7 @@ def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
     """Converts full-range uint16 samples v to uint8 round(v / 257).
 
     Raises:
-      UserError: no colour sample reaches 2**15, so the samples are likely 10 to 14-bit.
+        UserError: no colour sample reaches 2**15, so the samples are likely 10 to 14-bit.
     """
     colors = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
     if colors.max() < 2**15:
@@ -52,9 +52,9 @@ def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False)
     """Returns RGB (H, W, 3) from uint8 grey, grey + alpha, RGB or RGBA, composited over white.
 
     Args:
-      path: named in the log where there is transparency.
-      pixels: uint8 (H, W) or (H, W, 1 to 4).
-      premultiplied: whether the colours are already multiplied by alpha.
+        path: named in the log where there is transparency.
+        pixels: uint8 (H, W) or (H, W, 1 to 4).
+        premultiplied: whether the colours are already multiplied by alpha.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
@@ -101,11 +101,11 @@ def refused_if_damaged(path: pathlib.Path) -> Iterator[None]:
 
 
 def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-    said = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in said.lower():
+    reason = " ".join(str(error).split()) or type(error).__name__
+    if "truncated" in reason.lower():
         return truncated(path)
     return UserError(
-        f"{path} cannot be decoded, it is damaged or of an unusual kind ({said}): "
+        f"{path} cannot be decoded, it is damaged or of an unusual kind ({reason}): "
         "copy or export it again"
     )
 
@@ -123,7 +123,7 @@ def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
     """Returns float labels as int64, and others as they are.
 
     Raises:
-      UserError: some are fractions or no numbers, or their type may have rounded two into one.
+        UserError: some are fractions or no numbers, or their type may have rounded two into one.
     """
     if values.dtype.kind != "f":
         return values
@@ -136,8 +136,8 @@ def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
     exact = 2 ** (np.finfo(values.dtype).nmant + 1)
     if values.max() >= exact:
         raise UserError(
-            f"{path} holds the label {values.max():.0f} as {values.dtype}, which tells whole "
-            f"numbers apart below {exact} only: save the labels as uint32 TIFF"
+            f"{path} holds the label {values.max():.0f} as {values.dtype}, which is exact "
+            f"below {exact} only: save the labels as uint32 TIFF"
         )
     return values.astype(np.int64)
 
@@ -146,7 +146,7 @@ def readable_name(path: pathlib.Path) -> str:
     """A file's name without its ending, as text that can be written into tables and pages.
 
     Raises:
-      UserError: the name's bytes are not text in the encoding of the file system.
+        UserError: the name's bytes are not text in the encoding of the file system.
     """
     try:
         path.stem.encode()

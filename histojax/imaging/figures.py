@@ -1,7 +1,7 @@
 """Pictures that a run leaves: samples during training, comparisons and agreement maps after it.
 
 Axes: H, W pixels of the high-resolution side, h = H / r and w = W / r, C channels. Sheets are PNG
-files that also say what they hold (`read_sheet`), so that a report can caption them.
+files that also list what they hold (`read_sheet`), so that a report can caption them.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from histojax.files import atomic_path
 from histojax.imaging.resampling import upsample
 from histojax.imaging.writers import overlay, panels
 
-# Okabe and Ito's palette (2008): told apart by colour-blind readers, and by lightness in print.
+# Okabe and Ito's palette (2008): colour-blind readers can distinguish it, and so can print.
 FOUND, EXTRA, MISSED = (64, 64, 64), (230, 159, 0), (0, 114, 178)
 AGREEMENT = {"nucleus found": FOUND, "found, not annotated": EXTRA, "annotated, missed": MISSED}
 ANNOTATED, PREDICTED = (0, 255, 0), (240, 96, 0)
 
-# Maps beside the mask.
+# Maps other than the mask.
 _MAPS = ("marker", "contour", "distance")
 _GAP = 6
 _SMALLEST = 160
@@ -35,7 +35,7 @@ _NOTES = "histojax"
 
 @dataclasses.dataclass(frozen=True)
 class Sheet:
-    """What a sheet of pictures says of itself.
+    """The notes in the PNG of a sheet of pictures.
 
     Attributes:
         captions: of its pictures, left to right, of each row; alike rows are named once.
@@ -88,9 +88,8 @@ def write_samples(
     """Writes one PNG with a row for each sample, of the pictures that there are.
 
     In order: input (pixels enlarged), bicubic, enhanced, original, synthetic, annotated (contours),
-    predicted
-    (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours), and the
-    other maps that are predicted, as grey.
+    predicted (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours),
+    and the other predicted maps, as grey.
 
     Args:
         path: final name; its folder is made.
@@ -208,10 +207,10 @@ def busiest(image: np.ndarray, side: int, *, count: int, step: int = 1) -> list[
 
 
 def read_sheet(image: PIL.Image.Image) -> Sheet:
-    """What an opened PNG of this module says of itself; an empty Sheet for any other image."""
+    """The notes of an opened PNG of this module; an empty Sheet for any other image."""
     try:
         notes = json.loads(getattr(image, "text", {})[_NOTES])
-        focus = tuple(tuple(int(side) for side in box) for box in notes["focus"])
+        focus = tuple((int(x), int(y), int(w), int(h)) for x, y, w, h in notes["focus"])
         captions = tuple(tuple(map(str, row)) for row in notes["captions"])
         return Sheet(captions, focus, dict(notes["legend"]))
     except (KeyError, TypeError, ValueError):

@@ -48,7 +48,7 @@ class Plane:
                 for row, line in enumerate(values, y):
                     self._seek(row, x)
                     self._file.write(line.data)
-            # A full disk is heard of here, and not in a later read.
+            # So that a full disk raises here, and not in a later read.
             self._file.flush()
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
@@ -59,11 +59,11 @@ class Plane:
         with disk_errors(self._folder):
             if width == self.width:
                 self._seek(y, 0)
-                self._file.readinto(values)
+                self._file.readinto(values.data)
             else:
                 for row, line in enumerate(values, y):
                     self._seek(row, x)
-                    self._file.readinto(line)
+                    self._file.readinto(line.data)
         return values
 
     def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
@@ -75,7 +75,7 @@ class Plane:
         self._file.seek((y * self.width + x) * self.dtype.itemsize)
 
     def close(self) -> None:
-        # What a full disk did not take is not wanted any more, and has been told of.
+        # A full disk may refuse buffered values; `write` has raised that already.
         with contextlib.suppress(OSError):
             self._file.close()
 

@@ -41,8 +41,8 @@ class Segments:
     Usable from several threads: reading the file and the cache are locked, decoding is not.
 
     Attributes:
-      rows, columns: size of what is decoded at once, px.
-      decoded: how many segments have been decoded so far.
+        rows, columns: size of what is decoded at once, px.
+        decoded: how many segments have been decoded so far.
     """
 
     def __init__(
@@ -80,15 +80,12 @@ class Segments:
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the region's stored samples (height, width, samples)."""
-        out: np.ndarray | None = None
+        out = np.empty((height, width, self.page.samplesperpixel), self.page.dtype)
         for plane in range(self._planes):
             channels = slice(None) if self._planes == 1 else slice(plane, plane + 1)
             for row in range(y // self.rows, (y + height - 1) // self.rows + 1):
                 for column in range(x // self.columns, (x + width - 1) // self.columns + 1):
                     segment = self._segment((plane * self._down + row) * self._across + column)
-                    if out is None:
-                        shape = (height, width, self.page.samplesperpixel)
-                        out = np.empty(shape, segment.dtype)
                     top, left = row * self.rows, column * self.columns
                     y0, x0 = max(y, top), max(x, left)
                     y1 = min(y + height, top + self.rows)
@@ -194,7 +191,7 @@ def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
     left_out = np.count_nonzero(counts == 0)
     if left_out == needed:
         raise UserError(
-            f"{path} says {page.imagelength} x {page.imagewidth} px and holds none of its {needed} "
+            f"{path} has {page.imagelength} x {page.imagewidth} px and holds none of its {needed} "
             "tiles or strips: copy or export it again"
         )
     if left_out:
@@ -205,7 +202,7 @@ def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
 def _check_tags(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> None:
     """Refuses a page whose tags reach beyond the file: tifffile would go by their defaults."""
     form, file = tiff.tiff, tiff.filehandle
-    if form.is_ndpi:  # its entries are longer than the file's version says
+    if form.is_ndpi:  # its entries are longer than those of the file's version
         return
     file.seek(page.offset)
     count = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
@@ -289,17 +286,16 @@ def mpp_of(tiff: tifffile.TiffFile, page: Any) -> float | None:
     if x is None or y is None or not all(_MPP_RANGE[0] <= v <= _MPP_RANGE[1] for v in (x, y)):
         return None
     if abs(x - y) > 0.01 * max(x, y):
-        log_once(
-            tiff.filehandle.path, f"has pixels of {x:.4g} x {y:.4g} um: scale taken as unknown"
-        )
+        path = pathlib.Path(tiff.filehandle.path)
+        log_once(path, f"has pixels of {x:.4g} x {y:.4g} um: scale taken as unknown")
         return None
     return float(x)
 
 
-def _number(text: str | None) -> float | None:
+def _number(text: str) -> float | None:
     try:
         return float(text)
-    except (TypeError, ValueError):
+    except ValueError:
         return None
 
 
@@ -311,7 +307,7 @@ def _ome_mpp(xml: str) -> tuple[float | None, float | None]:
         return None, None
     sizes = []
     for axis in "XY":
-        size = _number(pixels.get(f"PhysicalSize{axis}"))
+        size = _number(pixels.get(f"PhysicalSize{axis}", ""))
         unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
         um = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}.get(unit)
         sizes.append(size * um if size is not None and um else None)

@@ -2,7 +2,7 @@
 
 A tile is a core; the window that a network sees is the core with a halo on every side. The network
 on a whole image is defined as the network on the image reflect-extended by the halo, with the
-margin discarded (`whole`). `tiled` reads its windows from that same extension, so the two agree
+margin discarded. `tiled` reads its windows from that same extension, so the two agree
 wherever an output pixel depends on no more than `halo` input pixels around it, and where origins
 are aligned to the network's total stride. Networks that pool over the window
 (squeeze-and-excitation) or that resize with aligned corners are outside of this.
@@ -108,7 +108,7 @@ def core_size(
 def reflected(start: int, length: int, size: int) -> np.ndarray:
     """Indices into `size` pixels for start .. start + length - 1 of the reflected extension.
 
-    The border pixel is not repeated (NumPy's "reflect"), and the reflection goes on for ever, so
+    The border pixel is not repeated (NumPy's "reflect"), and the reflection repeats without end, so
     that images smaller than the halo are extended too; one pixel extends to a constant.
     """
     period = max(2 * (size - 1), 1)
@@ -126,7 +126,7 @@ class _ArrayReader:
 
 
 def _as_reader(image: RegionReader | np.ndarray) -> RegionReader:
-    reader = image if hasattr(image, "read") else _ArrayReader(np.asarray(image))
+    reader = _ArrayReader(image) if isinstance(image, np.ndarray) else image
     if reader.height < 1 or reader.width < 1:
         raise UserError(
             f"The image has {reader.height} x {reader.width} px and nothing to read: "
@@ -162,28 +162,18 @@ def _check_geometry(core: int, halo: int, batch_size: int, stride: int) -> None:
         raise UserError(f"A batch of {batch_size} tiles holds nothing: give 1 or more.")
 
 
-def _own_scale(name: str, array: np.ndarray, window: tuple[int, int]) -> int:
-    scale, rest = divmod(array.shape[0], window[0])
-    if rest or scale < 1 or array.shape[1] != scale * window[1]:
-        raise ValueError(
-            f"output {name!r} has {array.shape[:2]} px for a window of {window} px: "
-            "it must be a whole multiple of the window"
-        )
-    return scale
-
-
 def _crop(
-    outputs: Mapping[str, np.ndarray],
-    window: tuple[int, int],
-    halo: int,
-    rows: int,
-    columns: int,
-    scale: int,
+    outputs: Mapping[str, np.ndarray], side: int, halo: int, rows: int, columns: int, scale: int
 ) -> dict[str, np.ndarray]:
     """`rows` x `columns` input px from the corner of the core, of each output at its own scale."""
     cropped = {}
     for name, array in outputs.items():
-        own = _own_scale(name, array, window)
+        own, rest = divmod(array.shape[0], side)
+        if rest or own < 1 or array.shape[1] != own * side:
+            raise ValueError(
+                f"output {name!r} has {array.shape[:2]} px for a window of {side} px: "
+                "it must be a whole multiple of the window"
+            )
         if own > scale:
             raise ValueError(f"output {name!r} has scale {own}, above the scale of {scale} given")
         edge = halo * own
@@ -208,7 +198,7 @@ def tiled(
             every call (the last batch is filled up with copies of its last window), so a jitted
             network is compiled once. Its arrays may still be computing when it returns.
         image: uint8 (H, W, 3), or a reader of regions, whose `read` is called from one thread
-            beside this one.
+            other than the caller's.
         core: the tile, input px, a multiple of `stride`.
         halo: at least the receptive-field radius, input px; rounded up to the stride.
         scale: output px per input px, of the tiles' y and x. An output may have a smaller whole
@@ -244,7 +234,7 @@ def _tiles(
         for i, (y, x) in enumerate(batch):
             rows, columns = min(core, reader.height - y), min(core, reader.width - x)
             own = {name: array[i] for name, array in host.items()}
-            cropped = _crop(own, (side, side), halo, rows, columns, scale)
+            cropped = _crop(own, side, halo, rows, columns, scale)
             yield Tile(y * scale, x * scale, cropped)
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
@@ -259,30 +249,8 @@ def _tiles(
             if computing is not None:
                 yield from finish(*computing)
             computing, batch = (batch, outputs), following
-        yield from finish(*computing)
-
-
-def whole(
-    network: Network,
-    image: RegionReader | np.ndarray,
-    *,
-    halo: int,
-    scale: int = 1,
-    stride: int = 1,
-) -> dict[str, np.ndarray]:
-    """The network on the whole reflect-extended image at once: the definition `tiled` agrees with.
-
-    Arguments as in `tiled`; every image size is a window shape of its own, compiled anew.
-    Returns {name: (H*s, W*s, ...)}.
-    """
-    _check_geometry(stride, halo, 1, stride)
-    reader = _as_reader(image)
-    halo = round_up(halo, stride)
-    height = round_up(reader.height, stride) + 2 * halo
-    width = round_up(reader.width, stride) + 2 * halo
-    outputs = network(read_window(reader, -halo, -halo, height, width)[None])
-    own = {name: np.asarray(array)[0] for name, array in outputs.items()}
-    return _crop(own, (height, width), halo, reader.height, reader.width, scale)
+        if computing is not None:
+            yield from finish(*computing)
 
 
 def _ratios(outputs: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:

@@ -6,10 +6,13 @@ nothing half-written under that name. Axes: H, W pixels, C channels.
 
 from __future__ import annotations
 
+import concurrent.futures
+import contextlib
 import csv
 import itertools
 import json
 import math
+import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -101,7 +104,7 @@ def stream_tiff(
                 yield tile
         check_rows()
 
-    resolution = {}
+    resolution: dict[str, Any] = {}
     if mpp is not None:
         resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
     size = height * width * math.prod(channels) * dtype.itemsize
@@ -126,6 +129,55 @@ def stream_tiff(
         # The writer takes the tiles that the shape needs and asks for no more.
         written += sum(len(piece) for piece in pieces)
         check_rows()
+
+
+class TiffStream:
+    """`stream_tiff` for strips that are handed over one by one, by a thread that writes them.
+
+    What the thread raises is raised by the next `add`, or by `close`.
+    """
+
+    def __init__(self, path: str | Path, *, height: int, width: int, mpp: float | None = None):
+        """Args as those of `stream_tiff`."""
+        self._strips: queue.Queue[np.ndarray | Exception | None] = queue.Queue(1)
+        self._thread = concurrent.futures.ThreadPoolExecutor(1)
+        self._writing = self._thread.submit(
+            stream_tiff, path, self._handed_over(), height=height, width=width, mpp=mpp
+        )
+
+    def _handed_over(self) -> Iterator[np.ndarray]:
+        while (strip := self._strips.get()) is not None:
+            if isinstance(strip, Exception):
+                raise strip
+            yield strip
+
+    def _hand_over(self, strip: np.ndarray | Exception | None) -> None:
+        # The thread ends before the last strip only if it fails.
+        while not self._writing.done():
+            with contextlib.suppress(queue.Full):
+                self._strips.put(strip, timeout=0.1)
+                return
+
+    def add(self, strip: np.ndarray) -> None:
+        """Takes the next strip; it may not be changed afterwards."""
+        self._hand_over(strip)
+        if self._writing.done():
+            self._writing.result()
+
+    def close(self) -> None:
+        """Waits for the file, which then has its final name."""
+        self._hand_over(None)
+        self._thread.shutdown()
+        self._writing.result()
+
+    def drop(self) -> None:
+        """Removes a file that is not closed; does nothing after `close`."""
+        self._hand_over(_Dropped())
+        self._thread.shutdown()
+
+
+class _Dropped(Exception):
+    """Ends a thread whose file is not wanted."""
 
 
 def _plain(value: Any) -> Any:

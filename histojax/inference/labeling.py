@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -11,13 +12,15 @@ from ml_collections import ConfigDict
 from histojax.components import images
 from histojax.config import read_config
 from histojax.errors import UserError
-from histojax.nuclei import components, separation
+from histojax.imaging.plane import Plane
+from histojax.nuclei import components, postprocessing
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
 from histojax.runs import workdirs
+from histojax.stages.base import segments
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
-# Of an image that a form looks at as a whole: some 40 bytes each.
+# The largest image that a post-processor takes whole, px: some 40 bytes each.
 MOST_PIXELS = 2**26
 
 Maps = Mapping[str, np.ndarray]
@@ -31,7 +34,7 @@ class Found:
         mask: bool (H, W), the foreground at the run's threshold.
         instances: int32 (H, W), what is left of it, nucleus by nucleus.
         classes: uint8 (H, W), the likeliest class of each pixel, 0 background; None where the run
-            tells none apart.
+            predicts no classes.
     """
 
     mask: np.ndarray
@@ -39,18 +42,19 @@ class Found:
     classes: np.ndarray | None = None
 
 
-def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> separation.Parameters | None:
+def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> postprocessing.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
     Those that were fitted to its best checkpoint, else those of its config.
 
     Args:
         run: whose maps they are.
-        fitted: whether those that were fitted, to the labels of its val images, may be used.
+        fitted: whether to use those that were fitted to the labels of its val images.
 
     Raises:
         UserError: for a value that breaks its rule.
     """
+    assert segments(run.stage)
     given = run.stage.instances
     if given is None:
         return None
@@ -65,7 +69,7 @@ def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> separation.Param
 def find(
     run: workdirs.Run,
     maps: Maps,
-    parameters: separation.Parameters | None,
+    parameters: postprocessing.Parameters | None,
     *,
     mpp: float | None = None,
 ) -> Found:
@@ -82,12 +86,12 @@ def find(
     if parameters is None:
         instances = components.label_mask(mask, **component_sizes(run.config))
     else:
-        instances = separation.label(flat, parameters, mpp=mpp)
+        instances = postprocessing.label(flat, parameters, mpp=mpp)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
     return Found(mask, instances, classes)
 
 
-def threshold(run: workdirs.Run, parameters: separation.Parameters | None) -> float:
+def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -> float:
     """The probability from which there is mask."""
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
@@ -103,33 +107,37 @@ class Labeller:
             mpp: um per px of the maps, None where unknown.
 
         Raises:
-            UserError: if the image is too large for a form that looks at whole images.
+            UserError: the image is too large for a post-processor that takes whole images.
         """
+        assert segments(run.stage)
         heads = run.stage.segmenter.heads
-        self._parameters = parameters_of(run)
-        self._threshold = threshold(run, self._parameters)
-        if self._parameters is None:
-            self._labeller = components.StripLabeller(width, **component_sizes(run.config))
-        elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
-            self._labeller = InstanceLabeller(width, self._parameters, mpp=mpp)
+        parameters = parameters_of(run)
+        self._labeller: components.StripLabeller | InstanceLabeller | _Whole
+        self._add: Callable[[Maps], None]
+        if parameters is None:
+            strips = components.StripLabeller(width, **component_sizes(run.config))
+            least = threshold(run, None)
+            self._labeller, self._add = strips, lambda maps: strips.add(maps["mask"] >= least)
+        elif isinstance(parameters, InstanceParameters) and "marker" in heads:
+            self._labeller = labeller = InstanceLabeller(width, parameters, mpp=mpp)
+            self._add = labeller.add
+        elif height * width <= MOST_PIXELS:
+            self._labeller = whole = _Whole(parameters, mpp)
+            self._add = whole.add
         else:
-            if height * width > MOST_PIXELS:
-                raise UserError(
-                    f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
-                    f"(instances.kind={separation.kind_of(self._parameters)!r}, segmenter.heads="
-                    f"{heads!r}), and this one has {height:,} x {width:,}: predict parts of it, "
-                    "or train with a marker head and instances.kind='watershed'"
-                )
-            self._labeller = WholeLabeller(self._parameters, mpp=mpp)
+            kind = postprocessing.kind_of(parameters)
+            raise UserError(
+                f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
+                f"(instances.kind={kind!r}, segmenter.heads={heads!r}), and this one has "
+                f"{height:,} x {width:,}: predict parts of it, or train with a marker head and "
+                "instances.kind='watershed'"
+            )
 
     def add(self, maps: Maps) -> None:
         """Takes the next strip: head -> (rows, W, 1) in [0, 1]."""
-        if self._parameters is None:
-            self._labeller.add(maps["mask"][..., 0] >= self._threshold)
-        else:
-            self._labeller.add(_flat(maps))
+        self._add(_flat(maps))
 
-    def finish(self) -> components.StripLabels | WholeLabels:
+    def finish(self) -> components.StripLabels:
         """The labels, to be read strip by strip and closed."""
         return self._labeller.finish()
 
@@ -141,7 +149,7 @@ class Labeller:
 
 
 def _flat(maps: Maps) -> dict[str, np.ndarray]:
-    """head -> (H, W), checked: a network that has diverged is told from one that finds nothing."""
+    """head -> (H, W); refuses the maps of a network that has diverged."""
     for head, values in maps.items():
         if not np.isfinite(values).all():
             raise UserError(
@@ -151,62 +159,41 @@ def _flat(maps: Maps) -> dict[str, np.ndarray]:
     return {head: values[..., 0] for head, values in maps.items()}
 
 
-class WholeLabeller:
-    """Strips put together, for a form that looks at whole images."""
+class _Whole:
+    """Strips put together, for a post-processor that takes whole images."""
 
-    def __init__(self, parameters: separation.Parameters, *, mpp: float | None = None):
+    def __init__(self, parameters: postprocessing.Parameters, mpp: float | None):
         self._parameters, self._mpp = parameters, mpp
         self._strips: list[Maps] = []
 
     def add(self, maps: Maps) -> None:
-        """Takes the next strip: head -> (rows, W) in [0, 1]."""
-        kept = [head for head in separation.MAPS if head in maps]
+        kept = [head for head in postprocessing.MAPS if head in maps]
         self._strips.append({head: np.array(maps[head]) for head in kept})
 
-    def finish(self) -> WholeLabels:
-        """Labels the whole."""
-        maps = {
-            head: np.concatenate([strip[head] for strip in self._strips])
-            for head in self._strips[0]
-        }
-        return WholeLabels(separation.label(maps, self._parameters, mpp=self._mpp))
+    def finish(self) -> components.StripLabels:
+        first = self._strips[0]
+        maps = {head: np.concatenate([strip[head] for strip in self._strips]) for head in first}
+        labels = postprocessing.label(maps, self._parameters, mpp=self._mpp)
+        plane = Plane(labels.shape[1], np.uint32)
+        plane.append(labels)
+        areas = np.bincount(labels.ravel())[1:]
+        return components.StripLabels(plane, np.arange(len(areas) + 1, dtype=np.int32), areas)
 
     def close(self) -> None:
         self._strips.clear()
 
 
-@dataclasses.dataclass(frozen=True)
-class WholeLabels:
-    """Labels in memory, int32 (H, W), with what is asked of `nuclei.StripLabels`."""
-
-    labels: np.ndarray
-
-    @property
-    def count(self) -> int:
-        return int(self.labels.max(initial=0))
-
-    def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
-        for y in range(0, len(self.labels), rows):
-            yield self.labels[y : y + rows]
-
-    def __enter__(self) -> WholeLabels:
-        return self
-
-    def __exit__(self, *_) -> None:
-        pass
-
-
-def component_sizes(config: ConfigDict) -> dict[str, int]:
-    """What `nuclei.label_mask` takes of a config's group `nuclei`, px."""
+def component_sizes(config: ConfigDict) -> dict[str, Any]:
+    """What `components.label_mask` takes of a config's group `nuclei`, px."""
     group = config.get("nuclei", {})
     return {name: group.get(name, 0) for name in ("min_area", "max_hole")}
 
 
-def fitted_parameters(run: workdirs.Run) -> separation.Parameters | None:
+def fitted_parameters(run: workdirs.Run) -> postprocessing.Parameters | None:
     """What was fitted to a run's best checkpoint and left in its workdir, if it was.
 
     Raises:
-        UserError: if the file is damaged.
+        UserError: the file is damaged.
     """
     path = workdirs.stage_folder(run.workdir) / FILE
     if not path.is_file():
@@ -215,13 +202,13 @@ def fitted_parameters(run: workdirs.Run) -> separation.Parameters | None:
     try:
         if found["checkpoint"] != checkpoint_of(run):
             return None
-        return separation.read_parameters(found["kind"], found["parameters"])
+        return postprocessing.read_parameters(found["kind"], found["parameters"])
     except (KeyError, TypeError, UserError) as error:
         raise UserError(
-            f"{path} is damaged ({error}): remove it, and the run's command fits it anew"
+            f"{path} is damaged ({error}): remove it, and the run's command fits it again"
         ) from error
 
 
 def checkpoint_of(run: workdirs.Run) -> list[float]:
-    """What tells a checkpoint from those of other trainings: its step, and when it was reached."""
+    """Names a checkpoint among all trainings: its step, and when it was reached."""
     return [run.step, run.meta["seconds"]]

@@ -62,8 +62,10 @@ class TiledNetwork:
             name: what the image is called in a warning.
         """
         if self.matching is not None:
-            match = self.matching.image if isinstance(image, np.ndarray) else self.matching.reader
-            image = match(image, name=name)
+            if isinstance(image, np.ndarray):
+                image = self.matching.image(image, name=name)
+            else:
+                image = self.matching.reader(image, name=name)
         size = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
         return tiling.tiled(
             self.windows,
@@ -97,19 +99,19 @@ def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any],
         The same function, symmetric in the same sense; uint8 means are rounded.
     """
 
+    def answer(image: Any, index: int) -> jax.Array:
+        x = jnp.asarray(image)
+        y = network(_mirrored(x.swapaxes(1, 2) if index & 4 else x, index))
+        y = _mirrored(y, index)
+        return y.swapaxes(1, 2) if index & 4 else y
+
     def mean(image: Any) -> jax.Array:
-        total = None
-        for index in range(8):
-            x = jnp.asarray(image)
-            x = x.swapaxes(1, 2) if index & 4 else x
-            y = network(_mirrored(x, index))
-            kept = y.dtype
-            y = _mirrored(y, index).astype(jnp.float32)
-            y = y.swapaxes(1, 2) if index & 4 else y
-            total = y if total is None else total + y
-        if jnp.issubdtype(kept, jnp.integer):
-            return jnp.floor(total / 8 + 0.5).astype(kept)
-        return (total / 8).astype(kept)
+        first = answer(image, 0)
+        others = (answer(image, index).astype(jnp.float32) for index in range(1, 8))
+        average = sum(others, first.astype(jnp.float32)) / 8
+        if jnp.issubdtype(first.dtype, jnp.integer):
+            average = jnp.floor(average + 0.5)
+        return average.astype(first.dtype)
 
     return mean
 
@@ -118,22 +120,20 @@ def _mirrored(x: jax.Array, index: int) -> jax.Array:
     return x[:, :: -1 if index & 1 else 1, :: -1 if index & 2 else 1]
 
 
-def _enhance(run: Run, ensemble: bool) -> Callable[[Any], jax.Array]:
-    network = jax.jit(lambda lr: run.stage.enhance(run.state, lr))
-    return symmetric_mean(network) if ensemble else network
-
-
-def _segment(run: Run, ensemble: bool) -> Callable[[Any], jax.Array]:
-    network = jax.jit(lambda image: run.stage.segment(run.state, image))
-    return symmetric_mean(network) if ensemble else network
+def _compiled(
+    network: Callable[[Any, jax.Array], Any], run: Run, ensemble: bool
+) -> Callable[[Any], Any]:
+    compiled = jax.jit(lambda image: network(run.state, image))
+    return symmetric_mean(compiled) if ensemble else compiled
 
 
 def enhancer(
     run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
 ) -> TiledNetwork:
     """A run's generator: {"sr": uint8}; `ensemble` as in `symmetric_mean`."""
+    assert enhances(run.stage)
     generator, scale = run.stage.generator, run.config.data.scale
-    enhance = _enhance(run, ensemble)
+    enhance = _compiled(run.stage.enhance, run, ensemble)
 
     def windows(lr: np.ndarray) -> dict[str, jax.Array]:
         return {"sr": enhance(lr)}
@@ -147,8 +147,9 @@ def segmenter(
     run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
 ) -> TiledNetwork:
     """A run's segmenter: {head: its map (H, W, 1) in [0, 1]}; `ensemble` as above."""
+    assert segments(run.stage)
     network = run.stage.segmenter
-    segment = _segment(run, ensemble)
+    segment = _compiled(run.stage.segment, run, ensemble)
 
     def windows(image: np.ndarray) -> dict[str, jax.Array]:
         return by_head(segment(image), network.heads)
@@ -160,32 +161,32 @@ def segmenter(
 def predictor(
     run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
 ) -> TiledNetwork:
-    """All a run makes of an image: {"sr"} and a map by head as far as it has the networks.
+    """All that a run makes of an image: {"sr"} and a map by head, as far as it has the networks.
 
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
     tiles agree with the whole here too. `ensemble` as in `symmetric_mean`, of each network.
     """
-    has_generator, has_segmenter = enhances(run.stage), segments(run.stage)
-    scale = run.config.data.scale if has_generator else 1
-    halo, stride = 0, 1
-    if has_segmenter:
+    halo, stride, scale, heads = 0, 1, 1, ()
+    enhance = segment = None
+    if enhances(run.stage):
+        scale = run.config.data.scale
+        halo = run.stage.generator.halo
+        enhance = _compiled(run.stage.enhance, run, ensemble)
+    if segments(run.stage):
         network = run.stage.segmenter
         # The segmenter's grid is aligned to its stride; `scale` px of its input are one px here.
         stride = network.stride // math.gcd(network.stride, scale)
-        halo = -(-network.halo // scale)
-    if has_generator:
-        halo += run.stage.generator.halo
-
-    enhance, segment = _enhance(run, ensemble), _segment(run, ensemble)
+        halo += -(-network.halo // scale)
+        heads = network.heads
+        segment = _compiled(run.stage.segment, run, ensemble)
 
     def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
-        outputs = {"sr": enhance(image)} if has_generator else {}
-        if has_segmenter:
-            outputs |= by_head(segment(outputs.get("sr", image)), network.heads)
+        outputs = {} if enhance is None else {"sr": enhance(image)}
+        if segment is not None:
+            outputs |= by_head(segment(outputs.get("sr", image)), heads)
         return outputs
 
-    whole = jax.jit(lambda image: run.stage.predict(run.state, image))
-    windows = by_parts if ensemble else whole
+    windows = by_parts if ensemble else _compiled(run.stage.predict, run, False)
     matching = stain_matching.build(run.config, run.meta)
     largest = max(largest // scale, stride)
     return TiledNetwork(windows, halo, stride, scale, largest, batch_size, matching)

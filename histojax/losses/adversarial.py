@@ -10,21 +10,18 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 from jax import lax
-
-
-def _softplus(x: jax.Array) -> jax.Array:
-    return jnp.logaddexp(x, 0.0)
+from jax.nn import sigmoid, softplus
 
 
 def bce_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     """Cross-entropy of calling real 1 and fake 0 (Goodfellow et al. 2014, eq. 1)."""
-    return _softplus(-real) + _softplus(fake)
+    return softplus(-real) + softplus(fake)
 
 
 def bce_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     """Non-saturating form: cross-entropy of fakes being called 1; `real` is not used."""
     del real
-    return _softplus(-fake)
+    return softplus(-fake)
 
 
 def lsgan_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -54,7 +51,7 @@ def brier_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
 
     Least squares after a sigmoid, in place of LSGAN's on the logits; as in Juhong et al. 2021.
     """
-    return 0.5 * (jnp.square(1.0 - jax.nn.sigmoid(real)) + jnp.square(jax.nn.sigmoid(fake)))
+    return 0.5 * (jnp.square(1.0 - sigmoid(real)) + jnp.square(sigmoid(fake)))
 
 
 def relativistic_discriminator(
@@ -66,7 +63,7 @@ def relativistic_discriminator(
     `axis_name` averages the opposing judgement over that mapped axis, so that the loss does not
     depend on how many devices share the batch.
     """
-    return _softplus(-(real - _mean(fake, axis_name))) + _softplus(fake - _mean(real, axis_name))
+    return softplus(-(real - _mean(fake, axis_name))) + softplus(fake - _mean(real, axis_name))
 
 
 def relativistic_generator(
@@ -82,7 +79,7 @@ def relativistic_pairwise_discriminator(*, real: jax.Array, fake: jax.Array) -> 
     Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN). There pairs are drawn at random; here a
     real patch and its enhanced version make the pair.
     """
-    return _softplus(fake - real)
+    return softplus(fake - real)
 
 
 def relativistic_pairwise_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:

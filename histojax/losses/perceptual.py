@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
 
-KINDS = ("l1", "mse", "raw_mse")
+from histojax.checks import check, one_of
+from histojax.losses.pixel import absolute
+
+# (measure of a difference, whether it is divided by the measure of the target's features).
+KINDS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
+    "l1": (absolute, True),
+    "mse": (jnp.square, True),
+    "raw_mse": (jnp.square, False),
+}
 
 
 def feature_loss(
@@ -27,27 +35,23 @@ def feature_loss(
         prediction: layer name -> (B, h, w, C) features of the generated image.
         target: the same of the real image; no gradient flows into it.
         weights: layer name -> weight; these layers are compared.
-        form: "l1", "mse" or "raw_mse".
+        kind: key of KINDS.
 
     Raises:
-        ValueError: for another form.
+        ValueError: an unknown kind.
 
     Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
     """
-    if kind not in KINDS:
-        raise ValueError(f"kind={kind!r} is not one of {', '.join(KINDS)}")
+    check({"kind": kind}, {"kind": one_of(KINDS)}, error=ValueError)
+    measure, relative = KINDS[kind]
     total = jnp.zeros(())
     for layer, weight in weights.items():
         real = jax.lax.stop_gradient(target[layer].astype(_at_least_float32(target[layer])))
         difference = prediction[layer].astype(real.dtype) - real
         axes = tuple(range(1, real.ndim))
-        if kind == "l1":
-            distance = jnp.mean(jnp.abs(difference), axes)
-            size = jnp.mean(jnp.abs(real), axes)
-        else:
-            distance = jnp.mean(jnp.square(difference), axes)
-            size = jnp.mean(jnp.square(real), axes)
-        total = total + weight * distance / (1.0 if kind == "raw_mse" else size + 1e-8)
+        distance = jnp.mean(measure(difference), axes)
+        size = jnp.mean(measure(real), axes) + 1e-8 if relative else 1.0
+        total = total + weight * distance / size
     return total
 
 

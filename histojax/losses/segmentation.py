@@ -1,17 +1,9 @@
-"""Losses of a predicted mask against the annotated one."""
+"""Losses of a predicted mask against the annotated one, besides optax's cross-entropy."""
 
 from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
-
-
-def binary_cross_entropy(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
-    """Cross-entropy per pixel of (B, H, W, C) logits against a mask in {0, 1} (or soft in [0, 1]).
-
-    Written so that neither large positive nor large negative logits overflow.
-    """
-    return jnp.maximum(logits, 0.0) - logits * mask + jnp.logaddexp(0.0, -jnp.abs(logits))
 
 
 def squared_error(*, logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -25,8 +17,7 @@ def soft_dice(
     """1 - soft Dice of sigmoid(logits) per image and channel, shape (B, C).
 
     (2 sum(p m) + s) / (sum(p) + sum(m) + s), or with squared terms in the denominator
-    (Milletari et al. 2016, eq. 5). `smooth` makes an empty mask met by an empty prediction
-    cost nothing.
+    (Milletari et al. 2016, eq. 5). With `smooth`, s, an empty prediction of an empty mask costs 0.
     """
     probability = jax.nn.sigmoid(logits)
     axes = (1, 2)

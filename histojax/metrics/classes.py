@@ -1,8 +1,8 @@
 """How well the classes of label images agree, by their names: in an image, and pooled over images.
 
-Pooled scores are of the sum of all confusion matrices, as Li et al. 2022's code evaluates; those of
-images are to be averaged. A class that neither the prediction nor the truth holds has no score, and
-takes no part in a mean. Background is a class as any other.
+Pooled scores are those of the sum of all confusion matrices, as the code of Li et al. 2022 has
+them. A class that neither the prediction nor the truth holds has no score and takes no part in a
+mean. Background is a class like any other.
 
 Axes: N images, K classes (0 is background).
 """
@@ -14,11 +14,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from histojax.metrics import intervals, overlap
+from histojax.metrics import intervals, overlap, registry
 
 
 def class_words(names: Sequence[str]) -> list[str]:
-    """Names of classes as parts of a metric's name; their numbers where two would be alike."""
+    """Names of classes as parts of a metric's name; their numbers where two names are alike."""
     words = [re.sub(r"\W+", "_", name).strip("_").lower() for name in names]
     distinct = "" not in words and len(set(words)) == len(words)
     return words if distinct else [str(number) for number in range(len(words))]
@@ -28,13 +28,12 @@ def score_classes(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float]:
     """{"class_miou", "class_dice_<name>"} of one image, in 0 .. 1.
 
     Args:
-        matrix: of `overlap.confusion`, (K, K).
-        names: of the classes, K.
+        matrix: a result of `overlap.confusion`, (K, K).
+        names: K names of classes.
     """
     dice = zip(class_words(names), overlap.class_dice(matrix).tolist(), strict=True)
-    return {
-        "class_miou": overlap.mean_iou(matrix),
-        **{f"class_dice_{word}": value for word, value in dice if not np.isnan(value)},
+    return registry.scores("classes", matrix) | {
+        f"class_dice_{word}": value for word, value in dice if not np.isnan(value)
     }
 
 
@@ -42,8 +41,8 @@ def score_pooled(matrices: np.ndarray, names: Sequence[str]) -> dict[str, interv
     """{"class_miou_pooled", "class_dice_pooled_<name>"} of all images together.
 
     Args:
-        matrices: of `overlap.confusion`, (N, K, K).
-        names: of the classes, K.
+        matrices: results of `overlap.confusion`, (N, K, K).
+        names: K names of classes.
     """
 
     def scores(pooled: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
     """Unbiased estimate of the squared discrepancy; below 0 by chance where the two are alike.
 
     Args:
-      x, y: features (N, D) and (M, D), N and M at least 2.
+        x, y: features (N, D) and (M, D), N and M at least 2.
 
     Source: Gretton et al. 2012, eq. 3.
     """
@@ -41,13 +41,13 @@ def kernel_distance(
     """KID: mean of `squared_mmd` over random subsets.
 
     Args:
-      x, y: features (N, D) and (M, D).
-      subsets: how many are drawn, each without replacement.
-      size: of each; N or M where that is smaller.
-      seed: of the draws.
+        x, y: features (N, D) and (M, D).
+        subsets: how many are drawn, each without replacement.
+        size: of each; N or M where that is smaller.
+        seed: of the draws.
 
     Raises:
-      ValueError: fewer than 2 rows, or features of two sizes.
+        ValueError: fewer than 2 rows, or features of two sizes.
     """
     rng = np.random.default_rng(seed)
     x, y = np.asarray(x), np.asarray(y)
@@ -70,12 +70,12 @@ def jackknife_error(
     have too much in common to tell an error. Of sets that are alike it says too much.
 
     Args:
-      x, y: features (N, D) and (M, D).
-      groups_x, groups_y: of their rows; either the same groups, which are left out of both, or
-        others.
+        x, y: features (N, D) and (M, D).
+        groups_x, groups_y: of their rows; either the same groups, which are left out of both,
+            or others.
 
     Returns:
-      NaN where either has one group alone.
+        NaN where either has one group alone.
     """
     of_x, of_y = np.asarray(groups_x), np.asarray(groups_y)
     paired = set(groups_x) == set(groups_y)
@@ -85,7 +85,7 @@ def jackknife_error(
         if count < 2:
             return float("nan")
         without = [squared_mmd(x[of_x != group], y[of_y != group]) for group in sorted(groups)]
-        variance += (count - 1) * np.var(without)
+        variance += (count - 1) * float(np.var(without))
     return float(np.sqrt(variance))
 
 
@@ -95,12 +95,12 @@ def nearest(
     """The nearest references of each image, by Euclidean distance: whether it was memorised.
 
     Args:
-      features: (N, D).
-      references: (M, D), of training images.
-      count: how many for each.
+        features: (N, D).
+        references: (M, D), of training images.
+        count: how many for each.
 
     Returns:
-      (indices (N, count), nearest first; distances (N, count)).
+        (indices (N, count), nearest first; distances (N, count)).
     """
     x, y = np.asarray(features, np.float64), np.asarray(references, np.float64)
     squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
@@ -113,10 +113,10 @@ def diversity(features: np.ndarray) -> float:
     """Mean Euclidean distance between the images of one mask by different noises.
 
     Args:
-      features: (masks, K, D), K of 2 or more noises for each mask.
+        features: (masks, K, D), K of 2 or more noises for each mask.
 
     Returns:
-      The mean over all pairs of noises and all masks; 0 where noise changes nothing.
+        The mean over all pairs of noises and all masks; 0 where noise changes nothing.
     """
     distances = []
     for images in np.asarray(features, np.float64):

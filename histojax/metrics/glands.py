@@ -15,7 +15,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.ndimage
 
-from histojax.metrics.instances import OverlapTable, best_pairs, overlap_table
+from histojax.metrics.instances import OverlapTable, best_pairs
 
 Box = tuple[slice, ...]
 
@@ -57,7 +57,7 @@ def object_dice(table: OverlapTable) -> float:
     return float(total / 2)
 
 
-def object_hausdorff(prediction: np.ndarray, truth: np.ndarray, table: OverlapTable) -> float:
+def object_hausdorff(table: OverlapTable) -> float:
     """Hausdorff distance of each object to its counterpart, px, weighted by area; both directions.
 
     The mean of both directions, in 0 .. infinity. The distance of two objects is exact, between the
@@ -65,15 +65,14 @@ def object_hausdorff(prediction: np.ndarray, truth: np.ndarray, table: OverlapTa
     other image which is nearest by this distance.
 
     Args:
-        prediction, truth: integer label images, (H, W); 0 is background.
-        table: of `instances.overlap_table` of these images.
+        table: of `instances.overlap_table`.
     """
     if not table.instances:
         return 0.0
     if not (len(table.truth_areas) and len(table.prediction_areas)):
         return np.inf
-    true = _Objects(truth, table.truth_labels)
-    predicted = _Objects(prediction, table.prediction_labels)
+    true = _Objects(table.truth, table.truth_labels)
+    predicted = _Objects(table.prediction, table.prediction_labels)
     total = 0.0
     for objects, areas, side, others, other_side in (
         (true, table.truth_areas, table.truth_index, predicted, table.prediction_index),
@@ -88,23 +87,6 @@ def object_hausdorff(prediction: np.ndarray, truth: np.ndarray, table: OverlapTa
         ]
         total += np.sum(areas * distances) / areas.sum()
     return float(total / 2)
-
-
-def score_glands(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """{"object_f1", "object_dice", "object_hausdorff"} of one image.
-
-    Args:
-        prediction, truth: integer label images of one shape, (H, W); 0 is background.
-
-    Raises:
-        ValueError: as `instances.overlap_table`.
-    """
-    table = overlap_table(prediction, truth)
-    return {
-        "object_f1": object_f1(table),
-        "object_dice": object_dice(table),
-        "object_hausdorff": object_hausdorff(prediction, truth, table),
-    }
 
 
 class _Objects:

@@ -1,8 +1,11 @@
 """How near an enhanced image is to its original: PSNR, SSIM, spectra and feature distances.
 
-Two protocols, never mixed. P1 (`score_rgb`): the three channels of uint8 RGB, data range 255,
-SSIM per channel and averaged. P2 (`score_luma`): BT.601 luma without the outer `shave` pixels.
-Networks' outputs are quantised to uint8 (rounded, clipped) before they are scored.
+Two protocols, never mixed. P1 (`psnr_rgb`, `ssim_rgb`): the three channels of uint8 RGB, data range
+255, SSIM per channel and averaged. P2 (`psnr_y`, `ssim_y`): BT.601 luma without the outer `scale`
+pixels. Networks' outputs are quantised to uint8 (rounded, clipped) before they are scored.
+
+"sr" is an enhanced image, "hr" its original, both uint8 RGB (H, W, 3); scale is output px per
+low-resolution px.
 
 Axes: H, W pixels, C channels.
 """
@@ -14,15 +17,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import scipy.ndimage
+import skimage.metrics
 
 from histojax.errors import UserError
 
-# Wang et al. 2004, section III.C: an 11-tap Gaussian window of sigma 1.5, K1 .01, K2 .03.
-_RADIUS = 5
-_TAPS = np.exp(-0.5 * (np.arange(-_RADIUS, _RADIUS + 1) / 1.5) ** 2)
-_WINDOW = _TAPS / _TAPS.sum()
-_K1, _K2 = 0.01, 0.03
+# Side of the Gaussian window of SSIM, px: 11 taps of sigma 1.5 (Wang et al. 2004, section III.C).
+_WINDOW = 11
 
 
 def _check_same(a: np.ndarray, b: np.ndarray) -> None:
@@ -39,29 +39,21 @@ def _check_quantized(*images: np.ndarray) -> None:
 
 
 def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
-    """Peak signal-to-noise ratio, 10 log10(range^2 / MSE), over all pixels and channels, dB.
+    """Peak signal-to-noise ratio over all pixels and channels, dB, by scikit-image.
 
     Infinite for identical images; means over images leave such values out and count them
     (`intervals.bootstrap_mean`), since one of them would hide all others.
     """
     _check_same(a, b)
-    error = np.mean(np.square(a.astype(np.float64) - b.astype(np.float64)))
-    return math.inf if error == 0 else 10.0 * math.log10(data_range**2 / error)
-
-
-def _local_mean(image: np.ndarray) -> np.ndarray:
-    """Gaussian-weighted mean of each window that lies inside the image: (H - 10, W - 10, ...)."""
-    inside = slice(_RADIUS, -_RADIUS)
-    rows = scipy.ndimage.correlate1d(image, _WINDOW, axis=0)[inside]
-    return scipy.ndimage.correlate1d(rows, _WINDOW, axis=1)[:, inside]
+    with np.errstate(divide="ignore"):
+        return float(skimage.metrics.peak_signal_noise_ratio(a, b, data_range=data_range))
 
 
 def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
-    """Structural similarity (Wang et al. 2004, equation 13), averaged over windows and channels.
+    """Structural similarity (Wang et al. 2004, equation 13), by scikit-image.
 
-    Only windows that lie inside the image count (the outer 5 px are centres of none), with
-    weighted population variances: scikit-image's structural_similarity(gaussian_weights=True,
-    sigma=1.5, use_sample_covariance=False).
+    The mean over channels and over the windows that lie inside the image (the outer 5 px are
+    centres of none), with weighted population variances.
 
     Args:
         a, b: (H, W) or (H, W, C), any real type; H and W at least 11.
@@ -70,26 +62,21 @@ def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
         UserError: an image smaller than the window.
     """
     _check_same(a, b)
-    if min(a.shape[:2]) < len(_WINDOW):
+    if min(a.shape[:2]) < _WINDOW:
         raise UserError(
-            f"SSIM needs images of at least {len(_WINDOW)} x {len(_WINDOW)} px and got "
-            f"{a.shape[0]} x {a.shape[1]}: leave such images out of the evaluation."
+            f"SSIM needs images of at least {_WINDOW} x {_WINDOW} px and got {a.shape[0]} x "
+            f"{a.shape[1]}: leave such images out of the evaluation."
         )
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    c1, c2 = (_K1 * data_range) ** 2, (_K2 * data_range) ** 2
-    scores = []
-    for channel in np.ndindex(a.shape[2:]):
-        x, y = a[(..., *channel)], b[(..., *channel)]
-        mean_x, mean_y = _local_mean(x), _local_mean(y)
-        mean_xy, squares = mean_x * mean_y, mean_x**2 + mean_y**2
-        covariance = _local_mean(x * y) - mean_xy
-        # The two variances appear only as their sum, which takes one filter rather than two.
-        variances = _local_mean(x * x + y * y) - squares
-        quotient = ((2 * mean_xy + c1) * (2 * covariance + c2)) / (
-            (squares + c1) * (variances + c2)
-        )
-        scores.append(quotient.mean())
-    return float(np.mean(scores))
+    found = skimage.metrics.structural_similarity(
+        a,
+        b,
+        data_range=data_range,
+        channel_axis=-1 if a.ndim == 3 else None,
+        gaussian_weights=True,
+        sigma=1.5,
+        use_sample_covariance=False,
+    )
+    return float(found)
 
 
 def luma_bt601(image: np.ndarray) -> np.ndarray:
@@ -100,33 +87,44 @@ def luma_bt601(image: np.ndarray) -> np.ndarray:
     return 16.0 + image.astype(np.float64) @ (np.array([65.481, 128.553, 24.966]) / 255.0)
 
 
-def score_rgb(sr: np.ndarray, hr: np.ndarray) -> dict[str, float]:
-    """Protocol P1: {"psnr_rgb", "ssim_rgb"} of two uint8 RGB images (H, W, 3)."""
+def psnr_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """PSNR of protocol P1, dB, at any scale."""
     _check_quantized(sr, hr)
-    return {"psnr_rgb": psnr(sr, hr), "ssim_rgb": ssim(sr, hr)}
+    return psnr(sr, hr)
 
 
-def smallest_side(*, shave: int = 4) -> int:
+def ssim_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """SSIM of protocol P1, at any scale."""
+    _check_quantized(sr, hr)
+    return ssim(sr, hr)
+
+
+def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """PSNR of protocol P2, dB; UserError: too little of the image is left."""
+    return psnr(*_shaved_luma(sr, hr, scale))
+
+
+def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
+    """SSIM of protocol P2; UserError: too little of the image is left."""
+    return ssim(*_shaved_luma(sr, hr, scale))
+
+
+def smallest_side(scale: int = 4) -> int:
     """The least side of an image that both protocols score, px."""
-    return 2 * shave + len(_WINDOW)
+    return 2 * scale + _WINDOW
 
 
-def score_luma(sr: np.ndarray, hr: np.ndarray, *, shave: int = 4) -> dict[str, float]:
-    """Protocol P2: {"psnr_y", "ssim_y"} of uint8 RGB (H, W, 3), `shave` px cut off every side.
-
-    Raises:
-        UserError: too little of the image is left.
-    """
+def _shaved_luma(sr: np.ndarray, hr: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     _check_quantized(sr, hr)
     _check_same(sr, hr)
-    inside = slice(shave, -shave or None)
-    if min(hr.shape[:2]) < smallest_side(shave=shave):
+    least = smallest_side(scale)
+    if min(hr.shape[:2]) < least:
         raise UserError(
             f"The luma scores of an image of {hr.shape[0]} x {hr.shape[1]} px need at least "
-            f"{smallest_side(shave=shave)} px a side: leave such images out of the evaluation."
+            f"{least} px a side: leave such images out of the evaluation."
         )
-    a, b = luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
-    return {"psnr_y": psnr(a, b), "ssim_y": ssim(a, b)}
+    inside = slice(scale, -scale or None)
+    return luma_bt601(sr)[inside, inside], luma_bt601(hr)[inside, inside]
 
 
 def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
@@ -154,7 +152,7 @@ def _detail_excess(sr: np.ndarray, hr: np.ndarray, scale: int) -> np.ndarray:
     return 10.0 * np.log10(ours / theirs)
 
 
-def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     """How far the power of fine detail is from the original's, dB; 0 for identical images.
 
     The power spectrum of the Hann-windowed luma is averaged over annuli of one frequency step
@@ -176,7 +174,7 @@ def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> f
     return float(np.mean(np.abs(excess))) if len(excess) else 0.0
 
 
-def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> float:
+def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
     """How much more power of fine detail there is than in the original, dB; 0 for as much.
 
     As `power_spectrum_error`, with its sign kept: below 0 blur, above 0 noise or checkerboards.
@@ -185,7 +183,7 @@ def power_spectrum_excess(sr: np.ndarray, hr: np.ndarray, *, scale: int = 4) -> 
     return float(np.mean(excess)) if len(excess) else 0.0
 
 
-def feature_distance(features_a: Any, features_b: Any) -> Any:
+def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     """Distance of two images in a network's features: LPIPS without its calibrated heads.
 
     Each position's feature vector is scaled to unit length; squared differences are summed over
@@ -193,23 +191,17 @@ def feature_distance(features_a: Any, features_b: Any) -> Any:
     0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
 
     Args:
-        features_a, features_b: {layer: array} or a sequence of layers, NumPy or JAX arrays
-            (..., H, W, C), the same layers and shapes in both.
+        a, b: layer -> NumPy or JAX array (..., H, W, C), the same layers and shapes in both.
 
     Returns:
         Of shape (...): one distance for each image of a batch.
     """
-    if isinstance(features_a, Mapping):
-        if features_a.keys() != features_b.keys():
-            raise ValueError(f"layers {list(features_a)} and {list(features_b)} differ")
-        features_b = [features_b[name] for name in features_a]
-        features_a = list(features_a.values())
-    if len(features_a) != len(features_b) or not len(features_a):
-        raise ValueError(f"{len(features_a)} and {len(features_b)} layers cannot be compared")
+    if a.keys() != b.keys() or not a:
+        raise ValueError(f"layers {list(a)} and {list(b)} cannot be compared")
     distances = []
-    for a, b in zip(features_a, features_b, strict=True):
-        _check_same(a, b)
-        distances.append(((_unit(a) - _unit(b)) ** 2).sum(-1).mean((-2, -1)))
+    for layer in a:
+        _check_same(a[layer], b[layer])
+        distances.append(((_unit(a[layer]) - _unit(b[layer])) ** 2).sum(-1).mean((-2, -1)))
     return sum(distances) / len(distances)
 
 

@@ -44,41 +44,44 @@ def bootstrap_mean(
     Images are drawn with replacement; with `groups` (patients, say) whole groups are, since images
     of one patient are not independent and an interval over images would be too narrow. With few
     images a percentile interval is itself somewhat narrow. NaN and infinities (PSNR of identical
-    images) are left out and counted. One value, or one group, tells nothing of the spread: the
-    interval is (mean, mean). No value gives NaN throughout.
+    images) are left out and counted. One value, or one group, has no spread: its interval is
+    (mean, mean). No value gives NaN throughout.
 
     Args:
         values: one for each image, (n,).
         groups: each image's group, (n,).
         level: coverage, in 0 .. 1.
-        resamples: draws. seed: of the draws; the same values and seed give the same interval.
+        resamples: number of draws.
+        seed: of the draws; the same values and seed give the same interval.
     """
-    values = np.asarray(values, np.float64)
-    if values.ndim != 1:
-        raise ValueError(f"values are one for each image, not of shape {values.shape}")
-    labels = np.arange(len(values)) if groups is None else _codes(groups)
-    if len(labels) != len(values):
-        raise ValueError(f"{len(values)} values have {len(labels)} groups")
-    finite = np.isfinite(values)
+    scores = np.asarray(values, np.float64)
+    if scores.ndim != 1:
+        raise ValueError(f"values are one for each image, not of shape {scores.shape}")
+    own = range(len(scores)) if groups is None else groups
+    if len(own) != len(scores):
+        raise ValueError(f"{len(scores)} values have {len(own)} groups")
+    finite = np.isfinite(scores)
     left_out = int(np.sum(~finite))
-    values, labels = values[finite], labels[finite]
-    if not len(values):
+    scores = scores[finite]
+    if not len(scores):
         return Interval(np.nan, np.nan, np.nan, 0, left_out)
-    _, labels = np.unique(labels, return_inverse=True)
+    numbers: dict[Hashable, int] = {}
+    kept = [group for group, is_finite in zip(own, finite, strict=True) if is_finite]
+    labels = [numbers.setdefault(group, len(numbers)) for group in kept]
     # Centred values keep the interval of a constant at that constant, free of rounding.
-    mean = float(values.mean()) if np.ptp(values) else float(values[0])
-    sums, counts = np.bincount(labels, weights=values - mean), np.bincount(labels)
+    mean = float(scores.mean()) if np.ptp(scores) else float(scores[0])
+    sums, counts = np.bincount(labels, weights=scores - mean), np.bincount(labels)
     if len(counts) == 1:
-        return Interval(mean, mean, mean, len(values), left_out)
+        return Interval(mean, mean, mean, len(scores), left_out)
     rng = np.random.default_rng(seed)
-    means = np.empty(resamples)
     chunk = max(_DRAWS_AT_ONCE // len(counts), 1)
+    means = []
     for start in range(0, resamples, chunk):
-        part = slice(start, min(start + chunk, resamples))
-        drawn = rng.integers(len(counts), size=(part.stop - part.start, len(counts)))
-        means[part] = sums[drawn].sum(1) / counts[drawn].sum(1)
-    low, high = mean + np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return Interval(mean, float(low), float(high), len(values), left_out)
+        size = (min(chunk, resamples - start), len(counts))
+        drawn = rng.integers(len(counts), size=size)
+        means.append(sums[drawn].sum(1) / counts[drawn].sum(1))
+    low, high = mean + np.quantile(np.concatenate(means), [(1 - level) / 2, (1 + level) / 2])
+    return Interval(mean, float(low), float(high), len(scores), left_out)
 
 
 def bootstrap_pooled(
@@ -92,7 +95,7 @@ def bootstrap_pooled(
     """Scores of counts summed over images, and their percentile bootstrap intervals (Efron 1979).
 
     Images are drawn with replacement. A draw in which a score is not defined is left out of its
-    interval; one image tells nothing of the spread, as in `bootstrap_mean`.
+    interval; one image has no spread, as in `bootstrap_mean`.
 
     Args:
         counts: of each image, such as its confusion matrix, integer (n, ...).
@@ -118,7 +121,8 @@ def bootstrap_pooled(
         # What all images lack has no spread to be measured.
         drawn[:, np.isnan(means)] = 0
         low, high = np.nanquantile(drawn, [(1 - level) / 2, (1 + level) / 2], axis=0)
-    return [Interval(*map(float, row), n) for row in zip(means, low, high, strict=True)]
+    ends = zip(means, low, high, strict=True)
+    return [Interval(float(mean), float(a), float(b), n) for mean, a, b in ends]
 
 
 def paired_difference(
@@ -127,7 +131,7 @@ def paired_difference(
     """Mean of a - b over the same images with its interval; options as in `bootstrap_mean`.
 
     Two methods scored on the same images differ by far less than the images do, so this interval,
-    and not the overlap of two separate ones, tells whether one is better.
+    and not the overlap of two separate ones, shows whether one is better.
     """
     a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
     if a.shape != b.shape:
@@ -144,7 +148,7 @@ def paired_test(
     If neither method were better, each image's difference might as well have the other sign: p is
     the share of all 2^n choices of signs whose mean lies as far from 0 as that observed. It tests
     the mean, whose interval `paired_difference` gives; Wilcoxon's test does the same with ranks,
-    which ties and zeros spoil. With n images no p can be below 2 / 2^n, .031 for six. All signs
+    which ties and zeros spoil. With n images no p can be below 2 / 2^n, 0.031 for six. All signs
     are tried up to 14 images; beyond, 2^14 are drawn. Differences that are not finite are left out;
     without any p is NaN.
 
@@ -171,8 +175,3 @@ def paired_test(
         rng=seed,
     )
     return PairedTest(float(found.pvalue), n, 2**n <= _SIGNS)
-
-
-def _codes(groups: Sequence[Hashable]) -> np.ndarray:
-    numbers: dict[Hashable, int] = {}
-    return np.array([numbers.setdefault(group, len(numbers)) for group in groups], np.int64)

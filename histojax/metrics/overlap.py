@@ -80,9 +80,3 @@ def mean_iou(matrix: np.ndarray) -> float:
     scores = class_iou(matrix)
     present = scores[~np.isnan(scores)]
     return float(present.mean()) if present.size else 1.0
-
-
-def score_mask(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) -> dict[str, float]:
-    """{"iou", "dice", "miou"} of one image; arguments as in `confusion`."""
-    matrix = confusion(prediction, truth, classes=classes)
-    return {"iou": iou(matrix), "dice": dice(matrix), "miou": mean_iou(matrix)}

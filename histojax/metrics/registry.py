@@ -1,16 +1,25 @@
-"""What is measured: a name, a unit, decimals and a direction for every metric.
+"""What is measured: a function, a name, a unit, decimals and a direction for every metric.
 
-Tables, comparisons, sweeps, documents and the last words of a command read it, so that a metric is
-added by its function and one entry here. A score's key is <metric>_<row>, e.g. psnr_rgb_bicubic.
+Evaluation, tables, comparisons, sweeps, documents and the last words of a command read it, so that
+a metric is added by its function, one entry here and a test. A score's key is <metric>_<row>, e.g.
+psnr_rgb_bicubic. The functions of a group take the same arguments, all arrays of one image:
+
+    image      (sr, hr, scale): uint8 (H, W, 3) twice, and output px per low-resolution px
+    mask       (matrix): `overlap.confusion` of foreground, (2, 2)
+    classes    (matrix): `overlap.confusion` of K classes, (K, K)
+    instances  (table): `instances.overlap_table`
+    glands     (table): the same, where the instances are glands
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal
 
-Group = Literal["image", "mask", "instances", "classes"]
+from histojax.metrics import glands, image_quality, instances, overlap
+
+Group = Literal["image", "mask", "classes", "instances", "glands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,52 +29,105 @@ class Metric:
     Attributes:
         name: the start of its keys.
         title: for readers.
-        group: what it compares: enhanced images, masks, instances of nuclei, or classes.
+        group: what it compares: enhanced images, masks, classes, or instances of nuclei or glands.
+        function: its value for one image; None where it is computed elsewhere.
         unit: "" where it has none.
         decimals: shown in tables.
         higher_is_better: its direction.
+        headline: whether a command's last words name it.
+        main: whether a sweep tabulates it unless others are named.
     """
 
     name: str
     title: str
     group: Group
+    function: Callable[..., Any] | None = None
     unit: str = ""
     decimals: int = 3
     higher_is_better: bool = True
+    headline: bool = False
+    main: bool = False
 
+
+_DISTANCE = "feature_distance_"
 
 METRICS: Mapping[str, Metric] = {
     metric.name: metric
     for metric in (
-        Metric("psnr_rgb", "PSNR RGB", "image", "dB", 2),
-        Metric("ssim_rgb", "SSIM RGB", "image"),
-        Metric("psnr_y", "PSNR Y", "image", "dB", 2),
-        Metric("ssim_y", "SSIM Y", "image"),
-        Metric("power_spectrum_error", "power spectrum error", "image", higher_is_better=False),
-        Metric("dice", "Dice", "mask"),
-        Metric("iou", "IoU", "mask"),
-        Metric("miou", "mean IoU", "mask"),
+        Metric(
+            "psnr_rgb",
+            "PSNR RGB",
+            "image",
+            image_quality.psnr_rgb,
+            "dB",
+            2,
+            headline=True,
+            main=True,
+        ),
+        Metric("ssim_rgb", "SSIM RGB", "image", image_quality.ssim_rgb, headline=True, main=True),
+        Metric("psnr_y", "PSNR Y", "image", image_quality.psnr_y, "dB", 2),
+        Metric("ssim_y", "SSIM Y", "image", image_quality.ssim_y),
+        Metric(
+            "power_spectrum_error",
+            "power spectrum error",
+            "image",
+            image_quality.power_spectrum_error,
+            higher_is_better=False,
+        ),
+        # In features of a network, by components.content; others are of a family below.
+        *(
+            Metric(
+                f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False
+            )
+            for name in ("squeezenet1_1", "segmenter", "vgg19")
+        ),
+        Metric("dice", "Dice", "mask", overlap.dice, headline=True, main=True),
+        Metric("iou", "IoU", "mask", overlap.iou),
+        Metric("miou", "mean IoU", "mask", overlap.mean_iou),
+        # Of crops together, counted by components.scoring.
         Metric("dice_pooled", "Dice, pooled", "mask"),
         Metric("iou_pooled", "IoU, pooled", "mask"),
-        Metric("class_miou", "mean IoU of classes", "classes"),
-        Metric("class_miou_pooled", "mean IoU of classes, pooled", "classes"),
-        Metric("aji", "AJI", "instances"),
-        Metric("aji_plus", "AJI+", "instances"),
-        Metric("pq", "PQ", "instances"),
-        Metric("dq", "DQ", "instances"),
-        Metric("sq", "SQ", "instances"),
-        Metric("f1", "F1", "instances"),
+        Metric("class_miou", "mean IoU of classes", "classes", overlap.mean_iou, main=True),
+        # Of all images together, by classes.score_pooled.
+        Metric("class_miou_pooled", "mean IoU of classes, pooled", "classes", headline=True),
+        Metric("aji", "AJI", "instances", instances.aji, headline=True, main=True),
+        Metric("aji_plus", "AJI+", "instances", instances.aji_plus),
+        Metric(
+            "pq", "PQ", "instances", lambda table: instances.panoptic_quality(table).pq, main=True
+        ),
+        Metric("dq", "DQ", "instances", lambda table: instances.panoptic_quality(table).dq),
+        Metric("sq", "SQ", "instances", lambda table: instances.panoptic_quality(table).sq),
+        Metric("f1", "F1", "instances", instances.f1, main=True),
+        Metric("object_f1", "object F1", "glands", glands.object_f1, headline=True),
+        Metric("object_dice", "object Dice", "glands", glands.object_dice, headline=True),
+        Metric(
+            "object_hausdorff",
+            "object Hausdorff distance",
+            "glands",
+            glands.object_hausdorff,
+            "px",
+            1,
+            higher_is_better=False,
+            headline=True,
+        ),
     )
 }
 # Metrics of which there is one for each feature network or class: the start of the name -> how it
 # is shown, its title with a place for the rest of the name.
 FAMILIES: Mapping[str, Metric] = {
-    "feature_distance_": Metric(
-        "feature_distance_", "feature distance, {}", "image", higher_is_better=False
-    ),
+    _DISTANCE: Metric(_DISTANCE, "feature distance, {}", "image", higher_is_better=False),
     "class_dice_pooled_": Metric("class_dice_pooled_", "Dice, {}, pooled", "classes"),
-    "class_dice_": Metric("class_dice_", "Dice, {}", "classes"),
+    "class_dice_": Metric("class_dice_", "Dice, {}", "classes", main=True),
 }
+
+
+def scores(group: Group, *compared: Any) -> dict[str, float]:
+    """{name: value} of a group's metrics for one image; arguments as its functions take them."""
+    return {
+        metric.name: metric.function(*compared)
+        for metric in METRICS.values()
+        if metric.group == group and metric.function is not None
+    }
 
 
 def metric(name: str) -> Metric | None:
@@ -85,3 +147,22 @@ def split_key(key: str) -> tuple[str, str] | None:
         if key == name or key.startswith(name + "_"):
             return name, key[len(name) + 1 :]
     return None
+
+
+def split_keys(keys: Iterable[str]) -> dict[str, tuple[str, str] | None]:
+    """Key -> (metric, row), also of families; None for a key of no metric.
+
+    The row of a family's key is known from the rows of the fixed names among `keys`.
+    """
+    found = {key: split_key(key) for key in keys}
+    rows = sorted({split[1] for split in found.values() if split} - {""}, key=len, reverse=True)
+    for key, split in found.items():
+        prefix = next((prefix for prefix in FAMILIES if key.startswith(prefix)), None)
+        if split is None and prefix is not None:
+            fitting = (
+                (key.removesuffix(f"_{row}"), row)
+                for row in rows
+                if key.endswith(f"_{row}") and len(key) > len(prefix) + len(row) + 1
+            )
+            found[key] = next(fitting, None)
+    return found

@@ -1,7 +1,7 @@
-"""Layers that several networks share: convolutions in the form that suits the backend, resizing.
+"""Layers that several networks share: convolutions in the backend's form, norms, pooling.
 
-B batch, H and W pixels, C channels, r an integer scale factor. Kernels are (kh, kw, C_in / groups,
-C_out), the layout of `flax.linen.Conv`, whatever form computes them, so trees are interchangeable.
+B batch, H and W pixels, C channels. Kernels are (kh, kw, C_in / groups, C_out) in every form, the
+layout of `flax.linen.Conv`, so that trees are interchangeable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
@@ -26,7 +25,7 @@ Initializer = Callable[..., jax.Array]
 
 
 def grouped_conv_form(backend: str) -> str:
-    """The form of a grouped convolution on a backend: the one place where it is chosen.
+    """Chooses the form of a grouped convolution; the one place that does.
 
     On CPU, XLA's weight gradient with feature_group_count is about 100 times slower than that of
     the dense convolution it replaces, and dense blocks of 32 channels are three times faster
@@ -39,11 +38,11 @@ def grouped_conv_form(backend: str) -> str:
 
 
 def weight_gradient_form(backend: str) -> str:
-    """The form of a convolution's weight gradient on a backend: the one place where it is chosen.
+    """Chooses the form of a convolution's weight gradient; the one place that does.
 
-    "rearranged" computes XLA's sums in the arrangement that is faster on CPU: about 5 times for
-    1x1 kernels, 4 times for a 9x9 kernel to RGB, 2 times for 64 -> 256 channels at 128 x 128
-    pixels. The choice for GPU and TPU has not been measured.
+    "rearranged" computes XLA's sums in an order that is faster on CPU: about 5 times for 1x1
+    kernels, 4 times for a 9x9 kernel to RGB, 2 times for 64 -> 256 channels at 128 x 128 pixels.
+    The choice for GPU and TPU has not been measured.
     """
     return "rearranged" if backend == "cpu" else "xla"
 
@@ -95,23 +94,22 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
     return frozenset(getattr(kind, "varying", ()))
 
 
-def convolve(x: jax.Array, kernel: jax.Array, *, weight_gradient: str = "auto") -> jax.Array:
+def convolve(x: jax.Array, kernel: jax.Array, *, form: str = "auto") -> jax.Array:
     """Convolution at stride 1 with zero padding that keeps the size.
 
     Args:
       x: (B, H, W, C_in).
       kernel: (kh, kw, C_in, C_out), kh and kw odd.
-      weight_gradient: "auto" (see `weight_gradient_form`), "xla" or
+      form: of the weight gradient, for benchmarks: "auto" (see `weight_gradient_form`), "xla" or
         "rearranged". They compute the same sums.
 
     Returns:
       (B, H, W, C_out) in the dtype of x.
     """
-    form = _resolve(weight_gradient, WEIGHT_GRADIENTS, weight_gradient_form)
-    if form == "xla":
+    if _resolve(form, WEIGHT_GRADIENTS, weight_gradient_form) == "xla":
         return _same_convolution(x, kernel)
-    # Under shard_map a replicated kernel meets a varying batch; a custom gradient must be told,
-    # and the cast's transpose is the sum over devices that autodiff would have inserted.
+    # Under shard_map a replicated kernel meets a varying batch. A custom gradient needs the cast,
+    # whose transpose is the sum over devices that autodiff would have inserted.
     varying = _varying_axes(x) - _varying_axes(kernel)
     if varying:
         kernel = lax.pcast(kernel, tuple(varying), to="varying")
@@ -154,9 +152,9 @@ def grouped_convolve(
       x: (B, H, W, C_in).
       kernel: (kh, kw, C_in / groups, C_out).
       groups: number of groups; output channels o C_out/groups ... see input group o.
-      form: "grouped" (XLA's feature_group_count), "block_diagonal" (one dense kernel), "merged"
-        (dense kernels over neighbouring groups, at least 32 channels each), or "auto"
-        (see `grouped_conv_form`). All compute the same function.
+      form: for benchmarks: "grouped" (XLA's feature_group_count), "block_diagonal" (one dense
+        kernel), "merged" (dense kernels over neighbouring groups, at least 32 channels each), or
+        "auto" (see `grouped_conv_form`). All compute the same function.
 
     Returns:
       (B, H, W, C_out) in the dtype of x.
@@ -173,51 +171,21 @@ class Conv(nn.Module):
     """Convolution at stride 1, zero padding that keeps the size; parameters as `flax.linen.Conv`.
 
     Attributes:
-      features: output channels.
+      features: output channels, a multiple of groups.
       kernel_size: odd side of the kernel.
       use_bias: whether a bias is added.
-      weight_gradient: see `convolve`.
       dtype: computation dtype; parameters are float32.
+      groups: the cardinality (aggregated transformations, Xie et al. 2017, figure 3c).
+      form: of a grouped convolution, see `grouped_convolve`.
     """
 
     features: int
     kernel_size: int = 3
     use_bias: bool = True
-    weight_gradient: str = "auto"
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
-
-    @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        shape = (self.kernel_size, self.kernel_size, x.shape[-1], self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), weight_gradient=self.weight_gradient
-        )
-        if self.use_bias:
-            bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
-            y = y + bias.astype(self.dtype)
-        return y
-
-
-class GroupedConv(nn.Module):
-    """Grouped convolution (aggregated transformations, Xie et al. 2017, figure 3c).
-
-    Attributes:
-      features: output channels, a multiple of groups.
-      groups: the cardinality.
-      kernel_size: odd side of the kernel.
-      form: see `grouped_convolve`; "auto" takes the backend's.
-      dtype: computation dtype; parameters are float32.
-    """
-
-    features: int
-    groups: int
-    kernel_size: int = 3
-    use_bias: bool = False
+    groups: int = 1
     form: str = "auto"
-    kernel_init: Initializer = nn.initializers.lecun_normal()
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -227,10 +195,12 @@ class GroupedConv(nn.Module):
                 f"{self.groups} groups: both must be multiples of the cardinality"
             )
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
-        y = grouped_convolve(
-            x.astype(self.dtype), kernel.astype(self.dtype), self.groups, form=self.form
-        )
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        x = x.astype(self.dtype)
+        if self.groups == 1:
+            y = convolve(x, kernel)
+        else:
+            y = grouped_convolve(x, kernel, self.groups, form=self.form)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
@@ -238,7 +208,7 @@ class GroupedConv(nn.Module):
 
 
 class PReLU(nn.Module):
-    """Leaky rectifier with one learned slope a channel, .25 at first (He et al. 2015, eq. 1)."""
+    """Leaky rectifier with one learned slope a channel, 0.25 at first (He et al. 2015, eq. 1)."""
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -268,7 +238,7 @@ def norm_layer(
     """A normalisation by name, ready to be applied to (B, H, W, C).
 
     Args:
-      kind: "batch" (momentum .9, epsilon 1e-5), "keras_batch" (momentum .8 and Keras' epsilon
+      kind: "batch" (momentum 0.9, epsilon 1e-5), "keras_batch" (momentum 0.8 and Keras' epsilon
         1e-3, as in Juhong et al. 2021), "instance" (no learned scale or offset: nothing to
         synchronise) or "none".
       train: whether the batch's own statistics are used and the running ones updated.
@@ -291,6 +261,14 @@ def norm_layer(
     if kind == "none":
         return lambda x: x
     raise ValueError(f"norm {kind!r} is not one of batch, keras_batch, instance, none")
+
+
+def normalize(module: Any, kind: str, x: jax.Array, name: str, *, train: bool) -> jax.Array:
+    """`norm_layer` with the `bn_axis_name` and `dtype` of a module, inside its compact call."""
+    layer = norm_layer(
+        kind, train=train, axis_name=module.bn_axis_name, dtype=module.dtype, name=name
+    )
+    return layer(x)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax.Array:
@@ -323,110 +301,5 @@ def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax
 
 
 def full_precision(x: jax.Array) -> jax.Array:
-    """x in float32, or as it is where it is wider: what networks hand to losses."""
+    """x in float32, or in its own dtype where that is wider, for losses."""
     return x.astype(jnp.promote_types(x.dtype, jnp.float32))
-
-
-def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
-    """Spreads channels over an r times finer grid (Shi et al. 2016, eq. 4, PyTorch's order).
-
-    Input channel c r^2 + i r + j becomes channel c of the pixel (r y + i, r x + j).
-
-    Args:
-      x: (B, H, W, C r^2).
-      r: scale factor.
-
-    Returns:
-      (B, r H, r W, C).
-    """
-    b, h, w, c = x.shape
-    x = x.reshape(b, h, w, c // (r * r), r, r).transpose(0, 1, 4, 2, 5, 3)
-    return x.reshape(b, h * r, w * r, c // (r * r))
-
-
-def pixel_unshuffle(x: jax.Array, r: int) -> jax.Array:
-    """The inverse of `pixel_shuffle`: (B, r H, r W, C) to (B, H, W, C r^2)."""
-    b, h, w, c = x.shape
-    x = x.reshape(b, h // r, r, w // r, r, c).transpose(0, 1, 3, 5, 2, 4)
-    return x.reshape(b, h // r, w // r, c * r * r)
-
-
-def nearest_upsample(x: jax.Array, r: int) -> jax.Array:
-    """Repeats every pixel r times along both axes: (B, H, W, C) to (B, r H, r W, C)."""
-    return jnp.repeat(jnp.repeat(x, r, axis=1), r, axis=2)
-
-
-def _triangle(t: np.ndarray) -> np.ndarray:
-    return np.maximum(0.0, 1.0 - np.abs(t))
-
-
-def _keys_cubic(t: np.ndarray) -> np.ndarray:
-    # Keys 1981, eq. 4, with a = -1/2, as Pillow's BICUBIC.
-    t = np.abs(t)
-    near = 1.5 * t**3 - 2.5 * t**2 + 1.0
-    far = -0.5 * t**3 + 2.5 * t**2 - 4.0 * t + 2.0
-    return np.where(t < 1, near, np.where(t < 2, far, 0.0))
-
-
-def _half_pixel_weights(size: int, r: int, kernel, radius: int) -> np.ndarray:
-    # The half-pixel grid puts output pixel r i + p at i + (p + 1/2) / r - 1/2: the weights depend
-    # on p alone, but for those outside the image, which are dropped and the rest renormalised.
-    phase = (np.arange(r) + 0.5) / r - 0.5
-    weights = kernel(np.arange(-radius, radius + 1) - phase[:, None])
-    inside = np.pad(np.ones(size), radius)
-    mass = sum(w[:, None] * inside[k : k + size] for k, w in enumerate(weights.T))
-    return weights[:, :, None] / mass[:, None]
-
-
-def _align_corners_weights(size: int, r: int) -> np.ndarray:
-    # Output pixel r i + p lies less than one pixel from i.
-    first = np.arange(size)
-    position = (r * first + np.arange(r)[:, None]) * (size - 1) / max(r * size - 1, 1)
-    return np.stack([_triangle(first + k - position) for k in (-1, 0, 1)], 1)
-
-
-def _upsample_axis(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
-    # weights[p, k, i]: what input i + k - radius gives to output r i + p.
-    r, taps, size = weights.shape
-    radius = taps // 2
-    along_axis = [size if a == axis else 1 for a in range(x.ndim)]
-    padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
-    phases = []
-    for p in range(r):
-        parts = [
-            weights[p, k].reshape(along_axis).astype(x.dtype)
-            * lax.slice_in_dim(padded, k, k + size, axis=axis)
-            for k in range(taps)
-            if weights[p, k].any()
-        ]
-        phases.append(sum(parts))
-    shape = [r * n if a == axis else n for a, n in enumerate(x.shape)]
-    return jnp.stack(phases, axis + 1).reshape(shape)
-
-
-def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
-    """Enlarges r times.
-
-    On the half-pixel grid as Pillow's resize does in floating point: weights that fall outside the
-    image are dropped and the rest renormalised to sum to 1.
-
-    Args:
-      x: (B, H, W, C), float.
-      r: integer scale factor.
-      method: "bilinear" or "bicubic" (Keys, a = -1/2), or "bilinear_align_corners": the grid whose
-        corner pixels are those of x, PyTorch's align_corners=True; what an output pixel is made of
-        then depends on where in the image it lies.
-
-    Returns:
-      (B, r H, r W, C); bicubic overshoots the range of x near edges.
-    """
-    methods = {
-        "bilinear": lambda size: _half_pixel_weights(size, r, _triangle, 1),
-        "bicubic": lambda size: _half_pixel_weights(size, r, _keys_cubic, 2),
-        "bilinear_align_corners": lambda size: _align_corners_weights(size, r),
-    }
-    if method not in methods:
-        raise ValueError(f"method {method!r} is not one of {', '.join(methods)}")
-    for axis in (1, 2):
-        x = _upsample_axis(x, axis, methods[method](x.shape[axis]))
-    return x

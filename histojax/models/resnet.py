@@ -14,14 +14,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv, max_pool, norm_layer
+from histojax.checks import check, one_of
+from histojax.models.layers import Conv, max_pool, normalize
 
 # torchvision's initialisation of every convolution.
 _HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Kind(NamedTuple):
-    """What distinguishes one ResNet from another.
+    """A kind of ResNet.
 
     Attributes:
       bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; otherwise two 3x3.
@@ -46,10 +47,9 @@ def kind(name: str) -> Kind:
     """The kind of a name.
 
     Raises:
-      ValueError: there is none of that name.
+      ValueError: an unknown name.
     """
-    if name not in KINDS:
-        raise ValueError(f"encoder={name!r} is not one of {', '.join(KINDS)}")
+    check({"encoder": name}, {"encoder": one_of(KINDS)}, error=ValueError)
     return KINDS[name]
 
 
@@ -148,15 +148,12 @@ class Block(nn.Module):
             x: jax.Array, features: int, kernel: int, stride: int, conv: str, norm: str
         ) -> jax.Array:
             x = _conv(x, features, kernel, stride, self.dtype, conv)
-            return norm_layer(
-                "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name=norm
-            )(x)
+            return normalize(self, "batch", x, norm, train=train)
 
         width, out = self.features, self.features * (4 if self.bottleneck else 1)
+        convolutions = [(width, 3, self.stride), (out, 3, 1)]
         if self.bottleneck:
-            convolutions = ((width, 1, 1), (width, 3, self.stride), (out, 1, 1))
-        else:
-            convolutions = ((width, 3, self.stride), (out, 3, 1))
+            convolutions = [(width, 1, 1), (width, 3, self.stride), (out, 1, 1)]
         y = x
         for i, (features, kernel, stride) in enumerate(convolutions, 1):
             y = y if i == 1 else nn.relu(y)
@@ -206,10 +203,7 @@ class ResNet(nn.Module):
         """
         which = kind(self.kind)
         x = _conv(x, self.width, 7, 2, self.dtype, "conv1")
-        norm = norm_layer(
-            "batch", train=train, axis_name=self.bn_axis_name, dtype=self.dtype, name="bn1"
-        )
-        x = nn.relu(norm(x))
+        x = nn.relu(normalize(self, "batch", x, "bn1", train=train))
         maps = [x]
         x = max_pool(x, 3, 2, padding=1)
         for stage, count in enumerate(self.blocks or which.blocks):

@@ -1,6 +1,6 @@
 """From a foreground mask to nuclei: connected components, in memory or by strips.
 
-Both forms give the same labels: instances are numbered 1..n by the raster order of their first
+Both give the same labels: instances are numbered 1..n by the raster order of their first
 pixel, so neither the tile nor the strip can change them. Foreground and background use dual
 connectivities (8 and 4, or 4 and 8), so that a hole is what one component encloses.
 
@@ -59,7 +59,7 @@ def _structure(connectivity: int) -> np.ndarray:
     return scipy.ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
 
 
-def _first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
+def first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
     """Flat index of the first pixel of labels 0..count in raster order (0 for label 0)."""
     pixels = np.flatnonzero(labels)[::-1]
     first = np.zeros(count + 1, np.int64)
@@ -68,7 +68,25 @@ def _first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
     return first
 
 
-def fill_holes(mask: np.ndarray, max_area: int, connectivity: int = 8) -> np.ndarray:
+def renumbered(kept: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """New numbers of labels by the raster order of their first pixels.
+
+    Args:
+        kept: bool (n,), whether a label stays.
+        firsts: int (n,), flat index of its first pixel.
+
+    Returns:
+        The labels that stay, in their new order; the new number of each label, int32 (n,), 1, 2,
+        ... or 0.
+    """
+    order = np.flatnonzero(kept)
+    order = order[np.argsort(firsts[order])]
+    table = np.zeros(len(firsts), np.int32)
+    table[order] = np.arange(1, len(order) + 1)
+    return order, table
+
+
+def fill_holes(mask: np.ndarray, max_area: float, connectivity: int = 8) -> np.ndarray:
     """Fills the holes of at most `max_area` px; bool (H, W).
 
     A hole is a component of the background (of the dual connectivity) that does not touch the
@@ -87,7 +105,7 @@ def fill_holes(mask: np.ndarray, max_area: int, connectivity: int = 8) -> np.nda
 
 
 def label_mask(
-    mask: np.ndarray, *, min_area: int = 0, max_hole: int = 0, connectivity: int = 8
+    mask: np.ndarray, *, min_area: float = 0, max_hole: float = 0, connectivity: int = 8
 ) -> np.ndarray:
     """Connected components of a mask as instances.
 
@@ -103,12 +121,9 @@ def label_mask(
     labels, count = scipy.ndimage.label(
         fill_holes(mask, max_hole, connectivity), _structure(connectivity)
     )
-    keep = np.flatnonzero(np.bincount(labels.ravel(), minlength=count + 1) >= max(min_area, 1))
-    keep = keep[keep > 0]
-    table = np.zeros(count + 1, np.int32)
-    order = np.argsort(_first_pixels(labels, count)[keep])
-    table[keep[order]] = np.arange(1, len(keep) + 1)
-    return table[labels]
+    large = np.bincount(labels.ravel(), minlength=count + 1) >= max(min_area, 1)
+    large[0] = False
+    return renumbered(large, first_pixels(labels, count))[1][labels]
 
 
 class StripLabeller:
@@ -128,8 +143,8 @@ class StripLabeller:
         self,
         width: int,
         *,
-        min_area: int = 0,
-        max_hole: int = 0,
+        min_area: float = 0,
+        max_hole: float = 0,
         connectivity: int = 8,
         folder: str | Path | None = None,
     ):
@@ -151,7 +166,8 @@ class StripLabeller:
         self._joins: list[np.ndarray] = []
         self._contacts: list[np.ndarray] = []
         self._last_row: tuple[np.ndarray, np.ndarray] | None = None
-        self._plane: Plane | None = Plane(width, np.uint32, folder=folder)
+        self._plane = Plane(width, np.uint32, folder=folder)
+        self._handed_over = False
 
     def add(self, mask: np.ndarray) -> None:
         """Takes the next strip, (rows, W), non-zero where there is foreground."""
@@ -172,7 +188,7 @@ class StripLabeller:
                 f"The mask has more than {2**32:,} parts, too many to number: smooth it first."
             )
         self._areas.append(np.bincount(ids.ravel(), minlength=count + 1)[1:])
-        self._firsts.append(_first_pixels(ids, count)[1:] + self.height * self.width)
+        self._firsts.append(first_pixels(ids, count)[1:] + self.height * self.width)
         self._holes.append(holes)
         ids = ids.astype(np.uint32)
         np.add(ids, np.uint32(self._count), out=ids, where=ids > 0)
@@ -211,7 +227,7 @@ class StripLabeller:
         areas, firsts = np.concatenate(self._areas), np.concatenate(self._firsts)
         holes = np.concatenate(self._holes)
         group = _components(self._count + 1, self._joins)
-        if self.max_hole > 0 and self.height:
+        if self.max_hole > 0 and self._last_row is not None:
             borders = np.concatenate([*self._borders, self._last_row[0]])
             fill = np.bincount(group, weights=areas) <= self.max_hole
             fill[group[borders]] = False
@@ -225,16 +241,13 @@ class StripLabeller:
         sizes = np.bincount(group[nucleus], weights=areas[nucleus], minlength=group.max() + 1)
         first = np.full(len(sizes), np.iinfo(np.int64).max)
         np.minimum.at(first, group[nucleus], firsts[nucleus])
-        kept = np.flatnonzero(sizes >= max(self.min_area, 1))
-        kept = kept[np.argsort(first[kept])]
-        number = np.zeros(len(sizes), np.int32)
-        number[kept] = np.arange(1, len(kept) + 1)
+        kept, number = renumbered(sizes >= max(self.min_area, 1), first)
         table = np.where(nucleus, number[group], 0).astype(np.int32)
-        plane, self._plane = self._plane, None
-        return StripLabels(plane, table, sizes[kept].astype(np.int64))
+        self._handed_over = True
+        return StripLabels(self._plane, table, sizes[kept].astype(np.int64))
 
     def close(self) -> None:
-        if self._plane is not None:
+        if not self._handed_over:
             self._plane.close()
 
     def __enter__(self) -> StripLabeller:

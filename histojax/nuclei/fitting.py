@@ -9,9 +9,10 @@ from typing import Any, TypeVar
 import numpy as np
 
 from histojax.errors import UserError
+from histojax.nuclei.postprocessing import Parameters
 from histojax.nuclei.watershed import Maps
 
-P = TypeVar("P")
+P = TypeVar("P", bound=Parameters)
 
 
 def fit_thresholds(
@@ -58,13 +59,9 @@ def fit_thresholds(
 
     def scored(parameters: P) -> float:
         if parameters not in scores:
+            pairs = zip(maps, truths, strict=True)
             scores[parameters] = float(
-                np.mean(
-                    [
-                        score(label(one, parameters), truth)
-                        for one, truth in zip(maps, truths, strict=True)
-                    ]
-                )
+                np.mean([score(label(one, parameters), truth) for one, truth in pairs])
             )
         return scores[parameters]
 

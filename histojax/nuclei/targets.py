@@ -1,4 +1,4 @@
-"""What a network of nuclei is trained on: markers, contours, distances and offsets of instances.
+"""What a network of nuclei is trained on: markers, contours and distances of instances.
 
 Every map is a pure function of a whole label image, made before it is cropped, so that a crop's
 targets are those of the whole. A nucleus is taken by itself: what touches it is as far as
@@ -149,7 +149,7 @@ def distances(instances: np.ndarray) -> np.ndarray:
     """How deep each pixel lies in its nucleus, float32 (H, W): 0 outside, 1 at the deepest.
 
     One px more than the Euclidean distance to the nucleus's nearest border pixel (one that has
-    another label beside it, corners included), over the largest such value of the nucleus.
+    a neighbour of another label, corners included), over the largest such value of the nucleus.
     """
     labels = _compact(instances)
     inside = labels > 0
@@ -164,30 +164,6 @@ def distances(instances: np.ndarray) -> np.ndarray:
     np.maximum.at(deepest, ids, depth)
     result = np.zeros(labels.shape, np.float32)
     result[inside] = depth / deepest[ids]
-    return result
-
-
-def offsets(instances: np.ndarray) -> np.ndarray:
-    """Where each pixel lies from its nucleus's centroid, float32 (H, W, 2) in [-1, 1].
-
-    The last axis is horizontal (rightwards), vertical (downwards); each side of the centroid is
-    divided by its own reach, so the nucleus's outermost pixels have -1 and 1. 0 in background.
-    Graham et al. 2019 (HoVer-Net), section 3.1.
-    """
-    labels = _compact(instances)
-    where = np.nonzero(labels)
-    ids = labels[where]
-    result = np.zeros((*labels.shape, 2), np.float32)
-    centers = _centroids(labels)
-    for channel, axis in enumerate((1, 0)):
-        offset = where[axis] - centers[axis][ids]
-        # A nucleus of one column lies at its centroid but for rounding.
-        offset[np.abs(offset) < 1e-9] = 0
-        side = (offset > 0).astype(int)
-        reach = np.zeros((2, len(centers[axis])))
-        np.maximum.at(reach, (side, ids), np.abs(offset))
-        reach[reach == 0] = 1
-        result[(*where, channel)] = offset / reach[side, ids]
     return result
 
 
@@ -207,7 +183,7 @@ def resized_mask(
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
         raise ValueError(f"a mask is (H, W) and not empty; this one has shape {mask.shape}")
-    sides = (size, size) if np.isscalar(size) else tuple(size)
+    sides = size if isinstance(size, tuple) else (size, size)
     values = skimage.transform.resize((mask != 0).astype(np.float64), sides, order=1)
     # Rounding within foreground must not lose a pixel, which in the source's code it may.
     return (values >= (1 - 1e-6 if legacy_labels else 0.5)).astype(np.uint8)
@@ -290,7 +266,7 @@ def _centroids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     ids = labels[y, x]
     count = labels.max(initial=0) + 1
     area = np.maximum(np.bincount(ids, minlength=count), 1)
-    return tuple(np.bincount(ids, v, count) / area for v in (y, x))
+    return np.bincount(ids, y, count) / area, np.bincount(ids, x, count) / area
 
 
 def _nearest(

@@ -1,8 +1,8 @@
 """The post-processing of USE-Net as published: influence zones of the markers cut the mask.
 
 Rahmon, Toubal and Palaniappan 2021, in the steps of their code. Influence zones reach through the
-background without bound, so this form is for whole images only; `histojax.nuclei.watershed` has
-one that is not, and that is better.
+background without bound, so this is for whole images only;
+`histojax.nuclei.watershed` takes images of any size, and finds nuclei better.
 """
 
 from __future__ import annotations
@@ -12,11 +12,15 @@ import dataclasses
 import numpy as np
 import scipy.ndimage
 
-from histojax.errors import UserError
-from histojax.nuclei.components import label_mask
-from histojax.nuclei.watershed import check_map
+from histojax.checks import check, number
+from histojax.nuclei.components import first_pixels, label_mask, renumbered
+from histojax.nuclei.watershed import InstanceParameters, Maps, check_map, check_maps
 
 _EIGHT = np.ones((3, 3), bool)
+_RULES = {
+    **dict.fromkeys(("mask_threshold", "marker_threshold"), number(0, 1, of="a probability")),
+    **dict.fromkeys(("min_mask", "min_marker", "max_hole"), number(0, of="a number of px")),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,12 +41,12 @@ class USENetParameters:
     max_hole: int = 100
 
     def __post_init__(self) -> None:
-        for name in ("mask_threshold", "marker_threshold"):
-            if not 0 <= (value := getattr(self, name)) <= 1:
-                raise UserError(f"{name}={value!r} is a probability: give a number from 0 to 1")
-        for name in ("min_mask", "min_marker", "max_hole"):
-            if not 0 <= (value := getattr(self, name)) < np.inf:
-                raise UserError(f"{name}={value!r} has to be a number of px of 0 or more")
+        check(vars(self), _RULES)
+
+    def label(self, maps: Maps, *, mpp: float | None = None) -> np.ndarray:
+        """`usenet_instances` of the maps, whatever their scale."""
+        check_maps(maps, InstanceParameters())
+        return usenet_instances(maps["mask"], maps["marker"], self)
 
 
 def usenet_instances(
@@ -57,7 +61,7 @@ def usenet_instances(
     a marker are nuclei too, and two pieces in one zone are two nuclei.
 
     MATLAB floods level ground in an order of its own, which is not reproduced: a line may lie a px
-    beside its own. Its numbers run down the columns, which decides what is on top.
+    off. Its numbers run down the columns, which decides what is on top.
 
     Args:
         mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
@@ -90,7 +94,9 @@ def usenet_instances(
         labels, footprint=scipy.ndimage.generate_binary_structure(2, 1), mode="constant"
     )
     # Components are at least a px apart, so that only background is contested.
-    return _in_raster_order(np.where(found, labels, grown))
+    labels = np.where(found, labels, grown)
+    firsts = first_pixels(labels, labels.max())
+    return renumbered(np.arange(len(firsts)) > 0, firsts)[1][labels]
 
 
 def zone_borders(seeds: np.ndarray) -> np.ndarray:
@@ -132,12 +138,3 @@ def _opened(mask: np.ndarray, min_area: float) -> np.ndarray:
     keep = np.bincount(labels.ravel()) >= min_area
     keep[:1] = False
     return keep[labels]
-
-
-def _in_raster_order(labels: np.ndarray) -> np.ndarray:
-    """The labels 1..n renumbered by their first pixel, int32 (H, W)."""
-    values, first = np.unique(labels, return_index=True)
-    first, values = first[values > 0], values[values > 0]
-    table = np.zeros(labels.max(initial=0) + 1, np.int32)
-    table[values[np.argsort(first)]] = np.arange(1, len(values) + 1)
-    return table[labels]

@@ -15,16 +15,16 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import skimage.segmentation
 
+from histojax.checks import check, number
 from histojax.errors import UserError
 from histojax.imaging.plane import Plane
-from histojax.nuclei.components import StripLabeller, StripLabels
+from histojax.nuclei.components import StripLabeller, StripLabels, renumbered
 
 _log = logging.getLogger(__name__)
 
@@ -34,6 +34,18 @@ Maps = Mapping[str, np.ndarray]
 BLOCK = 2_048
 REACH = 512
 _ROWS = 512
+
+_AREAS = ("min_marker", "min_area", "min_unmarked", "max_hole")
+_WEIGHTS = ("mask_weight", "marker_weight", "distance_weight", "contour_weight")
+_MPP = number(above=0, of="a number of micrometres per pixel")
+_RULES = {
+    **dict.fromkeys(
+        ("mask_threshold", "marker_threshold", "marker_peak"), number(0, 1, of="a probability")
+    ),
+    **dict.fromkeys(_AREAS, number(0, of="an area in px")),
+    **dict.fromkeys(_WEIGHTS, number(0)),
+    "mpp": _MPP.or_none(),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,27 +80,20 @@ class InstanceParameters:
     mpp: float | None = None
 
     def __post_init__(self) -> None:
-        for name, value in dataclasses.asdict(self).items():
-            if name == "mpp" and value is None:
-                continue
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if not number or not math.isfinite(value) or value < 0:
-                raise UserError(f"{name}={value!r} has to be a finite number of 0 or more")
-            if value > 1 and name in ("mask_threshold", "marker_threshold", "marker_peak"):
-                raise UserError(f"{name}={value!r} is a probability: give a number from 0 to 1")
-        if self.mpp == 0:
-            raise UserError("mpp=0 has to be above 0, in micrometres per pixel, or None")
+        check(vars(self), _RULES)
 
     def at(self, mpp: float | None) -> InstanceParameters:
         """The same with areas in px of an image at `mpp` um per px, where both scales are known."""
         if mpp is None or self.mpp is None:
             return self
-        if not 0 < mpp < math.inf:
-            raise UserError(f"mpp={mpp!r} has to be above 0, in micrometres per pixel")
+        check({"mpp": mpp}, {"mpp": _MPP})
         factor = (self.mpp / mpp) ** 2
-        areas = ("min_marker", "min_area", "min_unmarked", "max_hole")
-        scaled = {name: getattr(self, name) * factor for name in areas}
+        scaled = {name: getattr(self, name) * factor for name in _AREAS}
         return dataclasses.replace(self, **scaled, mpp=mpp)
+
+    def label(self, maps: Maps, *, mpp: float | None = None) -> np.ndarray:
+        """`label_instances` of the maps."""
+        return label_instances(maps, self, mpp=mpp)
 
 
 def label_instances(
@@ -125,7 +130,7 @@ class InstanceLabeller:
     as if alone. A longer one is flooded as far as each window shows it, its basins joined by
     their markers: still the same however the maps are cut, and within `REACH` px of a block's
     border what a flood of the whole component gives, but for water that came from further away.
-    What of it has no marker of its own in sight is left out, and said in the log.
+    Parts that have no marker within a window are left out, with a warning.
 
     Memory is bounded by a strip, a window and some tens of bytes for each component and marker;
     the temporary files take 14 bytes a pixel.
@@ -246,7 +251,7 @@ class InstanceLabeller:
                         connectivity=2,
                         mask=inside,
                     )[core]
-                    unreached += np.count_nonzero(inside[core] & (basins == 0))
+                    unreached += int(np.count_nonzero(inside[core] & (basins == 0)))
                     ids = np.where(inside[core], basins, ids)
                 plane.write(y, x, ids)
         if unreached:
@@ -268,7 +273,7 @@ class InstanceLabeller:
 
 
 def check_maps(maps: Maps, parameters: InstanceParameters) -> None:
-    """Raises what `InstanceLabeller.add` says about maps."""
+    """Raises the errors of `InstanceLabeller.add` about maps."""
     for name in ("mask", "marker"):
         if name not in maps:
             raise ValueError(f"there is no map {name!r} among {sorted(maps)}")
@@ -327,8 +332,5 @@ def _numbered(plane: Plane, count: int, min_area: float) -> StripLabels:
         # Where an index is repeated the last assignment stands, and here that is the first pixel.
         firsts[ids[pixels]] = pixels + y * plane.width
     areas[0] = 0
-    kept = np.flatnonzero(areas >= max(min_area, 1))
-    kept = kept[np.argsort(firsts[kept])]
-    table = np.zeros(count + 1, np.int32)
-    table[kept] = np.arange(1, len(kept) + 1)
+    kept, table = renumbered(areas >= max(min_area, 1), firsts)
     return StripLabels(plane, table, areas[kept])

@@ -1,8 +1,8 @@
 """Checkpoints: state, data position and meta (config, thresholds, scales) in one composite.
 
 A workdir keeps two series, checkpoints/last (to go on from; the one before is kept too) and
-checkpoints/best (to use). Orbax writes beside and renames, so a kill leaves no half checkpoint
-under a final name; one that was damaged later is passed over for the one before, and that is said.
+checkpoints/best (to use). Orbax writes under another name and renames, so a kill leaves no half
+checkpoint under a final name. A damaged one is passed over, with a warning, for the one before.
 """
 
 from __future__ import annotations
@@ -26,11 +26,10 @@ from absl import logging
 
 from histojax import files
 from histojax.components import trees
-from histojax.config import check_format
+from histojax.config import FORMAT, check_format
 from histojax.errors import UserError
 
 Tree = Any
-FORMAT = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,8 +103,8 @@ class Series:
     def _refusals(self, step: int) -> Iterator[None]:
         """Turns what the disk refuses into a DiskError, and leaves no half checkpoint."""
         verbosity = logging.get_verbosity()
-        # Orbax's writing threads log their traceback before the error gets here, and TensorStore's
-        # other writes find the event loop closed, some of them later.
+        # Orbax's writing threads log their traceback before the error gets here. TensorStore's
+        # other writes find the event loop closed, some of them after this block.
         logging.set_verbosity(logging.FATAL)
         hook = sys.unraisablehook
         sys.unraisablehook = functools.partial(_unless_closed_loop, hook)
@@ -114,9 +113,12 @@ class Series:
         except (OSError, ValueError) as error:
             # TensorStore's errors are ValueErrors that carry the system's number.
             code = re.search(r"os_error_code='(\d+)'", str(error))
-            if code is None and not isinstance(error, OSError):
+            if code is not None:
+                reason = os.strerror(int(code[1]))
+            elif isinstance(error, OSError):
+                reason = error.strerror or str(error)
+            else:
                 raise
-            reason = os.strerror(int(code[1])) if code else error.strerror or str(error)
             # Threads that still write may leave some of it, which the next run clears away.
             for part in [*self.folder.glob(f"{step}.*")] * 10:
                 shutil.rmtree(part, ignore_errors=True)
@@ -180,7 +182,7 @@ class Series:
 
     def _read(self, step: int, template: Tree) -> Restored:
         meta = self._json(step, "meta")
-        check_format(meta.get("format", 0), FORMAT, f"{self.folder}/{step}")
+        check_format(meta["format"], f"{self.folder}/{step}")
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import pathlib
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -15,10 +13,8 @@ from ml_collections import ConfigDict
 
 from histojax.components.state import State
 from histojax.config import from_values, read_config
-from histojax.data.sources import specs, subsets, targets
-from histojax.data.sources.base import Source
+from histojax.data.sources import targets
 from histojax.errors import UserError
-from histojax.imaging import reader
 from histojax.runs import checkpoint
 from histojax.stages import build_stage
 from histojax.stages.base import Stage
@@ -63,18 +59,18 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     return inner
 
 
-def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, np.ndarray]:
+def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, Any]:
     """One batch element of the shapes that a config trains on (or of another crop), all zeros."""
     crop, scale = crop or config.data.crop, config.data.scale
     return {
         "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
         "hr": np.zeros((1, crop, crop, 3), np.uint8),
+        targets.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
         "instances": np.zeros((1, crop, crop), np.int32),
         **{
             field: np.zeros((1, crop, crop), np.uint8)
             for field in ("mask", "labelled", *targets.MAPS)
         },
-        targets.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
     }
 
 
@@ -94,39 +90,8 @@ def fresh_state(stage: Stage, config: ConfigDict) -> State:
         ) from error
 
 
-def labelled_source(workdir: pathlib.Path) -> Source:
-    """The labelled images that a run was trained on, without those beside them.
-
-    Raises:
-        UserError: for a workdir or data that cannot be read.
-    """
-    folder = stage_folder(workdir)
-    config = from_values(read_config(folder / "config.json"))
-    return open_split(without_extra(config), "train", fields=("instances",))
-
-
-def manifest(config: ConfigDict) -> dict[str, Any]:
-    """Names of the images that a run is trained and watched on; `extra` is the SPEC beside them.
-
-    Where there are images without labels, `unlabelled` names these.
-    """
-    plain = without_extra(config)
-    seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
-    if config.data.get("unlabelled", ""):
-        seen["unlabelled"] = sorted(open_unlabelled(config).names)
-    return {**seen, "extra": config.data.get("extra", "")}
-
-
-def without_extra(config: ConfigDict) -> ConfigDict:
-    """The config without the training images beside those of its data."""
-    plain = config.copy_and_resolve_references()
-    if "extra" in plain.data:
-        plain.data.extra = ""
-    return plain
-
-
-def going_on(config: ConfigDict) -> ConfigDict:
-    """The config without what only a run's first step reads, whose file may be gone by now."""
+def without_pretrained(config: ConfigDict) -> ConfigDict:
+    """The config without the weights that only a run's first step reads, whose file may be gone."""
     if config.get("pretrained", {}).get("encoder", "none") == "none":
         return config
     config = config.copy_and_resolve_references()
@@ -148,10 +113,10 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
     config = from_values(read_config(folder / "config.json"))
     if precision is not None:
         config.precision = precision
-    if "features" in config.get("loss", {}):
-        # Only training looks at feature distances, so their network is not needed here.
+    if "features" in config.loss:
+        # Only training reads feature distances, so their network is not needed here.
         config.loss.features.weight = 0.0
-    stage = build_stage(going_on(config), {})
+    stage = build_stage(without_pretrained(config), {})
     # Named explicitly, because a checkpoint of many devices is used on one as well.
     here = SingleDeviceSharding(jax.local_devices()[0])
     template = jax.tree.map(
@@ -180,76 +145,3 @@ def initial_variables(workdir: pathlib.Path) -> dict[str, Tree]:
     """
     run = load(workdir)
     return {name: run.state.variables(name, averaged=True) for name in run.state.params}
-
-
-def open_split(
-    config: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
-) -> Source:
-    """A split of the data that a config names.
-
-    Args:
-        config: a run's config.
-        split: "train", "val", "test" or "all".
-        fields: what is wanted of the images, as a stage names it; where there are labels among it,
-            every image has to be annotated. Who asks whether images are "labelled" gets, for
-            training, those beside them that are not.
-        crop: smallest side that every image must have, px.
-
-    Raises:
-        UserError: for whatever is wrong with the data.
-    """
-    data = config.data
-    made = [field for field in targets.FIELDS if field in fields]
-    required = bool(made) or "mask" in fields or "instances" in fields
-    opened = _opener(config, require_labels=required, crop=crop)
-    source = opened(data.source, split=split)
-    if split == "train":
-        source = subsets.labelled_part(source, data.get("labelled", 1.0), config.seed)
-        if data.get("extra", ""):
-            extra = opened(data.extra, split="all")
-            source = subsets.with_extra(source, extra, data.extra_weight)
-    if "labelled" in fields and split == "train":
-        others = open_unlabelled(config, crop=crop)
-        source = subsets.with_unlabelled(source, others, data.unlabelled_weight)
-    elif "labelled" in fields:
-        source = subsets.ToldSource(source, labelled=True)
-    if made or ("mask" in fields and data.get("targets", {}).get("legacy", False)):
-        return targets.TargetSource(source, made, data.targets)
-    return source
-
-
-def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
-    """The images that a run learns from without their labels; they may have some.
-
-    Args:
-        config: a run's config, whose `data.unlabelled` is not empty.
-        crop: smallest side that every image must have, px.
-
-    Raises:
-        UserError: for whatever is wrong with the data.
-    """
-    data = config.data
-    return subsets.open_unlabelled(
-        data.unlabelled,
-        _opener(config, require_labels=False, crop=crop),
-        beside=data.source,
-        share=data.get("labelled", 1.0),
-        seed=config.seed,
-    )
-
-
-def _opener(config: ConfigDict, *, require_labels: bool, crop: int | None) -> Callable[..., Source]:
-    """What opens a SPEC as a config has it: (spec, split=, ...) -> Source."""
-    data = config.data
-    return functools.partial(
-        specs.open_source,
-        seed=config.seed,
-        group_pattern=data.group_pattern,
-        synthetic=data.synthetic.to_dict(),
-        require_labels=require_labels,
-        crop=crop,
-        scale=data.scale,
-        # Runs from before there were these lack them.
-        data_dir=data.get("data_dir", ""),
-        max_pixels=data.get("max_pixels", reader.MAX_PIXELS),
-    )

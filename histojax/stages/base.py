@@ -12,6 +12,7 @@ from flax import linen as nn
 from histojax.components.scoring import Sums
 from histojax.components.state import State
 from histojax.data.sources.base import Source
+from histojax.nuclei import postprocessing
 
 Batch = Mapping[str, jax.Array]
 Capability = Literal["enhance", "segment", "synthesize"]
@@ -95,6 +96,11 @@ class Segmenter(Stage, Protocol):
 
     @property
     def segmenter(self) -> Any: ...
+
+    @property
+    def instances(self) -> postprocessing.Parameters | None:
+        """How its maps become nuclei; None: by connected components of the mask."""
+        ...
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> its heads' maps (B, H, W, C) in [0, 1]."""

@@ -17,26 +17,52 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import build, content, scoring
+from histojax.components import content, networks, optimizers, scoring
 from histojax.components.images import enhanced, unit
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
-from histojax.models.resnext_generator import ResNeXtGenerator
-from histojax.stages.base import Capability, OneImage
+from histojax.models.generators import GENERATORS
+from histojax.stages.base import Batch, Capability, OneImage
 
 Tree = Any
-Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Generator(OneImage):
-    """The stage; see `histojax.stages` for what its members mean."""
+class EnhancesImages(OneImage):
+    """The members that all stages with a generator share."""
 
-    generator: nn.Module
+    generator: Any
     optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
     ema_decay: float
     initial: Mapping[str, Tree]
-    dtype: jnp.dtype
+    dtype: Any
+
+    averaged: ClassVar[tuple[str, ...]] = ("generator",)
+
+    def init(self, rng: jax.Array, batch: Batch) -> State:
+        lr, hr = unit(batch["lr"][:1], self.dtype), unit(batch["hr"][:1], self.dtype)
+        return create(
+            rng,
+            {n: (module, lr if n == "generator" else hr) for n, module in self.networks.items()},
+            self.optimizers,
+            averaged=self.averaged,
+            start={k: v for k, v in self.initial.items() if k in self.networks},
+            frozen=self.content.frozen,
+        )
+
+    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
+        return enhanced(self.generator, state, lr, self.dtype)
+
+    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
+        return self.predict(state, batch["lr"])
+
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return {"sr": self.enhance(state, image)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Generator(EnhancesImages):
+    """The stage; see `histojax.stages.base` for its members."""
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
     fields = ("lr", "hr")
@@ -46,17 +72,6 @@ class Generator(OneImage):
     @property
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
-
-    def init(self, rng: jax.Array, batch: Batch) -> State:
-        sample = unit(batch["lr"][:1], self.dtype)
-        return create(
-            rng,
-            {"generator": (self.generator, sample)},
-            self.optimizers,
-            averaged=("generator",),
-            start={k: v for k, v in self.initial.items() if k == "generator"},
-            frozen=self.content.frozen,
-        )
 
     def train_step(
         self, state: State, batch: Batch, *, axis_name: str | None = None
@@ -83,15 +98,6 @@ class Generator(OneImage):
             ema_decay=self.ema_decay,
         )
 
-    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
-        return enhanced(self.generator, state, lr, self.dtype)
-
-    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        return self.predict(state, batch["lr"])
-
-    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
-        return {"sr": self.enhance(state, image)}
-
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
@@ -101,19 +107,27 @@ class Generator(OneImage):
         return ((0, "generator learns"),)
 
 
+def build_generator(config: ConfigDict, dtype: Any) -> Any:
+    """The network of group `generator`.
+
+    Raises:
+        UserError: for a field that cannot be used.
+    """
+    scale = config.data.scale
+    return networks.network(GENERATORS, config.generator, "generator", scale=scale, dtype=dtype)
+
+
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Generator:
     """The stage that a config describes; `initial` are variables of earlier runs, by network.
 
     Raises:
         UserError: for a config value that cannot be used.
     """
-    dtype = build.compute_dtype(config)
-    generator = build.module(
-        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
-    )
+    dtype = networks.compute_dtype(config)
+    optimizer = optimizers.optimizer(config.optimizer, config.steps, "optimizer")
     return Generator(
-        generator=generator,
-        optimizers={"generator": build.optimizer(config.optimizer, config.steps, "optimizer")},
+        generator=build_generator(config, dtype),
+        optimizers={"generator": optimizer},
         content=content.build_content(config.loss, None, initial),
         ema_decay=config.ema_decay,
         initial=initial,

@@ -1,9 +1,9 @@
-"""One scale of the pyramid: an image for a mask, and a mask for an image, on what lies below it.
+"""One scale of the pyramid: an image for a mask, and a mask for an image, on the scales below.
 
 Li et al. 2022 (Med. Image Anal. 75:102251), as their development code has it. Each scale has a
-generator, a discriminator of image and mask pairs and a segmentor. It is trained on the frozen
-scales below, whose networks it takes along, so that the top scale's checkpoint is the whole
-pyramid; or, in the end, with all scales together.
+generator, a discriminator of image and mask pairs and a segmenter. A scale is trained on the frozen
+scales below and keeps their networks, so that the top scale's checkpoint is the whole pyramid. In
+the end all scales can be trained together.
 
 python -m histojax.stages.pyramid --config=configs/pyramid.py
 """
@@ -23,7 +23,8 @@ from jax import lax
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import build, content, gan, pair_gan, palette, scoring
+from histojax.checks import check, number
+from histojax.components import content, networks, optimizers, pair_gan, palette, scoring
 from histojax.components.images import by_head, quantize, unit
 from histojax.components.scales import (
     AllScales,
@@ -32,60 +33,58 @@ from histojax.components.scales import (
     check_base,
     check_sizes,
     enlarged,
+    generated,
     grounds_of,
     label_colors,
-    moments,
     recolored,
     reduced,
+    segmented,
 )
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources.base import Source
-from histojax.errors import UserError
-from histojax.models.dense_unet import DenseUNet
+from histojax.models.discriminators.pairs import PairDiscriminator
+from histojax.models.generators.pyramid import PyramidGenerator
 from histojax.models.layers import full_precision
-from histojax.models.pyramid import PairDiscriminator, PyramidGenerator
-from histojax.nuclei import separation
+from histojax.models.segmenters.dense_unet import DenseUNet
+from histojax.nuclei import postprocessing
 from histojax.stages import segmentation
-from histojax.stages.base import Capability
+from histojax.stages.base import Batch, Capability
 
 Tree = Any
-Batch = Mapping[str, jax.Array]
 # Weight of the newest batch in the running amplitude of the noise.
 _NEWEST = 0.02
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Pyramid(segmentation.FindsNuclei):
-    """The stage; see `histojax.stages` for what its members mean.
+    """The stage; see `histojax.stages.base` for its members.
 
     Attributes:
-      sizes: side of a training crop at each scale, px, lowest first, up to the scale that is
-        trained here.
+      sizes: side of a training crop at each scale, px, lowest first, up to the trained scale.
       crop: side of a training crop, px.
       generators, discriminators, segmenters: a network for each scale.
       trained: numbers of the scales that learn.
-      base: what the lowest scale adds to: "colors", the mask painted in the mean colours that its
-        labels have in the image, "tissue", to which generators add nothing at first, or "gray"; see
-        `scales.grounds_of`.
+      base: the image that the lowest scale adds to: "colors", the mask painted in the mean colours
+        that its labels have in the image; "tissue", to which generators add nothing at first; or
+        "gray". See `scales.grounds_of`.
     """
 
     sizes: tuple[int, ...]
     crop: int
     labels: Labels
-    generators: tuple[PyramidGenerator, ...]
-    discriminators: tuple[PairDiscriminator, ...]
-    segmenters: tuple[DenseUNet, ...]
+    generators: tuple[Any, ...]
+    discriminators: tuple[Any, ...]
+    segmenters: tuple[Any, ...]
     trained: tuple[int, ...]
     base: str
     optimizers: Mapping[str, optax.GradientTransformation]
-    content: content.Content
     contest: pair_gan.Contest
     noise: float
     threshold: float
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
     ema_decay: float
     initial: Mapping[str, Tree]
-    dtype: jnp.dtype
+    dtype: Any
 
     # Neither likeness nor overlap of one of the two says which pyramid is best.
     best = ("step", "max")
@@ -107,12 +106,12 @@ class Pyramid(segmentation.FindsNuclei):
 
     @property
     def synthesizer(self) -> AllScales:
-        """The generators, as far as the highest scale's px are those of the crops."""
+        """The generators of all scales, for images of the highest scale's px."""
         return AllScales(self.generators, tuple(self.sizes[-1] // size for size in self.sizes))
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        found = {}
+        found: dict[str, nn.Module] = {}
         for k in range(len(self.sizes)):
             found[f"generator_{k}"] = self.generators[k]
             found[f"segmenter_{k}"] = self.segmenters[k]
@@ -124,7 +123,7 @@ class Pyramid(segmentation.FindsNuclei):
         """One image's inputs for each network."""
         image = unit(batch["hr"][:1], self.dtype)
         labels = self.labels.one_hot({f: batch[f][:1] for f in self.labels.fields}, self.dtype)
-        found = {}
+        found: dict[str, tuple[jax.Array, ...]] = {}
         for k in range(len(self.sizes)):
             x = reduced(image, self._factor(k))
             y = self.labels.reduced(labels, self._factor(k))
@@ -140,7 +139,7 @@ class Pyramid(segmentation.FindsNuclei):
             self.optimizers,
             averaged=tuple(f"{n}_{k}" for k in self.trained for n in ("generator", "segmenter")),
             start={k: v for k, v in self.initial.items() if k in self.networks},
-            frozen=self.content.frozen,
+            frozen=self.contest.content.frozen,
         )
 
     def _factor(self, k: int) -> int:
@@ -162,19 +161,20 @@ class Pyramid(segmentation.FindsNuclei):
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            made = self._generate(run, grounds, masks, noises, real)
+            made = generated(run, grounds, masks, noises, real)
             fakes, added, generator_stats, squares = made
-            logits, segmenter_stats = self._segment(run, real)
+            logits, segmenter_stats = segmented(run, real, self.labels.count)
             outputs = {k: (fakes[k], added[k], logits[k]) for k in self.trained}
             return outputs, ({**generator_stats, **segmenter_stats}, squares)
 
         trained = {name: state.params[name] for name in names}
         outputs, pullback, (stats, squares) = jax.vjp(forward, trained, has_aux=True)
-        sensitivity, judges, statistics, metrics = {}, {}, dict(stats), {"loss": jnp.zeros(())}
+        sensitivity: dict[int, Any] = {}
+        judges, statistics, metrics = {}, dict(stats), {"loss": jnp.zeros(())}
         for k in self.trained:
             name = f"discriminator_{k}"
             sensitivity[k], judges[name], statistics[name], found = self._compete(
-                state, k, *outputs[k], real[k], masks[k], axis_name
+                state, k, outputs[k], real[k], masks[k], axis_name
             )
             metrics["loss"] += found.pop("loss")
             metrics |= {f"{n}{self._suffix(k)}": value for n, value in found.items()}
@@ -200,7 +200,7 @@ class Pyramid(segmentation.FindsNuclei):
     def _noises_of_step(
         self, state: State, masks: Sequence[jax.Array], axis_name: str | None
     ) -> list[jax.Array]:
-        """This device's part of the noise of the whole batch, the same on however many devices."""
+        """This device's part of the whole batch's noise, which no device count changes."""
         key = step_key(state, None)
         if axis_name is None:
             return self.noises(key, masks)
@@ -215,10 +215,10 @@ class Pyramid(segmentation.FindsNuclei):
     def _runner(
         self, state: State, params: Mapping[str, Tree], key: jax.Array, axis_name: str | None
     ) -> Any:
-        """(network name, inputs) -> (output, statistics): in training those of `params`."""
+        """(network name, inputs) -> (output, statistics); networks of `params` are in training."""
 
-        def run(name: str, x: tuple[jax.Array, ...]) -> tuple[jax.Array, Tree]:
-            module = self.networks[name]
+        def run(name: str, x: tuple[jax.Array, ...]) -> tuple[Any, Tree]:
+            module: Any = self.networks[name]
             if name not in params:
                 variables = state.variables(name, averaged=True)
                 return module.apply(variables, *x, train=False), state.statistics[name]
@@ -227,171 +227,33 @@ class Pyramid(segmentation.FindsNuclei):
 
         return run
 
-    def _generate(
-        self,
-        run: Any,
-        grounds: Sequence[jax.Array | None],
-        masks: Sequence[jax.Array],
-        noises: Sequence[jax.Array],
-        real: Sequence[jax.Array] | None = None,
-    ) -> tuple[list[jax.Array], list[jax.Array], dict[str, Tree], list[jax.Array]]:
-        """Images of all scales, what each adds, statistics, mean squares of what it should."""
-        images, added, stats, squares = [], [], {}, []
-        for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
-            below = ground
-            if images:
-                below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
-                below = below if ground is None else below + ground
-            off = below if real is None else real[k] - below
-            squares.append(jnp.mean(jnp.square(lax.stop_gradient(off))))
-            image, stats[f"generator_{k}"] = run(f"generator_{k}", (below, noise, mask))
-            images.append(image)
-            added.append(image - below)
-        return images, added, stats, squares
-
-    def _segment(
-        self, run: Any, images: Sequence[jax.Array]
-    ) -> tuple[list[jax.Array], dict[str, Tree]]:
-        """Logits (B, h, w, C) of all scales, and statistics."""
-        logits, stats = [], {}
-        below = jnp.zeros((*images[0].shape[:3], self.labels.count), self.dtype)
-        for k, image in enumerate(images):
-            if logits:
-                factor = image.shape[1] // logits[-1].shape[1]
-                below = enlarged(jax.nn.softmax(logits[-1]), factor)
-            found, stats[f"segmenter_{k}"] = run(f"segmenter_{k}", (image, below))
-            logits.append(found)
-        return logits, stats
-
     def _compete(
         self,
         state: State,
         k: int,
-        fake: jax.Array,
-        added: jax.Array,
-        logits: jax.Array,
+        made: tuple[jax.Array, jax.Array, jax.Array],
         real: jax.Array,
         mask: jax.Array,
         axis_name: str | None,
     ) -> tuple[tuple[jax.Array, ...], Tree, Tree, dict[str, jax.Array]]:
-        """What a scale's three networks make of each other.
-
-        Every pair is judged once, and what the generator and segmentor lose by it and what the
-        discriminator does are both followed back from there. `added` is what `fake` has beyond the
-        image that its generator was given.
-
-        Returns:
-          Gradients of `fake`, `added` and `logits` (B, h, w, C), the discriminator's gradients and
-          statistics, metrics.
-        """
+        """`Contest.compete` of scale k."""
         name = f"discriminator_{k}"
         module = self.discriminators[k].clone(bn_axis_name=axis_name)
-        params, held = state.params[name], state.statistics[name]
-
-        def judge(params: Tree, image: jax.Array, labels: jax.Array) -> tuple[Any, Tree]:
-            """(logits, hidden activations) of each size, and statistics."""
-            return module.apply(
-                {"params": params, **held},
-                image,
-                labels,
-                train=True,
-                features=True,
-                mutable=list(held),
-            )
-
-        probability, of_probability = jax.vjp(jax.nn.softmax, logits)
-        # All three are judged after the same power iteration.
-        on_real, back_real, stats = jax.vjp(judge, params, real, mask, has_aux=True)
-        on_fake, back_fake, _ = jax.vjp(judge, params, fake, mask, has_aux=True)
-        on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
-
-        lost = jax.grad(self._loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
-        (of_fake, of_added, of_logits, of_judged, of_found), metrics = lost(
-            fake, added, logits, on_fake, on_mask, on_real, state.frozen, real, mask, axis_name
-        )
-        of_fake = of_fake + back_fake(of_judged)[1]
-        of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
-
-        judged = jax.grad(self._loss_of_judge, argnums=(0, 1, 2), has_aux=True)
-        each, found = judged(on_real, on_fake, on_mask, axis_name)
-        backs = (back_real, back_fake, back_mask)
-        parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
-        grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
-        return (of_fake, of_added, of_logits), grads, stats, {**metrics, **found}
-
-    def _loss(
-        self,
-        fake: jax.Array,
-        added: jax.Array,
-        logits: jax.Array,
-        on_fake: Any,
-        on_mask: Any,
-        on_real: Any,
-        frozen: Tree,
-        real: jax.Array,
-        mask: jax.Array,
-        axis_name: str | None,
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Generator's and segmentor's losses of a scale, of what was judged of their pairs."""
-        _, loss_of = gan.losses(self.contest.kind, axis_name)
-        real_logits, seen_real = lax.stop_gradient(on_real)
-
-        def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
-            found, seen = judged
-            each = [
-                jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(real_logits, found, strict=True)
-            ]
-            return jnp.mean(jnp.stack(each)), pair_gan.matching(seen, seen_real)
-
-        fooled, matched = terms(on_fake)
-        mask_fooled, mask_matched = terms(on_mask)
-        likeness, found = self.content.loss(frozen, fake, real)
-        cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
-        contest = self.contest
         # Tissue is moved by whole nuclei: means of rim and middle are not tied to the image's.
         parts = self.labels.nuclei_as_one(mask) if self.base == "tissue" else mask
-        off = jnp.mean(jnp.abs(moments(fake, parts) - moments(real, parts)))
-        more = jnp.mean(jnp.abs(full_precision(added)))
-        loss = likeness + contest.weight * fooled + contest.matching_weight * matched
-        loss = loss + contest.moments_weight * off + contest.added_weight * more
-        loss = loss + cross_entropy + contest.mask_adversarial_weight * mask_fooled
-        loss = loss + contest.mask_matching_weight * mask_matched
-        right = jnp.argmax(logits, -1) == jnp.argmax(mask, -1)
-        return loss, {
-            **found,
-            "loss": loss,
-            "loss_adversarial": fooled,
-            "loss_matching": matched,
-            "loss_moments": off,
-            "loss_added": more,
-            "loss_mask": cross_entropy,
-            "loss_mask_adversarial": mask_fooled,
-            "loss_mask_matching": mask_matched,
-            "accuracy": jnp.mean(right.astype(logits.dtype)),
-        }
-
-    def _loss_of_judge(
-        self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
-    ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The discriminator's loss: real pairs against both others."""
-        loss_of, _ = gan.losses(self.contest.kind, axis_name)
-        logits = [judged for judged, _ in (on_real, on_fake, on_mask)]
-        each = [
-            0.5 * jnp.mean(loss_of(real=r, fake=f)) + 0.5 * jnp.mean(loss_of(real=r, fake=p))
-            for r, f, p in zip(*logits, strict=True)
-        ]
-        loss = jnp.mean(jnp.stack(each))
-        above = [jnp.mean((r > f).astype(r.dtype)) for r, f in zip(*logits[:2], strict=True)]
-        return loss, {
-            "loss_discriminator": loss,
-            "real_above_fake": jnp.mean(jnp.stack(above)),
-        }
+        return self.contest.compete(
+            module,
+            (state.params[name], state.statistics[name], state.frozen),
+            made,
+            pair_gan.Truth(real, mask, parts),
+            axis_name,
+        )
 
     def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
-        """Statistics with the noise's amplitude moved towards a share of what this scale adds.
+        """Statistics with the noise's amplitude moved towards a share of this scale's difference.
 
-        The lowest scale's stays 1: its noise is all that it could make texture of. Tissue to start
-        from has texture, so that this scale is then one like the others.
+        The lowest scale's amplitude stays 1, because noise is its only source of texture. With
+        base="tissue", which has texture, the lowest scale is like the others.
         """
         if k == 0 and self.base != "tissue":
             return stats
@@ -409,14 +271,14 @@ class Pyramid(segmentation.FindsNuclei):
         """The built-in model's tissue for a batch's masks, (B, H, W, 3), in its images' colours."""
         if self.base != "tissue":
             return None
-        # Moved as a whole, a nucleus keeps its rim and its middle apart.
+        # A nucleus that is moved as a whole keeps the contrast of its rim and its middle.
         labels = self.labels.nuclei_as_one(self.labels.one_hot(batch, self.dtype))
         colors = label_colors(unit(batch["hr"], self.dtype), labels)
         tissue = recolored(unit(batch["tissue"], self.dtype), labels, colors)
         return jnp.clip(tissue, 0, 1)
 
     def palette_of(self, source: Source) -> list[palette.Look]:
-        """Colours for synthesis to draw from, see `palette.collect`; none where it starts grey."""
+        """Colours for synthesis to draw from, see `palette.collect`; none for base="gray"."""
         return [] if self.base == "gray" else palette.collect(source, self.labels, self.crop)
 
     def generate(
@@ -433,20 +295,20 @@ class Pyramid(segmentation.FindsNuclei):
           state: of the stage.
           labels: (B, H, W, C) one-hot, of the crops' resolution.
           noises: of variance 1, (B, h, w, 1) for each scale's h and w, as `noises` draws them.
-          colors: (B, C, 3) of the labels, in [0, 1]; without effect but where it starts from them.
-          tissue: (B, H, W, 3) in [0, 1], where it starts from that.
+          colors: (B, C, 3) of the labels, in [0, 1], for base="colors".
+          tissue: (B, H, W, 3) in [0, 1], for base="tissue".
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)
         grounds = grounds_of(self.base, masks, colors, tissue)
-        return self._generate(run, grounds, masks, noises)[0][-1]
+        return generated(run, grounds, masks, noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
         x = unit(image, self.dtype)
         run = self._runner(state, {}, jax.random.key(0), None)
         images = [reduced(x, self._factor(k)) for k in range(len(self.sizes))]
-        logits, _ = self._segment(run, images)
+        logits, _ = segmented(run, images, self.labels.count)
         probability = enlarged(jax.nn.softmax(logits[-1]), self._factor(self.top))
         return self.labels.maps(probability)
 
@@ -482,42 +344,36 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Pyramid:
     Raises:
         UserError: for a config value that cannot be used.
     """
-    dtype = build.compute_dtype(config)
+    dtype = networks.compute_dtype(config)
     sizes, labels, base = check_sizes(config), build_labels(config), check_base(config)
-    if config.pyramid.noise < 0:
-        raise UserError(f"pyramid.noise={config.pyramid.noise} has to be 0 or more")
-    if not 0 <= config.segmenter.dropout < 1:
-        raise UserError(
-            f"segmenter.dropout={config.segmenter.dropout} has to be 0 (none) or more, below 1"
-        )
+    check(config, {"pyramid.noise": number(0), "segmenter.dropout": number(0, below=1)})
     trained = tuple(range(len(sizes))) if config.pyramid.together else (len(sizes) - 1,)
-    optimizers = {}
+    made = {}
     for k in trained:
         for name in ("generator", "discriminator", "segmenter"):
-            field = "optimizer" if name == "generator" else f"{name}_optimizer"
-            optimizers[f"{name}_{k}"] = build.optimizer(config[field], config.steps, field)
+            group = "optimizer" if name == "generator" else f"{name}_optimizer"
+            made[f"{name}_{k}"] = optimizers.optimizer(config[group], config.steps, group)
 
-    def networks(module: type[nn.Module], name: str, **fixed: Any) -> tuple[Any, ...]:
-        return tuple(build.module(module, config[name], name, dtype=dtype, **fixed) for _ in sizes)
+    def each_scale(module: type[nn.Module], name: str, **fixed: Any) -> tuple[Any, ...]:
+        group = config[name]
+        return tuple(networks.module(module, group, name, dtype=dtype, **fixed) for _ in sizes)
 
-    segmenters = networks(DenseUNet, "segmenter", labels=labels.count)
     return Pyramid(
         sizes=sizes,
         crop=config.data.crop,
         labels=labels,
-        generators=networks(PyramidGenerator, "generator", adds_nothing=base == "tissue"),
-        discriminators=networks(PairDiscriminator, "discriminator"),
-        segmenters=segmenters,
+        generators=each_scale(PyramidGenerator, "generator", adds_nothing=base == "tissue"),
+        discriminators=each_scale(PairDiscriminator, "discriminator"),
+        segmenters=each_scale(DenseUNet, "segmenter", labels=labels.count),
         trained=trained,
         base=base,
-        optimizers=optimizers,
-        content=content.build_content(config.loss, None, initial),
-        contest=pair_gan.build_contest(config.loss),
+        optimizers=made,
+        contest=pair_gan.build_contest(
+            config.loss, content.build_content(config.loss, None, initial)
+        ),
         noise=config.pyramid.noise,
         threshold=config.threshold,
-        instances=segmentation.build_instances(
-            config, AllScales(segmenters, (1,) * len(sizes), labels.heads)
-        ),
+        instances=segmentation.build_instances(config, labels.heads),
         ema_decay=config.ema_decay,
         initial=initial,
         dtype=jnp.promote_types(dtype, jnp.float32),

@@ -17,25 +17,22 @@ from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import build, scoring
+from histojax.checks import check, number, one_of
+from histojax.components import networks, optimizers, pretrained, scoring
 from histojax.components.images import by_head, probabilities, targets, unit
 from histojax.components.mean_teacher import Teacher, build_teacher, consistency, mean_of_labelled
 from histojax.components.state import State, advance, apply, create, mean_over, step_key
 from histojax.data.sources import targets as target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation
-from histojax.models import pretrained, resnet
-from histojax.models.inception_unet import InceptionUNet
-from histojax.models.se_unet import SEUNet
-from histojax.models.unet import UNet
-from histojax.nuclei import separation
+from histojax.models import resnet
+from histojax.models.segmenters import SEGMENTERS
+from histojax.models.segmenters.se_unet import SEUNet
+from histojax.nuclei import postprocessing
 from histojax.nuclei.watershed import InstanceParameters, check_maps
-from histojax.stages.base import Capability, OneImage
+from histojax.stages.base import Batch, Capability, OneImage
 
 Tree = Any
-Batch = Mapping[str, jax.Array]
-# By `segmenter.kind`; the first where a config names none.
-SEGMENTERS = {"inception_unet": InceptionUNet, "unet": UNet, "se_unet": SEUNet}
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -50,7 +47,7 @@ class MaskLoss:
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
-        bce = jnp.mean(segmentation.binary_cross_entropy(logits=logits, mask=mask))
+        bce = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask))
         dice = jnp.mean(
             segmentation.soft_dice(
                 logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice
@@ -65,9 +62,9 @@ class MaskLoss:
 
 
 class FindsNuclei:
-    """What stages with a segmenter have in common; `instances`: how its maps become nuclei."""
+    """The members that all stages with a segmenter share; `instances`: how maps become nuclei."""
 
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
 
     @property
     def best(self) -> tuple[str, str]:
@@ -80,25 +77,25 @@ class FindsNuclei:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Segmentation(FindsNuclei, OneImage):
-    """The stage; see `histojax.stages` for what its members mean."""
+    """The stage; see `histojax.stages.base` for its members."""
 
-    segmenter: nn.Module
+    segmenter: Any
     optimizers: Mapping[str, optax.GradientTransformation]
     loss: MaskLoss
     threshold: float
-    instances: separation.Parameters | None
+    instances: postprocessing.Parameters | None
     ema_decay: float
     initial: Mapping[str, Tree]
-    encoder: Tree | None  # variables of the segmenter's, where it starts from pretrained ones
-    teacher: Teacher | None  # where it learns from images without labels too
-    dtype: jnp.dtype
+    encoder: Tree | None  # pretrained variables of the segmenter's encoder
+    teacher: Teacher | None  # None: learns from labelled images alone
+    dtype: Any
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"segment"})
 
     @property
     def fields(self) -> tuple[str, ...]:
-        told = () if self.teacher is None else ("labelled",)
-        return ("hr", *self.segmenter.heads, *told)
+        labelled = () if self.teacher is None else ("labelled",)
+        return ("hr", *self.segmenter.heads, *labelled)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -179,7 +176,7 @@ def score(
     outputs: Mapping[str, np.ndarray],
     batch: Mapping[str, np.ndarray],
     threshold: float,
-    instances: separation.Parameters | None,
+    instances: postprocessing.Parameters | None,
 ) -> scoring.Sums:
     """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
     weight = batch["weight"]
@@ -196,31 +193,30 @@ def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 
 
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
-    """The loss of fields bce_weight, dice_weight, squared_dice and, where set, mse_weight, smooth.
+    """The loss of fields bce_weight, dice_weight, squared_dice, mse_weight and smooth.
 
     Raises:
         UserError: if all weights are 0 or one is negative, or the smoothing is.
     """
-    mse_weight = config.get("mse_weight", 0.0)
+    mse_weight = config.mse_weight
     weights = (config.bce_weight, config.dice_weight, mse_weight)
     if min(weights) < 0 or sum(weights) == 0:
         raise UserError(
             f"loss.bce_weight={config.bce_weight}, loss.dice_weight={config.dice_weight} and "
             f"loss.mse_weight={mse_weight} have to be 0 or more, and one of them above 0"
         )
-    smooth = config.get("smooth", 1.0)
-    if not smooth > 0:
-        raise UserError(f"loss.smooth={smooth} has to be above 0: empty masks would divide by 0")
-    return MaskLoss(config.bce_weight, config.dice_weight, config.squared_dice, mse_weight, smooth)
+    # Without it empty masks would divide by 0.
+    check(config, {"smooth": number(above=0)}, "loss.")
+    return MaskLoss(*weights[:2], config.squared_dice, mse_weight, config.smooth)
 
 
-def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
+def build_segmenter(config: ConfigDict, dtype: Any) -> Any:
     """The segmentation network of group `segmenter`.
 
     Raises:
         UserError: for a field that cannot be used.
     """
-    network = build.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
+    network = networks.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
     known = ("mask", *target_source.MAPS)
     heads = network.heads
     if heads[:1] != ("mask",) or len(set(heads)) < len(heads) or not set(heads) <= set(known):
@@ -231,20 +227,19 @@ def build_segmenter(config: ConfigDict, dtype: jnp.dtype) -> nn.Module:
     return network
 
 
-def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
-    """Variables of the segmenter's encoder that group `pretrained` names; None where it has none.
+def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
+    """Pretrained variables of the segmenter's encoder, by group `pretrained`; None: none.
 
     Raises:
-        UserError: for an unknown name, weights that cannot be had, or a segmenter that they do not
-            suit.
+        UserError: for an unknown name, weights that cannot be read or fetched, or a segmenter that
+            they do not suit.
     """
-    group = config.get("pretrained", {"encoder": "none"})
-    if group["encoder"] == "none":
+    group = config.get("pretrained")  # of use_net.py alone
+    if group is None:
         return None
-    if group["encoder"] != "imagenet":
-        raise UserError(
-            f"pretrained.encoder={group['encoder']!r} is not known; choose one of none, imagenet"
-        )
+    check(group, {"encoder": one_of(("none", "imagenet"))}, "pretrained.")
+    if group.encoder == "none":
+        return None
     if not isinstance(segmenter, SEUNet):
         raise UserError(
             "pretrained.encoder='imagenet' is for segmenter.kind='se_unet', whose encoder is a "
@@ -261,30 +256,33 @@ def build_encoder(config: ConfigDict, segmenter: nn.Module) -> Tree | None:
             "starts from; give one of them"
         )
     own = resnet.kind(segmenter.encoder).blocks
-    if not group["path"] and (segmenter.width != 64 or segmenter.blocks not in ((), own)):
+    if not group.path and (segmenter.width != 64 or segmenter.blocks not in ((), own)):
         raise UserError(
             f"pretrained.encoder='imagenet' has weights of {segmenter.encoder} at segmenter.width="
             f"64 and segmenter.blocks=(), and not at {segmenter.width} and {segmenter.blocks}: set "
             "these, or name a file in pretrained.path"
         )
     return pretrained.load_encoder(
-        segmenter.encoder_module(), group["path"], group["sha256"], path_field="pretrained.path"
+        segmenter.encoder_module(), group.path, group.sha256, path_field="pretrained.path"
     )
 
 
-def build_instances(config: ConfigDict, segmenter: nn.Module) -> separation.Parameters | None:
+def build_instances(config: ConfigDict, heads: tuple[str, ...]) -> postprocessing.Parameters | None:
     """How maps become nuclei; None where there are no markers, predicted or made of the mask.
+
+    Args:
+        config: with the group `instances`.
+        heads: names of the predicted maps.
 
     Raises:
         UserError: for a parameter that breaks its rule.
     """
-    # Runs from before there were markers have no such group.
-    group = config.get("instances", {})
-    if "marker" not in segmenter.heads and not group.get("marker_from_mask", False):
+    group = config.instances
+    if "marker" not in heads and not group.marker_from_mask:
         return None
-    parameters = separation.read_parameters(group.kind, group.get(group.kind, {}))
+    parameters = postprocessing.read_parameters(group.kind, group.get(group.kind, {}))
     if isinstance(parameters, InstanceParameters):
-        check_maps({head: np.zeros((1, 1)) for head in (*segmenter.heads, "marker")}, parameters)
+        check_maps({head: np.zeros((1, 1)) for head in (*heads, "marker")}, parameters)
     return parameters
 
 
@@ -294,14 +292,14 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Segmentation
     Raises:
         UserError: for a config value that cannot be used.
     """
-    dtype = build.compute_dtype(config)
+    dtype = networks.compute_dtype(config)
     segmenter = build_segmenter(config, dtype)
     return Segmentation(
         segmenter=segmenter,
-        optimizers={"segmenter": build.optimizer(config.optimizer, config.steps, "optimizer")},
+        optimizers={"segmenter": optimizers.optimizer(config.optimizer, config.steps, "optimizer")},
         loss=build_mask_loss(config.loss),
         threshold=config.threshold,
-        instances=build_instances(config, segmenter),
+        instances=build_instances(config, segmenter.heads),
         ema_decay=config.ema_decay,
         initial=initial,
         encoder=build_encoder(config, segmenter),

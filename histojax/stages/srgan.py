@@ -12,63 +12,70 @@ from typing import Any, ClassVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import build, content, scoring
-from histojax.components import gan as critic
-from histojax.components.images import enhanced, unit
-from histojax.components.state import State, advance, apply, create, mean_over, step_key
-from histojax.models.resnext_generator import ResNeXtGenerator
+from histojax.components import content, gan, networks, optimizers, scoring
+from histojax.components.images import unit
+from histojax.components.state import State, advance, apply, mean_over, step_key
 from histojax.stages import segmentation
-from histojax.stages.base import Capability, OneImage
+from histojax.stages.base import Batch, Capability
+from histojax.stages.generator import EnhancesImages, build_generator
 
 Tree = Any
-Batch = Mapping[str, jax.Array]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class SRGAN(OneImage):
-    """The stage; see `histojax.stages` for what its members mean."""
+class Adversarial(EnhancesImages):
+    """A generator trained against a discriminator, perhaps with networks that read its images.
 
-    generator: nn.Module
-    critic: critic.Critic | None
-    optimizers: Mapping[str, optax.GradientTransformation]
-    content: content.Content
-    ema_decay: float
-    initial: Mapping[str, Tree]
+    Both sides learn from the same, not yet updated networks. The generator's gradient is followed
+    back from its image, so that one call of the generator serves all losses.
+    """
+
+    critic: gan.Critic | None
     learn_from_step: Mapping[str, int]
-    dtype: jnp.dtype
 
-    fields = ("lr", "hr")
-    annotations = ()
-    # Distortion and likeness to real tissue pull apart here, so no metric of distortion may pick
-    # the checkpoint; the last one is the run's result.
-    capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
-    best = ("step", "max")
+    # Networks besides the generator that its loss trains.
+    readers: ClassVar[tuple[str, ...]] = ()
 
     @property
     def networks(self) -> dict[str, nn.Module]:
-        found = {"generator": self.generator}
-        if self.critic is not None:
-            found["discriminator"] = self.critic.discriminator
-        return found
-
-    def init(self, rng: jax.Array, batch: Batch) -> State:
-        networks = {"generator": (self.generator, unit(batch["lr"][:1], self.dtype))}
-        if self.critic is not None:
-            sample = unit(batch["hr"][:1], self.dtype)
-            networks["discriminator"] = (self.critic.discriminator, sample)
-        return create(
-            rng,
-            networks,
-            self.optimizers,
-            averaged=("generator",),
-            start={k: v for k, v in self.initial.items() if k in networks},
-            frozen=self.content.frozen,
+        found = {name: getattr(self, name) for name in ("generator", *self.readers)}
+        return (
+            found if self.critic is None else {**found, "discriminator": self.critic.discriminator}
         )
+
+    def objective(
+        self,
+        state: State,
+        batch: Batch,
+        sr: jax.Array,
+        hr: jax.Array,
+        params: Mapping[str, Tree],
+        *,
+        key: jax.Array,
+        axis_name: str | None,
+    ) -> tuple[jax.Array, tuple[dict[str, Tree], dict[str, jax.Array]]]:
+        """(loss (), (statistics of the readers, the loss's terms)).
+
+        Args:
+            state: before the step.
+            batch: arrays of `fields`.
+            sr: the generator's image, (B, H, W, 3) in [0, 1], as `hr` is.
+            hr: the real image.
+            params: of the readers.
+            key: of the step.
+            axis_name: device axis over which means are taken; None: one device.
+        """
+        loss, terms = self.content.loss(state.frozen, sr, hr)
+        if self.critic is not None:
+            terms["loss_adversarial"] = self.critic.loss(
+                state, hr, sr, key=key, axis_name=axis_name
+            )
+            loss = loss + terms["loss_adversarial"]
+        return loss, ({}, terms)
 
     def train_step(
         self, state: State, batch: Batch, *, axis_name: str | None = None
@@ -80,21 +87,22 @@ class SRGAN(OneImage):
         def enhance(params: Tree) -> tuple[jax.Array, Tree]:
             return apply(generator, params, state.statistics["generator"], lr, key=key)
 
-        def objective(sr: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
-            loss, terms = self.content.loss(state.frozen, sr, hr)
-            if self.critic is not None:
-                adversarial = self.critic.loss(state, hr, sr, key=key, axis_name=axis_name)
-                terms["loss_adversarial"] = adversarial
-                loss = loss + adversarial
-            return loss, {**terms, "loss": loss}
+        def objective(sr: jax.Array, params: Mapping[str, Tree]) -> tuple[jax.Array, Any]:
+            loss, (stats, terms) = self.objective(
+                state, batch, sr, hr, params, key=key, axis_name=axis_name
+            )
+            return loss, (stats, {**terms, "loss": loss})
 
         sr, pullback, stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
-        sensitivity, metrics = jax.grad(objective, has_aux=True)(sr)
-        grads, statistics = {}, {}
+        (sensitivity, grads), (statistics, metrics) = jax.grad(
+            objective, argnums=(0, 1), has_aux=True
+        )(sr, {name: state.params[name] for name in self.readers})
         if "generator" in self.optimizers:
-            grads["generator"] = pullback(sensitivity)[0]
-            statistics["generator"] = stats
-        if "discriminator" in self.optimizers:
+            grads = {"generator": pullback(sensitivity)[0], **grads}
+            statistics = {"generator": stats, **statistics}
+        grads = {name: grad for name, grad in grads.items() if name in self.optimizers}
+        statistics = {name: found for name, found in statistics.items() if name in self.optimizers}
+        if self.critic is not None and "discriminator" in self.optimizers:
             grads["discriminator"], statistics["discriminator"], more = self.critic.gradients(
                 state, hr, sr, key=key, axis_name=axis_name
             )
@@ -110,15 +118,6 @@ class SRGAN(OneImage):
             learn_from_step=self.learn_from_step,
         )
 
-    def enhance(self, state: State, lr: jax.Array) -> jax.Array:
-        return enhanced(self.generator, state, lr, self.dtype)
-
-    def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
-        return self.predict(state, batch["lr"])
-
-    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
-        return {"sr": self.enhance(state, image)}
-
     def evaluate(
         self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
     ) -> scoring.Sums:
@@ -132,9 +131,25 @@ class SRGAN(OneImage):
         return None if self.critic is None else self.critic.adversarial_from(self.learn_from_step)
 
     def phases(self) -> tuple[tuple[int, str], ...]:
+        warmup = 0 if self.critic is None else self.critic.warmup
+        return optimizers.phases(self.learn_from_step, self.networks, warmup)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class SRGAN(Adversarial):
+    """The stage; see `histojax.stages.base` for its members."""
+
+    capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance"})
+    fields = ("lr", "hr")
+    annotations = ()
+    # Distortion and likeness to real tissue pull apart here, so no metric of distortion may pick
+    # the checkpoint; the last one is the run's result.
+    best = ("step", "max")
+
+    def phases(self) -> tuple[tuple[int, str], ...]:
         if self.critic is None:
             return ((0, "generator learns without a discriminator"),)
-        return build.phases(self.learn_from_step, self.networks, self.critic.warmup)
+        return super().phases()
 
 
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> SRGAN:
@@ -143,24 +158,15 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> SRGAN:
     Raises:
         UserError: for a config value that cannot be used.
     """
-    dtype = build.compute_dtype(config)
-    generator = build.module(
-        ResNeXtGenerator, config.generator, "generator", scale=config.data.scale, dtype=dtype
-    )
+    dtype = networks.compute_dtype(config)
     segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in initial else None
-    judge = critic.build_critic(config, dtype=dtype)
-    learn_from_step = build.learning_steps(config.learn_from_step, ("generator", "discriminator"))
-    groups = {"generator": "optimizer", "discriminator": "discriminator_optimizer"}
-    if judge is None:
-        del groups["discriminator"]
+    critic = gan.build_critic(config, dtype=dtype)
+    trained = ("generator",) if critic is None else ("generator", "discriminator")
+    made, learn_from_step = optimizers.optimizers(config, trained)
     return SRGAN(
-        generator=generator,
-        critic=judge,
-        optimizers={
-            name: build.optimizer(config[group], config.steps, group)
-            for name, group in groups.items()
-            if name in learn_from_step
-        },
+        generator=build_generator(config, dtype),
+        critic=critic,
+        optimizers=made,
         content=content.build_content(config.loss, segmenter, initial),
         ema_decay=config.ema_decay,
         initial=initial,

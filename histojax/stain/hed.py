@@ -16,7 +16,6 @@ import numpy as np
 RGB_FROM_HED = np.array(
     [[0.65, 0.70, 0.29], [0.07, 0.99, 0.11], [0.27, 0.57, 0.78]], dtype=np.float64
 )
-HED_FROM_RGB = np.linalg.inv(RGB_FROM_HED)
 
 # A quarter of a grey level: black keeps a finite density and still rounds back to 0.
 DARKEST = 0.25 / 255.0
@@ -31,10 +30,10 @@ def optical_density(rgb: Any) -> Any:
     """Optical density -ln(max(rgb, DARKEST)).
 
     Args:
-      rgb: (..., 3) uint8, or float in [0, 1].
+        rgb: (..., 3) uint8, or float in [0, 1].
 
     Returns:
-      float32 (..., 3) in [0, 6.93].
+        float32 (..., 3) in [0, 6.93].
     """
     xp = rgb.__array_namespace__()
     if xp is np and rgb.dtype == np.uint8:
@@ -50,38 +49,18 @@ def _product(x: Any, matrix: Any) -> Any:
     return x @ matrix if xp is np else xp.matmul(x, matrix, precision="highest")
 
 
-def separate(rgb: Any) -> Any:
-    """RGB -> concentrations of haematoxylin, eosin and the residual.
-
-    Args:
-      rgb: (..., 3) uint8, or float in [0, 1].
-
-    Returns:
-      float32 (..., 3), natural-log units of optical density; negative where a colour lies outside
-      the cone of the three stains (scikit-image cuts these at 0, so that `combine` would not
-      invert).
-    """
-    return _product(optical_density(rgb), HED_FROM_RGB)
-
-
-def combine(hed: Any) -> Any:
-    """The inverse of `separate`: concentrations float (..., 3) -> RGB float32 in [0, 1]."""
-    xp = hed.__array_namespace__()
-    density = _product(hed.astype(xp.float32), RGB_FROM_HED)
-    return xp.clip(xp.exp(-density), 0.0, 1.0)
-
-
 def sample_parameters(stain_sigma: float, stain_bias: float, rng: Any) -> dict[str, Any]:
     """Draws one image's stain jitter (Tellez et al., IEEE Trans. Med. Imaging 37, 2018).
 
     Args:
-      stain_sigma: s of the scale alpha ~ U(1 - s, 1 + s), 0 <= s < 1.
-      stain_bias: b of the bias beta ~ U(-b, b), in concentration.
-      rng: np.random.Generator, or a JAX key inside a jitted function.
+        stain_sigma: s of the scale alpha ~ U(1 - s, 1 + s), 0 <= s < 1.
+        stain_bias: b of the bias beta ~ U(-b, b), in concentration.
+        rng: np.random.Generator, or a JAX key inside a jitted function.
 
     Returns:
-      {"alpha": float32 (3,), "beta": float32 (3,)}.
+        {"alpha": float32 (3,), "beta": float32 (3,)}.
     """
+    u: Any
     if isinstance(rng, np.random.Generator):
         u = rng.random((2, 3), dtype=np.float32)
     else:
@@ -100,12 +79,12 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) 
     blank glass is not tinted: at d = 0 white stays white exactly.
 
     Args:
-      rgb: (H, W, 3) uint8, or float in [0, 1]; NumPy or JAX.
-      parameters: "alpha" and "beta", (3,) each, as `sample_parameters` draws them.
-      stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
+        rgb: (H, W, 3) uint8, or float in [0, 1]; NumPy or JAX.
+        parameters: "alpha" and "beta", (3,) each, as `sample_parameters` draws them.
+        stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
 
     Returns:
-      The jittered image, (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
+        The jittered image, (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
     """
     xp = rgb.__array_namespace__()
     quantized = rgb.dtype == np.uint8

@@ -7,7 +7,7 @@ can be normalised tile by tile. The methods:
     spcn                 structure-preserving normalisation: two stains learnt as a sparse
                          dictionary, sparse concentrations (Vahadane et al., IEEE Trans. Med.
                          Imaging 35, 2016)
-    spcn_pseudo_inverse  the same stains, concentrations by least squares: the fast form
+    spcn_pseudo_inverse  the same stains, concentrations by least squares: faster
     macenko              stains at the extremes of the pixels' plane (Macenko et al., ISBI 2009)
     reinhard             mean and spread of the colours (Reinhard et al., IEEE Comput. Graph. Appl.
                          21, 2001), in CIELAB
@@ -20,14 +20,15 @@ too bright. On H&E images the stains found under the two are within 0.6 degrees 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import logging
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 
-from histojax.errors import UserError
+from histojax.checks import check, number, one_of
 from histojax.stain import hed, reinhard
 from histojax.stain.separation import (
     angle,
@@ -42,6 +43,7 @@ _log = logging.getLogger(__name__)
 METHODS = ("spcn", "spcn_pseudo_inverse", "macenko", "reinhard")
 # What the authors' release of spcn is set to; it names .01 to .1 as sensible.
 SPARSITY = 0.02
+_RULES = {"method": one_of(METHODS), "sparsity": number(above=0, most=0.5)}
 
 # Tissue: darker than this share of full luma (Rec. 601 weights), as the release of spcn has it.
 _WHITE = 0.9
@@ -68,27 +70,19 @@ class Method:
     """How images are normalised.
 
     Attributes:
-      name: one of `METHODS`.
-      sparsity: lambda of spcn in optical density, 0 < lambda <= 0.5: each sparse concentration is
-        found lower by up to lambda, so an image comes out brighter by up to exp(lambda).
+        name: one of `METHODS`.
+        sparsity: lambda of spcn in optical density, 0 < lambda <= 0.5: each sparse concentration is
+            found lower by up to lambda, so an image comes out brighter by up to exp(lambda).
 
     Raises:
-      UserError: when a value breaks its rule.
+        UserError: when a value breaks its rule.
     """
 
     name: str = "spcn"
     sparsity: float = SPARSITY
 
-    def __post_init__(self):
-        if self.name not in METHODS:
-            raise UserError(
-                f"stain normalisation {self.name!r} is not known; choose one of {METHODS}"
-            )
-        if not (isinstance(self.sparsity, (int, float)) and 0.0 < self.sparsity <= 0.5):
-            raise UserError(
-                f"the sparsity {self.sparsity!r} of stain normalisation is out of range; give a "
-                "number above 0, up to 0.5"
-            )
+    def __post_init__(self) -> None:
+        check({"method": self.name, "sparsity": self.sparsity}, _RULES, "data.stain.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +90,9 @@ class StainFit:
     """The stains of an image.
 
     Attributes:
-      stains: two absorption vectors (R, G, B) of length 1, haematoxylin first.
-      maxima: 99th percentile of the concentration of each over the tissue.
-      sparsity: lambda of its concentrations; None where they are by least squares.
+        stains: two absorption vectors (R, G, B) of length 1, haematoxylin first.
+        maxima: 99th percentile of the concentration of each over the tissue.
+        sparsity: lambda of its concentrations; None where they are by least squares.
     """
 
     stains: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -146,9 +140,9 @@ def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> Sample:
     """Draws up to 2^15 tissue pixels of an image, all equally likely, in one pass.
 
     Args:
-      strips: uint8 (H, W, 3) each, which together are the image or what is looked at of a slide.
-        Full-width strips from top to bottom, of any heights, give what the whole image gives.
-      seed: of the draw.
+        strips: uint8 (H, W, 3) each, which together are the image, or windows of a slide.
+            Full-width strips from top to bottom, of any heights, give what the whole image gives.
+        seed: of the draw.
     """
     rng = np.random.default_rng(seed)
     pixels, keys = np.empty((0, 3), np.uint8), np.empty(0)
@@ -177,7 +171,7 @@ def fit_sample(sample: Sample, method: Method) -> Fit:
     """Fits a method to the sampled pixels of an image.
 
     Raises:
-      Unfit: they are too few, of one stain, or of one colour.
+        Unfit: they are too few, of one stain, or of one colour.
     """
     if len(sample.pixels) < _LEAST_PIXELS:
         raise Unfit(
@@ -192,17 +186,17 @@ def fit_sample(sample: Sample, method: Method) -> Fit:
                 f"its colours hardly vary (standard deviations of L*, a*, b*: "
                 f"{', '.join(f'{value:.2g}' for value in spread)})"
             )
-        return ColorFit(tuple(mean.tolist()), tuple(spread.tolist()))
+        return ColorFit(_tuples(mean.tolist()), _tuples(spread.tolist()))
     density = hed.optical_density(sample.pixels).T.astype(np.float64)
     density = density[:, np.linalg.norm(density, axis=0) >= _LEAST_DENSITY]
     if density.shape[1] < _LEAST_PIXELS:
         raise Unfit(
-            f"its tissue is pale ({density.shape[1]} px of the {len(sample.pixels)} looked at are "
+            f"its tissue is pale ({density.shape[1]} px of the {len(sample.pixels)} sampled are "
             f"dense enough to have a hue, where {_LEAST_PIXELS} are needed)"
         )
     stains = _stains(density, method)
     sparsity = float(method.sparsity) if method.name == "spcn" else None
-    fit = StainFit(tuple(map(tuple, stains.tolist())), (1.0, 1.0), sparsity)
+    fit = StainFit(_tuples(stains.tolist()), (1.0, 1.0), sparsity)
     maxima = np.percentile(fit.concentrations(density), _ROBUST_MAXIMUM, axis=1)
     if maxima.min() < _LEAST_CONCENTRATION:
         raise Unfit(f"one of its two stains is nowhere (concentrations reach {maxima.min():.2g})")
@@ -227,13 +221,13 @@ def fit_strips(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fi
     """Fits a method to an image or slide given in parts.
 
     Args:
-      strips: as `sample_tissue` takes them.
-      method: what is fitted.
-      name: what the image is called in a warning.
+        strips: as `sample_tissue` takes them.
+        method: what is fitted.
+        name: what the image is called in a warning.
 
     Returns:
-      The fit, or None, with a warning that says why, for an image that is blank, tiny, saturated
-      or of one stain.
+        The fit, or None, with a warning that says why, for an image that is blank, tiny, saturated
+        or of one stain.
     """
     try:
         return fit_sample(sample_tissue(strips), method)
@@ -256,23 +250,27 @@ def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
     moved with the tissue.
 
     Args:
-      image: uint8 (H, W, 3).
-      source: the fit of the whole image that it is of; None returns `image` itself.
-      target: the fit of what it is to look like, of the same method.
+        image: uint8 (H, W, 3).
+        source: the fit of the whole image that it is of; None returns `image` itself.
+        target: the fit of what it is to look like, of the same method.
 
     Returns:
-      uint8 (H, W, 3).
+        uint8 (H, W, 3).
     """
     if source is None:
         return image
-    if type(source) is not type(target):
+    recolor: Callable[..., np.ndarray]
+    if isinstance(source, StainFit) and isinstance(target, StainFit):
+        recolor = functools.partial(_restain, source=source, target=target)
+    elif isinstance(source, ColorFit) and isinstance(target, ColorFit):
+        recolor = functools.partial(_shift, source=source, target=target)
+    else:
         raise TypeError(f"{type(source).__name__} cannot be mapped to {type(target).__name__}")
-    recolor = _restain if isinstance(source, StainFit) else _shift
     out = np.empty(image.shape, np.uint8)
     flat, pixels = out.reshape(-1, 3), image.reshape(-1, 3)
     for start in range(0, len(flat), _BLOCK):
         block = slice(start, start + _BLOCK)
-        flat[block] = recolor(pixels[block], source, target)
+        flat[block] = recolor(pixels[block])
     return out
 
 

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from histojax.imaging.reader import RegionReader
+from histojax.imaging.tiling import RegionReader
 from histojax.stain.normalization import Fit, Method, fit_strips, normalize
 
-# An image of more pixels than this is looked at in windows, spread evenly over it, for its fit.
+# The fit of a larger image, px, is of windows spread evenly over it.
 _WHOLE = 2**26
 _WINDOW, _ACROSS = 512, 16
 

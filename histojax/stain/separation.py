@@ -18,7 +18,7 @@ _BEYOND = 1.0
 _ITERATIONS = 1000
 # Largest change of a stain's component at which the dictionary stands still: 0.001 degrees.
 _TOLERANCE = 1e-5
-# Sweeps over the two atoms at given concentrations; they cost little beside finding those.
+# Sweeps over the two atoms at given concentrations; they cost little compared with finding those.
 _SWEEPS = 5
 
 
@@ -31,12 +31,12 @@ def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: flo
     room for the other), and what is left is one equation, cut at 0.
 
     Args:
-      density: (3, N).
-      stains: (2, 3), linearly independent; any length.
-      sparsity: weight lambda >= 0 of the concentrations.
+        density: (3, N).
+        stains: (2, 3), linearly independent; any length.
+        sparsity: weight lambda >= 0 of the concentrations.
 
     Returns:
-      (2, N) of density's dtype.
+        (2, N) of density's dtype.
     """
     stains = stains.astype(density.dtype)
     (a, b), (_, c) = stains @ stains.T
@@ -65,12 +65,12 @@ def learn_stains(density: np.ndarray, sparsity: float, start: np.ndarray) -> np.
     random, and from any sensible start the end is the same.
 
     Args:
-      density: float64 (3, N).
-      sparsity: lambda > 0.
-      start: (2, 3), such as `extreme_stains`, linearly independent.
+        density: float64 (3, N).
+        sparsity: lambda > 0.
+        start: (2, 3), such as `extreme_stains`, linearly independent.
 
     Returns:
-      float64 (2, 3), see `haematoxylin_first`.
+        float64 (2, 3), see `haematoxylin_first`.
     """
     stains = start.copy()
     for _ in range(_ITERATIONS):
@@ -95,10 +95,10 @@ def extreme_stains(density: np.ndarray) -> np.ndarray:
     stain; its extremes are the 1st and 99th percentile of the pixels' angle in it.
 
     Args:
-      density: float64 (3, N), without pixels so pale that their direction is noise.
+        density: float64 (3, N), without pixels so pale that their direction is noise.
 
     Returns:
-      float64 (2, 3), see `haematoxylin_first`.
+        float64 (2, 3), see `haematoxylin_first`.
     """
     _, vectors = np.linalg.eigh(density @ density.T)
     plane = vectors[:, :0:-1]
@@ -124,4 +124,4 @@ def angle(first: np.ndarray, second: np.ndarray) -> float:
     """The angle between two stains, (3,) each, in degrees."""
     # By the chord, because the arc cosine has no precision near 0.
     chord = np.linalg.norm(first / np.linalg.norm(first) - second / np.linalg.norm(second))
-    return float(np.degrees(2.0 * np.arcsin(min(1.0, chord / 2.0))))
+    return float(np.degrees(2.0 * np.arcsin(np.minimum(1.0, chord / 2.0))))

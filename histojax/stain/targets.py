@@ -39,12 +39,12 @@ def target_fit(target: str, method: Method) -> Fit:
     """The fit of what images are to look like.
 
     Args:
-      target: a name in `KNOWN`, or the path of an image.
-      method: how images are normalised.
+        target: a name in `KNOWN`, or the path of an image.
+        method: how images are normalised.
 
     Raises:
-      UserError: neither, an image that cannot be read or fitted, or a known target whose fit is for
-        another sparsity.
+        UserError: neither, an image that cannot be read or fitted, or a known target whose fit is
+            for another sparsity.
     """
     if target in KNOWN:
         if method.name.startswith("spcn") and method.sparsity != SPARSITY:

@@ -3,8 +3,8 @@
     turned    a window of a labelled image under one of the eight symmetries of the square
     replaced  the places of a labelled image's nuclei, and at each of them any of its nuclei
 
-Both draw counts from the data, and the second sizes and shapes besides. Nothing but the source that
-is given is looked at, so that masks of some labels know of no others.
+Both draw counts from the data, and the second sizes and shapes too. They read nothing but the given
+source, so that masks of some labels know of no others.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 import scipy.ndimage
 
+from histojax.cli import say
 from histojax.data.augmentation import dihedral
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
@@ -36,10 +37,10 @@ class Bank:
     """What labelled images hold.
 
     Attributes:
-      nuclei: bool (h, w) each, in their bounding boxes, for each image; those cut off by the border
-        are left out.
-      places: float (N, 2) for each image, y and x of its nuclei's middles, px.
-      sizes: (H, W) of the images.
+        nuclei: bool (h, w) each, in their bounding boxes, for each image; those cut off by the
+            border are left out.
+        places: float (N, 2) for each image, y and x of its nuclei's middles, px.
+        sizes: (H, W) of the images.
     """
 
     nuclei: tuple[tuple[np.ndarray, ...], ...]
@@ -51,11 +52,11 @@ def collect(source: Source) -> Bank:
     """The bank of a source with instances.
 
     Raises:
-      UserError: an image without instances, or no whole nucleus in any.
+        UserError: an image without instances, or no whole nucleus in any.
     """
     nuclei, places, sizes = [], [], []
     for index in range(len(source)):
-        instances = _instances(source, index)
+        instances = instances_of(source[index])
         height, width = instances.shape
         middles, whole_ones = [], []
         for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
@@ -79,30 +80,31 @@ def collect(source: Source) -> Bank:
 
 
 def write_masks(
-    source: Source, folder: pathlib.Path, *, kind: str, count: int, size: int, seed: int
+    source: Source, folder: pathlib.Path, kind: str, count: int, size: int, seed: int
 ) -> None:
     """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32.
 
     Raises:
-      UserError: as `masks`, or for a folder with files in it.
+        UserError: as `masks`, or for a folder with files in it.
     """
     writers.check_empty(folder)
     for number, mask in enumerate(itertools.islice(masks(source, kind, size, seed), count)):
         path = folder / f"mask{number:05d}.tif"
         writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size, mpp=source.mpp)
+    say(f"{count} masks in {folder}, of {len(source)} images")
 
 
 def masks(source: Source, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
     """Masks without end, int32 (size, size), each with a nucleus in it.
 
     Args:
-      source: of labelled images.
-      kind: one of `KINDS`.
-      size: side, px.
-      seed: of what is drawn.
+        source: of labelled images.
+        kind: one of `KINDS`.
+        size: side, px.
+        seed: of the random draws.
 
     Raises:
-      UserError: images of which no masks can be made.
+        UserError: images of which no masks can be made.
     """
     rng = np.random.default_rng(seed)
     bank = collect(source)
@@ -116,7 +118,7 @@ def masks(source: Source, kind: str, size: int, seed: int) -> Iterator[np.ndarra
     while True:
         of_image = kind == "turned"
         mask = turned(source, size, rng) if of_image else replaced(bank, size, size, rng)
-        # Bare background is no condition for tissue.
+        # Background alone is no condition for tissue.
         if mask.any():
             yield mask
 
@@ -125,12 +127,12 @@ def turned(source: Source, size: int, rng: np.random.Generator) -> np.ndarray:
     """A window of a labelled image, turned or mirrored; int32 (size, size), labels from 1.
 
     Raises:
-      UserError: no image has that size.
+        UserError: no image has that size.
     """
-    fitting = [i for i in range(len(source)) if min(_instances(source, i).shape) >= size]
+    fitting = [i for i in range(len(source)) if min(instances_of(source[i]).shape) >= size]
     if not fitting:
         raise UserError(f"no labelled image has {size} x {size} px: ask for smaller masks")
-    instances = _instances(source, int(rng.choice(fitting)))
+    instances = instances_of(source[int(rng.choice(fitting))])
     y, x = (int(rng.integers(side - size + 1)) for side in instances.shape)
     window = dihedral(instances[y : y + size, x : x + size], int(rng.integers(8)))
     return renumbered(window)
@@ -145,12 +147,12 @@ def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> n
     after some tries, the place stays empty.
 
     Args:
-      bank: of `collect`.
-      height, width: of the mask, px.
-      rng: what is drawn from.
+        bank: of `collect`.
+        height, width: of the mask, px.
+        rng: what is drawn from.
 
     Returns:
-      int32 (height, width), labels from 1.
+        int32 (height, width), labels from 1.
     """
     mask = np.zeros((height, width), np.int32)
     places, images = _layout(bank, height, width, rng)
@@ -222,15 +224,11 @@ def renumbered(instances: np.ndarray) -> np.ndarray:
     return (numbers.reshape(instances.shape) + first).astype(np.int32)
 
 
-def _instances(source: Source, index: int) -> np.ndarray:
-    return instances_of(source[index])
-
-
 def instances_of(record: Mapping[str, Any]) -> np.ndarray:
     """The label image of a record, integer (H, W).
 
     Raises:
-      UserError: it has none.
+        UserError: it has none.
     """
     if "instances" not in record:
         raise UserError(

@@ -1,120 +1,155 @@
-"""Masks of images without labels, as a trained run predicts them, where it is sure of them.
+"""Pseudo-labels: masks that a trained run predicts with confidence for images without labels.
 
-Beside their images they are pairs to train on: pseudo-labels (Lee 2013).
+With their images they are pairs to train on (Lee 2013).
 """
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import pathlib
+from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 
+from histojax.cli import say
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.inference import labeling, tiled
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
+from histojax.stages.pyramid import Pyramid
 from histojax.synthesis.mask_bank import renumbered
 
 
 def confidence(probability: np.ndarray) -> float:
-    """How sure a map (H, W) of foreground probabilities is: mean of |2 p - 1|, 0 to 1."""
+    """How confident a map (H, W) of foreground probabilities is: mean of |2 p - 1|, 0 to 1."""
     return float(np.mean(np.abs(2.0 * np.asarray(probability, np.float64) - 1.0)))
+
+
+@dataclasses.dataclass(frozen=True)
+class _Square:
+    """A square of an image `name` at (y, x), with the nuclei found in it, labels from 1."""
+
+    name: str
+    y: int
+    x: int
+    image: np.ndarray
+    mask: np.ndarray
+
+
+def unlabelled(run: workdirs.Run, spec: str) -> Source:
+    """The images that a run would learn from with data.unlabelled=spec."""
+    config = run.config.copy_and_resolve_references()
+    config.data.unlabelled = spec
+    return run_data.open_unlabelled(config)
 
 
 def write_masks(
     run: workdirs.Run,
     source: Source,
     folder: pathlib.Path,
-    *,
     count: int,
     size: int,
-    least: float,
     seed: int,
+    *,
+    least: float,
     images: bool = False,
 ) -> int:
     """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
 
     With their images they are in folder/instances, and these in folder/images. Squares of a grid
-    are taken where the run's foreground map is sure and there is a nucleus, about as many of each
-    image. Which these are is in folder/predicted.json.
+    are taken where the run's foreground map is confident and holds a nucleus, about as many of each
+    image. folder/predicted.json names them.
 
     Args:
-      run: with a segmenter; its labels alone are looked at, none of the source's.
-      source: images.
-      folder: empty or not there.
-      count: masks at most.
-      size: their side, px.
-      least: confidence from which a square is taken, 0 to 1.
-      seed: of which squares.
-      images: whether the images' own squares are written too, so that `folder:FOLDER` reads pairs.
+        run: with a segmenter; the source's own labels are not used.
+        source: images.
+        folder: empty or not there.
+        count: masks at most.
+        size: their side, px.
+        seed: of the choice of squares.
+        least: confidence from which a square is taken, 0 to 1.
+        images: whether the squares of the images are written too, so that `folder:FOLDER` reads
+            pairs.
 
     Returns:
-      How many were written.
+        How many were written.
 
     Raises:
-      UserError: for a folder with files in it, a run without a segmenter, or where no square is
-        large and sure enough.
+        UserError: for a folder with files in it, a run without a segmenter, or where no square is
+            large and confident enough.
     """
     writers.check_empty(folder)
-    if not segments(run.stage):
-        raise UserError(
-            f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
-            "pyramid or a segmentation run"
-        )
-    labels = getattr(run.stage, "labels", None)
-    if labels is not None and labels.kind == "classes":
-        raise UserError(
-            f"{run.workdir} tells classes apart and not nuclei, whose masks are made here: name a "
-            "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
-        )
+    place = folder / "instances" if images else folder
+    save = functools.partial(writers.stream_tiff, height=size, width=size, mpp=source.mpp)
+    written: dict[str, dict[str, Any]] = {}
+    for found in _confident_squares(run, source, count=count, size=size, least=least, seed=seed):
+        name = f"mask{len(written):05d}"
+        save(place / f"{name}.tif", [found.mask.astype(np.uint32)])
+        if images:
+            save(folder / "images" / f"{name}.tif", [found.image])
+        written[name] = {"image": found.name, "y": found.y, "x": found.x}
+    if images:
+        known = {} if source.mpp is None else {"mpp": source.mpp}
+        writers.write_json(folder / "dataset.json", known)
+    writers.write_json(folder / "predicted.json", {"run": str(run.workdir), "squares": written})
+    say(f"{len(written)} masks in {folder}, predicted in {len(source)} images")
+    return len(written)
+
+
+def _confident_squares(
+    run: workdirs.Run, source: Source, *, count: int, size: int, least: float, seed: int
+) -> Iterator[_Square]:
+    """At most `count` squares; see `write_masks`."""
+    _check(run)
     network = tiled.segmenter(run)
-    # What was fitted has seen labels of the val images, on which pupils may be scored.
+    # Fitted parameters have seen labels of the val images, on which later runs may be scored.
     parameters = labeling.parameters_of(run, fitted=False)
     rng = np.random.default_rng(seed)
-    written, highest = {}, None
+    taken = 0
+    highest: float | None = None
     for turn, index in enumerate(rng.permutation(len(source))):
         image = source[int(index)]["hr"]
         maps = network(image)
         found = labeling.find(run, maps, parameters, mpp=source.mpp).instances
-        # What one image falls short by, the next ones make up for.
-        share = -(-(count - len(written)) // (len(source) - turn))
-        squares = tiling.squares(*image.shape[:2], size)
+        # The next images make up for what one image falls short by.
+        share = -(-(count - taken) // (len(source) - turn))
+        height, width = image.shape[:2]
+        squares = tiling.squares(height, width, size)
         for number in rng.permutation(len(squares)):
             part = squares[number]
             sure = confidence(maps["mask"][part][..., 0])
             highest = sure if highest is None else max(highest, sure)
             if sure < least or not found[part].any():
                 continue
-            name = f"mask{len(written):05d}"
-            mask = renumbered(found[part]).astype(np.uint32)
-            place = folder / "instances" if images else folder
-            writers.stream_tiff(
-                place / f"{name}.tif", [mask], height=size, width=size, mpp=source.mpp
-            )
-            if images:
-                path = folder / "images" / f"{name}.tif"
-                writers.stream_tiff(path, [image[part]], height=size, width=size, mpp=source.mpp)
-            written[name] = {
-                "image": source.names[int(index)],
-                "y": part[0].start,
-                "x": part[1].start,
-            }
-            share -= 1
+            y, x = part[0].start, part[1].start
+            mask = renumbered(found[part])
+            yield _Square(source.names[int(index)], y, x, image[part], mask)
+            taken, share = taken + 1, share - 1
             if share == 0:
                 break
-        if len(written) == count:
-            break
+        if taken == count:
+            return
     if highest is None:
         raise UserError(f"no image has {size} x {size} px: ask for smaller masks")
-    if not written:
+    if not taken:
         raise UserError(
-            f"in no square of {size} px with nuclei is the run {least} sure or more, {highest:.3f} "
-            "being the highest: lower --confidence, or train it for longer"
+            f"no square of {size} px with nuclei reaches the confidence {least}, {highest:.3f} "
+            "being the highest: lower --confidence, or train the run for longer"
         )
-    if images:
-        known = {} if source.mpp is None else {"mpp": source.mpp}
-        writers.write_json(folder / "dataset.json", known)
-    writers.write_json(folder / "predicted.json", {"run": str(run.workdir), "squares": written})
-    return len(written)
+
+
+def _check(run: workdirs.Run) -> None:
+    if not segments(run.stage):
+        raise UserError(
+            f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
+            "pyramid or a segmentation run"
+        )
+    if isinstance(run.stage, Pyramid) and run.stage.labels.kind == "classes":
+        raise UserError(
+            f"{run.workdir} finds classes and not nuclei, whose masks are made here: name a "
+            "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
+        )

@@ -1,14 +1,12 @@
-"""How good synthetic tissue is: likeness to real tissue, fidelity to its masks, what it repeats.
+"""How good synthetic tissue is: likeness to real tissue, fidelity to its masks, repetition.
 
-Everything is measured on the same windows of real images: made anew for their masks by each of the
-ways that are compared.
+Each method that is compared makes images for the masks of the same windows of real images.
 """
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,11 +17,10 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.inference import labeling
-from histojax.metrics import instances as instance_metrics
-from histojax.metrics import overlap
-from histojax.runs import workdirs
-from histojax.synthesis import painted, painter
+from histojax.metrics import instances, overlap, registry
 from histojax.synthesis.mask_bank import instances_of
+from histojax.synthesis.painting import Statistics, paint
+from histojax.synthesis.tissue import Synthesizer
 from histojax.tissue import rendering
 
 # Images whose features are computed at a time.
@@ -33,12 +30,12 @@ FIDELITY = ("dice", "aji")
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Squares of side S out of real images.
+    """Squares of side S from real images.
 
     Attributes:
-      images: uint8 (N, S, S, 3).
-      labels: integer (N, S, S), 0 background.
-      names: of the images that they are of.
+        images: uint8 (N, S, S, 3).
+        labels: integer (N, S, S), 0 background.
+        names: of the image of each.
     """
 
     images: np.ndarray
@@ -62,17 +59,18 @@ def windows_of(source: Source, size: int) -> Windows:
     """All squares of a grid that lie in a source's images and hold a nucleus whole or in part.
 
     Args:
-      source: of images with instances.
-      size: S, px.
+        source: of images with instances.
+        size: S, px.
 
     Raises:
-      UserError: fewer than two such squares, or an image without instances.
+        UserError: fewer than two such squares, or an image without instances.
     """
     images, labels, names = [], [], []
     for index in range(len(source)):
         record = source[index]
         instances = instances_of(record)
-        for part in tiling.squares(*instances.shape, size):
+        height, width = instances.shape
+        for part in tiling.squares(height, width, size):
             if instances[part].any():
                 images.append(record["hr"][part])
                 labels.append(instances[part])
@@ -85,55 +83,41 @@ def windows_of(source: Source, size: int) -> Windows:
     return Windows(np.stack(images), np.stack(labels), tuple(names))
 
 
-def made_by_pyramid(
-    run: workdirs.Run, labels: np.ndarray, *, seed: int, noise: int = 0, windows: Any = None
+def pyramid_images(
+    synthesizer: Synthesizer, labels: np.ndarray, *, seed: int, noise: int = 0
 ) -> np.ndarray:
     """An image of each label image (N, S, S) by a pyramid, uint8 (N, S, S, 3).
 
-    Each has colours of its own, which follow the seed, and noise, which follows both numbers.
-
     Args:
-      run: of a pyramid of nuclei.
-      labels: in which, cut out of a larger image, a nucleus may be in two parts.
-      seed, noise: 0 or more.
-      windows: of `synthesis.synthesizer`, where several sets are made.
+        synthesizer: of a pyramid of nuclei.
+        labels: windows of larger label images, in which a nucleus may be in two parts.
+        seed: decides the colours of each image, 0 or more.
+        noise: decides its noise, together with `seed`, 0 or more.
 
     Raises:
-      UserError: the run is no pyramid of nuclei.
+        UserError: the pyramid makes tissue of classes.
     """
-    windows = windows or painter.synthesizer(run)
-    if run.stage.labels.kind == "classes":
+    if synthesizer.classes is not None:
         raise UserError(
-            f"{run.workdir} makes tissue of classes, and what is measured here is nuclei: name a "
-            "pyramid with pyramid.labels='contour' or 'mask'"
+            f"the pyramid makes tissue of the classes {', '.join(synthesizer.classes)}, and nuclei "
+            "are measured here: name a pyramid with pyramid.labels='contour' or 'mask'"
         )
-    width = run.config.data.targets.contour_width
-    made = []
-    for index, mask in enumerate(labels):
-        numbers = painter.numbers_of(run.stage, mask, contour_width=width)
-        made.append(
-            painter.synthesize(
-                run,
-                numbers,
-                mask,
-                seed=(seed, index, noise),
-                look=(seed, index),
-                windows=windows,
-            )
-        )
-    return np.stack(made)
-
-
-def made_by_painting(labels: np.ndarray, looks: Sequence[painted.Look], *, seed: int) -> np.ndarray:
-    """The label images painted, each in one of the looks drawn by the seed, uint8 (N, S, S, 3)."""
-    rng = np.random.default_rng(seed)
     return np.stack(
-        [painted.painted(mask, looks[rng.integers(len(looks))], rng) for mask in labels]
+        [
+            synthesizer.image(mask, seed=(seed, index, noise), look=(seed, index))
+            for index, mask in enumerate(labels)
+        ]
     )
 
 
-def made_by_tissue_model(labels: np.ndarray, *, seed: int) -> np.ndarray:
-    """The built-in synthetic tissue, a patient each, uint8 (N, S, S, 3)."""
+def painted_images(labels: np.ndarray, known: Sequence[Statistics], *, seed: int) -> np.ndarray:
+    """The label images painted, each by one of the known statistics, uint8 (N, S, S, 3)."""
+    rng = np.random.default_rng(seed)
+    return np.stack([paint(mask, known[int(rng.integers(len(known)))], rng) for mask in labels])
+
+
+def builtin_images(labels: np.ndarray, *, seed: int) -> np.ndarray:
+    """The built-in synthetic tissue, each of its own patient, uint8 (N, S, S, 3)."""
     return np.stack(
         [
             rendering.tissue_of(mask, seed, index, patches_per_patient=1)
@@ -175,17 +159,18 @@ def standardized(features: np.ndarray, like: np.ndarray) -> np.ndarray:
 def fidelity(
     find: Callable[[np.ndarray], labeling.Found], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """What a segmentation run reads back out of images, mean over them: Dice and AJI.
+    """Dice and AJI of the nuclei that a segmentation run finds in images, mean over them.
 
     Args:
-      find: image uint8 (S, S, 3) -> its nuclei.
-      images: uint8 (N, S, S, 3).
-      labels: what they were made for, (N, S, S).
+        find: image uint8 (S, S, 3) -> its nuclei.
+        images: uint8 (N, S, S, 3).
+        labels: of the masks that they were made for, (N, S, S).
     """
     rows = []
     for image, truth in zip(images, labels, strict=True):
         found = find(image)
-        scores = overlap.score_mask(found.mask, truth > 0)
-        scores |= instance_metrics.score_instances(found.instances, truth.astype(np.int32))
+        table = instances.overlap_table(found.instances, truth.astype(np.int32))
+        scores = registry.scores("mask", overlap.confusion(found.mask, truth > 0))
+        scores |= registry.scores("instances", table)
         rows.append([scores[name] for name in FIDELITY])
     return dict(zip(FIDELITY, np.nanmean(rows, 0).tolist(), strict=True))

@@ -104,7 +104,7 @@ class Noise:
         return field
 
 
-def step(value: np.ndarray, center: float, width: float) -> np.ndarray:
+def step(value: np.ndarray, center: float | np.floating, width: float | np.floating) -> np.ndarray:
     """A smooth step from 0 to 1 about `center`, `width` from foot to shoulder."""
     t = (value - np.float32(center - width / 2)) * np.float32(1.0 / width)
     np.clip(t, 0.0, 1.0, out=t)

@@ -34,7 +34,7 @@ class Ground:
 
 @dataclasses.dataclass
 class Nuclei:
-    """One row per nucleus, upper ones first; (N,) unless said otherwise."""
+    """One row per nucleus, upper ones first; (N,) unless stated otherwise."""
 
     y: np.ndarray
     x: np.ndarray
@@ -322,7 +322,7 @@ def paint(
     """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
 
     Args:
-        nuclei: what they look like; where their outlines run is told by `depth` alone.
+        nuclei: what they look like; `depth` alone gives their outlines.
         depth: (N, H, W) px below the outline, negative outside.
         frame: the same pixels, as the nuclei lie.
         noise: a crop of its "chromatin" is each nucleus's grain.

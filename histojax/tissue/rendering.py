@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from histojax.checks import check, whole
 from histojax.errors import UserError
+from histojax.tissue.dyes import dyes_of
 from histojax.tissue.given import (
     distance_to_given,
     draw_given,
@@ -22,8 +24,8 @@ from histojax.tissue.given import (
     with_unseen,
     without_lumen,
 )
-from histojax.tissue.noise import BANK, STREAM_PATCH, Noise, banks, generator, sample, step
-from histojax.tissue.nuclei import Ground, Marks, Nuclei, place_nuclei, render_nuclei
+from histojax.tissue.noise import STREAM_PATCH, Noise, banks, generator, step
+from histojax.tissue.nuclei import Ground, place_nuclei, render_nuclei
 from histojax.tissue.patient import KINDS, Patient, draw_patient
 
 MODEL_VERSION = 1
@@ -31,6 +33,12 @@ MPP = 0.25
 PATCHES_PER_PATIENT = 2
 # Sides from which tissue is drawn around given nuclei, px.
 SMALLEST = 16
+_RULES = {
+    "seed": whole(0),
+    "index": whole(0),
+    "size": whole(SMALLEST),
+    "patches_per_patient": whole(1),
+}
 
 
 def tissue(
@@ -53,17 +61,12 @@ def tissue(
     Raises:
         UserError: an argument is out of range.
     """
-    _check(
-        seed=(seed, 0),
-        index=(index, 0),
-        size=(size, 16),
-        patches_per_patient=(patches_per_patient, 1),
-    )
+    _check(seed=seed, index=index, size=size, patches_per_patient=patches_per_patient)
     rng, noise, patient = _begin(seed, index, size, patches_per_patient)
     ground = _lay_out(rng, noise, patient)
     nuclei = place_nuclei(rng, ground, patient)
     marks, instances = render_nuclei(nuclei, noise)
-    dyes = _stain(rng, noise, ground, nuclei, marks, patient)
+    dyes = dyes_of(rng, noise, ground, nuclei, marks, patient)
     return {"image": _expose(rng, noise, dyes, patient), "instances": instances}
 
 
@@ -93,7 +96,7 @@ def tissue_of(
     Raises:
         UserError: an argument is out of range, or `instances` no label image of that kind.
     """
-    _check(seed=(seed, 0), index=(index, 0), patches_per_patient=(patches_per_patient, 1))
+    _check(seed=seed, index=index, patches_per_patient=patches_per_patient)
     labels = _renumbered(np.asarray(instances))
     height, width = labels.shape
     rng, noise, patient = _begin(seed, index, max(height, width), patches_per_patient)
@@ -104,18 +107,12 @@ def tissue_of(
     nuclei = given_nuclei(rng, labels, ground, patient)
     marks = draw_given(nuclei, labels, noise)
     cells = with_unseen(nuclei, placed, distance, patient)
-    dyes = _stain(rng, noise, ground, cells, marks, patient)
+    dyes = dyes_of(rng, noise, ground, cells, marks, patient)
     return _expose(rng, noise, dyes, patient)[:height, :width].copy()
 
 
-def _check(**arguments: tuple[float, int]) -> None:
-    """Each argument is its value and the least that it may be."""
-    for name, (value, least) in arguments.items():
-        if int(value) != value or value < least:
-            raise UserError(
-                f"synthetic tissue got {name}={value}, which must be a whole number of at least "
-                f"{least}; change {name}."
-            )
+def _check(**values: int) -> None:
+    check(values, {name: _RULES[name] for name in values}, "tissue ")
 
 
 def _renumbered(instances: np.ndarray) -> np.ndarray:
@@ -181,216 +178,6 @@ def _lay_out(rng: np.random.Generator, noise: Noise, patient: Patient) -> Ground
     across = (cos * reach)[:, None] - sin * reach + waves
     along = (sin * reach)[:, None] + cos * reach
     return Ground(kind, form, epithelium, lumen, across, along, border, depth)
-
-
-def _cell_borders(
-    centers: np.ndarray, weight: np.ndarray, size: int, reach: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Additively weighted Voronoi cells.
-
-    Returns:
-        The difference of the distances to the second nearest and the nearest centre (0 on a border;
-        at least `reach` where a single cell or none is in reach), and the number of the nearest
-        cell (len(centres) where there is none).
-    """
-    span = np.arange(-reach, reach + 1, dtype=np.float32)
-    cone = np.sqrt(span[:, None] ** 2 + span**2)
-    first = np.full((size, size), reach, np.float32)
-    second = 2 * first
-    owner = np.full((size, size), len(centers), np.int32)
-    for i, (y, x) in enumerate(np.rint(centers).astype(int)):
-        y0, y1 = max(y - reach, 0), min(y + reach + 1, size)
-        x0, x1 = max(x - reach, 0), min(x + reach + 1, size)
-        if y0 >= y1 or x0 >= x1:
-            continue
-        box = np.s_[y0:y1, x0:x1]
-        d = cone[y0 - y + reach : y1 - y + reach, x0 - x + reach : x1 - x + reach] - weight[i]
-        nearest, next_nearest = first[box], second[box]
-        np.minimum(next_nearest, np.maximum(nearest, d), out=next_nearest)
-        np.copyto(owner[box], i, where=d < nearest)
-        np.minimum(nearest, d, out=nearest)
-    return second - first, owner
-
-
-def _stain(
-    rng: np.random.Generator,
-    noise: Noise,
-    ground: Ground,
-    nuclei: Nuclei,
-    marks: Marks,
-    patient: Patient,
-) -> list[np.ndarray]:
-    """Amounts of haematoxylin, eosin and, with blood, haemoglobin, each (S, S) float32."""
-    textures = tuple(noise.crop(name) for name in ("coarse", "coarse", "mid", "fine"))
-    _, _, mid, fine = textures
-    contrast = np.float32(patient.texture)
-    cyto_h, cyto_e, cyto_gaps = _cytoplasm(rng, ground, nuclei, patient, textures)
-    stro_h, stro_e, split = _collagen(rng, noise, ground, patient, textures)
-    stroma = 1 - ground.epithelium
-
-    # A lumen is empty, or holds pale mucus, or dense secretion.
-    content = float(
-        rng.choice((0.02, rng.uniform(0.1, 0.35), rng.uniform(0.4, 0.8)), p=(0.7, 0.2, 0.1))
-    )
-    content *= ground.kind != "discohesive"
-    gaps = split * stroma + ground.epithelium * cyto_gaps
-    gaps = np.maximum(gaps, np.float32(0.85) * marks.halo)
-    if ground.kind == "fat":
-        gaps = np.maximum(gaps, _fat(rng, ground, patient.scale))
-    gaps = np.maximum(
-        gaps, ground.lumen * (1 - np.float32(content) * (1 + contrast * (0.25 * mid + 0.12 * fine)))
-    )
-    covered = np.clip(1 - gaps, 0.03, 1.0)
-    # Cells and fibres are denser where they face a lumen.
-    apical = ground.lumen * (1 - ground.lumen) * np.float32(rng.uniform(0.2, 2.2))
-    under = covered * (1 + apical) * (1 - np.float32(0.1) * marks.cover)
-    eosin = under * (ground.epithelium * cyto_e + stroma * stro_e)
-    haematoxylin = under * (ground.epithelium * cyto_h + stroma * stro_h) + marks.haematoxylin
-    _distract(rng, haematoxylin, eosin, patient, covered)
-    dyes = [haematoxylin, eosin]
-    if rng.random() < 0.25:
-        dyes.append(_blood(rng, ground, patient.scale) * (1 - np.float32(0.9) * marks.cover))
-    return dyes
-
-
-def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]:
-    """Haematoxylin and eosin of epithelial cells, and how empty each pixel is (0 to 1)."""
-    coarse, other, mid, fine = textures
-    size, scale = len(coarse), np.float32(patient.scale)
-    cells = nuclei.group == 0
-    centers = np.stack([nuclei.y[cells], nuclei.x[cells]], 1)
-    centers = centers + rng.normal(0, 0.25 * patient.radius, centers.shape)
-    weight = 0.5 * np.sqrt(nuclei.major * nuclei.minor)[cells]
-    gap, owner = _cell_borders(centers, weight, size, int(3.4 * patient.radius))
-    shift = (scale * (3.0 * coarse + 0.8 * mid)).astype(np.int32)
-    shift_x = (scale * (3.0 * other + 0.8 * mid)).astype(np.int32)
-    reach = np.arange(size, dtype=np.int32)
-    rows = np.clip(reach[:, None] + shift, 0, size - 1)
-    warp = rows * size + np.clip(reach + shift_x, 0, size - 1)
-    gap, owner = gap.ravel().take(warp), owner.ravel().take(warp)
-
-    number = len(centers) + 1
-    share = {"clear": rng.uniform(0.5, 0.95), "gland": rng.uniform(0, 0.35)}.get(
-        ground.kind, rng.uniform(0.0, 0.25)
-    )
-    washed = (rng.random(number) < share) * rng.uniform(0.4, 1.0, number)
-    basophil = np.exp(0.40 * rng.standard_normal(number)).astype(np.float32)
-    # A dark cell whose nucleus is not seen would pass for a nucleus.
-    unseen = np.flatnonzero(nuclei.density[cells] == 0)
-    basophil[unseen] = np.minimum(basophil[unseen], 1.0)
-    eosinophil = np.exp(0.18 * rng.standard_normal(number)).astype(np.float32)
-    gaps = washed.astype(np.float32).take(owner) * step(gap + 1.2 * fine, 4.5 * scale, 4.0 * scale)
-    gaps *= np.clip(0.85 + 0.35 * mid + 0.25 * fine, 0, 1)
-    loose = {"discohesive": 1.0, "clear": 0.1}.get(
-        ground.kind, max(0.0, 1.0 - 1.6 * patient.cohesion)
-    )
-    if loose > 0:
-        breadth = np.maximum((0.6 + 1.6 * coarse + 2.2 * loose) * (loose * scale), 0.0)
-        gaps = np.maximum(gaps, (1 - step(gap - breadth, 1.0, 2.4)) * np.minimum(breadth, 1.0))
-    membrane = np.maximum(1 - gap * (0.4 / scale), 0) * np.float32(
-        (1 - loose) * rng.uniform(-0.25, 0.5)
-    )
-    grain = np.float32(patient.texture) * (0.14 * coarse + 0.15 * mid + 0.10 * fine)
-    amount_h, amount_e = patient.cytoplasm
-    eosin = np.float32(amount_e) * eosinophil.take(owner) * np.maximum(1 + grain + membrane, 0.1)
-    # Basophilia follows its own pattern, else a single factor would explain a cell's colour.
-    pattern = np.float32(patient.texture / (1 + amount_h)) * (0.32 * other + 0.16 * fine)
-    haematoxylin = np.float32(amount_h) * basophil.take(owner)
-    haematoxylin *= np.maximum(1 + grain + pattern + membrane, 0.1)
-    return haematoxylin, eosin, gaps
-
-
-def _collagen(rng, noise, ground, patient, textures) -> tuple[np.ndarray, ...]:
-    """Haematoxylin and eosin of stroma, and its clefts (0 to 1)."""
-    coarse, other, mid, fine = textures
-    offset = rng.integers(0, BANK, 2)
-    stretch = 1.0 / (patient.scale * rng.uniform(0.8, 1.5))
-    v = (ground.across * np.float32(stretch)).astype(np.int32) + np.int32(offset[0])
-    u = (ground.along * np.float32(stretch)).astype(np.int32) + np.int32(offset[1])
-    strand = (v & (BANK - 1)) * (2 * BANK) + (u & (BANK - 1))
-    fibre = noise.fields["fibre"].ravel().take(strand)
-    cleft = noise.fields["cleft"].ravel().take(strand)
-    dense = rng.beta(1.3, 1.0)
-    contrast = np.float32(patient.texture * (0.8 + 0.6 * (1 - dense)))
-    bundle = np.float32(0.75) + np.float32(0.35) * other
-    band = np.maximum(
-        1 + contrast * (0.24 * bundle * fibre + 0.11 * fine + 0.12 * coarse + 0.06 * mid), 0.12
-    )
-    amount_h, amount_e = patient.stroma
-    eosin = np.float32(amount_e * (0.6 + 0.5 * dense)) * band
-    haematoxylin = np.float32(amount_h) * np.maximum(1 + contrast * (0.8 * fibre + 0.5 * mid), 0.05)
-    split = cleft * step(coarse, 0.9 * dense + 0.1, 1.2)
-    return haematoxylin, eosin, np.float32(0.9) * split
-
-
-def _discs(field: np.ndarray, y, x, radius, soft, amount, dent: float = 0.0) -> None:
-    """Adds discs to `field` in place; `soft` px of edge, the middle thinner by `dent`."""
-    size = len(field)
-    for cy, cx, r, w, a in zip(y, x, radius, soft, amount, strict=True):
-        e = int(r + w + 2)
-        y0, y1 = max(int(cy) - e, 0), min(int(cy) + e + 1, size)
-        x0, x1 = max(int(cx) - e, 0), min(int(cx) + e + 1, size)
-        if y0 >= y1 or x0 >= x1:
-            continue
-        d2 = (np.arange(y0, y1, dtype=np.float32)[:, None] - np.float32(cy)) ** 2
-        d2 = d2 + (np.arange(x0, x1, dtype=np.float32) - np.float32(cx)) ** 2
-        disc = np.clip((np.float32(r) - np.sqrt(d2)) * np.float32(1.0 / w) + 0.5, 0, 1)
-        if dent:
-            disc *= 1 - np.float32(dent) * np.exp(d2 * np.float32(-1.0 / (0.3 * r * r)))
-        field[y0:y1, x0:x1] += np.float32(a) * disc
-
-
-def _fat(rng: np.random.Generator, ground: Ground, scale: float) -> np.ndarray:
-    """White vacuoles of adipocytes, parted by thin walls, outside the epithelium."""
-    size = len(ground.form)
-    pitch = 85.0 * scale
-    count = max(int((size / pitch + 1) ** 2), 2)
-    centers = rng.uniform(-0.2 * pitch, size + 0.2 * pitch, (count, 2))
-    weight = rng.uniform(0, 12.0 * scale, count)
-    gap, _ = _cell_borders(centers, weight, size, int(1.6 * pitch))
-    return step(gap, 5.0 * scale, 4.0) * (1 - step(ground.form, ground.border - 0.5, 0.3))
-
-
-def _distract(rng, haematoxylin, eosin, patient: Patient, covered: np.ndarray) -> None:
-    """Adds, in place, what takes up dye and is no nucleus: blurred shadows, debris, globules."""
-    size = len(haematoxylin)
-    unit = (size / 256.0 / patient.scale) ** 2
-    count = rng.poisson(5.0 * unit)
-    y, x = rng.uniform(0, size, (2, count))
-    below = np.zeros_like(haematoxylin)
-    _discs(
-        below,
-        y,
-        x,
-        patient.radius * rng.uniform(0.5, 1.2, count),
-        rng.uniform(5.0, 12.0, count) * patient.scale,
-        patient.nuclear * rng.uniform(0.12, 0.6, count),
-    )
-    haematoxylin += below * covered
-    count = rng.poisson(2.5 * unit)
-    y, x = rng.uniform(0, size, (2, count))
-    radius = rng.uniform(1.0, 3.0, count) * patient.scale
-    debris = patient.nuclear * rng.uniform(0.3, 1.0, count) * (0.2 + 0.8 * sample(covered, y, x))
-    _discs(haematoxylin, y, x, radius, 1.5 + 0 * y, debris)
-    count = rng.poisson(1.5 * unit)
-    y, x = rng.uniform(0, size, (2, count))
-    radius = patient.radius * rng.uniform(0.4, 1.1, count)
-    globule = patient.stroma[1] * rng.uniform(0.2, 0.8, count) * sample(covered, y, x)
-    _discs(eosin, y, x, radius, rng.uniform(2, 6, count), globule)
-
-
-def _blood(rng: np.random.Generator, ground: Ground, scale: float) -> np.ndarray:
-    """Red cells, paler in the middle, in a loose cluster outside the epithelium."""
-    size = len(ground.form)
-    blood = np.zeros((size, size), np.float32)
-    count = int(rng.integers(3, 22) * max((size / 256.0) ** 2, 0.3))
-    y, x = (rng.uniform(0, size, 2) + rng.normal(0, 26.0 * scale, (count, 2))).T
-    keep = sample(ground.epithelium * (1 - ground.lumen), y, x) < 0.5
-    y, x = y[keep], x[keep]
-    radius = 11.5 * scale * np.exp(0.1 * rng.standard_normal(len(y)))
-    amount = rng.uniform(0.7, 1.2) * rng.uniform(0.8, 1.2, len(y))
-    _discs(blood, y, x, radius, 1.8 + 0 * y, amount, dent=0.35)
-    return np.minimum(blood, 1.3)
 
 
 def _convolve(light: np.ndarray, kernel: np.ndarray) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 import pathlib
 import signal
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,23 +15,30 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
+from histojax import checks
 from histojax.cli import say
 from histojax.components.mean_teacher import build_teacher
 from histojax.config import claim_workdir, to_values
 from histojax.data import pipeline, stain_matching
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.runs import checkpoint, workdirs
+from histojax.runs import checkpoint, run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.stages.base import Stage, enhances, synthesizes
 from histojax.training import gan_health, metric_writer, sharding
 from histojax.training.metric_writer import MetricWriter
 from histojax.training.progress import ProgressLine, SinceLastLine
-from histojax.training.validation import Progress, Validation, better
+from histojax.training.validation import Validation, better
 from histojax.training.wandb_run import WandbRun
 
 Tree = Any
+_AT_LEAST_1: tuple[str, ...] = ("steps", "max_skipped", "data.crop", "data.batch_size", "log.every")
+_AT_LEAST_1 += ("eval.every", "eval.crop", "eval.crops", "eval.batch_size")
+_AT_LEAST_1 += ("checkpoint.every", "checkpoint.keep")
+RULES = dict.fromkeys(_AT_LEAST_1, checks.whole(1))
+RULES["checkpoint.best"] = checks.one_of(("score", "last"))
 
 
 class Stopped(Exception):
@@ -60,144 +67,231 @@ def train(
         Stopped: after SIGTERM or SIGINT, once the checkpoint is written.
     """
     check(config, len(devices or jax.devices()))
-    last = checkpoint.Series(workdir / "checkpoints" / "last", keep=config.checkpoint.keep)
-    begun = bool(last.steps())
-    stage = build_stage(workdirs.going_on(config) if begun else config, initial or {})
-    source = workdirs.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
-    held_out = workdirs.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
-    matching = None
-    # Asked first, because without one a checkpoint's meta, which may be damaged, is not looked at.
-    if stain_matching.check(config) is not None:
-        # A run that goes on has the target's fit, whatever has become of its image.
-        matching = stain_matching.build(config, last.meta() if begun else None)
-    if matching is not None:
-        source, held_out = matching.source(source), matching.source(held_out)
-    palette = None
-    if synthesizes(stage):
-        palette = last.meta().get("palette") if begun else stage.palette_of(source)
-    mesh = sharding.data_mesh(devices)
-    batches = pipeline.train_batches(
-        source,
-        config.data,
-        fields=stage.fields,
-        batch_size=config.data.batch_size // jax.process_count(),
-        seed=config.seed,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-        sharding=sharding.batch_sharding(mesh),
-    )
-    # Only now, so that whatever was refused until here can be given otherwise in this workdir.
-    claim_workdir(config, workdir)
-
-    if jax.process_index() == 0:
-        writers.write_json(workdir / "manifest.json", workdirs.manifest(config))
-
-    best = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
-    state = workdirs.fresh_state(stage, config)
-    describe(stage, state, config)
-    frozen = sharding.replicate(state.frozen, mesh)
-    state = sharding.replicate(state.replace(frozen={}), mesh)
-    progress, since, step = Progress(), SinceLastLine(), 0
-    restored = last.restore(state)
-    if restored is not None:
-        state, step = restored.state, restored.step
-        batches.set_state(restored.data)
-        progress = Progress(restored.meta["best"], restored.meta["seconds"])
-        since = SinceLastLine(restored.meta["since"])
-        say(f"{config.name}: going on from step {step}")
-    state = state.replace(frozen=frozen)
-
-    validation = Validation(stage, held_out, config, mesh, workdir)
-    writer = None
-    if jax.process_index() == 0:
-        writer = MetricWriter(
-            workdir,
-            resume_step=step,
-            tensorboard=config.log.tensorboard,
-            wandb_run=WandbRun(config, workdir) if config.log.wandb.project else None,
-        )
-    take_step = sharding.train_step(stage.train_step, mesh)
-    line = ProgressLine(config.name, config.steps)
-    # The last step looks at no score, where labels to choose by must not be used.
-    chosen = ("step", "max") if config.checkpoint.get("best") == "last" else stage.best
-    watch = gan_health.build_watch(config, stage)
-    if watch is not None and writer is not None:
-        for row in read_metrics(writer.path):  # of a run that goes on
-            watch.see(row)
-    phases = dict(stage.phases())
-
-    def save(series: checkpoint.Series) -> None:
-        _check_state(state, config, last)
-        series.save(
-            step,
-            state.replace(frozen={}),
-            data=batches.get_state(),
-            meta={
-                "config": to_values(config),
-                "thresholds": {"mask": config.get("threshold", 0.5)},
-                "stain_target": matching.to_json() if matching else None,
-                **({} if palette is None else {"palette": palette}),
-                "mpp_in": _scaled(source.mpp, stage, config),
-                "mpp_out": source.mpp,
-                "classes": list(source.classes),
-                "best": progress.best,
-                "seconds": progress.seconds,
-                "since": since.sums(),
-            },
-        )
-
-    def record(split: str, values: Mapping[str, float]) -> None:
-        if writer is None:
-            return
-        row = writer.write(step, split, {**values, "seconds": progress.seconds})
-        for sentence in watch.see(row) if watch is not None else ():
-            writer.warn(step, sentence)
-            line.show_warning(step, sentence)
-
-    resumed_at, started = progress.seconds, time.perf_counter()
-    # Dispatch runs ahead of the device, so metrics are read only where they are wanted.
-    with _stop_signals() as stop:
+    training = Training(config, workdir, initial or {}, devices)
+    with stop_signals() as stop:
         try:
-            while step < config.steps:
-                if step in phases:
-                    say(f"{config.name}: from step {step}, {phases[step]}")
-                batch = sharding.place_batch(next(batches), mesh)
-                state, metrics = take_step(state, batch)
-                since.add(metrics)
-                step += 1
-                done = step == config.steps
-                progress.seconds = resumed_at + time.perf_counter() - started
-                logged = step % config.log.every == 0 or done
-                if logged:
-                    values = since.take()
-                    record("train", values)
-                    line.show(step, values)
-                    _check_finite(values, state, config, workdir, last)
-                if step % config.eval.every == 0 or done:
-                    values = validation(state, step)
-                    record("val", values)
-                    line.show_evaluation(step, values)
-                    if better(chosen, {**values, "step": step}, progress):
-                        save(best)
-                asked = _asked(stop, together=logged)
-                if step % config.checkpoint.every == 0 or done or asked:
-                    save(last)
-                if asked:
-                    break
+            training.run(stop)
         finally:
-            line.end()
-            batches.close()
-            if writer is not None:
-                writer.close()
-            last.close()
-            best.close()
-    # Also of a signal that came with the last step: a chain would start its next stage.
-    if _asked(stop, together=True):
+            training.close()
+    # Also after a signal during the last step: a chain would start its next stage.
+    if asked(stop, together=True):
         raise Stopped(
-            f"{config.name}: stopped at step {step}, checkpoint written; the same command goes "
-            "on from there"
+            f"{config.name}: stopped at step {training.step}, checkpoint written; the same command "
+            "goes on from there"
         )
     return workdirs.load(workdir)
+
+
+class Training:
+    """A run between its first step and its last; its public attributes change with the steps.
+
+    Attributes:
+        step: steps taken.
+        state: of the stage after them.
+        since: metrics since the last line of metrics.jsonl.
+        best: value of the stage's best metric so far, None before the first evaluation.
+        seconds: wall time spent in this run, over all its resumptions.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        workdir: pathlib.Path,
+        initial: Mapping[str, Tree],
+        devices: list[jax.Device] | None,
+    ):
+        """Sets up the first step, or the one after the last checkpoint; claims the workdir.
+
+        Raises:
+            UserError: as `train`.
+        """
+        self._config, self._workdir, self._mesh = config, workdir, sharding.data_mesh(devices)
+        self._last = checkpoint.Series(
+            workdir / "checkpoints" / "last", keep=config.checkpoint.keep
+        )
+        self._chosen = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
+        resumed = bool(self._last.steps())
+        stage = build_stage(workdirs.without_pretrained(config) if resumed else config, initial)
+        self._stage = stage
+        source, held_out, fits = _open_data(config, stage, self._last if resumed else None)
+        self._batches = pipeline.train_batches(
+            source,
+            config.data,
+            fields=stage.fields,
+            batch_size=config.data.batch_size // jax.process_count(),
+            seed=config.seed,
+            process_index=jax.process_index(),
+            process_count=jax.process_count(),
+            sharding=sharding.batch_sharding(self._mesh),
+        )
+        # Only now, so that a workdir stays free for another config until nothing refuses this one.
+        claim_workdir(config, workdir)
+        if jax.process_index() == 0:
+            writers.write_json(workdir / "manifest.json", run_data.manifest(config))
+        # An enhanced image has r times finer pixels than its input.
+        factor = config.data.scale if enhances(stage) else 1
+        self._meta = {
+            **fits,
+            "config": to_values(config),
+            "thresholds": {"mask": config.get("threshold", 0.5)},
+            "mpp_in": None if source.mpp is None else source.mpp * factor,
+            "mpp_out": source.mpp,
+            "classes": list(source.classes),
+        }
+        self._restore()
+        self._validation = Validation(stage, held_out, config, self._mesh, workdir)
+        self._line = ProgressLine(config.name, config.steps)
+        self._watch = gan_health.build_watch(config, stage)
+        self._writer = None
+        if jax.process_index() == 0:
+            self._writer = MetricWriter(
+                workdir,
+                resume_step=self.step,
+                tensorboard=config.log.tensorboard,
+                wandb_run=WandbRun(config, workdir) if config.log.wandb.project else None,
+            )
+            if self._watch is not None:
+                for row in read_metrics(self._writer.path):  # of a resumed run
+                    self._watch.see(row)
+
+    def _restore(self) -> None:
+        """Makes the first state, or takes that of the last checkpoint."""
+        state = workdirs.fresh_state(self._stage, self._config)
+        describe(self._stage, state, self._config)
+        frozen = sharding.replicate(state.frozen, self._mesh)
+        state = sharding.replicate(state.replace(frozen={}), self._mesh)
+        self.step, self.since, self.seconds = 0, SinceLastLine(), 0.0
+        self.best: float | None = None
+        restored = self._last.restore(state)
+        if restored is not None:
+            state, self.step, meta = restored.state, restored.step, restored.meta
+            self._batches.set_state(restored.data)
+            self.best, self.seconds = meta["best"], meta["seconds"]
+            self.since = SinceLastLine(meta["since"])
+            say(f"{self._config.name}: going on from step {self.step}")
+        self.state = state.replace(frozen=frozen)
+
+    def run(self, stop: Sequence[int]) -> None:
+        """Takes the steps that are left, until one of them finds a signal in `stop`.
+
+        Dispatch runs ahead of the device, so metrics are read only where a line needs them.
+        """
+        config, phases = self._config, dict(self._stage.phases())
+        take_step = sharding.train_step(self._stage.train_step, self._mesh)
+        # A score may not choose where the labels of the val split must not be used.
+        rule = ("step", "max") if config.checkpoint.best == "last" else self._stage.best
+        before, started = self.seconds, time.perf_counter()
+        while self.step < config.steps:
+            if self.step in phases:
+                say(f"{config.name}: from step {self.step}, {phases[self.step]}")
+            batch = sharding.place_batch(next(self._batches), self._mesh)
+            self.state, metrics = take_step(self.state, batch)
+            self.since.add(metrics)
+            self.step += 1
+            done = self.step == config.steps
+            self.seconds = before + time.perf_counter() - started
+            logged = self.step % config.log.every == 0 or done
+            if logged:
+                values = self.since.take()
+                self.record("train", values)
+                self._line.show(self.step, values)
+                self._check_finite(values)
+            if self.step % config.eval.every == 0 or done:
+                values = self._validation(self.state, self.step)
+                self.record("val", values)
+                self._line.show_evaluation(self.step, values)
+                value = {**values, "step": self.step}[rule[0]]
+                if better(rule[1], value, self.best):
+                    self.best = value
+                    self.save(self._chosen)
+            stopping = asked(stop, together=logged)
+            if self.step % config.checkpoint.every == 0 or done or stopping:
+                self.save(self._last)
+            if stopping:
+                break
+
+    def record(self, split: str, values: Mapping[str, float]) -> None:
+        """Writes a line of metrics, and the signs of failure that it shows."""
+        if self._writer is None:
+            return
+        row = self._writer.write(self.step, split, {**values, "seconds": self.seconds})
+        for sentence in self._watch.see(row) if self._watch is not None else ():
+            self._writer.warn(self.step, sentence)
+            self._line.show_warning(self.step, sentence)
+
+    def save(self, series: checkpoint.Series) -> None:
+        """Saves this step in a series, unless something that is trained is not finite."""
+        self._check_state()
+        progress = {"best": self.best, "seconds": self.seconds, "since": self.since.sums()}
+        series.save(
+            self.step,
+            self.state.replace(frozen={}),
+            data=self._batches.get_state(),
+            meta={**self._meta, **progress},
+        )
+
+    def close(self) -> None:
+        """Closes what is open."""
+        for part in (self._line, self._batches, self._writer, self._last, self._chosen):
+            if part is not None:
+                part.close()
+
+    def _check_finite(self, values: Mapping[str, float]) -> None:
+        if values["skipped_in_a_row"]:
+            self._check_state()
+        if values["skipped_in_a_row"] < self._config.max_skipped:
+            return
+        raise UserError(
+            f"{self._config.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
+            f"(max_skipped={self._config.max_skipped}); the last good checkpoint is "
+            f"{_newest(self._last)}; lower the learning rate in a new workdir, or see "
+            f"{self._workdir}/metrics.jsonl for where it began"
+        )
+
+    def _check_state(self) -> None:
+        """Checks that all that is trained is finite: no later step could mend it.
+
+        A step that is not finite leaves the state alone, so this takes an update that overflows or
+        memory that fails.
+        """
+        leaves, _ = jax.tree_util.tree_flatten_with_path(self.state.replace(frozen={}))
+        for path, leaf in leaves:
+            if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
+                continue
+            if not np.isfinite(np.asarray(leaf)).all():
+                raise UserError(
+                    f"{self._config.name}: "
+                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite at "
+                    f"step {int(self.state.step)}, and no step can mend it; the last good "
+                    f"checkpoint is {_newest(self._last)}, from which the same command goes on; "
+                    "lower the learning rate in a new workdir if it comes again"
+                )
+
+
+def _open_data(
+    config: ConfigDict, stage: Stage, last: checkpoint.Series | None
+) -> tuple[Source, Source, dict[str, Any]]:
+    """(train split, val split, what a checkpoint keeps of fits to the training data).
+
+    Args:
+        config: the stage's.
+        stage: which reads them.
+        last: of a resumed run, which has the fits, whatever has become of their images.
+    """
+    source = run_data.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
+    held_out = run_data.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
+    matching = None
+    # A checkpoint's meta, which may be damaged, is read only where it is needed.
+    if stain_matching.check(config) is not None:
+        matching = stain_matching.build(config, last.meta() if last else None)
+    if matching is not None:
+        source, held_out = matching.source(source), matching.source(held_out)
+    fitted: dict[str, Any] = {"stain_target": matching.to_json() if matching else None}
+    if synthesizes(stage):
+        palette = last.meta().get("palette") if last else stage.palette_of(source)
+        if palette is not None:
+            fitted["palette"] = palette
+    return source, held_out, fitted
 
 
 def describe(stage: Stage, state: Tree, config: ConfigDict) -> None:
@@ -229,30 +323,12 @@ def check(config: ConfigDict, devices: int) -> None:
         UserError: for a value out of its range.
     """
     data = config.data
-    for name, value in (
-        ("steps", config.steps),
-        ("data.crop", data.crop),
-        ("data.batch_size", data.batch_size),
-        ("log.every", config.log.every),
-        ("eval.every", config.eval.every),
-        ("eval.crop", config.eval.crop),
-        ("eval.crops", config.eval.crops),
-        ("eval.batch_size", config.eval.batch_size),
-        ("checkpoint.every", config.checkpoint.every),
-        ("checkpoint.keep", config.checkpoint.keep),
-        ("max_skipped", config.max_skipped),
-    ):
-        if not isinstance(value, int) or value < 1:
-            raise UserError(f"{name}={value!r} has to be a whole number of 1 or more")
+    checks.check(config, RULES)
     if data.crop % data.scale:
         nearest = max(data.crop // data.scale, 1) * data.scale
         raise UserError(
             f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
             f"{nearest}"
-        )
-    if config.checkpoint.get("best", "score") not in ("score", "last"):
-        raise UserError(
-            f"checkpoint.best={config.checkpoint.best!r} is not known; choose one of score, last"
         )
     metric_writer.check(config.log)
     pipeline.check(data)
@@ -273,65 +349,21 @@ def check(config: ConfigDict, devices: int) -> None:
     gan_health.build_limits(config)
 
 
-def _check_finite(
-    values: Mapping[str, float],
-    state: Tree,
-    config: ConfigDict,
-    workdir: pathlib.Path,
-    last: checkpoint.Series,
-) -> None:
-    if values["skipped_in_a_row"]:
-        _check_state(state, config, last)
-    if values["skipped_in_a_row"] < config.max_skipped:
-        return
-    raise UserError(
-        f"{config.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
-        f"(max_skipped={config.max_skipped}); the last good checkpoint is {_newest(last)}; lower "
-        f"the learning rate in a new workdir, or see {workdir}/metrics.jsonl for where it began"
-    )
-
-
-def _check_state(state: Tree, config: ConfigDict, last: checkpoint.Series) -> None:
-    """Checks that all that is trained is finite: no later step could mend it.
-
-    A step that is not finite leaves the state alone, so this takes an update that overflows or
-    memory that fails.
-    """
-    leaves, _ = jax.tree_util.tree_flatten_with_path(state.replace(frozen={}))
-    for path, leaf in leaves:
-        if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
-            continue
-        if not np.isfinite(np.asarray(leaf)).all():
-            raise UserError(
-                f"{config.name}: {jax.tree_util.keystr(path, simple=True, separator='/')} is not "
-                f"finite at step {int(state.step)}, and no step can mend it; the last good "
-                f"checkpoint is {_newest(last)}, from which the same command goes on; lower the "
-                "learning rate in a new workdir if it comes again"
-            )
-
-
 def _newest(series: checkpoint.Series) -> str:
     steps = series.steps()
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
-def _scaled(mpp: float | None, stage: Stage, config: ConfigDict) -> float | None:
-    """mpp of what the trained network reads: where it enhances, its input is r times coarser."""
-    if mpp is None:
-        return None
-    return mpp * (config.data.scale if enhances(stage) else 1)
-
-
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
+def stop_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
     seen: list[int] = []
-    kept: dict[int, Any] = {}
+    kept: dict[signal.Signals, Any] = {}
 
     def note(number: int, frame: Any) -> None:
         del frame
         seen.append(number)
-        signal.signal(number, kept[number])
+        signal.signal(number, kept[signal.Signals(number)])
         logging.info("signal %d: stopping after this step", number)
 
     try:
@@ -346,10 +378,10 @@ def _stop_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _asked(seen: list[int], *, together: bool) -> bool:
-    """Whether any process was asked to stop; many processes compare notes only `together`.
+def asked(seen: Sequence[int], *, together: bool) -> bool:
+    """Whether any process received a signal to stop; many processes agree only `together`.
 
-    Asking waits for all of them, so they do it at the log cadence, where metrics are waited for
+    Agreeing waits for all of them, so they do it at the log cadence, where they wait for metrics
     anyway.
     """
     if jax.process_count() == 1:

@@ -13,34 +13,28 @@ from typing import TYPE_CHECKING, Any
 
 from ml_collections import ConfigDict
 
-from histojax import files
+from histojax import checks, files
 from histojax.errors import UserError
 from histojax.runs.metrics_log import WARNING, read_metrics
 
 if TYPE_CHECKING:
     from histojax.training.wandb_run import WandbRun
 
-WANDB_MODES = ("online", "offline")
+RULES = {"wandb.mode": checks.one_of(("online", "offline"))}
 
 
 def check(log: ConfigDict) -> None:
-    """Checks that what `config.log` asks for can be had, before anything is trained.
+    """Checks what `config.log` asks for, before anything is trained.
 
     Raises:
         UserError: for a package that is not installed, or an unknown mode.
     """
+    checks.check(log, RULES, "log.")
     if log.tensorboard and not _installed("tensorboardX"):
         raise UserError(
             "log.tensorboard=True needs the package tensorboardX; install it or set it to False"
         )
-    if not log.wandb.project:
-        return
-    if log.wandb.mode not in WANDB_MODES:
-        raise UserError(
-            f"log.wandb.mode={log.wandb.mode!r} is not known; choose one of "
-            f"{', '.join(WANDB_MODES)}"
-        )
-    if not _installed("wandb"):
+    if log.wandb.project and not _installed("wandb"):
         raise UserError(
             f"log.wandb.project={log.wandb.project} needs the package wandb, which is not "
             "installed; run pip install wandb or leave the project empty"
@@ -70,7 +64,7 @@ class MetricWriter:
         tensorboard: bool = False,
         wandb_run: WandbRun | None = None,
     ):
-        """Opens workdir/metrics.jsonl and forgets lines after `resume_step`.
+        """Opens workdir/metrics.jsonl and drops its lines after `resume_step`.
 
         Raises:
             DiskError: if the disk refuses.
@@ -80,8 +74,8 @@ class MetricWriter:
         self._wandb = wandb_run
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
-            with files.atomic_path(self.path) as beside:
-                beside.write_text("".join(json.dumps(row) + "\n" for row in kept))
+            with files.atomic_path(self.path) as part:
+                part.write_text("".join(json.dumps(row) + "\n" for row in kept))
         with files.disk_errors(self.path):
             self._file = self.path.open("a", encoding="utf-8")
 
@@ -127,40 +121,36 @@ class MetricWriter:
 
 
 class _Board:
-    """A TensorBoard event file, written where it is asked to.
+    """A TensorBoard event file.
 
-    tensorboardX's SummaryWriter hands its events to a thread, and where the disk refuses that
-    thread dies and the next calls wait for it for ever; so its file is written here directly.
+    tensorboardX's SummaryWriter gives its events to a thread. Where the disk refuses one, that
+    thread dies, the error is lost and later calls wait for ever (2.6.5, event_file_writer.py). Its
+    EventsWriter, which the thread calls, writes at once and raises.
     """
 
     def __init__(self, folder: pathlib.Path, resume_step: int):
         from tensorboardX.event_file_writer import EventsWriter
-        from tensorboardX.proto import event_pb2, summary_pb2
-        from tensorboardX.summary import text
+        from tensorboardX.proto.event_pb2 import Event, SessionLog
+        from tensorboardX.summary import scalar, text
 
-        self._event, self._summary, self._text = event_pb2.Event, summary_pb2.Summary, text
-        self._folder = folder
+        self._event, self._scalar, self._text, self._folder = Event, scalar, text, folder
         with files.disk_errors(folder):
             folder.mkdir(parents=True, exist_ok=True)
             self._file = EventsWriter(str(folder / "events"))
-            # TensorBoard takes the steps before it from an older file and no later ones.
-            start = event_pb2.SessionLog(status=event_pb2.SessionLog.START)
-            self._write(file_version="brain.Event:2")
-            self._write(step=resume_step + 1, session_log=start)
-
-    def _write(self, **fields: Any) -> None:
-        self._file.write_event(self._event(wall_time=time.time(), **fields))
+        self._add(file_version="brain.Event:2")
+        # TensorBoard takes the steps before it from an older file and no later ones.
+        self._add(step=resume_step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        entries = [self._summary.Value(tag=tag, simple_value=v) for tag, v in values.items()]
-        self._append(step, self._summary(value=entries))
+        for name, value in values.items():
+            self._add(step=step, summary=self._scalar(name, value))
 
     def warn(self, step: int, text: str) -> None:
-        self._append(step, self._text(WARNING, text))
+        self._add(step=step, summary=self._text(WARNING, text))
 
-    def _append(self, step: int, summary: Any) -> None:
+    def _add(self, **fields: Any) -> None:
         with files.disk_errors(self._folder):
-            self._write(step=step, summary=summary)
+            self._file.write_event(self._event(wall_time=time.time(), **fields))
             self._file.flush()
 
     def close(self) -> None:

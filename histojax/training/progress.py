@@ -1,73 +1,79 @@
-"""What a run tells the user while it goes on, on standard error."""
+"""What a run shows while it trains, on standard error, and the means of its metrics."""
 
 from __future__ import annotations
 
+import io
 import math
 import sys
 import time
 from collections.abc import Mapping, Sequence
 
 import jax
+from tqdm import tqdm
+
+from histojax.cli import say
+
+_SHOWN = ("loss", "psnr", "accuracy", "real_above_fake")
+_FORMAT = "{desc} {n_fmt}/{total_fmt}  {rate_noinv_fmt}  left {remaining}{postfix}"
 
 
 class ProgressLine:
-    """step, rate, time left and the main numbers: one line that rewrites itself on a terminal."""
+    """Step, rate, time left and main numbers: one line that rewrites itself on a terminal.
+
+    Elsewhere each call is a line of its own. Process 0 alone shows anything.
+    """
 
     def __init__(self, name: str, steps: int):
         self._name, self._steps = name, steps
         self._live = sys.stderr.isatty()
-        self._time, self._step = time.perf_counter(), -1
-        self._rate = 0.0
+        self._bar: tqdm | None = None
 
     def show(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the training metrics of a step."""
-        now = time.perf_counter()
-        if self._step >= 0:
-            self._rate = (step - self._step) / max(now - self._time, 1e-9)
-        self._time, self._step = now, step
-        left = (self._steps - step) / self._rate if self._rate else math.nan
-        numbers = "  ".join(
-            f"{name} {value:.4g}"
-            for name, value in values.items()
-            if name in ("loss", "psnr", "accuracy", "real_above_fake")
-        )
-        skipped = f"  skipped {values['skipped']:.0f}" if values.get("skipped") else ""
-        rate = f"{self._rate:.1f} steps/s  left {clock(left)}" if self._rate else "compiled"
-        self._print(f"{self._name} {step}/{self._steps}  {rate}  {numbers}{skipped}", live=True)
+        if jax.process_index() != 0:
+            return
+        numbers = [f"{name} {values[name]:.4g}" for name in values if name in _SHOWN]
+        if values.get("skipped"):
+            numbers.append(f"skipped {values['skipped']:.0f}")
+        if self._bar is None:
+            # From the first line on, so that compiling is no part of the rate.
+            self._bar = tqdm(
+                total=self._steps,
+                initial=step,
+                desc=self._name,
+                unit=" steps",
+                bar_format=_FORMAT,
+                smoothing=1.0,  # the rate since the line before
+                mininterval=0.0,
+                miniters=1,
+                dynamic_ncols=self._live,
+                file=sys.stderr if self._live else io.StringIO(),
+            )
+            # A wall clock may be set back.
+            self._bar._time = time.perf_counter
+            self._bar.start_t = self._bar.last_print_t = time.perf_counter()
+        self._bar.set_postfix_str(", ".join(numbers), refresh=False)
+        self._bar.update(step - self._bar.n)
+        if self._live:
+            self._bar.refresh()
+        else:
+            say(str(self._bar))
 
     def show_evaluation(self, step: int, values: Mapping[str, float]) -> None:
         """Shows the evaluation of a step, on a line that stays."""
-        numbers = "  ".join(f"{name} {value:.4g}" for name, value in values.items())
-        self._print(f"{self._name} {step}/{self._steps}  val  {numbers}", live=False)
-        # Evaluation time is not training time: the next rate is measured from here.
-        self._time = time.perf_counter()
+        numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+        say(f"{self._name} {step}/{self._steps}  val  {numbers}")
+        if self._bar is not None:
+            self._bar.unpause()  # evaluating is no part of the rate
 
     def show_warning(self, step: int, text: str) -> None:
         """Shows a sentence, on a line that stays."""
-        self._print(f"{self._name} {step}/{self._steps}  warning: {text}", live=False)
+        say(f"{self._name} {step}/{self._steps}  warning: {text}")
 
-    def end(self) -> None:
+    def close(self) -> None:
         """Leaves the line."""
-        if self._live:
-            sys.stderr.write("\n")
-
-    def _print(self, text: str, *, live: bool) -> None:
-        if jax.process_index() != 0:
-            return
-        if self._live:
-            sys.stderr.write("\r\x1b[K" + text + ("" if live else "\n"))
-        else:
-            sys.stderr.write(text + "\n")
-        sys.stderr.flush()
-
-
-def clock(seconds: float) -> str:
-    """Seconds as h:mm:ss or m:ss."""
-    if not math.isfinite(seconds):
-        return "?"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+        if self._bar is not None:
+            self._bar.close()
 
 
 class SinceLastLine:
@@ -78,8 +84,8 @@ class SinceLastLine:
     """
 
     def __init__(self, sums: Mapping[str, Sequence[float]] | None = None):
-        """Goes on from what `sums` returned, or from nothing."""
-        self._sums = {name: tuple(pair) for name, pair in (sums or {}).items()}
+        """Resumes from what `sums` returned, or starts from nothing."""
+        self._sums = {name: (total, number) for name, (total, number) in (sums or {}).items()}
         self._pending: list[Mapping[str, jax.Array]] = []
 
     def add(self, metrics: Mapping[str, jax.Array]) -> None:
@@ -101,7 +107,7 @@ class SinceLastLine:
         return dict(self._sums)
 
     def take(self) -> dict[str, float]:
-        """Each metric's mean, NaN where none was finite; starts anew."""
+        """Each metric's mean, NaN where none was finite; the sums become empty."""
         means = {
             name: total / number if number else math.nan
             for name, (total, number) in self.sums().items()

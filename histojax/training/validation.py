@@ -1,11 +1,9 @@
-"""A training run watched on fixed crops of its val split, and its best step picked by them."""
+"""Evaluation of a training run on fixed crops of its val split, which picks the best step."""
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import pathlib
-from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -16,23 +14,10 @@ from histojax.components import scoring
 from histojax.data import eval_batches
 from histojax.data.sources.base import Source
 from histojax.imaging import figures
-from histojax.stages.base import Stage
+from histojax.stages.base import Stage, segments
 from histojax.training import sharding
 
 Tree = Any
-
-
-@dataclasses.dataclass
-class Progress:
-    """What the loop knows beside the state; kept in a checkpoint's meta.
-
-    Attributes:
-        best: value of the stage's best metric so far, None before the first evaluation.
-        seconds: wall time spent in this run, over all its resumptions.
-    """
-
-    best: float | None = None
-    seconds: float = 0.0
 
 
 class Validation:
@@ -104,17 +89,11 @@ def fitting_crop(crop: int, side: int, *, step: int) -> int:
 
 def crop_step(stage: Stage, scale: int) -> int:
     """What a crop's side has to be a multiple of, px."""
-    segmenter = getattr(stage, "segmenter", None)
-    return scale if segmenter is None else math.lcm(scale, segmenter.stride)
+    return math.lcm(scale, stage.segmenter.stride) if segments(stage) else scale
 
 
-def better(rule: tuple[str, str], values: Mapping[str, float], progress: Progress) -> bool:
-    """Whether these values are the best so far by the rule; remembers them if so."""
-    name, sense = rule
-    value = values[name]
+def better(sense: str, value: float, best: float | None) -> bool:
+    """Whether a value is finite and better than the best so far; the sense is "max" or "min"."""
     if not math.isfinite(value):
         return False
-    if progress.best is not None and (value <= progress.best) == (sense == "max"):
-        return False
-    progress.best = value
-    return True
+    return best is None or (value > best if sense == "max" else value <= best)

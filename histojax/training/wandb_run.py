@@ -1,7 +1,7 @@
-"""A run mirrored to Weights & Biases, which is imported by nothing else and only when asked for.
+"""A run mirrored to Weights & Biases; nothing else imports it.
 
-metrics.jsonl stays the record: what fails here once training has begun (the network, a full quota)
-is said in one line, and the run goes on without.
+metrics.jsonl stays the record. A failure after training has begun (the network, a full quota) is
+reported in one line, and the run continues without W&B.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class WandbRun:
 
         path = workdir / ID_FILE
         if not path.exists():
-            with files.atomic_path(path) as beside:
-                beside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
+            with files.atomic_path(path) as part:
+                part.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
         chosen = config.log.wandb
         self._run = None
         try:

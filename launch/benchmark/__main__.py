@@ -127,7 +127,7 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--what has {word!r}, which is none of {', '.join(WHAT)}")
     # After flags, so that --help and bad flags answer at once.
     from histojax.config import to_values
-    from histojax.experiments import chain
+    from histojax.experiments import chain, summary
     from histojax.imaging import writers
     from launch.benchmark import timing
 
@@ -135,7 +135,7 @@ def main(argv: Sequence[str]) -> None:
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
     rows: dict[str, list[dict[str, Any]]] = {word: [] for word in _WHAT.value}
     result = {
-        **timing.apart(chain.circumstances),
+        **timing.apart(summary.circumstances),
         "command": shlex.join(["python", *sys.orig_argv[1:]]),
         "config": flags.FLAGS["config"].config_filename,
         "cores_used": cores.usable(),

@@ -26,13 +26,14 @@ from histojax.config import from_values
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.experiments import chain
 from histojax.imaging import tiling, writers
-from histojax.inference import files_in, tiled
+from histojax.inference import prediction, tiled
 from histojax.metrics import instances
 from histojax.nuclei import targets
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
-from histojax.synthesis import mask_bank, painter
+from histojax.synthesis import files, mask_bank
+from histojax.synthesis.tissue import Synthesizer
 from histojax.tissue.rendering import tissue
 from launch.benchmark import timing
 from launch.benchmark.steps import Row, untrained_run
@@ -116,7 +117,7 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
         outputs = network(next(slide_strips(size))[:, :_PATCH], core=network.core([(size, size)]))
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
-            made = files_in.predict_file(run, network, source, root, mpp=None, resample=False)
+            made = prediction.predict_file(run, network, source, root, mpp=None, resample=False)
         fields = dict(tile=tile, nuclei=made.nuclei, output_size=made.size[0])
         return _rows(f"joint, {size:,} px", clock, made.size[0] * made.size[1], **fields)
 
@@ -200,12 +201,10 @@ def measure_synthesis(*, size: int, tile: int, workdir: str) -> list[Row]:
         writers.stream_tiff(path, [mask], height=size, width=size)
         nuclei = int(mask.max())
         del mask
-        windows = painter.synthesizer(run)
-        shared = dict(tile=tile, windows=windows)
-        labels = np.zeros((core, core), np.uint8)
-        painter.synthesize(run, labels, labels.astype(np.int32), seed=(0,), **shared)  # compiles
+        synthesizer = Synthesizer(run, tile=tile)
+        synthesizer.image(np.zeros((core, core), np.int32), seed=(0,))  # compiles
         with timing.Clock() as clock:
-            (made,) = painter.write_pairs(run, [path], root / "pairs", **shared)
+            (made,) = files.write_pairs(synthesizer, [path], root / "pairs")
         fields = dict(size=size, tile=core, nuclei=nuclei)
         (row,) = _rows(workdir or "untrained", clock, size * size, **fields)
         return [{**row, "border_ratio": border_ratio(tifffile.imread(made), core, network.stride)}]

@@ -19,11 +19,11 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from histojax.components import build
+from histojax.components import networks
 from histojax.config import from_values
 from histojax.data import cores, pipeline
 from histojax.models import layers
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage, segmentation
 from histojax.stages.base import Stage
 from histojax.training import loop, sharding
@@ -40,7 +40,7 @@ def untrained_stage(config: ConfigDict) -> Stage:
     if features is None or features.weight == 0 or features.network != "segmenter":
         return build_stage(config, {})
     # No stage with this loss is built without a segmenter. Zeros need no compilation.
-    module = segmentation.build_segmenter(config, build.compute_dtype(config))
+    module = segmentation.build_segmenter(config, networks.compute_dtype(config))
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
     shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
     return build_stage(config, {"segmenter": jax.tree.map(jnp.zeros_like, shapes)})
@@ -90,7 +90,7 @@ def measure_step(
     spent = timing.timed(step, steps)
     peak = timing.peak_bytes()
     flop = step.row["flop"] and step.row["flop"] * mesh.size
-    dtype = build.compute_dtype(config)
+    dtype = networks.compute_dtype(config)
     peak_flops = timing.matmul_peak(mesh, dtype, size=matmul_size)
     rate = _input_rate(batches, config, images)["pairs_per_second"]
     with timing.Clock() as clock:
@@ -120,7 +120,7 @@ def measure_step(
 
 def _batches(config: ConfigDict, stage: Stage, **options: Any) -> tuple[Any, int]:
     """The batches of a stage, and the number of its training images."""
-    source = workdirs.open_split(config, "train", fields=stage.fields)
+    source = run_data.open_split(config, "train", fields=stage.fields)
     options |= dict(fields=stage.fields, batch_size=config.data.batch_size, seed=config.seed)
     return pipeline.train_batches(source, config.data, **options), len(source)
 

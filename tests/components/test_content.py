@@ -5,7 +5,7 @@ from ml_collections import ConfigDict
 
 from histojax.components import content
 from histojax.errors import UserError
-from histojax.models.inception_unet import InceptionUNet
+from histojax.models.segmenters.inception_unet import InceptionUNet
 from tests import tiny
 
 

@@ -20,7 +20,7 @@ def test_the_likeliest_class_is_found_by_the_numbers_of_its_map():
     assert not images.tells_classes(("mask", "marker"))
 
 
-def test_background_may_be_likelier_than_each_of_the_classes_that_share_the_rest():
+def test_background_may_be_likelier_than_each_class():
     maps = {"mask": 0.6, "class_1": 0.35, "class_2": 0.25}
     found = images.likeliest_class({head: np.full((2, 2, 1), p) for head, p in maps.items()})
     assert (found == 0).all()

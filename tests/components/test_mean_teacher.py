@@ -42,7 +42,7 @@ def test_noise_is_normal_and_clipped_and_another_for_each_key():
     np.testing.assert_array_equal(silent.noisy(image, jax.random.key(0)), image)
 
 
-def test_consistency_is_of_probabilities_and_moves_the_network_alone():
+def test_consistency_compares_probabilities():
     logits, taught = jnp.zeros((1, 2, 2, 1)), jnp.full((1, 2, 2, 1), np.log(3.0))
     # 1/2 against 3/4, everywhere.
     assert float(mean_teacher.consistency(logits, taught)) == pytest.approx(1 / 16, rel=1e-6)
@@ -74,10 +74,6 @@ def test_devices_average_to_the_mean_of_the_whole_batch():
 def test_without_a_weight_there_is_no_teacher():
     assert mean_teacher.build_teacher(tiny.config("segmentation")) is None
     assert mean_teacher.build_teacher(tiny.config("generator")) is None
-    old = tiny.config("segmentation")
-    with old.unlocked():
-        del old.teacher, old.data.unlabelled, old.data.unlabelled_weight
-    assert mean_teacher.build_teacher(old) is None
 
 
 @pytest.mark.faults
@@ -89,15 +85,13 @@ def test_without_a_weight_there_is_no_teacher():
         ("teacher.weight", 0.0, r"data\.unlabelled='rest' needs teacher\.weight above 0"),
         ("data.unlabelled", "", r"teacher\.weight=1\.0 needs data\.unlabelled"),
         ("teacher.noise", -0.1, r"teacher\.noise=-0\.1 has to be a number of 0"),
-        ("teacher.noise_limit", 0.0, r"teacher\.noise_limit=0\.0 has to be above 0"),
+        ("teacher.noise_limit", 0.0, r"teacher\.noise_limit=0\.0 has to be a number above 0"),
         ("teacher.ramp", 1.5, r"teacher\.ramp=1\.5 has to be .* from 0 to 1"),
         ("teacher.ramp", -0.5, r"teacher\.ramp=-0\.5 has to be"),
         ("ema_decay", 0.0, r"ema_decay=0\.0 averages nothing"),
     ],
 )
-def test_a_teacher_that_cannot_be_used_is_refused_before_anything_is_written(
-    tmp_path, field, value, match
-):
+def test_an_unusable_teacher_is_refused_before_anything_is_written(tmp_path, field, value, match):
     found = settings(**{field: value})
     with pytest.raises(UserError, match=match):
         loop.check(found, devices=1)

@@ -17,7 +17,7 @@ def image_of(height=40, width=40):
     return {"hr": image, "mask": mask, "contour": contour}
 
 
-def test_looks_are_of_training_images_and_tell_what_they_do_not_hold():
+def test_looks_are_of_training_images_and_name_missing_labels():
     full = image_of()
     bare = {**full, "mask": 0 * full["mask"], "contour": 0 * full["mask"]}
     looks = palette.collect([bare, full], LABELS, 32)

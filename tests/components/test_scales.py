@@ -63,7 +63,7 @@ def test_a_reduced_image_is_not_rounded():
     np.testing.assert_allclose(scales.reduced(image, 4), 0.1234, rtol=1e-6)
 
 
-def test_reduced_labels_are_those_of_the_middles_and_rims_stay_whole():
+def test_reduced_labels_are_of_the_middles_and_rims_stay_whole():
     index = jnp.arange(16).reshape(1, 4, 4) % 3
     one_hot = jax.nn.one_hot(index, 3)
     classes = scales.Labels("classes", 3).reduced(one_hot, 2)

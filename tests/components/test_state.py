@@ -54,7 +54,7 @@ def test_the_average_decays_as_asked_once_the_run_is_old():
     np.testing.assert_allclose(state.ema["net"]["mean"], [0.5, 0.5])
 
 
-def test_a_non_finite_gradient_loss_or_result_changes_nothing_but_the_counts():
+def test_a_non_finite_step_changes_the_counts_alone():
     for grad, loss in (([np.nan, 0.0], 0.0), ([0.0, 0.0], np.inf), ([3e38, -3e38], 0.0)):
         start = make(
             params={"net": {"w": jnp.asarray([-3e38, 3e38])}}, skipped_in_a_row=jnp.int32(2)
@@ -86,7 +86,8 @@ def test_no_step_on_blank_crops_is_skipped(name):
             assert [key for key, number in metrics.items() if not np.isfinite(number)] == []
         for tree in (state.params, state.statistics, state.ema):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-        assert not tiny.same(state.params, start.params)
+        # An untrained generator is bicubic interpolation, which is right on blank images.
+        assert tiny.same(state.params, start.params) == (name == "generator")
 
 
 def test_a_finite_step_ends_the_row_of_skipped_ones():

@@ -120,7 +120,7 @@ def blind(name="blind", **fields):
     return D.Degradation(name=name, **{**OFF, "kernels": ("bicubic",), **fields})
 
 
-def test_blind_with_every_step_off_is_the_reduction_by_one_of_its_kernels():
+def test_blind_with_every_step_off_is_one_of_its_kernels():
     image = picture(48, 36)
     reduced = {k: resampling.downsample(image.astype(np.float32), 3, k) for k in resampling.KERNELS}
     three = {k: np.clip(reduced[k], 0, 255) for k in ("bicubic", "bilinear", "box")}
@@ -149,7 +149,7 @@ def widths(weights):
     return np.sqrt(np.linalg.eigvalsh(moments))[::-1]
 
 
-def test_blind_blurs_have_the_widths_and_the_share_of_two_widths_asked_for():
+def test_blind_blurs_have_the_widths_asked_for():
     degradation = blind(
         blur_sigma=(1.0, 3.0), blur_probability=0.8, anisotropic_probability=0.25
     )  # fmt: skip
@@ -283,9 +283,9 @@ def test_config_is_read_and_checked():
 @pytest.mark.parametrize(
     ("config", "scale", "match"),
     [
-        ({"name": "cubic"}, 4, r"'cubic'.*\['bicubic', .*, 'blind', 'second_order'\]"),
+        ({"name": "cubic"}, 4, r"'cubic'.*bicubic, .*, blind, second_order"),
         ({"kernel": "sinc"}, 4, r"'sinc'.*lanczos3"),
-        ({"blurr": 1}, 4, r"'blurr'.*blur_sigma"),
+        ({"blurr": 1}, 4, r"degradation.blurr is not known.*blur_sigma"),
         ({"blur_sigma": (2.0, 1.0)}, 4, r"blur_sigma=\(2.0, 1.0\)"),
         ({"noise_sigma": (-1.0, 1.0)}, 4, "noise_sigma"),
         ({"jpeg_quality": (0, 90)}, 4, "jpeg_quality"),
@@ -294,7 +294,7 @@ def test_config_is_read_and_checked():
         ({"kernels": ("box", "nearest")}, 4, r"'nearest'.*lanczos3"),
         ({"kernels": ()}, 4, r"kernels=\(\)"),
         ({"kernels": "box"}, 4, "kernels='box'"),
-        ({"resize": (0.0, 1.0)}, 4, r"resize=\(0.0, 1.0\).*0.25 <= low"),
+        ({"resize": (0.0, 1.0)}, 4, r"resize=\(0.0, 1.0\).*from 0.25 to 8"),
         ({"second_photons": (0, 1)}, 4, r"second_photons=\(0, 1\)"),
         ({"second_jpeg_probability": -1}, 4, "second_jpeg_probability=-1"),
         ({"sinc_probability": "often"}, 4, "sinc_probability='often'"),

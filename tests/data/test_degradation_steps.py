@@ -16,7 +16,7 @@ def test_blur_is_the_sampled_gaussian_with_reflected_borders(sigma):
 
 
 @pytest.mark.parametrize(("along", "across", "angle"), [(2, 2, 0.3), (3, 1.2, 0), (1.5, 4, 0.6)])
-def test_a_gaussian_has_the_variances_and_the_direction_asked_for(along, across, angle):
+def test_a_gaussian_has_the_widths_and_the_direction(along, across, angle):
     weights = degradation_steps.gaussian_filter(along, across, angle)
     radius = len(weights) // 2
     assert weights.sum() == pytest.approx(1, abs=1e-5)

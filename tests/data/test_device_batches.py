@@ -6,16 +6,16 @@ import pytest
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from histojax.data.device_batches import DeviceBatches, load_store
-from histojax.data.example import make_recipe
+from histojax.data.example import example_spec
 from tests.data.coordinates import Coordinates, assert_registered
 
 GIB = 2**30
 
 
 def device_batches(source, fields, batch_size, seed=0, config=None, **kwargs):
-    recipe = make_recipe(source, {"crop": 16, **(config or {})}, fields)
-    store = load_store(source, recipe, GIB)
-    return DeviceBatches(store, recipe, batch_size=batch_size, seed=seed, **kwargs)
+    spec = example_spec(source, {"crop": 16, **(config or {})}, fields)
+    store = load_store(source, spec, GIB)
+    return DeviceBatches(store, spec, batch_size=batch_size, seed=seed, **kwargs)
 
 
 def take(batches, count):
@@ -111,9 +111,9 @@ def test_processes_share_out_the_global_batch():
 
 def test_a_set_that_is_too_large_is_given_up_early():
     source = Coordinates(sizes=((64, 64),) * 50)
-    recipe = make_recipe(source, {"crop": 16}, ("hr",))
+    spec = example_spec(source, {"crop": 16}, ("hr",))
     source.reads = 0
     # Every image is padded to the largest, so the first already shows the need.
-    assert load_store(source, recipe, 50 * 64 * 64 * 3 - 1) is None
+    assert load_store(source, spec, 50 * 64 * 64 * 3 - 1) is None
     assert source.reads == 1
-    assert load_store(source, recipe, 50 * 64 * 64 * 3).arrays["hr"].shape == (50, 64, 64, 3)
+    assert load_store(source, spec, 50 * 64 * 64 * 3).arrays["hr"].shape == (50, 64, 64, 3)

@@ -15,7 +15,7 @@ def test_crops_of_evaluation_are_a_regular_grid():
     assert crop_origins(42, 58, 16, 1, step=4) == [(12, 20)]
 
 
-def test_evaluation_reads_centers_in_order_and_pads_the_last_batch():
+def test_evaluation_reads_centers_and_pads_the_last_batch():
     source = Coordinates(fields=("instances", "lr"))
     batches = eval_batches(source, CONFIG, fields=("hr", "lr", "instances"), batch_size=2)
     assert len(batches) == 2

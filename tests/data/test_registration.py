@@ -36,7 +36,7 @@ def test_the_displacement_is_the_one_made(scale, shift):
 
 
 def test_noise_blur_jpeg_stain_and_shading_do_not_mislead_it():
-    recipe = degradation.Degradation(
+    spec = degradation.Degradation(
         name="second_order",
         noise_sigma=(8.0, 8.0),
         second_blur_probability=1.0,
@@ -48,8 +48,8 @@ def test_noise_blur_jpeg_stain_and_shading_do_not_mislead_it():
     shading = (1.1 - 0.5 * ((y - 0.2) ** 2 + (x - 0.4) ** 2))[..., None] * [0.9, 1.0, 0.8]
     for shift in ((0, 0), (3, -2)):
         image = scene(1)
-        parameters = degradation.sample_parameters(recipe, rng, (120, 120, 3))
-        lr = degradation.degrade(moved(image, *shift), recipe, parameters)
+        parameters = degradation.sample_parameters(spec, rng, (120, 120, 3))
+        lr = degradation.degrade(moved(image, *shift), spec, parameters)
         lr = np.clip(lr * shading, 0, 255).astype(np.uint8)
         found = registration.displacement(image, lr, 4)
         np.testing.assert_allclose(found, shift, atol=0.5)
@@ -62,7 +62,7 @@ def test_a_reduction_that_picks_every_fourth_pixel_is_found_out():
     np.testing.assert_allclose(found, (1.5, 1.5), atol=0.2)
 
 
-def test_sides_that_the_scale_does_not_divide_lose_their_remainder():
+def test_sides_lose_what_the_scale_does_not_divide():
     image = scene()[:470, :431]
     lr = resampling.downsample(image[:464, :424], 8)
     np.testing.assert_allclose(registration.displacement(image, lr, 8), (0, 0), atol=0.2)
@@ -161,5 +161,7 @@ def test_five_are_named_and_the_rest_counted(caplog):
 
 @pytest.mark.parametrize("limit", [-1, "two", float("nan"), float("inf"), None])
 def test_a_limit_that_is_no_distance_is_refused(limit):
-    with pytest.raises(UserError, match=r"data.max_shift=.* is not a distance"):
+    with pytest.raises(
+        UserError, match=r"data.max_shift=.* has to be a number of hr px .*0 or more"
+    ):
         registration.check_registration(Pairs([]), 4, limit)

@@ -7,9 +7,9 @@ from PIL import Image
 
 from histojax.data import stain_matching
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
-from histojax.inference.files_in import predict_files
+from histojax.inference.prediction import predict_files
 from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny
@@ -23,10 +23,6 @@ def settings_with(**changes):
 
 def test_it_is_off_unless_asked_for():
     assert stain_matching.build(tiny.config("segmentation")) is None
-    older = tiny.config("segmentation")
-    with older.data.unlocked():
-        del older.data["stain"]
-    assert stain_matching.build(older) is None
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +52,7 @@ def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     Image.fromarray(image).save(tmp_path / "a.png")
     (made,) = predict_files(workdir, [tmp_path / "a.png"], tmp_path / "out")
     found = labeling.find(run, plain(expected), None)
-    np.testing.assert_array_equal(np.asarray(Image.open(made.labels)), found.instances)
+    np.testing.assert_array_equal(np.asarray(Image.open(made.files["labels"])), found.instances)
 
 
 def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
@@ -76,7 +72,10 @@ def test_a_run_goes_on_without_the_image_of_its_target(trained, tmp_path):
             {"method": "vahadane"},
             r"data.stain.method='vahadane' is not known; choose one of none, s",
         ),
-        ({"sparsity": 0.0}, r"sparsity 0.0 of stain normalisation is out of range"),
+        (
+            {"sparsity": 0.0},
+            r"stain.sparsity=0.0 has to be a number of 0.5 or less and above 0",
+        ),
         ({"target": "there.png"}, r"'there.png' is neither an image file nor a known target"),
     ],
 )
@@ -103,4 +102,4 @@ def test_a_segmenter_of_other_colors_is_no_start():
     with pytest.raises(
         UserError, match=r"joint starts from the segmenter of segmentation, which r"
     ):
-        chain.check_stain_of_starts(config)
+        check.check_stain_of_start(config)

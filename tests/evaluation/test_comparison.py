@@ -79,7 +79,7 @@ def test_what_is_written_holds_the_same_numbers(trained_chain, tmp_path):
     assert "Stage segmentation, by step" in page
 
 
-def test_recorded_scores_are_taken_only_where_they_are_of_this_checkpoint(trained_chain, tmp_path):
+def test_recorded_scores_of_another_checkpoint_are_ignored(trained_chain, tmp_path):
     run = altered(trained_chain / "generator", tmp_path / "run")
     path = run / "evaluation" / "metrics.json"
     table = json.loads(path.read_text())
@@ -123,7 +123,7 @@ def test_fields_that_a_degradation_does_not_use_do_not_matter():
     assert not comparison.same_degradation(jpeg[0], {**jpeg[0], "name": "bilinear"})
 
 
-def test_another_degradation_is_scored_on_that_of_the_first_and_flagged(trained_chain, tmp_path):
+def test_another_degradation_than_the_first_is_flagged(trained_chain, tmp_path):
     first = trained_chain / "generator"
     degradation = json.loads((first / "config.json").read_text())["data"]["degradation"]
     other = altered(first, tmp_path / "other", degradation={**degradation, "name": "microscope"})

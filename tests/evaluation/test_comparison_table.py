@@ -39,7 +39,7 @@ def test_rows_are_named_by_what_they_are_of():
     assert left_out == {"feature_distance_segmenter"}
 
 
-def test_a_chain_without_a_joint_stage_has_its_segmenter_for_its_own():
+def test_the_segmenter_of_a_chain_without_joint_is_its_own():
     row = {
         "psnr_rgb_late": 1.0,
         "dice_late_to_s": 2.0,
@@ -70,7 +70,7 @@ def test_differences_are_paired_and_from_the_first():
     assert shared == {"sr": ["psnr_rgb"]}
     by_run = comparison_table.differences(found, shared)["sr"]["psnr_rgb"]
     assert list(by_run) == ["better", "mixed"]
-    # (.5 + .1 + .2 + .3 + .6 + .1) / 6; all one sign: 2 of 64.
+    # (0.5 + 0.1 + 0.2 + 0.3 + 0.6 + 0.1) / 6; all one sign: 2 of 64.
     assert by_run["better"]["mean"] == pytest.approx(0.3)
     assert by_run["better"]["p"] == 2 / 64
     assert by_run["better"]["low"] > 0.1
@@ -86,7 +86,7 @@ def test_an_image_without_a_finite_score_is_left_out_of_its_pair():
         "psnr_rgb"
     ]["b"]
     assert (entry["mean"], entry["n"], entry["left_out"], entry["p"]) == (1.5, 2, 1, 0.5)
-    assert comparison_table.means(found, ["a", "b"], "sr", "psnr_rgb")["a"]["mean"] == 28.5
+    assert comparison_table.means(found, "sr", "psnr_rgb")["a"]["mean"] == 28.5
 
 
 def test_rows_of_one_run_alone_are_not_shared_but_said():
@@ -128,9 +128,7 @@ def result():
         "data": {"images": 3, "split": "val"},
         "test": "p is p.",
         "notes": ["A note."],
-        "scores": {
-            "sr": {"psnr_rgb": comparison_table.means(found, ["first", "second"], "sr", "psnr_rgb")}
-        },
+        "scores": {"sr": {"psnr_rgb": comparison_table.means(found, "sr", "psnr_rgb")}},
         "baselines": {"sr": {"psnr_rgb": {"mean": 27.0, "low": 26.0, "high": 28.0, "n": 3}}},
         "differences": comparison_table.differences(found, shared),
     }
@@ -144,7 +142,7 @@ def test_the_table_for_a_terminal_is_aligned():
     assert [row.split()[0] for row in rows] == ["bicubic", "first", "second"]
     assert len({row.index("[") for row in rows}) == 1
     assert rows[1].split()[1] == "29.00"
-    assert rows[2].endswith("+0.50 [  +0.50,   +0.50]  p .500  (2 images)")
+    assert rows[2].endswith("+0.50 [  +0.50,   +0.50]  p 0.500  (2 images)")
     assert lines[-2:] == ["p is p.", "A note."]
 
 

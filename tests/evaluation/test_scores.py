@@ -1,5 +1,4 @@
 import csv
-import dataclasses
 import json
 import re
 import shutil
@@ -8,120 +7,18 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax.components import content
-from histojax.data import degradation
 from histojax.errors import UserError
 from histojax.evaluation import scores as evaluation
-from histojax.evaluation.rows import Methods, bicubic, feature_metric, methods_of
+from histojax.evaluation import words
+from histojax.evaluation.rows import otsu
 from histojax.experiments import chain
 from histojax.inference import tiled
-from histojax.inference.labeling import Found
-from histojax.metrics import image_quality, overlap
 from histojax.runs import workdirs
 from tests import tiny
+from tests.metrics.test_glands import by_loops
 
 IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error"}
 MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1"}
-
-
-class Two:
-    """Two annotated images; the second one's sides are no multiples of 4."""
-
-    def __init__(self, lr=None):
-        self._samples = []
-        for index, side in enumerate((64, 66)):
-            image, instances = tiny.tissue(index, side)
-            sample = {"name": f"n{index}", "hr": image, "instances": instances}
-            if lr is not None:
-                sample["lr"] = np.full((side // 4, side // 4, 3), lr, np.uint8)
-            self._samples.append(sample)
-        self.groups, self.mpp = ["a", "b"], None
-
-    def __len__(self):
-        return 2
-
-    def __getitem__(self, index):
-        return self._samples[index]
-
-
-def methods(source, *, enhancers, segmenters=None, rows=()):
-    return Methods(enhancers, segmenters or {}, rows, {})
-
-
-def nothing(image):
-    return Found(np.zeros(image.shape[:2], bool), np.zeros(image.shape[:2], np.int32))
-
-
-def by_lr(source, config, answer):
-    """A function of lr that gives `answer(hr, truth)` of the image that it was made of."""
-    recipe = degradation.Degradation.from_config(config.data.degradation, 4)
-    known = {}
-    for sample in source:
-        hr, lr, truth = evaluation.image_pair(sample, recipe, config.seed)
-        known[lr.tobytes()] = known[hr.tobytes()] = answer(hr, truth)
-    return lambda image: known[image.tobytes()]
-
-
-def test_a_perfect_enhancer_and_segmenter_score_perfectly():
-    source, config = Two(), tiny.config("joint")
-    found = methods(
-        source,
-        enhancers={"perfect": by_lr(source, config, lambda hr, truth: hr)},
-        segmenters={
-            "right": by_lr(source, config, lambda hr, truth: Found(truth > 0, truth)),
-            "nothing": nothing,
-            "one": by_lr(source, config, lambda hr, truth: Found(truth > 0, (truth > 0) * 1)),
-        },
-        rows=[
-            ("sr", "perfect", "right"),
-            ("hr", None, "right"),
-            ("none", None, "nothing"),
-            ("one", None, "one"),
-        ],
-    )
-    pictures = {}
-    results = evaluation.evaluate(
-        found, source, config, figure=lambda name, made: pictures.update({name: made})
-    )
-    assert [row["name"] for row in results] == ["n0", "n1"]
-    assert [row["group"] for row in results] == ["a", "b"]
-    for row in results:
-        assert row["ssim_rgb_perfect"] == pytest.approx(1)
-        assert row["psnr_rgb_perfect"] > 60
-        assert row["power_spectrum_error_perfect"] == pytest.approx(0, abs=1e-9)
-        for metric in MASK_METRICS:
-            assert row[f"{metric}_sr"] == row[f"{metric}_hr"] == 1
-        assert row["dice_none"] == row["aji_none"] == 0
-        # Every nucleus found, and all of them taken for one.
-        assert row["dice_one"] == 1
-        assert row["f1_one"] < 1
-    assert pictures["n1"]["hr"].shape == (64, 64, 3)
-    assert pictures["n1"]["annotation"].shape == (64, 64, 3)
-
-
-@pytest.mark.parametrize("scale", [2, 3, 8])
-def test_whole_images_are_scored_at_every_scale(scale):
-    run = tiny.run("joint", scale)
-    source = Two()
-    found = methods_of({"joint": run}, source, run.config)
-    pictures = {}
-    results = evaluation.evaluate(
-        found, source, run.config, figure=lambda name, made: pictures.update({name: made})
-    )
-    rows = {"psnr_rgb_joint", "psnr_rgb_bicubic", "dice_joint", "dice_hr_to_joint"}
-    assert rows <= set(results[1])
-    # 66 px are cut at the bottom and on the right to what the scale divides.
-    side = {2: 66, 3: 66, 8: 64}[scale]
-    hr = Image.fromarray(source[1]["hr"][:side, :side])
-    lr = hr.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
-    bicubic = lr.resize((side, side), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(pictures["n1"]["lr"], lr)
-    luma = [
-        image_quality.luma_bt601(np.asarray(image))[scale:-scale, scale:-scale]
-        for image in (hr, bicubic)
-    ]
-    assert results[1]["psnr_y_bicubic"] == pytest.approx(image_quality.psnr(*luma))
-    assert pictures["n0"]["hr"].shape[0] == {2: 64, 3: 63, 8: 64}[scale]
 
 
 def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
@@ -138,41 +35,6 @@ def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
         scored(trained_chain / "segmentation", tmp_path, **config)
     scored(trained_chain / "segmentation", tmp_path, **config, enhancer="none")
     scored(trained_chain / "generator", tmp_path, **config, max_shift=6.0)
-
-
-def test_real_low_resolution_images_replace_the_degradation():
-    seen = []
-
-    def enhancer(lr):
-        seen.append(lr)
-        return lr.repeat(4, 0).repeat(4, 1)
-
-    source = Two(lr=77)
-    evaluation.evaluate(methods(source, enhancers={"x": enhancer}), source, tiny.config())
-    assert [lr.shape for lr in seen] == [(16, 16, 3), (16, 16, 3)]
-    assert all((lr == 77).all() for lr in seen)
-
-
-def test_a_seed_makes_the_same_low_resolution_image_every_time():
-    config = tiny.config()
-    config.data.degradation.name = "microscope"
-    recipe = degradation.Degradation.from_config(config.data.degradation, 4)
-    sample = Two()[0]
-    first, again = (evaluation.image_pair(sample, recipe, 1)[1] for _ in range(2))
-    np.testing.assert_array_equal(first, again)
-    assert (first != evaluation.image_pair(sample, recipe, 2)[1]).any()
-
-
-@pytest.mark.faults
-def test_an_image_without_annotation_is_refused_where_masks_are_scored():
-    source = Two()
-    del source[1]["instances"]
-    segment = {"s": nothing}
-    found = methods(source, enhancers={}, segmenters=segment, rows=[("hr_to_s", None, "s")])
-    with pytest.raises(UserError, match="n1 has no instances or mask"):
-        evaluation.evaluate(found, source, tiny.config())
-    found = methods(source, enhancers={"bicubic": bicubic(4)})
-    assert len(evaluation.evaluate(found, source, tiny.config())) == 2
 
 
 def test_a_chain_is_scored_in_every_row(trained_chain):
@@ -287,15 +149,23 @@ def test_data_without_annotation_suits_a_generator_alone(trained_chain, tmp_path
         scored(trained_chain / "segmentation", tmp_path, data=f"folder:{root}")
 
 
-def test_means_and_differences_are_taken_over_images():
-    results = [
-        {"name": "a", "group": "a", "x": 1.0, "y": 0.0},
-        {"name": "b", "group": "b", "x": 3.0, "y": 2.5},
-    ]
-    assert evaluation.summary_of(results)["x"]["mean"] == 2
-    differences = evaluation.differences_of(results, [("x", "y"), ("x", "absent")])
-    assert list(differences) == ["x - y"]
-    assert differences["x - y"]["mean"] == 0.75
+def test_a_folder_of_glands_is_scored_by_glands(trained_chain, tmp_path):
+    root = tiny.folder(tmp_path / "data", count=2)
+    (root / "dataset.json").write_text(json.dumps({"objects": "glands"}))
+    segmenter = trained_chain / "segmentation"
+    metrics = scored(segmenter, tmp_path, data=f"folder:{root}", split="all", enhancer="none")
+    names = {f"object_{name}" for name in ("f1", "dice", "hausdorff")}
+    rows = ("otsu", "hr_to_s")
+    assert {f"{name}_{row}" for name in names for row in rows} == {
+        key for key in metrics if key.startswith("object_")
+    }
+    find = otsu(workdirs.load(segmenter).config)
+    with (tmp_path / "out" / "per_image.csv").open() as file:
+        images = list(csv.DictReader(file))
+    for image in images:
+        hr, instances = tiny.tissue(int(image["name"][1:]))
+        expected = by_loops(find(hr).instances, instances)
+        assert {name: float(image[f"{name}_otsu"]) for name in names} == pytest.approx(expected)
 
 
 def annotated(root, images):
@@ -325,11 +195,9 @@ def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     assert metrics["dice_otsu"]["mean"] == 1  # nothing to find, nothing found
     undefined = {name for name, m in metrics.items() if not np.isfinite(m["mean"])}
     assert undefined == {"psnr_rgb_bicubic", "psnr_y_bicubic"}
-    text = evaluation.table_text(metrics)
-    assert "nan" not in text
-    assert "inf" not in text
-    line = next(line for line in text.splitlines() if line.startswith("psnr_rgb_bicubic"))
-    assert line.split(maxsplit=1)[1] == "-  (identical images left out: 3)"
+    lines = words.results({"metrics": metrics, "differences": {}})
+    assert not re.search(r"\bnan\b|\binf\b", " ".join(lines))
+    assert lines[0].endswith("undefined in the bicubic image (3 of 3 images left out)")
     assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
     assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 3
 
@@ -351,18 +219,6 @@ def test_an_image_too_small_to_score_is_named_before_anything_is_written(
 
 
 @pytest.mark.faults
-def test_nuclei_numbered_beyond_16_bits_are_foreground():
-    instances = np.zeros((400, 800), np.int32)
-    instances[::2, ::2] = np.arange(1, 80_001).reshape(200, 400)
-    # 65,536 is 0 to a uint16, and so is its double.
-    instances[0, 0] = 2**17
-    sample = {"name": "many", "hr": np.zeros((400, 800, 3), np.uint8), "instances": instances}
-    _, _, truth = evaluation.image_pair(sample, degradation.Degradation(), 0)
-    assert (truth > 0).sum() == 80_000
-    assert overlap.score_mask(instances > 0, truth > 0) == {"iou": 1, "dice": 1, "miou": 1}
-
-
-@pytest.mark.faults
 def test_names_of_255_bytes_accents_and_spaces_are_scored(trained_chain, tmp_path):
     names = ["a" * 251, "Prüfung é", "two words"]
     data = annotated(tmp_path / "da ta é", {name: blank(200) for name in names})
@@ -381,76 +237,7 @@ def test_max_pixels_is_the_run_s_unless_it_is_given(trained_chain, tmp_path):
     assert scored(generator, tmp_path, data=data, split="all", max_pixels=4096)
 
 
-def test_images_without_instances_are_left_out_of_their_scores():
-    rows = [
-        {"name": "a", "group": "1", "dice_hr_to_s": 0.5},
-        {"name": "b", "group": "2", "dice_hr_to_s": 0.7, "aji_hr_to_s": 0.6},
-    ]
-    summary = evaluation.summary_of(rows)
-    assert summary["dice_hr_to_s"]["n"] == 2
-    assert (summary["aji_hr_to_s"]["n"], summary["aji_hr_to_s"]["mean"]) == (1, 0.6)
-
-
-@pytest.mark.parametrize("side", [250, 70])
-def test_features_are_compared_in_windows_that_the_network_takes(side):
-    seen = []
-
-    def features(variables, images, layers):
-        seen.append(images.shape[1:3])
-        return {"level0": images}
-
-    network = content.FeatureNetwork("x", features, {}, ("level0",), stride=32)
-    image = np.random.default_rng(0).integers(0, 256, (side, 260, 3)).astype(np.uint8)
-    feature_metric(network)(image, image[::-1])
-    window = side // 32 * 32
-    assert set(seen) == {(window, window)}
-
-
 CLASSES = ["background", "tumour cells", "stroma"]
-
-
-class Classed(Two):
-    """The two images with a class for each nucleus, 1 or 2 in turn."""
-
-    classes = CLASSES
-
-    def __getitem__(self, index):
-        sample = super().__getitem__(index)
-        instances = sample["instances"]
-        return {**sample, "mask": np.where(instances > 0, 1 + instances % 2, 0).astype(np.uint8)}
-
-
-def test_classes_are_scored_where_a_row_tells_them_apart():
-    source, config = Classed(), tiny.config("pyramid")
-    masks = {sample["hr"][:64, :64].tobytes(): sample["mask"][:64, :64] for sample in source}
-
-    def right(image):
-        mask = masks[image.tobytes()]
-        return Found(mask > 0, mask.astype(np.int32), mask)
-
-    def swapped(image):
-        found = right(image)
-        return dataclasses.replace(found, classes=np.array([0, 2, 1], np.uint8)[found.classes])
-
-    found = methods(
-        source,
-        enhancers={},
-        segmenters={"right": right, "swapped": swapped, "nothing": nothing},
-        rows=[(name, None, name) for name in ("right", "swapped", "nothing")],
-    )
-    matrices = []
-    results = evaluation.evaluate(
-        found, source, config, tally=lambda row, matrix: matrices.append((row, matrix))
-    )
-    assert [row for row, _ in matrices] == ["right", "swapped"] * 2
-    names = ["class_miou", *(f"class_dice_{c}" for c in ("background", "tumour_cells", "stroma"))]
-    for row, (_, matrix) in zip(results, matrices[1::2], strict=True):
-        assert [row[f"{name}_right"] for name in names] == [1] * 4
-        assert [row[f"{name}_swapped"] for name in names] == [pytest.approx(1 / 3), 1, 0, 0]
-        assert row["dice_swapped"] == 1
-        assert not [key for key in row if key.startswith("class_") and key.endswith("nothing")]
-        assert matrix.sum() == 64 * 64
-        assert matrix[1, 1] == matrix[2, 2] == 0
 
 
 @pytest.fixture(scope="module")

@@ -20,13 +20,13 @@ from PIL import Image
 from histojax import files
 from histojax.config import read_config
 from histojax.errors import DiskError, UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check, init_from, summary
 from histojax.runs import workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.training import loop, validation
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 NAMES = ["generator", "segmentation", "srgan", "joint"]
 STOPPED = "checkpoint written; the same command goes on from there"
 
@@ -56,7 +56,7 @@ def test_two_different_stages_of_one_name_are_refused():
         chain.stages_of(config)
 
 
-def test_a_chain_leaves_a_workdir_for_every_stage_and_one_for_all(trained_chain):
+def test_a_chain_leaves_workdirs_for_its_stages_and_for_all(trained_chain):
     for name in NAMES:
         seen = json.loads((trained_chain / name / "manifest.json").read_text())
         assert len(seen["train"]) == 4
@@ -136,7 +136,7 @@ def test_a_stage_that_others_started_from_is_not_lengthened(trained_chain, tmp_p
         chain.run(config, workdir)
     assert str(failure.value).startswith(
         "generator would be trained further, but srgan, joint started from it as it was: "
-        f"remove {workdir}/srgan, {workdir}/joint to have them trained anew"
+        f"remove {workdir}/srgan, {workdir}/joint to train them again"
     )
     for name in ("srgan", "joint"):
         shutil.rmtree(workdir / name)
@@ -153,7 +153,7 @@ def test_the_last_stage_may_always_be_lengthened(trained_chain, tmp_path, no_tra
 
 
 @pytest.mark.faults
-def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_path, no_training):
+def test_a_bad_value_of_the_last_stage_is_found_at_once(tmp_path, no_training):
     for field, value, message in (
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
         ("segmenter.features", 6, "features=6 is not a multiple of 4"),
@@ -173,7 +173,7 @@ def test_a_bad_value_of_the_last_stage_is_found_before_the_first_is_trained(tmp_
 
 
 @pytest.mark.faults
-def test_a_degradation_that_the_device_cannot_make_leaves_no_workdir(tmp_path, no_training):
+def test_a_degradation_not_for_the_device_leaves_no_workdir(tmp_path, no_training):
     config = tiny.config("generator")
     config.data.placement = "device"
     config.data.degradation.name = "blind"
@@ -188,7 +188,7 @@ def test_every_scale_factor_is_rehearsed(name, scale):
     config.data.scale = scale
     ordered = chain.stages_of(config)
     assert {stage.data.scale for stage in ordered} == {scale}
-    chain.rehearse(ordered)
+    check.rehearse(ordered)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 5, 6])
@@ -204,14 +204,14 @@ def test_shifted_pairs_are_found_before_anything_is_trained(tmp_path, no_trainin
     root = tiny.folder(tmp_path / "data", count=3, size=256, lr=4)
     config = tiny.config("generator")
     config.data.source = f"folder:{root}"
-    chain.rehearse([config])
+    check.rehearse([config])
     image = np.asarray(Image.open(root / "images" / "p2.png"))
     tiny.write_lr(root, "p2", np.roll(image, -3, axis=0), 4)  # of the val split
     with pytest.raises(UserError, match=r"1 of 1, 'p2' the furthest, (2\.9|3\.0|3\.1) hr px up"):
         chain.run(config, tmp_path / "run")
     assert not (tmp_path / "run").exists()
     config.data.max_shift = 4.0
-    chain.rehearse([config])
+    check.rehearse([config])
 
 
 def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
@@ -221,14 +221,14 @@ def test_a_source_is_checked_once_for_all_stages(tmp_path, monkeypatch):
         stage.data.source = f"folder:{root}"
     checked = []
     monkeypatch.setattr(
-        chain, "check_registration", lambda source, scale, limit: checked.append(source.split)
+        check, "check_registration", lambda source, scale, limit: checked.append(source.split)
     )
-    chain.rehearse(chain.stages_of(config))
+    check.rehearse(chain.stages_of(config))
     assert checked == ["train", "val"]
 
 
 @pytest.mark.faults
-def test_unlabelled_images_are_found_before_the_generator_is_trained(tmp_path, no_training):
+def test_unlabelled_images_are_found_at_once(tmp_path, no_training):
     root = tiny.folder(tmp_path / "data")
     (root / "instances" / "p1.png").unlink()
     config = tiny.config("joint")
@@ -244,8 +244,8 @@ def test_a_run_is_started_from_by_its_folder(trained_chain):
     config.init_from = ConfigDict(
         {"generator": str(generator), "segmenter": str(trained_chain / "segmentation")}
     )
-    chain.rehearse(chain.stages_of(config))
-    initial = chain.initial_variables(
+    check.rehearse(chain.stages_of(config))
+    initial = init_from.initial_variables(
         config, lambda start: workdirs.initial_variables(pathlib.Path(start))
     )
     assert sorted(initial) == ["generator", "segmenter"]
@@ -256,7 +256,7 @@ def test_a_run_is_started_from_by_its_folder(trained_chain):
 def test_a_generator_run_brings_its_discriminator(trained_chain):
     config = tiny.config("joint")
     config.init_from = ConfigDict({"generator": str(trained_chain / "srgan"), "segmenter": ""})
-    initial = chain.initial_variables(
+    initial = init_from.initial_variables(
         config, lambda start: workdirs.initial_variables(pathlib.Path(start))
     )
     assert sorted(initial) == ["discriminator", "generator"]
@@ -313,9 +313,7 @@ def lines(workdir):
 
 
 @pytest.mark.faults
-def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence(
-    tmp_path, monkeypatch
-):
+def test_a_disk_that_fills_at_any_file_is_one_sentence(tmp_path, monkeypatch):
     """The kernel refuses to let a file grow while its own code writes it; then there is room."""
     config, workdir = tiny.config("generator"), tmp_path / "run"
 
@@ -351,10 +349,10 @@ def test_a_disk_that_fills_at_every_file_in_turn_stops_the_run_with_one_sentence
     refused_by(loop.checkpoint.Series, "save", 2, "checkpoints/last/2")
     refused_by(loop.checkpoint.Series, "save", 4, "checkpoints/last/4")
     assert [p.name for p in (workdir / "checkpoints" / "last").iterdir()] == ["2"]
-    refused_by(chain.writers, "write_json", 1, r"manifest\.json")
-    refused_by(chain.writers, "write_json", 2, r"evaluation/metrics\.json")
-    refused_by(chain.writers, "write_json", 3, r"summary\.json")
-    refused_by(chain.report, "run_report", 1, r"report\.html")
+    refused_by(summary.writers, "write_json", 1, r"manifest\.json")
+    refused_by(summary.writers, "write_json", 2, r"evaluation/metrics\.json")
+    refused_by(summary.writers, "write_json", 3, r"summary\.json")
+    refused_by(summary.pages, "run_report", 1, r"report\.html")
     chain.run(config, workdir)
     assert (workdir / "report.html").is_file()
     chain.run(config, tmp_path / "undisturbed")
@@ -378,9 +376,7 @@ def test_a_workdir_in_use_is_refused_and_its_stages_too(trained_chain, tmp_path,
 
 
 @pytest.mark.faults
-def test_a_run_whose_disk_turns_read_only_stops_with_one_sentence_and_goes_on_later(
-    trained_chain, tmp_path
-):
+def test_a_run_whose_disk_turns_read_only_resumes_later(trained_chain, tmp_path):
     """A half-trained stage: what is there stays as it is, and ends as if nothing had been."""
     workdir = tmp_path / "run"
     shutil.copytree(trained_chain / "generator", workdir)
@@ -490,7 +486,7 @@ def check_the_same(workdir, undisturbed):
 
 
 @pytest.mark.faults
-def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained_chain, tmp_path):
+def test_a_chain_killed_three_times_ends_in_the_same_weights(trained_chain, tmp_path):
     command, workdir = Command(tmp_path, steps=4), tmp_path / "Läufe mit Pausen é"
     draw = random.Random(3)
     for end, after, longest in (
@@ -518,9 +514,7 @@ def test_a_chain_killed_at_three_moments_ends_in_the_undisturbed_weights(trained
         ),
     ],
 )
-def test_a_chain_killed_at_twenty_random_moments_ends_in_the_undisturbed_weights(
-    chained, start, line, tmp_path
-):
+def test_a_chain_killed_twenty_times_ends_in_the_same_weights(chained, start, line, tmp_path):
     command, draw = Command(tmp_path, **chained), random.Random(20)
     undisturbed = tmp_path / "undisturbed"
     command.run(undisturbed)

@@ -7,10 +7,9 @@ import pytest
 from PIL import Image
 
 from histojax.errors import UserError
-from histojax.evaluation import scores
 from histojax.experiments import chain
-from histojax.inference import labeling, tiled
-from histojax.inference.files_in import predict_files
+from histojax.inference import fitting, labeling, tiled
+from histojax.inference.prediction import predict_files
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters
@@ -100,7 +99,7 @@ def test_a_trained_run_is_fitted_to_its_val_split(trained):
     assert fitted["checkpoint"] == [run.step, run.meta["seconds"]]
     assert fitted["aji"] >= fitted["aji_before"]
     # Each value of each parameter once, but for those that it starts from.
-    grid = scores.fitted_grid(labeling.parameters_of(run), ("mask", "marker"))
+    grid = fitting.fitted_grid(labeling.parameters_of(run), ("mask", "marker"))
     assert "distance_weight" not in grid
     assert fitted["tried"] >= 1 + sum(map(len, grid.values())) - len(grid)
     assert len(fitted["images"]) == run.config.data.synthetic.val
@@ -120,11 +119,11 @@ def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypat
     shutil.copytree(trained, tmp_path / "run")
     run = workdirs.load(tmp_path / "run")
     before = labeling.parameters_of(run)
-    monkeypatch.setattr(scores.fitting, "fit_thresholds", None)
-    assert scores.fit_instances(run) == before
+    monkeypatch.setattr(fitting.fitting, "fit_thresholds", None)
+    assert fitting.fit_instances(run) == before
     (tmp_path / "run" / labeling.FILE).unlink()
     run.config.instances.fit = False
-    scores.fit_instances(run)
+    fitting.fit_instances(run)
     assert not (tmp_path / "run" / labeling.FILE).exists()
     # What was fitted to another checkpoint does not count.
     changed = {
@@ -169,8 +168,8 @@ def test_a_damaged_fit_is_named(text, trained, tmp_path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"mask_threshold": 1.5}, "mask_threshold=1.5 is a probability"),
-        ({"min_area": -1.0}, r"min_area=-1.0 has to be a finite number of 0 or more"),
+        ({"mask_threshold": 1.5}, "mask_threshold=1.5 has to be a probability from 0 to 1"),
+        ({"min_area": -1.0}, r"min_area=-1.0 has to be an area in px of 0 or more"),
         ({"contour_weight": 1.0}, "contour_weight=1 needs a map 'contour'"),
     ],
 )
@@ -189,7 +188,7 @@ def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
     assert not components.label_mask(np.zeros((4, 4))).any()
 
 
-def test_the_published_form_looks_at_whole_images(monkeypatch):
+def test_usenet_takes_whole_images(monkeypatch):
     config = settings_with_markers()
     config.instances.kind = "usenet"
     stage, state, _ = tiny.built("segmentation", config)
@@ -215,11 +214,11 @@ def test_the_published_form_looks_at_whole_images(monkeypatch):
 
 @pytest.mark.parametrize(("heads", "fitted"), [(("mask", "marker"), False), (("distance",), True)])
 def test_weights_of_maps_that_are_predicted_are_fitted(heads, fitted):
-    grid = scores.fitted_grid(InstanceParameters(), heads)
+    grid = fitting.fitted_grid(InstanceParameters(), heads)
     assert ("distance_weight" in grid) == fitted
     assert "contour_weight" not in grid
     assert "min_mask" not in grid
-    assert "min_mask" in scores.fitted_grid(USENetParameters(), heads)
+    assert "min_mask" in fitting.fitted_grid(USENetParameters(), heads)
 
 
 @pytest.mark.faults

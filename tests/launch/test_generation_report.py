@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.evaluation import rows as methods
+from histojax.evaluation import rows as scored
 from histojax.synthesis import quality
 from tests import tiny
 from tests.launch.commands import load
@@ -38,7 +38,7 @@ def test_made_tissue_is_far_and_images_that_come_back_show(run, judge):
     # Instead of an untrained pyramid's: training squares as they are.
     images[report.PYRAMID] = train.images
     network = report.network_of(judge, "")[1]
-    find = methods.run_segmenter(judge, [(32, 32)])
+    find = scored.run_segmenter(judge, [(32, 32)])
     rows, diversity, closest = report.measured(
         find, network, real, train, images, several, subset=4, seed=0
     )

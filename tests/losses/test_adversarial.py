@@ -27,7 +27,7 @@ def test_lsgan_is_zero_where_each_judgement_is_at_its_aim():
     np.testing.assert_allclose(adversarial.lsgan_generator(real=ZERO, fake=ZERO), 0.5)
 
 
-def test_brier_is_bounded_and_zero_for_a_judge_that_is_sure_and_right():
+def test_brier_is_bounded_and_zero_for_a_sure_right_judge():
     undecided = adversarial.brier_discriminator(real=ZERO, fake=ZERO)
     np.testing.assert_allclose(undecided, 0.5 * (0.25 + 0.25), rtol=1e-6)
     right = adversarial.brier_discriminator(real=ZERO + 50, fake=ZERO - 50)
@@ -54,7 +54,7 @@ def test_relativistic_judges_against_the_mean_of_the_other_kind():
     np.testing.assert_allclose(swapped, loss, rtol=1e-6)
 
 
-def test_the_pairwise_form_judges_each_patch_against_its_own_counterpart():
+def test_the_pairwise_loss_compares_each_patch_with_its_own():
     real = jnp.asarray([1.0, 3.0]).reshape(2, 1, 1, 1)
     fake = jnp.asarray([-1.0, 4.0]).reshape(2, 1, 1, 1)
     loss = adversarial.relativistic_pairwise_discriminator(real=real, fake=fake)
@@ -64,7 +64,7 @@ def test_the_pairwise_form_judges_each_patch_against_its_own_counterpart():
 
 
 @pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
-def test_the_loss_of_a_coin_is_the_least_that_one_logit_for_all_can_have(kind):
+def test_the_undecided_loss_is_the_least_of_one_logit_for_all(kind):
     judge, _ = adversarial.KINDS[kind]
     tried = jnp.linspace(-2, 2, 401).reshape(-1, 1, 1, 1, 1)
     losses = jax.vmap(lambda logit: judge(real=logit, fake=logit).mean())(tried)

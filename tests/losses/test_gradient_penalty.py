@@ -38,7 +38,7 @@ def test_the_gradient_of_r1_of_a_linear_judge_is_its_weights():
     np.testing.assert_allclose(got, w, atol=1e-5)
 
 
-def test_slopes_are_taken_at_real_images_or_between_the_two_kinds():
+def test_slopes_are_at_real_images_or_between_real_and_fake():
     def square(x):  # gradient 2 x
         return jnp.sum(x**2, (1, 2, 3)).reshape(-1, 1, 1, 1)
 
@@ -48,7 +48,7 @@ def test_slopes_are_taken_at_real_images_or_between_the_two_kinds():
     np.testing.assert_allclose(penalty("r1", square), 2 * np.asarray(ours), rtol=1e-5)
 
 
-def test_patches_that_do_not_overlap_count_as_images_of_their_own():
+def test_patches_without_overlap_count_as_images():
     w = jnp.asarray(RNG.standard_normal((2, 2, 3)), jnp.float32)
 
     def patches(x):  # the same linear judge on each of four 2 x 2 patches

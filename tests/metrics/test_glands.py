@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.spatial.distance
 
-from histojax.metrics import glands
+from histojax.metrics import glands, registry
 from histojax.metrics.instances import overlap_table
 
 
@@ -60,18 +60,22 @@ def by_loops(prediction, truth):
     return {"object_f1": 2 * hits / objects, "object_dice": dice, "object_hausdorff": distance}
 
 
+def scored(prediction, truth):
+    return registry.scores("glands", overlap_table(prediction, truth))
+
+
 def test_identical_and_empty():
     some, empty = image((3, 2, 2, 6, 6)), image()
     perfect = {"object_f1": 1.0, "object_dice": 1.0, "object_hausdorff": 0.0}
-    assert glands.score_glands(some, some) == perfect
-    assert glands.score_glands(empty, empty) == perfect
+    assert scored(some, some) == perfect
+    assert scored(empty, empty) == perfect
     nothing = {"object_f1": 0.0, "object_dice": 0.0, "object_hausdorff": np.inf}
-    assert glands.score_glands(some, empty) == nothing
-    assert glands.score_glands(empty, some) == nothing
+    assert scored(some, empty) == nothing
+    assert scored(empty, some) == nothing
 
 
 def test_moved_square():
-    scores = glands.score_glands(image((1, 5, 8, 10, 10)), image((1, 5, 5, 10, 10)))
+    scores = scored(image((1, 5, 8, 10, 10)), image((1, 5, 5, 10, 10)))
     # 7 of 10 columns are shared; the outermost column is 3 px from the other square.
     assert scores == pytest.approx(
         {"object_f1": 1.0, "object_dice": 0.7, "object_hausdorff": 3.0}, abs=1e-12
@@ -90,7 +94,7 @@ def test_more_than_half_of_the_true_gland():
 def test_merged_glands():
     truth = image((1, 0, 0, 10, 20), (2, 0, 20, 10, 10))
     prediction = image((4, 0, 0, 10, 30))
-    scores = glands.score_glands(prediction, truth)
+    scores = scored(prediction, truth)
     # One of two found, nothing extra.
     assert scores["object_f1"] == pytest.approx(2 / 3)
     # Glands of 200 and 100 px have Dice 400/500 and 200/400, the prediction that of the larger.
@@ -104,7 +108,7 @@ def test_distance_is_from_inside_as_well():
     truth, ring = image((1, 0, 0, 11, 11)), image((1, 0, 0, 11, 11))
     ring[1:10, 1:10] = 0
     # The centre, 5 px from the ring, is the farthest; no outline's pixel is off the ring.
-    assert glands.score_glands(ring, truth)["object_hausdorff"] == 5
+    assert scored(ring, truth)["object_hausdorff"] == 5
 
 
 def test_gland_without_counterpart_goes_to_the_nearest():
@@ -112,7 +116,7 @@ def test_gland_without_counterpart_goes_to_the_nearest():
     prediction = image((1, 0, 0, 4, 4), (2, 10, 24, 4, 4), (3, 16, 36, 1, 1))
     # Gland 2 is 10 rows and 4 columns from prediction 2, and further from the others; prediction
     # 2 likewise. Prediction 3 is nearest to gland 2, from whose first corner it is 16, 16 px.
-    scores = glands.score_glands(prediction, truth)
+    scores = scored(prediction, truth)
     near, far = np.hypot(10, 4), np.hypot(16, 16)
     true, predicted = 16 * near / 32, (16 * near + 1 * far) / 33
     assert scores["object_hausdorff"] == pytest.approx((true + predicted) / 2)
@@ -124,7 +128,7 @@ def test_nearest_is_by_distance_and_not_by_rows_and_columns():
     prediction = image((1, 5, 13, 1, 1), (2, 10, 10, 1, 1))
     # 8 columns off, and 5 rows and 5 columns, which is nearer.
     near = np.hypot(5, 5)
-    scores = glands.score_glands(prediction, truth)
+    scores = scored(prediction, truth)
     assert scores["object_hausdorff"] == pytest.approx((near + (8 + near) / 2) / 2)
 
 
@@ -144,13 +148,13 @@ def test_counterpart_is_the_lowest_label_of_equals():
 @pytest.mark.parametrize("seed", range(3))
 def test_agrees_with_loops_over_objects(seed):
     truth, prediction = discs(seed), discs(seed + 100)
-    scores = glands.score_glands(prediction, truth)
+    scores = scored(prediction, truth)
     assert scores == pytest.approx(by_loops(prediction, truth), abs=1e-9)
     # The labels' own values and types do not matter.
     spread = prediction.astype(np.uint64) * np.uint64(2**60)
-    assert glands.score_glands(spread, truth) == pytest.approx(scores, abs=1e-12)
+    assert scored(spread, truth) == pytest.approx(scores, abs=1e-12)
 
 
 def test_refusal():
     with pytest.raises(ValueError, match="cannot be compared"):
-        glands.score_glands(image(), image(shape=(3, 3)))
+        scored(image(), image(shape=(3, 3)))

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import scipy.optimize
 
-from histojax.metrics import instances
+from histojax.metrics import instances, registry
 from tests.oracles import score_by_loops
 
 PERFECT = dict.fromkeys(("aji", "aji_plus", "pq", "dq", "sq", "f1"), 1.0)
@@ -23,6 +23,10 @@ def cells(seed, *, moved=0.0, missed=0.0, size=80, count=40, radius=9):
     squares = (y - centers[:, 0, None, None]) ** 2 + (x - centers[:, 1, None, None]) ** 2
     labels = squares.argmin(0)
     return np.where((squares.min(0) < radius**2) & kept[labels], labels + 1, 0)
+
+
+def scored(prediction, truth):
+    return registry.scores("instances", instances.overlap_table(prediction, truth))
 
 
 def test_table_of_a_row():
@@ -52,33 +56,33 @@ def test_table_does_not_depend_on_the_piece(monkeypatch):
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.uint32, np.uint64])
 def test_labels_of_any_integer_type(dtype):
     truth, prediction = cells(1), cells(1, moved=8.0)
-    scores = instances.score_instances(prediction, truth)
-    assert instances.score_instances(prediction.astype(dtype), truth.astype(np.int64)) == scores
+    scores = scored(prediction, truth)
+    assert scored(prediction.astype(dtype), truth.astype(np.int64)) == scores
     # The largest labels that the type has, in the same order.
     largest = np.iinfo(dtype).max
     lifted = np.where(truth > 0, largest - 40 + truth.astype(dtype), 0).astype(dtype)
     assert lifted.max() > largest - 5
-    assert instances.score_instances(prediction, lifted) == scores
-    assert instances.score_instances(prediction.T, lifted.T) == pytest.approx(scores)
+    assert scored(prediction, lifted) == scores
+    assert scored(prediction.T, lifted.T) == pytest.approx(scores)
 
 
 def test_every_nucleus_of_70_000_counts():
     labels = np.arange(70_000, dtype=np.int32).reshape(280, 250) + 1
     table = instances.overlap_table(labels, labels)
     assert len(table.truth_labels) == len(table.shared) == 70_000
-    assert instances.score_instances(labels, labels) == PERFECT
+    assert scored(labels, labels) == PERFECT
     # In 16 bits, labels 65,536 and more would fall on others.
-    assert instances.score_instances(labels.astype(np.uint16), labels)["f1"] < 1
+    assert scored(labels.astype(np.uint16), labels)["f1"] < 1
 
 
 def test_identical_and_empty():
     some, empty = cells(2), np.zeros((80, 80), np.int32)
-    assert instances.score_instances(some, some) == PERFECT
-    assert instances.score_instances(empty, empty) == PERFECT
-    assert instances.score_instances(np.zeros((0, 5), int), np.zeros((0, 5), int)) == PERFECT
+    assert scored(some, some) == PERFECT
+    assert scored(empty, empty) == PERFECT
+    assert scored(np.zeros((0, 5), int), np.zeros((0, 5), int)) == PERFECT
     nothing = dict.fromkeys(PERFECT, 0.0)
-    assert instances.score_instances(empty, some) == nothing
-    assert instances.score_instances(some, empty) == nothing
+    assert scored(empty, some) == nothing
+    assert scored(some, empty) == nothing
 
 
 def test_no_background_anywhere():
@@ -174,7 +178,7 @@ def test_f1_takes_as_many_matches_as_possible():
 def test_agrees_with_loops_over_instances(seed):
     truth = cells(seed)
     prediction = cells(seed, moved=14.0, missed=0.1)
-    scores = instances.score_instances(prediction, truth)
+    scores = scored(prediction, truth)
     assert 0.1 < scores["aji"] < 0.9
     assert scores == pytest.approx(score_by_loops(prediction, truth), abs=1e-12)
 
@@ -220,10 +224,10 @@ def test_numbers_of_the_labels_do_not_matter(seed):
     # Labels only decide where a nucleus has two predictions of the same IoU.
     assert np.all(np.diff(table.iou[order])[same] > 0)
     rng = np.random.default_rng(seed)
-    scores = instances.score_instances(prediction, truth)
+    scores = scored(prediction, truth)
     for _ in range(5):
         names = [np.append(0, rng.choice(10**6, 41, replace=False) + 1) for _ in range(2)]
-        renamed = instances.score_instances(names[0][prediction], names[1][truth])
+        renamed = scored(names[0][prediction], names[1][truth])
         assert renamed == pytest.approx(scores, abs=1e-12)
 
 

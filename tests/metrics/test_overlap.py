@@ -1,7 +1,11 @@
 import numpy as np
 import pytest
 
-from histojax.metrics import overlap
+from histojax.metrics import overlap, registry
+
+
+def scored(prediction, truth):
+    return registry.scores("mask", overlap.confusion(prediction, truth))
 
 
 def _squares(shift):
@@ -13,7 +17,7 @@ def _squares(shift):
 
 
 def test_squares_that_overlap_by_half():
-    scores = overlap.score_mask(*_squares(5))
+    scores = scored(*_squares(5))
     # 50 px are shared, 50 extra, 50 missed, 450 are background in both.
     assert scores["dice"] == pytest.approx(2 * 50 / 200)
     assert scores["iou"] == pytest.approx(50 / 150)
@@ -35,9 +39,9 @@ def test_equal_and_disjoint(shift, score):
 
 def test_nothing_to_find_and_nothing_found_is_right():
     empty, some = np.zeros((4, 4), np.uint8), np.eye(4, dtype=np.uint8)
-    assert overlap.score_mask(empty, empty) == {"iou": 1.0, "dice": 1.0, "miou": 1.0}
-    assert overlap.score_mask(some, empty)["dice"] == 0
-    assert overlap.score_mask(empty, some)["iou"] == 0
+    assert scored(empty, empty) == {"iou": 1.0, "dice": 1.0, "miou": 1.0}
+    assert scored(some, empty)["dice"] == 0
+    assert scored(empty, some)["iou"] == 0
 
 
 def test_pooled_scores_come_from_summed_counts():

@@ -6,7 +6,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import AxisType, PartitionSpec
-from PIL import Image
 
 from histojax.models import layers
 
@@ -66,7 +65,7 @@ def test_rearranged_weight_gradient_is_xlas(side, c_in, c_out):
     results = [
         jax.jit(
             lambda x, k, form=form: _value_and_gradients(
-                lambda x, k: layers.convolve(x, k, weight_gradient=form), x, k
+                lambda x, k: layers.convolve(x, k, form=form), x, k
             )
         )(x, kernel)
         for form in ("rearranged", "xla")
@@ -81,7 +80,7 @@ def test_gradient_of_a_replicated_kernel_under_shard_map(check_vma):
     x, kernel = _normal(0, 4, 5, 5, 16), _normal(1, 3, 3, 16, 48)
 
     def loss(kernel, x):
-        return (layers.convolve(x, kernel, weight_gradient="rearranged") ** 2).mean()
+        return (layers.convolve(x, kernel, form="rearranged") ** 2).mean()
 
     def step(kernel, x):
         if check_vma:
@@ -103,7 +102,7 @@ def test_conv_trees_are_interchangeable_with_linens():
     pairs = [
         (layers.Conv(16, 5), nn.Conv(16, (5, 5))),
         (
-            layers.GroupedConv(16, 4, use_bias=True),
+            layers.Conv(16, groups=4),
             nn.Conv(16, (3, 3), feature_group_count=4),
         ),
     ]
@@ -117,64 +116,9 @@ def test_conv_trees_are_interchangeable_with_linens():
 
 def test_a_width_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiples of the cardinality"):
-        layers.GroupedConv(16, 3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
+        layers.Conv(16, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))
     with pytest.raises(ValueError, match="fastest"):
         layers.grouped_convolve(jnp.zeros((1, 4, 4, 4)), jnp.zeros((3, 3, 2, 4)), 2, form="fastest")
-
-
-def test_pixel_shuffle_puts_channel_c_r2_plus_i_r_plus_j_at_row_i_column_j():
-    r, channels = 3, 2
-    x = jnp.arange(1 * 2 * 4 * channels * r * r, dtype=jnp.float32).reshape(1, 2, 4, -1)
-    y = np.asarray(layers.pixel_shuffle(x, r))
-    assert y.shape == (1, 6, 12, 2)
-    for row in range(6):
-        for column in range(12):
-            for c in range(channels):
-                k = c * r * r + (row % r) * r + column % r
-                assert y[0, row, column, c] == x[0, row // r, column // r, k]
-    np.testing.assert_array_equal(layers.pixel_unshuffle(jnp.asarray(y), r), x)
-
-
-@pytest.mark.parametrize("r", [2, 3, 4, 8])
-@pytest.mark.parametrize(
-    ("method", "resample"),
-    [("bilinear", Image.Resampling.BILINEAR), ("bicubic", Image.Resampling.BICUBIC)],
-)
-@pytest.mark.parametrize("size", [(7, 5), (1, 3)])
-def test_upsample_is_pillows_to_float_accuracy_borders_included(r, method, resample, size):
-    h, w = size
-    x = np.random.default_rng(r).random((2, h, w, 3), np.float32)
-    y = jax.jit(lambda x: layers.upsample(x, r, method))(x)
-    for b in range(2):
-        for c in range(3):
-            plane = Image.fromarray(x[b, :, :, c]).resize((w * r, h * r), resample)
-            np.testing.assert_allclose(y[b, :, :, c], np.asarray(plane), atol=2e-6)
-
-
-def test_bilinear_has_half_pixel_centers():
-    x = jnp.array([0.0, 1.0]).reshape(1, 1, 2, 1)
-    np.testing.assert_allclose(
-        layers.upsample(x, 2, "bilinear")[0, 0, :, 0], [0, 0.25, 0.75, 1], atol=1e-7
-    )
-
-
-@pytest.mark.parametrize("r", [2, 3])
-@pytest.mark.parametrize("size", [(7, 4), (1, 2)])
-def test_align_corners_interpolates_between_the_corner_pixels(r, size):
-    # Output pixel o lies at o (n - 1) / (r n - 1) of the input: from its first to its last pixel.
-    h, w = size
-    x = np.random.default_rng(0).random((h, w))
-    rows = np.linspace(0, h - 1, r * h)
-    columns = np.linspace(0, w - 1, r * w)
-    expected = np.stack([np.interp(rows, np.arange(h), x[:, j]) for j in range(w)], 1)
-    expected = np.stack([np.interp(columns, np.arange(w), row) for row in expected])
-    y = layers.upsample(jnp.asarray(x[None, :, :, None]), r, "bilinear_align_corners")
-    np.testing.assert_allclose(y[0, :, :, 0], expected, atol=1e-6)
-
-
-def test_nearest_repeats_pixels():
-    y = layers.nearest_upsample(jnp.arange(4.0).reshape(1, 2, 2, 1), 2)
-    np.testing.assert_array_equal(y[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
 
 
 def test_prelu_starts_at_a_quarter_in_every_channel():
@@ -218,8 +162,6 @@ def test_batch_statistics_after_keras_move_by_a_fifth():
 def test_unknown_names_are_refused_with_the_choices():
     with pytest.raises(ValueError, match="batch, keras_batch, instance, none"):
         layers.norm_layer("layer", train=True)
-    with pytest.raises(ValueError, match="bilinear, bicubic, bilinear_align_corners"):
-        layers.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")
     with pytest.raises(ValueError, match="relu, prelu"):
         layers.activate("swish", jnp.zeros(1))
 

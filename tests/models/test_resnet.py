@@ -5,8 +5,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.components.pretrained import convert_resnet, fit_tree
 from histojax.models import resnet
-from histojax.models.pretrained import convert_resnet, fit_tree
 from histojax.models.resnet import ResNet
 from tests.models.published_resnet import published_arrays, torch_maps
 
@@ -119,7 +119,7 @@ def test_blocks_and_width_make_a_small_encoder():
     assert layers == ["layer1_0", "layer2_0", "layer2_1", "layer2_2"]
 
 
-def test_squeeze_and_excitation_weighs_channels_by_the_mean_of_the_window():
+def test_squeeze_and_excitation_weighs_channels_by_means():
     # One hidden unit holds the mean of channel 0, 3; channel c is weighed by sigmoid(c * 3).
     x = jnp.array([[1.0, 2.0], [5.0, 4.0]])[None]
     x = jnp.stack([x[..., 1], x[..., 0]], -1)[:, :, None]
@@ -146,5 +146,5 @@ def test_the_field_of_a_resnet_18_stage():
 
 
 def test_an_unknown_kind_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="'vgg' is not one of resnet18"):
+    with pytest.raises(ValueError, match="'vgg' is not known; choose one of resnet18"):
         _shapes(ResNet(kind="vgg"))

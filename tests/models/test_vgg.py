@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.signal import correlate
 
-from histojax.models.pretrained import convert_vgg19, fit_tree
+from histojax.components.pretrained import convert_vgg19, fit_tree
 from histojax.models.vgg import BLOCKS, IMAGENET_MEAN, IMAGENET_STD, LAYERS, VGG19
 
 

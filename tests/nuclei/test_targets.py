@@ -209,26 +209,6 @@ def test_distances_are_each_nucleus_by_itself(seed):
     np.testing.assert_allclose(targets.distances(labels), expected, atol=1e-6)
 
 
-def test_offsets_reach_one_on_each_side():
-    labels = np.zeros((9, 12), np.int32)
-    labels[2:7, 3:8] = 1
-    found = targets.offsets(labels)
-    assert found.dtype == np.float32
-    np.testing.assert_allclose(found[4, 3:8, 0], [-1, -0.5, 0, 0.5, 1], atol=1e-6)
-    np.testing.assert_allclose(found[2:7, 5, 1], [-1, -0.5, 0, 0.5, 1], atol=1e-6)
-    assert not found[labels == 0].any()
-    # Off its centre of mass, a nucleus still reaches 1 on either side.
-    found = targets.offsets(blobs(1))
-    for number in np.unique(blobs(1))[1:]:
-        own = found[blobs(1) == number]
-        y, x = np.nonzero(blobs(1) == number)
-        for values, position in ((own[:, 0], x), (own[:, 1], y)):
-            if np.ptp(position) > 0:
-                assert (values.min(), values.max()) == (-1, 1)
-            else:
-                assert not values.any()
-
-
 def test_legacy_labels_lose_what_is_not_wholly_foreground():
     mask = np.zeros((1000, 1000), np.uint8)
     mask[100:200, 300:440] = 1
@@ -251,7 +231,6 @@ MAPS = (
     targets.center_markers,
     targets.contours,
     targets.distances,
-    targets.offsets,
 )
 
 

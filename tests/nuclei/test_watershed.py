@@ -320,12 +320,12 @@ def test_absent_maps_and_other_widths_are_refused(tmp_path):
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("mask_threshold", 1.5, "a number from 0 to 1"),
-        ("marker_peak", float("nan"), "finite number of 0 or more"),
-        ("min_area", -1, "min_area=-1 has to be"),
+        ("mask_threshold", 1.5, "mask_threshold=1.5 has to be a probability from 0 to 1"),
+        ("marker_peak", float("nan"), "marker_peak=nan has to be a probability from 0 to 1"),
+        ("min_area", -1, "min_area=-1 has to be an area in px of 0 or more"),
         ("max_hole", "30", "max_hole='30'"),
         ("mask_weight", True, "mask_weight=True"),
-        ("mpp", 0, "mpp=0 has to be above 0"),
+        ("mpp", 0, "mpp=0 has to be a number of micrometres per pixel above 0"),
         ("mpp", -0.25, "mpp=-0.25"),
     ],
 )

@@ -3,6 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax.config import FORMAT
 from histojax.errors import DiskError, UserError
 from histojax.runs import checkpoint
 from tests.tiny import full_disk
@@ -98,16 +99,22 @@ def test_another_architecture_lists_every_name(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_newer_format_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "FORMAT", 99)
+@pytest.mark.parametrize(
+    ("found", "remedy"),
+    [(1, "train the run again in another workdir"), (FORMAT + 1, "update histojax")],
+)
+def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, found, remedy):
+    monkeypatch.setattr(checkpoint, "FORMAT", found)
     save(checkpoint.Series(tmp_path), 1, 1.0)
-    monkeypatch.undo()
-    with pytest.raises(UserError, match="newer histojax"):
+    with pytest.raises(UserError) as failure:
         checkpoint.Series(tmp_path).restore(tree())
+    assert str(failure.value) == (
+        f"{tmp_path}/1 has format {found}, and this histojax reads format {FORMAT} alone: {remedy}"
+    )
 
 
 @pytest.mark.faults
-def test_a_full_disk_is_one_sentence_and_leaves_the_checkpoints_before(tmp_path):
+def test_a_full_disk_is_one_sentence_and_keeps_checkpoints(tmp_path):
     def save(step, value):
         # Many arrays, so that some are still being written when the first is refused.
         arrays = {f"a{index}": jnp.full((100, 100), value) + index for index in range(20)}

@@ -23,7 +23,7 @@ def test_the_mask_loss_alone_reaches_the_generator():
     assert not tiny.same(after.params["segmenter"], state.params["segmenter"])
 
 
-def test_the_mask_loss_on_real_images_does_not_reach_the_generator():
+def test_the_real_mask_loss_does_not_reach_the_generator():
     changes = {"loss.mask_weight": 0.0, "loss.real_mask_weight": 1.0}
     stage, state, batch = tiny.built("joint", settings_for(**changes))
     _, (metrics,) = tiny.stepped(stage, state, batch, 1)

@@ -8,8 +8,9 @@ from jax.flatten_util import ravel_pytree
 from ml_collections import ConfigDict
 
 from histojax.components import palette, scales
+from histojax.components.pair_gan import Truth
 from histojax.errors import UserError
-from histojax.experiments import chain
+from histojax.experiments import chain, check, init_from
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
@@ -29,7 +30,7 @@ def built(config=None, initial=None):
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
 
 
-def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
+def test_the_top_scale_keeps_the_lower_ones_unchanged():
     stage, state, batch = built()
     lower = {name: state.params[name] for name in ("generator_0", "segmenter_0")}
     assert set(state.params) == {*lower, "generator_1", "segmenter_1", "discriminator_1"}
@@ -43,7 +44,7 @@ def test_the_top_scale_takes_the_lower_ones_along_and_leaves_them_as_they_are():
     assert all(np.isfinite(value) for value in history[-1].values())
 
 
-def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
+def test_together_all_scales_learn_with_metrics_of_their_own():
     stage, state, batch = built(settings_of(together=True))
     after, history = tiny.stepped(stage, state, batch, 1)
     assert len(state.opt_state) == 6
@@ -54,7 +55,7 @@ def test_together_all_scales_learn_and_are_told_apart_in_the_metrics():
 
 
 @pytest.mark.parametrize("term", ["mask_adversarial_weight", "mask_matching_weight"])
-def test_the_judgement_of_predicted_masks_reaches_the_segmentor(term):
+def test_the_judgement_of_predicted_masks_reaches_the_segmenter(term):
     updates = []
     for weight in (0.0, 1e3):
         config = settings_of()
@@ -87,16 +88,16 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
 
     def of_networks(fake, added, logits):
         found = judged(params, fake, mask), judged(params, real, jax.nn.softmax(logits))
-        fixed = (judged(params, real, mask), state.frozen, real, mask, None)
-        return stage._loss(fake, added, logits, *found, *fixed)[0]
+        fixed = (judged(params, real, mask), state.frozen, Truth(real, mask, mask), None)
+        return stage.contest.loss(fake, added, logits, *found, *fixed)[0]
 
     def of_judge(params):
         pairs = (real, mask), (fake, mask), (real, jax.nn.softmax(logits))
-        return stage._loss_of_judge(*(judged(params, *pair) for pair in pairs), None)[0]
+        return stage.contest.judge_loss(*(judged(params, *pair) for pair in pairs), None)[0]
 
     wanted = *jax.grad(of_networks, (0, 1, 2))(fake, added, logits), jax.grad(of_judge)(params)
     made = fake, added, logits
-    networks, grads, _, _ = stage._compete(state, 1, *made, real, mask, None)
+    networks, grads, _, _ = stage._compete(state, 1, made, real, mask, None)
     for one, other in zip((*networks, grads), wanted, strict=True):
         one, other = ravel_pytree(one)[0], ravel_pytree(other)[0]
         assert float(jnp.abs(other).max()) > 0
@@ -133,19 +134,20 @@ def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
     assert 0 < added[1][-1] < 0.95 * added[0][-1]
 
 
-def test_what_a_scale_adds_is_its_image_without_what_it_was_given():
+def test_what_a_scale_adds_is_its_image_less_its_input():
     stage, state, batch = built()
     labels = stage.labels.one_hot(batch, jnp.float32)
     masks = stage.masks(labels)
     key = jax.random.key(1)
     run = stage._runner(state, {}, key, None)
     grounds = scales.grounds_of("colors", masks, scales.label_colors(batch["hr"] / 255, labels))
-    images, added, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    images, added, *_ = scales.generated(run, grounds, masks, stage.noises(key, masks))
     np.testing.assert_allclose(added[0], images[0] - grounds[0], atol=1e-6)
     np.testing.assert_allclose(added[1], images[1] - scales.enlarged(images[0], 2), atol=1e-6)
     assert float(jnp.abs(added[1]).mean()) > 1e-4
     real = jnp.asarray(batch["hr"] / 255, jnp.float32)
-    found = stage._compete(state, 1, images[1], added[1], masks[1], real, masks[1], None)[-1]
+    made = images[1], added[1], masks[1]
+    found = stage._compete(state, 1, made, real, masks[1], None)[-1]
     assert found["loss_added"] == pytest.approx(float(jnp.abs(added[1]).mean()), rel=1e-5)
 
 
@@ -181,7 +183,7 @@ def test_tissue_is_moved_by_whole_nuclei_as_in_synthesis():
         assert np.abs(by_label - moved[i]).max() > 2
 
 
-def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from():
+def test_rims_and_middles_follow_the_image_except_on_tissue():
     stage, state, batch, one_hot = of_tissue()
     real = stage.masks(jnp.asarray(batch["hr"] / 255, jnp.float32))[0]
     (mask,) = stage.masks(one_hot)
@@ -191,8 +193,8 @@ def test_rims_and_middles_are_tied_to_the_image_but_where_tissue_is_started_from
         image[nucleus] = image[nucleus][::-1]
     off = {}
     for start in ("tissue", "colors"):
-        changed = dataclasses.replace(stage, start=start)
-        found = changed._compete(state, 0, fake, fake, mask, real, mask, None)[-1]
+        changed = dataclasses.replace(stage, base=start)
+        found = changed._compete(state, 0, (fake, fake, mask), real, mask, None)[-1]
         off[start] = float(found["loss_moments"])
     assert off["tissue"] < 1e-6 < 1e-3 < off["colors"]
 
@@ -211,7 +213,7 @@ def test_noise_is_fresh_at_every_step_and_of_every_scale():
     assert first == again != later
 
 
-def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
+def test_noise_of_a_higher_scale_follows_its_difference():
     stage, state, batch = built(settings_of(noise=0.5))
     after, _ = tiny.stepped(stage, state, batch, 1)
     assert float(after.statistics["generator_0"]["noise"]["amplitude"]) == 1
@@ -221,7 +223,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     run = stage._runner(state, {}, key, None)
     colors = scales.label_colors(batch["hr"] / 255, labels)
     grounds = scales.grounds_of("colors", masks, colors)
-    images, *_ = stage._generate(run, grounds, masks, stage.noises(key, masks))
+    images, *_ = scales.generated(run, grounds, masks, stage.noises(key, masks))
     below = np.asarray(scales.enlarged(images[0], 2))
     error = 2 * np.sqrt(np.mean((batch["hr"] / 255 - below) ** 2))
     expected = 1 + 0.02 * (0.5 * error - 1)
@@ -229,7 +231,7 @@ def test_the_noise_of_a_higher_scale_grows_towards_its_share_of_what_it_adds():
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_the_noise_of_a_lowest_scale_that_starts_from_tissue_follows_what_it_adds_too():
+def test_noise_of_a_lowest_scale_on_tissue_follows_its_difference():
     config = tiny.config("pyramid").init_from.pyramid
     config.pyramid.update(base="tissue", noise=0.5)
     stage = build_stage(config, {})
@@ -255,7 +257,7 @@ def test_a_generated_image_follows_its_mask_and_its_noise():
     assert not np.array_equal(generate(labels[::-1], noises, colors), image)
 
 
-def test_the_lowest_scale_starts_from_the_colors_of_its_labels_or_from_gray():
+def test_the_lowest_scale_adds_to_label_colors_or_gray():
     # What an untrained generator adds is small, so that the start shows.
     images = {}
     for base in ("colors", "gray"):
@@ -270,7 +272,7 @@ def test_the_lowest_scale_starts_from_the_colors_of_its_labels_or_from_gray():
     np.testing.assert_allclose(gray, 0, atol=0.1)
 
 
-def test_a_pyramid_learns_from_tissue_in_the_colors_of_its_images():
+def test_a_pyramid_learns_from_tissue_in_its_images_colors():
     stage, state, batch = built(settings_of(base="tissue"))
     assert "tissue" in stage.fields
     after, history = tiny.stepped(stage, state, batch, 1)
@@ -318,7 +320,7 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
     config = tiny.config("pyramid")
     lower = build_stage(config.init_from.pyramid, {})
     state = workdirs.fresh_state(lower, config.init_from.pyramid)
-    found = chain.initial_variables(
+    found = init_from.initial_variables(
         config, lambda start: {name: state.variables(name) for name in state.params}
     )
     assert set(found) == {"generator_0", "segmenter_0", "discriminator_0"}
@@ -329,18 +331,18 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
 @pytest.mark.faults
 def test_scales_that_do_not_fit_each_other_are_refused():
     config = tiny.config("pyramid")
-    chain.check_scales_below(config)
+    check.check_scales_below(config)
     config.init_from.pyramid.pyramid.sizes = (8,)
     with pytest.raises(UserError, match=r"needs scales of .*\(16,\).* has \(\(8,\)"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.init_from = ConfigDict({"pyramid": tiny.config("segmentation")})
     with pytest.raises(UserError, match=r"is a run of stage segmentation: name one of a pyramid"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.init_from = ConfigDict()
     with pytest.raises(UserError, match=r"init_from\.pyramid names no run of those below it"):
-        chain.check_scales_below(config)
+        check.check_scales_below(config)
     config.pyramid.together = True
-    chain.check_scales_below(config)
+    check.check_scales_below(config)
 
 
 @pytest.mark.faults
@@ -356,7 +358,7 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
     ("group", "field", "value", "match"),
     [
         ("pyramid", "labels", "organs", r"pyramid\.labels='organs' is not known"),
-        ("pyramid", "start", "mask", r"pyramid\.start='mask' is not known; choose one of colours"),
+        ("pyramid", "base", "mask", r"pyramid\.base='mask' is not known; choose one of colors"),
         ("pyramid", "labels", "classes", r"pyramid\.classes=0 has to be the number of classes"),
         ("pyramid", "sizes", (16, 24), r"each a multiple of the one before"),
         ("pyramid", "sizes", (), r"each a multiple of the one before"),
@@ -364,12 +366,12 @@ def test_a_scale_that_was_not_trained_is_named(tmp_path):
             "segmenter",
             "dropout",
             1.0,
-            r"segmenter\.dropout=1\.0 has to be 0 \(none\) or more, below",
+            r"segmenter\.dropout=1\.0 has to be a number of 0 or more and below 1",
         ),
-        ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be 0 or more"),
+        ("pyramid", "noise", -1.0, r"pyramid\.noise=-1\.0 has to be a number of 0 or more"),
         ("data", "crop", 40, r"data\.crop=40 has to be a multiple .* choose 32"),
         ("loss", "mask_matching_weight", -1.0, r"loss\.mask_matching_weight=-1\.0"),
-        ("generator", "conditioning", "film", r"not one of concat, spade"),
+        ("generator", "conditioning", "film", r"choose one of concat, spade"),
     ],
 )
 def test_what_cannot_be_is_refused(group, field, value, match):

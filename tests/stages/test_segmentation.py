@@ -8,7 +8,7 @@ import pytest
 from histojax.components import images
 from histojax.errors import UserError
 from histojax.experiments import chain
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop
@@ -53,6 +53,22 @@ def test_mask_loss_is_its_weighted_terms():
     # Half wrong everywhere, whatever the mask.
     alone = segmentation.MaskLoss(0.0, 0.0, mse_weight=2.0)
     assert alone(logits, mask) == pytest.approx(2 * 0.25, rel=1e-5)
+
+
+def test_cross_entropy_of_a_logit_of_0_pulls_both_ways_alike():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    mask = np.asarray([0.0, 1.0, 0.0, 1.0]).reshape(1, 2, 2, 1)
+    gradient = jax.grad(loss)(np.zeros((1, 2, 2, 1), np.float32), mask)
+    np.testing.assert_allclose(gradient.ravel() * 4, [0.5, -0.5, 0.5, -0.5], rtol=1e-6)
+
+
+def test_cross_entropy_is_the_logit_where_confidently_wrong():
+    loss = segmentation.MaskLoss(1.0, 0.0)
+    logits = np.asarray([-80.0, 80.0], np.float32).reshape(1, 1, 2, 1)
+    mask = np.asarray([1.0, 0.0]).reshape(1, 1, 2, 1)
+    assert float(loss(logits, mask)) == pytest.approx(80.0)
+    gradient = jax.grad(loss)(logits, mask)
+    np.testing.assert_allclose(gradient.ravel() * 2, [-1.0, 1.0], atol=1e-6)
 
 
 @pytest.mark.parametrize("weights", [(0.0, 0.0, 0.0), (-1.0, 2.0, 0.0), (1.0, 0.0, -1.0)])
@@ -136,7 +152,7 @@ def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
     assert not np.array_equal(state.params["segmenter"]["trunk"]["conv1"]["kernel"], kernel)
 
 
-def test_a_run_trained_from_pretrained_weights_is_used_without_them(tmp_path):
+def test_a_run_from_pretrained_weights_is_used_without_them(tmp_path):
     config, _ = pretrained_config(tmp_path)
     chain.run(config, tmp_path / "run")
     (tmp_path / "resnet18.npz").unlink()
@@ -230,7 +246,7 @@ def without_norm():
     return config
 
 
-def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
+def test_an_unlabelled_image_counts_without_its_mask():
     stage, state, batch = taught()
     state = moved(state)
     _, (metrics,) = tiny.stepped(stage, state, batch, 1)
@@ -245,7 +261,7 @@ def test_an_unlabelled_image_counts_by_what_it_shows_and_not_by_its_mask():
     assert other_image["gradient_norm_segmenter"] != metrics["gradient_norm_segmenter"]
 
 
-def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_other_way_round():
+def test_unlabelled_images_move_the_network_alone():
     stage, state, batch = taught(**{"optimizer.schedule": "constant", "ema_decay": 1.0})
     batch["labelled"] = np.zeros_like(batch["labelled"])
     # As of an old run, whose average no longer follows at once: its decay is what is asked for.
@@ -259,7 +275,7 @@ def test_unlabelled_images_alone_move_the_network_to_its_average_and_not_the_oth
         np.testing.assert_allclose(new, old, atol=1e-5)
 
 
-def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tmp_path):
+def test_a_run_with_a_teacher_trains_and_resumes(tmp_path):
     config = tiny.config("use_net")
     config.data.update(labelled=0.25, unlabelled="rest", unlabelled_weight=0.6)
     config.data.synthetic.train = 8  # of four patients
@@ -274,7 +290,7 @@ def test_a_run_with_a_teacher_trains_and_goes_on_and_tells_its_patients_apart(tm
     }
     assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
     assert len(set.union(*patients.values())) == 5
-    assert workdirs.labelled_source(run).names == seen["train"]
+    assert run_data.labelled_source(run).names == seen["train"]
     undisturbed = tiny.last_state(run)
     rows = read_metrics(run / "metrics.jsonl")
     assert all(

@@ -42,7 +42,7 @@ def test_the_baseline_s_networks_learn_together():
     config.optimizer.update(learning_rate=1e-2, schedule="constant")
     stage, state, batch = tiny.built("srgan_srresnet", config)
     assert [type(m).__name__ for m in stage.networks.values()] == [
-        "ResNeXtGenerator",
+        "SRResNet",
         "ScalarDiscriminator",
     ]
     after, history = tiny.stepped(stage, state, batch, 25)
@@ -54,7 +54,7 @@ def test_the_baseline_s_networks_learn_together():
             assert not tiny.same(old, new)
 
 
-def test_one_image_a_step_gives_the_earlier_discriminator_nothing_to_say():
+def test_the_discriminator_of_2021_passes_no_gradient_of_one_image():
     config = tiny.config("srgan_srresnet")
     # A crop of 16 px is one pixel after four halvings, as 256 px are after eight.
     config.discriminator.update(
@@ -70,7 +70,7 @@ def test_one_image_a_step_gives_the_earlier_discriminator_nothing_to_say():
         assert (metrics["gradient_norm_generator"] > 0) == moved
 
 
-def test_the_feature_term_reads_the_segmenter_and_moves_the_generator():
+def test_the_feature_term_moves_the_generator():
     config = tiny.config("srgan")
     config.loss.pixel_weight = 0.0
     config.loss.features.weight = 0.05
@@ -95,7 +95,7 @@ def test_the_discriminator_may_learn_alone_at_first():
     assert not tiny.same(later.params["generator"], state.params["generator"])
 
 
-def test_the_discriminator_warms_up_while_the_generator_learns_from_the_rest():
+def test_the_discriminator_warms_up_without_the_adversarial_term():
     config = tiny.config("srgan")
     config.loss.features.weight = 0.0
     config.loss.adversarial.discriminator_warmup = 2
@@ -144,7 +144,7 @@ def test_a_network_that_never_learns_stands_still(frozen, free):
 
 
 @pytest.mark.faults
-def test_a_nan_in_a_batch_skips_its_step_for_both_networks_and_is_counted():
+def test_a_nan_in_a_batch_skips_the_step_of_both_networks():
     stage, state, batch = tiny.built("srgan")
     images = {field: array.astype(np.float32) / 255 for field, array in batch.items()}
     spoilt = images["hr"].copy()

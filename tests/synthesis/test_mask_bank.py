@@ -5,7 +5,7 @@ import pytest
 import scipy.ndimage
 
 from histojax.errors import UserError
-from histojax.imaging import reader
+from histojax.imaging.labels import read_labels
 from histojax.synthesis import mask_bank
 from tests import tiny
 
@@ -125,10 +125,10 @@ def test_masks_are_written_as_label_images_by_the_seed(tmp_path, kind):
         mask_bank.write_masks(source, tmp_path / name, kind=kind, count=2, size=32, seed=5)
     files = sorted((tmp_path / "a").iterdir())
     assert [path.name for path in files] == ["mask00000.tif", "mask00001.tif"]
-    found = [reader.read_labels(path) for path in files]
+    found = [read_labels(path) for path in files]
     assert all(mask.shape == (32, 32) and mask.any() for mask in found)
     assert not np.array_equal(*found)
-    again = reader.read_labels(tmp_path / "b" / "mask00000.tif")
+    again = read_labels(tmp_path / "b" / "mask00000.tif")
     np.testing.assert_array_equal(again, found[0])
 
 

@@ -54,7 +54,7 @@ def test_confidence_is_distance_from_a_half():
     assert pseudo_labels.confidence(np.array([[0.25, 1.0]])) == pytest.approx(0.75)
 
 
-def test_masks_are_of_sure_squares_with_nuclei_and_of_all_images(run, tmp_path):
+def test_masks_are_of_confident_squares_with_nuclei(run, tmp_path):
     images = Images(picture(100), picture(100), np.zeros((64, 64, 3), np.uint8))
     folder = tmp_path / "masks"
     count = pseudo_labels.write_masks(run, images, folder, count=10, size=32, least=0.9, seed=0)
@@ -103,7 +103,7 @@ def test_what_gives_no_masks_is_said(run, tmp_path):
         pseudo_labels.write_masks(run, images, tmp_path / "masks", **config)
 
     vague = Images(np.full((32, 32, 3), 153, np.uint8))
-    with pytest.raises(UserError, match=r"is the run 0\.9 sure or more, 0\.200 being the highest"):
+    with pytest.raises(UserError, match=r"reaches the confidence 0\.9, 0\.200 being the highest"):
         write(vague)
     with pytest.raises(UserError, match=r"no image has 128 x 128 px"):
         write(vague, size=128)

@@ -6,7 +6,8 @@ import pytest
 from histojax.errors import UserError
 from histojax.evaluation import rows
 from histojax.inference import labeling
-from histojax.synthesis import painter, quality
+from histojax.synthesis import quality
+from histojax.synthesis.tissue import Synthesizer
 from tests import tiny
 
 
@@ -60,29 +61,31 @@ def test_too_few_windows_are_refused():
         quality.windows_of(Images(), 4096)
 
 
-def test_every_way_makes_an_image_for_each_mask(windows, pyramid):
+def test_every_method_makes_an_image_for_each_mask(windows, pyramid):
     few = windows.spread(2)
-    one = quality.made_by_pyramid(pyramid, few.labels, seed=0)
+    synthesizer = Synthesizer(pyramid)
+    one = quality.pyramid_images(synthesizer, few.labels, seed=0)
     assert one.shape == few.images.shape
     assert one.dtype == np.uint8
-    numbers = painter.numbers_of(pyramid.stage, few.labels[1], contour_width=2)
-    assert set(np.unique(numbers)) == {0, 1, 2}
+    assert set(np.unique(synthesizer.labels_of(few.labels[1]))) == {0, 1, 2}
     np.testing.assert_array_equal(
-        one[1], painter.synthesize(pyramid, numbers, few.labels[1], seed=(0, 1, 0), look=(0, 1))
+        one[1], synthesizer.image(few.labels[1], seed=(0, 1, 0), look=(0, 1))
     )
-    other = quality.made_by_pyramid(pyramid, few.labels, seed=0, noise=1)
+    other = quality.pyramid_images(synthesizer, few.labels, seed=0, noise=1)
     assert not np.array_equal(one, other)
-    tissue = quality.made_by_tissue_model(few.labels, seed=0)
+    tissue = quality.builtin_images(few.labels, seed=0)
     assert tissue.shape == few.images.shape
-    np.testing.assert_array_equal(tissue, quality.made_by_tissue_model(few.labels, seed=0))
+    np.testing.assert_array_equal(tissue, quality.builtin_images(few.labels, seed=0))
 
 
 def test_tissue_of_classes_is_not_measured(windows, pyramid):
     stage = dataclasses.replace(
         pyramid.stage, labels=dataclasses.replace(pyramid.stage.labels, kind="classes")
     )
+    meta = {**pyramid.meta, "classes": ["background", "gland"]}
+    synthesizer = Synthesizer(dataclasses.replace(pyramid, stage=stage, meta=meta))
     with pytest.raises(UserError, match=r"classes.*pyramid\.labels='contour' or 'mask'"):
-        quality.made_by_pyramid(dataclasses.replace(pyramid, stage=stage), windows.labels, seed=0)
+        quality.pyramid_images(synthesizer, windows.labels, seed=0)
 
 
 def test_features_are_those_of_each_image_by_itself():

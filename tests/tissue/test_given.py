@@ -93,7 +93,7 @@ def test_depth_is_half_a_pixel_on_either_side_of_the_outline():
     assert depth[0, 1] == pytest.approx(0.5 - np.sqrt(8))
 
 
-def test_a_pixel_of_a_nucleus_holds_the_dye_of_that_nucleus_alone():
+def test_a_pixel_holds_the_dye_of_its_nucleus_alone():
     labels = np.zeros((48, 64), np.int32)
     labels[12:36, 10:30] = 1
     labels[12:36, 30:50] = 2

@@ -12,8 +12,8 @@ from PIL import Image
 from scipy import ndimage
 
 from histojax.errors import UserError
+from histojax.tissue import dyes, rendering
 from histojax.tissue import noise as tissue_noise
-from histojax.tissue import rendering
 from histojax.tissue.nuclei import Nuclei, render_nuclei, tidy
 from histojax.tissue.patient import draw_patient
 from histojax.tissue.rendering import tissue, tissue_of
@@ -177,7 +177,7 @@ def test_tidy_keeps_the_largest_piece_and_renumbers():
 
 
 def test_cells_meet_halfway():
-    gap, owner = rendering._cell_borders(np.array([[20, 10], [20, 30]]), np.zeros(2), 41, 40)
+    gap, owner = dyes._cell_borders(np.array([[20, 10], [20, 30]]), np.zeros(2), 41, 40)
     np.testing.assert_allclose(gap[:, 20], 0, atol=1e-5)
     assert (owner[:, :20] == 0).all()
     assert (owner[:, 21:] == 1).all()

@@ -137,7 +137,7 @@ def test_the_window_is_of_whole_lines():
     assert made.variance == (0.7, 1.5)
 
 
-def test_nothing_is_watched_where_nothing_plays_or_none_is_wanted():
+def test_nothing_is_watched_without_adversarial_training():
     assert gan_health.build_limits(settings_for(**{"collapse.window": 0})) is None
     assert gan_health.build_limits(tiny.config("generator")) is None
     for changes in ({"learn_from_step.generator": -1}, {"loss.adversarial.weight": 0.0}):
@@ -149,8 +149,9 @@ def test_nothing_is_watched_where_nothing_plays_or_none_is_wanted():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("window", -5, r"collapse\.window=-5 has to be a number of steps, 0 or more"),
-        ("confused", 1.0, r"collapse\.confused=1\.0 and collapse\.told_apart=0\.99 have to be"),
+        ("window", -5, r"collapse\.window=-5 has to be a number of steps of 0 or more"),
+        ("told_apart", 1.5, r"collapse\.told_apart=1\.5 has to be a number from 0 to 1"),
+        ("confused", 1.0, r"collapse\.confused=1\.0 has to be below collapse\.told_apart=0\.99"),
         ("variance", (2.0, 1.0), r"collapse\.variance=\(2\.0, 1\.0\) has to be two numbers"),
     ],
 )

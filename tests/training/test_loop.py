@@ -16,14 +16,14 @@ import pytest
 from histojax.data import pipeline
 from histojax.errors import UserError
 from histojax.losses import pixel
-from histojax.runs import workdirs
+from histojax.runs import run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
 from histojax.stages.pyramid import Pyramid
 from histojax.training import loop, sharding
 from tests import tiny
 
-ROOT = pathlib.Path(__file__).parents[1]
+ROOT = pathlib.Path(__file__).parents[2]
 ONE = jax.devices()[:1]
 
 
@@ -40,9 +40,7 @@ def undisturbed(tmp_path_factory):
     return workdir
 
 
-def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
-    tmp_path, monkeypatch
-):
+def test_the_last_step_is_the_best_where_no_score_may_choose(tmp_path, monkeypatch):
     scores = iter([0.9, 0.1])
     made = loop.Validation.__call__
 
@@ -58,13 +56,13 @@ def test_where_labels_to_choose_by_are_not_to_be_used_the_last_step_is_the_best(
     assert loop.train(config, tmp_path / "score", devices=ONE).step < config.steps
 
 
-def test_the_palette_of_a_pyramid_is_kept_and_no_longer_asked_of_its_images(tmp_path, monkeypatch):
+def test_a_resumed_pyramid_keeps_its_palette(tmp_path, monkeypatch):
     config = tiny.config("pyramid").init_from.pyramid
     config.steps = 1
     kept = loop.train(config, tmp_path, devices=ONE).meta["palette"]
     assert kept == Pyramid.palette_of(
         build_stage(config, {}),
-        workdirs.open_split(config, "train", fields=("mask", "contour")),
+        run_data.open_split(config, "train", fields=("mask", "contour")),
     )
     monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
     config.steps = 2
@@ -158,7 +156,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
 
 
 @pytest.mark.faults
-def test_a_half_written_checkpoint_is_passed_over_for_the_same_end(undisturbed, tmp_path, caplog):
+def test_a_run_resumes_from_before_a_half_written_checkpoint(undisturbed, tmp_path, caplog):
     loop.train(tiny.config(), tmp_path, devices=ONE)
     for file in (tmp_path / "checkpoints" / "last" / "4" / "state").rglob("*"):
         if file.is_file():
@@ -193,7 +191,7 @@ def test_non_finite_steps_are_skipped_and_counted(tmp_path, monkeypatch):
 
 
 @pytest.mark.faults
-def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_path, monkeypatch):
+def test_too_many_non_finite_steps_stop_the_run_unharmed(tmp_path, monkeypatch):
     poison(monkeypatch, range(3, 99))
     config = tiny.config(steps=10)
     config.max_skipped = 3
@@ -206,7 +204,7 @@ def test_too_many_non_finite_steps_stop_the_run_with_its_weights_unharmed(tmp_pa
     assert int(after.skipped) == 2
 
 
-def test_a_collapse_is_told_once_in_log_and_metrics_also_by_a_run_that_goes_on(tmp_path, capsys):
+def test_a_collapse_is_reported_once_also_by_a_resumed_run(tmp_path, capsys):
     config = tiny.config("srgan", steps=2)
     config.loss.features.weight = 0.0
     # No variance is that small, so that every line has the one sign.
@@ -265,7 +263,7 @@ def test_an_adversarial_term_that_no_step_would_see_is_refused():
 
 
 @pytest.mark.faults
-def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path):
+def test_images_that_do_not_fit_are_refused_without_a_workdir(tmp_path):
     config = tiny.config()
     config.data.source = f"folder:{tiny.folder(tmp_path / 'data')}"
     config.data.crop = 128
@@ -275,7 +273,7 @@ def test_images_that_do_not_fit_are_refused_before_anything_is_written(tmp_path)
 
 
 @pytest.mark.faults
-def test_a_set_too_large_for_the_device_is_refused_before_anything_is_written(tmp_path):
+def test_a_set_too_large_for_the_device_leaves_no_workdir(tmp_path):
     config = tiny.config()
     config.data.update(placement="device", device_bytes=1000)
     with pytest.raises(UserError, match=r"does not fit config\.data\.device_bytes=1000"):
@@ -314,9 +312,7 @@ def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monke
 
 @pytest.mark.faults
 @pytest.mark.parametrize(("at", "said_at", "good"), [(3, 4, "/last/2"), (1, 2, "none, for none")])
-def test_a_parameter_that_is_not_finite_stops_the_run_and_is_not_saved(
-    tmp_path, monkeypatch, at, said_at, good
-):
+def test_a_non_finite_parameter_stops_the_run_unsaved(tmp_path, monkeypatch, at, said_at, good):
     made = sharding.train_step
 
     def broken(step, mesh):
@@ -361,25 +357,7 @@ def test_a_clock_that_goes_backwards_changes_nothing(undisturbed, tmp_path, monk
     assert tiny.same(tiny.last_state(tmp_path), tiny.last_state(undisturbed))
 
 
-def test_better_goes_by_the_rule_and_passes_over_what_is_not_finite():
-    progress = loop.Progress()
-    values = [1.0, float("nan"), 0.5, 2.0]
-    assert [loop.better(("x", "max"), {"x": v}, progress) for v in values] == [
-        True,
-        False,
-        False,
-        True,
-    ]
-    progress = loop.Progress()
-    assert [loop.better(("x", "min"), {"x": v}, progress) for v in values] == [
-        True,
-        False,
-        True,
-        False,
-    ]
-
-
-def test_many_processes_compare_notes_only_where_they_wait_anyway(monkeypatch):
+def test_processes_agree_on_stopping_only_where_they_wait(monkeypatch):
     from jax.experimental import multihost_utils
 
     asked = []
@@ -389,13 +367,13 @@ def test_many_processes_compare_notes_only_where_they_wait_anyway(monkeypatch):
         return np.asarray([0, 1])
 
     monkeypatch.setattr(multihost_utils, "process_allgather", gather)
-    assert loop._asked([signal.SIGTERM], together=False)
-    assert not loop._asked([], together=True)
+    assert loop.asked([signal.SIGTERM], together=False)
+    assert not loop.asked([], together=True)
     assert asked == []
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert not loop._asked([signal.SIGTERM], together=False)
+    assert not loop.asked([signal.SIGTERM], together=False)
     assert asked == []
-    assert loop._asked([], together=True)
+    assert loop.asked([], together=True)
     assert asked == [0]
 
 
@@ -423,7 +401,7 @@ def command(workdir):
 
 
 def start(workdir):
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATKINDS": "cpu"}
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
         command(workdir),
         cwd=ROOT,
@@ -448,7 +426,7 @@ def after_first_checkpoint(process, workdir, wait):
 
 @pytest.mark.slow
 @pytest.mark.faults
-def test_killed_and_terminated_runs_end_in_the_undisturbed_weights(tmp_path):
+def test_killed_runs_end_in_the_undisturbed_weights(tmp_path):
     with start(tmp_path / "a") as process:
         said = process.communicate(timeout=300)[1]
         assert process.returncode == 0, said

@@ -60,7 +60,7 @@ def test_tensorboard_without_its_package_says_so(monkeypatch):
 
 
 @pytest.mark.faults
-def test_a_disk_that_takes_no_more_is_said_and_closing_says_no_more(tmp_path):
+def test_a_full_disk_is_one_error_and_closing_is_none(tmp_path):
     writer = MetricWriter(tmp_path)
     writer.write(1, "train", {"loss": 1.0})
     with full_disk(45):
@@ -85,8 +85,6 @@ class _Message(dict):
     def __init__(self, **fields):
         super().__init__(fields)
 
-    Value = dict
-
 
 class _EventsWriter:
     """tensorboardX's: a buffered file that is written where it is asked to."""
@@ -110,17 +108,16 @@ def tensorboard(monkeypatch):
     modules = {
         "tensorboardX": types.ModuleType("tensorboardX"),
         "tensorboardX.event_file_writer": types.SimpleNamespace(EventsWriter=_EventsWriter),
-        "tensorboardX.summary": types.SimpleNamespace(text=lambda tag, text: {tag: text}),
-        "tensorboardX.proto": types.SimpleNamespace(
-            event_pb2=types.SimpleNamespace(Event=_Message, SessionLog=_Message),
-            summary_pb2=types.SimpleNamespace(Summary=_Message),
+        "tensorboardX.summary": types.SimpleNamespace(
+            scalar=lambda name, value: {name: value}, text=lambda tag, text: {tag: text}
         ),
+        "tensorboardX.proto.event_pb2": types.SimpleNamespace(Event=_Message, SessionLog=_Message),
     }
     for name, module in modules.items():
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_tensorboard_gets_the_finite_values_and_where_the_run_goes_on(tmp_path, tensorboard):
+def test_tensorboard_gets_finite_values_and_the_step_of_resuming(tmp_path, tensorboard):
     writer = MetricWriter(tmp_path, resume_step=2, tensorboard=True)
     writer.write(3, "train", {"loss": 0.5, "psnr": float("nan")})
     writer.warn(3, "flat")
@@ -128,7 +125,7 @@ def test_tensorboard_gets_the_finite_values_and_where_the_run_goes_on(tmp_path, 
     assert [json.loads(line) for line in file.read_text().splitlines()] == [
         {"file_version": "brain.Event:2"},
         {"step": 3, "session_log": {"status": 1}},
-        {"step": 3, "summary": {"value": [{"tag": "train/loss", "simple_value": 0.5}]}},
+        {"step": 3, "summary": {"train/loss": 0.5}},
         {"step": 3, "summary": {"warning": "flat"}},
     ]
     writer.close()

@@ -1,5 +1,3 @@
-import math
-
 import numpy as np
 import pytest
 
@@ -62,12 +60,14 @@ def test_the_crop_that_fits(crop, side, step, fits):
     assert validation.fitting_crop(crop, side, step=step) == fits
 
 
-def test_the_best_value_is_remembered_and_nonsense_is_not():
-    progress = validation.Progress()
-    rule = ("psnr", "max")
-    found = [
-        validation.better(rule, {"psnr": value}, progress) for value in (2.0, math.nan, 1.0, 3.0)
-    ]
-    assert found == [True, False, False, True]
-    assert progress.best == 3.0
-    assert validation.better(("loss", "min"), {"loss": 2.0}, progress)
+@pytest.mark.parametrize(
+    ("sense", "expected"),
+    [("max", [True, False, False, True]), ("min", [True, False, True, False])],
+)
+def test_better_goes_by_the_sense_and_skips_what_is_not_finite(sense, expected):
+    best, found = None, []
+    for value in (1.0, float("nan"), 0.5, 2.0):
+        found.append(validation.better(sense, value, best))
+        best = value if found[-1] else best
+    assert found == expected
+    assert validation.better(sense, 1.0, 1.0) == (sense == "min")

@@ -1,4 +1,4 @@
-"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.specs`)."""
+"""Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.folder`)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import functools
 import pathlib
 
 from histojax.data.datasets import layout
-from histojax.data.sources.specs import FolderSource
+from histojax.data.sources.folder import FolderSource
 from histojax.data.sources.splits import group_of
 from histojax.imaging.reader import MAX_PIXELS
 
@@ -14,7 +14,7 @@ _LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"
 
 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
-    """Reads the folder as `folder:ROOT` would; splits.json says the parts, where it is there."""
+    """Reads the folder as `folder:ROOT` would; splits.json, where there is one, names the parts."""
     if not (root / "images").is_dir():
         inner = [path.parent for path in sorted(root.rglob("images")) if path.is_dir()]
         if len(inner) != 1:
@@ -44,6 +44,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         ],
         mpp=source.mpp,
         classes=source.classes,
+        objects=source.objects,
         splits={"": splits},
     )
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from histojax.data.datasets import layout
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS, read_image, read_labels
+from histojax.imaging.labels import read_labels
+from histojax.imaging.reader import MAX_PIXELS, read_image
 
 CLASSES = (
     "background",
@@ -27,7 +28,7 @@ _ANNOTATION = "_anno"
 
 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
-    """Pairs NAME.bmp with NAME_anno.bmp; Grade.csv tells patient and grade."""
+    """Pairs NAME.bmp with NAME_anno.bmp; Grade.csv has patient and grade."""
     files = layout.files_of(root)
     pictures = [file for file in files if file.suffix in (".bmp", ".png", ".tif")]
     images = layout.by_key((f for f in pictures if _NAME.fullmatch(f.stem)), lambda f: f.stem)
@@ -40,7 +41,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     tables = [file.path for file in files if file.path.name.lower() == "grade.csv"]
     if not tables:
         raise UserError(
-            f"{root} holds images of GlaS and no Grade.csv, which tells their patients and "
+            f"{root} holds images of GlaS and no Grade.csv, which has their patients and "
             "grades: add it from the data set"
         )
     patients, grades = _grades(tables[0])
@@ -62,6 +63,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         examples,
         mpp=0.62005,
         classes=CLASSES,
+        objects="glands",
         splits={"": {"train": ["train"], "test": ["testA", "testB"]}},
     )
 

@@ -1,7 +1,7 @@
 """What a published data set is, and how its files are found in a folder or an archive.
 
-A module for each set says how its official layout becomes a list of `Example`s; nothing is decoded
-before an example is loaded, so that what is missing is named before the work begins.
+Each set's module turns its official layout into a list of `Example`s. Nothing is decoded before an
+example is loaded, so that missing files are named before the work begins.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 
+from histojax.data.sources.base import Objects
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image, read_labels
+from histojax.imaging.labels import read_labels
+from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, read_image
 from histojax.nuclei.components import label_mask
 
 _log = logging.getLogger(__name__)
@@ -35,11 +37,11 @@ class Example:
     """One image of a set, not yet decoded.
 
     Attributes:
-      name: unique in its set.
-      group: the patient, or the smallest unit that is known to hold one.
-      part: the set's own part that it belongs to, such as "train" or "fold1".
-      load: () -> "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
-        "mask" uint8 (H, W) of class indices and "lr" uint8 (h, w, 3).
+        name: unique in its set.
+        group: the patient, or the smallest unit that is known to hold one.
+        part: the set's own part that it belongs to, such as "train" or "fold1".
+        load: () -> "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
+            "mask" uint8 (H, W) of class indices and "lr" uint8 (h, w, 3).
     """
 
     name: str
@@ -53,16 +55,18 @@ class Contents:
     """What was found in a source.
 
     Attributes:
-      examples: in the order in which they are stored.
-      mpp: micrometres per pixel of all images, None where the set does not say.
-      classes: names of the mask's values, from 0.
-      splits: variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
-        without "val" has its train images split by group when it is opened.
+        examples: in the order in which they are stored.
+        mpp: micrometres per pixel of all images, None where the set does not say.
+        classes: names of the mask's values, from 0.
+        objects: what the instances are, "nuclei" or "glands".
+        splits: variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
+            without "val" has its train images split by group when it is opened.
     """
 
     examples: Sequence[Example]
     mpp: float | None = None
     classes: Sequence[str] = NUCLEI
+    objects: Objects = "nuclei"
     splits: Mapping[str, Mapping[str, Sequence[str]]] = dataclasses.field(
         default_factory=lambda: {"": {"train": ["train"], "test": ["test"]}}
     )
@@ -70,13 +74,13 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A published set: whose it is, how it is had, and how its layout is read.
+    """A published set: its owner, how to obtain it, and how its layout is read.
 
     Attributes:
-      name: by which it is prepared and opened.
-      layout: what the source must hold, in words.
-      read: (folder, max_pixels of an image file) -> what it holds; raises UserError where `layout`
-        is not what is there.
+        name: by which it is prepared and opened.
+        layout: what the source must hold, in words.
+        read: (folder, max_pixels of an image file) -> what it holds; raises UserError where
+            `layout` is not what is there.
     """
 
     name: str
@@ -121,7 +125,7 @@ def by_key(files: Iterable[File], key: Callable[[File], str]) -> dict[str, File]
     """Returns {key: file}.
 
     Raises:
-      UserError: two files have one key.
+        UserError: two files have one key.
     """
     keyed: dict[str, File] = {}
     for file in files:
@@ -140,11 +144,11 @@ def pairs(
     """Returns (key, image, annotation) in order of key; other annotations are left out.
 
     Args:
-      images, annotations: key -> file.
-      expected: how the annotation of an image is called, with {} for its key.
+        images, annotations: key -> file.
+        expected: how the annotation of an image is called, with {} for its key.
 
     Raises:
-      UserError: an image has no annotation.
+        UserError: an image has no annotation.
     """
     for key, image in images.items():
         if key not in annotations:
@@ -161,7 +165,7 @@ def read_pair(image: pathlib.Path, labels: pathlib.Path, max_pixels: int = MAX_P
     """Reads an image and its label image; a binary one becomes its components (4-connected).
 
     Raises:
-      UserError: a file cannot be read or has more than max_pixels, or the two differ in size.
+        UserError: a file cannot be read or has more than max_pixels, or the two differ in size.
     """
     hr = read_image(image, max_pixels=max_pixels)
     instances = read_labels(labels, max_pixels=max_pixels)
@@ -206,11 +210,12 @@ def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
     """Gives the folder of a source; archives are unpacked to `scratch`, removed at the end.
 
     Args:
-      source: a folder, an archive (.zip, .tar, .tar.gz, .tgz), or a folder of nothing but archives.
-      scratch: an existing folder with room for what the archives hold.
+        source: a folder, an archive (.zip, .tar, .tar.gz, .tgz), or a folder of nothing but
+            archives.
+        scratch: an existing folder with room for what the archives hold.
 
     Raises:
-      UserError: an archive cannot be unpacked.
+        UserError: an archive cannot be unpacked.
     """
     if source.is_file():
         archives = [source]
@@ -252,7 +257,7 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
             with tarfile.open(archive) as opened_tar:
                 _check_room(archive, folder, (m.size for m in opened_tar))
                 opened_tar.extractall(folder, filter="data")
-    # zipfile says RuntimeError of a password and NotImplementedError of a compression.
+    # zipfile raises RuntimeError for a password and NotImplementedError for a compression.
     except (
         zipfile.BadZipFile,
         tarfile.TarError,

@@ -20,7 +20,7 @@ _LAYOUT = "Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside 
 
 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
-    """Pairs every TIFF with the XML of its name; test images are told by their patients."""
+    """Pairs every TIFF with the XML of its name; the patients decide which images test."""
     files = layout.files_of(root)
     images = layout.by_key(
         (file for file in files if file.suffix in (".tif", ".tiff")), lambda file: file.stem

@@ -26,7 +26,7 @@ def organ_of(name: str) -> str | None:
     """The organ of an image of MoNuSeg, None for any other.
 
     Args:
-      name: the image's name, which holds its TCGA barcode.
+        name: the image's name, which holds its TCGA barcode.
     """
     patient = tcga_patient(name)
     return _ORGAN_OF_SITE.get(patient[5:7]) if patient else None

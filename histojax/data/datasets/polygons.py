@@ -18,7 +18,7 @@ def read_regions(path: pathlib.Path) -> list[np.ndarray]:
     Coordinates are those of the file, in which a pixel's centre is at whole numbers.
 
     Raises:
-      UserError: not an Aperio annotation, or damaged.
+        UserError: not an Aperio annotation, or damaged.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -1,7 +1,7 @@
 """Writes a data set as array_record through tensorflow_datasets, which needs no TensorFlow for it.
 
-A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json, which tells of every
-record its name, group, size and digest, so that a set is opened without decoding an image.
+A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json with the name, group,
+size and digest of every record, so that a set is opened without decoding an image.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 from PIL import Image
 
 from histojax.data.datasets.layout import Contents, Dataset, Example, Record
@@ -30,15 +31,13 @@ _IMAGES = ("hr", "lr")
 _SHARD_BYTES = 2**28
 _DTYPES = {"instances": np.int32, "mask": np.uint8}
 
-Progress = Callable[[int, int, str], None]
-
 
 @contextlib.contextmanager
 def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end.
 
     Raises:
-      UserError: the disk refuses.
+        UserError: the disk refuses.
     """
     with disk_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
@@ -60,26 +59,25 @@ def write(
     scratch: pathlib.Path,
     *,
     name: str,
-    progress: Progress = lambda done, total, what: None,
 ) -> pathlib.Path:
     """Writes every example; nothing is there under the final name before the end.
 
     Args:
-      dataset: whose set it is.
-      contents: what it holds.
-      folder: of the prepared set; one that is there is replaced.
-      scratch: a folder on the same disk, to write in first.
-      name: by which the set will be opened: small letters, digits and underscores.
-      progress: told (images done, images in all, name of the next image).
+        dataset: whose set it is.
+        contents: what it holds.
+        folder: of the prepared set; one that is there is replaced.
+        scratch: a folder on the same disk, to write in first.
+        name: by which the set will be opened: small letters, digits and underscores.
 
     Returns:
-      `folder`.
+        `folder`.
 
     Raises:
-      UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
+        UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
     """
     _check(dataset, contents)
-    written = _write(dataset, contents, scratch, name, progress)
+    with tqdm.tqdm(total=len(contents.examples), desc="preparing", unit=" images") as bar:
+        written = _write(dataset, contents, scratch, name, bar)
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         os.replace(folder, scratch / "replaced")
@@ -113,9 +111,9 @@ def _check(dataset: Dataset, contents: Contents) -> None:
 
 
 def _write(
-    dataset: Dataset, contents: Contents, scratch: pathlib.Path, name: str, progress: Progress
+    dataset: Dataset, contents: Contents, scratch: pathlib.Path, name: str, bar: tqdm.tqdm
 ) -> pathlib.Path:
-    builder = _Builder(dataset, contents, name, progress, data_dir=scratch)
+    builder = _Builder(dataset, contents, name, bar, data_dir=scratch)
     tfds.disable_progress_bar()
     try:
         # tfds reports on standard output, which belongs to what the command itself prints.
@@ -132,7 +130,7 @@ def _write(
     return pathlib.Path(builder.data_dir)
 
 
-class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
+class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
     """The tfds builder of any set: one tfds split for each part of it, in the given order.
 
     GeneratorBasedBuilder would need TensorFlow from 1 GiB on, where it begins to shuffle on disk.
@@ -145,16 +143,14 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         dataset: Dataset,
         contents: Contents,
         name: str,
-        progress: Progress,
+        bar: tqdm.tqdm,
         *,
         data_dir: pathlib.Path,
     ):
         self.name = name
-        self._dataset, self._contents, self._progress = dataset, contents, progress
-        self._done = 0
+        self._dataset, self._contents, self._bar = dataset, contents, bar
         self._parts = sorted({example.part for example in contents.examples})
         self._index: dict[str, list[dict[str, Any]]] = {part: [] for part in self._parts}
-        progress(0, len(contents.examples), contents.examples[0].name)
         first = contents.examples[0].load()
         self._fields = tuple(first)
         # The examples of a shard are held until it is written.
@@ -183,6 +179,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
             "homepage": self._dataset.homepage,
             "mpp": self._contents.mpp,
             "classes": list(self._contents.classes),
+            "objects": self._contents.objects,
             "fields": list(self._fields),
             "splits": self._contents.splits,
             "index": self._index,
@@ -201,7 +198,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
         self, dl_manager: Any
     ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
         del dl_manager
-        shards = {}
+        shards: dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]] = {}
         for part in self._parts:
             examples = [e for e in self._contents.examples if e.part == part]
             shards[part] = [
@@ -212,7 +209,6 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
 
     def _records(self, part: str, examples: Sequence[Example]) -> Iterator[tuple[int, dict]]:
         for key, example in enumerate(examples):
-            self._progress(self._done, len(self._contents.examples), example.name)
             record = example.load()
             self._check_fields(example, record)
             self._index[part].append(_entry(example, record))
@@ -221,8 +217,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):
                 for field, pixels in record.items()
             }
             yield key, {"name": example.name, "group": example.group, **encoded}
-            self._done += 1
-        self._progress(self._done, len(self._contents.examples), "")
+            self._bar.update()
 
     def _check_fields(self, example: Example, record: Record) -> None:
         if missing := set(self._fields) ^ set(record):
@@ -237,7 +232,7 @@ def _entry(example: Example, record: Record) -> dict[str, Any]:
     for field in sorted(record):
         pixels = record[field]
         digest.update(f"{field}\0{pixels.dtype}\0{pixels.shape}\0".encode())
-        digest.update(np.ascontiguousarray(pixels))
+        digest.update(np.ascontiguousarray(pixels).data)
     height, width = record["hr"].shape[:2]
     return {
         "name": example.name,

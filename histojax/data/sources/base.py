@@ -1,8 +1,13 @@
-"""What every source of images is."""
+"""The source of images: what each of them is, and how one wraps another."""
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, Literal, Protocol
+
+Objects = Literal["nuclei", "glands"]
+
+Record = dict[str, Any]
 
 
 class Source(Protocol):
@@ -13,18 +18,57 @@ class Source(Protocol):
     index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to.
 
     Attributes:
-      names, groups: one str for each image; images of a group (a patient) share a split.
-      mpp: micrometres per pixel of "hr", None where unknown.
-      classes: names of the mask's values, from 0.
+        names, groups: one str for each image; images of a group (a patient) share a split.
+        mpp: micrometres per pixel of "hr", None where unknown.
+        classes: names of the mask's values, from 0.
+        objects: what the instances are.
     """
 
     names: list[str]
     groups: list[str]
     mpp: float | None
     classes: list[str]
+    objects: Objects
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> dict[str, Any]: ...
+    def __getitem__(self, index: int) -> Record: ...
 
     def fingerprint(self) -> str: ...
+
+
+class WrappedSource:
+    """The images of another source, whose records a subclass changes in `__getitem__`."""
+
+    def __init__(self, source: Source):
+        """`source` holds the images; none is read here."""
+        self._source = source
+        self.names, self.groups = source.names, source.groups
+        self.mpp, self.classes = source.mpp, source.classes
+        self.objects = source.objects
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self._source!r}, images={len(self)})"
+
+    def fingerprint(self) -> str:
+        """The source's own, because the images are the same."""
+        return self._source.fingerprint()
+
+
+class OpenSource(Protocol):
+    """Opens a data SPEC; see `histojax.data.sources.specs.open_source` for the arguments."""
+
+    def __call__(
+        self, spec: str, *, split: str, require_labels: bool = ..., crop: int | None = ...
+    ) -> Source: ...
+
+
+def common_mpp(scales: Sequence[float | None]) -> float | None:
+    """The micrometres per pixel that all of these state within 1 %, else None."""
+    known = [mpp for mpp in scales if mpp is not None]
+    if known and len(known) == len(scales) and max(known) <= 1.01 * min(known):
+        return known[0]
+    return None

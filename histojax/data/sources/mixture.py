@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import logging
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 import numpy as np
 
+from histojax.data.sources.base import OpenSource, Record, Source, common_mpp
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
@@ -20,7 +20,7 @@ _FIELDS = ("instances", "mask", "lr", "labelled")
 
 def open_mixture(
     spec: str,
-    open_one: Callable[..., Any],
+    open_one: OpenSource,
     *,
     split: str,
     require_labels: bool = True,
@@ -29,13 +29,13 @@ def open_mixture(
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
     Args:
-      spec: of at least two sources with positive weights, which need not add up to 1.
-      open_one: opens one of them: (spec, split=, require_labels=, crop=) -> Source.
-      split: "train" follows the weights; the others hold every image once.
-      require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
+        spec: of at least two sources with positive weights, which need not add up to 1.
+        open_one: opens one of them.
+        split: "train" follows the weights; the others hold every image once.
+        require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
 
     Raises:
-      UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
+        UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
     """
     weights = parse_mixture(spec)
     sources = {
@@ -83,15 +83,15 @@ def parse_mixture(spec: str) -> dict[str, float]:
 
 
 class MixedSource:
-    """Several sources as one; see `histojax.data.sources.Source` for the contract.
+    """Several sources as one.
 
-    Weighted, images of every source are repeated so that each makes up its weight of the whole and
-    every image is there once at least: an epoch is max(images / weight) long. Names are
-    "SOURCE-NAME", and so are groups that are no TCGA patients. Records hold the fields that all
+    Where it is weighted, the images of each source are repeated until they make up its weight of
+    the whole, and every image is there at least once: an epoch is max(images / weight) long. Names
+    are "SOURCE-NAME", and so are groups that are no TCGA patients. Records hold the fields that all
     sources have; where their classes differ, the mask is {0, 1}.
     """
 
-    def __init__(self, sources: dict[str, Any], weights: Sequence[float], *, weighted: bool):
+    def __init__(self, sources: dict[str, Source], weights: Sequence[float], *, weighted: bool):
         """Takes {spec: source} and their weights, which add up to 1."""
         self._sources = list(sources.values())
         counts = [len(source) for source in self._sources]
@@ -108,22 +108,26 @@ class MixedSource:
         ]
         self._prefixes = _distinct([_prefix(spec) for spec in sources])
         self.names = [self._name(number, row) for number, row in self._rows]
-        self.groups = [
-            tcga_patient(group) or f"{self._prefixes[number]}-{group}"
-            for number, row in self._rows
-            for group in (self._sources[number].groups[row],)
-        ]
-        self.mpp = _common_mpp(self._sources)
+        self.groups = [self._group(number, row) for number, row in self._rows]
+        scales = [source.mpp for source in self._sources]
+        self.mpp = common_mpp(scales)
+        if self.mpp is None and any(scales):
+            _log.warning(
+                "the mixed sets do not all state one scale (%s um per pixel): taken as unknown",
+                ", ".join(map(str, scales)),
+            )
         first = self._sources[0].classes
         self._binary = any(source.classes != first for source in self._sources)
         self.classes = ["background", "nucleus"] if self._binary else list(first)
+        kinds = {source.objects for source in self._sources}
+        self.objects = kinds.pop() if len(kinds) == 1 else "nuclei"
         held = [set(source[0]) for source in self._sources if len(source)]
         self._fields = [field for field in _FIELDS if all(field in have for have in held)]
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         number, row = self._rows[index]
         record = self._sources[number][row]
         mixed = {"name": self._name(number, row), "hr": record["hr"]}
@@ -144,6 +148,10 @@ class MixedSource:
             digest.update(f"{source.fingerprint()}\0{count}\0".encode())
         return digest.hexdigest()[:16]
 
+    def _group(self, number: int, row: int) -> str:
+        group = self._sources[number].groups[row]
+        return tcga_patient(group) or f"{self._prefixes[number]}-{group}"
+
     def _name(self, number: int, row: int) -> str:
         return f"{self._prefixes[number]}-{self._sources[number].names[row]}"
 
@@ -160,15 +168,3 @@ def _distinct(prefixes: Sequence[str]) -> list[str]:
         prefix if prefixes.count(prefix) == 1 else f"{prefix}-{number}"
         for number, prefix in enumerate(prefixes, 1)
     ]
-
-
-def _common_mpp(sources: Sequence[Any]) -> float | None:
-    known = [source.mpp for source in sources if source.mpp is not None]
-    if len(known) == len(sources) and max(known) <= 1.01 * min(known):
-        return known[0]
-    if known:
-        _log.warning(
-            "the mixed sets do not all state one scale (%s um per pixel): taken as unknown",
-            ", ".join(str(source.mpp) for source in sources),
-        )
-    return None

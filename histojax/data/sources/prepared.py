@@ -9,15 +9,22 @@ import logging
 import os
 import pathlib
 import re
-import threading
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from PIL import PngImagePlugin
 
-from histojax.data.sources.record_cache import RecordCache, arrays_of
-from histojax.data.sources.splits import group_of, split_groups, tcga_patient
+from histojax.data.sources.base import Record
+from histojax.data.sources.record_cache import ComputedOnce, RecordCache
+from histojax.data.sources.splits import (
+    OWN_GROUPS,
+    SPLITS,
+    group_of,
+    single_group,
+    split_groups,
+    tcga_patient,
+)
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -26,11 +33,10 @@ VERSION = "1.0.0"  # of what is written; a change of parsing or features is anot
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Sets that `histojax.prepare` knows how to read.
 DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
-_SPLITS = ("train", "val", "test")
 
 
 def default_data_dir() -> pathlib.Path:
-    """Where prepared sets lie where nothing else is said: $TFDS_DATA_DIR, ~/tensorflow_datasets."""
+    """The default folder of prepared sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     stated = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
     return pathlib.Path(stated).expanduser()
 
@@ -48,10 +54,10 @@ def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-    """What a prepared set says of itself: licence, citation, mpp, classes, splits and index.
+    """Metadata of a prepared set: licence, citation, mpp, classes, splits and index.
 
     Raises:
-      UserError: it is damaged or was not written by `histojax.prepare`.
+        UserError: it is damaged or was not written by `histojax.prepare`.
     """
     path = folder / "metadata.json"
     try:
@@ -76,7 +82,7 @@ def fingerprint_of(entries: Sequence[Mapping[str, Any]]) -> str:
 
 
 class PreparedSource:
-    """A split of a prepared set; see `histojax.data.sources.Source` for the contract.
+    """A split of a prepared set.
 
     The set's own val and test images are val and test; where it has no val, its train images are
     split by group as those of a folder are. Decoded images are kept, the most recently used ones,
@@ -99,13 +105,13 @@ class PreparedSource:
         """Opens a set; no image is read.
 
         Args:
-          name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
-          split: "train", "val", "test" or "all".
-          data_dir: folder of prepared sets; empty: see `default_data_dir`.
-          seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
+            name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
+            split: "train", "val", "test" or "all".
+            data_dir: folder of prepared sets; empty: see `default_data_dir`.
+            seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
 
         Raises:
-          UserError: the set has no such split or variant, is damaged, or an image is too small.
+            UserError: the set has no such split or variant, is damaged, or an image is too small.
         """
         base, _, variant = name.partition("/")
         self.name, self.split = name, split
@@ -133,28 +139,20 @@ class PreparedSource:
         self.groups = [entry["group"] for entry in self._entries]
         self.mpp = metadata["mpp"]
         self.classes = list(metadata["classes"])
+        self.objects = metadata.get("objects", "nuclei")
         self._scale = scale
-        self._start()
+        self._parts: ComputedOnce[dict[str, Any]] = ComputedOnce()
 
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         index = range(len(self._entries))[index]
-        kept = self._cache.get(index)
-        if kept is not None:
-            return kept
-        record = self._read(self._entries[index])
-        self._cache.keep(index, record)
-        return dict(record)
+        return self._cache.get_or_make(index, lambda: self._read(self._entries[index]))
 
     def __getstate__(self) -> dict[str, Any]:
-        dropped = ("_lock", "_parts")
-        return {name: value for name, value in self.__dict__.items() if name not in dropped}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._start()
+        # Each process opens the files for itself.
+        return {**self.__dict__, "_parts": ComputedOnce()}
 
     def __repr__(self) -> str:
         return f"PreparedSource({self.name!r}, split={self.split!r}, images={len(self)})"
@@ -163,21 +161,11 @@ class PreparedSource:
         """Returns 16 hex digits of SHA-256 over names and pixels of this split's images."""
         return fingerprint_of(self._entries)
 
-    def _start(self) -> None:
-        self._lock = threading.Lock()
-        self._parts: dict[str, Any] | None = None
-
-    def _part(self, part: str) -> Any:
-        """The tfds data source of a part, opened by each process for itself."""
-        with self._lock:
-            if self._parts is None:
-                self._parts = _data_sources(self._folder)
-            return self._parts[part]
-
-    def _read(self, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def _read(self, entry: Mapping[str, Any]) -> Record:
         try:
-            stored = self._part(entry["part"])[entry["row"]]
-            record: dict[str, Any] = {"name": entry["name"]}
+            parts = self._parts.get("", lambda: _data_sources(self._folder))
+            stored = parts[entry["part"]][entry["row"]]
+            record: Record = {"name": entry["name"]}
             for field in ("hr", "instances", "mask", "lr"):
                 if field in stored:
                     record[field] = _decoded(stored[field])
@@ -200,8 +188,6 @@ class PreparedSource:
                     f"1/{self._scale} of {high[0]} x {high[1]} px is due, rounded down: set "
                     f"data.scale to what {self.name} was made with"
                 )
-        for array in arrays_of(record):
-            array.flags.writeable = False
         return record
 
 
@@ -242,7 +228,7 @@ def _of_split(
     roles = {entry["name"]: split_of.get(entry["part"]) for entry in entries}
     if "val" not in splits:
         roles |= _carved(name, entries, roles, seed, val_fraction, needed=split != "test")
-    there = [role for role in _SPLITS if role in roles.values()]
+    there = [role for role in SPLITS if role in roles.values()]
     if split not in there:
         raise UserError(
             f"data set {name} has no split {split!r}: there are {', '.join([*there, 'all'])}"
@@ -259,8 +245,7 @@ def _of_split(
         )
         if tcga_patient(group) or "test" not in (side[group], role):
             raise UserError(
-                f"{fault}: prepare it without that group, or set data.group_pattern "
-                "(data.group_pattern='.*' makes every image its own group)"
+                f"{fault}: prepare it without that group, or set data.group_pattern ({OWN_GROUPS})"
             )
         shared.add(group)
     if shared and split == "test":
@@ -283,18 +268,12 @@ def _carved(
     needed: bool,
 ) -> dict[str, str]:
     """name -> "train" or "val" of the train images, split by group."""
-    if not 0 < val_fraction < 1:
-        raise UserError(f"val_fraction={val_fraction} is not between 0 and 1: give, say, 0.2")
     training = [entry for entry in entries if roles[entry["name"]] == "train"]
     groups = [entry["group"] for entry in training]
     if len(set(groups)) < 2:
         if not needed or not training:
             return {}
-        raise UserError(
-            f"the {len(training)} train images of {name} are all of one group ({groups[0]!r}), so "
-            "train and val cannot be of different patients: prepare more of the set, or set "
-            "data.group_pattern (data.group_pattern='.*' makes every image its own group)"
-        )
+        raise single_group(f"train images of {name}", groups, "prepare more of the set")
     val = set(split_groups(groups, seed=seed, val_fraction=val_fraction)[1])
     return {entry["name"]: "val" if entry["group"] in val else "train" for entry in training}
 

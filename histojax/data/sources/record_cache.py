@@ -1,22 +1,19 @@
-"""Decoded images kept in memory, those used last, up to a bound in bytes."""
+"""Decoded images kept in memory up to a bound in bytes, and values computed once for each image."""
 
 from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Hashable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
-
-def arrays_of(record: Mapping[str, Any]) -> list[np.ndarray]:
-    """The arrays among a record's values."""
-    return [value for value in record.values() if isinstance(value, np.ndarray)]
+Value = TypeVar("Value")
 
 
 class RecordCache:
-    """Records by index or name, safe to use from several threads.
+    """Records by index or name, the most recently used ones; safe to use from several threads.
 
     A pickled cache is an empty one with the same bound, because each process decodes for itself.
     """
@@ -31,9 +28,19 @@ class RecordCache:
         return len(self._records)
 
     def __iter__(self) -> Iterator[Hashable]:
-        """The indices kept, that of the record unused for longest first."""
+        """The indices kept, starting with the record unused for longest."""
         with self._lock:
             return iter(list(self._records))
+
+    def get_or_make(self, index: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """A copy of the record, made where it is not kept; its arrays are shared and read-only."""
+        record = self.get(index)
+        if record is None:
+            record = make()
+            for array in _arrays_of(record):
+                array.flags.writeable = False
+            self.keep(index, record)
+        return dict(record)
 
     def get(self, index: Hashable) -> dict[str, Any] | None:
         """A copy of the record (its arrays are shared), or None where it is not kept."""
@@ -44,7 +51,7 @@ class RecordCache:
             return dict(self._records[index])
 
     def keep(self, index: Hashable, record: dict[str, Any]) -> None:
-        """Keeps a record, in the place of those unused for longest; not one beyond the bound."""
+        """Keeps a record, unless it exceeds the bound; drops those unused for longest."""
         size = _size(record)
         with self._lock:
             if index in self._records or size > self._max_bytes:
@@ -59,5 +66,27 @@ class RecordCache:
         return RecordCache, (self._max_bytes,)
 
 
+class ComputedOnce(Generic[Value]):
+    """Values by key, each computed by one thread; pickled with the values that it holds."""
+
+    def __init__(self, values: dict[Hashable, Value] | None = None):
+        self._values = values or {}
+        self._lock = threading.Lock()
+
+    def get(self, key: Hashable, compute: Callable[[], Value]) -> Value:
+        """The value of a key, computed where it is not there yet."""
+        with self._lock:
+            if key not in self._values:
+                self._values[key] = compute()
+            return self._values[key]
+
+    def __reduce__(self) -> tuple[type[ComputedOnce], tuple[dict[Hashable, Value]]]:
+        return ComputedOnce, (self._values,)
+
+
+def _arrays_of(record: Mapping[str, Any]) -> list[np.ndarray]:
+    return [value for value in record.values() if isinstance(value, np.ndarray)]
+
+
 def _size(record: Mapping[str, Any]) -> int:
-    return sum(array.nbytes for array in arrays_of(record))
+    return sum(array.nbytes for array in _arrays_of(record))

@@ -10,25 +10,27 @@ import unicodedata
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from histojax.checks import check, number
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_SPLITS = ("train", "val", "test")
+SPLITS = ("train", "val", "test")
 _TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
-_OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
+OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
 
 
 def group_of(name: str, pattern: str | None = "") -> str:
-    """Returns the group (patient) that an image's name tells.
+    """Returns the group (patient) that an image's name states.
 
     Args:
-      name: the image's name without its ending.
-      pattern: regular expression; its first group, or the whole match, is the group. Empty: the
-        first 12 characters of a TCGA barcode, else the text before the first "_", else the name.
+        name: the image's name without its ending.
+        pattern: regular expression; its first group, or the whole match, is the group. Empty: the
+            first 12 characters of a TCGA barcode, else the text before the first "_", else the
+            name.
 
     Raises:
-      UserError: the pattern is malformed or does not match.
+        UserError: the pattern is malformed or does not match.
     """
     if not pattern:
         patient = _TCGA_PATIENT.match(name)
@@ -61,12 +63,30 @@ def split_groups(
     """Returns (train, val) groups: ordered by SHA-256 of (seed, group), the first ones to val.
 
     round(val_fraction * number of groups) go to val, at least one and at most all but one.
+
+    Raises:
+        UserError: for a val_fraction that is not between 0 and 1.
     """
+    check({"val_fraction": val_fraction}, {"val_fraction": number(above=0, below=1)})
     distinct = sorted(
         set(groups), key=lambda group: hashlib.sha256(f"{seed}:{group}".encode()).hexdigest()
     )
     count = min(max(1, round(val_fraction * len(distinct))), len(distinct) - 1)
     return distinct[count:], distinct[:count]
+
+
+def single_group(images: str, groups: Sequence[str], remedy: str) -> UserError:
+    """The error for images that are all of one group.
+
+    Args:
+        images: which, in words.
+        groups: of each.
+        remedy: in words, besides a group_pattern.
+    """
+    return UserError(
+        f"the {len(groups)} {images} are all of one group ({groups[0]!r}), so train and val cannot "
+        f"be of different patients: {remedy} or set data.group_pattern ({OWN_GROUPS})"
+    )
 
 
 def checked_splits(
@@ -75,15 +95,15 @@ def checked_splits(
     """Returns {split: names} from the content of splits.json; splits without names are left out.
 
     Args:
-      path: of splits.json, to name it.
-      content: {"train": [...], "val": [...], "test": [...]} of names or file names.
-      images: {name: path} of the images that there are.
+        path: of splits.json, to name it.
+        content: {"train": [...], "val": [...], "test": [...]} of names or file names.
+        images: {name: path} of the images that there are.
 
     Raises:
-      UserError: another split, an image that is not there, or one that is named twice.
+        UserError: another split, an image that is not there, or one that is named twice.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
-    unknown = sorted(set(content) - set(_SPLITS))
+    unknown = sorted(set(content) - set(SPLITS))
     if unknown:
         raise UserError(f"{path} names the split {unknown[0]!r}: only train, val and test are used")
     splits: dict[str, list[str]] = {}
@@ -121,15 +141,15 @@ def names_of_split(
     """Returns the sorted names of a split, no patient of which is on the other side of training.
 
     Args:
-      root: the data folder, to name it.
-      split: "train", "val", "test" or "all".
-      splits: of splits.json, or None to split by group.
-      groups: {name: group} of all images.
-      seed, val_fraction: of the split by group; see `split_groups`.
+        root: the data folder, to name it.
+        split: "train", "val", "test" or "all".
+        splits: of splits.json, or None to split by group.
+        groups: {name: group} of all images.
+        seed, val_fraction: of the split by group; see `split_groups`.
 
     Raises:
-      UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
-        val) any group in two splits; for test such a group is warned of.
+        UserError: no such split, a single group, a TCGA patient in two splits, or (for train and
+            val) any group in two splits; for test such a group is warned of.
     """
     if splits is not None:
         _check_sides(root, split, splits, groups)
@@ -143,16 +163,12 @@ def names_of_split(
             f"{', '.join([*there, 'all'])}"
         )
     if splits is None:
-        if not 0 < val_fraction < 1:
-            raise UserError(f"val_fraction={val_fraction} is not between 0 and 1: give, say, 0.2")
-        distinct = sorted(set(groups.values()))
-        if len(distinct) == 1:
-            raise UserError(
-                f"the {len(groups)} images of {root} are all of one group ({distinct[0]!r}), so "
-                "train and val cannot be of different patients: add another patient, write "
-                f"splits.json or set data.group_pattern ({_OWN_GROUPS})"
+        listed = list(groups.values())
+        if len(set(listed)) == 1:
+            raise single_group(
+                f"images of {root}", listed, "add another patient, write splits.json"
             )
-        parts = split_groups(list(groups.values()), seed=seed, val_fraction=val_fraction)
+        parts = split_groups(listed, seed=seed, val_fraction=val_fraction)
         wanted = set(parts[there.index(split)])
         return sorted(name for name, group in groups.items() if group in wanted)
     return sorted(splits[split])
@@ -164,7 +180,7 @@ def _check_sides(
     splits: Mapping[str, list[str]],
     groups: Mapping[str, str],
 ) -> None:
-    """Refuses or says of the groups that splits.json puts in two splits; see `names_of_split`."""
+    """Refuses groups that splits.json puts in two splits, or warns; see `names_of_split`."""
     side: dict[str, str] = {}
     for other, names in splits.items():
         for name in names:
@@ -174,7 +190,7 @@ def _check_sides(
             fault = (
                 f"{root / 'splits.json'} puts the group {group!r} in {side[group]!r} and in "
                 f"{other!r} (by {name!r}): move its images to one split, or set "
-                f"data.group_pattern ({_OWN_GROUPS})"
+                f"data.group_pattern ({OWN_GROUPS})"
             )
             if split in ("train", "val") or tcga_patient(group):
                 raise UserError(fault)

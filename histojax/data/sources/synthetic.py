@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import json
-from typing import Any
 
 import numpy as np
 
+from histojax.checks import check, one_of, whole
+from histojax.data.sources.base import Objects, Record
 from histojax.data.sources.record_cache import RecordCache
-from histojax.errors import UserError
+from histojax.data.sources.splits import SPLITS
 from histojax.tissue import rendering
-from histojax.tissue.rendering import tissue as tissue
 
-_SPLITS = ("train", "val", "test")
 # Patients of a split are numbered from a multiple of this, so that the number of training images
 # never changes what is validated on.
 _PATIENTS_PER_SPLIT = 1_000_000
+_RULES = {
+    "seed": whole(0),
+    "size": whole(16, 2**14),
+    "patches_per_patient": whole(1, 2**20),
+}
 
 
 class SyntheticSource:
-    """Made-up tissue with exact nuclei; see `histojax.data.sources.Source` for the contract.
+    """Synthetic tissue with exact nuclei.
 
     Attributes:
         names: "synthetic-<split>-<patient>-<k>", k the patch of the patient.
@@ -56,31 +60,21 @@ class SyntheticSource:
         Raises:
             UserError: an argument is out of range.
         """
-        if split not in (*_SPLITS, "all"):
-            raise UserError(
-                f'data split "{split}" is unknown: choose "train", "val", "test" or "all".'
-            )
         counts = {"train": train, "val": val, "test": test}
+        check({"split": split}, {"split": one_of((*SPLITS, "all"))}, "data ")
+        others = {"seed": seed, "size": size, "patches_per_patient": patches_per_patient}
+        check(others, _RULES, "data.synthetic.")
         largest = _PATIENTS_PER_SPLIT * patches_per_patient
-        for name, value, least, most in (
-            ("seed", seed, 0, 2**63),
-            ("size", size, 16, 2**14),
-            ("patches_per_patient", patches_per_patient, 1, 2**20),
-            *((name, count, 0, largest) for name, count in counts.items()),
-        ):
-            if int(value) != value or not least <= value <= most:
-                raise UserError(
-                    f"data.synthetic has {name}={value}, which must be a whole number from "
-                    f"{least} to {most}; change {name}."
-                )
-        self.split, self.seed, self.size = split, int(seed), int(size)
-        self.patches_per_patient = int(patches_per_patient)
-        self.counts = {name: int(count) for name, count in counts.items()}
+        check(counts, dict.fromkeys(SPLITS, whole(0, largest)), "data.synthetic.")
+        self.split, self.seed, self.size = split, seed, size
+        self.patches_per_patient = patches_per_patient
+        self.counts = counts
         self.classes = ["background", "nucleus"]
+        self.objects: Objects = "nuclei"
         self.names: list[str] = []
         self.groups: list[str] = []
         self._indices: list[int] = []
-        for number, name in enumerate(_SPLITS):
+        for number, name in enumerate(SPLITS):
             if split in (name, "all"):
                 first = number * _PATIENTS_PER_SPLIT * self.patches_per_patient
                 for i in range(self.counts[name]):
@@ -88,35 +82,33 @@ class SyntheticSource:
                     self.groups.append(f"synthetic-{name}-{patient:04d}")
                     self.names.append(f"{self.groups[-1]}-{k}")
                     self._indices.append(first + i)
-        self._cache = RecordCache(int(cache_bytes))
+        self._cache = RecordCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int) -> Record:
         """Image `index`: "name", "hr" uint8 (S, S, 3), "instances" int32, "mask" uint8 (S, S).
 
         The arrays are read only. Safe to call from several threads.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a source of {len(self)}")
-        index = int(index) % len(self)
-        kept = self._cache.get(index)
-        if kept is not None:
-            return kept
-        drawn = tissue(
+        index %= len(self)
+        return self._cache.get_or_make(index, lambda: self._draw(index))
+
+    def _draw(self, index: int) -> Record:
+        drawn = rendering.tissue(
             self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
         )
-        arrays = {
+        instances = drawn["instances"]
+        mask = (instances > 0).astype(np.uint8)
+        return {
+            "name": self.names[index],
             "hr": drawn["image"],
-            "instances": drawn["instances"],
-            "mask": (drawn["instances"] > 0).astype(np.uint8),
+            "instances": instances,
+            "mask": mask,
         }
-        for array in arrays.values():
-            array.flags.writeable = False
-        sample = {"name": self.names[index], **arrays}
-        self._cache.keep(index, sample)
-        return dict(sample)
 
     def fingerprint(self) -> str:
         """Short hex string of what decides the images: model version, seed, split, counts, size."""

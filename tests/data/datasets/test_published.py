@@ -170,7 +170,7 @@ def test_glas_flaws_are_named(tmp_path):
     _refused(glas.read, tmp_path, "no Grade.csv")
 
 
-def test_nuinsseg_takes_the_corrected_labels_and_groups_by_organ(tmp_path):
+def test_nuinsseg_takes_corrected_labels_and_groups_by_organ(tmp_path):
     contents = nuinsseg.read(official.nuinsseg(tmp_path))
     assert _of(contents, "name") == ["human_bladder_01", "mouse_liver_01"]
     assert _of(contents, "group") == ["human-bladder", "mouse-liver"]

@@ -7,10 +7,10 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from histojax.data.datasets.preparing import prepare
 from histojax.data.sources.mixture import parse_mixture
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
-from histojax.prepare import prepare
 from tests.data.datasets import official
 
 SYNTHETIC = {"train": 6, "val": 2, "test": 2, "size": 48}
@@ -67,7 +67,7 @@ def test_records_are_those_of_the_sets(data_dir):
     assert mixed.mpp == 0.25
 
 
-def test_masks_of_different_classes_become_binary_and_scales_unknown(data_dir, caplog):
+def test_masks_of_different_classes_become_binary(data_dir, caplog):
     with caplog.at_level(logging.WARNING):
         mixed = _open(data_dir, "mix:glas=1,monuseg=1", "train")
     assert mixed.mpp is None

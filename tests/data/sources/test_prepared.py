@@ -8,12 +8,12 @@ import pytest
 import tifffile
 from PIL import Image
 
+from histojax.data.datasets.preparing import prepare
 from histojax.data.pipeline import train_batches
 from histojax.data.sources import prepared
 from histojax.data.sources.specs import open_source
 from histojax.data.sources.splits import split_groups
 from histojax.errors import UserError
-from histojax.prepare import prepare
 from tests.data.datasets import official
 
 PATIENTS = [f"TCGA-AA-{number:04d}" for number in range(1, 6)]
@@ -37,7 +37,7 @@ def _open(data_dir, name="monuseg", split="all", **options):
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_train_is_split_by_patient_as_that_of_a_folder_and_test_is_the_official(data_dir, seed):
+def test_train_is_split_by_patient_and_test_is_the_official(data_dir, seed):
     train, val = (_open(data_dir, split=split, seed=seed) for split in ("train", "val"))
     expected_train, expected_val = split_groups(PATIENTS, seed=seed)
     assert set(train.groups) == set(expected_train)
@@ -55,7 +55,7 @@ def test_official_arrangements_are_variants(data_dir):
 
 
 @pytest.mark.faults
-def test_a_patient_of_the_official_test_images_who_trains_is_said(data_dir, caplog):
+def test_a_test_patient_who_trains_is_warned_of(data_dir, caplog):
     with caplog.at_level(logging.WARNING):
         train = _open(data_dir, "glas", "train")
         assert not caplog.messages

@@ -8,7 +8,7 @@ from PIL import Image
 from histojax.data import pipeline, stain_matching
 from histojax.data.sources import subsets
 from histojax.errors import UserError
-from histojax.runs import workdirs
+from histojax.runs import run_data
 from tests import tiny
 
 
@@ -41,7 +41,7 @@ def test_a_share_is_of_patients_and_of_all_their_images(share, patients):
     assert [name.partition("_")[0] for name in part.names] == part.groups
 
 
-def test_a_larger_share_holds_the_smaller_and_another_seed_draws_others():
+def test_a_larger_share_holds_the_smaller():
     shares = [subsets.labelled_part(Images(), s, seed=0) for s in (0.2, 0.4, 0.6, 0.8)]
     for small, large in itertools.pairwise(shares):
         assert set(small.names) < set(large.names)
@@ -60,28 +60,28 @@ def test_extra_images_make_up_their_weight_of_the_crops():
     )
 
 
-def test_a_run_sees_its_share_of_the_training_split_and_the_whole_of_the_others(tmp_path):
+def test_a_run_reads_its_share_of_the_training_split_alone(tmp_path):
     tiny.folder(tmp_path / "data", count=6)
     tiny.folder(tmp_path / "extra", count=3)
     config = tiny.config("segmentation")
     config.data.source = f"folder:{tmp_path / 'data'}"
-    whole = {split: workdirs.open_split(config, split).names for split in ("train", "val")}
+    whole = {split: run_data.open_split(config, split).names for split in ("train", "val")}
     config.data.labelled = 0.4
-    train = workdirs.open_split(config, "train")
+    train = run_data.open_split(config, "train")
     assert len(train) == 2
     assert set(train.names) < set(whole["train"])
-    assert workdirs.open_split(config, "val").names == whole["val"]
+    assert run_data.open_split(config, "val").names == whole["val"]
     assert not set(train.names) & set(whole["val"])
     config.data.extra = f"folder:{tmp_path / 'extra'}"
-    mixed = workdirs.open_split(config, "train")
+    mixed = run_data.open_split(config, "train")
     assert {name.partition("-")[0] for name in mixed.names} == {"real", "extra"}
-    assert workdirs.open_split(config, "val").names == whole["val"]
+    assert run_data.open_split(config, "val").names == whole["val"]
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("share", [0.0, 1.5, -0.2, "all", True])
 def test_a_share_out_of_range_is_refused(share):
-    with pytest.raises(UserError, match=r"data\.labelled=.* above 0, up to 1"):
+    with pytest.raises(UserError, match=r"data\.labelled=.* a share .* of 1 or less and above 0"):
         subsets.labelled_part(Images(), share, seed=0)
 
 
@@ -90,9 +90,9 @@ def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     config = tiny.config("segmentation")
     config.data.source, config.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
-    train = set(workdirs.open_split(config, "train").names)
+    train = set(run_data.open_split(config, "train").names)
     config.data.extra = f"folder:{tmp_path / 'extra'}"
-    seen = workdirs.manifest(config)
+    seen = run_data.manifest(config)
     assert set(seen["train"]) == train
     assert len(train) == 2
     assert not train & set(seen["val"])
@@ -115,7 +115,9 @@ def test_sets_of_different_classes_are_refused():
 @pytest.mark.faults
 @pytest.mark.parametrize("weight", [0.0, 1.5, 2.0, "half"])
 def test_a_weight_out_of_range_is_refused(weight):
-    with pytest.raises(UserError, match=r"data\.extra_weight=.* above 0, up to 1"):
+    with pytest.raises(
+        UserError, match=r"data\.extra_weight=.* a share .* of 1 or less and above 0"
+    ):
         subsets.with_extra(Images(), Images("s"), weight)
 
 
@@ -154,7 +156,7 @@ def test_what_is_left_out_is_all_the_rest():
     assert len(subsets.left_out(Images(), 1.0, seed=0)) == 0
 
 
-def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_not():
+def test_unlabelled_images_are_flagged_and_hold_no_label():
     nuclei = {"instances": np.full((4, 4), 7, np.int32), "mask": np.ones((4, 4), np.uint8)}
     record = {**Images()[0], **nuclei, "lr": np.zeros((1, 1, 3), np.uint8)}
 
@@ -162,18 +164,18 @@ def test_images_tell_whether_they_are_labelled_and_show_no_label_where_they_are_
         def __getitem__(self, index):
             return record
 
-    told = subsets.ToldSource(Annotated(), labelled=True)
-    assert set(told[0]) == {*record, "labelled"}
-    assert (told[0]["labelled"] == 1).all()
-    assert (told[0]["instances"] == 7).all()
-    blank = subsets.ToldSource(Annotated(), labelled=False)
+    flagged = subsets.FlaggedSource(Annotated(), labelled=True)
+    assert set(flagged[0]) == {*record, "labelled"}
+    assert (flagged[0]["labelled"] == 1).all()
+    assert (flagged[0]["instances"] == 7).all()
+    blank = subsets.FlaggedSource(Annotated(), labelled=False)
     for field, kind in (("labelled", np.uint8), ("mask", np.uint8), ("instances", np.int32)):
         assert blank[0][field].shape == (4, 4)
         assert blank[0][field].dtype == kind
         assert not blank[0][field].any()
     assert blank[0]["hr"] is record["hr"]
     assert blank[0]["lr"] is record["lr"]
-    assert told.fingerprint() != blank.fingerprint()
+    assert flagged.fingerprint() != blank.fingerprint()
 
 
 @pytest.mark.parametrize("placement", ["host", "device"])
@@ -182,46 +184,46 @@ def test_no_label_of_an_unlabelled_image_reaches_a_batch(tmp_path, placement):
     config = semi_supervised(tmp_path, unlabelled_weight=0.75, placement=placement)
     heads = ("mask", "marker", "contour", "distance")
     fields = ("hr", "instances", *heads, "labelled")
-    source = workdirs.open_split(config, "train", fields=fields, crop=16)
-    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
+    source = run_data.open_split(config, "train", fields=fields, crop=16)
+    part, rest = run_data.open_split(config, "train"), run_data.open_unlabelled(config)
     assert (len(part), len(rest)) == (2, 4)
     assert {name.partition("-")[2] for name in source.names} == {*part.names, *rest.names}
     config.data.crop = 64  # whole images, so that a nucleus is in each
     batches = pipeline.train_batches(source, config.data, fields=fields, batch_size=16, seed=0)
-    told = []
+    flagged = []
     for _ in range(4):
         batch = {field: np.asarray(array) for field, array in next(batches).items()}
         assert batch["labelled"].dtype == np.uint8
-        told += batch["labelled"].mean((1, 2)).tolist()
+        flagged += batch["labelled"].mean((1, 2)).tolist()
         for field in ("instances", *heads):
             shown = batch[field].any((1, 2))
             np.testing.assert_array_equal(shown, batch["labelled"].any((1, 2)))
     batches.close()
-    assert set(told) == {0.0, 1.0}
-    assert np.mean(told) == pytest.approx(0.25, abs=0.1)
-    held_out = workdirs.open_split(config, "val", fields=fields)
+    assert set(flagged) == {0.0, 1.0}
+    assert np.mean(flagged) == pytest.approx(0.25, abs=0.1)
+    held_out = run_data.open_split(config, "val", fields=fields)
     assert held_out[0]["labelled"].all()
     assert held_out[0]["mask"].any()
 
 
 def test_turned_crops_beyond_the_image_are_unlabelled_there():
     """Black, and background: the image counts as labelled by what is left of it."""
-    source = subsets.ToldSource(Images(), labelled=True)
+    source = subsets.FlaggedSource(Images(), labelled=True)
     augmentation = {"translate": 0.9, "rotate": 45.0}
     config = {"crop": 4, "augmentation": augmentation}
     fields = ("hr", "mask", "labelled")
     batches = pipeline.train_batches(source, config, fields=fields, batch_size=32, seed=0)
-    told = next(batches)["labelled"]
+    flagged = next(batches)["labelled"]
     batches.close()
-    assert set(np.unique(told)) == {0, 1}
+    assert set(np.unique(flagged)) == {0, 1}
 
 
-def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelled(tmp_path, caplog):
+def test_further_images_take_scale_and_classes_of_the_labelled(tmp_path, caplog):
     config = semi_supervised(tmp_path)
     (tmp_path / "data" / "dataset.json").write_text('{"mpp": 0.25, "classes": ["none", "a", "b"]}')
     config.data.unlabelled = unlabelled_folder(tmp_path / "more")
     fields = ("hr", "mask", "marker", "labelled")
-    source = workdirs.open_split(config, "train", fields=fields, crop=16)
+    source = run_data.open_split(config, "train", fields=fields, crop=16)
     assert source.mpp == 0.25
     assert source.classes == ["none", "a", "b"]
     names = {name for name in source.names if name.startswith("unlabelled-")}
@@ -231,9 +233,9 @@ def test_further_images_need_no_labels_and_keep_scale_and_classes_of_the_labelle
     assert not caplog.text
     # Of another scale they are still of use, and that is said.
     (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
-    assert workdirs.open_split(config, "train", fields=fields).mpp == 0.25
+    assert run_data.open_split(config, "train", fields=fields).mpp == 0.25
     assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
-    seen = workdirs.manifest(config)
+    seen = run_data.manifest(config)
     assert seen["unlabelled"] == ["q0", "q1"]
     assert len(seen["train"]) == 2
 
@@ -242,7 +244,7 @@ def test_unlabelled_images_are_normalized_like_the_others(tmp_path):
     config = semi_supervised(tmp_path)
     config.data.stain.method = "reinhard"
     fields = ("hr", "mask", "labelled")
-    source = workdirs.open_split(config, "train", fields=fields)
+    source = run_data.open_split(config, "train", fields=fields)
     matched = stain_matching.build(config).source(source)
     for index in (0, len(source) - 1):
         assert not np.array_equal(matched[index]["hr"], source[index]["hr"])
@@ -252,7 +254,7 @@ def test_unlabelled_images_are_normalized_like_the_others(tmp_path):
 def test_extra_images_are_among_the_labelled(tmp_path):
     tiny.folder(tmp_path / "extra", count=3)
     config = semi_supervised(tmp_path, extra=f"folder:{tmp_path / 'extra'}")
-    source = workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+    source = run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
     count = sum(name.startswith("labelled-extra-") for name in source.names)
     assert count / len(source) == pytest.approx(0.25)
 
@@ -260,11 +262,11 @@ def test_extra_images_are_among_the_labelled(tmp_path):
 @pytest.mark.faults
 def test_a_rest_of_nothing_is_refused(tmp_path):
     config = semi_supervised(tmp_path, labelled=1.0)
-    with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out .* and that is none"):
-        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+    with pytest.raises(UserError, match=r"data\.labelled=1\.0 leaves out, and there are none"):
+        run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
     config.data.labelled = 0.99  # of six patients
-    with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out .* and that is none"):
-        workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+    with pytest.raises(UserError, match=r"data\.labelled=0\.99 leaves out, and there are none"):
+        run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults
@@ -272,14 +274,14 @@ def test_the_data_themselves_and_images_too_small_are_refused(tmp_path):
     config = semi_supervised(tmp_path)
     config.data.unlabelled = config.data.source
     with pytest.raises(UserError, match=r"is data\.source, held-out images and all"):
-        workdirs.open_unlabelled(config)
+        run_data.open_unlabelled(config)
     config.data.unlabelled = unlabelled_folder(tmp_path / "more", size=32)
     with pytest.raises(UserError, match=r"q0.* smaller than the crop of 48 px"):
-        workdirs.open_unlabelled(config, crop=48)
+        run_data.open_unlabelled(config, crop=48)
 
 
 @pytest.mark.faults
-def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is_not(tmp_path):
+def test_a_patient_among_the_labelled_or_held_out_is_refused(tmp_path):
     config = semi_supervised(tmp_path)
     barcodes = [f"TCGA-AA-000{n}" for n in range(7)]
     root = tmp_path / "data"
@@ -290,19 +292,19 @@ def test_a_patient_among_the_labelled_or_held_out_is_refused_and_one_left_out_is
     for number, barcode in enumerate(barcodes):
         text = text.replace(f"p{number}", f"{barcode}-01Z")
     (root / "splits.json").write_text(text)
-    part, rest = workdirs.open_split(config, "train"), workdirs.open_unlabelled(config)
-    held_out = workdirs.open_split(config, "val")
+    part, rest = run_data.open_split(config, "train"), run_data.open_unlabelled(config)
+    held_out = run_data.open_split(config, "val")
     for number, (group, refused) in enumerate(
         ((part.groups[0], True), (held_out.groups[0], True), (rest.groups[0], False))
     ):
         names = ("q0", f"{group}-02Z")
         config.data.unlabelled = unlabelled_folder(tmp_path / f"more{number}", names)
         if not refused:
-            assert len(workdirs.open_unlabelled(config)) == 2
+            assert len(run_data.open_unlabelled(config)) == 2
             continue
         said = rf"{group} is in data\.unlabelled=.* and among the labelled or held-out"
         with pytest.raises(UserError, match=said):
-            workdirs.open_split(config, "train", fields=("hr", "mask", "labelled"))
+            run_data.open_split(config, "train", fields=("hr", "mask", "labelled"))
 
 
 @pytest.mark.faults

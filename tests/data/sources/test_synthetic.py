@@ -117,7 +117,7 @@ def test_index_beyond_the_end_is_refused():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"split": "validation"}, 'split "validation"'),
+        ({"split": "validation"}, "split='validation' is not known"),
         ({"seed": -1}, "seed=-1"),
         ({"size": 8}, "size=8"),
         ({"train": -2}, "train=-2"),

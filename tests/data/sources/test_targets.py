@@ -127,7 +127,7 @@ def test_a_source_of_masks_alone_is_refused():
             del record["instances"]
             return record
 
-    with pytest.raises(UserError, match=r"image 'a' has no instances, of which the marker"):
+    with pytest.raises(UserError, match=r"image 'a' has no instances, and the network learns m"):
         TargetSource(Masks(), ("marker",), SETTINGS)[0]
 
 
@@ -136,10 +136,10 @@ def test_a_source_of_masks_alone_is_refused():
     ("change", "said"),
     [
         ({"marker": "round"}, "config.data.targets.marker='round' is not known"),
-        ({"center_radius": -1}, "center_radius=-1 is not a whole number from 0"),
-        ({"contour_width": 0}, "contour_width=0 is not a whole number from 1"),
-        ({"contour_width": 1.5}, "contour_width=1.5 is not a whole number"),
-        ({"physical": "yes"}, "physical='yes' is neither True nor False"),
+        ({"center_radius": -1}, "center_radius=-1 has to be a whole number of px of 0 or more"),
+        ({"contour_width": 0}, "contour_width=0 has to be a whole number of px of 1 or more"),
+        ({"contour_width": 1.5}, "contour_width=1.5 has to be a whole number"),
+        ({"physical": "yes"}, "physical='yes' has to be True or False"),
         ({"radius": 3}, "config.data.targets.radius is not known"),
     ],
 )
@@ -148,7 +148,7 @@ def test_a_bad_setting_is_named(change, said):
         targets.checked({**SETTINGS, **change})
 
 
-def test_tissue_is_drawn_around_the_nuclei_of_an_image_and_kept_by_its_name(monkeypatch):
+def test_tissue_is_drawn_around_nuclei_and_kept_by_name(monkeypatch):
     two = Two()
     record = TargetSource(two, ("tissue",), SETTINGS)[0]
     assert record["tissue"].shape == (64, 64, 3)
@@ -169,10 +169,10 @@ def test_a_stage_with_heads_opens_its_data_with_their_targets(tmp_path):
     tiny.folder(tmp_path / "set")
     config = tiny.config("segmentation")
     config.data.source = f"folder:{tmp_path / 'set'}"
-    from histojax.runs import workdirs
+    from histojax.runs import run_data
 
-    source = workdirs.open_split(config, "train", fields=("hr", "mask", "marker"))
+    source = run_data.open_split(config, "train", fields=("hr", "mask", "marker"))
     assert isinstance(source, TargetSource)
     assert set(source[0]) >= {"hr", "mask", "marker"}
-    plain = workdirs.open_split(config, "train", fields=("hr", "mask"))
+    plain = run_data.open_split(config, "train", fields=("hr", "mask"))
     assert "marker" not in plain[0]

@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
+from histojax.models.resnext_generator import ResNeXtGenerator
 
 from configs import generator, joint, srgan
 from histojax.config import to_values
 from histojax.errors import UserError
-from histojax.models.resnext_generator import ResNeXtGenerator
 from launch.benchmark import steps
 
 TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_kernel=3)

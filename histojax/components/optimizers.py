@@ -1,0 +1,135 @@
+"""From config groups to optimisers, and when each network learns."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import jax
+import optax
+from ml_collections import ConfigDict
+
+from histojax.checks import check, number, one_of, whole
+from histojax.errors import UserError
+
+_RULES = {
+    "learning_rate": number(0),
+    "weight_decay": number(0),
+    "clip_norm": number(0),
+    "schedule": one_of(("constant", "cosine", "drops", "linear")),
+}
+
+
+def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
+    """The learning rate by step: warm-up, then the named schedule down to `end_factor`.
+
+    Raises:
+        UserError: for an unknown schedule, a warm-up as long as the run, or drops that are out of
+            order or missing.
+    """
+    check(config, {"schedule": _RULES["schedule"]}, f"{group}.")
+    warmup = int(config.warmup_steps)
+    if not 0 <= warmup < max(steps, 1):
+        raise UserError(
+            f"{group}.warmup_steps={warmup} has to be at least 0 and under the {steps} steps of "
+            "the run"
+        )
+    drops = [int(step) for step in config.drop_at]
+    if config.schedule == "drops" and not (
+        drops and [*sorted(set(drops))] == drops and drops[0] > warmup
+    ):
+        raise UserError(
+            f"{group}.drop_at={tuple(drops)} has to name steps in rising order, the first after "
+            f"warmup_steps={warmup}, for schedule=drops"
+        )
+    rate, length = float(config.learning_rate), max(steps - warmup, 1)
+    end = float(config.end_factor)
+    if config.schedule == "constant":
+        main = optax.constant_schedule(rate)
+    elif config.schedule == "cosine":
+        main = optax.cosine_decay_schedule(rate, length, alpha=end)
+    elif config.schedule == "linear":
+        main = optax.linear_schedule(rate, rate * end, length)
+    else:
+        factors = {step - warmup: float(config.drop_factor) for step in drops}
+        main = optax.piecewise_constant_schedule(rate, factors)
+    if warmup == 0:
+        return main
+    return optax.join_schedules([optax.linear_schedule(0.0, rate, warmup), main], [warmup])
+
+
+def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTransformation:
+    """AdamW, with weight decay on kernels alone, behind gradient clipping.
+
+    Args:
+        config: learning_rate, schedule, warmup_steps, end_factor, b1, b2, weight_decay, clip_norm
+            (0: none).
+        steps: length of the run.
+        group: the config group's name, for messages.
+
+    Raises:
+        UserError: for a value out of its range.
+    """
+    check(config, _RULES, f"{group}.")
+    parts = []
+    if config.clip_norm > 0:
+        parts.append(optax.clip_by_global_norm(config.clip_norm))
+    parts.append(
+        optax.adamw(
+            learning_rate(config, steps, group),
+            b1=config.b1,
+            b2=config.b2,
+            weight_decay=config.weight_decay,
+            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
+        )
+    )
+    return optax.chain(*parts)
+
+
+def optimizers(
+    config: ConfigDict, networks: Collection[str]
+) -> tuple[dict[str, optax.GradientTransformation], dict[str, int]]:
+    """Optimisers of a stage of several networks, and the step at which each starts to learn.
+
+    A network whose `learn_from_step` is -1 never learns and is in neither.
+
+    Args:
+        config: `optimizer` of the generator, `<network>_optimizer` of others, `learn_from_step`.
+        networks: names of the networks.
+    """
+    learn_from_step = learning_steps(config.learn_from_step, tuple(config.learn_from_step))
+    groups = {n: "optimizer" if n == "generator" else f"{n}_optimizer" for n in networks}
+    made = {
+        name: optimizer(config[group], config.steps, group)
+        for name, group in groups.items()
+        if name in learn_from_step
+    }
+    return made, learn_from_step
+
+
+def learning_steps(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
+    """Network -> step at which it starts to learn, without networks given -1, which never do.
+
+    Raises:
+        UserError: for a step below -1.
+    """
+    rule = whole(-1, of="-1 (never learns) or the step at which it starts to learn, a whole number")
+    check(config, dict.fromkeys(networks, rule), "learn_from_step.")
+    return {name: config[name] for name in networks if config[name] >= 0}
+
+
+def phases(
+    learn_from_step: Mapping[str, int], networks: Collection[str], adversarial: int = 0
+) -> tuple[tuple[int, str], ...]:
+    """(step, which networks learn from there on), in order of steps.
+
+    `adversarial` is the step from which the generator sees the adversarial term.
+    """
+    starts = {learn_from_step[name] for name in networks if name in learn_from_step}
+    found = []
+    for start in sorted(starts | {0, adversarial}):
+        names = [n for n in networks if learn_from_step.get(n, start + 1) <= start]
+        text = f"{' and '.join(names) or 'nothing'} {'learn' if len(names) > 1 else 'learns'}"
+        if start < adversarial and "generator" in names:
+            text += ", the generator without the adversarial term"
+        found.append((start, text))
+    return tuple(found)

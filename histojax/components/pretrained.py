@@ -1,0 +1,315 @@
+"""Reads networks that others trained into our parameter trees, without running any of their code.
+
+Formats: safetensors, and NumPy archives without pickles. Layouts: PyTorch's ("features.0.weight",
+kernels C_out, C_in, kh, kw; VGG19 and ResNets as timm and torchvision publish them) and Keras'
+("fire2/squeeze1x1/kernel", kernels kh, kw, C_in, C_out, as ours).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pathlib
+import re
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import traverse_util
+
+from histojax.errors import UserError
+from histojax.models import squeezenet, vgg
+from histojax.models.resnet import ResNet
+
+# On the Hugging Face hub, by the name of the network.
+REPOSITORIES = {
+    "vgg19": "timm/vgg19.tv_in1k",
+    "resnet18": "timm/resnet18.tv_in1k",
+    "resnet50": "timm/resnet50.tv_in1k",
+    "se_resnet50": "timm/seresnet50.ra2_in1k",
+}
+PUBLISHED_FILE = "model.safetensors"
+FEATURE_NETWORKS = ("vgg19", "squeezenet1_1")
+
+
+def load_feature_network(
+    name: str, path: str = "", sha256: str = "", *, path_field: str = "config.features.path"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A frozen feature network with its ImageNet weights.
+
+    Args:
+      name: "vgg19" or "squeezenet1_1".
+      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
+      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
+      path_field: the config field of `path`, named in messages.
+
+    Returns:
+      (module, {"params": tree}); module.apply(variables, images, taps) gives {tap: features} for
+      images (B, H, W, 3) in [0, 1].
+
+    Raises:
+      UserError: an unknown name; a file that is missing, unreadable, of another SHA-256 or of
+        another network; no network to fetch it.
+    """
+    module: nn.Module
+    if name == "vgg19":
+        module, convert = vgg.VGG19(), convert_vgg19
+        file = pathlib.Path(path) if path else _fetch(name, path_field)
+        size, taps = 16, vgg.TAPS[-1:]
+    elif name == "squeezenet1_1":
+        module, convert = squeezenet.SqueezeNet(), convert_keras
+        if not path:
+            raise UserError(
+                "The feature network squeezenet1_1 has no published download: save the Keras "
+                "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
+                f"layer names and name the file in {path_field}, or take vgg19."
+            )
+        file = pathlib.Path(path)
+        size, taps = 31, squeezenet.TAPS[-1:]
+    else:
+        raise UserError(
+            f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
+            "choose one of these."
+        )
+    arrays = read_arrays(file, sha256, path_field=path_field)
+    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
+    expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, taps), images)
+    return module, {"params": fit_tree(convert(arrays), expected["params"], source=str(file))}
+
+
+def load_encoder(
+    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
+) -> dict[str, Any]:
+    """ImageNet weights and batch statistics of a ResNet encoder.
+
+    Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
+    biases in squeeze-and-excitation. They expect ImageNet's mean and deviation taken off.
+
+    Args:
+      encoder: the module, of the width and blocks of the file.
+      path: the weight file; empty fetches the kind's from the Hugging Face hub (once, then cached).
+      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
+      path_field: the config field of `path`, named in messages.
+
+    Returns:
+      {"params": tree, "batch_stats": tree} of the module.
+
+    Raises:
+      UserError: nothing published and no file given; a file that is missing, unreadable, of
+        another SHA-256 or of another network; no network to fetch it.
+    """
+    if not path and encoder.kind not in REPOSITORIES:
+        raise UserError(
+            f"For the encoder {encoder.kind} no weights are published: name a file in "
+            f"{path_field}, or start from none."
+        )
+    file = pathlib.Path(path) if path else _fetch(encoder.kind, path_field)
+    arrays = convert_resnet(read_arrays(file, sha256, path_field=path_field))
+    if not encoder.se_bias and any(key.endswith("/se/fc1/bias") for key in arrays):
+        raise UserError(
+            f"The weights of {file} have biases in squeeze-and-excitation and the encoder has "
+            "none: set segmenter.se_bias=True."
+        )
+    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
+    expected = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
+    return fit_tree(arrays, expected, source=str(file))
+
+
+def read_arrays(
+    path: pathlib.Path | str, sha256: str = "", *, path_field: str = "config.features.path"
+) -> dict[str, np.ndarray]:
+    """All arrays of a .safetensors or .npz file, after its SHA-256 was compared.
+
+    Raises:
+      UserError: the file is missing, has another SHA-256, another ending, holds pickled objects
+        or cannot be read.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise UserError(f"The weight file {path} does not exist: correct {path_field}.")
+    if sha256:
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != sha256.lower():
+            raise UserError(
+                f"The weight file {path} has SHA-256 {found} where {sha256.lower()} is expected: "
+                "fetch it again, or correct the expected value."
+            )
+    if path.suffix == ".npz":
+        try:
+            with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+                return {key: archive[key] for key in archive.files}
+        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+            raise UserError(
+                f"The weight file {path} is not a complete NumPy archive of plain arrays "
+                f"({error}): fetch it again, or save it without pickled objects."
+            ) from error
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"The weight file {path} is not a complete safetensors file ({error}): "
+                "fetch it again."
+            ) from error
+    raise UserError(
+        f"The weight file {path} ends in {path.suffix or 'nothing'}: weights are read from "
+        ".safetensors or .npz, convert it to one of these."
+    )
+
+
+def convert_vgg19(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names and layout of torchvision's and timm's VGG19 to ours; the classifier is left out.
+
+    Args:
+      arrays: {"features.N.weight": (C_out, C_in, 3, 3), "features.N.bias": (C_out,)}, N counting
+        convolutions, ReLUs and poolings; other names pass unchanged, to be reported.
+
+    Returns:
+      {"convB_I/kernel": (3, 3, C_in, C_out), "convB_I/bias": (C_out,)}.
+    """
+    names = {}
+    index = 0
+    for layer in vgg.LAYERS:
+        if index and layer.endswith("_1"):
+            index += 1  # the pooling before a block
+        names[f"features.{index}"] = f"conv{layer}"
+        index += 2
+    converted = {}
+    for key, array in arrays.items():
+        # timm writes the classifier as pre_logits and head, torchvision as classifier.
+        if key.startswith(("classifier.", "pre_logits.", "head.")):
+            continue
+        layer, _, kind = key.rpartition(".")
+        if layer in names and kind == "weight" and array.ndim == 4:
+            converted[f"{names[layer]}/kernel"] = array.transpose(2, 3, 1, 0)
+        elif layer in names and kind == "bias":
+            converted[f"{names[layer]}/bias"] = array
+        else:
+            converted[key] = array
+    return converted
+
+
+# A layer of a ResNet under the names of torchvision, timm (se.fc1) and of the senet.pytorch that
+# USE-Net's authors took (se.fc.0), and under ours.
+_RESNET_LAYER = re.compile(
+    r"(?:layer(\d)\.(\d+)\.)?(conv\d|bn\d|downsample\.\d|se\.fc\.?\d)\.(\w+)"
+)
+_RESNET_NAMES = {
+    "downsample.0": "downsample_conv",
+    "downsample.1": "downsample_bn",
+    "se.fc1": "se/fc1",
+    "se.fc2": "se/fc2",
+    "se.fc.0": "se/fc1",
+    "se.fc.2": "se/fc2",
+}
+_BATCH_NORM = {
+    "weight": ("params", "scale"),
+    "bias": ("params", "bias"),
+    "running_mean": ("batch_stats", "mean"),
+    "running_var": ("batch_stats", "var"),
+}
+
+
+def convert_resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Names and layout of torchvision's and timm's ResNets to ours; the classifier is left out.
+
+    Args:
+      arrays: {"layer1.0.conv2.weight": (C_out, C_in, 3, 3), "layer1.0.bn2.running_mean": (C,),
+        "layer1.0.se.fc1.weight": (C / 16, C, 1, 1) or (C / 16, C), ...}; other names pass
+        unchanged, to be reported.
+
+    Returns:
+      {"params/layer1_0/conv2/kernel": (3, 3, C_in, C_out),
+      "batch_stats/layer1_0/bn2/mean": (C,),
+      "params/layer1_0/se/fc1/kernel": (1, 1, C, C / 16), ...}.
+    """
+    converted = {}
+    for key, array in arrays.items():
+        if key.startswith("fc.") or key.endswith(".num_batches_tracked"):
+            continue
+        match = _RESNET_LAYER.fullmatch(key)
+        if not match:
+            converted[key] = array
+            continue
+        stage, block, layer, kind = match.groups()
+        name = _RESNET_NAMES.get(layer, layer)
+        collection = "params"
+        if "bn" in name and kind in _BATCH_NORM:
+            collection, kind = _BATCH_NORM[kind]
+        elif kind == "weight" and array.ndim in (2, 4):
+            kind = "kernel"
+            array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T[None, None]
+        place = f"layer{stage}_{block}/{name}" if stage else name
+        converted[f"{collection}/{place}/{kind}"] = array
+    return converted
+
+
+def convert_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keras' names and layout, which are ours."""
+    return dict(arrays)
+
+
+def fit_tree(
+    arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], *, source: str
+) -> dict[str, Any]:
+    """Nests named arrays as a parameter tree, float32, once all names and shapes agree.
+
+    Args:
+      arrays: {"module/submodule/parameter": array}.
+      expected: nested tree with leaves that have `.shape`.
+      source: where the arrays are from, for the message.
+
+    Raises:
+      UserError: listing every missing name (-) and every extra one (+) with its shape; a parameter
+        of another shape appears as both.
+    """
+    parameters = traverse_util.flatten_dict(expected, sep="/")
+    wanted = {key: leaf.shape for key, leaf in parameters.items()}
+    found = {key: array.shape for key, array in arrays.items()}
+    lines = [f"- {k} {s}" for k, s in sorted(wanted.items()) if found.get(k) != s]
+    lines += [f"+ {k} {s}" for k, s in sorted(found.items()) if wanted.get(k) != s]
+    if lines:
+        raise UserError(
+            f"The weights of {source} are not those of the network, - missing and + extra: "
+            f"{'; '.join(lines)}; give the file of this network."
+        )
+    leaves = {key: np.asarray(arrays[key], np.float32) for key in wanted}
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def _fetch(name: str, path_field: str) -> pathlib.Path:
+    repository = REPOSITORIES[name]
+    remedy = (
+        f"download {PUBLISHED_FILE} of https://huggingface.co/{repository} on a machine that is "
+        f"connected and name the file in {path_field}"
+    )
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise UserError(
+            f"The weights of {name} are fetched by huggingface_hub, which is not installed: "
+            f"install it, or {remedy}."
+        ) from error
+    cached = huggingface_hub.try_to_load_from_cache(repository, PUBLISHED_FILE)
+    if isinstance(cached, str):
+        return pathlib.Path(cached)
+    try:
+        return pathlib.Path(huggingface_hub.hf_hub_download(repository, PUBLISHED_FILE))
+    except Exception as error:  # the hub raises its own, requests', httpx's and OS errors
+        place, reason = getattr(error, "filename", None), getattr(error, "strerror", None)
+        if place and reason:
+            raise UserError(
+                f"The weights of {name} cannot be kept in {place} ({reason}): set HF_HOME to a "
+                f"folder that can be written, or {remedy}."
+            ) from error
+        reason = reason or type(error).__name__
+        raise UserError(
+            f"The weights of {name} could not be fetched from {repository} ({reason}): {remedy}."
+        ) from error

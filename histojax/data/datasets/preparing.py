@@ -1,0 +1,112 @@
+"""Prepares a published set from its official files, so that it opens by its name."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import pathlib
+from collections import Counter
+from collections.abc import Sequence
+
+from histojax.checks import check, one_of
+from histojax.data.datasets import layout
+from histojax.data.sources import prepared
+from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
+
+
+def dataset_of(name: str) -> layout.Dataset:
+    """The data set of a name.
+
+    Raises:
+        UserError: there is none.
+    """
+    check({"dataset": name}, {"dataset": one_of(prepared.DATASETS)}, "--")
+    return importlib.import_module(f"histojax.data.datasets.{name}").DATASET
+
+
+def prepare(
+    dataset: str,
+    source: str | pathlib.Path,
+    data_dir: str | pathlib.Path = "",
+    *,
+    name: str | None = None,
+    exclude: Sequence[str] = (),
+    max_pixels: int = MAX_PIXELS,
+    overwrite: bool = False,
+) -> pathlib.Path:
+    """Prepares a set and returns its folder; progress goes to standard error.
+
+    Args:
+        dataset: one of `histojax.data.sources.prepared.DATASETS`.
+        source: folder or archive in the set's official layout.
+        data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
+        name: to open it by; the data set's where None.
+        exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
+        max_pixels: largest image or label map that is decoded, px.
+        overwrite: whether a prepared set of that name is replaced.
+
+    Raises:
+        UserError: for whatever is wrong with the source or the disk, in one sentence.
+    """
+    chosen = dataset_of(dataset)
+    name = dataset if name is None else name
+    source = pathlib.Path(source).expanduser()
+    layout.check_source(source)
+    if not prepared.NAME.fullmatch(name):
+        raise UserError(
+            f"--name={name!r} is not a name of small letters, digits and underscores that begins "
+            "with a letter: give another"
+        )
+    folder = prepared.folder_of(name, data_dir)
+    if folder.exists() and not overwrite:
+        raise UserError(f"{folder} exists: give --overwrite to replace it, or another --name")
+    from histojax.data.datasets import writing  # half a second, after what is wrong at once
+
+    with (
+        writing.scratch_in(folder.parents[1]) as scratch,
+        layout.opened(source, scratch) as root,
+    ):
+        contents = _without(chosen.read(root, max_pixels), exclude, data_dir)
+        return writing.write(chosen, contents, folder, scratch, name=name)
+
+
+def _without(
+    contents: layout.Contents, exclude: Sequence[str], data_dir: str | pathlib.Path
+) -> layout.Contents:
+    """Leaves out groups of this set by name, and the groups of whole prepared sets."""
+    left_out: set[str] = set()
+    there = {example.group for example in contents.examples}
+    for entry in exclude:
+        if entry in prepared.prepared_names(data_dir):
+            index = prepared.read_metadata(prepared.folder_of(entry, data_dir))["index"]
+            left_out |= {record["group"] for part in index.values() for record in part}
+        elif entry in there:
+            left_out.add(entry)
+        else:
+            raise UserError(
+                f"--exclude={entry} is neither a prepared set nor a patient of this one: name a "
+                f"set or one of {', '.join(sorted(there)[:3])}, ..."
+            )
+    kept = [example for example in contents.examples if example.group not in left_out]
+    return dataclasses.replace(contents, examples=kept)
+
+
+def description(folder: pathlib.Path) -> str:
+    """What a prepared set is: images and groups of each part, fingerprint, licence, citation."""
+    metadata = prepared.read_metadata(folder)
+    entries = [entry for part in metadata["index"].values() for entry in part]
+    counts = Counter({part: len(index) for part, index in metadata["index"].items()})
+    mpp, here = metadata["mpp"], folder.parents[1]
+    lines = {
+        metadata["title"]: str(folder),
+        "images": f"{len(entries)} ({', '.join(f'{part} {n}' for part, n in counts.items())})",
+        "groups": str(len({entry["group"] for entry in entries})),
+        "scale": "not stated" if mpp is None else f"{mpp:g} um per pixel",
+        "fingerprint": prepared.fingerprint_of(entries),
+        "licence": metadata["licence"],
+        "please cite": metadata["citation"],
+        "open it as": f"--config.data.source={folder.parent.name}"
+        + ("" if here == prepared.default_data_dir() else f" --config.data.data_dir={here}"),
+    }
+    return "\n".join(f"{what}: {value}" for what, value in lines.items())

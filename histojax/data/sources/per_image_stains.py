@@ -1,0 +1,63 @@
+"""A source whose records hold their image's own stains, in which it is then jittered.
+
+The fixed vectors of `histojax.stain.hed` may miss the stains of an image; scaling one of them then
+changes hues in a way that no staining does. Scales of the image's own stains keep hues between
+these two, and leave alone what the two do not explain.
+"""
+
+from __future__ import annotations
+
+import logging
+
+import numpy as np
+
+from histojax.data.sources.base import Record, Source, WrappedSource
+from histojax.data.sources.record_cache import ComputedOnce
+from histojax.stain import hed
+from histojax.stain.normalization import Method, StainFit, Unfit, fit_sample, sample_tissue
+
+_log = logging.getLogger(__name__)
+
+# Its stains lie at the extremes of the hues: a pixel in a hundred of MoNuSeg and TNBC lies beyond
+# them, and three to six beyond those of a sparse dictionary, which a strong scale bleaches.
+_METHOD = Method("macenko")
+
+
+class PerImageStains(WrappedSource):
+    """Adds "stains" to the records of a source: float32 (3, 3), as `stain.hed.jitter` takes them.
+
+    The stains are found in the whole hr image when it is first read, and kept; see `stains_of`.
+    """
+
+    def __init__(self, source: Source):
+        super().__init__(source)
+        # By name: a mixture holds an image several times.
+        self._stains: ComputedOnce[np.ndarray] = ComputedOnce()
+
+    def __getitem__(self, index: int) -> Record:
+        record = self._source[index]
+        name = record["name"]
+        stains = self._stains.get(name, lambda: stains_of(record["hr"], name=name))
+        return {**record, "stains": stains}
+
+
+def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
+    """The stains of an image.
+
+    Args:
+        image: uint8 (H, W, 3).
+        name: of the image, for the warning.
+
+    Returns:
+        float32 (3, 3): haematoxylin, eosin and their common perpendicular. The first two are as
+        long as the 99th percentile of their concentration, so that a bias is a share of that. Where
+        no stains are found, the textbook's, of length 1, with a warning.
+    """
+    try:
+        found = fit_sample(sample_tissue([image]), _METHOD)
+    except Unfit as reason:
+        _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
+        return hed.RGB_FROM_HED.astype(np.float32)
+    assert isinstance(found, StainFit)
+    lengths = np.array([*found.maxima, 1.0])
+    return (lengths[:, None] * found.basis()).astype(np.float32)

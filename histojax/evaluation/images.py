@@ -1,0 +1,142 @@
+"""Scores of images: each enhanced image and each mask against the real image and its annotation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax.data import degradation
+from histojax.data.pairs import image_pair
+from histojax.data.sources.base import Source
+from histojax.errors import UserError
+from histojax.evaluation.rows import Image, Methods
+from histojax.imaging import writers
+from histojax.inference import labeling
+from histojax.metrics import classes, instances, intervals, overlap, registry
+
+Row = dict[str, Any]
+
+
+def score_images(
+    methods: Methods,
+    source: Source,
+    config: ConfigDict,
+    *,
+    figure: Callable[[str, dict[str, Image]], None] | None = None,
+    tally: Callable[[str, np.ndarray], None] | None = None,
+) -> list[Row]:
+    """Per-image scores: {"name", "group", "<metric>_<method or row>": value}.
+
+    Args:
+        methods: what is scored.
+        source: a data set; masks are needed where there are rows.
+        config: a run's config: seed, data.scale, data.degradation.
+        figure: called with each image's name and {caption: picture}.
+        tally: called with each row's name and, for each image, the confusion matrix (K, K) of its
+            classes, where the row's segmenter finds classes.
+
+    Raises:
+        UserError: if images lack the annotation that rows need.
+    """
+    recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
+    results = []
+    for index in range(len(source)):
+        sample = source[index]
+        hr, lr, truth = image_pair(sample, recipe, config.seed)
+        row: Row = {"name": sample["name"], "group": source.groups[index]}
+        pictures: dict[str, Image] = {"lr": lr}
+        enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
+        for name, sr in enhanced.items():
+            scores = registry.scores("image", sr, hr, config.data.scale)
+            for network, distance in methods.features.items():
+                scores[f"feature_distance_{network}"] = distance(sr, hr)
+            row |= {f"{metric}_{name}": value for metric, value in scores.items()}
+            pictures[f"{name} {scores['psnr_rgb']:.2f} dB"] = sr
+        pictures["hr"] = hr
+        if methods.rows:
+            if truth is None:
+                raise UserError(
+                    f"{sample['name']} has no instances or mask, which the rows "
+                    f"{', '.join(name for name, _, _ in methods.rows)} are scored against; "
+                    "annotate it or evaluate a generator alone"
+                )
+            for name, enhancer, segmenter in methods.rows:
+                image = hr if enhancer is None else enhanced[enhancer]
+                found = methods.segmenters[segmenter](image)
+                scores, caption, matrix = _found_scores(found, truth, sample, source)
+                if tally is not None and matrix is not None:
+                    tally(name, matrix)
+                row |= {f"{metric}_{name}": value for metric, value in scores.items()}
+                pictures[f"{name} {caption}"] = writers.overlay(image, found.instances)
+            pictures["annotation"] = writers.overlay(hr, truth)
+        if figure is not None:
+            figure(sample["name"], pictures)
+        results.append(row)
+    return results
+
+
+def _found_scores(
+    found: labeling.Found, truth: np.ndarray, sample: Mapping[str, Any], source: Source
+) -> tuple[dict[str, float], str, np.ndarray | None]:
+    """(scores, caption, confusion matrix of classes or None) of what was found in an image."""
+    scores = registry.scores("mask", overlap.confusion(found.mask, truth > 0))
+    caption = f"Dice {scores['dice']:.3f}"
+    if "instances" in sample:
+        table = instances.overlap_table(found.instances, truth)
+        scores |= registry.scores("instances", table)
+        if source.objects == "glands":
+            scores |= registry.scores("glands", table)
+        caption += f", AJI {scores['aji']:.3f}"
+    if found.classes is None:
+        return scores, caption, None
+    height, width = truth.shape
+    matrix = overlap.confusion(
+        found.classes, sample["mask"][:height, :width], classes=len(source.classes)
+    )
+    scores |= classes.score_classes(matrix, source.classes)
+    return scores, f"{caption}, mean IoU {scores['class_miou']:.3f}", matrix
+
+
+def summary_of(results: Sequence[Row]) -> dict[str, dict[str, float]]:
+    """Metric -> mean and 95 % bootstrap interval over the images that have it.
+
+    An image with a mask alone has no score of instances; an image without a class, true or found,
+    has no score of that class.
+    """
+    names = dict.fromkeys(n for row in results for n in row if n not in ("name", "group"))
+    return {
+        name: intervals.bootstrap_mean([row[name] for row in results if name in row])._asdict()
+        for name in names
+    }
+
+
+def pooled_of(
+    matrices: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]
+) -> dict[str, dict[str, float]]:
+    """Metric -> score of each row's summed confusion matrix and 95 % bootstrap interval.
+
+    Args:
+        matrices: row -> (K, K) of each image, as `score_images` tallies them.
+        names: of the classes.
+    """
+    return {
+        f"{metric}_{row}": interval._asdict()
+        for row, found in matrices.items()
+        for metric, interval in classes.score_pooled(np.stack(found), names).items()
+    }
+
+
+def differences_of(
+    results: Sequence[Row], pairs: Sequence[tuple[str, str]]
+) -> dict[str, dict[str, float]]:
+    """Paired difference over images, "a - b" -> mean and 95 % interval."""
+    return {
+        f"{a} - {b}": intervals.paired_difference(
+            [row[a] for row in results], [row[b] for row in results]
+        )._asdict()
+        for a, b in pairs
+        if a in results[0] and b in results[0]
+    }

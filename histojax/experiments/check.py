@@ -1,0 +1,148 @@
+"""What is checked before anything is trained, so that a bad value costs seconds and not hours."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Callable, Mapping, Set
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+
+from histojax.components import scales
+from histojax.components.state import State
+from histojax.data import pipeline, stain_matching
+from histojax.data.example import example_spec
+from histojax.data.registration import check_registration
+from histojax.errors import UserError
+from histojax.experiments.init_from import config_of, initial_variables
+from histojax.runs import run_data, workdirs
+from histojax.stages import build_stage
+from histojax.stages.base import Stage
+from histojax.training import loop
+from histojax.training.validation import crop_step, fitting_crop
+
+Tree = Any
+
+
+def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
+    """Goes through all stages by shape alone, and through their data.
+
+    Args:
+        ordered: configs of the stages, earliest first.
+        begun: names of those that resume from a checkpoint.
+
+    Raises:
+        UserError: for a config value that a stage refuses, a run that it cannot start from, or
+            data that it cannot train on.
+    """
+    shapes: dict[str, dict[str, Tree]] = {}
+    registered: set[tuple[Any, ...]] = set()
+
+    def variables_of(start: ConfigDict | str) -> Mapping[str, Tree]:
+        if isinstance(start, ConfigDict):
+            return shapes[start.name]
+        return workdirs.initial_variables(pathlib.Path(start))
+
+    for config in ordered:
+        loop.check(config, jax.device_count())
+        stain_matching.check(config)
+        check_stain_of_start(config)
+        check_scales_below(config)
+        own = workdirs.without_pretrained(config) if config.name in begun else config
+        stage = build_stage(own, initial_variables(config, variables_of))
+        state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
+        _check_data(config, stage, registered)
+        _check_steps(config, stage, state)
+        shapes[config.name] = {
+            name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables(name))
+            for name in state.params
+        }
+
+
+def _check_data(config: ConfigDict, stage: Stage, registered: set[tuple[Any, ...]]) -> None:
+    """Opens both splits; `registered` names those whose pairs were checked for an earlier stage."""
+    for split in ("train", "val"):
+        source = run_data.open_split(config, split, fields=stage.fields, crop=config.data.crop)
+        wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
+        spec = example_spec(source, config.data, wanted, augment=split == "train")
+        if "pyramid" in config:
+            scales.check_classes(config, source.classes)
+        if split == "train":
+            pipeline.check_placement(spec, config.data)
+        images = (config.data.source, config.data.data_dir, config.seed, split)
+        if "lr" in stage.fields and images not in registered:
+            check_registration(source, config.data.scale, config.data.max_shift)
+            registered.add(images)
+
+
+def _check_steps(config: ConfigDict, stage: Stage, state: State) -> None:
+    """Takes a training and an evaluation step by shape."""
+    step = crop_step(stage, config.data.scale)
+    crop = fitting_crop(config.eval.crop, config.eval.crop, step=step)
+    takes: tuple[tuple[str, Callable[..., Any], int], ...] = (
+        (f"data.crop={config.data.crop}", stage.train_step, config.data.crop),
+        (f"eval.crop={config.eval.crop}", stage.eval_step, crop),
+    )
+    for field, take, side in takes:
+        batch = workdirs.example_batch(config, side)
+        try:
+            jax.eval_shape(take, state, {name: batch[name] for name in stage.fields})
+        except (TypeError, ValueError) as error:
+            raise UserError(f"{config.name}: {field}: {error}") from error
+
+
+def check_stain_of_start(config: ConfigDict) -> None:
+    """Checks that a segmenter goes on with images in the colours that it was trained on.
+
+    Raises:
+        UserError: if the run that it starts from has other stain normalisation.
+    """
+    if not config.init_from.get("segmenter"):
+        return
+    start = config_of(config.init_from.segmenter)
+    own, other = stain_matching.method_of(config), stain_matching.method_of(start)
+    if other != own:
+        raise UserError(
+            f"{config.name} starts from the segmenter of {start.name}, which reads images "
+            f"normalised by {other!r}, and reads them by {own!r} itself: set data.stain.method "
+            "alike in both"
+        )
+
+
+def check_scales_below(config: ConfigDict) -> None:
+    """Checks that a scale of a pyramid has those below it, made for the same labels and crops.
+
+    Raises:
+        UserError: if not.
+    """
+    if "pyramid" not in config:
+        return
+    own = config.pyramid
+    if not config.init_from.get("pyramid"):
+        if len(own.sizes) > 1 and not own.together:
+            raise UserError(
+                f"{config.name} learns the scale of {own.sizes[-1]} px alone, and "
+                "init_from.pyramid names no run of those below it: name one, or set "
+                "pyramid.together=True"
+            )
+        return
+    start = config_of(config.init_from.pyramid)
+    if "pyramid" not in start:
+        raise UserError(
+            f"init_from.pyramid={start.name} is a run of stage {start.stage}: name one of a pyramid"
+        )
+
+    def kept(stage: ConfigDict, sizes: tuple[int, ...]) -> tuple[Any, ...]:
+        pyramid = stage.pyramid
+        base = scales.check_base(stage)
+        return sizes, pyramid.labels, pyramid.classes, base, stage.data.crop
+
+    made = kept(start, tuple(start.pyramid.sizes))
+    wanted = kept(config, tuple(own.sizes) if own.together else tuple(own.sizes)[:-1])
+    if made != wanted:
+        raise UserError(
+            f"{config.name} needs scales of (sizes, labels, classes, base, data.crop) {wanted} "
+            f"below it, and {start.name} has {made}: make them alike"
+        )

@@ -1,0 +1,117 @@
+"""What an image file is by its first bytes, and its samples decoded by Pillow.
+
+A file that ends before its pixels do is refused; Pillow would fill in what is missing.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import struct
+from collections.abc import Callable
+from typing import BinaryIO
+
+import imagecodecs
+import numpy as np
+from PIL import BmpImagePlugin, Image, JpegImagePlugin, PngImagePlugin
+
+from histojax.errors import UserError
+from histojax.imaging.conversion import refused_if_damaged, truncated
+
+# Pillow's own plugin classes rather than Image.open: its guard against huge images is a fixed
+# number of pixels and a warning, ours (max_pixels) is the caller's and is made on the header.
+_PLUGINS: dict[str, Callable[[BinaryIO], Image.Image]] = {
+    "PNG": PngImagePlugin.PngImageFile,
+    "JPEG": JpegImagePlugin.JpegImageFile,
+    "BMP": BmpImagePlugin.BmpImageFile,
+}
+_MAGIC = (
+    (b"\x89PNG\r\n\x1a\n", "PNG"),
+    (b"\xff\xd8\xff", "JPEG"),
+    (b"BM", "BMP"),
+    (b"II*\0", "TIFF"),
+    (b"MM\0*", "TIFF"),
+    (b"II+\0", "TIFF"),
+    (b"MM\0+", "TIFF"),
+)
+
+
+def kind(path: pathlib.Path) -> str:
+    """Returns the format that the first bytes of a file declare."""
+    if path.is_dir():
+        raise UserError(f"{path} is a folder, not an image: name one image file in it")
+    try:
+        with path.open("rb") as stream:
+            head = stream.read(8)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist: give the path of an image file") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}): check the file") from error
+    if not head:
+        raise UserError(f"{path} is empty (0 bytes): copy or export it again")
+    for magic, kind in _MAGIC:
+        if head.startswith(magic):
+            return kind
+    raise UserError(
+        f"{path} is not a PNG, JPEG, BMP or TIFF image (it starts with {head!r}): "
+        "convert it to one of these"
+    )
+
+
+def open_pillow(path: pathlib.Path, kind: str, stream: BinaryIO) -> Image.Image:
+    _check_complete(path, kind, stream)
+    stream.seek(0)
+    with refused_if_damaged(path):
+        return _PLUGINS[kind](stream)
+
+
+def _check_complete(path: pathlib.Path, kind: str, stream: BinaryIO) -> None:
+    """Refuses a PNG without its last chunk, and a JPEG without an end marker, undecoded."""
+    size = stream.seek(0, os.SEEK_END)
+    if kind == "PNG":
+        position, chunk = 8, b""
+        while chunk != b"IEND":
+            stream.seek(position)
+            head = stream.read(8)
+            if len(head) < 8:
+                raise truncated(path)
+            length, chunk = struct.unpack(">I4s", head)
+            position += 12 + length
+        if position > size:
+            raise truncated(path)
+    elif kind == "JPEG":
+        stream.seek(max(0, size - 2**16))
+        if b"\xff\xd9" not in stream.read():
+            raise truncated(path)
+
+
+def exif_orientation(image: Image.Image) -> int:
+    # The base class's method: that of PNG decodes the image to look for a late chunk.
+    orientation = Image.Image.getexif(image).get(274, 1)
+    return orientation if orientation in range(1, 9) else 1
+
+
+def png_header(stream: BinaryIO) -> tuple[int, int]:
+    """Returns (bit depth, colour type) of a PNG (section 11.2.2 of the specification)."""
+    stream.seek(24)
+    depth, color = stream.read(2)
+    return depth, color
+
+
+def decode_pillow(
+    path: pathlib.Path, kind: str, stream: BinaryIO, deep: bool, labels: bool = False
+) -> np.ndarray:
+    """Returns the samples: uint8 (or uint16, if deep), grey, grey + alpha, RGB or RGBA."""
+    with refused_if_damaged(path):
+        if deep:
+            # Pillow drops the low byte of 16-bit colours without a word.
+            return imagecodecs.png_decode(stream.read())
+        image = open_pillow(path, kind, stream)
+        image.load()
+        if labels:
+            return np.asarray(image)
+        if image.mode == "1":
+            return np.asarray(image.convert("L"))
+        if "transparency" in image.info or image.mode == "PA":
+            return np.asarray(image.convert("RGBA"))
+        return np.asarray(image.convert("RGB") if image.mode == "P" else image)

@@ -1,0 +1,147 @@
+"""Label maps and masks, whole or by region: int32 (H, W), 0 for background.
+
+The values are those of the file, unchanged. What cannot be a label is refused by name: lossy
+compression, channels that differ, fractions, numbers beyond int32.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import tifffile
+
+from histojax.errors import UserError
+from histojax.imaging import formats
+from histojax.imaging.conversion import check_pixels, orient, refused_if_damaged, whole_numbers
+from histojax.imaging.reader import MAX_PIXELS
+from histojax.imaging.tiff import (
+    JPEG_COMPRESSIONS,
+    Segments,
+    full_resolution_page,
+    mpp_of,
+    open_tiff,
+    orientation_of,
+)
+
+Path = str | os.PathLike[str]
+
+
+def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
+    """Reads a label map or mask as int32 (H, W); the values are those of the file, unchanged.
+
+    Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, float TIFF
+    whose values are whole numbers, and RGB whose three channels are equal.
+
+    Args:
+        path: PNG, BMP or TIFF file.
+        max_pixels: largest map that is decoded, px.
+
+    Raises:
+        UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
+            negative, beyond int32 (or the whole numbers that its float type holds exactly), or
+            too large.
+    """
+    path = pathlib.Path(path)
+    kind = formats.kind(path)
+    if kind == "JPEG":
+        raise _lossy(path)
+    if kind == "TIFF":
+        with open_tiff(path) as tiff, refused_if_damaged(path):
+            page = _label_page(path, tiff)
+            check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
+            segments = Segments(path, tiff, page, cache_bytes=0)
+            raw = segments.read(0, 0, page.imagelength, page.imagewidth)
+            values = orient(whole_numbers(path, raw), orientation_of(page))
+    else:
+        values = _pillow_labels(path, kind, max_pixels)
+    if values.ndim == 3:
+        values = values[..., :3] if values.shape[2] in (3, 4) else values
+        if (values != values[..., :1]).any():
+            raise UserError(
+                f"{path} holds {values.shape[2]} different channels, and a label map has one: save "
+                "the numbers of the labels as uint16 PNG or uint32 TIFF, not their colours"
+            )
+        values = values[..., 0]
+    if values.min() < 0 or values.max() > np.iinfo(np.int32).max:
+        raise UserError(
+            f"{path} holds labels from {values.min()} to {values.max()}, and labels run from 0 to "
+            "2147483647: renumber them"
+        )
+    return np.ascontiguousarray(values, dtype=np.int32)
+
+
+def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np.ndarray:
+    """Reads a region of a label map in TIFF as int32 (height, width), in the memory of its tiles.
+
+    Args:
+        path: TIFF of one channel without an orientation, as `writers.stream_tiff` makes it.
+        y, x: top left corner, px.
+        height, width: size of the region, px.
+
+    Raises:
+        UserError: not a TIFF, damaged, lossy, or of samples that are not whole numbers.
+        ValueError: the region is empty or reaches beyond the image.
+    """
+    path = pathlib.Path(path)
+    if formats.kind(path) != "TIFF":
+        raise UserError(f"{path} is not a TIFF: regions of labels are read from TIFF alone")
+    with open_tiff(path) as tiff:
+        with refused_if_damaged(path):
+            page = _label_page(path, tiff)
+        if page.samplesperpixel != 1 or orientation_of(page) != 1:
+            raise UserError(f"{path} is not an upright label map of one channel: read it whole")
+        if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
+            raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
+        with refused_if_damaged(path):
+            raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
+            raw = whole_numbers(path, raw)
+    return raw[..., 0].astype(np.int32)
+
+
+def read_label_mpp(path: Path) -> float | None:
+    """Returns the um per px that a label map's file states; None where it does not, or is no TIFF.
+
+    Raises:
+        UserError: not an image, damaged, lossy, or of samples that are not whole numbers.
+    """
+    path = pathlib.Path(path)
+    if formats.kind(path) != "TIFF":
+        return None
+    with open_tiff(path) as tiff, refused_if_damaged(path):
+        return mpp_of(tiff, _label_page(path, tiff))
+
+
+def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = full_resolution_page(path, tiff)
+    if page.dtype is None or page.dtype.kind not in "buif":
+        raise UserError(
+            f"{path} holds {page.dtype} samples, and labels are whole numbers: save them "
+            "as uint16 PNG or uint32 TIFF"
+        )
+    if page.compression in JPEG_COMPRESSIONS:
+        raise _lossy(path)
+    return page
+
+
+def _pillow_labels(path: pathlib.Path, kind: str, max_pixels: int) -> np.ndarray:
+    with path.open("rb") as stream:
+        image = formats.open_pillow(path, kind, stream)
+        check_pixels(path, image.height * image.width, max_pixels)
+        depth, color = formats.png_header(stream) if kind == "PNG" else (8, 0)
+        stream.seek(0)
+        values = formats.decode_pillow(path, kind, stream, depth == 16, labels=True)
+    if kind == "PNG" and color == 0 and depth in (2, 4):
+        # Pillow spreads 2 and 4-bit grey over 0..255; labels are the numbers that were stored.
+        values = values // (255 // (2**depth - 1))
+    if color == 4:
+        values = values[..., 0]
+    return orient(values, formats.exif_orientation(image))
+
+
+def _lossy(path: pathlib.Path) -> UserError:
+    return UserError(
+        f"{path} is compressed as JPEG, which changes label values: save labels as uint16 PNG or "
+        "uint32 TIFF"
+    )

@@ -1,0 +1,100 @@
+"""Post-processing fitted to a trained run: the last step of its training."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+
+from histojax.cli import say
+from histojax.data import degradation
+from histojax.data.pairs import image_pair
+from histojax.imaging import writers
+from histojax.inference import labeling, tiled
+from histojax.metrics import instances
+from histojax.nuclei import fitting, postprocessing
+from histojax.runs import run_data, workdirs
+from histojax.stages.base import enhances, segments
+
+# The parameters that are fitted, in this order, and the values that are tried.
+GRID = {
+    "mask_threshold": (0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7),
+    "marker_threshold": (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "marker_peak": (0.0, 0.5, 0.6, 0.7, 0.8, 0.9),
+    "min_marker": (4, 8, 16, 32),
+    "min_area": (20, 30, 50, 80),
+    "min_unmarked": (30, 60, 120, 240),
+    "min_mask": (20, 50, 80),
+    "distance_weight": (0.0, 1.0, 10.0),
+    "contour_weight": (0.0, 1.0, 10.0),
+}
+# Images of the val split that are labelled, each some tens of times.
+_MOST_IMAGES = 24
+
+
+def fitted_grid(
+    parameters: postprocessing.Parameters, heads: Sequence[str]
+) -> dict[str, tuple[float, ...]]:
+    """The part of `GRID` that fits a network's heads and the kind of its parameters."""
+    known = {field.name for field in dataclasses.fields(parameters)}
+    for head in ("distance", "contour"):
+        if head not in heads:
+            known.discard(f"{head}_weight")
+    return {name: values for name, values in GRID.items() if name in known}
+
+
+def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
+    """Fits a run's post-processing to its val split, by AJI, and writes it to the workdir.
+
+    A run without markers, one whose `instances.fit` is off, and a checkpoint that has been fitted
+    are left as they are.
+
+    Args:
+        run: of a workdir, with a segmenter.
+
+    Returns:
+        The run's parameters; None where it has no markers.
+
+    Raises:
+        UserError: a parameter of the config breaks its rule, or the disk refuses.
+    """
+    stage, config = run.stage, run.config
+    assert segments(stage)
+    start = labeling.parameters_of(run)
+    if start is None or not config.instances.fit:
+        return start
+    known = labeling.fitted_parameters(run)
+    if known is not None:
+        return known
+    source = run_data.open_split(config, "val", fields=("instances",))
+    recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
+    network = tiled.predictor(run)
+    maps, truths = [], []
+    count = min(len(source), _MOST_IMAGES)
+    say(f"{config.name}: fitting the post-processing to {count} images of the val split")
+    for index in range(count):
+        hr, lr, truth = image_pair(source[index], recipe, config.seed)
+        assert truth is not None  # the source was opened for its instances
+        found = network(lr if enhances(stage) else hr)
+        maps.append({head: found[head][..., 0] for head in postprocessing.MAPS if head in found})
+        truths.append(truth)
+    best, tried = fitting.fit_thresholds(
+        maps,
+        truths,
+        fitted_grid(start, stage.segmenter.heads),
+        start=start,
+        label=postprocessing.label,
+        score=lambda labels, truth: instances.aji(instances.overlap_table(labels, truth)),
+    )
+    writers.write_json(
+        workdirs.stage_folder(run.workdir) / labeling.FILE,
+        {
+            "checkpoint": labeling.checkpoint_of(run),
+            "kind": postprocessing.kind_of(best),
+            "parameters": dataclasses.asdict(best),
+            "aji": max(score for _, score in tried),
+            "aji_before": tried[0][1],
+            "tried": len(tried),
+            "images": list(source.names[:count]),
+        },
+    )
+    return best

@@ -1,0 +1,225 @@
+"""USE-Net's network: a U-Net whose way down is a ResNet, with several maps at its end.
+
+Rahmon, Toubal and Palaniappan 2021 as they coded it, with SE-ResNet-50, two heads and
+`resizing="align_corners"`: 35,037,186 parameters. B batch, H and W pixels, C channels; level l
+lies at 1 / 2^(l + 1) of the size.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from histojax.checks import Rule, check, one_of
+from histojax.models import resnet
+from histojax.models.layers import Conv, full_precision
+from histojax.models.resizing import pixel_shuffle, upsample
+from histojax.models.segmenters import frame
+from histojax.models.segmenters.unet import DoubleConv
+from histojax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
+
+RESIZINGS = {"half_pixel": "bilinear", "align_corners": "bilinear_align_corners"}
+_RULES = {
+    "resizing": one_of(RESIZINGS),
+    "blocks": Rule(
+        "has stages without a block: each has at least 1", lambda b: min(b, default=1) >= 1
+    ),
+    "heads": Rule(
+        "has to name at least one map, and none twice",
+        lambda heads: bool(heads) and len(set(heads)) == len(heads),
+    ),
+}
+
+
+class SEUNet(nn.Module):
+    """RGB to several logits a pixel at the same size.
+
+    A level of the decoder enlarges twice, concatenates the encoder's map and convolves twice.
+
+    Tiles agree with the whole image only where `exact_tiles` is true: squeeze-and-excitation takes
+    means over the window, and align_corners resizing depends on the position in the window.
+
+    Attributes:
+      encoder: "se_resnet50", "resnet50", "se_resnet18" or "resnet18".
+      blocks: blocks of each of the encoder's stages; empty takes the encoder's own. Their number
+        may be other than 4, and that of `decoder_features` with it.
+      width: channels of the encoder's first stage (see `resnet.ResNet`).
+      se_reduction: channels for one of the hidden layer of squeeze-and-excitation.
+      se_bias: biases in its two layers, as timm's weights have them; the source has none.
+      decoder_features: channels of the decoder's levels, deepest first, one for each stage and one
+        for the full size. Without the last, the decoder ends at half the size and the head's
+        pixel shuffle restores the full one.
+      stem_skip: channels of two 3x3 convolutions on the image, concatenated at the decoder's level
+        of full size; 0 leaves them out, as the source codes it (its figure has a skip there).
+      resizing: "half_pixel", or the source's "align_corners", under which tiles are not exact.
+      heads: names of the maps, in the order of the logits.
+      dropout: rate before the head.
+      imagenet_input: normalises the image by ImageNet's mean and deviation, as pretrained weights
+        expect; the source feeds them [0, 1].
+      bn_axis_name: device axis over which batch statistics are averaged.
+      dtype: computation dtype; parameters and logits are float32.
+    """
+
+    encoder: str = "se_resnet50"
+    blocks: tuple[int, ...] = ()
+    width: int = 64
+    se_reduction: int = 16
+    se_bias: bool = False
+    decoder_features: tuple[int, ...] = (256, 128, 64, 32, 16)
+    stem_skip: int = 0
+    resizing: str = "half_pixel"
+    heads: tuple[str, ...] = ("mask", "marker")
+    dropout: float = 0.0
+    imagenet_input: bool = False
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @property
+    def _stages(self) -> tuple[int, ...]:
+        return self.blocks or resnet.kind(self.encoder).blocks
+
+    @property
+    def _full_size(self) -> bool:
+        # Whether the decoder has a level of the image's size.
+        return len(self.decoder_features) > self.depth
+
+    @property
+    def depth(self) -> int:
+        """Number of the deepest level."""
+        return len(self._stages)
+
+    @property
+    def stride(self) -> int:
+        """Input pixels to which image sizes and window origins must be aligned."""
+        return 2 ** (self.depth + 1)
+
+    @property
+    def exact_tiles(self) -> bool:
+        """Whether tiles with the halo agree with the whole image."""
+        pools = resnet.kind(self.encoder).squeeze_excitation
+        return self.resizing == "half_pixel" and not pools
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in input pixels, worst over the phases, rounded up to stride.
+
+        Of the convolutions; squeeze-and-excitation sees the whole window.
+        """
+        return frame.halo(self.stride, self._field)
+
+    def _field(self, pixel: int) -> tuple[int, int]:
+        # First and last input pixel that the output pixel depends on, walked from the end. Both
+        # resizings read the same two pixels.
+        low = high = pixel if self._full_size else pixel // 2
+        low, high = low - 1, high + 1
+        image = (pixel, pixel)
+        if self._full_size:
+            low, high = low - 2, high + 2
+            if self.stem_skip:
+                image = (low - 2, high + 2)
+            low, high = (low - 1) // 2, (high + 1) // 2
+        needed = []
+        for _ in range(self.depth):
+            low, high = low - 2, high + 2
+            needed.append((low, high))
+            low, high = (low - 1) // 2, (high + 1) // 2
+        needed.append((low, high))
+        low, high = resnet.field(self._stages, resnet.kind(self.encoder).bottleneck, needed)
+        return min(low, image[0]), max(high, image[1])
+
+    @nn.nowrap
+    def encoder_module(self) -> resnet.ResNet:
+        """The encoder by itself; its variables lie under "trunk" of this network's."""
+        return resnet.ResNet(
+            kind=self.encoder,
+            blocks=self.blocks,
+            width=self.width,
+            se_reduction=self.se_reduction,
+            se_bias=self.se_bias,
+            bn_axis_name=self.bn_axis_name,
+            dtype=self.dtype,
+        )
+
+    def setup(self) -> None:
+        self._check()
+        self.trunk = self.encoder_module()
+        names = [f"decoder_{n}" for n in reversed(range(self.depth))]
+        if self._full_size:
+            names.append("decoder_full")
+        self.decoder = [
+            DoubleConv(w, "batch", self.bn_axis_name, self.dtype, use_bias=True, name=name)
+            for w, name in zip(self.decoder_features, names, strict=True)
+        ]
+        if self.stem_skip:
+            self.image_skip = DoubleConv(self.stem_skip, "batch", self.bn_axis_name, self.dtype)
+        self.drop = nn.Dropout(self.dropout)
+        self.head = Conv(
+            len(self.heads) * (1 if self._full_size else 4),
+            dtype=jnp.promote_types(self.dtype, jnp.float32),
+        )
+
+    def _check(self) -> None:
+        resnet.kind(self.encoder)
+        check(vars(self), _RULES, error=ValueError)
+        if len(self.decoder_features) not in (self.depth, self.depth + 1):
+            raise ValueError(
+                f"decoder_features={self.decoder_features} has to have {self.depth + 1} widths for "
+                f"an encoder of {self.depth} stages, or {self.depth} to end at half the size"
+            )
+        if self.stem_skip < 0 or (self.stem_skip and not self._full_size):
+            raise ValueError(
+                f"stem_skip={self.stem_skip} has to be 0, or above 0 with a level of full size: "
+                f"{self.depth + 1} decoder_features"
+            )
+
+    def encode(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
+        """The encoder's feature maps, "level0" (the stem's) ... "level<stages>".
+
+        Args:
+          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
+          train: whether batch statistics are used and updated.
+
+        Returns:
+          {"level0": (B, H / 2, W / 2, width), "level<l>": (B, H / 2^(l + 1), W / 2^(l + 1),
+          width 2^(l - 1))}, four times the channels from level1 on in a ResNet-50.
+
+        Raises:
+          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+        """
+        frame.check_size(x, self.stride)
+        maps = self.trunk(self._pixels(x), train=train)
+        return {f"level{n}": found for n, found in enumerate(maps)}
+
+    def _pixels(self, x: jax.Array) -> jax.Array:
+        if self.imagenet_input:
+            x = (x - jnp.array(IMAGENET_MEAN, x.dtype)) / jnp.array(IMAGENET_STD, x.dtype)
+        return x.astype(self.dtype)
+
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Segments images.
+
+        Args:
+          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
+          train: whether dropout acts (rng "dropout") and batch statistics are updated.
+
+        Returns:
+          Logits (B, H, W, heads) in the order of `heads`, float32.
+
+        Raises:
+          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+        """
+        levels = self.encode(x, train=train)
+        skips: list[jax.Array | None] = [levels[f"level{n}"] for n in reversed(range(self.depth))]
+        if self._full_size:
+            image = self._pixels(x)
+            skips.append(self.image_skip(image, train=train) if self.stem_skip else None)
+        y = levels[f"level{self.depth}"]
+        for block, skip in zip(self.decoder, skips, strict=True):
+            y = upsample(y, 2, RESIZINGS[self.resizing])
+            y = block(y if skip is None else jnp.concatenate([y, skip], -1), train=train)
+        y = self.drop(full_precision(y), deterministic=not train)
+        logits = self.head(y)
+        return logits if self._full_size else pixel_shuffle(logits, 2)

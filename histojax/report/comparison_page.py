@@ -1,0 +1,133 @@
+"""The report.html that compares several runs, from the content of comparison.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from histojax.report import curves, document, table
+from histojax.report.charts import Chart
+from histojax.report.table import Cell, Column, Table, count_text, finite
+
+# Row -> the row that it is read against, which belongs to no run.
+BASELINES = {"sr": "bicubic", "hr_to_s": "otsu"}
+_ROWS = {
+    "sr": "Enhanced image",
+    "sr_to_s": "Nuclei in the enhanced image",
+    "bicubic_to_s": "Nuclei in the bicubic image",
+    "hr_to_s": "Nuclei in the real image",
+}
+_DETAIL = "the windows with most detail, alike for all."
+
+
+def row_title(row: str) -> str:
+    """What the scores of a row are of; rows of earlier stages have the stages' names."""
+    if row in _ROWS:
+        return _ROWS[row]
+    images, _, segmenter = row.partition("_to_")
+    if not segmenter:
+        return f"Image enhanced by the {images} stage"
+    seen = {"bicubic": "bicubic", "hr": "real", "sr": "enhanced"}.get(images, f"{images} stage's")
+    own = "" if segmenter == "s" else f", by the {segmenter} stage"
+    return f"Nuclei in the {seen} image{own}"
+
+
+def write(path: Path, result: Mapping[str, Any], folders: Mapping[str, Mapping[str, Path]]) -> None:
+    """Writes the page.
+
+    Args:
+        path: final name; the paths of the pictures start from its folder.
+        result: as `histojax.evaluation.comparison.compare` returns it.
+        folders: label -> stage's name -> its folder with metrics.jsonl; the last stage is the
+            run's own.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    data, runs, against = result["data"], result["runs"], result["against"]
+    names = ", ".join(run["label"] for run in runs)
+    pictures = []
+    for place in (path.parent / name for name in result["pictures"]):
+        picture = document.read_picture(place, f"{place.stem}: {_DETAIL}")
+        pictures.append(picture or f"{place.name} cannot be read as a picture.")
+    shown = {name: data[name] for name in ("source", "split", "images", "fingerprint", "scale")}
+    document.write(
+        path,
+        "comparison",
+        title=f"histojax: {len(runs)} runs compared",
+        footer="Made by histojax; the numbers are in comparison.json and comparison.csv.",
+        pictures=[picture for picture in pictures if isinstance(picture, document.Picture)],
+        lead=f"{names}, scored on the same {data['images']:,} images of the {data['split']} split; "
+        f"differences are from {against}.",
+        notes=result["notes"],
+        repeat=result["command"],
+        scores=_scores(result),
+        test=result["test"],
+        shown=pictures,
+        curves=_curves(folders, {run["stage"] for run in runs}),
+        runs=_runs(runs),
+        configs={run["label"]: run["differs_in"] for run in runs[1:]},
+        against=against,
+        data={**shown, "seed": data["seed"], "degradation": data["degradation"]["name"]},
+    )
+
+
+def _scores(result: Mapping[str, Any]) -> list[Table]:
+    """A table of means for each row, followed by one of differences from the first run."""
+    # A run may have the name of its baseline, so the rows of a table have keys of their own.
+    keys = {run["label"]: f"run {number}" for number, run in enumerate(result["runs"])}
+    labels = {key: label for label, key in keys.items()}
+    tables = []
+    for row, metrics in result["scores"].items():
+        baseline = BASELINES.get(row, "")
+        scores, differences = {}, {}
+        for metric, by_run in metrics.items():
+            entry = result["baselines"].get(row, {}).get(metric)
+            scores[metric] = {baseline: entry} if entry else {}
+            scores[metric] |= {keys[label]: entry for label, entry in by_run.items()}
+        for metric, by_run in result["differences"].get(row, {}).items():
+            differences[metric] = {keys[label]: entry for label, entry in by_run.items()}
+        names = {baseline: table.row_label(baseline), **labels}
+        title = row_title(row)
+        tables.append(table.score_table(scores, caption=title, labels=names))
+        caption = f"{title}: difference from {result['against']}"
+        tables.append(table.score_table(differences, caption=caption, labels=names, signed=True))
+    return tables
+
+
+def _curves(folders: Mapping[str, Mapping[str, Path]], kinds: set[str]) -> dict[str, list[Chart]]:
+    """Heading -> charts of the runs' last stages, then of the earlier stages that they share."""
+    lasts = {label: list(stages)[-1] for label, stages in folders.items()}
+    groups = {"": {label: folders[label][last] for label, last in lasts.items()}}
+    for stage in (s for label, stages in folders.items() for s in stages if s != lasts[label]):
+        having = {label: stages[stage] for label, stages in folders.items() if stage in stages}
+        groups[f"Stage {stage}, "] = having
+    found = {}
+    for before, group in groups.items():
+        runs = {label: _read(folder) for label, folder in group.items()}
+        for by_time, heading in ((False, "by step"), (True, "by training time")):
+            loss = bool(before) or len(kinds) == 1
+            charts = curves.overlaid(runs, loss=loss, by_time=by_time) if len(runs) > 1 else []
+            if charts:
+                found[before + heading if before else heading.capitalize()] = charts
+    return found
+
+
+def _read(folder: Path) -> curves.Curves:
+    try:
+        return curves.read_curves(folder)[0]
+    except (OSError, ValueError):
+        return {}
+
+
+def _runs(runs: list[Mapping[str, Any]]) -> Table:
+    rows = []
+    for run in runs:
+        seconds = finite(run["seconds"])
+        minutes = table.MISSING if seconds is None else f"{seconds / 60:,.1f}"
+        counts = (count_text(run["steps"]), count_text(run["checkpoint_step"]), minutes)
+        values = (run["stage"], *counts, count_text(run["parameters"]))
+        rows.append(table.Row(run["label"], [Cell(value) for value in values], run["workdir"]))
+    titles = ("last stage", "steps", "best at step", "minutes", "parameters")
+    return Table("run", [Column(title) for title in titles], rows)

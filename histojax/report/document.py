@@ -1,0 +1,185 @@
+"""Self-contained HTML documents from templates: style inside, pictures as data, no scripts."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import functools
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import PIL.Image
+
+from histojax.files import atomic_path
+from histojax.imaging.figures import Sheet, read_sheet
+
+if TYPE_CHECKING:
+    import jinja2
+
+# base64 adds a third: pictures of this many bytes keep a page below six megabytes.
+PICTURE_BYTES = 4_000_000
+# (widest picture in px, JPEG quality), tried in order until all pictures fit.
+_QUALITIES = ((1600, 90), (1400, 85), (1200, 80), (900, 72), (700, 60))
+
+
+@dataclasses.dataclass
+class Picture:
+    """A picture of a page.
+
+    Attributes:
+        caption: plain text below it.
+        image: uint8 (H, W, 3).
+        legend: meaning -> colour "#rrggbb".
+        size: (width, height) in the page, px; set by `encode`.
+        data: JPEG in base64, set by `encode`; "" where the page has no room for it.
+    """
+
+    caption: str
+    image: np.ndarray
+    legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    size: tuple[int, int] = (0, 0)
+    data: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class Section:
+    """A part of a page without a template of its own; empty parts are left out.
+
+    Attributes:
+        heading: plain text.
+        text: shown as it is, in a font of fixed width.
+        tables: of `histojax.report.table.Table`.
+        charts: of `histojax.report.charts.Chart`; None is skipped.
+        entries: names and values.
+        pictures: in order.
+    """
+
+    heading: str
+    text: str = ""
+    tables: Sequence[Any] = ()
+    charts: Sequence[Any] = ()
+    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    pictures: Sequence[Picture] = ()
+
+
+def write(
+    path: str | Path,
+    template: str,
+    *,
+    title: str,
+    pictures: Sequence[Picture] = (),
+    footer: str = "Made by histojax.",
+    **content: Any,
+) -> None:
+    """Writes one HTML file that needs no other.
+
+    Args:
+        path: final name; its folder is made.
+        template: name of a file in templates/, without its ending.
+        title: the page's name and first heading.
+        pictures: all that the content holds, the most important first.
+        footer: plain text at the end.
+        content: variables of the template.
+
+    Raises:
+        UserError: the disk refuses.
+    """
+    encode(pictures)
+    headings: list[str] = []
+    content = {"title": title, "footer": footer, "headings": headings, **content}
+    body = _environment().get_template(f"{template}.html").render(content)
+    page = _environment().get_template("page.html").render(content, body=body)
+    with atomic_path(path) as unfinished:
+        unfinished.write_text(page, encoding="utf-8")
+
+
+def write_sections(
+    path: str | Path, *, title: str, lead: str = "", sections: Sequence[Section]
+) -> None:
+    """Writes a page of sections alone, as `write` does."""
+    pictures = [picture for section in sections for picture in section.pictures]
+    write(path, "sections", title=title, pictures=pictures, lead=lead, sections=sections)
+
+
+def printable(value: object) -> str:
+    """Any value as text; characters that a page cannot hold become replacement characters."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+
+
+def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
+    """Encodes pictures to fit together into `limit` bytes.
+
+    Size and quality fall for all alike. What does not fit at the lowest is left out, from the last.
+    """
+    encoded: list[tuple[bytes, tuple[int, int]]] = []
+    for widest, quality in _QUALITIES:
+        encoded = [_jpeg(picture.image, widest, quality) for picture in pictures]
+        if sum(len(data) for data, _ in encoded) <= limit:
+            break
+    for picture, (data, size) in zip(pictures, encoded, strict=True):
+        limit -= len(data)
+        picture.size = size
+        picture.data = base64.b64encode(data).decode() if limit >= 0 else ""
+
+
+def read_picture(path: Path, caption: str) -> Picture | None:
+    """A sheet with its own captions added to `caption`; None where it is no readable image."""
+    read = _read(path)
+    if read is None:
+        return None
+    sheet, pixels = read
+    if sheet.captions:
+        rows = "; then ".join(" | ".join(row) for row in sheet.captions)
+        caption += f" Left to right: {rows}."
+    return Picture(caption, pixels, sheet.legend)
+
+
+def read_focus(path: Path, caption: str) -> Picture | None:
+    """The parts of a sheet that change during training, side by side; None if it names none."""
+    sheet, pixels = _read(path) or (Sheet(), np.empty((0, 0, 3)))
+    parts = [pixels[y : y + height, x : x + width] for x, y, width, height in sheet.focus]
+    if not parts or len({part.shape[0] for part in parts}) != 1 or not all(p.size for p in parts):
+        return None
+    gap = np.full((parts[0].shape[0], 4, 3), 255, np.uint8)
+    images = [piece for part in parts for piece in (gap, part)][1:]
+    return Picture(caption, np.concatenate(images, axis=1))
+
+
+def _read(path: Path) -> tuple[Sheet, np.ndarray] | None:
+    try:
+        with PIL.Image.open(path) as image:
+            return read_sheet(image), np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        return None
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    import jinja2
+    from markupsafe import Markup
+
+    return jinja2.Environment(
+        loader=jinja2.PackageLoader("histojax.report"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: value if isinstance(value, Markup) else printable(value),
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _jpeg(image: np.ndarray, widest: int, quality: int) -> tuple[bytes, tuple[int, int]]:
+    picture = PIL.Image.fromarray(image)
+    if picture.width > widest:
+        height = max(1, round(picture.height * widest / picture.width))
+        picture = picture.resize((widest, height), PIL.Image.Resampling.LANCZOS)
+    stream = io.BytesIO()
+    # Contours are one pixel wide: halved chroma would smear them.
+    picture.save(stream, format="JPEG", quality=quality, subsampling=0)
+    return stream.getvalue(), picture.size

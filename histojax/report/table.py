@@ -1,0 +1,281 @@
+"""Tables of scores: one model behind every page, and behind a terminal.
+
+The key of a score is <metric>_<row>, e.g. psnr_rgb_bicubic or dice_sr_to_s; `metrics.registry` has
+the title, unit, decimals and direction of its metric.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from histojax.metrics import registry
+from histojax.metrics.registry import Metric
+
+MISSING = "–"
+# {"mean", "low", "high", "n", "left_out"}, of which any may be absent or None.
+Entry = Mapping[str, Any]
+
+_LABELS = {"": "this run", "bicubic": "bicubic", "otsu": "Otsu on haematoxylin"}
+_IMAGES = {"s": "S", "hr": "HR", "sr": "SR", "lr": "LR"}
+# Rows that read the real high-resolution image; they bound the others and do not compete.
+_REFERENCES = ("otsu", "hr")
+
+
+@dataclasses.dataclass(frozen=True)
+class Column:
+    """A heading; `higher_is_better` is None where no value is the best."""
+
+    title: str
+    unit: str = ""
+    higher_is_better: bool | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Cell:
+    """A value, with lines of small print below it and a note for the pointer."""
+
+    value: str = MISSING
+    small: Sequence[str] = ()
+    note: str = ""
+    best: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A name and its cells; a reference is in italics."""
+
+    name: str
+    cells: Sequence[Cell]
+    note: str = ""
+    reference: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Table:
+    """Rows of values below columns; `corner` is the heading of the rows' names."""
+
+    corner: str
+    columns: Sequence[Column]
+    rows: Sequence[Row]
+    caption: str = ""
+
+    def text(self) -> str:
+        """The values in aligned columns, for a terminal."""
+        lines = [[self.corner, *(column.title for column in self.columns)]]
+        lines += [[row.name, *(cell.value for cell in row.cells)] for row in self.rows]
+        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+        return "\n".join(
+            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
+            for line in lines
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Scores:
+    """Scores by metric and row: of enhanced images, of masks, and those of no known metric."""
+
+    images: Mapping[str, Mapping[str, Entry]]
+    masks: Mapping[str, Mapping[str, Entry]]
+    others: Mapping[str, Entry]
+
+
+def parse(metrics: Mapping[str, Any]) -> Scores:
+    """Sorts {key: entry, number or None} by metric and row."""
+    found: dict[str, dict[str, Entry]] = {}
+    others: dict[str, Entry] = {}
+    for key, split in registry.split_keys(metrics).items():
+        value = metrics[key]
+        entry = value if isinstance(value, Mapping) else {"mean": value}
+        if split is None:
+            others[key] = entry
+        else:
+            found.setdefault(split[0], {})[split[1]] = entry
+    order = list(registry.METRICS)
+    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
+    images = [name for name in names if describe(name).group == "image"]
+    return Scores(
+        {name: found[name] for name in images},
+        {name: found[name] for name in names if name not in images},
+        others,
+    )
+
+
+def describe(name: str) -> Metric:
+    """How a metric is shown; one that is not registered by its own name."""
+    return registry.metric(name) or Metric(name, name, "image")
+
+
+def row_label(row: str) -> str:
+    """The name of a row for readers: sr_to_s -> SR → S."""
+    if row in _LABELS:
+        return _LABELS[row]
+    return " → ".join(_IMAGES.get(part, part) for part in row.split("_to_"))
+
+
+def is_reference(row: str) -> bool:
+    """Whether a row reads the real high-resolution image."""
+    return row.split("_")[0] in _REFERENCES
+
+
+def finite(value: Any) -> float | None:
+    """A finite number; None for null, NaN, an infinity or another type."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        return None
+    return float(value)
+
+
+def score_text(value: Any, metric: Metric, *, signed: bool = False) -> str:
+    """A score in the decimals of its metric; a dash where there is none."""
+    number = finite(value)
+    if number is None:
+        return MISSING
+    small = 0 < abs(number) < 0.5 * 10.0**-metric.decimals
+    digits = f"{abs(number):.1e}" if small else f"{abs(number):.{metric.decimals}f}"
+    return ("−" if number < 0 else "+" if signed and number > 0 else "") + digits
+
+
+def number_text(value: Any) -> str:
+    """A number in about four significant digits: 0.01235, 27.31, 1,235, 1.2e-06."""
+    number = finite(value)
+    if number is None:
+        return MISSING
+    if number != 0 and not 1e-4 <= abs(number) < 1e7:
+        return f"{number:.3g}"
+    return f"{number:,.0f}" if abs(number) >= 1000 else f"{number:.4g}"
+
+
+def count_text(value: Any) -> str:
+    """A whole number with its thousands set off."""
+    number = finite(value)
+    return MISSING if number is None else f"{number:,.0f}"
+
+
+def p_text(p: Any) -> str:
+    """A p in three decimals, or "< 0.001"."""
+    value = finite(p)
+    if value is None:
+        return MISSING
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def best(means: Mapping[str, Any], metric: Metric) -> set[str]:
+    """The names with the best value as it is shown; none where fewer than two compete."""
+    rivals = {name: value for name, mean in means.items() if (value := finite(mean)) is not None}
+    if len(rivals) < 2:
+        return set()
+    shown = score_text((max if metric.higher_is_better else min)(rivals.values()), metric)
+    return {name for name, value in rivals.items() if score_text(value, metric) == shown}
+
+
+def best_rows(by_row: Mapping[str, Entry], metric: Metric) -> set[str]:
+    """The rows with the best mean; references compete only where a metric has no other rows."""
+    means = {row: entry.get("mean") for row, entry in by_row.items()}
+    return best({row: m for row, m in means.items() if not is_reference(row)} or means, metric)
+
+
+def column(metric: Metric, row: str = "") -> Column:
+    """The heading of a metric, or of its scores in one row."""
+    title = f"{metric.title}, {row_label(row)}" if row else metric.title
+    return Column(title, metric.unit, metric.higher_is_better)
+
+
+def score_table(
+    scores: Mapping[str, Mapping[str, Entry]],
+    *,
+    caption: str,
+    labels: Mapping[str, str] | None = None,
+    signed: bool = False,
+) -> Table:
+    """Rows and metrics with their intervals, the best of each metric marked.
+
+    Args:
+        scores: metric -> row -> entry; a "p" in an entry is shown.
+        caption: above the table.
+        labels: row -> name, where the rows are runs.
+        signed: whether the entries are differences, of which none is the best.
+    """
+    rows = sorted(dict.fromkeys(row for by_row in scores.values() for row in by_row), key=_rank)
+    references = {row for row in rows if is_reference(row)}
+    if len(references) == len(rows):
+        references = set()
+    marked = {
+        name: set() if signed else best_rows(by_row, describe(name))
+        for name, by_row in scores.items()
+    }
+    return Table(
+        "run" if labels else "method",
+        [column(describe(name)) for name in scores],
+        [
+            Row(
+                (labels or {}).get(row) or row_label(row),
+                [
+                    _cell(by_row.get(row, {}), describe(name), signed, row in marked[name])
+                    for name, by_row in scores.items()
+                ],
+                "reads the real image" if row in references else "",
+                row in references,
+            )
+            for row in rows
+        ],
+        caption,
+    )
+
+
+def difference_table(differences: Mapping[str, Any]) -> Table:
+    """A row for each of {"key - key": entry}, with a verdict on the sign."""
+    rows = []
+    for name, value in differences.items():
+        entry = value if isinstance(value, Mapping) else {"mean": value}
+        one, _, other = name.partition(" - ")
+        first, second = registry.split_key(one), registry.split_key(other)
+        metric, label = describe(first[0] if first else name), name
+        if first and second and first[0] == second[0]:
+            label = f"{metric.title}: {row_label(first[1])} − {row_label(second[1])}"
+        mean, low, high = interval_texts(entry, metric, signed=True)
+        verdict = MISSING
+        if MISSING not in (low, high):
+            verdict = "clear of 0" if entry["low"] > 0 or entry["high"] < 0 else "not clear of 0"
+        cells = (f"{mean} {metric.unit}", f"{low} to {high}", count_text(entry.get("n")), verdict)
+        rows.append(Row(label, [Cell(cell) for cell in cells]))
+    titles = ("mean", "95 % interval", "images", "sign")
+    caption = "Paired differences over the same images"
+    return Table("difference", [Column(title) for title in titles], rows, caption)
+
+
+def other_table(others: Mapping[str, Entry]) -> Table:
+    """Scores whose keys name no known metric."""
+    rows = []
+    for key, entry in others.items():
+        mean, low, high = (number_text(entry.get(field)) for field in ("mean", "low", "high"))
+        rows.append(Row(key, [Cell(mean), Cell(f"{low} to {high}")]))
+    columns = [Column("mean"), Column("95 % interval")]
+    return Table("name", columns, rows, "Other measurements")
+
+
+def _rank(row: str) -> int:
+    """Baselines first, then rows of the run as they come, the real image last."""
+    if row == "otsu":
+        return 0
+    return 1 if row.startswith("bicubic") else 3 if is_reference(row) else 2
+
+
+def interval_texts(entry: Entry, metric: Metric, *, signed: bool) -> list[str]:
+    """Mean, low and high of an entry."""
+    fields = ("mean", "low", "high")
+    return [score_text(entry.get(field), metric, signed=signed) for field in fields]
+
+
+def _cell(entry: Entry, metric: Metric, signed: bool, best: bool) -> Cell:
+    mean, low, high = interval_texts(entry, metric, signed=signed)
+    if mean == MISSING:
+        return Cell()
+    small = [f"{low} {'to' if signed else '–'} {high}"] if MISSING not in (low, high) else []
+    if "p" in entry:
+        small.append(f"p {p_text(entry['p'])}")
+    note = f"{count_text(entry.get('n'))} images"
+    if entry.get("left_out"):
+        note += f", {count_text(entry['left_out'])} without a finite score left out"
+    return Cell(mean, small, note, best)

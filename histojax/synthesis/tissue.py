@@ -1,0 +1,243 @@
+"""Tissue for masks of any size, by a trained pyramid, tile by tile without seams.
+
+Each scale's noise is a function of the seed and of a pixel's place, and tiles are read with the
+margin that the networks depend on: tiles agree with the whole image, whatever their size. The
+built-in tissue of pyramid.base='tissue' is drawn whole.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from histojax.components import palette
+from histojax.components.images import quantize
+from histojax.errors import UserError
+from histojax.imaging import tiling
+from histojax.nuclei import targets
+from histojax.runs import run_data, workdirs
+from histojax.stages.pyramid import Pyramid
+from histojax.synthesis import builtin
+from histojax.synthesis.builtin import Seed
+
+# Noise is drawn in squares of so many px of its scale.
+_SQUARE = 128
+# --looks=own: the tissue of pyramid.base='tissue' keeps the colours that it was drawn in.
+OWN = "own"
+
+
+@functools.lru_cache(maxsize=256)
+def _square(seed: Seed, scale: int, row: int, column: int) -> np.ndarray:
+    rng = np.random.default_rng((*seed, scale, row, column))
+    return rng.standard_normal((_SQUARE, _SQUARE), dtype=np.float32)
+
+
+def noise(seed: Seed, scale: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+    """Noise of variance 1 at px y ... y + height - 1 and x ... of a scale, float32 (height, width).
+
+    Args:
+        seed: of the image, numbers of 0 or more.
+        scale: number of the scale.
+        y, x: 0 or more.
+        height, width: above 0.
+    """
+    rows = range(y // _SQUARE, (y + height - 1) // _SQUARE + 1)
+    columns = range(x // _SQUARE, (x + width - 1) // _SQUARE + 1)
+    field = np.block([[_square(seed, scale, row, column) for column in columns] for row in rows])
+    top, left = y - rows[0] * _SQUARE, x - columns[0] * _SQUARE
+    return field[top : top + height, left : left + width]
+
+
+class Conditions:
+    """The inputs of an image, read by region: labels, the noise of each scale, built-in tissue.
+
+    A px of a scale that is f times coarser fills f x f px, so that every f-th px holds noise in the
+    mirrored border of the image too.
+    """
+
+    def __init__(
+        self,
+        labels: np.ndarray,
+        factors: tuple[int, ...],
+        seed: Seed,
+        tissue: np.ndarray | None = None,
+    ):
+        """Draws nothing yet.
+
+        Args:
+            labels: integer (H, W), the number of each pixel's label.
+            factors: px of the image for one px of each scale.
+            seed: of the noise, numbers of 0 or more.
+            tissue: uint8 (H, W, 3) of pyramid.base='tissue'.
+        """
+        self._labels, self._factors, self._seed = labels, factors, seed
+        self._tissue = tissue
+        self.height, self.width = labels.shape
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """float32 (height, width, 1 + scales), and 3 more channels of tissue in [0, 1]."""
+        scales = len(self._factors)
+        out = np.zeros((height, width, 1 + scales + 3 * (self._tissue is not None)), np.float32)
+        if self._tissue is not None:
+            out[..., 1 + scales :] = self._tissue[y : y + height, x : x + width] / np.float32(255)
+        out[..., 0] = self._labels[y : y + height, x : x + width]
+        for k, f in enumerate(self._factors):
+            rows, columns = np.arange(y, y + height) // f, np.arange(x, x + width) // f
+            size = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
+            drawn = noise(self._seed, k, int(rows[0]), int(columns[0]), *size)
+            out[..., 1 + k] = drawn[(rows - rows[0])[:, None], columns - columns[0]]
+        return out
+
+
+class Synthesizer:
+    """A run's pyramid, ready to make images for masks.
+
+    Attributes:
+        stage: the pyramid.
+        palette: looks that the colours of an image are drawn from; see `components.palette`.
+        mpp: micrometres per pixel of the images, None where unknown.
+        classes: names of the mask's values where the pyramid knows classes, else None.
+        tile: largest tile, px.
+    """
+
+    def __init__(self, run: workdirs.Run, looks: str = "", *, tile: int = 512):
+        """Checks the run; the network is compiled with the first image.
+
+        Args:
+            run: of a pyramid.
+            looks: SPEC of images with labels, given or predicted, whose colours are drawn; OWN: the
+                built-in tissue keeps its colours; empty: the colours of the training images.
+            tile: largest tile, px, which memory follows.
+
+        Raises:
+            UserError: for a run of another stage or of a lower scale, data that cannot be used, or
+                a pyramid without use for `looks`.
+        """
+        if not isinstance(run.stage, Pyramid):
+            raise UserError(
+                f"{run.workdir} is a run of stage {run.config.stage}, and tissue is synthesised by "
+                "one of stage pyramid: name that of configs/pyramid.py"
+            )
+        self.stage: Pyramid = run.stage
+        self.tile = tile
+        stage = self.stage
+        if stage.crop != stage.sizes[-1]:
+            raise UserError(
+                f"{run.workdir} is trained up to {stage.sizes[-1]} px of crops of {stage.crop} px: "
+                "name the run of the highest scale, which holds all of them"
+            )
+        self.palette = _palette(run, stage, looks) if looks else run.meta.get("palette") or []
+        self.mpp = run.meta["mpp_out"]
+        self.classes = run.meta["classes"] if stage.labels.kind == "classes" else None
+        self._contour_width = run.config.data.targets.contour_width
+        self._network = stage.synthesizer
+        factors = self._network.factors
+
+        @jax.jit
+        def apply(conditions: jax.Array, colors: jax.Array) -> dict[str, jax.Array]:
+            labels = jax.nn.one_hot(conditions[..., 0].astype(jnp.int32), stage.labels.count)
+            noises = [
+                conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k]
+                for k, f in enumerate(factors)
+            ]
+            colors = jnp.broadcast_to(colors, (len(labels), *colors.shape))
+            tissue = conditions[..., 1 + len(factors) :] if stage.base == "tissue" else None
+            return {"image": quantize(stage.generate(run.state, labels, noises, colors, tissue))}
+
+        self._apply = apply
+
+    def check(self, mask: np.ndarray, *, name: str) -> None:
+        """Checks that an image can be made for a mask.
+
+        Raises:
+            UserError: a mask without any label, smaller than the crops of the highest scale, with
+                values outside of the known classes, or with several nuclei under one label.
+        """
+        smallest, labels = self.stage.sizes[-1], self.stage.labels
+        if min(mask.shape) < smallest:
+            raise UserError(
+                f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the pyramid is "
+                f"trained on {smallest} on each side: give a larger one"
+            )
+        if not mask.any():
+            raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
+        if labels.kind != "classes":
+            builtin.check_separate(mask, name=name)
+        elif mask.max() >= labels.count or mask.min() < 0:
+            raise UserError(
+                f"the mask {name} has the label {int(mask.max())}, and the pyramid knows "
+                f"{labels.count} classes, 0 to {labels.count - 1}: renumber it"
+            )
+        if self.stage.base == "tissue":
+            builtin.check_longest(mask, name=name)
+
+    def labels_of(self, mask: np.ndarray) -> np.ndarray:
+        """The number of each pixel's label, uint8 (H, W): classes, or nuclei and their rims."""
+        if self.stage.labels.kind == "classes":
+            return mask.astype(np.uint8)
+        numbers = (mask > 0).astype(np.uint8)
+        if self.stage.labels.kind == "contour":
+            numbers[targets.contours(mask, width=self._contour_width) > 0] *= 2
+        return numbers
+
+    def image(self, mask: np.ndarray, *, seed: Seed, look: Seed | None = None) -> np.ndarray:
+        """An image, uint8 (H, W, 3), of a mask (H, W), instances or classes.
+
+        Args:
+            mask: one that `check` accepts, or a part of one.
+            seed: of noise, tissue and colours, numbers of 0 or more.
+            look: seed of the colours, where it is another.
+        """
+        tiles = self._tiles(mask, seed, look or seed)
+        return tiling.assemble(tiles, mask.shape[0], mask.shape[1])["image"]
+
+    def strips(self, mask: np.ndarray, seed: Seed) -> Iterator[np.ndarray]:
+        """What `image` makes, uint8 (h, W, 3) at a time from the top."""
+        for strip in tiling.strips(self._tiles(mask, seed, seed)):
+            yield strip.outputs["image"]
+
+    def _tiles(self, mask: np.ndarray, seed: Seed, look: Seed) -> Iterator[tiling.Tile]:
+        stage, network = self.stage, self._network
+        labels = self.labels_of(mask)
+        held = np.unique(labels).tolist()
+        colors = palette.draw(self.palette, stage.labels.count, held, look)
+        tissue = builtin.draw(mask, seed) if stage.base == "tissue" else None
+        if tissue is not None and self.palette:
+            # As in training, ground and nuclei as a whole get the colours.
+            tissue = palette.recolored(tissue, *palette.nuclei_as_one(labels, colors))
+        conditions = Conditions(labels, network.factors, seed, tissue)
+        halo, stride = network.halo, network.stride
+        core = tiling.core_size([labels.shape], halo=halo, stride=stride, largest=self.tile)
+        colored = functools.partial(self._apply, colors=colors)
+        return tiling.tiled(colored, conditions, core=core, halo=halo, stride=stride)
+
+
+def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look]:
+    """The looks of the images that --looks names; see `Synthesizer`."""
+    if looks == OWN and stage.base != "tissue":
+        raise UserError(
+            f"--looks={OWN} keeps the colours of built-in tissue: name a pyramid trained with "
+            "pyramid.base='tissue', or images"
+        )
+    if looks == OWN:
+        return []
+    if stage.base == "gray":
+        raise UserError(
+            f"{run.workdir} starts from grey and has no use for --looks={looks}: leave it out, or "
+            "name a pyramid trained with pyramid.base='colors'"
+        )
+    config = run_data.without_extra(run.config)
+    config.data.source = looks
+    fields = ("hr", *stage.labels.fields)
+    source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
+    known, count = run.config.pyramid.classes, len(source.classes)
+    if stage.labels.kind == "classes" and known != count:
+        raise UserError(
+            f"--looks={looks} has {count} classes, {', '.join(source.classes)}, and {run.workdir} "
+            f"knows {known}: name images with the same"
+        )
+    return stage.palette_of(source)

@@ -1,0 +1,101 @@
+import pathlib
+
+from histojax.evaluation import words
+
+
+def entry(mean, low=None, high=None, *, n=6, left_out=0):
+    return {"mean": mean, "low": low, "high": high, "n": n, "left_out": left_out}
+
+
+def chain():
+    """The rows of a chain in the order in which it is scored."""
+    metrics = {}
+    for row, psnr in {"bicubic": 27.02, "generator": 28.4, "joint": 28.314}.items():
+        metrics[f"psnr_rgb_{row}"] = entry(psnr)
+        metrics[f"psnr_y_{row}"] = entry(psnr + 1)
+    rows = ["otsu", "bicubic_to_s", "generator_to_s", "hr_to_s", "joint", "hr_to_joint"]
+    for number, row in enumerate(rows):
+        metrics[f"dice_{row}"] = entry(0.7 + number / 100)
+        metrics[f"aji_{row}"] = entry(0.5 + number / 100)
+        metrics[f"aji_plus_{row}"] = entry(0.4)
+    differences = {
+        "psnr_rgb_joint - psnr_rgb_bicubic": entry(1.294, 1.1, 1.48),
+        "dice_joint - dice_bicubic_to_s": entry(0.03, -0.0104, 0.0704),
+    }
+    return {"metrics": metrics, "differences": differences}
+
+
+def test_a_chain_is_told_by_its_last_stage_and_bicubic():
+    assert words.results(chain()) == [
+        "image: PSNR RGB 28.31 dB in the joint image, 27.02 dB in the bicubic image "
+        "(+1.29 dB, 95 % interval +1.10 to +1.48)",
+        "nuclei: Dice 0.740 in the joint image, 0.710 in the bicubic image "
+        "(+0.030, 95 % interval -0.010 to +0.070)",
+        "nuclei: AJI 0.540 in the joint image, 0.510 in the bicubic image",
+    ]
+
+
+def test_a_segmenter_is_told_by_the_real_image_and_otsu():
+    metrics = {"psnr_rgb_bicubic": entry(27.0)}
+    metrics |= {f"dice_{row}": entry(0.8) for row in ("otsu", "bicubic_to_s", "hr_to_s")}
+    assert words.results({"metrics": metrics, "differences": {}}) == [
+        "nuclei: Dice 0.800 in the real image, 0.800 by Otsu's threshold"
+    ]
+
+
+def test_a_run_without_a_baseline_is_told_alone():
+    metrics = {f"class_miou_pooled_{row}": entry(0.5) for row in ("bicubic_to_p", "hr_to_p")}
+    assert words.results({"metrics": metrics, "differences": {}}) == [
+        "classes: mean IoU of classes, pooled 0.500 in the real image"
+    ]
+    assert words.results({"metrics": {"psnr_rgb_bicubic": entry(27.0)}, "differences": {}}) == [
+        "image: PSNR RGB 27.00 dB in the bicubic image"
+    ]
+
+
+def test_glands_are_called_glands():
+    metrics = {f"{name}_hr_to_s": entry(0.5) for name in ("dice", "object_f1")}
+    metrics["object_hausdorff_hr_to_s"] = entry(12.34, n=4, left_out=2)
+    assert words.results({"metrics": metrics, "differences": {}}) == [
+        "glands: Dice 0.500 in the real image",
+        "glands: object F1 0.500 in the real image",
+        "glands: object Hausdorff distance 12.3 px in the real image (2 of 6 images left out)",
+    ]
+
+
+def test_a_score_of_no_image_is_undefined():
+    # As summary.json holds it.
+    metrics = {"psnr_rgb_bicubic": entry(None, n=0, left_out=3), "psnr_rgb_x": entry(20.0)}
+    table = {
+        "metrics": metrics,
+        "differences": {"psnr_rgb_x - psnr_rgb_bicubic": entry(None, n=0, left_out=3)},
+    }
+    assert words.results(table) == [
+        "image: PSNR RGB 20.00 dB in the x image, undefined in the bicubic image "
+        "(3 of 3 images left out)"
+    ]
+    metrics["psnr_rgb_bicubic"] = entry(float("nan"), n=0, left_out=3)
+    assert "undefined in" in words.results(table)[0]
+
+
+def test_the_last_lines_say_where_and_what_next():
+    run = pathlib.Path("runs/a b")
+    *results, report, scores, following = words.after_training(chain(), run).splitlines()
+    assert results == words.results(chain())
+    assert report == "report: runs/a b/report.html"
+    assert scores == "all scores: runs/a b/summary.json"
+    assert following == (
+        "next: python -m histojax.predict '--workdir=runs/a b' --input=PATH --output=FOLDER"
+    )
+    lines = words.after_evaluation(chain(), run, run / "evaluation-test", "test").splitlines()
+    assert lines[-3:] == [
+        "all scores: runs/a b/evaluation-test/metrics.json",
+        "pictures: runs/a b/evaluation-test/figures",
+        "next: python -m histojax.compare 'runs/a b' OTHER_WORKDIR --split=test --output=FOLDER",
+    ]
+
+
+def test_a_pyramid_is_followed_by_synthesis():
+    said = words.after_training(chain(), pathlib.Path("run"), synthesizes=True)
+    following = "next: python -m histojax.synthesize --workdir=run --masks=PATH --output=FOLDER"
+    assert said.splitlines()[-1] == following
