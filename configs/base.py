@@ -61,33 +61,7 @@ def base(name: str, stage: str) -> ConfigDict:
             "crops_per_image": 4,
             "max_pixels": 2**28,  # of an image or label map of a folder: larger ones are refused
             "max_shift": 1.0,  # hr px that a real lr image may lie off its hr image; 0: no check
-            "degradation": {
-                "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
-                # bicubic and bilinear have no use for what follows.
-                "kernel": "bicubic",  # of microscope: bicubic | bilinear | box | lanczos3
-                "kernels": ("bicubic", "bilinear", "box"),  # blind, second_order: drawn evenly
-                "blur_sigma": (0.5, 2.0),  # hr px; suits x4
-                "blur_probability": 1.0,
-                "anisotropic_probability": 0.5,  # of the blurs; not of microscope's
-                "noise_sigma": (0.0, 5.0),  # grey levels of 255
-                "noise_probability": 1.0,
-                "photons": (1e3, 2e4),  # at white
-                "photons_probability": 0.5,
-                "jpeg_quality": (60, 95),
-                "jpeg_probability": 0.5,
-                # second_order alone, from here on.
-                "resize": (1.0, 2.0),  # side between the two orders, in sides of the lr image
-                "second_blur_sigma": (0.2, 1.0),  # px of the image in between
-                "second_blur_probability": 0.5,
-                "second_noise_sigma": (0.0, 3.0),
-                "second_noise_probability": 0.5,
-                "second_photons": (1e3, 2e4),
-                "second_photons_probability": 0.0,
-                "second_jpeg_quality": (60, 95),
-                "second_jpeg_probability": 0.5,
-                "sinc_probability": 0.3,
-                "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
-            },
+            "degradation": degradation(),
             "stain": {  # normalisation of a segmenter's images, by a fit of each image
                 "method": "none",  # none | spcn | spcn_pseudo_inverse | macenko | reinhard
                 "sparsity": 0.02,  # of spcn
@@ -132,6 +106,37 @@ def base(name: str, stage: str) -> ConfigDict:
     )
     config.init_from = ConfigDict()
     return config
+
+
+def degradation() -> dict[str, object]:
+    """How low-resolution images are made of high-resolution ones."""
+    return {
+        "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
+        # bicubic and bilinear have no use for what follows.
+        "kernel": "bicubic",  # of microscope: bicubic | bilinear | box | lanczos3
+        "kernels": ("bicubic", "bilinear", "box"),  # blind, second_order: drawn evenly
+        "blur_sigma": (0.5, 2.0),  # hr px; suits x4
+        "blur_probability": 1.0,
+        "anisotropic_probability": 0.5,  # of the blurs; not of microscope's
+        "noise_sigma": (0.0, 5.0),  # grey levels of 255
+        "noise_probability": 1.0,
+        "photons": (1e3, 2e4),  # at white
+        "photons_probability": 0.5,
+        "jpeg_quality": (60, 95),
+        "jpeg_probability": 0.5,
+        # second_order alone, from here on.
+        "resize": (1.0, 2.0),  # side between the two orders, in sides of the lr image
+        "second_blur_sigma": (0.2, 1.0),  # px of the image in between
+        "second_blur_probability": 0.5,
+        "second_noise_sigma": (0.0, 3.0),
+        "second_noise_probability": 0.5,
+        "second_photons": (1e3, 2e4),
+        "second_photons_probability": 0.0,
+        "second_jpeg_quality": (60, 95),
+        "second_jpeg_probability": 0.5,
+        "sinc_probability": 0.3,
+        "sinc_cutoff": (0.5, 1.0),  # of the lr image's Nyquist frequency
+    }
 
 
 def crop(config: ConfigDict, side: int, stride: int = 1) -> FieldReference:

@@ -77,6 +77,40 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "together": False,  # all scales learn at once, from a trained pyramid
         }
     )
+    _add_networks(config, size)
+    config.threshold = 0.5  # of the foreground probability
+    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px
+    config.instances = base.instances()  # where labels=contour
+    config.loss = _loss(size)
+    config.ema_decay = 0.995
+    config.data.augmentation = base.augmentation(zoom=(0.8, 1.25) if size == "laptop" else (1, 1))
+    config.data.crop = sizes[-1]
+    config.data.batch_size = {"smoke": 4, "gpu": 8}.get(size, 0)
+    config.steps = {"smoke": 20, "gpu": 20_000}.get(size, 0)
+    if size == "laptop":
+        config.data.batch_size, config.steps = _LAPTOP[k]
+    schedule: dict[str, object] = {"schedule": "linear"}
+    if size == "paper":
+        config.pyramid.labels, config.pyramid.classes = "classes", 4
+        config.ema_decay = 0.0
+        config.data.batch_size = _BATCHES[k]
+        config.steps = _EPOCHS[k] * _IMAGES // _BATCHES[k]
+        schedule = {
+            "schedule": "drops",
+            "drop_at": (config.steps * 4 // 5,),
+            "warmup_steps": 0,
+            "clip_norm": 0.0,
+        }
+    for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
+        # A generator as fast as its discriminator gets ahead of it, and stops at what deceives it.
+        rate = 1e-4 if name == "optimizer" and size in ("laptop", "gpu") else 5e-4
+        config[name] = base.optimizer(rate, b1=0.5, b2=0.999, **schedule)
+    if size == "laptop":
+        config.optimizer.schedule = config.discriminator_optimizer.schedule = "constant"
+    return base.paced(config, size)
+
+
+def _add_networks(config: ConfigDict, size: str) -> None:
     config.generator = ConfigDict(
         {
             "features": {"smoke": 4, "laptop": 24, "gpu": 32, "paper": 64}[size],
@@ -106,10 +140,10 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             "dropout": 0.2,
         }
     )
-    config.threshold = 0.5  # of the foreground probability
-    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})  # px
-    config.instances = base.instances()  # where labels=contour
-    config.loss = ConfigDict(
+
+
+def _loss(size: str) -> ConfigDict:
+    return ConfigDict(
         {
             # Twice the source's weight, whose least squares are not halved; so is the mask's.
             "adversarial": {"kind": "lsgan", "weight": 1.0},
@@ -137,29 +171,3 @@ def one_scale(size: str, sizes: tuple[int, ...], k: int) -> ConfigDict:
             },
         }
     )
-    config.ema_decay = 0.995
-    config.data.augmentation = base.augmentation(zoom=(0.8, 1.25) if size == "laptop" else (1, 1))
-    config.data.crop = sizes[-1]
-    config.data.batch_size = {"smoke": 4, "gpu": 8}.get(size, 0)
-    config.steps = {"smoke": 20, "gpu": 20_000}.get(size, 0)
-    if size == "laptop":
-        config.data.batch_size, config.steps = _LAPTOP[k]
-    schedule: dict[str, object] = {"schedule": "linear"}
-    if size == "paper":
-        config.pyramid.labels, config.pyramid.classes = "classes", 4
-        config.ema_decay = 0.0
-        config.data.batch_size = _BATCHES[k]
-        config.steps = _EPOCHS[k] * _IMAGES // _BATCHES[k]
-        schedule = {
-            "schedule": "drops",
-            "drop_at": (config.steps * 4 // 5,),
-            "warmup_steps": 0,
-            "clip_norm": 0.0,
-        }
-    for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
-        # A generator as fast as its discriminator gets ahead of it, and stops at what deceives it.
-        rate = 1e-4 if name == "optimizer" and size in ("laptop", "gpu") else 5e-4
-        config[name] = base.optimizer(rate, b1=0.5, b2=0.999, **schedule)
-    if size == "laptop":
-        config.optimizer.schedule = config.discriminator_optimizer.schedule = "constant"
-    return base.paced(config, size)

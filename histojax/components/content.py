@@ -142,7 +142,7 @@ def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree
     """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
 
     Raises:
-        UserError: for a form, network or layer that is not known.
+        UserError: for an unknown kind, network or layer.
     """
     check(config, {"pixel": one_of(pixel.KINDS)}, "loss.")
     kind = pixel.KINDS[config.pixel]

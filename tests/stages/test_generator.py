@@ -42,7 +42,7 @@ def test_evaluation_is_by_the_averaged_variables():
 @pytest.mark.parametrize(
     ("field", "value", "message"),
     [
-        ("loss.pixel", "l3", r"loss\.pixel='l3' is not known; choose one of charbonnier, l1, mse"),
+        ("loss.pixel", "l3", r"loss\.pixel='l3' is not known; choose one of l1, mse, charbonnier"),
         ("optimizer.schedule", "step", r"optimizer\.schedule='step' is not known"),
         ("precision", "half", "precision='half' is not known"),
         ("stage", "diffusion", "stage='diffusion' is not known; choose one of generator"),
