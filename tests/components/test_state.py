@@ -86,8 +86,8 @@ def test_no_step_on_blank_crops_is_skipped(name):
             assert [key for key, number in metrics.items() if not np.isfinite(number)] == []
         for tree in (state.params, state.statistics, state.ema):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-        # An untrained generator is bicubic interpolation, which is right on blank images.
-        assert tiny.same(state.params, start.params) == (name == "generator")
+        # An untrained generator is bicubic interpolation: right on blank images, it may stand still.
+        assert name == "generator" or not tiny.same(state.params, start.params)
 
 
 def test_a_finite_step_ends_the_row_of_skipped_ones():
