@@ -86,7 +86,7 @@ def test_no_step_on_blank_crops_is_skipped(name):
             assert [key for key, number in metrics.items() if not np.isfinite(number)] == []
         for tree in (state.params, state.statistics, state.ema):
             assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(tree))
-        # An untrained generator is bicubic interpolation: right on blank images, it may stand still.
+        # An untrained generator is bicubic interpolation: right on blank images, and still.
         assert name == "generator" or not tiny.same(state.params, start.params)
 
 
