@@ -20,6 +20,8 @@ CLASSES = ["background", "tumour cells", "stroma"]
 class Two:
     """Two annotated images; the second one's sides are no multiples of 4."""
 
+    objects = "nuclei"
+
     def __init__(self, lr=None):
         self._samples = []
         for index, side in enumerate((64, 66)):
