@@ -317,7 +317,7 @@ def commands_page() -> str:
         text, rows = flags_of(name)
         first, _, rest = text.partition("\n")
         parts += [
-            f"## python -m {name}\n",
+            f"## python -m {name.removesuffix('.__main__')}\n",
             f"{first}\n{rest}\n",
             table(("flag", "default", "help"), rows),
             "",
