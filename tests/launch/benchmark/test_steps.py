@@ -3,11 +3,11 @@
 import jax
 import numpy as np
 import pytest
-from histojax.models.resnext_generator import ResNeXtGenerator
 
 from configs import generator, joint, srgan
-from histojax.config import to_values
+from histojax.config import from_values, to_values
 from histojax.errors import UserError
+from histojax.runs import workdirs
 from launch.benchmark import steps
 
 TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_kernel=3)
@@ -92,8 +92,8 @@ def test_torch_generator_has_the_parameters_and_range():
         y = network(torch.from_numpy(x).movedim(-1, 1))
     assert y.shape == (1, 3, 32, 32)
     assert 0 <= float(y.min()) <= float(y.max()) <= 1
-    ours = jax.eval_shape(
-        lambda: ResNeXtGenerator(**TINY).init(jax.random.key(0), x, train=False)["params"]
-    )
+    config = from_values(tiny_paper())
+    stage = steps.untrained_stage(config)
+    ours = jax.eval_shape(lambda: workdirs.fresh_state(stage, config)).params
     count = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(ours))
     assert sum(p.numel() for p in network.parameters()) == count
