@@ -158,7 +158,7 @@ def test_a_bad_value_of_the_last_stage_is_found_at_once(tmp_path, no_training):
         ("loss.pixel", "l3", "loss.pixel='l3' is not known"),
         ("segmenter.features", 6, "features=6 is not a multiple of 4"),
         ("loss.adversarial.kind", "minimax", "loss.adversarial.kind='minimax' is not known"),
-        ("data.degradation.name", "blindd", "degradation 'blindd' is unknown"),
+        ("data.degradation.name", "blindd", "degradation.name='blindd' is not known"),
         ("data.augmentation.stain_sigma", -0.5, "stain_sigma"),
         ("data.crop", 20, r"joint: .*an image of 20 x 20 pixels does not fit"),
     ):

@@ -383,7 +383,7 @@ def test_what_cannot_be_is_refused(group, field, value, match):
 
 @pytest.mark.faults
 def test_tissue_is_for_nuclei():
-    with pytest.raises(UserError, match=r"pyramid\.start='tissue' is drawn around nuclei"):
+    with pytest.raises(UserError, match=r"pyramid\.base='tissue' is drawn around nuclei"):
         build_stage(settings_of(base="tissue", labels="classes", classes=3), {})
 
 
