@@ -236,11 +236,11 @@ def test_a_collapse_is_reported_once_also_by_a_resumed_run(tmp_path, capsys):
         ("checkpoint.keep", 0, "checkpoint.keep=0 has to be a whole number of 1 or more"),
         ("checkpoint.best", "first", "checkpoint.best='first' is not known; choose one of score"),
         ("max_skipped", 0, "max_skipped=0 has to be a whole number of 1 or more"),
-        ("seed", -1, "seed=-1 is not a whole number from 0"),
-        ("seed", 2**32, r"seed=4294967296 is too large; give one below 2\*\*32"),
+        ("seed", -1, "seed=-1 has to be a whole number from 0 to 4294967295"),
+        ("seed", 2**32, "seed=4294967296 has to be a whole number from 0 to 4294967295"),
         ("data.batch_size", 7, "data.batch_size=7 has to be a multiple of the 2 devices; choose 8"),
-        ("data.workers", -1, "config.data.workers=-1 is not a whole number from 0"),
-        ("data.placement", "gpu", "config.data.placement='gpu' is unknown"),
+        ("data.workers", -1, "config.data.workers=-1 has to be a whole number of 0 or more"),
+        ("data.placement", "gpu", "config.data.placement='gpu' is not known; choose one of"),
     ],
 )
 def test_a_value_out_of_range_is_named(field, value, message):
