@@ -35,8 +35,8 @@ def write(name, folder, count=None):
         return sink.close()
 
 
-@pytest.mark.parametrize("name", SINKS)
-def test_a_sink_writes_what_it_reads(name, tmp_path):
+@pytest.mark.parametrize("name", ["sr", "labels", "classes"])
+def test_a_raster_is_the_output_that_it_reads(name, tmp_path):
     written = write(name, tmp_path / "out")
     assert written.path == tmp_path / "out" / f"a.{name}.tif"
     assert os.listdir(tmp_path / "out") == [written.path.name]
@@ -59,7 +59,7 @@ def test_a_sink_that_is_left_early_leaves_nothing(name, count, tmp_path):
 @pytest.mark.faults
 @pytest.mark.parametrize("name", SINKS)
 def test_a_full_disk_is_reported_and_leaves_nothing(name, tmp_path):
-    with tiny.full_disk(), pytest.raises(DiskError, match="Writing to"):
+    with tiny.full_disk(10), pytest.raises(DiskError, match="Writing to"):
         write(name, tmp_path)
     assert os.listdir(tmp_path) == []
 
