@@ -194,4 +194,8 @@ def _run_stage(
     trained = loop.train(config, workdir, initial)
     if jax.process_index() != 0:
         return {}
-    return summary.summarize_stage(trained)
+    found = summary.summarize_stage(trained)
+    if folders:  # one stage of several; the last lines of a command have the results of one alone
+        for line in words.results(found):
+            say(f"{config.name}: {line}")
+    return found

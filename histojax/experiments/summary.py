@@ -15,7 +15,7 @@ from histojax import __version__, cli
 from histojax.cli import say
 from histojax.config import read_config
 from histojax.data import cores
-from histojax.evaluation import scores, words
+from histojax.evaluation import scores
 from histojax.imaging import writers
 from histojax.inference import fitting
 from histojax.report import pages
@@ -45,8 +45,6 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
     }
     _write(summary, trained.workdir)
     pages.run_report(trained.workdir)
-    for line in words.results(summary):
-        say(f"{trained.config.name}: {line}")
     return summary
 
 
