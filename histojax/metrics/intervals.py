@@ -6,7 +6,6 @@ from collections.abc import Callable, Hashable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import scipy.stats
 
 _DRAWS_AT_ONCE = 2**22
 # All 2^n signs are tried up to this many, and so many are drawn beyond.
@@ -165,6 +164,9 @@ def paired_test(
     n = len(differences)
     if n < 2:
         return PairedTest(1.0 if n else np.nan, n, True)
+    # Here, because it takes seconds to import, and a training or a prediction does without it.
+    import scipy.stats
+
     found = scipy.stats.permutation_test(
         (differences,),
         np.mean,
