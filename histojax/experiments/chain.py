@@ -51,15 +51,15 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     try:
         ordered = stages_of(config)
-        begun = set()
+        resumed = set()
         for stage in ordered:
             folder = workdir if len(ordered) == 1 else workdir / stage.name
             if checkpoint.Series(folder / "checkpoints" / "last").steps():
-                begun.add(stage.name)
-        check.rehearse(ordered, begun)
+                resumed.add(stage.name)
+        check.rehearse(ordered, resumed)
         for stage in ordered:
             # A run that goes on has the fit of its stain target, whose image may be gone.
-            if stage.name not in begun:
+            if stage.name not in resumed:
                 stain_matching.build(stage)
         if len(ordered) == 1:
             result = run_stage(config, workdir, {})
@@ -138,17 +138,17 @@ def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
         for start in stage.init_from.values():
             if isinstance(start, ConfigDict) and start.name in stale:
                 stale[stage.name] = stale[start.name]
-    begun = [
+    trained = [
         name
         for name, start in stale.items()
         if name != start and (workdir / name / "checkpoints").is_dir()
     ]
-    if begun:
-        first = stale[begun[0]]
-        folders = ", ".join(str(workdir / name) for name in begun)
+    if trained:
+        first = stale[trained[0]]
+        folders = ", ".join(str(workdir / name) for name in trained)
         raise UserError(
-            f"{first} would be trained further, but {', '.join(begun)} started from it as it was: "
-            f"remove {folders} to train them again, use another --workdir, or take the new "
+            f"{first} would be trained further, but {', '.join(trained)} started from it as it "
+            f"was: remove {folders} to train them again, use another --workdir, or take the new "
             f"length of {first} back"
         )
 

@@ -26,12 +26,12 @@ from histojax.training.validation import crop_step, fitting_crop
 Tree = Any
 
 
-def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
+def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None:
     """Goes through all stages by shape alone, and through their data.
 
     Args:
         ordered: configs of the stages, earliest first.
-        begun: names of those that resume from a checkpoint.
+        resumed: names of those that resume from a checkpoint.
 
     Raises:
         UserError: for a config value that a stage refuses, a run that it cannot start from, or
@@ -50,7 +50,7 @@ def rehearse(ordered: list[ConfigDict], begun: Set[str] = frozenset()) -> None:
         stain_matching.check(config)
         check_stain_of_start(config)
         check_scales_below(config)
-        own = workdirs.without_pretrained(config) if config.name in begun else config
+        own = workdirs.without_pretrained(config) if config.name in resumed else config
         stage = build_stage(own, initial_variables(config, variables_of))
         state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
         _check_data(config, stage, registered)
