@@ -1,5 +1,4 @@
-"""Shared fixtures. Eight CPU devices are forced, so that device counts can be compared, and XLA's
-optimiser is off, because compiling takes far longer than the tiny networks of the tests run."""
+"""Shared fixtures, and JAX set up for tiny networks, which compile far longer than they run."""
 
 import importlib.metadata
 import os
@@ -7,30 +6,34 @@ import pathlib
 import zlib
 
 import filelock
+import pytest
 
 from histojax.cli import OLDER_FUSIONS  # of which nothing imports JAX yet
 
-os.environ["XLA_FLAGS"] = " ".join(
-    [
-        os.environ.get("XLA_FLAGS", ""),
-        "--xla_force_host_platform_device_count=8",
-        "--xla_backend_optimization_level=0",
-        OLDER_FUSIONS,
-    ]
-).strip()
-os.environ.setdefault("JAX_PLATFORMS", "cpu")
-if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
-    # Compiled programs are kept between runs of the tests.
-    _root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
-    _kind = (
-        f"{importlib.metadata.version('jax')}-{zlib.crc32(os.environ['XLA_FLAGS'].encode()):08x}"
-    )
-    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
-        pathlib.Path(_root) / "histojax" / "tests" / _kind
-    )
-    os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
-import pytest
+def pytest_configure(config):
+    """Sets up JAX before any test imports it: two CPU devices, eight for the slow comparisons."""
+    count = 2 if "not slow" in config.option.markexpr else 8
+    os.environ["XLA_FLAGS"] = " ".join(
+        [
+            os.environ.get("XLA_FLAGS", ""),
+            f"--xla_force_host_platform_device_count={count}",
+            "--xla_backend_optimization_level=0",
+            # A program in one piece: cut in 32, it takes a fifth longer to compile.
+            "--xla_cpu_parallel_codegen_split_count=1",
+            OLDER_FUSIONS,
+        ]
+    ).strip()
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR"):
+        # Compiled programs are kept between runs of the tests.
+        root = os.environ.get("XDG_CACHE_HOME") or pathlib.Path.home() / ".cache"
+        flags = zlib.crc32(os.environ["XLA_FLAGS"].encode())
+        kind = f"{importlib.metadata.version('jax')}-{flags:08x}"
+        os.environ["JAX_COMPILATION_CACHE_DIR"] = str(
+            pathlib.Path(root) / "histojax" / "tests" / kind
+        )
+        os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
 @pytest.fixture(scope="session")

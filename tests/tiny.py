@@ -134,10 +134,19 @@ def write_tiff(path, image, mpp=None):
 
 def built(name, made=None):
     """(stage, its first state, one batch of noise) of a tiny config, in float32."""
-    made = made or config(name)
+    stage, state = _untrained(name) if made is None else _first_state(made)
+    return stage, state, batch_for(stage)
+
+
+@functools.cache
+def _untrained(name):
+    return _first_state(config(name))
+
+
+def _first_state(made):
     initial = {"segmenter": segmenter_start()} if "segmenter" in made.init_from else {}
     stage = build_stage(made, initial)
-    return stage, workdirs.fresh_state(stage, made), batch_for(stage)
+    return stage, workdirs.fresh_state(stage, made)
 
 
 @functools.cache
@@ -209,9 +218,14 @@ def batch_for(stage, size=4, crop=16):
     return {field: arrays[field] for field in stage.fields}
 
 
+_stepped_last = {}  # the stage and its compiled step, since a test steps one repeatedly
+
+
 def stepped(stage, state, batch, steps):
     """(state after so many steps on one batch, metrics of each step)."""
-    step = jax.jit(stage.train_step)
+    if _stepped_last.get("stage") is not stage:
+        _stepped_last.update(stage=stage, step=jax.jit(stage.train_step))
+    step = _stepped_last["step"]
     history = []
     for _ in range(steps):
         state, metrics = step(state, batch)

@@ -242,12 +242,11 @@ CLASSES = ["background", "tumour cells", "stroma"]
 
 @pytest.fixture(scope="module")
 def trained_classes(tmp_path_factory):
-    """(workdir of a tiny pyramid of three classes, its folder of data)."""
+    """(workdir of the lowest scale of a tiny pyramid of three classes, its folder of data)."""
     folder = tmp_path_factory.mktemp("classes")
-    config = tiny.config("pyramid", steps=20)
-    for stage in (config, config.init_from.pyramid):
-        stage.eval.every, stage.ema_decay = 20, 0.0
-        stage.segmenter_optimizer.update(learning_rate=2e-2, schedule="constant")
+    config = tiny.config("pyramid", steps=20).init_from.pyramid.copy_and_resolve_references()
+    config.eval.every, config.ema_decay = 20, 0.0
+    config.segmenter_optimizer.update(learning_rate=2e-2, schedule="constant")
     config.data.source = f"folder:{tiny.class_folder(folder / 'data', CLASSES)}"
     config.pyramid.update(labels="classes", classes=3)
     chain.run(config, folder / "run")
@@ -256,10 +255,10 @@ def trained_classes(tmp_path_factory):
 
 def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
     workdir, data = trained_classes
-    metrics = scored(workdir / "scale_16", tmp_path, split="all", enhancer="none")
+    metrics = scored(workdir, tmp_path, split="all", enhancer="none")
     with (tmp_path / "out" / "per_image.csv").open() as file:
         rows = list(csv.DictReader(file))
-    run = workdirs.load(workdir / "scale_16")
+    run = workdirs.load(workdir)
     assert run.stage.segmenter.heads == ("mask", "class_1", "class_2")
     segment = tiled.segmenter(run)
     shared, found, there = np.zeros((3, len(rows), 3))
@@ -294,12 +293,11 @@ def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
 
 def test_classes_are_watched_in_training_and_reported(trained_classes):
     workdir, _ = trained_classes
-    for folder in (workdir / "scale_16", workdir / "pyramid"):
-        lines = (folder / "metrics.jsonl").read_text().splitlines()
-        values = [row for row in map(json.loads, lines) if row["split"] == "val"]
-        assert values
-        assert all(0 <= row["class_miou_pooled"] < 1 for row in values)
-    page = (workdir / "pyramid" / "report.html").read_text()
+    lines = (workdir / "metrics.jsonl").read_text().splitlines()
+    values = [row for row in map(json.loads, lines) if row["split"] == "val"]
+    assert values
+    assert all(0 <= row["class_miou_pooled"] < 1 for row in values)
+    page = (workdir / "report.html").read_text()
     for name in ("mean IoU of classes, pooled", "Dice, tumour_cells", "Classes: mean IoU pooled"):
         assert name in page
 

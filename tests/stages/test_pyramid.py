@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +16,8 @@ from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
 
+TERMS = ("mask_adversarial_weight", "mask_matching_weight", "moments_weight", "added_weight")
+
 
 def settings_of(**changes):
     """The tiny pyramid's top scale, with fields of group `pyramid` changed."""
@@ -24,10 +27,32 @@ def settings_of(**changes):
 
 
 def built(config=None, initial=None):
-    config = config or settings_of()
-    stage = build_stage(config, initial or {})
-    state = workdirs.fresh_state(stage, config)
+    stage, state = untrained() if config is None else first_state(config, initial)
     return stage, state, tiny.batch_for(stage, size=2, crop=32)
+
+
+def first_state(config, initial=None):
+    stage = build_stage(config, initial or {})
+    return stage, workdirs.fresh_state(stage, config)
+
+
+@functools.cache
+def untrained():
+    return first_state(settings_of())
+
+
+@functools.cache
+def weighed(**weights):
+    """(state after the first of six steps, metrics of each); of the terms only those given count.
+
+    No weight changes the first state.
+    """
+    config = settings_of()
+    config.loss.update(dict.fromkeys(TERMS, 0.0) | weights)
+    stage = build_stage(config, {})
+    _, state, batch = built()
+    after, first = tiny.stepped(stage, state, batch, 1)
+    return after, first + tiny.stepped(stage, after, batch, 5)[1]
 
 
 def test_the_top_scale_keeps_the_lower_ones_unchanged():
@@ -56,15 +81,7 @@ def test_together_all_scales_learn_with_metrics_of_their_own():
 
 @pytest.mark.parametrize("term", ["mask_adversarial_weight", "mask_matching_weight"])
 def test_the_judgement_of_predicted_masks_reaches_the_segmenter(term):
-    updates = []
-    for weight in (0.0, 1e3):
-        config = settings_of()
-        config.loss.update(mask_adversarial_weight=0.0, mask_matching_weight=0.0)
-        config.loss[term] = weight
-        stage, state, batch = built(config)
-        after, _ = tiny.stepped(stage, state, batch, 1)
-        updates.append(after)
-    without, with_it = updates
+    updates = without, with_it = weighed()[0], weighed(**{term: 1e3})[0]
     assert not tiny.same(without.params["segmenter_1"], with_it.params["segmenter_1"])
     for name in ("generator_1", "discriminator_1"):
         # XLA may round otherwise in what the term has no part in.
@@ -105,28 +122,15 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
 
 
 def test_colors_that_are_off_reach_the_generator():
-    histories, updates = [], []
-    for weight in (0.0, 1e3):
-        config = settings_of()
-        config.loss.moments_weight = weight
-        stage, state, batch = built(config)
-        after, history = tiny.stepped(stage, state, batch, 1)
-        histories.append(history[0])
-        updates.append(after.params["generator_1"])
-    off = histories[0]["loss_moments"]
+    (without, (first, *_)), (with_it, (weighed_first, *_)) = weighed(), weighed(moments_weight=1e3)
+    off = first["loss_moments"]
     assert off > 0
-    more = histories[1]["loss"] - histories[0]["loss"]
-    assert more == pytest.approx(1e3 * off, rel=1e-3)
-    assert not tiny.same(*updates)
+    assert weighed_first["loss"] - first["loss"] == pytest.approx(1e3 * off, rel=1e-3)
+    assert not tiny.same(without.params["generator_1"], with_it.params["generator_1"])
 
 
 def test_what_a_scale_adds_is_weighed_and_less_of_it_learnt():
-    histories = []
-    for weight in (0.0, 1e3):
-        config = settings_of()
-        config.loss.added_weight = weight
-        stage, state, batch = built(config)
-        histories.append(tiny.stepped(stage, state, batch, 6)[1])
+    histories = weighed()[1], weighed(added_weight=1e3)[1]
     added = [[metrics["loss_added"] for metrics in history] for history in histories]
     assert added[0][0] == pytest.approx(added[1][0], rel=1e-6)
     more = histories[1][0]["loss"] - histories[0][0]["loss"]
@@ -151,6 +155,7 @@ def test_what_a_scale_adds_is_its_image_less_its_input():
     assert found["loss_added"] == pytest.approx(float(jnp.abs(added[1]).mean()), rel=1e-5)
 
 
+@functools.cache
 def of_tissue():
     """A lowest scale that starts from tissue, and a batch whose nuclei have rims, nothing of it so
     bright or dark that moving it cuts it."""

@@ -1,3 +1,4 @@
+import functools
 import json
 import shutil
 
@@ -193,17 +194,23 @@ def test_pretrained_weights_that_cannot_be_used_are_refused(tmp_path, group, fie
         build_stage(config, {})
 
 
-def taught(name="unet", **changes):
+def taught(**changes):
     """(stage, state, batch) with a teacher at full weight from the first step, without noise.
 
     Without normalisation too, which would have the images of a batch depend on each other.
     """
-    config = tiny.config(name)
+    stage, state = _taught(**changes)
+    return stage, state, tiny.batch_for(stage)
+
+
+@functools.cache
+def _taught(**changes):
+    config = tiny.config("unet")
     config.segmenter.norm = "none"
     config.data.unlabelled = "rest"
     config.teacher.update(weight=10.0, noise=0.0, ramp=0.0)
     config.update_from_flattened_dict(changes)
-    return tiny.built(name, config)
+    return tiny.built("unet", config)[:2]
 
 
 def moved(state):

@@ -56,38 +56,32 @@ def test_the_last_step_is_the_best_where_no_score_may_choose(tmp_path, monkeypat
     assert loop.train(config, tmp_path / "score", devices=ONE).step < config.steps
 
 
-def test_a_resumed_pyramid_keeps_its_palette(tmp_path, monkeypatch):
-    config = tiny.config("pyramid").init_from.pyramid
-    config.steps = 1
-    kept = loop.train(config, tmp_path, devices=ONE).meta["palette"]
-    assert kept == Pyramid.palette_of(
-        build_stage(config, {}),
-        run_data.open_split(config, "train", fields=("mask", "contour")),
-    )
-    monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
-    config.steps = 2
-    assert loop.train(config, tmp_path, devices=ONE).meta["palette"] == kept
-
-
-def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path):
+def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path, monkeypatch):
     top = tiny.config("pyramid")
     lower = top.init_from.pyramid
+    initial = {}
     for config in (lower, top):
         for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
             config[name].schedule = "constant"  # a linear one would know of the first length
-    initial = {}
-    for config in (lower, top):
-        ended = {}
-        for way, lengths in (("undisturbed", [2]), ("stopped", [1, 2])):
-            for steps in lengths:
-                config.steps = steps
-                run = loop.train(config, tmp_path / config.name / way, initial, devices=ONE)
-            ended[way] = (run.state.params, run.state.statistics, run.state.ema)
-        assert tiny.same(*ended.values())
-        rows_of = [rows(tmp_path / config.name / way) for way in ended]
-        last = [[row for row in found if row["step"] == 2] for found in rows_of]
+        config.steps = 2
+        undisturbed = loop.train(config, tmp_path / config.name / "whole", initial, devices=ONE)
+        stopped = tmp_path / config.name / "stopped"
+        config.steps = 1
+        kept = loop.train(config, stopped, initial, devices=ONE).meta["palette"]
+        source = run_data.open_split(config, "train", fields=("mask", "contour"))
+        assert kept == build_stage(config, initial).palette_of(source)
+        config.steps = 2
+        with monkeypatch.context() as patch:
+            patch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
+            resumed = loop.train(config, stopped, initial, devices=ONE)
+        assert resumed.meta["palette"] == kept
+        for part in ("params", "statistics", "ema"):
+            assert tiny.same(getattr(resumed.state, part), getattr(undisturbed.state, part)), part
+        last = [
+            [row for row in rows(run.workdir) if row["step"] == 2] for run in (undisturbed, resumed)
+        ]
         assert last[0] == last[1] != []
-        initial = workdirs.initial_variables(tmp_path / config.name / "stopped")
+        initial = workdirs.initial_variables(stopped)
 
 
 class Poisoned:
