@@ -1,9 +1,14 @@
-"""The source of images: what each of them is, and how one wraps another."""
+"""What a source of images is, and what sources share."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from histojax.data.sources.record_cache import RecordCache
 
 Objects = Literal["nuclei", "glands"]
 
@@ -37,6 +42,37 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
+class CachedSource:
+    """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`."""
+
+    names: list[str]
+
+    def __init__(self, cache_bytes: int):
+        self._cache = RecordCache(cache_bytes)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Record:
+        """The record, with read-only arrays and a mask of the instances where it has none itself.
+
+        Safe to call from several threads.
+        """
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a source of {len(self)}")
+        index %= len(self)
+        return self._cache.get_or_make(index, lambda: self._masked(index))
+
+    def _masked(self, index: int) -> Record:
+        record = self._read(index)
+        if "instances" in record and "mask" not in record:
+            record["mask"] = (record["instances"] > 0).astype(np.uint8)
+        return record
+
+    def _read(self, index: int) -> Record:
+        raise NotImplementedError
+
+
 class WrappedSource:
     """The images of another source, whose records a subclass changes in `__getitem__`."""
 
@@ -56,6 +92,11 @@ class WrappedSource:
     def fingerprint(self) -> str:
         """The source's own, because the images are the same."""
         return self._source.fingerprint()
+
+
+def digest_of(*parts: str) -> str:
+    """16 hex digits of SHA-256 over the parts: a fingerprint."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 class OpenSource(Protocol):

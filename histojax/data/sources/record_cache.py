@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -23,14 +23,6 @@ class RecordCache:
         self._records: collections.OrderedDict[Hashable, dict[str, Any]] = collections.OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
-
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        """The indices kept, starting with the record unused for longest."""
-        with self._lock:
-            return iter(list(self._records))
 
     def get_or_make(self, index: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A copy of the record, made where it is not kept; its arrays are shared and read-only."""

@@ -42,7 +42,8 @@ def open_source(
             `splits.group_of`.
         val_fraction: part of the groups that goes to val, at least one, without splits.json.
         synthetic: further arguments of `histojax.data.sources.synthetic.SyntheticSource`.
-        cache_bytes: bound on the decoded images that a source of files keeps, in each process.
+        cache_bytes: bound on the decoded images that a source of files keeps, in each process;
+            those used last are kept.
         require_labels: whether an image without instances or mask is an error.
         crop: smallest side that every image must have, px of "hr".
         scale: r, size of "hr" over that of "lr", which shows the upper left floor(H / r) r x
@@ -60,14 +61,9 @@ def open_source(
         "scale": scale,
     }
     if spec.startswith("mix:"):
-        open_one = functools.partial(
-            open_source,
-            **files,
-            synthetic=synthetic,
-            cache_bytes=cache_bytes // max(1, spec.count("=")),
-            data_dir=data_dir,
-            max_pixels=max_pixels,
-        )
+        share = cache_bytes // max(1, spec.count("="))
+        files |= {"synthetic": synthetic, "data_dir": data_dir, "max_pixels": max_pixels}
+        open_one = functools.partial(open_source, **files, cache_bytes=share)
         return open_mixture(spec, open_one, split=split, require_labels=require_labels, crop=crop)
     if spec == "synthetic":
         options = dict(synthetic or {})

@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 
-import numpy as np
-
 from histojax.checks import check, one_of, whole
-from histojax.data.sources.base import Objects, Record
-from histojax.data.sources.record_cache import RecordCache
+from histojax.data.sources.base import CachedSource, Objects, Record, digest_of
 from histojax.data.sources.splits import SPLITS
 from histojax.tissue import rendering
 
@@ -23,7 +19,7 @@ _RULES = {
 }
 
 
-class SyntheticSource:
+class SyntheticSource(CachedSource):
     """Synthetic tissue with exact nuclei.
 
     Attributes:
@@ -51,15 +47,16 @@ class SyntheticSource:
 
         Args:
             split: "train", "val", "test", or "all" (the three one after the other).
-            seed: 0 or more; another seed is another set of patients.
+            seed: another one is another set of patients.
             train, val, test: number of images of each split.
-            size: side of an image in px, at least 16.
+            size: side of an image in px.
             patches_per_patient: images of one patient; the last patient of a split may have fewer.
             cache_bytes: bound on the drawn images that are kept, in each process; 0 keeps none.
 
         Raises:
             UserError: an argument is out of range.
         """
+        super().__init__(cache_bytes)
         counts = {"train": train, "val": val, "test": test}
         check({"split": split}, {"split": one_of((*SPLITS, "all"))}, "data ")
         others = {"seed": seed, "size": size, "patches_per_patient": patches_per_patient}
@@ -67,8 +64,7 @@ class SyntheticSource:
         largest = _PATIENTS_PER_SPLIT * patches_per_patient
         check(counts, dict.fromkeys(SPLITS, whole(0, largest)), "data.synthetic.")
         self.split, self.seed, self.size = split, seed, size
-        self.patches_per_patient = patches_per_patient
-        self.counts = counts
+        self.patches_per_patient, self.counts = patches_per_patient, counts
         self.classes = ["background", "nucleus"]
         self.objects: Objects = "nuclei"
         self.names: list[str] = []
@@ -76,39 +72,19 @@ class SyntheticSource:
         self._indices: list[int] = []
         for number, name in enumerate(SPLITS):
             if split in (name, "all"):
-                first = number * _PATIENTS_PER_SPLIT * self.patches_per_patient
-                for i in range(self.counts[name]):
-                    patient, k = divmod(i, self.patches_per_patient)
+                first = number * largest
+                for i in range(counts[name]):
+                    patient, k = divmod(i, patches_per_patient)
                     self.groups.append(f"synthetic-{name}-{patient:04d}")
                     self.names.append(f"{self.groups[-1]}-{k}")
                     self._indices.append(first + i)
-        self._cache = RecordCache(cache_bytes)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Record:
-        """Image `index`: "name", "hr" uint8 (S, S, 3), "instances" int32, "mask" uint8 (S, S).
-
-        The arrays are read only. Safe to call from several threads.
-        """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of a source of {len(self)}")
-        index %= len(self)
-        return self._cache.get_or_make(index, lambda: self._draw(index))
-
-    def _draw(self, index: int) -> Record:
+    def _read(self, index: int) -> Record:
         drawn = rendering.tissue(
             self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
         )
-        instances = drawn["instances"]
-        mask = (instances > 0).astype(np.uint8)
-        return {
-            "name": self.names[index],
-            "hr": drawn["image"],
-            "instances": instances,
-            "mask": mask,
-        }
+        name, instances = self.names[index], drawn["instances"]
+        return {"name": name, "hr": drawn["image"], "instances": instances}
 
     def fingerprint(self) -> str:
         """Short hex string of what decides the images: model version, seed, split, counts, size."""
@@ -120,4 +96,4 @@ class SyntheticSource:
             "size": self.size,
             "patches_per_patient": self.patches_per_patient,
         }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        return digest_of(json.dumps(identity, sort_keys=True))
