@@ -21,12 +21,9 @@ class NormalizedReader:
     """
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
-        """
-        Args:
-            reader: to be closed by its owner; it is read once, as a whole or in windows.
-            method: how it is normalised.
-            target: the fit of what it is to look like, of that method.
-            name: what it is called in a warning.
+        """Reads the image once, as a whole or in windows, for its fit; its owner closes `reader`.
+
+        `target` is the fit, of `method`, of what it is to look like.
         """
         self._reader, self._target = reader, target
         self.height, self.width = reader.height, reader.width

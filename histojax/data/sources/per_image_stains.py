@@ -14,7 +14,7 @@ import numpy as np
 from histojax.data.sources.base import Record, Source, WrappedSource
 from histojax.data.sources.record_cache import ComputedOnce
 from histojax.stain import hed
-from histojax.stain.normalization import Method, StainFit, Unfit, fit_sample, sample_tissue
+from histojax.stain.normalization import Method, StainFit, Unfit, fit_pixels, sample_tissue
 
 _log = logging.getLogger(__name__)
 
@@ -42,11 +42,7 @@ class PerImageStains(WrappedSource):
 
 
 def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
-    """The stains of an image.
-
-    Args:
-        image: uint8 (H, W, 3).
-        name: of the image, for the warning.
+    """The stains of an image, uint8 (H, W, 3), called `name` in a warning.
 
     Returns:
         float32 (3, 3): haematoxylin, eosin and their common perpendicular. The first two are as
@@ -54,7 +50,7 @@ def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
         no stains are found, the textbook's, of length 1, with a warning.
     """
     try:
-        found = fit_sample(sample_tissue([image]), _METHOD)
+        found = fit_pixels(sample_tissue([image]), _METHOD)
     except Unfit as reason:
         _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
         return hed.RGB_FROM_HED.astype(np.float32)
