@@ -48,14 +48,12 @@ def blur_weights(size: int, sigma: Any) -> Any:
 
 
 def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
-    """A sampled Gaussian of two widths, the first along a direction (Wang et al. 2021, equation 2).
+    """A sampled Gaussian of two widths (Wang et al. 2021, equation 2), float32 (K, K), sum 1.
 
     Args:
-        sigma_a, sigma_b: standard deviations along and across the direction, px, above 0.
-        angle: from the x axis towards the y axis, radians.
-
-    Returns:
-        float32 (K, K) that sums to 1, cut beyond 4 of the larger sigma.
+        sigma_a, sigma_b: standard deviations along and across the direction, px, above 0; cut
+            beyond 4 of the larger one.
+        angle: of the direction from the x axis towards the y axis, radians.
     """
     radius = max(1, int(np.ceil(4.0 * max(sigma_a, sigma_b))))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -68,13 +66,8 @@ def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
 def sinc_filter(cutoff: float) -> np.ndarray:
     """The ideal low-pass in all directions, which rings (Wang et al. 2021, section 3.3).
 
-    k(d) = w J1(w d) / (2 pi d) at d px from the centre, w = pi cutoff.
-
-    Args:
-        cutoff: frequency from which nothing passes, in shares of the Nyquist frequency, 0 to 1.
-
-    Returns:
-        float32 (21, 21) that sums to 1.
+    k(d) = w J1(w d) / (2 pi d) at d px from the centre, w = pi cutoff; nothing passes from `cutoff`
+    on, in shares of the Nyquist frequency. float32 (21, 21) that sums to 1.
     """
     w = np.pi * cutoff
     y, x = np.mgrid[-_SINC_RADIUS : _SINC_RADIUS + 1, -_SINC_RADIUS : _SINC_RADIUS + 1]
@@ -96,7 +89,7 @@ def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
-    """Adds a camera's read noise and shot noise.
+    """Adds a camera's read noise and shot noise; the result is unrounded and unclipped.
 
     Args:
         image: (..., H, W, C) float.
@@ -104,9 +97,6 @@ def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
         inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at
             intensity x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.
         noise: of the image's shape, unit variance.
-
-    Returns:
-        Float, unrounded and unclipped.
     """
     xp = image.__array_namespace__()
     shot_variance = xp.maximum(image, 0.0) * (255.0 * inverse_photons)

@@ -20,33 +20,26 @@ _RULES = {"batch_size": whole(1), "crops_per_image": whole(1), "limit": whole(1)
 def crop_origins(
     height: int, width: int, crop: int, crops_per_image: int, step: int = 1
 ) -> list[tuple[int, int]]:
-    """Corners (y, x) of a regular grid of crops; one crop is the centre one.
+    """Corners (y, x), px, of a regular grid of crops; one crop is the centre one.
 
     Args:
-        height: of the image in px.
-        width: likewise.
-        crop: side in px.
+        height, width: of the image.
+        crop: side.
         crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
         step: corners are rounded down to multiples of this.
     """
     side = round(crops_per_image**0.5)
     shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
-    rows = [int((height - crop) * share) // step * step for share in shares]
-    columns = [int((width - crop) * share) // step * step for share in shares]
+    rows, columns = (
+        [int((length - crop) * share) // step * step for share in shares]
+        for length in (height, width)
+    )
     return [(y, x) for y in rows for x in columns]
 
 
 @dataclasses.dataclass(frozen=True)
 class EvalBatches:
-    """The same padded batches at every iteration; `eval_batches` makes one.
-
-    Attributes:
-        source: the images, of which the first `count` are used.
-        spec: what is made of each.
-        batch_size: B.
-        crops_per_image: 1, or n^2 for a grid of n by n.
-        seed: of the degradation, with the image's name.
-    """
+    """The same batches of the first `count` images at every iteration; see `eval_batches`."""
 
     source: Source
     spec: ExampleSpec
