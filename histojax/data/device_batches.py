@@ -1,12 +1,10 @@
 """Training batches made on the device, from a set that lies in its memory as uint8.
 
-JAX is imported inside the functions: grain's worker processes import this package too, and must
-not start JAX.
+JAX is imported inside the functions: grain's workers import this module and must not start JAX.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,19 +15,12 @@ from histojax.data.example import ExampleSpec, finish, read_checked
 from histojax.data.sources.base import Source
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
-    """A whole set, padded to its largest image: arrays (N, H, W, ...) and sizes int32 (N, 2).
+def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> dict[str, np.ndarray] | None:
+    """Reads every image of a source; None once they are seen to need more than `max_bytes`.
 
-    Where images are jittered in their own stains, these are among the arrays: "stains" (N, 3, 3).
+    Fields are padded to the largest image, (N, H, W, ...). "sizes" is int32 (N, 2) and, where
+    images are jittered in their own stains, "stains" (N, 3, 3).
     """
-
-    arrays: dict[str, np.ndarray]
-    sizes: np.ndarray
-
-
-def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | None:
-    """Reads every image of a source; None once they are seen to need more than `max_bytes`."""
     images = []
     largest: dict[str, np.ndarray] = {}
     itemsize: dict[str, int] = {}
@@ -54,8 +45,8 @@ def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | Non
             row[:height, :width] = image[field]
     if spec.augmentation.own_stains:
         arrays["stains"] = np.stack([image["stains"] for image in images])
-    sizes = np.array([image["hr"].shape[:2] for image in images], np.int32)
-    return Store(arrays, sizes)
+    arrays["sizes"] = np.array([image["hr"].shape[:2] for image in images], np.int32)
+    return arrays
 
 
 class Batches:
@@ -90,19 +81,15 @@ class DeviceBatches(Batches):
     their own, so a batch does not depend on how many devices share it.
 
     Args:
-        store: the set.
-        spec: what is made of each image; its degradation must run on the device.
         batch_size: B, of this process; the global batch has B x process_count rows.
-        seed: 0 .. 2**32 - 1.
         sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
             computing its own rows, also across processes. None: on the default device.
         process_index: which rows of the global batch are this process's, without `sharding`.
-        process_count: number of processes.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: dict[str, np.ndarray],
         spec: ExampleSpec,
         *,
         batch_size: int,
@@ -116,13 +103,12 @@ class DeviceBatches(Batches):
 
         self._seed = np.uint32(seed)
         self._total = total = batch_size * process_count
-        self._count = len(store.sizes)
-        arrays = {**store.arrays, "sizes": store.sizes}
+        self._count = len(store["sizes"])
         make = jax.vmap(_device_example(spec), in_axes=(None, 0, 0))
         rows = slice(None)
         if sharding is None:
             rows = slice(process_index * batch_size, (process_index + 1) * batch_size)
-            self._arrays = jax.device_put(arrays)
+            self._arrays = jax.device_put(store)
         else:
             split, whole = PartitionSpec(sharding.spec[0]), PartitionSpec()
             # Random draws and slices only: there is no gradient for the check to guard.
@@ -136,7 +122,7 @@ class DeviceBatches(Batches):
             replicated = NamedSharding(sharding.mesh, whole)
             self._arrays = {
                 name: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
-                for name, array in arrays.items()
+                for name, array in store.items()
             }
 
         def batch(arrays, seed, position, epoch, first):
