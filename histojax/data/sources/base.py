@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -15,18 +15,17 @@ Objects = Literal["nuclei", "glands"]
 Record = dict[str, Any]
 
 
+OpenSource = Callable[..., "Source"]  # a SPEC and split=..., as `specs.open_source` takes them
+
+
 class Source(Protocol):
     """Named images with random access; picklable, so that worker processes can hold one.
 
     source[i] is a dict of "name" (str), "hr" (uint8 (H, W, 3)) and, where the data has them,
     "instances" (int32 (H, W), 0 = background), "mask" (uint8 (H, W), 0 = background, 1 or a class
-    index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to.
-
-    Attributes:
-        names, groups: one str for each image; images of a group (a patient) share a split.
-        mpp: micrometres per pixel of "hr", None where unknown.
-        classes: names of the mask's values, from 0.
-        objects: what the instances are.
+    index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to. Images of a
+    group (a patient) share a split; `mpp` is micrometres per pixel of "hr"; `classes` names the
+    mask's values.
     """
 
     names: list[str]
@@ -43,7 +42,11 @@ class Source(Protocol):
 
 
 class CachedSource:
-    """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`."""
+    """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`.
+
+    Safe to use from several threads. Arrays are read only. Instances give a record its mask, where
+    it has none.
+    """
 
     names: list[str]
 
@@ -54,10 +57,6 @@ class CachedSource:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
-        """The record, with read-only arrays and a mask of the instances where it has none itself.
-
-        Safe to call from several threads.
-        """
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a source of {len(self)}")
         index %= len(self)
@@ -77,17 +76,12 @@ class WrappedSource:
     """The images of another source, whose records a subclass changes in `__getitem__`."""
 
     def __init__(self, source: Source):
-        """`source` holds the images; none is read here."""
         self._source = source
         self.names, self.groups = source.names, source.groups
-        self.mpp, self.classes = source.mpp, source.classes
-        self.objects = source.objects
+        self.mpp, self.classes, self.objects = source.mpp, source.classes, source.objects
 
     def __len__(self) -> int:
         return len(self.names)
-
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._source!r}, images={len(self)})"
 
     def fingerprint(self) -> str:
         """The source's own, because the images are the same."""
@@ -97,14 +91,6 @@ class WrappedSource:
 def digest_of(*parts: str) -> str:
     """16 hex digits of SHA-256 over the parts: a fingerprint."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
-
-
-class OpenSource(Protocol):
-    """Opens a data SPEC; see `histojax.data.sources.specs.open_source` for the arguments."""
-
-    def __call__(
-        self, spec: str, *, split: str, require_labels: bool = ..., crop: int | None = ...
-    ) -> Source: ...
 
 
 def common_mpp(scales: Sequence[float | None]) -> float | None:

@@ -36,13 +36,7 @@ from histojax.data.sources.splits import checked_splits, group_of, names_of_spli
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
 from histojax.imaging.labels import read_labels
-from histojax.imaging.reader import (
-    MAX_PIXELS,
-    SUFFIXES,
-    image_size,
-    open_image,
-    read_image,
-)
+from histojax.imaging.reader import MAX_PIXELS, SUFFIXES, image_size, open_image, read_image
 from histojax.imaging.resampling import SCALES
 
 _log = logging.getLogger(__name__)
@@ -71,13 +65,7 @@ _DESCRIPTION = {
 
 
 class FolderSource(CachedSource):
-    """A folder of images; see the module's docstring for its layout.
-
-    Label values stay those of the file.
-
-    Attributes:
-        splits: split -> names, of splits.json; None without one.
-    """
+    """A folder of images; `splits` is split -> names, of splits.json, or None without one."""
 
     def __init__(
         self,
@@ -86,7 +74,6 @@ class FolderSource(CachedSource):
         split: str,
         seed: int = 0,
         group_pattern: str | None = "",
-        val_fraction: float = 0.2,
         cache_bytes: int = 2**31,
         require_labels: bool = True,
         crop: int | None = None,
@@ -98,33 +85,31 @@ class FolderSource(CachedSource):
         `scale` None takes lr images of any of SCALES.
         """
         super().__init__(cache_bytes)
-        self.root = pathlib.Path(root).expanduser()
-        self.split = split
-        self._max_pixels = max_pixels
-        images = _images(self.root)
-        content = _json_object(self.root / "splits.json")
+        root = pathlib.Path(root).expanduser()
+        self.split, self._max_pixels = split, max_pixels
+        images = _images(root)
+        content = _json_object(root / "splits.json")
         self.splits = None
         if content is not None:
-            self.splits = checked_splits(self.root / "splits.json", content, images)
-        mpp, self.classes, self.objects = _description(self.root)
+            self.splits = checked_splits(root / "splits.json", content, images)
+        mpp, self.classes, self.objects = _description(root)
         groups = {name: group_of(name, group_pattern) for name in images}
         splits = {"train": list(images)} if self.splits is None else self.splits
         self.names = names_of_split(
-            f"data folder {self.root}",
+            f"data folder {root}",
             split,
             {name: role for role, names in splits.items() for name in names},
             groups,
             carve=self.splits is None,
             published=False,
             seed=seed,
-            val_fraction=val_fraction,
         )
         self.groups = [groups[name] for name in self.names]
         files = {
             "image": images,
-            "instances": _files(self.root / "instances", _LABEL_SUFFIXES),
-            "mask": _files(self.root / "masks", _LABEL_SUFFIXES),
-            "lr": _files(self.root / "lr", SUFFIXES),
+            "instances": _files(root / "instances", _LABEL_SUFFIXES),
+            "mask": _files(root / "masks", _LABEL_SUFFIXES),
+            "lr": _files(root / "lr", SUFFIXES),
         }
         self._paths = [
             {role: paths[name] for role, paths in files.items() if name in paths}
@@ -133,15 +118,15 @@ class FolderSource(CachedSource):
         stated = []
         for name, paths in zip(self.names, self._paths, strict=True):
             if require_labels and not paths.keys() & {"instances", "mask"}:
-                raise _without_labels(self.root, name, bool(files["instances"] or files["mask"]))
+                raise _without_labels(root, name, bool(files["instances"] or files["mask"]))
             if files["lr"] and "lr" not in paths:
                 raise UserError(
-                    f"{name} has no low-resolution image in {self.root / 'lr'}, where others have "
-                    "one: add it, or take lr/ away to have all of them degraded"
+                    f"{name} has no low-resolution image in {root / 'lr'}, where others have one: "
+                    "add it, or take lr/ away to have all of them degraded"
                 )
             stated.append(_check_files(paths, crop, scale, max_pixels))
         self._stamps = {path: _stamp(path) for paths in self._paths for path in paths.values()}
-        self.mpp = mpp if mpp is not None else _stated_mpp(self.root, stated)
+        self.mpp = mpp if mpp is not None else _stated_mpp(root, stated)
 
     def _read(self, index: int) -> Record:
         paths, limit = self._paths[index], self._max_pixels
@@ -173,9 +158,6 @@ class FolderSource(CachedSource):
                 ) from error
             if stamp != self._stamps[path]:
                 log_once(path, "has changed since the data were opened: read as it is now")
-
-    def __repr__(self) -> str:
-        return f"FolderSource({str(self.root)!r}, split={self.split!r}, images={len(self)})"
 
     @functools.cached_property
     def _digest(self) -> str:
@@ -262,15 +244,15 @@ def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
 
 
 def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
-    if not others:
+    if others:
         return UserError(
-            f"data folder {root} has no labels: put label images of the same names in instances/ "
-            "or masks/, or name the folder in data.unlabelled"
+            f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
+            f"({', '.join(_LABEL_SUFFIXES)}): add it, or move the image to a folder of its own and "
+            "name that in data.unlabelled"
         )
     return UserError(
-        f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
-        f"({', '.join(_LABEL_SUFFIXES)}): add it, or move the image to a folder of its own and "
-        "name that in data.unlabelled"
+        f"data folder {root} has no labels: put label images of the same names in instances/ or "
+        "masks/, or name the folder in data.unlabelled"
     )
 
 
@@ -298,11 +280,8 @@ def _check_files(
                 "image"
             )
     if labels and orientation != 1:
-        log_once(
-            path,
-            f"is turned upright by its orientation {orientation}, as viewers show it, and its "
-            "labels are taken to be upright as they are",
-        )
+        turned = f"is turned upright by its orientation {orientation}, as viewers show it"
+        log_once(path, f"{turned}, and its labels are taken to be upright as they are")
     if "lr" in paths:
         low = image_size(paths["lr"])
         scales = SCALES if scale is None else (scale,)
@@ -323,13 +302,9 @@ def _stated_mpp(root: pathlib.Path, stated: Sequence[float | None]) -> float | N
     known = [value for value in stated if value is not None]
     if mpp is None and known:
         _log.warning(
-            "%s: %d of %d images state their scale, from %.3g to %.3g um per pixel: taken as "
-            "unknown; dataset.json can state it",
-            root,
-            len(known),
-            len(stated),
-            min(known),
-            max(known),
+            f"{root}: {len(known)} of {len(stated)} images state their scale, from "
+            f"{min(known):.3g} to {max(known):.3g} um per pixel: taken as unknown; dataset.json "
+            "can state it"
         )
     return mpp
 

@@ -18,20 +18,11 @@ _FIELDS = ("instances", "mask", "lr", "labelled")
 
 
 def open_mixture(
-    spec: str,
-    open_one: OpenSource,
-    *,
-    split: str,
-    require_labels: bool = True,
-    crop: int | None = None,
+    spec: str, open_one: OpenSource, *, split: str, require_labels: bool, crop: int | None
 ) -> MixedSource:
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
-    Args:
-        spec: of at least two sources with positive weights, which need not add up to 1.
-        open_one: opens one of them.
-        split: "train" follows the weights; the others hold every image once.
-        require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
+    The weights need not add up to 1. Split "train" follows them; the others hold every image once.
 
     Raises:
         UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
@@ -44,7 +35,7 @@ def open_mixture(
     set_of: dict[str, str] = {}
     for name in weights:
         whole = open_one(name, split="all", require_labels=False, crop=None)
-        for patient in filter(None, patients(whole)):
+        for patient in filter(tcga_patient, patients(whole)):
             if set_of.setdefault(patient, name) != name:
                 raise UserError(
                     f"patient {patient} is in {set_of[patient]} and in {name}: mix sets without "
@@ -54,10 +45,10 @@ def open_mixture(
     return MixedSource(sources, list(weights.values()), weighted=split == "train")
 
 
-def patients(source: Source) -> list[str | None]:
-    """The TCGA patient of each image, None for others."""
+def patients(source: Source) -> list[str]:
+    """The TCGA patient of each image, or else the image's name."""
     named = zip(source.groups, source.names, strict=True)
-    return [tcga_patient(group) or tcga_patient(name) for group, name in named]
+    return [tcga_patient(group) or tcga_patient(name) or name for group, name in named]
 
 
 def parse_mixture(spec: str) -> dict[str, float]:
@@ -110,19 +101,20 @@ class MixedSource:
             for row in range(count)
         ]
         self._counts = counts
-        self._prefixes = _prefixes(list(sources))
+        prefixes = _prefixes(list(sources))
         self.names, self.groups = [], []
         for number, row in self._rows:
-            source, prefix = self._sources[number], self._prefixes[number]
+            source, prefix = self._sources[number], prefixes[number]
             group = source.groups[row]
             self.names.append(f"{prefix}-{source.names[row]}")
             self.groups.append(tcga_patient(group) or f"{prefix}-{group}")
         scales = [source.mpp for source in self._sources]
         self.mpp = common_mpp(scales)
         if self.mpp is None and any(scales):
+            stated = ", ".join(map(str, scales))
             _log.warning(
-                "the mixed sets do not all state one scale (%s um per pixel): taken as unknown",
-                ", ".join(map(str, scales)),
+                f"the mixed sets do not all state one scale ({stated} um per pixel): taken as "
+                "unknown"
             )
         first = self._sources[0].classes
         self._binary = any(source.classes != first for source in self._sources)
@@ -144,9 +136,6 @@ class MixedSource:
             mixed["mask"] = (mixed["mask"] > 0).astype(np.uint8)
             mixed["mask"].flags.writeable = False
         return mixed
-
-    def __repr__(self) -> str:
-        return f"MixedSource({', '.join(self._prefixes)}, images={len(self)})"
 
     def fingerprint(self) -> str:
         """16 hex digits of SHA-256 over the sources' own and their shares."""

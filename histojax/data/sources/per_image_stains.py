@@ -24,10 +24,7 @@ _METHOD = Method("macenko")
 
 
 class PerImageStains(WrappedSource):
-    """Adds "stains" to the records of a source: float32 (3, 3), as `stain.hed.jitter` takes them.
-
-    The stains are found in the whole hr image when it is first read, and kept; see `stains_of`.
-    """
+    """Adds "stains", float32 (3, 3), to records: `stains_of` the hr image, found once and kept."""
 
     def __init__(self, source: Source):
         super().__init__(source)
@@ -42,12 +39,11 @@ class PerImageStains(WrappedSource):
 
 
 def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
-    """The stains of an image, uint8 (H, W, 3), called `name` in a warning.
+    """The stains of an image, uint8 (H, W, 3), called `name` in a warning: float32 (3, 3).
 
-    Returns:
-        float32 (3, 3): haematoxylin, eosin and their common perpendicular. The first two are as
-        long as the 99th percentile of their concentration, so that a bias is a share of that. Where
-        no stains are found, the textbook's, of length 1, with a warning.
+    Haematoxylin, eosin and their common perpendicular. The first two are as long as the 99th
+    percentile of their concentration, so that a bias is a share of that. Where no stains are found,
+    the textbook's, of length 1, with a warning.
     """
     try:
         found = fit_pixels(sample_tissue([image]), _METHOD)

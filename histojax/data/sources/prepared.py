@@ -43,11 +43,7 @@ def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-    """Metadata of a prepared set: licence, citation, mpp, classes, splits and index.
-
-    Raises:
-        UserError: it is damaged or was not written by `histojax.prepare`.
-    """
+    """Licence, citation, mpp, classes, splits and index of a prepared set; UserError for damage."""
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -69,7 +65,7 @@ def fingerprint_of(entries: Iterable[Mapping[str, Any]]) -> str:
 
 
 class PreparedSource(CachedSource):
-    """A split of a prepared set.
+    """A split of a prepared set: NAME, or NAME/VARIANT for another arrangement of its parts.
 
     The set's own val and test images are val and test; where it has no val, its train images are
     split by group as those of a folder are.
@@ -83,24 +79,14 @@ class PreparedSource(CachedSource):
         data_dir: str | pathlib.Path = "",
         seed: int = 0,
         group_pattern: str | None = "",
-        val_fraction: float = 0.2,
         cache_bytes: int = 2**31,
         crop: int | None = None,
         scale: int = 4,
     ):
-        """Opens a set; no image is read.
-
-        Args:
-            name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
-            split, data_dir, seed, group_pattern, val_fraction, cache_bytes, crop, scale: as
-                `open_source` has them.
-
-        Raises:
-            UserError: the set has no such split or variant, is damaged, or an image is too small.
-        """
+        """Opens a set as `open_source` does; no image is read."""
         super().__init__(cache_bytes)
         base, _, variant = name.partition("/")
-        self.name, self.split = name, split
+        self._name = name
         self._folder = folder_of(base, data_dir)
         metadata = read_metadata(self._folder)
         if variant not in metadata["splits"]:
@@ -126,7 +112,6 @@ class PreparedSource(CachedSource):
             carve="val" not in splits,
             published=True,
             seed=seed,
-            val_fraction=val_fraction,
         )
         self._entries = [entries[image] for image in self.names]
         for entry in self._entries:
@@ -146,9 +131,6 @@ class PreparedSource(CachedSource):
     def __getstate__(self) -> dict[str, Any]:
         # Each process opens the files for itself.
         return {**self.__dict__, "_parts": ComputedOnce()}
-
-    def __repr__(self) -> str:
-        return f"PreparedSource({self.name!r}, split={self.split!r}, images={len(self)})"
 
     def fingerprint(self) -> str:
         """16 hex digits of SHA-256 over names and pixels of this split's images."""
@@ -178,7 +160,7 @@ class PreparedSource(CachedSource):
                 raise UserError(
                     f"the low-resolution image of {entry['name']!r} is {low[0]} x {low[1]} px, and "
                     f"1/{self._scale} of {high[0]} x {high[1]} px is due, rounded down: set "
-                    f"data.scale to what {self.name} was made with"
+                    f"data.scale to what {self._name} was made with"
                 )
         return record
 

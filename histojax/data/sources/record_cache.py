@@ -29,8 +29,9 @@ class RecordCache:
         record = self.get(index)
         if record is None:
             record = make()
-            for array in _arrays_of(record):
-                array.flags.writeable = False
+            for value in record.values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
             self.keep(index, record)
         return dict(record)
 
@@ -76,9 +77,5 @@ class ComputedOnce(Generic[Value]):
         return ComputedOnce, (self._values,)
 
 
-def _arrays_of(record: Mapping[str, Any]) -> list[np.ndarray]:
-    return [value for value in record.values() if isinstance(value, np.ndarray)]
-
-
 def _size(record: Mapping[str, Any]) -> int:
-    return sum(array.nbytes for array in _arrays_of(record))
+    return sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))

@@ -10,26 +10,22 @@ import unicodedata
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from histojax.checks import check, number
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
 SPLITS = ("train", "val", "test")
 _TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
+_VAL_FRACTION = 0.2
 _OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
 
 
 def group_of(name: str, pattern: str | None = "") -> str:
     """The group (patient) that an image's name, without its ending, states.
 
-    Args:
-        pattern: regular expression; its first group, or the whole match, is the group. Empty: the
-            first 12 characters of a TCGA barcode, else the text before the first "_", else the
-            name.
-
-    Raises:
-        UserError: the pattern is malformed or does not match.
+    It is the first group, or else the whole match, of the regular expression `pattern`; of an empty
+    one the first 12 characters of a TCGA barcode, else the text before the first "_", else the
+    name. UserError for a pattern that is malformed or does not match.
     """
     if not pattern:
         patient = _TCGA_PATIENT.match(name)
@@ -63,19 +59,10 @@ def ordered_groups(groups: Iterable[str], salt: str) -> list[str]:
     )
 
 
-def split_groups(
-    groups: Iterable[str], *, seed: int, val_fraction: float = 0.2
-) -> tuple[list[str], list[str]]:
-    """(train, val) groups: ordered by SHA-256 of (seed, group), the first ones to val.
-
-    round(val_fraction * number of groups) go to val, at least one and at most all but one.
-
-    Raises:
-        UserError: for a val_fraction that is not between 0 and 1.
-    """
-    check({"val_fraction": val_fraction}, {"val_fraction": number(above=0, below=1)})
+def split_groups(groups: Iterable[str], *, seed: int) -> tuple[list[str], list[str]]:
+    """(train, val) groups: the first 20 % of `ordered_groups`, at least one, go to val."""
     distinct = ordered_groups(groups, str(seed))
-    count = min(max(1, round(val_fraction * len(distinct))), len(distinct) - 1)
+    count = max(1, round(_VAL_FRACTION * len(distinct)))
     return distinct[count:], distinct[:count]
 
 
@@ -84,13 +71,8 @@ def checked_splits(
 ) -> dict[str, list[str]]:
     """{split: names} from the content of splits.json; splits without names are left out.
 
-    Args:
-        path: of splits.json, to name it.
-        content: {"train": [...], "val": [...], "test": [...]} of names or file names.
-        images: {name: path} of the images that there are.
-
-    Raises:
-        UserError: another split, an image that is not there, or one that is named twice.
+    It lists names or file names by split; `images` is {name: path} of those that there are.
+    UserError for another split, an image that is not there, or one that is named twice.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
     splits: dict[str, list[str]] = {}
@@ -127,18 +109,15 @@ def names_of_split(
     carve: bool,
     published: bool,
     seed: int,
-    val_fraction: float,
 ) -> list[str]:
     """The sorted names of a split, no patient of which is on the other side of training.
 
     Args:
         where: the data, to name them.
-        split: "train", "val", "test" or "all".
         roles: {name: split}; images in no split are left out or None.
         groups: {name: group} of all images.
         carve: whether val is made of the train images, by group; see `split_groups`.
         published: whether others made the splits: a group that trains and tests is then no error.
-        seed, val_fraction: of the split by group.
 
     Raises:
         UserError: no such split, a single group to carve, or a group in two splits. A group in test
@@ -148,7 +127,7 @@ def names_of_split(
         training = {name: groups[name] for name, role in roles.items() if role == "train"}
         distinct = sorted(set(training.values()))
         if len(distinct) > 1:
-            val = split_groups(distinct, seed=seed, val_fraction=val_fraction)[1]
+            val = split_groups(distinct, seed=seed)[1]
             roles = {**roles, **{n: "val" for n, group in training.items() if group in val}}
         elif training and split != "test":
             raise UserError(
@@ -156,30 +135,6 @@ def names_of_split(
                 f"({distinct[0]!r}), so train and val cannot be of different patients: add "
                 f"another patient, write splits.json, or set data.group_pattern ({_OWN_GROUPS})"
             )
-    shared = _shared_groups(where, split, roles, groups, published)
-    if split == "all":
-        return sorted(groups)
-    there = [role for role in SPLITS if role in roles.values()]
-    if split not in there:
-        raise UserError(f"{where} has no split {split!r}: there are {', '.join([*there, 'all'])}")
-    if shared and split == "test":
-        _log.warning(
-            "%s: %d groups of the test images are in training too: %s",
-            where,
-            len(shared),
-            ", ".join(map(repr, shared)),
-        )
-    return sorted(name for name, role in roles.items() if role == split)
-
-
-def _shared_groups(
-    where: str,
-    split: str,
-    roles: Mapping[str, str | None],
-    groups: Mapping[str, str],
-    published: bool,
-) -> list[str]:
-    """Groups in test and in another split, where `split` may hold them; others are refused."""
     side: dict[str, str] = {}
     shared = set()
     for name, role in roles.items():
@@ -196,4 +151,12 @@ def _shared_groups(
             )
         if tests:
             shared.add(group)
-    return sorted(shared)
+    if split == "all":
+        return sorted(groups)
+    there = [role for role in SPLITS if role in roles.values()]
+    if split not in there:
+        raise UserError(f"{where} has no split {split!r}: there are {', '.join([*there, 'all'])}")
+    if shared and split == "test":
+        found = f"{len(shared)} groups of the test images are in training too"
+        _log.warning(f"{where}: {found}: {', '.join(map(repr, sorted(shared)))}")
+    return sorted(name for name, role in roles.items() if role == split)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Container
 
 import numpy as np
 
@@ -27,21 +27,12 @@ _EXTRA = {"extra_weight": number(above=0, most=1, of="a share of the crops")}
 _UNLABELLED = {"unlabelled_weight": number(above=0, below=1, of="a share of the crops")}
 
 
-def labelled_groups(groups: Iterable[str], share: float, seed: int) -> list[str]:
-    """The groups (patients) whose labels are used: the first ones by SHA-256 of (seed, group).
-
-    At least one is taken. A larger share of one seed holds the smaller ones.
-    """
-    distinct = ordered_groups(groups, f"{seed}:labelled")
-    return distinct[: max(1, round(share * len(distinct)))]
-
-
 class Subset(WrappedSource):
-    """Some images of a source, in its order."""
+    """The images of a source that belong to some groups, in its order."""
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, groups: Container[str]):
         super().__init__(source)
-        self._indices = tuple(indices)
+        self._indices = [i for i, group in enumerate(source.groups) if group in groups]
         self.names = [source.names[i] for i in self._indices]
         self.groups = [source.groups[i] for i in self._indices]
 
@@ -54,31 +45,28 @@ class Subset(WrappedSource):
 
 
 def labelled_part(source: Source, share: float, seed: int) -> Source:
-    """The images of a training split whose labels are used; all of them where the share is 1.
+    """The images of a training split whose labels are used: those of a share of the patients.
 
-    Raises:
-        UserError: for a share that is not above 0, up to 1.
+    They are the first groups by SHA-256 of (seed, group), at least one. A larger share of one seed
+    holds the smaller ones. UserError for a share out of range.
     """
     check({"labelled": share}, _LABELLED, "data.")
     if share == 1:
         return source
-    kept = set(labelled_groups(source.groups, share, seed))
-    return Subset(source, [i for i, group in enumerate(source.groups) if group in kept])
+    distinct = ordered_groups(source.groups, f"{seed}:labelled")
+    return Subset(source, distinct[: max(1, round(share * len(distinct)))])
 
 
 def left_out(source: Source, share: float, seed: int) -> Subset:
     """The images of a training split that `labelled_part` leaves out; there may be none."""
-    kept = set(labelled_part(source, share, seed).groups)
-    return Subset(source, [i for i, group in enumerate(source.groups) if group not in kept])
+    return Subset(source, set(source.groups) - set(labelled_part(source, share, seed).groups))
 
 
 def with_extra(source: Source, extra: Source, weight: float) -> Source:
     """A training split and further images, which make up the share `weight` of the crops.
 
-    `weight` is above 0, up to 1; at 1 the extra images are all there is.
-
-    Raises:
-        UserError: for a weight out of range, or sets of different classes.
+    At weight 1 the extra images are all there is. UserError for a weight that is not above 0, up to
+    1, or sets of different classes.
     """
     check({"extra_weight": weight}, _EXTRA, "data.")
     # Nuclei without a class go with any classes: all are then nuclei alone.
@@ -127,11 +115,10 @@ def open_unlabelled(
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
     Args:
-        spec: "rest", the training patients that `labelled_part` leaves out; or a SPEC of images,
-            all of which are taken.
+        spec: "rest", the training patients that `labelled_part` leaves out of `labelled`; or a SPEC
+            of images, all of which are taken.
         open_one: opens a SPEC without asking for labels.
         labelled: SPEC of the labelled data.
-        share, seed: as `labelled_part` has them.
 
     Raises:
         UserError: if nothing is left of the training split, a source cannot be opened, or a patient
@@ -153,8 +140,9 @@ def open_unlabelled(
         )
     further = open_one(spec, split="all")
     whole, free = open_one(labelled, split="all", crop=None), set(rest.names)
-    taken = {patient for patient, name in _named_patients(whole) if name not in free}
-    for patient, _ in _named_patients(further):
+    named = zip(patients(whole), whole.names, strict=True)
+    taken = {patient for patient, name in named if name not in free}
+    for patient in patients(further):
         if patient in taken:
             raise UserError(
                 f"{patient} is in data.unlabelled={spec} and among the labelled or held-out images "
@@ -167,10 +155,7 @@ def open_unlabelled(
 def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSource:
     """Labelled images and others whose labels are blanked, the share `weight` of the crops.
 
-    Scale and classes are those of the labelled images.
-
-    Raises:
-        UserError: for a weight that is not above 0 and below 1.
+    Scale and classes are those of the labelled images. UserError for a weight not between 0 and 1.
     """
     check({"unlabelled_weight": weight}, _UNLABELLED, "data.")
     scales = (source.mpp, others.mpp)
@@ -184,9 +169,3 @@ def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSourc
         [1 - weight, weight],
         weighted=True,
     )
-
-
-def _named_patients(source: Source) -> list[tuple[str, str]]:
-    """(TCGA patient, or else the image's name, and the name) of each image."""
-    named = zip(patients(source), source.names, strict=True)
-    return [(patient or name, name) for patient, name in named]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 
 from histojax.checks import check, one_of, whole
@@ -12,22 +13,11 @@ from histojax.tissue import rendering
 # Patients of a split are numbered from a multiple of this, so that the number of training images
 # never changes what is validated on.
 _PATIENTS_PER_SPLIT = 1_000_000
-_RULES = {
-    "seed": whole(0),
-    "size": whole(16, 2**14),
-    "patches_per_patient": whole(1, 2**20),
-}
+_RULES = {"seed": whole(0), "size": whole(16, 2**14), "patches_per_patient": whole(1, 2**20)}
 
 
 class SyntheticSource(CachedSource):
-    """Synthetic tissue with exact nuclei.
-
-    Attributes:
-        names: "synthetic-<split>-<patient>-<k>", k the patch of the patient.
-        groups: the patients, "synthetic-<split>-<patient>".
-        mpp: 0.25 um/px.
-        classes: "background", "nucleus".
-    """
+    """Synthetic tissue with exact nuclei: images "synthetic-<split>-<patient>-<k>", k the patch."""
 
     mpp: float | None = rendering.MPP
 
@@ -43,15 +33,13 @@ class SyntheticSource(CachedSource):
         patches_per_patient: int = rendering.PATCHES_PER_PATIENT,
         cache_bytes: int = 2**29,
     ):
-        """Opens a split; nothing is drawn before it is asked for.
+        """Opens a split, of the three one after the other for "all"; nothing is drawn here.
 
         Args:
-            split: "train", "val", "test", or "all" (the three one after the other).
             seed: another one is another set of patients.
             train, val, test: number of images of each split.
             size: side of an image in px.
             patches_per_patient: images of one patient; the last patient of a split may have fewer.
-            cache_bytes: bound on the drawn images that are kept, in each process; 0 keeps none.
 
         Raises:
             UserError: an argument is out of range.
@@ -63,8 +51,12 @@ class SyntheticSource(CachedSource):
         check(others, _RULES, "data.synthetic.")
         largest = _PATIENTS_PER_SPLIT * patches_per_patient
         check(counts, dict.fromkeys(SPLITS, whole(0, largest)), "data.synthetic.")
-        self.split, self.seed, self.size = split, seed, size
-        self.patches_per_patient, self.counts = patches_per_patient, counts
+        self.split = split
+        self._draw = functools.partial(
+            rendering.tissue, seed, size=size, patches_per_patient=patches_per_patient
+        )
+        identity = {"model": rendering.MODEL_VERSION, "split": split, "counts": counts, **others}
+        self._digest = digest_of(json.dumps(identity, sort_keys=True))
         self.classes = ["background", "nucleus"]
         self.objects: Objects = "nuclei"
         self.names: list[str] = []
@@ -80,20 +72,10 @@ class SyntheticSource(CachedSource):
                     self._indices.append(first + i)
 
     def _read(self, index: int) -> Record:
-        drawn = rendering.tissue(
-            self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
-        )
+        drawn = self._draw(self._indices[index])
         name, instances = self.names[index], drawn["instances"]
         return {"name": name, "hr": drawn["image"], "instances": instances}
 
     def fingerprint(self) -> str:
-        """Short hex string of what decides the images: model version, seed, split, counts, size."""
-        identity = {
-            "model": rendering.MODEL_VERSION,
-            "seed": self.seed,
-            "split": self.split,
-            "counts": self.counts,
-            "size": self.size,
-            "patches_per_patient": self.patches_per_patient,
-        }
-        return digest_of(json.dumps(identity, sort_keys=True))
+        """16 hex digits of SHA-256 over what decides the images."""
+        return self._digest

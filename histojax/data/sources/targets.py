@@ -48,17 +48,11 @@ class TargetSource(WrappedSource):
         *,
         cache_bytes: int = 2**30,
     ):
-        """
-        Args:
-            source: the images.
-            fields: those of `FIELDS` that are wanted.
-            config: `config.data.targets`. physical: whether the shape marker's areas and radii, px
-                at 0.25 um per px, are scaled to the images' own scale where it is known; legacy:
-                whether mask, marker and contour lose the rim that USE-Net's code takes from them.
-            cache_bytes: bound on the targets that are kept, in each process.
+        """Adds `fields`, out of `FIELDS`, as `config.data.targets` has them.
 
-        Raises:
-            UserError: for a setting that breaks its rule.
+        physical: the shape marker's areas and radii, px at 0.25 um per px, are scaled to the
+        images' own scale where it is known. legacy: mask, marker and contour lose the rim that
+        USE-Net's code takes from them. UserError for a bad setting.
         """
         super().__init__(source)
         self._fields = tuple(fields)
