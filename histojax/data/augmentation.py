@@ -1,9 +1,8 @@
 """Random crops, the eight flips and rotations, stain and light jitter.
 
 An example is a dict of registered arrays of one field of view: "hr" (H, W, 3) uint8 and, where
-present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Geometry moves all of them
-together; colour changes the images alone. Parameters are drawn first, and applied by functions that
-run on NumPy arrays (host) and on jax.numpy arrays (inside a jitted function) alike.
+present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Parameters are drawn first,
+and applied by functions that run on NumPy arrays (host) and on jax.numpy arrays (jitted) alike.
 """
 
 from __future__ import annotations
@@ -34,31 +33,25 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of random variation; 0, or (1, 1), is off.
+    """Ranges of random variation, checked; 0, or (1, 1), is off.
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
-        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored
-            when rotations=True, where a half turn and a flip make an up-down flip.
-        rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the
-            square.
+        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored when
+            rotations=True, where a half turn and a flip make an up-down flip.
+        rotations: turn by a multiple of 90 degrees.
         stain_sigma: scale jitter of each stain, U(1 - s, 1 + s).
         stain_bias: bias jitter of each stain in concentration, U(-b, b).
         own_stains: the two stains of the image itself are jittered, the bias in shares of their
-            99th percentile, and not the three of the textbook; see
-            `histojax.data.sources.per_image_stains`.
+            99th percentile, and not the three of the textbook; see `sources.per_image_stains`.
         brightness: shift in shares of the full range, U(-b, b).
         contrast: gain about mid-grey, U(1 - c, 1 + c).
-        zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
-            labels (host only). It changes the pixel size, so it suits segmentation across scanners
-            and not super-resolution at a known scale.
-        rotate: turn by any angle, U(-r, r) degrees, read out of the whole image and resampled as by
-            zoom (host only).
+        zoom: range of a magnification that resamples the crop (host only). It changes the pixel
+            size, so it suits segmentation across scanners and not super-resolution at a known
+            scale.
+        rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
-
-    Raises:
-        UserError: when a value breaks its rule.
     """
 
     flips: bool = True
@@ -117,12 +110,11 @@ def symmetries(augmentation: Augmentation) -> tuple[int, ...]:
 
 
 def dihedral(image: Any, index: Any) -> Any:
-    """One of the eight symmetries of the square; a view for NumPy.
+    """One of the eight symmetries of an image (H, W) or (H, W, C); a view for NumPy.
 
-    Args:
-        image: (H, W) or (H, W, C); a JAX array has to be square.
-        index: 0..7; bit 2 exchanges rows and columns, then bit 0 reverses the rows and bit 1 the
-            columns. 0 is the identity, 3 the half turn, 5 and 6 the quarter turns.
+    Bit 2 of the index exchanges rows and columns (of a JAX array, which has to be square), then bit
+    0 reverses the rows and bit 1 the columns. 0 is the identity, 3 the half turn, 5 and 6 the
+    quarter turns.
     """
     xp = image.__array_namespace__()
     if xp is np:
@@ -141,11 +133,8 @@ def dihedral(image: Any, index: Any) -> Any:
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
     """Draws the upper left corner (y, x) of a crop, int32 (2,), every position alike.
 
-    Args:
-        rng: np.random.Generator or JAX key.
-        height, width: of the image in px, at least `crop`; may be traced.
-        crop: side of the crop in px.
-        step: the corner is a multiple of this, so that a registered image at 1/step keeps pace.
+    The image, `height` x `width` px, may be traced and is no smaller than `crop`. The corner is a
+    multiple of `step`, so that a registered image at 1/step keeps pace.
     """
     u = sampling.uniform(rng, (2,))
     xp = u.__array_namespace__()
@@ -202,13 +191,10 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
 def apply(
     example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
 ) -> dict[str, Any]:
-    """Moves and recolours a cropped example; NumPy arrays may become views.
+    """Moves and recolours the arrays of an example; NumPy arrays may become views.
 
-    Args:
-        example: registered arrays; see the head of this module.
-        parameters: what `sample_parameters` drew, and "stains" (3, 3) of the image where they are
-            to be its own.
-        augmentation: what is switched on (its ranges are not read again).
+    `parameters` are those that `sample_parameters` drew, and "stains" (3, 3) of the image where
+    they are to be its own. `augmentation` says what is on; its ranges are not read again.
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
     relights = augmentation.brightness > 0 or augmentation.contrast > 0

@@ -100,28 +100,22 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """A named degradation with its ranges; see the head of this module for each step.
+    """A named degradation with its ranges, checked; see the head of this module for each step.
 
     A `*_probability` is the share of the images that pass through a step.
 
     Attributes:
         kernel: the reduction kernel of `microscope`.
         kernels: those that `blind` and `second_order` draw from, evenly.
-        blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
+        blur_sigma: hr pixels; of both widths where the blur is anisotropic.
         anisotropic_probability: share of the blurs with two widths, in both orders; not in
             `microscope`.
-        noise_sigma: range in grey levels of 255, on the reduced image.
-        photons: range of the photon count at white.
-        jpeg_quality: range, whole numbers.
-        resize: range of the side between the two orders, in sides of the lr image; cut at the hr
-            image's.
+        noise_sigma: grey levels of 255, on the reduced image.
+        photons: photon count at white.
+        resize: side between the two orders, in sides of the lr image; cut at the hr image's.
         second_*: the same for the second order, whose input pixels are those in between.
         sinc_probability: share of the images that ring, `second_order` only.
-        sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
-            frequency.
-
-    Raises:
-        UserError: when a value breaks its rule.
+        sinc_cutoff: frequency they are cut at, in shares of the lr image's Nyquist frequency.
     """
 
     name: str = "bicubic"
@@ -184,20 +178,15 @@ def sample_parameters(
 ) -> dict[str, Any]:
     """Draws what is random about one image's degradation.
 
-    Args:
-        degradation: what to draw for.
-        rng: np.random.Generator (host), or a JAX key (inside a jitted function).
-        shape: (h, w, C) of the lr image.
+    `rng` is a NumPy generator (host), or a JAX key (inside a jitted function, UserError for a
+    degradation that runs on the host only); `shape` is (h, w, C) of the lr image.
 
     Returns:
-        {} for the fixed degradations. For `microscope` scalars "blur_sigma" (hr px),
-        "noise_sigma" (grey levels), "inverse_photons" and "jpeg_quality", each 0 for none, and
-        "noise", float32 `shape` of unit variance. For `blind` and `second_order` "orders", each
-        with these but, for the sigma, "blur" (a filter (K, K) or None), and with "kernel" and
-        "noise" of the size that the order makes; "sinc" (a filter or None) and "jpeg_last".
-
-    Raises:
-        UserError: a key is given for a degradation that runs on the host only.
+        {} for the fixed degradations. For `microscope` scalars "blur_sigma" (hr px), "noise_sigma"
+        (grey levels), "inverse_photons" and "jpeg_quality", each 0 for none, and "noise", float32
+        `shape` of unit variance. For `blind` and `second_order` "orders", each with these but, for
+        the sigma, "blur" (a filter (K, K) or None), and with "kernel" and "noise" of the size that
+        the order makes; "sinc" (a filter or None) and "jpeg_last".
     """
     if degradation.name in FIXED:
         return {}
@@ -272,11 +261,8 @@ def _sample_order(
 def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) -> Any:
     """uint8 (H, W, 3), NumPy or JAX -> its low-resolution image (H/r, W/r, 3) of the same kind.
 
-    `parameters` is what `sample_parameters` drew for this image.
-
-    Raises:
-        UserError: for a size that is no multiple of the scale, or a traced array where the
-            degradation runs on the host only.
+    `parameters` is what `sample_parameters` drew for this image. UserError for a size that is no
+    multiple of r, or a traced array where the degradation runs on the host only.
     """
     scale = degradation.scale
     if degradation.name in FIXED:

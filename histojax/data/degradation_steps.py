@@ -26,15 +26,10 @@ def _reflected_distances(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def blur_weights(size: int, sigma: Any) -> Any:
-    """The matrix of a Gaussian blur along one axis with half-sample symmetric borders.
+    """The matrix of a Gaussian blur along one axis, half-sample symmetric borders: (size, size).
 
-    Args:
-        size: length of the axis in pixels; mirror images of the first order are summed, so sigma is
-            to stay below about size / 4.
-        sigma: scalar, NumPy or JAX, in pixels; 0 gives the identity.
-
-    Returns:
-        float32 (size, size); rows sum to 1.
+    Mirror images of the first order are summed, so sigma, a NumPy or JAX scalar in px, is to stay
+    below about size / 4; 0 gives the identity. float32, rows sum to 1.
     """
     xp = sigma.__array_namespace__()
     sigma = xp.maximum(sigma, 1e-3).astype(xp.float32)
@@ -48,12 +43,10 @@ def blur_weights(size: int, sigma: Any) -> Any:
 
 
 def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
-    """A sampled Gaussian of two widths (Wang et al. 2021, equation 2), float32 (K, K), sum 1.
+    """A sampled Gaussian of two widths (Wang et al. 2021, equation 2): float32 (K, K), sum 1.
 
-    Args:
-        sigma_a, sigma_b: standard deviations along and across the direction, px, above 0; cut
-            beyond 4 of the larger one.
-        angle: of the direction from the x axis towards the y axis, radians.
+    The standard deviations, px, above 0, are those along and across a direction `angle` radians
+    from the x axis towards the y axis. It is cut beyond 4 of the larger one.
     """
     radius = max(1, int(np.ceil(4.0 * max(sigma_a, sigma_b))))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -89,10 +82,9 @@ def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
-    """Adds a camera's read noise and shot noise; the result is unrounded and unclipped.
+    """Adds a camera's read noise and shot noise to a float image; unrounded and unclipped.
 
     Args:
-        image: (..., H, W, C) float.
         read_sigma: of the white Gaussian read noise, grey levels.
         inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at
             intensity x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.

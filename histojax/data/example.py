@@ -24,13 +24,9 @@ FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSpec:
-    """How one image becomes one example.
+    """How one image becomes one example: `crop` px of the `fields` of a batch.
 
-    Attributes:
-        crop: side of the crop in hr px.
-        fields: of a batch.
-        stored: fields that are read of each image for it.
-        degradation: how lr is made where it is not stored.
+    `stored` are the fields that are read of each image; lr is degraded where it is not among them.
     """
 
     crop: int
@@ -72,11 +68,9 @@ def example_spec(
     crop: int | None = None,
     augment: bool = True,
 ) -> ExampleSpec:
-    """Reads the data config against what the source offers.
+    """Reads `config.data` against what the first image of the source offers.
 
     Args:
-        source: the images; the first is read.
-        data_config: `config.data`.
         fields: the batch's fields, out of `FIELDS`.
         crop: side in hr px; None takes `config.data.crop`.
         augment: whether `config.data.augmentation` applies.
@@ -204,13 +198,9 @@ def finish(
     augmentation: Mapping[str, Any] | None,
     degradation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Augments and degrades one crop, on NumPy or JAX arrays.
+    """Augments and degrades the stored fields of one crop, on NumPy or JAX arrays.
 
-    Args:
-        cropped: the stored fields.
-        spec: what is made of them.
-        augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
-        degradation: parameters drawn by `degradation.sample_parameters`.
+    The parameters are those that the `sample_parameters` of both drew; without augmentation None.
     """
     example = dict(cropped)
     if augmentation is not None:

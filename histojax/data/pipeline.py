@@ -6,11 +6,9 @@ A batch is a dict of the fields asked for, of B crops each:
     "mask" uint8 (B, crop, crop)      "instances" int32 (B, crop, crop)
     "labelled" uint8 (B, crop, crop)
 
-Training batches come in one of two ways, and `train_batches` chooses. On the host, grain maps image
-indices to augmented crops in threads or worker processes (`HostBatches`). On the device, the whole
-set lies in the accelerator's memory and one jitted function makes a batch from an integer
-(`device_batches.DeviceBatches`). Both streams are pure functions of (seed, position), so the
-position alone, a number, resumes either.
+On the host, grain maps image indices to augmented crops in threads or worker processes. On the
+device, the whole set lies in the accelerator's memory and one jitted function makes a batch from an
+integer. Both streams are pure functions of (seed, position), so the position resumes either.
 """
 
 from __future__ import annotations
@@ -106,16 +104,14 @@ class ImageOrder:
 @contextlib.contextmanager
 def _single_threaded_children() -> Iterator[None]:
     """Processes started inside run BLAS on one thread: workers would fight over the cores."""
-    before = {name: os.environ.get(name) for name in _BLAS_THREADS}
+    before = {name: os.environ[name] for name in _BLAS_THREADS if name in os.environ}
     os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in _BLAS_THREADS:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _end_with_parent(index: int, count: int) -> None:
@@ -134,15 +130,12 @@ def _end_with_parent(index: int, count: int) -> None:
 class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
-    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p,
-    p + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
+    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p, p
+    + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
 
     Args:
-        source: the images; picklable when `workers` > 0.
-        spec: what is made of each.
-        batch_size, seed, process_index, process_count: as `train_batches` has them.
         workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
-            __name__ == "__main__":`, for they are spawned.
+            __name__ == "__main__":`, for they are spawned, and a source that can be pickled.
         crops_per_image: crops drawn each time that an image is visited. They come near each other,
             for a source that keeps a few dozen images decoded but not all.
     """
@@ -173,32 +166,27 @@ class HostBatches(Batches):
         """Starts the threads or workers at the position, and returns the first batch."""
         import grain
 
-        batches = self._batches[self._position :]
+        threads = 0 if self._workers else min(4, len(cores.usable()))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        batches = self._batches[self._position :].to_iter_dataset(options)
         if not self._workers:
-            threads = min(4, len(cores.usable()))
-            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-            self._iterator = iter(batches.to_iter_dataset(options))
+            self._iterator = iter(batches)
             return next(self._iterator)
         from absl import flags
 
         if not flags.FLAGS.is_parsed():
             # grain reads absl flags when it starts workers; a notebook or test has parsed none.
             flags.FLAGS.mark_as_parsed()
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        dataset = batches.to_iter_dataset(options).mp_prefetch(
+        batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4),
             worker_init_fn=_end_with_parent,
         )
         with _single_threaded_children():
-            self._iterator = iter(dataset)
+            self._iterator = iter(batches)
             return next(self._iterator)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        """The next batch; one that a dead worker leaves out is made by new workers.
-
-        Raises:
-            UserError: if one of these dies of it too.
-        """
+        """The next batch; new workers make one that a dead worker leaves out, or UserError."""
         for again in (True, False):
             try:
                 batch = self._start() if self._iterator is None else next(self._iterator)
@@ -214,8 +202,7 @@ class HostBatches(Batches):
                         f"made ({reason}, twice; -9 is often too little memory): give fewer "
                         "workers, or 0 for threads"
                     ) from error
-                warning = "batch %d: %s; starting the workers again"
-                logging.warning(warning, self._position, reason)
+                logging.warning(f"batch {self._position}: {reason}; starting the workers again")
         self._position += 1
         return batch
 
@@ -251,14 +238,12 @@ def train_batches(
     """Endless training batches with a position that can be saved.
 
     Args:
-        source: the images.
-        data_config: `config.data`. placement "auto" takes the device where there is an
-            accelerator, the set fits device_bytes and every step can run there.
+        data_config: `config.data`. placement "auto" takes the device where there is an accelerator,
+            the set fits device_bytes and every step can run there.
         fields: the batch's fields, out of `FIELDS`.
         batch_size: B, of this process.
         seed: 0 .. 2**32 - 1.
-        process_index: of this process.
-        process_count: number of processes; all make B examples, all different.
+        process_index, process_count: all processes make B examples, all different.
         sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
             NumPy arrays of this process's part in any case.
 
@@ -275,12 +260,8 @@ def train_batches(
     check_placement(spec, data_config)
     how = {**_DEFAULTS, **data_config}
     placement, max_bytes = how["placement"], how["device_bytes"]
-    common = {
-        "batch_size": batch_size,
-        "seed": seed,
-        "process_index": process_index,
-        "process_count": process_count,
-    }
+    common = {"batch_size": batch_size, "seed": seed}
+    common |= {"process_index": process_index, "process_count": process_count}
     suits_device = placement == "auto" and not _needs_host(spec) and _has_accelerator()
     if placement == "device" or suits_device:
         store = load_store(source, spec, max_bytes)

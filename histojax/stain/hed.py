@@ -45,32 +45,24 @@ def _product(x: Any, matrix: Any) -> Any:
 def jitter_parameters(stain_sigma: float, stain_bias: float, uniform: Any) -> dict[str, Any]:
     """One image's stain jitter (Tellez et al., IEEE Trans. Med. Imaging 37, 2018).
 
-    Args:
-        stain_sigma: s of the scale alpha ~ U(1 - s, 1 + s), 0 <= s < 1.
-        stain_bias: b of the bias beta ~ U(-b, b), in concentration.
-        uniform: float32 (2, 3) drawn from [0, 1).
-
-    Returns:
-        {"alpha": float32 (3,), "beta": float32 (3,)}.
+    The scale "alpha" ~ U(1 - s, 1 + s), 0 <= s < 1, and the bias "beta" ~ U(-b, b), in
+    concentration: float32 (3,) each, made of `uniform`, float32 (2, 3) drawn from [0, 1).
     """
     u = 2.0 * uniform - 1.0
     return {"alpha": 1.0 + stain_sigma * u[0], "beta": stain_bias * u[1]}
 
 
 def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) -> Any:
-    """Scales and shifts the stain concentrations of an image.
+    """Scales and shifts the stain concentrations of an image, (H, W, 3) of the same dtype.
 
-    The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d
-    the mean optical density of the pixel, fades the bias out where there is no tissue, so that
-    blank glass is not tinted: at d = 0 white stays white exactly.
+    The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the
+    mean optical density of the pixel, fades the bias out where there is no tissue, so that blank
+    glass is not tinted: at d = 0 white stays white exactly.
 
     Args:
-        rgb: (H, W, 3) uint8, or float in [0, 1]; NumPy or JAX.
+        rgb: uint8, or float in [0, 1], which becomes float32; NumPy or JAX.
         parameters: "alpha" and "beta", (3,) each, of `jitter_parameters`.
         stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
-
-    Returns:
-        (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
     """
     xp = rgb.__array_namespace__()
     quantized = rgb.dtype == np.uint8

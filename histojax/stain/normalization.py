@@ -81,12 +81,10 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class StainFit:
-    """The stains of an image.
+    """The stains of an image: two absorption vectors (R, G, B) of length 1, haematoxylin first.
 
-    Attributes:
-        stains: two absorption vectors (R, G, B) of length 1, haematoxylin first.
-        maxima: 99th percentile of the concentration of each over the tissue.
-        sparsity: lambda of its concentrations; None where they are by least squares.
+    `maxima` is the 99th percentile of the concentration of each over the tissue; `sparsity` is
+    lambda of its concentrations, None where they are by least squares.
     """
 
     stains: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -122,14 +120,10 @@ class Unfit(ValueError):
 def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
     """Draws up to 2^15 tissue pixels of an image, all equally likely, in one pass: uint8 (N, 3).
 
-    Args:
-        strips: uint8 (H, W, 3) each, which together are the image, or windows of a slide.
-            Full-width strips from top to bottom, of any heights, give what the whole image gives.
-        seed: of the draw.
-
-    Raises:
-        Unfit: there are too few. Pixels are left out that are glass, or have a channel at 0, whose
-            density is not known.
+    The strips, uint8 (H, W, 3) each, are together the image, or windows of a slide. Full-width
+    strips from top to bottom, of any heights, give what the whole image gives. Pixels are left out
+    that are glass, or have a channel at 0, whose density is not known; Unfit where too few are
+    left.
     """
     rng = np.random.default_rng(seed)
     pixels, keys = np.empty((0, 3), np.uint8), np.empty(0)
@@ -159,11 +153,7 @@ def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
 
 
 def fit_pixels(pixels: np.ndarray, method: Method) -> Fit:
-    """Fits a method to the tissue pixels of an image, uint8 (N, 3).
-
-    Raises:
-        Unfit: they are pale, of one stain, or of one colour.
-    """
+    """Fits tissue pixels, uint8 (N, 3); Unfit where they are pale or of one stain or colour."""
     if method.name == "reinhard":
         mean, spread = reinhard.statistics(pixels)
         if spread.min() < reinhard.LEAST_SPREAD:
@@ -226,12 +216,8 @@ def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
     By stains: I' = 255 exp(-W_t^T h'), the concentrations h in the stains of the source scaled to
     h' by the ratio of the maxima. What the two stains do not explain is dropped. By colours: each
     channel's deviation from the source's mean, in CIELAB, in the target's mean and spread; glass is
-    moved with the tissue.
-
-    Args:
-        image: returned as it is where `source` is None.
-        source: the fit of the whole image that it is of.
-        target: the fit of what it is to look like, of the same method.
+    moved with the tissue. `source` is the fit of the whole image, None for one that keeps its
+    colours.
     """
     if source is None:
         return image

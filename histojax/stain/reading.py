@@ -21,10 +21,7 @@ class NormalizedReader:
     """
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
-        """Reads the image once, as a whole or in windows, for its fit; its owner closes `reader`.
-
-        `target` is the fit, of `method`, of what it is to look like.
-        """
+        """Reads the image for its fit, once; `target` is what it is to look like."""
         self._reader, self._target = reader, target
         self.height, self.width = reader.height, reader.width
         self.fit = fit_strips(looked_at(reader), method, name=name)

@@ -23,17 +23,12 @@ _SWEEPS = 5
 
 
 def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: float) -> np.ndarray:
-    """The non-negative lasso of two atoms, exactly.
+    """The non-negative lasso of two atoms, exactly: (3, N) -> (2, N).
 
     For each pixel the h >= 0 that minimises |v - W^T h|^2 / 2 + sparsity (h_1 + h_2). Where both
-    concentrations are positive they solve two linear equations. Where the solution of these has
-    one negative, that stain is absent (the stains are non-negative, so one's presence never makes
-    room for the other), and what is left is one equation, cut at 0.
-
-    Args:
-        density: (3, N); the result (2, N) is of its dtype.
-        stains: (2, 3), linearly independent; any length.
-        sparsity: weight lambda >= 0 of the concentrations.
+    concentrations are positive they solve two linear equations. Where the solution of these has one
+    negative, that stain is absent (the stains are non-negative, so one's presence never makes room
+    for the other), and what is left is one equation, cut at 0. The stains may have any length.
     """
     stains = stains.astype(density.dtype)
     (a, b), (_, c) = stains @ stains.T

@@ -38,9 +38,8 @@ KNOWN: dict[str, dict[str, Fit]] = {
 def target_fit(target: str, method: Method) -> Fit:
     """The fit, by a method, of a target: a name in `KNOWN`, or the path of an image.
 
-    Raises:
-        UserError: neither, an image that cannot be read or fitted, or a known target whose fit is
-            for another sparsity.
+    UserError for neither, an image that cannot be read or fitted, or a known target of another
+    sparsity.
     """
     if target in KNOWN:
         if method.name.startswith("spcn") and method.sparsity != SPARSITY:

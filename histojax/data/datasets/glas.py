@@ -23,6 +23,7 @@ CLASSES = (
 )
 _LAYOUT = "train_N.bmp, testA_N.bmp and testB_N.bmp, each with NAME_anno.bmp, and Grade.csv"
 _NAME = re.compile(r"(train|testA|testB)_\d+")
+_COLUMNS = ("name", "patient id", "grade (sirinukunwattana et al. 2015)")
 _SUFFIXES = (".bmp", ".png", ".tif")
 
 
@@ -70,14 +71,11 @@ def _grades(path: pathlib.Path) -> tuple[dict[str, str], dict[str, int]]:
     """Image name -> patient, and image name -> index of its grade in CLASSES."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     patients, grades = {}, {}
-    for line, row in enumerate(csv.DictReader(text.splitlines()), 2):
-        cells = {
-            key.strip().lower(): value.strip()
-            for key, value in row.items()
-            if isinstance(key, str) and isinstance(value, str)
-        }
-        name, patient = cells.get("name", ""), cells.get("patient id", "")
-        grade = cells.get("grade (sirinukunwattana et al. 2015)", "").lower().replace("-", " ")
+    rows = csv.DictReader(text.splitlines())
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    for line, row in enumerate(rows, 2):
+        name, patient, grade = ((row.get(column) or "").strip() for column in _COLUMNS)
+        grade = grade.lower().replace("-", " ")
         # The table as published spells one of them "differentated".
         grade = grade.replace("differentated", "differentiated")
         if not name or not patient or grade not in CLASSES[1:]:

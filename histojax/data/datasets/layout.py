@@ -38,7 +38,6 @@ class Example:
     """One image of a set, not yet decoded.
 
     Attributes:
-        name: unique in its set.
         group: the patient, or the smallest unit that is known to hold one.
         part: the set's own part that it belongs to, such as "train" or "fold1".
         load: () -> "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
@@ -56,7 +55,6 @@ class Contents:
     """What was found in a source.
 
     Attributes:
-        mpp: micrometres per pixel of all images, None where the set does not say.
         classes: names of the mask's values, from 0.
         splits: variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
             without "val" has its train images split by group when it is opened.
@@ -75,11 +73,8 @@ class Contents:
 class Dataset:
     """A published set: its owner, and how its layout is read.
 
-    Attributes:
-        name: by which it is prepared and opened.
-        layout: what the source must hold, in words.
-        read: (folder, max_pixels of an image file) -> what it holds; raises UserError where
-            `layout` is not what is there.
+    `read` takes a folder and the most pixels of an image file, and raises UserError where `layout`
+    is not what is there.
     """
 
     name: str
@@ -106,11 +101,7 @@ def files_of(root: pathlib.Path) -> list[pathlib.Path]:
 def by_key(
     files: Iterable[pathlib.Path], key: Callable[[pathlib.Path], str]
 ) -> dict[str, pathlib.Path]:
-    """{key: file} of the files whose key is not empty.
-
-    Raises:
-        UserError: two files have one key.
-    """
+    """{key: file} of the files whose key is not empty; UserError where two have one key."""
     keyed: dict[str, pathlib.Path] = {}
     for file in files:
         name = key(file)
@@ -139,13 +130,10 @@ def pairs(
     *,
     expected: str,
 ) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
-    """(key, image, annotation) in order of key; other annotations are left out.
+    """(key, image, annotation) in order of key; annotations without an image are left out.
 
-    Args:
-        root: the source.
-        layout: what it is to hold, in words.
-        images, annotations: key -> file.
-        expected: how the annotation of an image is called, with {} for its key.
+    `layout` and `expected` say what the source is to hold and how the annotation of an image is
+    called, with {} for its key.
 
     Raises:
         UserError: there is no image, no annotation, or none of an image.
@@ -189,11 +177,7 @@ def label_images(
 
 
 def read_pair(image: pathlib.Path, labels: pathlib.Path, max_pixels: int) -> Record:
-    """Reads an image and its label image.
-
-    Raises:
-        UserError: a file cannot be read or has more than max_pixels, or the two differ in size.
-    """
+    """Reads an image and its label image; UserError for a bad file, or sizes that differ."""
     hr = read_image(image, max_pixels=max_pixels)
     instances = read_labels(labels, max_pixels=max_pixels)
     if hr.shape[:2] != instances.shape:
@@ -228,12 +212,8 @@ def check_source(source: pathlib.Path) -> None:
 def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path]:
     """Gives the folder of a source; archives are unpacked to `scratch`, removed at the end.
 
-    Args:
-        source: a folder, an archive, or a folder of nothing but archives and tables.
-        scratch: an existing folder with room for what the archives hold.
-
-    Raises:
-        UserError: an archive cannot be unpacked.
+    The source is a folder, an archive, or a folder of nothing but archives and tables. `scratch` is
+    a folder with room for what archives hold; UserError where one cannot be unpacked.
     """
     archives, tables = [source], []
     if source.is_dir():

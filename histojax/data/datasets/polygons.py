@@ -14,10 +14,8 @@ from histojax.errors import UserError
 def read_regions(path: pathlib.Path) -> list[np.ndarray]:
     """The polygons of an annotation file, float (vertices, 2) of (y, x) in px each.
 
-    Coordinates are those of the file, in which a pixel's centre is at whole numbers.
-
-    Raises:
-        UserError: not an Aperio annotation, or damaged.
+    Pixel centres are at whole numbers. UserError for a file that is damaged or no Aperio
+    annotation.
     """
     try:
         root = ElementTree.parse(path).getroot()

@@ -36,7 +36,7 @@ def prepare(
         dataset: one of `prepared.DATASETS`.
         source: folder or archive in the set's official layout.
         data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
-        name: to open it by; the data set's where None.
+        name: to open it by; None: the data set's.
         exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
         max_pixels: largest image or label map that is decoded, px.
         overwrite: whether a prepared set of that name is replaced.

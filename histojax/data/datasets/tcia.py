@@ -31,11 +31,10 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     unknown = len(set(images) - set(patients))
     if unknown:
         _log.warning(
-            "the patients of %d of %d patches are not known, so each is taken as a patient of its "
-            "own and one patient can be on both sides of a split: put the table of patches and "
-            "TCGA barcodes from the set's page (a .txt or .csv file) into the source",
-            unknown,
-            len(images),
+            f"the patients of {unknown} of {len(images)} patches are not known, so each is taken "
+            "as a patient of its own and one patient can be on both sides of a split: put the "
+            "table of patches and TCGA barcodes from the set's page (a .txt or .csv file) into the "
+            "source"
         )
     return layout.label_images(
         ((n, patients.get(n, f"patch-{n}"), image, mask) for n, image, mask in pairs),

@@ -35,11 +35,7 @@ _DTYPES = {"instances": np.int32, "mask": np.uint8}
 
 @contextlib.contextmanager
 def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end."""
     with disk_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir)
@@ -56,17 +52,11 @@ def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 def write(
     dataset: Dataset, contents: Contents, folder: pathlib.Path, scratch: pathlib.Path, *, name: str
 ) -> pathlib.Path:
-    """Writes every example and returns `folder`; nothing is there before the end.
+    """Writes a set to `folder`, which is replaced where it is there, and returns that.
 
-    Args:
-        dataset: whose set it is.
-        contents: what it holds.
-        folder: of the prepared set; one that is there is replaced.
-        scratch: a folder on the same disk, to write in first.
-        name: by which the set will be opened: small letters, digits and underscores.
-
-    Raises:
-        UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
+    `scratch` is a folder on the same disk, to write in first. `name`, in small letters, digits and
+    underscores, opens the set. UserError for an example that cannot be read, a flaw in the set as a
+    whole, or a disk that refuses.
     """
     _check(dataset, contents)
     with tqdm.tqdm(total=len(contents.examples), desc="preparing", unit=" images") as bar:
@@ -154,12 +144,10 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
                     shape=(None, None), dtype=_DTYPES[field], encoding="zlib"
                 )
         dataset, contents = self._dataset, self._contents
+        said = ("title", "licence", "citation", "homepage")
         metadata = {
             "dataset": dataset.name,
-            "title": dataset.title,
-            "licence": dataset.licence,
-            "citation": dataset.citation,
-            "homepage": dataset.homepage,
+            **{field: getattr(dataset, field) for field in said},
             "mpp": contents.mpp,
             "classes": list(contents.classes),
             "objects": contents.objects,
