@@ -1,9 +1,8 @@
 """Random crops, the eight flips and rotations, stain and light jitter.
 
 An example is a dict of registered arrays of one field of view: "hr" (H, W, 3) uint8 and, where
-present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Geometry moves all of them
-together; colour changes the images alone. Random parameters are drawn first, and applied by
-functions that run on NumPy arrays (host) and on jax.numpy arrays (inside a jitted function) alike.
+present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Parameters are drawn first,
+and applied by functions that run on NumPy arrays (host) and on jax.numpy arrays (jitted) alike.
 """
 
 from __future__ import annotations
@@ -34,31 +33,25 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of random variation.
+    """Ranges of random variation, checked; 0, or (1, 1), is off.
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
-        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored
-            when rotations=True, where a half turn and a flip make an up-down flip.
-        rotations: turn by a multiple of 90 degrees; with `flips` all eight symmetries of the
-            square.
-        stain_sigma: scale jitter of each stain, U(1 - s, 1 + s), 0 <= s < 1; 0 is off.
-        stain_bias: bias jitter of each stain in concentration, U(-b, b), b >= 0; 0 is off.
+        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored when
+            rotations=True, where a half turn and a flip make an up-down flip.
+        rotations: turn by a multiple of 90 degrees.
+        stain_sigma: scale jitter of each stain, U(1 - s, 1 + s).
+        stain_bias: bias jitter of each stain in concentration, U(-b, b).
         own_stains: the two stains of the image itself are jittered, the bias in shares of their
-            99th percentile, and not the three of the textbook; see
-            `histojax.data.sources.per_image_stains`.
-        brightness: shift in shares of the full range, U(-b, b), 0 <= b < 1; 0 is off.
-        contrast: gain about mid-grey, U(1 - c, 1 + c), 0 <= c < 1; 0 is off.
-        zoom: range of a magnification that resamples the crop, bilinear for images and nearest for
-            labels (host only); (1, 1) is off. It changes the pixel size, so it suits segmentation
-            across scanners and not super-resolution at a known scale.
-        rotate: turn by any angle, U(-r, r) degrees, 0 <= r <= 180, read out of the whole image and
-            resampled as by zoom (host only); 0 is off.
-        translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis, 0 <= t
-            < 1 (host only); 0 is off. What lies outside of the image is black, and background.
-
-    Raises:
-        UserError: when a value breaks its rule.
+            99th percentile, and not the three of the textbook; see `sources.per_image_stains`.
+        brightness: shift in shares of the full range, U(-b, b).
+        contrast: gain about mid-grey, U(1 - c, 1 + c).
+        zoom: range of a magnification that resamples the crop (host only). It changes the pixel
+            size, so it suits segmentation across scanners and not super-resolution at a known
+            scale.
+        rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
+        translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
+            only). What lies outside of the image is black, and background.
     """
 
     flips: bool = True
@@ -84,11 +77,7 @@ class Augmentation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
-        """Reads `config.data.augmentation`; fields left out keep their defaults.
-
-        Raises:
-            UserError: for an unknown field or a value that breaks its rule.
-        """
+        """Reads `config.data.augmentation`; UserError for a field unknown or out of range."""
         values = dict(config or {})
         check_names(values, _RULES, "augmentation.")
         return cls(**values)
@@ -121,15 +110,11 @@ def symmetries(augmentation: Augmentation) -> tuple[int, ...]:
 
 
 def dihedral(image: Any, index: Any) -> Any:
-    """One of the eight symmetries of the square.
+    """One of the eight symmetries of an image (H, W) or (H, W, C); a view for NumPy.
 
-    Args:
-        image: (H, W) or (H, W, C); square where the axes are to be exchanged on a JAX array.
-        index: 0..7; bit 2 exchanges rows and columns, then bit 0 reverses the rows and bit 1 the
-            columns. 0 is the identity, 3 the half turn, 5 and 6 the quarter turns.
-
-    Returns:
-        The transformed image; a view for NumPy.
+    Bit 2 of the index exchanges rows and columns (of a JAX array, which has to be square), then bit
+    0 reverses the rows and bit 1 the columns. 0 is the identity, 3 the half turn, 5 and 6 the
+    quarter turns.
     """
     xp = image.__array_namespace__()
     if xp is np:
@@ -146,17 +131,10 @@ def dihedral(image: Any, index: Any) -> Any:
 
 
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
-    """Draws the upper left corner of a crop, every position alike.
+    """Draws the upper left corner (y, x) of a crop, int32 (2,), every position alike.
 
-    Args:
-        rng: np.random.Generator or JAX key.
-        height: of the image in px, at least `crop`; may be traced.
-        width: likewise.
-        crop: side of the crop in px.
-        step: the corner is a multiple of this, so that a registered image at 1/step keeps pace.
-
-    Returns:
-        int32 (2,): y, x.
+    The image, `height` x `width` px, may be traced and is no smaller than `crop`. The corner is a
+    multiple of `step`, so that a registered image at 1/step keeps pace.
     """
     u = sampling.uniform(rng, (2,))
     xp = u.__array_namespace__()
@@ -165,11 +143,7 @@ def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -
 
 
 def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
-    """Draws one example's augmentation, except for its crop.
-
-    Args:
-        augmentation: the ranges.
-        rng: np.random.Generator, or a JAX key inside a jitted function.
+    """Draws one example's augmentation, except for its crop, from a NumPy generator or a JAX key.
 
     Returns:
         "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
@@ -186,7 +160,8 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
         v = 2.0 * sampling.uniform(rng, (3,)) - 1.0
         warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
         warp["offset"] = augmentation.translate * v[1:]
-    stains = hed.sample_parameters(augmentation.stain_sigma, augmentation.stain_bias, stain_rng)
+    drawn = sampling.uniform(stain_rng, (2, 3))
+    stains = hed.jitter_parameters(augmentation.stain_sigma, augmentation.stain_bias, drawn)
     if augmentation.own_stains:
         # What an image's two stains do not explain is left alone.
         stains["alpha"] = xp.where(_TWO, stains["alpha"], 1.0).astype(xp.float32)
@@ -202,14 +177,9 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
 
 
 def light(image: Any, parameters: Mapping[str, Any]) -> Any:
-    """Contrast about mid-grey, then brightness.
+    """Contrast about mid-grey, then brightness: uint8 (H, W, 3) -> the same.
 
-    Args:
-        image: (H, W, 3) uint8, NumPy or JAX.
-        parameters: "gain", "shift" (shares of the full range).
-
-    Returns:
-        uint8 (H, W, 3): round(clip((v - 127.5) gain + 127.5 + 255 shift)).
+    round(clip((v - 127.5) gain + 127.5 + 255 shift)), with "gain" and "shift" of `parameters`.
     """
     xp = image.__array_namespace__()
     gray = np.arange(256, dtype=np.float32) if xp is np else image.astype(xp.float32)
@@ -221,24 +191,18 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
 def apply(
     example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
 ) -> dict[str, Any]:
-    """Moves and recolours a cropped example.
+    """Moves and recolours the arrays of an example; NumPy arrays may become views.
 
-    Args:
-        example: registered arrays, cropped; see the head of this module.
-        parameters: what `sample_parameters` drew, and "stains" (3, 3) of the image where they are
-            to be its own.
-        augmentation: what is switched on (its ranges are not read again).
-
-    Returns:
-        A new dict of the same fields, shapes and dtypes; NumPy arrays may be views.
+    `parameters` are those that `sample_parameters` drew, and "stains" (3, 3) of the image where
+    they are to be its own. `augmentation` says what is on; its ranges are not read again.
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
-    for name in IMAGES:
-        if name in moved and augmentation.restains:
+    for name in [name for name in IMAGES if name in moved]:
+        if augmentation.restains:
             stains = parameters["stains"] if augmentation.own_stains else hed.RGB_FROM_HED
             moved[name] = hed.jitter(moved[name], parameters, stains)
-        if name in moved and relights:
+        if relights:
             moved[name] = light(moved[name], parameters)
     return moved
 
@@ -253,10 +217,7 @@ def warped(
         center: y, x of the square's middle, px; 0 is the image's upper or left border.
         angle: by which the square is turned, radians, clockwise as seen.
         side: of the square, px of the image.
-        size: of the result, px.
-
-    Returns:
-        (size, size, ...) of the dtype given.
+        size: side of the result, px.
     """
     scale = side / size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)
@@ -274,8 +235,6 @@ def warped(
 
 def resample(array: np.ndarray, size: int) -> np.ndarray:
     """(n, n) labels by nearest neighbour or (n, n, 3) uint8 by bilinear -> side `size` (host)."""
-    if array.shape[0] == size and array.shape[1] == size:
-        return array
     if array.ndim == 3:
         image = Image.fromarray(np.ascontiguousarray(array))
         return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))

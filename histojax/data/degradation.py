@@ -75,9 +75,7 @@ NAMES = (*FIXED, "microscope", "blind", "second_order")
 _STEPS = ("blur", "noise", "photons", "jpeg")
 _KERNELS = Rule(
     f"has to be a list of kernels, one or more of {', '.join(KERNELS)}",
-    lambda names: (
-        isinstance(names, (tuple, list)) and bool(names) and all(name in KERNELS for name in names)
-    ),
+    lambda v: isinstance(v, (tuple, list)) and len(v) > 0 and all(k in KERNELS for k in v),
 )
 _SHARE = number(0, 1)
 _STEP_RULES = {
@@ -102,32 +100,22 @@ _RULES = {
 
 @dataclasses.dataclass(frozen=True)
 class Degradation:
-    """A named degradation with its ranges; see the head of this module for each step.
+    """A named degradation with its ranges, checked; see the head of this module for each step.
+
+    A `*_probability` is the share of the images that pass through a step.
 
     Attributes:
-        name: one of `NAMES`.
-        scale: r, one of `SCALES`.
         kernel: the reduction kernel of `microscope`.
         kernels: those that `blind` and `second_order` draw from, evenly.
-        blur_sigma: range in hr pixels; of both widths where the blur is anisotropic.
-        blur_probability: share of the images that are blurred, 0 to 1.
+        blur_sigma: hr pixels; of both widths where the blur is anisotropic.
         anisotropic_probability: share of the blurs with two widths, in both orders; not in
             `microscope`.
-        noise_sigma: range in grey levels of 255, on the reduced image.
-        noise_probability: share of the images with read noise.
-        photons: range of the photon count at white.
-        photons_probability: share of the images with shot noise.
-        jpeg_quality: range, 1 to 100, whole numbers.
-        jpeg_probability: share of the images that pass through JPEG.
-        resize: range of the side between the two orders, in sides of the lr image; cut at the hr
-            image's.
+        noise_sigma: grey levels of 255, on the reduced image.
+        photons: photon count at white.
+        resize: side between the two orders, in sides of the lr image; cut at the hr image's.
         second_*: the same for the second order, whose input pixels are those in between.
         sinc_probability: share of the images that ring, `second_order` only.
-        sinc_cutoff: range of the frequency they are cut at, in shares of the lr image's Nyquist
-            frequency.
-
-    Raises:
-        UserError: when a value breaks its rule.
+        sinc_cutoff: frequency they are cut at, in shares of the lr image's Nyquist frequency.
     """
 
     name: str = "bicubic"
@@ -164,11 +152,7 @@ class Degradation:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> Degradation:
-        """Reads `config.data.degradation`; fields left out keep their defaults.
-
-        Raises:
-            UserError: for an unknown field or a value that breaks its rule.
-        """
+        """Reads `config.data.degradation`; UserError for a field unknown or out of range."""
         values = dict(config or {})
         check_names(values, _RULES, "degradation.")
         return cls(**values, scale=scale)
@@ -194,21 +178,15 @@ def sample_parameters(
 ) -> dict[str, Any]:
     """Draws what is random about one image's degradation.
 
-    Args:
-        degradation: what to draw for.
-        rng: np.random.Generator (host), or a JAX key (inside a jitted function).
-        shape: (h, w, C) of the lr image.
+    `rng` is a NumPy generator (host), or a JAX key (inside a jitted function, UserError for a
+    degradation that runs on the host only); `shape` is (h, w, C) of the lr image.
 
     Returns:
-        {} for the fixed degradations; for `microscope` scalars "blur_sigma" (hr px, 0 for none),
-        "noise_sigma" (grey levels), "inverse_photons" (0 for no shot noise), "jpeg_quality" (0 for
-        none), and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
-        "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
-        "kernel" and "noise" of the size that the order makes; and for `second_order` "sinc" (a
-        filter or None) and "jpeg_last".
-
-    Raises:
-        UserError: a key is given for a degradation that runs on the host only.
+        {} for the fixed degradations. For `microscope` scalars "blur_sigma" (hr px), "noise_sigma"
+        (grey levels), "inverse_photons" and "jpeg_quality", each 0 for none, and "noise", float32
+        `shape` of unit variance. For `blind` and `second_order` "orders", each with these but, for
+        the sigma, "blur" (a filter (K, K) or None), and with "kernel" and "noise" of the size that
+        the order makes; "sinc" (a filter or None) and "jpeg_last".
     """
     if degradation.name in FIXED:
         return {}
@@ -217,7 +195,8 @@ def sample_parameters(
     if not isinstance(rng, np.random.Generator):
         raise UserError(f"{needs_host(degradation)}; set data.placement to 'host'")
     if degradation.name == "blind":
-        return {"orders": [_sample_order(degradation, "", rng, shape)]}
+        orders = [_sample_order(degradation, "", rng, shape)]
+        return {"orders": orders, "sinc": None, "jpeg_last": True}
     factor = min(rng.uniform(*degradation.resize), degradation.scale)
     between = (max(1, round(shape[0] * factor)), max(1, round(shape[1] * factor)), shape[2])
     orders = [
@@ -279,29 +258,11 @@ def _sample_order(
     }
 
 
-def _blurred_reduction(size: int, scale: int, kernel: str, sigma: Any) -> Any:
-    """Gaussian blur and then reduction along one axis, as one matrix (size / scale, size)."""
-    reduction = resize_weights(size, size // scale, kernel)
-    xp = sigma.__array_namespace__()
-    if xp is np:
-        return reduction @ blur_weights(size, sigma)
-    return xp.matmul(reduction, blur_weights(size, sigma), precision="highest")
-
-
 def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) -> Any:
-    """Makes the low-resolution image of one high-resolution image.
+    """uint8 (H, W, 3), NumPy or JAX -> its low-resolution image (H/r, W/r, 3) of the same kind.
 
-    Args:
-        hr: uint8 (H, W, 3), NumPy or JAX; H and W multiples of the scale.
-        degradation: which degradation.
-        parameters: what `sample_parameters` drew for this image.
-
-    Returns:
-        uint8 (H/r, W/r, 3), of the same kind of array.
-
-    Raises:
-        UserError: for a size that is no multiple of the scale, or a traced array where the
-            degradation runs on the host only.
+    `parameters` is what `sample_parameters` drew for this image. UserError for a size that is no
+    multiple of r, or a traced array where the degradation runs on the host only.
     """
     scale = degradation.scale
     if degradation.name in FIXED:
@@ -318,10 +279,17 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
 
 def _microscope(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) -> Any:
     xp = hr.__array_namespace__()
+    sigma = parameters["blur_sigma"]
+
+    def blurred_reduction(size: int) -> Any:
+        """Gaussian blur and then reduction along one axis, as one matrix (size / r, size)."""
+        reduction = resize_weights(size, size // degradation.scale, degradation.kernel)
+        blur = blur_weights(size, sigma)
+        return reduction @ blur if xp is np else xp.matmul(reduction, blur, precision="highest")
+
     height, width = hr.shape[-3:-1]
-    scale, kernel, sigma = degradation.scale, degradation.kernel, parameters["blur_sigma"]
-    rows = _blurred_reduction(height, scale, kernel, sigma)
-    columns = rows if width == height else _blurred_reduction(width, scale, kernel, sigma)
+    rows = blurred_reduction(height)
+    columns = rows if width == height else blurred_reduction(width)
     lr = along_width(columns, along_height(rows, hr.astype(xp.float32)))
     camera = (parameters[name] for name in ("noise_sigma", "inverse_photons", "noise"))
     lr = round_to_uint8(noisy(lr, *camera))
@@ -332,7 +300,7 @@ def _microscope(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]
 
 def _in_orders(hr: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
     """`blind` and `second_order`: uint8 (H, W, 3) -> uint8 (h, w, 3)."""
-    image, sinc = hr, parameters.get("sinc")
+    image = hr
     for order in parameters["orders"]:
         image = image.astype(np.float32)
         if order["blur"] is not None:
@@ -340,12 +308,12 @@ def _in_orders(hr: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
         height, width = order["noise"].shape[:2]
         image = resize(image, height, width, order["kernel"])
         image = noisy(image, order["noise_sigma"], order["inverse_photons"], order["noise"])
-        last = order is parameters["orders"][-1]
-        if last and sinc is not None and parameters["jpeg_last"]:
-            image = filtered(image, sinc)
+        rings = order is parameters["orders"][-1] and parameters["sinc"] is not None
+        if rings and parameters["jpeg_last"]:
+            image = filtered(image, parameters["sinc"])
         image = round_to_uint8(image)
         if order["jpeg_quality"]:
             image = jpeg(image, order["jpeg_quality"])
-        if last and sinc is not None and not parameters["jpeg_last"]:
-            image = round_to_uint8(filtered(image.astype(np.float32), sinc))
+        if rings and not parameters["jpeg_last"]:
+            image = round_to_uint8(filtered(image.astype(np.float32), parameters["sinc"]))
     return image

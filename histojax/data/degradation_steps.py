@@ -26,15 +26,10 @@ def _reflected_distances(size: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def blur_weights(size: int, sigma: Any) -> Any:
-    """The matrix of a Gaussian blur along one axis with half-sample symmetric borders.
+    """The matrix of a Gaussian blur along one axis, half-sample symmetric borders: (size, size).
 
-    Args:
-        size: length of the axis in pixels; mirror images of the first order are summed, so sigma is
-            to stay below about size / 4.
-        sigma: scalar, NumPy or JAX, in pixels; 0 gives the identity.
-
-    Returns:
-        float32 (size, size); rows sum to 1.
+    Mirror images of the first order are summed, so sigma, a NumPy or JAX scalar in px, is to stay
+    below about size / 4; 0 gives the identity. float32, rows sum to 1.
     """
     xp = sigma.__array_namespace__()
     sigma = xp.maximum(sigma, 1e-3).astype(xp.float32)
@@ -48,14 +43,10 @@ def blur_weights(size: int, sigma: Any) -> Any:
 
 
 def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
-    """A sampled Gaussian of two widths, the first along a direction (Wang et al. 2021, equation 2).
+    """A sampled Gaussian of two widths (Wang et al. 2021, equation 2): float32 (K, K), sum 1.
 
-    Args:
-        sigma_a, sigma_b: standard deviations along and across the direction, px, above 0.
-        angle: from the x axis towards the y axis, radians.
-
-    Returns:
-        float32 (K, K) that sums to 1, cut beyond 4 of the larger sigma.
+    The standard deviations, px, above 0, are those along and across a direction `angle` radians
+    from the x axis towards the y axis. It is cut beyond 4 of the larger one.
     """
     radius = max(1, int(np.ceil(4.0 * max(sigma_a, sigma_b))))
     y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
@@ -68,13 +59,8 @@ def gaussian_filter(sigma_a: float, sigma_b: float, angle: float) -> np.ndarray:
 def sinc_filter(cutoff: float) -> np.ndarray:
     """The ideal low-pass in all directions, which rings (Wang et al. 2021, section 3.3).
 
-    k(d) = w J1(w d) / (2 pi d) at d px from the centre, w = pi cutoff.
-
-    Args:
-        cutoff: frequency from which nothing passes, in shares of the Nyquist frequency, 0 to 1.
-
-    Returns:
-        float32 (21, 21) that sums to 1.
+    k(d) = w J1(w d) / (2 pi d) at d px from the centre, w = pi cutoff; nothing passes from `cutoff`
+    on, in shares of the Nyquist frequency. float32 (21, 21) that sums to 1.
     """
     w = np.pi * cutoff
     y, x = np.mgrid[-_SINC_RADIUS : _SINC_RADIUS + 1, -_SINC_RADIUS : _SINC_RADIUS + 1]
@@ -96,17 +82,13 @@ def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
-    """Adds a camera's read noise and shot noise.
+    """Adds a camera's read noise and shot noise to a float image; unrounded and unclipped.
 
     Args:
-        image: (..., H, W, C) float.
         read_sigma: of the white Gaussian read noise, grey levels.
         inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at
             intensity x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.
         noise: of the image's shape, unit variance.
-
-    Returns:
-        Float, unrounded and unclipped.
     """
     xp = image.__array_namespace__()
     shot_variance = xp.maximum(image, 0.0) * (255.0 * inverse_photons)

@@ -1,12 +1,10 @@
 """Training batches made on the device, from a set that lies in its memory as uint8.
 
-JAX is imported inside the functions: grain's worker processes import this package too, and must
-not start JAX.
+JAX is imported inside the functions: grain's workers import this module and must not start JAX.
 """
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -17,36 +15,24 @@ from histojax.data.example import ExampleSpec, finish, read_checked
 from histojax.data.sources.base import Source
 
 
-@dataclasses.dataclass(frozen=True)
-class Store:
-    """A whole set, padded to its largest image: arrays (N, H, W, ...) and sizes int32 (N, 2).
+def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> dict[str, np.ndarray] | None:
+    """Reads every image of a source; None once they are seen to need more than `max_bytes`.
 
-    Where images are jittered in their own stains, these are among the arrays: "stains" (N, 3, 3).
-    """
-
-    arrays: dict[str, np.ndarray]
-    sizes: np.ndarray
-
-
-def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | None:
-    """Reads every image of a source for `DeviceBatches`.
-
-    Returns:
-        The padded set, or None as soon as it is seen to need more than `max_bytes`.
+    Fields are padded to the largest image, (N, H, W, ...). "sizes" is int32 (N, 2) and, where
+    images are jittered in their own stains, "stains" (N, 3, 3).
     """
     images = []
-    largest: dict[str, tuple[int, ...]] = {}
-    width_of: dict[str, int] = {}
+    largest: dict[str, np.ndarray] = {}
+    itemsize: dict[str, int] = {}
     for index in range(len(source)):
         image = read_checked(source, index, spec)
         if "instances" in image and image["instances"].max(initial=0) < 2**16:
             image["instances"] = image["instances"].astype(np.uint16)
         for field in spec.stored:
             shape = image[field].shape
-            grown = np.maximum(largest.get(field, shape), shape)
-            largest[field] = tuple(int(n) for n in grown)
-            width_of[field] = max(width_of.get(field, 0), image[field].dtype.itemsize)
-        needed = len(source) * sum(np.prod(largest[f]) * width_of[f] for f in spec.stored)
+            largest[field] = np.maximum(largest.get(field, shape), shape)
+            itemsize[field] = max(itemsize.get(field, 0), image[field].dtype.itemsize)
+        needed = len(source) * sum(np.prod(largest[f]) * itemsize[f] for f in spec.stored)
         if needed > max_bytes:
             return None
         images.append(image)
@@ -57,10 +43,10 @@ def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> Store | Non
         for row, image in zip(arrays[field], images, strict=True):
             height, width = image[field].shape[:2]
             row[:height, :width] = image[field]
-    if spec.own_stains:
+    if spec.augmentation.own_stains:
         arrays["stains"] = np.stack([image["stains"] for image in images])
-    sizes = np.array([image["hr"].shape[:2] for image in images], np.int32)
-    return Store(arrays, sizes)
+    arrays["sizes"] = np.array([image["hr"].shape[:2] for image in images], np.int32)
+    return arrays
 
 
 class Batches:
@@ -95,19 +81,15 @@ class DeviceBatches(Batches):
     their own, so a batch does not depend on how many devices share it.
 
     Args:
-        store: the set.
-        spec: what is made of each image; its degradation must run on the device.
         batch_size: B, of this process; the global batch has B x process_count rows.
-        seed: 0 .. 2**32 - 1.
         sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
             computing its own rows, also across processes. None: on the default device.
         process_index: which rows of the global batch are this process's, without `sharding`.
-        process_count: number of processes.
     """
 
     def __init__(
         self,
-        store: Store,
+        store: dict[str, np.ndarray],
         spec: ExampleSpec,
         *,
         batch_size: int,
@@ -120,15 +102,13 @@ class DeviceBatches(Batches):
         from jax.sharding import NamedSharding, PartitionSpec
 
         self._seed = np.uint32(seed)
-        total = batch_size * process_count
-        self._total = total
-        self._count = len(store.sizes)
-        arrays = {**store.arrays, "sizes": store.sizes}
+        self._total = total = batch_size * process_count
+        self._count = len(store["sizes"])
         make = jax.vmap(_device_example(spec), in_axes=(None, 0, 0))
         rows = slice(None)
         if sharding is None:
             rows = slice(process_index * batch_size, (process_index + 1) * batch_size)
-            self._arrays = jax.device_put(arrays)
+            self._arrays = jax.device_put(store)
         else:
             split, whole = PartitionSpec(sharding.spec[0]), PartitionSpec()
             # Random draws and slices only: there is no gradient for the check to guard.
@@ -142,29 +122,23 @@ class DeviceBatches(Batches):
             replicated = NamedSharding(sharding.mesh, whole)
             self._arrays = {
                 name: jax.make_array_from_callback(array.shape, replicated, array.__getitem__)
-                for name, array in arrays.items()
+                for name, array in store.items()
             }
 
         def batch(arrays, seed, position, epoch, first):
             order_key, example_key = jax.random.split(jax.random.key(seed))
             images = _epoch_order(order_key, self._count, epoch, first, total)
             position_key = jax.random.fold_in(example_key, position)
-            keys = jax.vmap(lambda row: jax.random.fold_in(position_key, row))(
-                jax.numpy.arange(total)
-            )
+            key_of_row = jax.vmap(lambda row: jax.random.fold_in(position_key, row))
+            keys = key_of_row(jax.numpy.arange(total))
             return make(arrays, images[rows], keys[rows])
 
         self._make = jax.jit(batch)
 
     def __next__(self) -> dict[str, Any]:
         epoch, first = divmod(self._position * self._total, self._count)
-        batch = self._make(
-            self._arrays,
-            self._seed,
-            np.uint32(self._position),
-            np.uint32(epoch),
-            np.uint32(first),
-        )
+        counters = map(np.uint32, (self._position, epoch, first))
+        batch = self._make(self._arrays, self._seed, *counters)
         self._position += 1
         return batch
 
@@ -189,13 +163,13 @@ def _device_example(spec: ExampleSpec) -> Any:
         y, x = augmentation_lib.sample_origin(crop_key, height, width, spec.crop, spec.step)
         cropped = {}
         for field in spec.stored:
-            scale = spec.scale if field == "lr" else 1
+            scale = spec.scale_of(field)
             array, side = arrays[field], spec.crop // scale
             tail = array.shape[3:]
             start = (index, y // scale, x // scale) + (0,) * len(tail)
             cropped[field] = jax.lax.dynamic_slice(array, start, (1, side, side, *tail))[0]
         augmentation = augmentation_lib.sample_parameters(spec.augmentation, augmentation_key)
-        if spec.own_stains:
+        if spec.augmentation.own_stains:
             augmentation["stains"] = arrays["stains"][index]
         return finish(cropped, spec, augmentation, spec.sample_degradation(degradation_key))
 

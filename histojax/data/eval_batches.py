@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -20,69 +20,18 @@ _RULES = {"batch_size": whole(1), "crops_per_image": whole(1), "limit": whole(1)
 def crop_origins(
     height: int, width: int, crop: int, crops_per_image: int, step: int = 1
 ) -> list[tuple[int, int]]:
-    """Corners (y, x) of a regular grid of crops; one crop is the centre one.
+    """Corners (y, x), px, of a regular grid of crops, evenly spread from border to border.
 
-    Args:
-        height: of the image in px.
-        width: likewise.
-        crop: side in px.
-        crops_per_image: a square number n^2: n rows of n, evenly spread from border to border.
-        step: corners are rounded down to multiples of this.
+    `crops_per_image` is a square number n^2, for n rows of n; a single crop is the center one.
+    Corners are rounded down to multiples of `step`.
     """
     side = round(crops_per_image**0.5)
     shares = [0.5] if side == 1 else [i / (side - 1) for i in range(side)]
-    rows = [int((height - crop) * share) // step * step for share in shares]
-    columns = [int((width - crop) * share) // step * step for share in shares]
+    rows, columns = (
+        [int((length - crop) * share) // step * step for share in shares]
+        for length in (height, width)
+    )
     return [(y, x) for y in rows for x in columns]
-
-
-@dataclasses.dataclass(frozen=True)
-class EvalBatches:
-    """The same padded batches at every iteration; `eval_batches` makes one.
-
-    Attributes:
-        source: the images, of which the first `count` are used.
-        spec: what is made of each.
-        batch_size: B.
-        crops_per_image: 1, or n^2 for a grid of n by n.
-        seed: of the degradation, with the image's name.
-    """
-
-    source: Source
-    spec: ExampleSpec
-    count: int
-    batch_size: int
-    crops_per_image: int
-    seed: int
-
-    @property
-    def examples(self) -> int:
-        """How many examples there are, padding left out."""
-        return self.count * self.crops_per_image
-
-    def __len__(self) -> int:
-        return -(-self.examples // self.batch_size)
-
-    def _example(self, number: int) -> dict[str, np.ndarray]:
-        spec = self.spec
-        index, place = divmod(number, self.crops_per_image)
-        image = read_checked(self.source, index, spec)
-        height, width = image["hr"].shape[:2]
-        y, x = crop_origins(height, width, spec.crop, self.crops_per_image, spec.step)[place]
-        name = image["name"] if place == 0 else f"{image['name']}#{place}"
-        degradation = spec.sample_degradation(evaluation_rng(self.seed, name))
-        return finish(cut(image, y, x, spec.crop, spec), spec, None, degradation)
-
-    def __iter__(self) -> Iterator[dict[str, np.ndarray]]:
-        for first in range(0, self.examples, self.batch_size):
-            last = min(first + self.batch_size, self.examples)
-            rows = [self._example(number) for number in range(first, last)]
-            padding = self.batch_size - len(rows)
-            rows += rows[-1:] * padding
-            batch = {field: np.stack([row[field] for row in rows]) for field in rows[0]}
-            batch["weight"] = np.ones(self.batch_size, np.float32)
-            batch["weight"][self.batch_size - padding :] = 0.0
-            yield batch
 
 
 def eval_batches(
@@ -95,22 +44,18 @@ def eval_batches(
     limit: int | None = None,
     crops_per_image: int = 1,
     seed: int = 0,
-) -> EvalBatches:
-    """Finite, deterministic batches without augmentation, to watch a run by.
+) -> list[dict[str, np.ndarray]]:
+    """Deterministic batches without augmentation, to watch a run by.
+
+    Each batch holds `fields` and "weight", float32 (B,), 1, or 0 for the padding of the last batch.
 
     Args:
-        source: the images, in their order.
         data_config: `config.data`: crop, scale, degradation.
         fields: the batch's fields, out of `FIELDS`.
-        batch_size: B; the last batch is padded to it by repeating its last example.
         crop: side in hr px; None takes `config.data.crop`.
         limit: at most so many images, the first ones; None takes all.
-        crops_per_image: 1 for the centre, n^2 for a grid of n by n.
+        crops_per_image: 1 for the center, n^2 for a grid of n by n.
         seed: with the image's name, the seed of its degradation.
-
-    Returns:
-        An iterable with a length; each batch holds `fields` and "weight", float32 (B,), 0 for
-        padding and 1 elsewhere.
 
     Raises:
         UserError: for a config value that breaks its rule or fields that the source does not hold.
@@ -123,4 +68,26 @@ def eval_batches(
             f"{crops_per_image} crops per image make no square grid; give 1, 4, 9, 16, ..."
         )
     count = len(source) if limit is None else min(len(source), limit)
-    return EvalBatches(source, spec, count, batch_size, crops_per_image, seed)
+    examples = _examples(source, spec, count, crops_per_image, seed)
+    batches = []
+    while rows := list(itertools.islice(examples, batch_size)):
+        padding = batch_size - len(rows)
+        rows += rows[-1:] * padding
+        batch = {field: np.stack([row[field] for row in rows]) for field in fields}
+        batch["weight"] = np.ones(batch_size, np.float32)
+        batch["weight"][batch_size - padding :] = 0.0
+        batches.append(batch)
+    return batches
+
+
+def _examples(
+    source: Source, spec: ExampleSpec, count: int, crops_per_image: int, seed: int
+) -> Iterator[dict[str, np.ndarray]]:
+    for index in range(count):
+        image = read_checked(source, index, spec)
+        height, width = image["hr"].shape[:2]
+        corners = crop_origins(height, width, spec.crop, crops_per_image, spec.step)
+        for place, (y, x) in enumerate(corners):
+            name = image["name"] if place == 0 else f"{image['name']}#{place}"
+            degradation = spec.sample_degradation(evaluation_rng(seed, name))
+            yield finish(cut(image, y, x, spec.crop, spec), spec, None, degradation)

@@ -1,8 +1,6 @@
 """How one image of a source becomes one example: read, cut, augment, degrade.
 
-Records of a source hold what `histojax.data.sources.base.Source` names, and what TargetSource and
-FlaggedSource add. An example is a dict of the fields asked for, cut to one crop and registered with
-each other.
+An example is a dict of the fields asked for, cut to one crop and registered with each other.
 """
 
 from __future__ import annotations
@@ -26,14 +24,9 @@ FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
 
 @dataclasses.dataclass(frozen=True)
 class ExampleSpec:
-    """How one image becomes one example.
+    """How one image becomes one example: `crop` px of the `fields` of a batch.
 
-    Attributes:
-        crop: side of the crop in hr px.
-        fields: of a batch.
-        stored: fields that are read of each image for it.
-        degradation: how lr is made where it is not stored.
-        augmentation: what is varied.
+    `stored` are the fields that are read of each image; lr is degraded where it is not among them.
     """
 
     crop: int
@@ -46,6 +39,10 @@ class ExampleSpec:
     def scale(self) -> int:
         return self.degradation.scale
 
+    def scale_of(self, field: str) -> int:
+        """Size of "hr" over that of a field."""
+        return self.scale if field == "lr" else 1
+
     @property
     def degrades(self) -> bool:
         return "lr" in self.fields and "lr" not in self.stored
@@ -56,11 +53,6 @@ class ExampleSpec:
             return {}
         side = self.crop // self.scale
         return degradation_lib.sample_parameters(self.degradation, rng, (side, side, 3))
-
-    @property
-    def own_stains(self) -> bool:
-        """Whether records bring the stains that their image is jittered in."""
-        return self.augmentation.own_stains
 
     @property
     def step(self) -> int:
@@ -76,11 +68,9 @@ def example_spec(
     crop: int | None = None,
     augment: bool = True,
 ) -> ExampleSpec:
-    """Reads the data config against what the source offers.
+    """Reads `config.data` against what the first image of the source offers.
 
     Args:
-        source: the images; the first is read.
-        data_config: `config.data`.
         fields: the batch's fields, out of `FIELDS`.
         crop: side in hr px; None takes `config.data.crop`.
         augment: whether `config.data.augmentation` applies.
@@ -95,11 +85,7 @@ def example_spec(
     if not len(source):
         raise UserError("the data source holds no images; check config.data.source and split")
     first = source[0]
-    stored = ["hr"]
-    if "lr" in fields and "lr" in first:
-        stored.append("lr")
-    if "mask" in fields and "mask" in first:
-        stored.append("mask")
+    stored = ["hr", *(field for field in ("lr", "mask") if field in fields and field in first)]
     wants_instances = "instances" in fields or ("mask" in fields and "mask" not in first)
     if wants_instances and "instances" not in first:
         missing = "instances" if "instances" in fields else "mask"
@@ -109,14 +95,14 @@ def example_spec(
         )
     if wants_instances:
         stored.append("instances")
-    for field in _ADDED:
-        if field in fields:
-            if field not in first:
-                wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
-                raise UserError(
-                    f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
-                )
-            stored.append(field)
+    added = [field for field in _ADDED if field in fields]
+    for field in added:
+        if field not in first:
+            wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
+            raise UserError(
+                f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
+            )
+    stored += added
 
     crop = data_config.get("crop", 96) if crop is None else crop
     degradation = degradation_lib.Degradation.from_config(
@@ -130,12 +116,12 @@ def example_spec(
     augmentation = augmentation_lib.NONE
     if augment:
         augmentation = augmentation_lib.Augmentation.from_config(data_config.get("augmentation"))
-    if augmentation.zooms and "lr" in stored:
+    if "lr" in stored and augmentation.zooms:
         raise UserError(
             "augmentation.zoom cannot be used with real lr images, whose scale is fixed; set it to "
             "(1, 1)"
         )
-    if augmentation.warps and "lr" in stored:
+    if "lr" in stored and augmentation.warps:
         raise UserError(
             "augmentation.rotate and translate cannot be used with real lr images, which would be "
             "resampled; set them to 0"
@@ -147,40 +133,42 @@ def read_checked(source: Source, index: int, spec: ExampleSpec) -> dict[str, Any
     """The stored fields of one image, its name and own stains, checked against the spec."""
     record = source[index]
     name = record["name"]
-    missing = [field for field in spec.stored if field not in record]
-    if missing:
-        raise UserError(
-            f"image {name!r} has no {missing[0]!r}, which others of its set have; add it or leave "
-            "the image out"
-        )
-    kept = {field: np.asarray(record[field]) for field in spec.stored}
-    height, width = kept["hr"].shape[:2]
+    height, width = record["hr"].shape[:2]
     if min(height, width) < spec.crop:
         raise UserError(
             f"image {name!r} is {height}x{width} pixels, smaller than the crop of {spec.crop}; "
             "lower config.data.crop or leave the image out"
         )
-    for field in kept:
-        scale = spec.scale if field == "lr" else 1
-        shape = (height // scale, width // scale)
-        if kept[field].shape[:2] != shape:
+    kept = {"name": name}
+    for field in spec.stored:
+        if field not in record:
             raise UserError(
-                f"{field!r} of image {name!r} is {kept[field].shape[0]}x{kept[field].shape[1]} "
-                f"pixels, not {shape[0]}x{shape[1]} as its hr image asks for; register the two"
+                f"image {name!r} has no {field!r}, which others of its set have; add it or leave "
+                "the image out"
             )
-    if spec.own_stains:
+        kept[field] = np.asarray(record[field])
+        scale = spec.scale_of(field)
+        rows, columns = kept[field].shape[:2]
+        if (rows, columns) != (height // scale, width // scale):
+            raise UserError(
+                f"{field!r} of image {name!r} is {rows}x{columns} pixels, not {height // scale}x"
+                f"{width // scale} as its hr image asks for; register the two"
+            )
+    if spec.augmentation.own_stains:
         kept["stains"] = record["stains"]
-    return {"name": name, **kept}
+    return kept
 
 
 def cut(image: Mapping[str, Any], y: int, x: int, size: int, spec: ExampleSpec) -> dict[str, Any]:
-    """Cuts (size, size) px at (y, x) of the hr image out of every stored field: views."""
+    """Every stored field of (size, size) hr px at (y, x): views, or resampled to the crop."""
     cropped = {}
     for field in spec.stored:
-        scale = spec.scale if field == "lr" else 1
+        scale = spec.scale_of(field)
         rows = slice(y // scale, (y + size) // scale)
         columns = slice(x // scale, (x + size) // scale)
         cropped[field] = image[field][rows, columns]
+        if size != spec.crop:
+            cropped[field] = augmentation_lib.resample(cropped[field], spec.crop)
     return cropped
 
 
@@ -192,20 +180,14 @@ def warp(
     spec: ExampleSpec,
     parameters: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """(crop, crop) px of every field, read from the turned and shifted square at (y, x).
+    """Every stored field of the square at (y, x), turned about its middle and shifted.
 
-    Args:
-        image: of `read_checked`.
-        y, x, size: of the square before it is turned about its middle and shifted, px.
-        spec: what is to be made of it.
-        parameters: "angle" and "offset" of `augmentation.sample_parameters`.
+    `parameters` has "angle" and "offset" of `augmentation.sample_parameters`.
     """
     down, right = (float(v) * size for v in parameters["offset"])
-    center = (y + size / 2 + down, x + size / 2 + right)
+    center, angle = (y + size / 2 + down, x + size / 2 + right), float(parameters["angle"])
     return {
-        field: augmentation_lib.warped(
-            image[field], center, float(parameters["angle"]), size, spec.crop
-        )
+        field: augmentation_lib.warped(image[field], center, angle, size, spec.crop)
         for field in spec.stored
     }
 
@@ -216,16 +198,9 @@ def finish(
     augmentation: Mapping[str, Any] | None,
     degradation: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """Augments and degrades one crop, on NumPy or JAX arrays.
+    """Augments and degrades the stored fields of one crop, on NumPy or JAX arrays.
 
-    Args:
-        cropped: the stored fields of one crop.
-        spec: what is to be made of it.
-        augmentation: parameters drawn by `augmentation.sample_parameters`, or None for none.
-        degradation: parameters drawn by `degradation.sample_parameters`.
-
-    Returns:
-        The fields of one example, as the head of this module has them, without B.
+    The parameters are those that the `sample_parameters` of both drew; without augmentation None.
     """
     example = dict(cropped)
     if augmentation is not None:

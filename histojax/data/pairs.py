@@ -13,18 +13,10 @@ from histojax.data import degradation
 def image_pair(
     sample: Mapping[str, Any], recipe: degradation.Degradation, seed: int
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
-    """(hr, lr, annotation or None) of a sample.
+    """(hr, lr, annotation or None) of a source's record, cut to multiples of the scale r.
 
-    Args:
-        sample: a source's record.
-        recipe: makes the low-resolution image, with parameters drawn from (seed, name), of a sample
-            without an lr image of its own.
-        seed: of a run.
-
-    Returns:
-        hr: uint8 (H, W, 3), cut to multiples of the scale r.
-        lr: uint8 (H / r, W / r, 3).
-        annotation: instances, int32 (H, W), or of a sample without them its mask's classes.
+    Without an lr image of its own, `recipe` makes it with parameters drawn from (seed, name). The
+    annotation is the instances, int32 (H, W), or, of a sample without them, its mask's classes.
     """
     scale = recipe.scale
     height, width = (side - side % scale for side in sample["hr"].shape[:2])

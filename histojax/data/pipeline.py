@@ -6,11 +6,9 @@ A batch is a dict of the fields asked for, of B crops each:
     "mask" uint8 (B, crop, crop)      "instances" int32 (B, crop, crop)
     "labelled" uint8 (B, crop, crop)
 
-Training batches come in one of two ways, and `train_batches` chooses. On the host, grain maps image
-indices to augmented crops in threads or worker processes (`HostBatches`). On the device, the whole
-set lies in the accelerator's memory and one jitted function makes a batch from an integer
-(`device_batches.DeviceBatches`). Both streams are pure functions of (seed, position), so the
-position alone, a number, resumes either.
+On the host, grain maps image indices to augmented crops in threads or worker processes. On the
+device, the whole set lies in the accelerator's memory and one jitted function makes a batch from an
+integer. Both streams are pure functions of (seed, position), so the position resumes either.
 """
 
 from __future__ import annotations
@@ -52,34 +50,24 @@ _MIXED_VISITS = 16
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
-@dataclasses.dataclass(frozen=True)
-class _TrainExample:
-    """Image index and generator -> one augmented example: what grain maps over the stream."""
-
-    source: Source
-    spec: ExampleSpec
-
-    def __call__(self, index: int, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        spec = self.spec
-        image = read_checked(self.source, index, spec)
-        height, width = image["hr"].shape[:2]
-        parameters = augmentation.sample_parameters(spec.augmentation, rng)
-        if spec.own_stains:
-            parameters["stains"] = image["stains"]
-        size = spec.crop
-        if spec.augmentation.zooms:
-            size = min(round(spec.crop / float(parameters["zoom"])), height, width)
-        y, x = augmentation.sample_origin(rng, height, width, size, spec.step)
-        if spec.augmentation.warps:
-            cropped = warp(image, int(y), int(x), size, spec, parameters)
-        else:
-            cropped = cut(image, int(y), int(x), size, spec)
-            if size != spec.crop:
-                cropped = {
-                    field: augmentation.resample(array, spec.crop)
-                    for field, array in cropped.items()
-                }
-        return finish(cropped, spec, parameters, spec.sample_degradation(rng))
+def _train_example(
+    source: Source, spec: ExampleSpec, index: int, rng: np.random.Generator
+) -> dict[str, np.ndarray]:
+    """One augmented example of an image: what grain maps over the stream."""
+    image = read_checked(source, index, spec)
+    height, width = image["hr"].shape[:2]
+    parameters = augmentation.sample_parameters(spec.augmentation, rng)
+    if spec.augmentation.own_stains:
+        parameters["stains"] = image["stains"]
+    size = spec.crop
+    if spec.augmentation.zooms:
+        size = min(round(spec.crop / float(parameters["zoom"])), height, width)
+    y, x = map(int, augmentation.sample_origin(rng, height, width, size, spec.step))
+    if spec.augmentation.warps:
+        cropped = warp(image, y, x, size, spec, parameters)
+    else:
+        cropped = cut(image, y, x, size, spec)
+    return finish(cropped, spec, parameters, spec.sample_degradation(rng))
 
 
 @functools.lru_cache(maxsize=64)
@@ -116,16 +104,14 @@ class ImageOrder:
 @contextlib.contextmanager
 def _single_threaded_children() -> Iterator[None]:
     """Processes started inside run BLAS on one thread: workers would fight over the cores."""
-    before = {name: os.environ.get(name) for name in _BLAS_THREADS}
+    before = {name: os.environ[name] for name in _BLAS_THREADS if name in os.environ}
     os.environ.update(dict.fromkeys(_BLAS_THREADS, "1"))
     try:
         yield
     finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
+        for name in _BLAS_THREADS:
+            del os.environ[name]
+        os.environ.update(before)
 
 
 def _end_with_parent(index: int, count: int) -> None:
@@ -141,28 +127,17 @@ def _end_with_parent(index: int, count: int) -> None:
     threading.Thread(target=wait, daemon=True).start()
 
 
-def _is_death(error: RuntimeError) -> bool:
-    """Whether grain raised it because a worker process is gone."""
-    return str(error).startswith("Worker process was terminated unexpectedly")
-
-
 class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
-    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p,
-    p + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
+    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p, p
+    + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
 
     Args:
-        source: the images; picklable when `workers` > 0.
-        spec: what is made of each.
-        batch_size: of this process.
-        seed: 0 .. 2**32 - 1.
         workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
-            __name__ == "__main__":`, for they are spawned.
+            __name__ == "__main__":`, for they are spawned, and a source that can be pickled.
         crops_per_image: crops drawn each time that an image is visited. They come near each other,
             for a source that keeps a few dozen images decoded but not all.
-        process_index: p.
-        process_count: n.
     """
 
     def __init__(
@@ -181,7 +156,7 @@ class HostBatches(Batches):
 
         order = ImageOrder(len(source), seed, crops_per_image)
         images = grain.MapDataset.source(order).seed(seed)
-        examples = images.random_map(_TrainExample(source, spec))
+        examples = images.random_map(functools.partial(_train_example, source, spec))
         examples = examples[process_index::process_count]
         self._batches: Any = examples.batch(batch_size, drop_remainder=True)
         self._workers = workers
@@ -191,56 +166,45 @@ class HostBatches(Batches):
         """Starts the threads or workers at the position, and returns the first batch."""
         import grain
 
-        batches = self._batches[self._position :]
+        threads = 0 if self._workers else min(4, len(cores.usable()))
+        options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
+        batches = self._batches[self._position :].to_iter_dataset(options)
         if not self._workers:
-            threads = min(4, len(cores.usable()))
-            options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=2 * threads)
-            self._iterator = iter(batches.to_iter_dataset(options))
+            self._iterator = iter(batches)
             return next(self._iterator)
         from absl import flags
 
         if not flags.FLAGS.is_parsed():
             # grain reads absl flags when it starts workers; a notebook or test has parsed none.
             flags.FLAGS.mark_as_parsed()
-        options = grain.ReadOptions(num_threads=0, prefetch_buffer_size=0)
-        dataset = batches.to_iter_dataset(options).mp_prefetch(
+        batches = batches.mp_prefetch(
             grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4),
             worker_init_fn=_end_with_parent,
         )
         with _single_threaded_children():
-            self._iterator = iter(dataset)
+            self._iterator = iter(batches)
             return next(self._iterator)
 
     def __next__(self) -> dict[str, np.ndarray]:
-        try:
-            batch = self._start() if self._iterator is None else next(self._iterator)
-        except RuntimeError as error:
-            if not _is_death(error):
-                raise
-            batch = self._start_again(error)
+        """The next batch; new workers make one that a dead worker leaves out, or UserError."""
+        for again in (True, False):
+            try:
+                batch = self._start() if self._iterator is None else next(self._iterator)
+                break
+            except RuntimeError as error:
+                if not str(error).startswith("Worker process was terminated unexpectedly"):
+                    raise
+                self.close()
+                reason = str(error).partition(". ")[0]
+                if not again:
+                    raise UserError(
+                        f"config.data.workers={self._workers}: batch {self._position} cannot be "
+                        f"made ({reason}, twice; -9 is often too little memory): give fewer "
+                        "workers, or 0 for threads"
+                    ) from error
+                logging.warning(f"batch {self._position}: {reason}; starting the workers again")
         self._position += 1
         return batch
-
-    def _start_again(self, death: RuntimeError) -> dict[str, np.ndarray]:
-        """The batch that a dead worker leaves out, made by new workers.
-
-        Raises:
-            UserError: if one of these dies of it too.
-        """
-        reason = str(death).partition(". ")[0]
-        logging.warning("batch %d: %s; starting the workers again", self._position, reason)
-        self.close()
-        try:
-            return self._start()
-        except RuntimeError as error:
-            if not _is_death(error):
-                raise
-            self.close()
-            raise UserError(
-                f"config.data.workers={self._workers}: batch {self._position} cannot be made "
-                f"({reason}, twice; -9 is often too little memory): give fewer workers, or 0 for "
-                "threads"
-            ) from error
 
     def close(self) -> None:
         """Stops the threads or workers; the next batch starts them again."""
@@ -274,89 +238,56 @@ def train_batches(
     """Endless training batches with a position that can be saved.
 
     Args:
-        source: the images.
-        data_config: `config.data`: crop, scale, degradation, augmentation; placement ("auto",
-            "host" or "device"; auto takes the device where there is an accelerator, the set fits
-            device_bytes and every step can run there), device_bytes, workers, crops_per_image.
+        data_config: `config.data`. placement "auto" takes the device where there is an accelerator,
+            the set fits device_bytes and every step can run there.
         fields: the batch's fields, out of `FIELDS`.
         batch_size: B, of this process.
         seed: 0 .. 2**32 - 1.
-        process_index: of this process.
-        process_count: number of processes; all make B examples, all different.
+        process_index, process_count: all processes make B examples, all different.
         sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
             NumPy arrays of this process's part in any case.
-
-    Returns:
-        An iterator with get_state() -> JSON-able, set_state(state) and close(). After set_state the
-        next batch is identical to the one that followed get_state.
 
     Raises:
         UserError: for a config value that breaks its rule, fields that the source does not hold, or
             device placement where it is not possible. An unusable image is refused when it is read.
     """
     spec = example_spec(source, data_config, fields)
-    if spec.own_stains:
+    if spec.augmentation.own_stains:
         source = PerImageStains(source)
     checks.check({"batch_size": batch_size}, {"batch_size": whole(1)})
     check_seed(seed)
     check(data_config)
     check_placement(spec, data_config)
     how = {**_DEFAULTS, **data_config}
-    placement, device_bytes = how["placement"], how["device_bytes"]
-    on_device = placement == "auto" and not _needs_host(spec) and _has_accelerator()
-    if placement == "device" or on_device:
-        store = load_store(source, spec, device_bytes)
-        if store is None and placement == "device":
+    placement, max_bytes = how["placement"], how["device_bytes"]
+    common = {"batch_size": batch_size, "seed": seed}
+    common |= {"process_index": process_index, "process_count": process_count}
+    suits_device = placement == "auto" and not _needs_host(spec) and _has_accelerator()
+    if placement == "device" or suits_device:
+        store = load_store(source, spec, max_bytes)
+        if store is not None:
+            return DeviceBatches(store, spec, sharding=sharding, **common)
+        if placement == "device":
             raise UserError(
                 f"config.data.placement='device' is not possible: the set of {len(source)} images "
-                f"does not fit config.data.device_bytes={device_bytes}; raise that or use 'host'"
+                f"does not fit config.data.device_bytes={max_bytes}; raise that or use 'host'"
             )
-        if store is not None:
-            return DeviceBatches(
-                store,
-                spec,
-                batch_size=batch_size,
-                seed=seed,
-                sharding=sharding,
-                process_index=process_index,
-                process_count=process_count,
-            )
-    return HostBatches(
-        source,
-        spec,
-        batch_size=batch_size,
-        seed=seed,
-        workers=how["workers"],
-        crops_per_image=how["crops_per_image"],
-        process_index=process_index,
-        process_count=process_count,
-    )
+    workers, crops_per_image = how["workers"], how["crops_per_image"]
+    return HostBatches(source, spec, workers=workers, crops_per_image=crops_per_image, **common)
 
 
 def check(data_config: Mapping[str, Any]) -> None:
-    """Checks the fields of `config.data` that decide how batches are made, not what they hold.
-
-    Raises:
-        UserError: for a value that breaks its rule.
-    """
+    """Checks the fields of `config.data` that decide how batches are made, not what they hold."""
     checks.check({**_DEFAULTS, **data_config}, _RULES, "config.data.")
 
 
 def check_seed(seed: int) -> None:
-    """Checks a seed of training batches.
-
-    Raises:
-        UserError: if it is not a whole number from 0 to 2**32 - 1.
-    """
+    """Checks a seed of training batches."""
     checks.check({"seed": seed}, {"seed": whole(0, 2**32 - 1)})
 
 
 def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:
-    """Checks that training batches can be made where `config.data.placement` wants them.
-
-    Raises:
-        UserError: for the device, if an example's step runs on the host only.
-    """
+    """Checks that training batches can be made where `config.data.placement` wants them."""
     reason = _needs_host(spec)
     if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")

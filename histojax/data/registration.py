@@ -3,8 +3,6 @@
 Shifts are measured in hr px, the grid on which a generator's output is compared with its target.
 One hr px already turns sharp edges into errors. The usual mistake, a reduction that picks every
 r-th pixel, moves an image by (r - 1) / 2 hr px, which is always less than one lr px.
-
-Axes: H, W pixels of the hr image, r the scale factor.
 """
 
 from __future__ import annotations
@@ -39,20 +37,12 @@ _RULES = {"max_shift": number(0, of="a number of hr px (0: no check)")}
 
 
 def displacement(hr: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, float] | None:
-    """How far lr shows things from where hr shows them.
+    """How far lr shows things from where hr shows them: (down, right) in hr px.
 
     The peak of the cross-correlation of lr and the reduced hr, both band-limited and under a Hann
     window, found to 0.1 hr px (Guizar-Sicairos et al. 2008). Over lr images of 240 px, with blur,
-    noise, JPEG and shading, it is right to 0.1 lr px, over 32 px to 0.25.
-
-    Args:
-        hr: uint8 (H, W, 3).
-        lr: uint8 (floor(H / r), floor(W / r), 3).
-        scale: r.
-
-    Returns:
-        (down, right) in hr px, or None where it is not found: the images are blank, too small, or
-        show different things.
+    noise, JPEG and shading, it is right to 0.1 lr px, over 32 px to 0.25. None where the images are
+    blank, too small, or show different things.
     """
     height, width = lr.shape[:2]
     if min(height, width) < _LEAST_SIDE:
@@ -84,13 +74,8 @@ def _structure(image: np.ndarray) -> np.ndarray:
 def check_registration(source: Source, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
-    Args:
-        source: a `histojax.data.sources.Source`.
-        scale: r.
-        max_shift: hr px that a pair may be off; 0 checks nothing.
-
-    Raises:
-        UserError: naming the pairs that are furthest off, where any is off by more.
+    UserError names the pairs furthest off, where any is off by more than `max_shift` hr px; 0
+    checks nothing.
     """
     check({"max_shift": max_shift}, _RULES, "data.")
     if not max_shift or not len(source) or "lr" not in source[0]:
@@ -108,20 +93,18 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
             off[name] = found
     if unjudged:
         _log.warning(
-            "%d of %d lr images are too plain, too small or too unlike their hr images for their "
-            "registration to be checked: %s",
-            len(unjudged),
-            len(numbers),
-            _listed(unjudged, _MOST_NAMED),
+            f"{len(unjudged)} of {len(numbers)} lr images are too plain, too small or too unlike "
+            "their hr images for their registration to be checked: "
+            f"{_listed(unjudged, _MOST_NAMED)}"
         )
     if not off:
         return
     first, *others = sorted(off, key=lambda name: math.hypot(*off[name]), reverse=True)
+    then = f", then {_listed(others, _MOST_NAMED - 1)}" if others else ""
     raise UserError(
         f"lr images off their hr images by more than data.max_shift={max_shift:g} hr px: "
-        f"{len(off)} of {len(numbers)}, {first!r} the furthest, {_in_words(*off[first])}"
-        f"{', then ' + _listed(others, _MOST_NAMED - 1) if others else ''}; register them, take "
-        "them out, or raise max_shift (0: no check)"
+        f"{len(off)} of {len(numbers)}, {first!r} the furthest, {_in_words(*off[first])}{then}; "
+        "register them, take them out, or raise max_shift (0: no check)"
     )
 
 
@@ -131,9 +114,5 @@ def _listed(names: list[str], most: int) -> str:
 
 
 def _in_words(down: float, right: float) -> str:
-    parts = [
-        f"{abs(shift):.1f} hr px {words[shift < 0]}"
-        for shift, words in ((down, ("down", "up")), (right, ("right", "left")))
-        if abs(shift) >= 0.05
-    ]
-    return " and ".join(parts)
+    shifts = ((down, "down" if down > 0 else "up"), (right, "right" if right > 0 else "left"))
+    return " and ".join(f"{abs(px):.1f} hr px {way}" for px, way in shifts if abs(px) >= 0.05)

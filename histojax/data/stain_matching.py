@@ -50,12 +50,7 @@ def method_of(config: ConfigDict) -> str:
 
 
 def check(config: ConfigDict) -> Method | None:
-    """The method that a config asks for, checked; None where it is off.
-
-    Raises:
-        UserError: for an unknown method, a value that breaks its rule, or a run that also enhances:
-            its images are to keep their colours.
-    """
+    """The method of a config, None where it is off; UserError for a run that enhances."""
     name = method_of(config)
     checks.check({"method": name}, {"method": one_of(("none", *METHODS))}, "data.stain.")
     if name == "none":
@@ -71,15 +66,10 @@ def check(config: ConfigDict) -> Method | None:
 def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMatching | None:
     """What group `data.stain` asks for; None where it is off.
 
-    Args:
-        config: of a run.
-        meta: of its checkpoint, where it has one, which holds the target's fit.
-
-    Raises:
-        UserError: as `check`, and for a target that cannot be had.
+    The `meta` of a run's checkpoint holds the target's fit. UserError as for `check`, and for a
+    target that cannot be had.
     """
-    method = check(config)
-    if method is None:
+    if (method := check(config)) is None:
         return None
     kept = (meta or {}).get("stain_target")
     target = from_json(kept) if kept else target_fit(config.data.stain.target, method)

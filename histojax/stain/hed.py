@@ -27,14 +27,7 @@ _DENSITY_OF_GRAY = -np.log(np.maximum(np.arange(256) / 255.0, DARKEST)).astype(n
 
 
 def optical_density(rgb: Any) -> Any:
-    """Optical density -ln(max(rgb, DARKEST)).
-
-    Args:
-        rgb: (..., 3) uint8, or float in [0, 1].
-
-    Returns:
-        float32 (..., 3) in [0, 6.93].
-    """
+    """-ln(max(rgb, DARKEST)) of uint8, or float in [0, 1]: float32 in [0, 6.93], same shape."""
     xp = rgb.__array_namespace__()
     if xp is np and rgb.dtype == np.uint8:
         return np.take(_DENSITY_OF_GRAY, rgb)
@@ -49,42 +42,27 @@ def _product(x: Any, matrix: Any) -> Any:
     return x @ matrix if xp is np else xp.matmul(x, matrix, precision="highest")
 
 
-def sample_parameters(stain_sigma: float, stain_bias: float, rng: Any) -> dict[str, Any]:
-    """Draws one image's stain jitter (Tellez et al., IEEE Trans. Med. Imaging 37, 2018).
+def jitter_parameters(stain_sigma: float, stain_bias: float, uniform: Any) -> dict[str, Any]:
+    """One image's stain jitter (Tellez et al., IEEE Trans. Med. Imaging 37, 2018).
 
-    Args:
-        stain_sigma: s of the scale alpha ~ U(1 - s, 1 + s), 0 <= s < 1.
-        stain_bias: b of the bias beta ~ U(-b, b), in concentration.
-        rng: np.random.Generator, or a JAX key inside a jitted function.
-
-    Returns:
-        {"alpha": float32 (3,), "beta": float32 (3,)}.
+    The scale "alpha" ~ U(1 - s, 1 + s), 0 <= s < 1, and the bias "beta" ~ U(-b, b), in
+    concentration: float32 (3,) each, made of `uniform`, float32 (2, 3) drawn from [0, 1).
     """
-    u: Any
-    if isinstance(rng, np.random.Generator):
-        u = rng.random((2, 3), dtype=np.float32)
-    else:
-        import jax
-
-        u = jax.random.uniform(rng, (2, 3), dtype=np.float32)
-    u = 2.0 * u - 1.0
+    u = 2.0 * uniform - 1.0
     return {"alpha": 1.0 + stain_sigma * u[0], "beta": stain_bias * u[1]}
 
 
 def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) -> Any:
-    """Scales and shifts the stain concentrations of an image.
+    """Scales and shifts the stain concentrations of an image, (H, W, 3) of the same dtype.
 
-    The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d
-    the mean optical density of the pixel, fades the bias out where there is no tissue, so that
-    blank glass is not tinted: at d = 0 white stays white exactly.
+    The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the
+    mean optical density of the pixel, fades the bias out where there is no tissue, so that blank
+    glass is not tinted: at d = 0 white stays white exactly.
 
     Args:
-        rgb: (H, W, 3) uint8, or float in [0, 1]; NumPy or JAX.
-        parameters: "alpha" and "beta", (3,) each, as `sample_parameters` draws them.
+        rgb: uint8, or float in [0, 1], which becomes float32; NumPy or JAX.
+        parameters: "alpha" and "beta", (3,) each, of `jitter_parameters`.
         stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
-
-    Returns:
-        The jittered image, (H, W, 3) of the dtype given (uint8 is rounded; float is float32).
     """
     xp = rgb.__array_namespace__()
     quantized = rgb.dtype == np.uint8
@@ -110,12 +88,8 @@ def _jitter_planes(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     height, width, _ = rgb.shape
     planes = np.empty((4, height * width), np.float32)
     # Every uint8 is a valid index; mode="clip" only spares NumPy a buffered copy of the output.
-    np.take(
-        _DENSITY_OF_GRAY,
-        rgb.transpose(2, 0, 1).reshape(3, -1),
-        out=planes[:3],
-        mode="clip",
-    )
+    channels = rgb.transpose(2, 0, 1).reshape(3, -1)
+    np.take(_DENSITY_OF_GRAY, channels, out=planes[:3], mode="clip")
     weight = planes[3]
     np.add(planes[0], planes[1], out=weight)
     weight += planes[2]
@@ -129,7 +103,4 @@ def _jitter_planes(rgb: np.ndarray, matrix: np.ndarray) -> np.ndarray:
     np.minimum(gray, 255.0, out=gray)
     # The cast truncates, which after + 0.5 is rounding.
     quantized = gray.astype(np.uint8).reshape(3, height, width)
-    out = np.empty((height, width, 3), np.uint8)
-    for channel in range(3):
-        out[..., channel] = quantized[channel]
-    return out
+    return np.stack([*quantized], axis=-1)

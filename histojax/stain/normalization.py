@@ -20,7 +20,6 @@ too bright. On H&E images the stains found under the two are within 0.6 degrees 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import logging
 import math
 from collections.abc import Callable, Iterable, Mapping
@@ -67,15 +66,10 @@ _BLOCK = 2**16  # pixels normalised at a time; they stay in the processor's cach
 
 @dataclasses.dataclass(frozen=True)
 class Method:
-    """How images are normalised.
+    """How images are normalised: one of `METHODS`, UserError for another.
 
-    Attributes:
-        name: one of `METHODS`.
-        sparsity: lambda of spcn in optical density, 0 < lambda <= 0.5: each sparse concentration is
-            found lower by up to lambda, so an image comes out brighter by up to exp(lambda).
-
-    Raises:
-        UserError: when a value breaks its rule.
+    `sparsity` is lambda of spcn in optical density: each sparse concentration is found lower by up
+    to lambda, so an image comes out brighter by up to exp(lambda).
     """
 
     name: str = "spcn"
@@ -87,12 +81,10 @@ class Method:
 
 @dataclasses.dataclass(frozen=True)
 class StainFit:
-    """The stains of an image.
+    """The stains of an image: two absorption vectors (R, G, B) of length 1, haematoxylin first.
 
-    Attributes:
-        stains: two absorption vectors (R, G, B) of length 1, haematoxylin first.
-        maxima: 99th percentile of the concentration of each over the tissue.
-        sparsity: lambda of its concentrations; None where they are by least squares.
+    `maxima` is the 99th percentile of the concentration of each over the tissue; `sparsity` is
+    lambda of its concentrations, None where they are by least squares.
     """
 
     stains: tuple[tuple[float, float, float], tuple[float, float, float]]
@@ -125,24 +117,13 @@ class Unfit(ValueError):
     """An image that has no fit; the message is the reason, a clause."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Sample:
-    """Tissue pixels drawn evenly from an image: uint8 (N, 3), out of `total` pixels of which
-    `white` are glass and `clipped` have a channel at 0, whose density is not known."""
+def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
+    """Draws up to 2^15 tissue pixels of an image, all equally likely, in one pass: uint8 (N, 3).
 
-    pixels: np.ndarray
-    total: int
-    white: int
-    clipped: int
-
-
-def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> Sample:
-    """Draws up to 2^15 tissue pixels of an image, all equally likely, in one pass.
-
-    Args:
-        strips: uint8 (H, W, 3) each, which together are the image, or windows of a slide.
-            Full-width strips from top to bottom, of any heights, give what the whole image gives.
-        seed: of the draw.
+    The strips, uint8 (H, W, 3) each, are together the image, or windows of a slide. Full-width
+    strips from top to bottom, of any heights, give what the whole image gives. Pixels are left out
+    that are glass, or have a channel at 0, whose density is not known; Unfit where too few are
+    left.
     """
     rng = np.random.default_rng(seed)
     pixels, keys = np.empty((0, 3), np.uint8), np.empty(0)
@@ -163,36 +144,30 @@ def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> Sample:
         if len(keys) > _MOST_PIXELS:
             kept = np.argpartition(keys, _MOST_PIXELS)[:_MOST_PIXELS]
             keys, pixels = keys[kept], pixels[kept]
-    pixels = pixels[np.argsort(keys)]
-    return Sample(pixels, total, white, clipped)
-
-
-def fit_sample(sample: Sample, method: Method) -> Fit:
-    """Fits a method to the sampled pixels of an image.
-
-    Raises:
-        Unfit: they are too few, of one stain, or of one colour.
-    """
-    if len(sample.pixels) < _LEAST_PIXELS:
+    if len(pixels) < _LEAST_PIXELS:
         raise Unfit(
-            f"of its {sample.total} px, {sample.white} are white and {sample.clipped} black or "
-            f"saturated (a channel at 0), which leaves {len(sample.pixels)} px of tissue where "
-            f"{_LEAST_PIXELS} are needed"
+            f"of its {total} px, {white} are white and {clipped} black or saturated (a channel at "
+            f"0), which leaves {len(pixels)} px of tissue where {_LEAST_PIXELS} are needed"
         )
+    return pixels[np.argsort(keys)]
+
+
+def fit_pixels(pixels: np.ndarray, method: Method) -> Fit:
+    """Fits tissue pixels, uint8 (N, 3); Unfit where they are pale or of one stain or colour."""
     if method.name == "reinhard":
-        mean, spread = reinhard.statistics(sample.pixels)
+        mean, spread = reinhard.statistics(pixels)
         if spread.min() < reinhard.LEAST_SPREAD:
             raise Unfit(
                 f"its colours hardly vary (standard deviations of L*, a*, b*: "
                 f"{', '.join(f'{value:.2g}' for value in spread)})"
             )
         return ColorFit(_tuples(mean.tolist()), _tuples(spread.tolist()))
-    density = hed.optical_density(sample.pixels).T.astype(np.float64)
+    density = hed.optical_density(pixels).T.astype(np.float64)
     density = density[:, np.linalg.norm(density, axis=0) >= _LEAST_DENSITY]
     if density.shape[1] < _LEAST_PIXELS:
         raise Unfit(
-            f"its tissue is pale ({density.shape[1]} px of the {len(sample.pixels)} sampled are "
-            f"dense enough to have a hue, where {_LEAST_PIXELS} are needed)"
+            f"its tissue is pale ({density.shape[1]} px of the {len(pixels)} sampled are dense "
+            f"enough to have a hue, where {_LEAST_PIXELS} are needed)"
         )
     stains = _stains(density, method)
     sparsity = float(method.sparsity) if method.name == "spcn" else None
@@ -218,19 +193,13 @@ def _stains(density: np.ndarray, method: Method) -> np.ndarray:
 
 
 def fit_strips(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fit | None:
-    """Fits a method to an image or slide given in parts.
+    """Fits a method to an image or slide given in parts, as `sample_tissue` takes them.
 
-    Args:
-        strips: as `sample_tissue` takes them.
-        method: what is fitted.
-        name: what the image is called in a warning.
-
-    Returns:
-        The fit, or None, with a warning that says why, for an image that is blank, tiny, saturated
-        or of one stain.
+    None, with a warning that calls it `name` and says why, for an image that is blank, tiny,
+    saturated or of one stain.
     """
     try:
-        return fit_sample(sample_tissue(strips), method)
+        return fit_pixels(sample_tissue(strips), method)
     except Unfit as reason:
         _log.warning("%s keeps its colours, because %s", name, reason)
         return None
@@ -242,35 +211,25 @@ def fit(image: np.ndarray, method: Method, *, name: str) -> Fit | None:
 
 
 def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
-    """Recolours an image, or a part of one.
+    """Recolours an image, or a part of one: uint8 (H, W, 3) -> the same.
 
     By stains: I' = 255 exp(-W_t^T h'), the concentrations h in the stains of the source scaled to
     h' by the ratio of the maxima. What the two stains do not explain is dropped. By colours: each
     channel's deviation from the source's mean, in CIELAB, in the target's mean and spread; glass is
-    moved with the tissue.
-
-    Args:
-        image: uint8 (H, W, 3).
-        source: the fit of the whole image that it is of; None returns `image` itself.
-        target: the fit of what it is to look like, of the same method.
-
-    Returns:
-        uint8 (H, W, 3).
+    moved with the tissue. `source` is the fit of the whole image, None for one that keeps its
+    colours.
     """
     if source is None:
         return image
-    recolor: Callable[..., np.ndarray]
-    if isinstance(source, StainFit) and isinstance(target, StainFit):
-        recolor = functools.partial(_restain, source=source, target=target)
-    elif isinstance(source, ColorFit) and isinstance(target, ColorFit):
-        recolor = functools.partial(_shift, source=source, target=target)
-    else:
+    if type(source) is not type(target):
         raise TypeError(f"{type(source).__name__} cannot be mapped to {type(target).__name__}")
+    by_stains = isinstance(source, StainFit)
+    recolor: Callable[..., np.ndarray] = _restain if by_stains else _shift
     out = np.empty(image.shape, np.uint8)
     flat, pixels = out.reshape(-1, 3), image.reshape(-1, 3)
     for start in range(0, len(flat), _BLOCK):
         block = slice(start, start + _BLOCK)
-        flat[block] = recolor(pixels[block])
+        flat[block] = recolor(pixels[block], source, target)
     return out
 
 

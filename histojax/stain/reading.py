@@ -21,13 +21,7 @@ class NormalizedReader:
     """
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
-        """
-        Args:
-            reader: to be closed by its owner; it is read once, as a whole or in windows.
-            method: how it is normalised.
-            target: the fit of what it is to look like, of that method.
-            name: what it is called in a warning.
-        """
+        """Reads the image for its fit, once; `target` is what it is to look like."""
         self._reader, self._target = reader, target
         self.height, self.width = reader.height, reader.width
         self.fit = fit_strips(looked_at(reader), method, name=name)

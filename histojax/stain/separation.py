@@ -23,32 +23,21 @@ _SWEEPS = 5
 
 
 def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: float) -> np.ndarray:
-    """The non-negative lasso of two atoms, exactly.
+    """The non-negative lasso of two atoms, exactly: (3, N) -> (2, N).
 
     For each pixel the h >= 0 that minimises |v - W^T h|^2 / 2 + sparsity (h_1 + h_2). Where both
-    concentrations are positive they solve two linear equations. Where the solution of these has
-    one negative, that stain is absent (the stains are non-negative, so one's presence never makes
-    room for the other), and what is left is one equation, cut at 0.
-
-    Args:
-        density: (3, N).
-        stains: (2, 3), linearly independent; any length.
-        sparsity: weight lambda >= 0 of the concentrations.
-
-    Returns:
-        (2, N) of density's dtype.
+    concentrations are positive they solve two linear equations. Where the solution of these has one
+    negative, that stain is absent (the stains are non-negative, so one's presence never makes room
+    for the other), and what is left is one equation, cut at 0. The stains may have any length.
     """
     stains = stains.astype(density.dtype)
     (a, b), (_, c) = stains @ stains.T
     first, second = stains @ density - density.dtype.type(sparsity)
     inverse = 1.0 / (a * c - b * b)
     both = (c * first - b * second) * inverse, (a * second - b * first) * inverse
-    return np.stack(
-        [
-            np.maximum(np.where(both[1] < 0, first / a, both[0]), 0),
-            np.maximum(np.where(both[0] < 0, second / c, both[1]), 0),
-        ]
-    )
+    h_1 = np.where(both[1] < 0, first / a, both[0])
+    h_2 = np.where(both[0] < 0, second / c, both[1])
+    return np.maximum([h_1, h_2], 0)
 
 
 def least_squares_concentrations(density: np.ndarray, stains: np.ndarray) -> np.ndarray:
@@ -62,15 +51,8 @@ def learn_stains(density: np.ndarray, sparsity: float, start: np.ndarray) -> np.
     Minimises the mean of |v - W^T h|^2 / 2 + sparsity (h_1 + h_2) over h >= 0 and W >= 0 with rows
     of length 1 at most, by turns: the concentrations exactly, then the atoms one after the other
     (Mairal et al., J. Mach. Learn. Res. 11, 2010, algorithm 2, on all pixels at once). Nothing is
-    random, and from any sensible start the end is the same.
-
-    Args:
-        density: float64 (3, N).
-        sparsity: lambda > 0.
-        start: (2, 3), such as `extreme_stains`, linearly independent.
-
-    Returns:
-        float64 (2, 3), see `haematoxylin_first`.
+    random, and from any sensible start, linearly independent, the end is the same. The result is
+    float64 (2, 3), see `haematoxylin_first`.
     """
     stains = start.copy()
     for _ in range(_ITERATIONS):
@@ -92,13 +74,9 @@ def extreme_stains(density: np.ndarray) -> np.ndarray:
     """The extreme directions of the pixels in their plane (Macenko et al. 2009).
 
     The plane is that of the two largest singular vectors, through the origin, where there is no
-    stain; its extremes are the 1st and 99th percentile of the pixels' angle in it.
-
-    Args:
-        density: float64 (3, N), without pixels so pale that their direction is noise.
-
-    Returns:
-        float64 (2, 3), see `haematoxylin_first`.
+    stain; its extremes are the 1st and 99th percentile of the pixels' angle in it. `density` is
+    without pixels so pale that their direction is noise; for the result, float64 (2, 3), see
+    `haematoxylin_first`.
     """
     _, vectors = np.linalg.eigh(density @ density.T)
     plane = vectors[:, :0:-1]

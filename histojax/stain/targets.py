@@ -13,7 +13,7 @@ from histojax.stain.normalization import (
     Method,
     StainFit,
     Unfit,
-    fit_sample,
+    fit_pixels,
     sample_tissue,
 )
 
@@ -36,15 +36,10 @@ KNOWN: dict[str, dict[str, Fit]] = {
 
 
 def target_fit(target: str, method: Method) -> Fit:
-    """The fit of what images are to look like.
+    """The fit, by a method, of a target: a name in `KNOWN`, or the path of an image.
 
-    Args:
-        target: a name in `KNOWN`, or the path of an image.
-        method: how images are normalised.
-
-    Raises:
-        UserError: neither, an image that cannot be read or fitted, or a known target whose fit is
-            for another sparsity.
+    UserError for neither, an image that cannot be read or fitted, or a known target of another
+    sparsity.
     """
     if target in KNOWN:
         if method.name.startswith("spcn") and method.sparsity != SPARSITY:
@@ -60,7 +55,7 @@ def target_fit(target: str, method: Method) -> Fit:
             f"of an image, or {' or '.join(KNOWN)}"
         )
     try:
-        return fit_sample(sample_tissue([read_image(path)]), method)
+        return fit_pixels(sample_tissue([read_image(path)]), method)
     except Unfit as reason:
         raise UserError(
             f"{target} cannot be a stain target, because {reason}: give an image of tissue in two "

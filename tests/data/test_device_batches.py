@@ -116,4 +116,4 @@ def test_a_set_that_is_too_large_is_given_up_early():
     # Every image is padded to the largest, so the first already shows the need.
     assert load_store(source, spec, 50 * 64 * 64 * 3 - 1) is None
     assert source.reads == 1
-    assert load_store(source, spec, 50 * 64 * 64 * 3).arrays["hr"].shape == (50, 64, 64, 3)
+    assert load_store(source, spec, 50 * 64 * 64 * 3)["hr"].shape == (50, 64, 64, 3)

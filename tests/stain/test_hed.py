@@ -82,7 +82,7 @@ def test_constant_images_stay_finite(level):
 def test_host_and_device_agree(colors):
     rng = np.random.default_rng(1)
     for _ in range(5):
-        parameters = hed.sample_parameters(0.3, 0.1, rng)
+        parameters = hed.jitter_parameters(0.3, 0.1, rng.random((2, 3), np.float32))
         on_host = hed.jitter(colors, parameters)
         on_device = np.asarray(jax.jit(hed.jitter)(colors, parameters))
         assert on_host.dtype == on_device.dtype == np.uint8
@@ -94,17 +94,21 @@ def test_host_and_device_agree(colors):
 
 
 def test_views_give_what_copies_give(colors):
-    parameters = hed.sample_parameters(0.3, 0.1, np.random.default_rng(1))
+    parameters = hed.jitter_parameters(
+        0.3, 0.1, np.random.default_rng(1).random((2, 3), np.float32)
+    )
     view = colors[::-1, 5:200].swapaxes(0, 1)
     np.testing.assert_array_equal(hed.jitter(view, parameters), hed.jitter(view.copy(), parameters))
 
 
 def test_drawn_parameters_fill_their_ranges():
     rng = np.random.default_rng(0)
-    host = [hed.sample_parameters(0.2, 0.05, rng) for _ in range(2000)]
+    host = [hed.jitter_parameters(0.2, 0.05, rng.random((2, 3), np.float32)) for _ in range(2000)]
     host = {name: np.stack([p[name] for p in host]) for name in ("alpha", "beta")}
     keys = jax.random.split(jax.random.key(0), 2000)
-    device = jax.jit(jax.vmap(lambda key: hed.sample_parameters(0.2, 0.05, key)))(keys)
+    device = jax.jit(
+        jax.vmap(lambda key: hed.jitter_parameters(0.2, 0.05, jax.random.uniform(key, (2, 3))))
+    )(keys)
     for drawn in (host, device):
         alpha, beta = np.asarray(drawn["alpha"]), np.asarray(drawn["beta"])
         assert alpha.shape == beta.shape == (2000, 3)

@@ -124,16 +124,18 @@ def test_pixels_are_drawn_evenly_from_all_strips(monkeypatch):
     strips = [np.full((10, 200, 3), value, np.uint8) for value in values]
     strips[3][:, :100] = 255
     strips[5][:, :50, 1] = 0
-    sample = normalization.sample_tissue(strips)
-    assert (sample.total, sample.white, sample.clipped) == (20_000, 1000, 500)
+    pixels = normalization.sample_tissue(strips)
     tissue = np.full(10, 2000.0)
     tissue[3] -= 1000
     tissue[5] -= 500
-    drawn = (sample.pixels[:, :1] == values).sum(axis=0)
+    drawn = (pixels[:, :1] == values).sum(axis=0)
     assert drawn.sum() == 3000
     # Three standard deviations of a count of some 320 are 54.
     assert np.abs(drawn - 3000 * tissue / tissue.sum()).max() < 54
-    assert not np.array_equal(sample.pixels, normalization.sample_tissue(strips, seed=1).pixels)
+    assert not np.array_equal(pixels, normalization.sample_tissue(strips, seed=1))
+    monkeypatch.setattr(normalization, "_LEAST_PIXELS", 3001)
+    with pytest.raises(Unfit, match="of its 20000 px, 1000 are white and 500 black"):
+        normalization.sample_tissue(strips)
 
 
 def gray(level, side=64):
@@ -212,7 +214,7 @@ def test_stains_that_the_weight_suppresses_are_no_fit():
     pixels = np.rint(255 * np.exp(-0.4 * stained.STAINS[np.arange(1000) % 2])).astype(np.uint8)
     sample = normalization.sample_tissue([pixels[None]])
     with pytest.raises(Unfit, match="nowhere"):
-        normalization.fit_sample(sample, Method("spcn", sparsity=0.5))
+        normalization.fit_pixels(sample, Method("spcn", sparsity=0.5))
 
 
 @pytest.mark.faults

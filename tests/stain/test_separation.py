@@ -110,5 +110,5 @@ def test_stains_are_scikit_learns(density):
 
 def test_stains_of_real_tissue_are_scikit_learns(real_data):
     path = real_data / "monuseg" / "images" / "TCGA-G9-6363-01Z-00-DX1.png"
-    pixels = sample_tissue([read_image(path)]).pixels[:300]
+    pixels = sample_tissue([read_image(path)])[:300]
     check_against_reference(optical_density(pixels).T.astype(np.float64))

@@ -7,7 +7,7 @@ import pathlib
 
 from histojax.data.datasets import layout
 from histojax.data.sources.folder import FolderSource
-from histojax.data.sources.splits import group_of
+from histojax.data.sources.splits import SPLITS, group_of
 from histojax.imaging.reader import MAX_PIXELS
 
 _LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"
@@ -20,20 +20,13 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         if len(inner) != 1:
             raise layout.unrecognised(root, _LAYOUT)
         root = inner[0]
-    # No two images of one group: patients in two splits are refused when the set is written, once
+    # Every image its own group: patients in two splits are refused when the set is written, once
     # those that the user excludes are left out.
     source = FolderSource(
-        root,
-        split="all",
-        group_pattern=".*",
-        cache_bytes=0,
-        scale=None,
-        max_pixels=max_pixels,
+        root, split="all", group_pattern=".*", cache_bytes=0, scale=None, max_pixels=max_pixels
     )
-    parts = dict.fromkeys(source.names, "train")
-    if source.splits is not None:
-        parts = {name: split for split, names in source.splits.items() for name in names}
-    splits = {part: [part] for part in ("train", "val", "test") if part in parts.values()}
+    splits = {"train": source.names} if source.splits is None else source.splits
+    parts = {name: split for split, names in splits.items() for name in names}
     return layout.Contents(
         [
             layout.Example(
@@ -45,14 +38,12 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         mpp=source.mpp,
         classes=source.classes,
         objects=source.objects,
-        splits={"": splits},
+        splits={"": {split: [split] for split in SPLITS if split in splits}},
     )
 
 
 def _load(source: FolderSource, index: int) -> layout.Record:
-    record = source[index]
-    del record["name"]
-    return record
+    return {field: array for field, array in source[index].items() if field != "name"}
 
 
 DATASET = layout.Dataset(
@@ -61,7 +52,6 @@ DATASET = layout.Dataset(
     licence="its owner's",
     citation="none stated",
     homepage="",
-    obtain="lay the images and label images out as folder:ROOT expects",
     layout=_LAYOUT,
     read=read,
 )

@@ -11,8 +11,7 @@ import numpy as np
 
 from histojax.data.datasets import layout
 from histojax.errors import UserError
-from histojax.imaging.labels import read_labels
-from histojax.imaging.reader import MAX_PIXELS, read_image
+from histojax.imaging.reader import MAX_PIXELS
 
 CLASSES = (
     "background",
@@ -24,21 +23,18 @@ CLASSES = (
 )
 _LAYOUT = "train_N.bmp, testA_N.bmp and testB_N.bmp, each with NAME_anno.bmp, and Grade.csv"
 _NAME = re.compile(r"(train|testA|testB)_\d+")
-_ANNOTATION = "_anno"
+_COLUMNS = ("name", "patient id", "grade (sirinukunwattana et al. 2015)")
+_SUFFIXES = (".bmp", ".png", ".tif")
 
 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs NAME.bmp with NAME_anno.bmp; Grade.csv has patient and grade."""
     files = layout.files_of(root)
-    pictures = [file for file in files if file.suffix in (".bmp", ".png", ".tif")]
-    images = layout.by_key((f for f in pictures if _NAME.fullmatch(f.stem)), lambda f: f.stem)
-    annotations = layout.by_key(
-        (f for f in pictures if f.stem.endswith(_ANNOTATION)),
-        lambda f: f.stem.removesuffix(_ANNOTATION),
-    )
-    if not images or not annotations:
-        raise layout.unrecognised(root, _LAYOUT)
-    tables = [file.path for file in files if file.path.name.lower() == "grade.csv"]
+    pictures = (file for file in files if _NAME.fullmatch(file.stem))
+    images = layout.by_stem(pictures, _SUFFIXES)
+    annotations = layout.by_stem(files, _SUFFIXES, "_anno")
+    pairs = layout.pairs(root, _LAYOUT, images, annotations, expected="{}_anno.bmp")
+    tables = [file for file in files if file.name.lower() == "grade.csv"]
     if not tables:
         raise UserError(
             f"{root} holds images of GlaS and no Grade.csv, which has their patients and "
@@ -46,19 +42,14 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
         )
     patients, grades = _grades(tables[0])
     examples = []
-    for name, image, annotation in layout.pairs(images, annotations, expected="{}_anno.bmp"):
+    for name, image, annotation in pairs:
         if name not in patients:
             raise UserError(
                 f"{tables[0]} has no line for image {name!r}: restore it from the data set"
             )
-        examples.append(
-            layout.Example(
-                name=name,
-                group=f"patient-{patients[name]}",
-                part=name.partition("_")[0],
-                load=functools.partial(load, image.path, annotation.path, grades[name], max_pixels),
-            )
-        )
+        load = functools.partial(_load, image, annotation, grades[name], max_pixels)
+        part = name.partition("_")[0]
+        examples.append(layout.Example(name, f"patient-{patients[name]}", part, load))
     return layout.Contents(
         examples,
         mpp=0.62005,
@@ -68,28 +59,23 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     )
 
 
-def load(
-    image: pathlib.Path, annotation: pathlib.Path, grade: int, max_pixels: int = MAX_PIXELS
+def _load(
+    image: pathlib.Path, annotation: pathlib.Path, grade: int, max_pixels: int
 ) -> layout.Record:
     """Reads an image and its glands, numbered; the mask holds the image's grade in every gland."""
-    hr = read_image(image, max_pixels=max_pixels)
-    instances = read_labels(annotation, max_pixels=max_pixels)
-    layout.check_size(image, hr, annotation, instances)
-    return {"hr": hr, "instances": instances, "mask": (instances > 0) * np.uint8(grade)}
+    record = layout.read_pair(image, annotation, max_pixels)
+    return {**record, "mask": (record["instances"] > 0) * np.uint8(grade)}
 
 
 def _grades(path: pathlib.Path) -> tuple[dict[str, str], dict[str, int]]:
-    """Returns image name -> patient, and image name -> index of its grade in CLASSES."""
+    """Image name -> patient, and image name -> index of its grade in CLASSES."""
     text = path.read_text(encoding="utf-8-sig", errors="replace")
     patients, grades = {}, {}
-    for line, row in enumerate(csv.DictReader(text.splitlines()), 2):
-        cells = {
-            key.strip().lower(): value.strip()
-            for key, value in row.items()
-            if isinstance(key, str) and isinstance(value, str)
-        }
-        name, patient = cells.get("name", ""), cells.get("patient id", "")
-        grade = cells.get("grade (sirinukunwattana et al. 2015)", "").lower().replace("-", " ")
+    rows = csv.DictReader(text.splitlines())
+    rows.fieldnames = [name.strip().lower() for name in rows.fieldnames or ()]
+    for line, row in enumerate(rows, 2):
+        name, patient, grade = ((row.get(column) or "").strip() for column in _COLUMNS)
+        grade = grade.lower().replace("-", " ")
         # The table as published spells one of them "differentated".
         grade = grade.replace("differentated", "differentiated")
         if not name or not patient or grade not in CLASSES[1:]:
@@ -110,7 +96,6 @@ DATASET = layout.Dataset(
         "challenge contest, Medical Image Analysis 35, 2017, doi:10.1016/j.media.2016.08.008"
     ),
     homepage="https://warwick.ac.uk/fac/cross_fac/tia/data/glascontest",
-    obtain="download warwick_qu_dataset_released_2016_07_08.zip from the contest's page",
     layout=_LAYOUT,
     read=read,
 )

@@ -22,31 +22,19 @@ _LAYOUT = "Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside 
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs every TIFF with the XML of its name; the patients decide which images test."""
     files = layout.files_of(root)
-    images = layout.by_key(
-        (file for file in files if file.suffix in (".tif", ".tiff")), lambda file: file.stem
-    )
-    annotations = layout.by_key(
-        (file for file in files if file.suffix == ".xml"), lambda file: file.stem
-    )
-    if not images or not annotations:
-        raise layout.unrecognised(root, _LAYOUT)
+    images = layout.by_stem(files, (".tif", ".tiff"))
+    annotations = layout.by_stem(files, (".xml",))
     examples = []
-    for name, image, annotation in layout.pairs(images, annotations, expected="{}.xml"):
+    pairs = layout.pairs(root, _LAYOUT, images, annotations, expected="{}.xml")
+    for name, image, annotation in pairs:
         group = group_of(name)
-        examples.append(
-            layout.Example(
-                name=name,
-                group=group,
-                part="test" if group in TEST_PATIENTS else "train",
-                load=functools.partial(load, image.path, annotation.path, max_pixels),
-            )
-        )
+        part = "test" if group in TEST_PATIENTS else "train"
+        load = functools.partial(_load, image, annotation, max_pixels)
+        examples.append(layout.Example(name, group, part, load))
     return layout.Contents(examples, mpp=0.25)
 
 
-def load(
-    image: pathlib.Path, annotation: pathlib.Path, max_pixels: int = MAX_PIXELS
-) -> layout.Record:
+def _load(image: pathlib.Path, annotation: pathlib.Path, max_pixels: int) -> layout.Record:
     """Reads an image and draws its nuclei; where outlines overlap, the first one wins."""
     hr = read_image(image, max_pixels=max_pixels)
     regions = polygons.read_regions(annotation)
@@ -68,7 +56,6 @@ DATASET = layout.Dataset(
         "Medical Imaging 39(5), 2020, doi:10.1109/TMI.2019.2947628"
     ),
     homepage="https://monuseg.grand-challenge.org/Data/",
-    obtain="download the training and the test archive from the challenge's page into one folder",
     layout=_LAYOUT,
     read=read,
 )

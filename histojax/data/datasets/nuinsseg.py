@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import pathlib
 
 from histojax.data.datasets import layout
 from histojax.imaging.reader import MAX_PIXELS
 
-_IMAGES = "tissue images"
 # The corrected labels come first; the release has both.
 _LABELS = ("label masks modify", "label masks")
 _LAYOUT = "ORGAN/tissue images/NAME.png with ORGAN/label masks modify/NAME.tif"
@@ -20,39 +18,25 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     Patients are not published, and images of one organ may share one: the organ is the group.
     """
     files = layout.files_of(root)
-    images = _in_folder(files, _IMAGES, (".png",))
-    labels: dict[str, layout.File] = {}
+    images = _in_folder(files, "tissue images", (".png",))
+    labels: dict[str, pathlib.Path] = {}
     for folder in reversed(_LABELS):
         labels |= _in_folder(files, folder, (".tif", ".tiff"))
-    if not images or not labels:
-        raise layout.unrecognised(root, _LAYOUT)
-    return layout.Contents(
-        [
-            layout.Example(
-                name=image.stem,
-                group=image.place[-2].replace(" ", "-"),
-                part="train",
-                load=functools.partial(layout.read_pair, image.path, mask.path, max_pixels),
-            )
-            for _, image, mask in layout.pairs(
-                images, labels, expected=f"{_LABELS[0]}/{{}}.tif of its organ"
-            )
-        ],
-        splits={"": {"train": ["train"]}},
+    expected = f"{_LABELS[0]}/{{}}.tif of its organ"
+    pairs = layout.pairs(root, _LAYOUT, images, labels, expected=expected)
+    return layout.label_images(
+        ((image.stem, image.parts[-3].replace(" ", "-"), image, mask) for _, image, mask in pairs),
+        max_pixels,
     )
 
 
 def _in_folder(
-    files: list[layout.File], folder: str, suffixes: tuple[str, ...]
-) -> dict[str, layout.File]:
-    """Returns "ORGAN/NAME" -> file, of the files in ORGAN/folder/."""
+    files: list[pathlib.Path], folder: str, suffixes: tuple[str, ...]
+) -> dict[str, pathlib.Path]:
+    """{"ORGAN/NAME": file} of the files in ORGAN/folder/."""
     return layout.by_key(
-        (
-            file
-            for file in files
-            if len(file.place) > 1 and file.place[-1] == folder and file.suffix in suffixes
-        ),
-        lambda file: f"{file.place[-2]}/{file.stem}",
+        (f for f in files if f.parent.name == folder and f.suffix.lower() in suffixes),
+        lambda file: f"{file.parts[-3]}/{file.stem}",
     )
 
 
@@ -66,7 +50,6 @@ DATASET = layout.Dataset(
         "doi:10.1038/s41597-024-03117-2"
     ),
     homepage="https://doi.org/10.5281/zenodo.10518968",
-    obtain="download the archive from Zenodo (or Kaggle, ipateam/nuinsseg)",
     layout=_LAYOUT,
     read=read,
 )

@@ -23,10 +23,6 @@ _ORGAN_OF_SITE = {site: organ for organ, sites in _SITES.items() for site in sit
 
 
 def organ_of(name: str) -> str | None:
-    """The organ of an image of MoNuSeg, None for any other.
-
-    Args:
-        name: the image's name, which holds its TCGA barcode.
-    """
+    """The organ of the image of MoNuSeg whose name holds its TCGA barcode, None for any other."""
     patient = tcga_patient(name)
     return _ORGAN_OF_SITE.get(patient[5:7]) if patient else None

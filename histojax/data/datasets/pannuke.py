@@ -9,6 +9,7 @@ import re
 import numpy as np
 
 from histojax.data.datasets import layout
+from histojax.data.sources.splits import SPLITS
 from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS
 
@@ -25,35 +26,29 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     Patients are not published: every patch is a group of its own, and the folds are the splits.
     """
     del max_pixels  # its patches are arrays of 256 x 256 px, of which one is read at a time
-    files = [file for file in layout.files_of(root) if file.suffix == ".npy"]
-    images = layout.by_key((f for f in files if f.stem == "images" and _fold(f)), _fold)
-    masks = layout.by_key((f for f in files if f.stem == "masks" and _fold(f)), _fold)
-    if not images or not masks:
-        raise layout.unrecognised(root, _LAYOUT)
+    files = layout.files_of(root)
+    images, masks = (
+        layout.by_key((f for f in files if f.name.lower() == name), lambda f: _fold(f, root))
+        for name in ("images.npy", "masks.npy")
+    )
     examples = []
-    for fold, image, mask in layout.pairs(images, masks, expected="masks.npy of fold {}"):
-        count = len(_array(image.path, 3))
-        if len(_array(mask.path, 6)) != count:
+    for fold, image, mask in layout.pairs(
+        root, _LAYOUT, images, masks, expected="masks.npy of fold {}"
+    ):
+        count, masked = len(_array(image, 3)), len(_array(mask, 6))
+        if masked != count:
             raise UserError(
-                f"{mask.path} holds {len(_array(mask.path, 6))} masks for {count} images: "
-                "download the fold again"
+                f"{mask} holds {masked} masks for {count} images: download the fold again"
             )
         for index in range(count):
             name = f"fold{fold}-{index:04d}"
-            examples.append(
-                layout.Example(
-                    name=name,
-                    group=name,
-                    part=f"fold{fold}",
-                    load=functools.partial(load, image.path, mask.path, index),
-                )
-            )
-    return layout.Contents(
-        examples, mpp=0.25, classes=CLASSES, splits=_arrangements(sorted(images))
-    )
+            load = functools.partial(_load, image, mask, index)
+            examples.append(layout.Example(name, name, f"fold{fold}", load))
+    splits = _arrangements(sorted(images))
+    return layout.Contents(examples, mpp=0.25, classes=CLASSES, splits=splits)
 
 
-def load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Record:
+def _load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Record:
     """Reads one patch; where nuclei of two classes overlap, the first class wins."""
     hr = _array(images, 3)[index]
     if hr.min() < 0 or hr.max() > 255:
@@ -73,11 +68,10 @@ def load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Record
     return {"hr": np.rint(hr).astype(np.uint8), "instances": instances, "mask": mask}
 
 
-def _fold(file: layout.File) -> str:
-    for folder in reversed(file.place):
-        if match := _FOLD.search(folder):
-            return match[1]
-    return ""
+def _fold(file: pathlib.Path, root: pathlib.Path) -> str:
+    """The number in the innermost folder that names a fold, the source's own being the last."""
+    folders = file.relative_to(root.resolve().parent).parts[:-1]
+    return next((match[1] for name in reversed(folders) if (match := _FOLD.search(name))), "")
 
 
 @functools.lru_cache(maxsize=6)
@@ -98,14 +92,13 @@ def _array(path: pathlib.Path, channels: int) -> np.ndarray:
 def _arrangements(folds: list[str]) -> dict[str, dict[str, list[str]]]:
     """The official arrangements where all folds are there, else one fold after the other."""
     if len(folds) < 3:
-        roles = ("train", "test")
-        plain = {role: [f"fold{fold}"] for role, fold in zip(roles, folds, strict=False)}
-        return {"": plain}
-    official = {
-        variant: {
-            split: [f"fold{fold}"]
-            for split, fold in zip(("train", "val", "test"), order, strict=True)
+        return {
+            "": {
+                role: [f"fold{fold}"] for role, fold in zip(("train", "test"), folds, strict=False)
+            }
         }
+    official = {
+        variant: dict(zip(SPLITS, [[f"fold{fold}"] for fold in order], strict=True))
         for variant, order in _SPLITS.items()
     }
     return {"": official["1"], **official}
@@ -121,7 +114,6 @@ DATASET = layout.Dataset(
         "2019"
     ),
     homepage="https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke",
-    obtain="download fold_1.zip, fold_2.zip and fold_3.zip into one folder",
     layout=_LAYOUT,
     read=read,
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 from xml.etree import ElementTree
 
@@ -13,12 +12,10 @@ from histojax.errors import UserError
 
 
 def read_regions(path: pathlib.Path) -> list[np.ndarray]:
-    """Returns the polygons of an annotation file, float (vertices, 2) of (y, x) in px each.
+    """The polygons of an annotation file, float (vertices, 2) of (y, x) in px each.
 
-    Coordinates are those of the file, in which a pixel's centre is at whole numbers.
-
-    Raises:
-        UserError: not an Aperio annotation, or damaged.
+    Pixel centres are at whole numbers. UserError for a file that is damaged or no Aperio
+    annotation.
     """
     try:
         root = ElementTree.parse(path).getroot()
@@ -35,7 +32,7 @@ def read_regions(path: pathlib.Path) -> list[np.ndarray]:
     for number, region in enumerate(root.iterfind("Annotation/Regions/Region"), 1):
         try:
             vertices = [
-                (float(vertex.attrib["Y"]), float(vertex.attrib["X"]))
+                [float(vertex.attrib[axis]) for axis in "YX"]
                 for vertex in region.iterfind("Vertices/Vertex")
             ]
         except (KeyError, ValueError) as error:
@@ -43,7 +40,7 @@ def read_regions(path: pathlib.Path) -> list[np.ndarray]:
                 f"{path}: a vertex of region {number} has no numbers X and Y ({error}): restore "
                 "the file from the data set"
             ) from error
-        if not all(math.isfinite(value) for vertex in vertices for value in vertex):
+        if not np.isfinite(vertices).all():
             raise UserError(
                 f"{path}: a vertex of region {number} is not finite: restore the file from the "
                 "data set"
@@ -53,7 +50,7 @@ def read_regions(path: pathlib.Path) -> list[np.ndarray]:
 
 
 def draw_regions(regions: list[np.ndarray], height: int, width: int) -> np.ndarray:
-    """Returns int32 (height, width): the number of the first region that covers a pixel, from 1.
+    """int32 (height, width): the number of the first region that covers a pixel, from 1.
 
     Regions are polygons of (y, x) in px. A pixel whose centre lies on an edge is covered. What lies
     outside the image is cut off.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import pathlib
-from collections import Counter
 from collections.abc import Sequence
 
 from histojax.checks import check, one_of
@@ -16,11 +15,7 @@ from histojax.imaging.reader import MAX_PIXELS
 
 
 def dataset_of(name: str) -> layout.Dataset:
-    """The data set of a name.
-
-    Raises:
-        UserError: there is none.
-    """
+    """The data set of a name; UserError where there is none."""
     check({"dataset": name}, {"dataset": one_of(prepared.DATASETS)}, "--")
     return importlib.import_module(f"histojax.data.datasets.{name}").DATASET
 
@@ -38,10 +33,10 @@ def prepare(
     """Prepares a set and returns its folder; progress goes to standard error.
 
     Args:
-        dataset: one of `histojax.data.sources.prepared.DATASETS`.
+        dataset: one of `prepared.DATASETS`.
         source: folder or archive in the set's official layout.
         data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
-        name: to open it by; the data set's where None.
+        name: to open it by; None: the data set's.
         exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
         max_pixels: largest image or label map that is decoded, px.
         overwrite: whether a prepared set of that name is replaced.
@@ -49,8 +44,7 @@ def prepare(
     Raises:
         UserError: for whatever is wrong with the source or the disk, in one sentence.
     """
-    chosen = dataset_of(dataset)
-    name = dataset if name is None else name
+    chosen, name = dataset_of(dataset), dataset if name is None else name
     source = pathlib.Path(source).expanduser()
     layout.check_source(source)
     if not prepared.NAME.fullmatch(name):
@@ -63,10 +57,8 @@ def prepare(
         raise UserError(f"{folder} exists: give --overwrite to replace it, or another --name")
     from histojax.data.datasets import writing  # half a second, after what is wrong at once
 
-    with (
-        writing.scratch_in(folder.parents[1]) as scratch,
-        layout.opened(source, scratch) as root,
-    ):
+    scratch_in = writing.scratch_in(folder.parents[1])
+    with scratch_in as scratch, layout.opened(source, scratch) as root:
         contents = _without(chosen.read(root, max_pixels), exclude, data_dir)
         return writing.write(chosen, contents, folder, scratch, name=name)
 
@@ -96,17 +88,17 @@ def description(folder: pathlib.Path) -> str:
     """What a prepared set is: images and groups of each part, fingerprint, licence, citation."""
     metadata = prepared.read_metadata(folder)
     entries = [entry for part in metadata["index"].values() for entry in part]
-    counts = Counter({part: len(index) for part, index in metadata["index"].items()})
+    parts = [f"{part} {len(index)}" for part, index in metadata["index"].items()]
     mpp, here = metadata["mpp"], folder.parents[1]
+    place = "" if here == prepared.default_data_dir() else f" --config.data.data_dir={here}"
     lines = {
         metadata["title"]: str(folder),
-        "images": f"{len(entries)} ({', '.join(f'{part} {n}' for part, n in counts.items())})",
+        "images": f"{len(entries)} ({', '.join(parts)})",
         "groups": str(len({entry["group"] for entry in entries})),
         "scale": "not stated" if mpp is None else f"{mpp:g} um per pixel",
         "fingerprint": prepared.fingerprint_of(entries),
         "licence": metadata["licence"],
         "please cite": metadata["citation"],
-        "open it as": f"--config.data.source={folder.parent.name}"
-        + ("" if here == prepared.default_data_dir() else f" --config.data.data_dir={here}"),
+        "open it as": f"--config.data.source={folder.parent.name}{place}",
     }
     return "\n".join(f"{what}: {value}" for what, value in lines.items())

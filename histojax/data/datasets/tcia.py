@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import pathlib
 import re
@@ -22,50 +21,35 @@ _LAYOUT = f"N{_IMAGE}.png with N{_LABELS}.png beside it"
 def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs N_crop.png with N_labeled_mask_corrected.png; a table gives patch N its patient."""
     files = layout.files_of(root)
-    images = layout.by_key(_ending(files, _IMAGE), lambda file: file.stem.removesuffix(_IMAGE))
-    labels = layout.by_key(_ending(files, _LABELS), lambda file: file.stem.removesuffix(_LABELS))
-    if not images or not labels:
-        raise layout.unrecognised(root, _LAYOUT)
+    images = layout.by_stem(files, (".png",), _IMAGE)
+    labels = layout.by_stem(files, (".png",), _LABELS)
     for number in _UNSEGMENTED:
         if number not in labels:
             images.pop(number, None)
+    pairs = layout.pairs(root, _LAYOUT, images, labels, expected=f"{{}}{_LABELS}.png")
     patients = _patients(files)
-    unknown = [name for name in images if name not in patients]
+    unknown = len(set(images) - set(patients))
     if unknown:
         _log.warning(
-            "the patients of %d of %d patches are not known, so each is taken as a patient of its "
-            "own and one patient can be on both sides of a split: put the table of patches and "
-            "TCGA barcodes from the set's page (a .txt or .csv file) into the source",
-            len(unknown),
-            len(images),
+            f"the patients of {unknown} of {len(images)} patches are not known, so each is taken "
+            "as a patient of its own and one patient can be on both sides of a split: put the "
+            "table of patches and TCGA barcodes from the set's page (a .txt or .csv file) into the "
+            "source"
         )
-    pairs = layout.pairs(images, labels, expected=f"{{}}{_LABELS}.png")
-    return layout.Contents(
-        [
-            layout.Example(
-                name=name,
-                group=patients.get(name, f"patch-{name}"),
-                part="train",
-                load=functools.partial(layout.read_pair, image.path, mask.path, max_pixels),
-            )
-            for name, image, mask in pairs
-        ],
+    return layout.label_images(
+        ((n, patients.get(n, f"patch-{n}"), image, mask) for n, image, mask in pairs),
+        max_pixels,
         mpp=0.25,
-        splits={"": {"train": ["train"]}},
     )
 
 
-def _ending(files: list[layout.File], ending: str) -> list[layout.File]:
-    return [file for file in files if file.suffix == ".png" and file.stem.endswith(ending)]
-
-
-def _patients(files: list[layout.File]) -> dict[str, str]:
-    """Returns patch number -> patient, from lines "number,...TCGA-XX-XXXX..." of text files."""
+def _patients(files: list[pathlib.Path]) -> dict[str, str]:
+    """{patch number: patient} from lines "number,...TCGA-XX-XXXX..." of text files."""
     patients = {}
     for file in files:
-        if file.suffix not in (".txt", ".csv"):
+        if file.suffix.lower() not in (".txt", ".csv"):
             continue
-        for line in file.path.read_text(encoding="utf-8", errors="replace").splitlines():
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
             number = re.match(r'\s*"?(\d+)"?\s*[,;\t]', line)
             patient = tcga_patient(line)
             if number and patient:
@@ -83,10 +67,6 @@ DATASET = layout.Dataset(
         "doi:10.1038/s41597-020-0528-1; data doi:10.7937/tcia.2019.4a4dkp9u"
     ),
     homepage="https://doi.org/10.7937/tcia.2019.4a4dkp9u",
-    obtain=(
-        "download manual_segmentation_data.tar.gz and the table of patches and TCGA barcodes "
-        "(1365patches_to_TCGA-ID) into one folder"
-    ),
     layout=_LAYOUT,
     read=read,
 )

@@ -13,6 +13,7 @@ import io
 import os
 import pathlib
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -34,11 +35,7 @@ _DTYPES = {"instances": np.int32, "mask": np.uint8}
 
 @contextlib.contextmanager
 def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
-    """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end."""
     with disk_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir)
@@ -53,27 +50,13 @@ def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
 
 
 def write(
-    dataset: Dataset,
-    contents: Contents,
-    folder: pathlib.Path,
-    scratch: pathlib.Path,
-    *,
-    name: str,
+    dataset: Dataset, contents: Contents, folder: pathlib.Path, scratch: pathlib.Path, *, name: str
 ) -> pathlib.Path:
-    """Writes every example; nothing is there under the final name before the end.
+    """Writes a set to `folder`, which is replaced where it is there, and returns that.
 
-    Args:
-        dataset: whose set it is.
-        contents: what it holds.
-        folder: of the prepared set; one that is there is replaced.
-        scratch: a folder on the same disk, to write in first.
-        name: by which the set will be opened: small letters, digits and underscores.
-
-    Returns:
-        `folder`.
-
-    Raises:
-        UserError: an example cannot be read, a flaw in the set as a whole, or the disk refuses.
+    `scratch` is a folder on the same disk, to write in first. `name`, in small letters, digits and
+    underscores, opens the set. UserError for an example that cannot be read, a flaw in the set as a
+    whole, or a disk that refuses.
     """
     _check(dataset, contents)
     with tqdm.tqdm(total=len(contents.examples), desc="preparing", unit=" images") as bar:
@@ -86,23 +69,20 @@ def write(
 
 
 def _check(dataset: Dataset, contents: Contents) -> None:
+    """Refuses an empty set, a name twice, and a patient in two splits of a variant."""
     if not contents.examples:
         raise UserError(f"no image of {dataset.name} is left: give a source that holds some")
-    part_of: dict[str, str] = {}
-    patients: dict[str, dict[str, str]] = {}
-    for example in contents.examples:
-        if example.name in part_of:
-            raise UserError(
-                f"two images of the source are called {example.name!r}: keep or rename one of them"
-            )
-        part_of[example.name] = example.part
-    for variant, splits in contents.splits.items():
+    name, count = Counter(example.name for example in contents.examples).most_common(1)[0]
+    if count > 1:
+        raise UserError(f"{count} images of the source are called {name!r}: keep or rename one")
+    for splits in contents.splits.values():
         split_of = {part: split for split, parts in splits.items() for part in parts}
+        sides: dict[str, str] = {}
         for example in contents.examples:
             patient, split = tcga_patient(example.group), split_of.get(example.part)
             if patient is None or split is None:
                 continue
-            other = patients.setdefault(variant, {}).setdefault(patient, split)
+            other = sides.setdefault(patient, split)
             if other != split:
                 raise UserError(
                     f"patient {patient} is in {other!r} and, by {example.name!r}, in {split!r}: "
@@ -139,13 +119,7 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
     VERSION = tfds.core.Version(VERSION)
 
     def __init__(
-        self,
-        dataset: Dataset,
-        contents: Contents,
-        name: str,
-        bar: tqdm.tqdm,
-        *,
-        data_dir: pathlib.Path,
+        self, dataset: Dataset, contents: Contents, name: str, bar: tqdm.tqdm, *, data_dir: Any
     ):
         self.name = name
         self._dataset, self._contents, self._bar = dataset, contents, bar
@@ -158,10 +132,8 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
         super().__init__(data_dir=data_dir, file_format="array_record")
 
     def _info(self) -> tfds.core.DatasetInfo:
-        features: dict[str, Any] = {
-            "name": tfds.features.Text(),
-            "group": tfds.features.Text(),
-        }
+        text = tfds.features.Text()
+        features: dict[str, Any] = {"name": text, "group": text}
         for field in self._fields:
             if field in _IMAGES:
                 features[field] = tfds.features.Image(
@@ -171,25 +143,24 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
                 features[field] = tfds.features.Tensor(
                     shape=(None, None), dtype=_DTYPES[field], encoding="zlib"
                 )
+        dataset, contents = self._dataset, self._contents
+        said = ("title", "licence", "citation", "homepage")
         metadata = {
-            "dataset": self._dataset.name,
-            "title": self._dataset.title,
-            "licence": self._dataset.licence,
-            "citation": self._dataset.citation,
-            "homepage": self._dataset.homepage,
-            "mpp": self._contents.mpp,
-            "classes": list(self._contents.classes),
-            "objects": self._contents.objects,
+            "dataset": dataset.name,
+            **{field: getattr(dataset, field) for field in said},
+            "mpp": contents.mpp,
+            "classes": list(contents.classes),
+            "objects": contents.objects,
             "fields": list(self._fields),
-            "splits": self._contents.splits,
+            "splits": contents.splits,
             "index": self._index,
         }
         return tfds.core.DatasetInfo(
             builder=self,
-            description=self._dataset.title,
-            homepage=self._dataset.homepage,
-            citation=self._dataset.citation,
-            license=self._dataset.licence,
+            description=dataset.title,
+            homepage=dataset.homepage,
+            citation=dataset.citation,
+            license=dataset.licence,
             features=tfds.features.FeaturesDict(features),
             metadata=tfds.core.MetadataDict(metadata),
         )
@@ -210,21 +181,15 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
     def _records(self, part: str, examples: Sequence[Example]) -> Iterator[tuple[int, dict]]:
         for key, example in enumerate(examples):
             record = example.load()
-            self._check_fields(example, record)
+            if differing := sorted(set(self._fields) ^ set(record)):
+                raise UserError(
+                    f"{differing[0]!r} is there for some images and, as {example.name!r} shows, "
+                    "not for all: give it for all of them or for none"
+                )
             self._index[part].append(_entry(example, record))
-            encoded = {
-                field: _png(pixels) if field in _IMAGES else pixels
-                for field, pixels in record.items()
-            }
+            encoded = {f: _png(array) if f in _IMAGES else array for f, array in record.items()}
             yield key, {"name": example.name, "group": example.group, **encoded}
             self._bar.update()
-
-    def _check_fields(self, example: Example, record: Record) -> None:
-        if missing := set(self._fields) ^ set(record):
-            raise UserError(
-                f"{sorted(missing)[0]!r} is there for some images and, as {example.name!r} shows, "
-                "not for all: give it for all of them or for none"
-            )
 
 
 def _entry(example: Example, record: Record) -> dict[str, Any]:

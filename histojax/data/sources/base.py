@@ -1,13 +1,21 @@
-"""The source of images: what each of them is, and how one wraps another."""
+"""What a source of images is, and what sources share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from histojax.data.sources.record_cache import RecordCache
 
 Objects = Literal["nuclei", "glands"]
 
 Record = dict[str, Any]
+
+
+OpenSource = Callable[..., "Source"]  # a SPEC and split=..., as `specs.open_source` takes them
 
 
 class Source(Protocol):
@@ -15,13 +23,9 @@ class Source(Protocol):
 
     source[i] is a dict of "name" (str), "hr" (uint8 (H, W, 3)) and, where the data has them,
     "instances" (int32 (H, W), 0 = background), "mask" (uint8 (H, W), 0 = background, 1 or a class
-    index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to.
-
-    Attributes:
-        names, groups: one str for each image; images of a group (a patient) share a split.
-        mpp: micrometres per pixel of "hr", None where unknown.
-        classes: names of the mask's values, from 0.
-        objects: what the instances are.
+    index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to. Images of a
+    group (a patient) share a split; `mpp` is micrometres per pixel of "hr"; `classes` names the
+    mask's values.
     """
 
     names: list[str]
@@ -37,33 +41,56 @@ class Source(Protocol):
     def fingerprint(self) -> str: ...
 
 
-class WrappedSource:
-    """The images of another source, whose records a subclass changes in `__getitem__`."""
+class CachedSource:
+    """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`.
 
-    def __init__(self, source: Source):
-        """`source` holds the images; none is read here."""
-        self._source = source
-        self.names, self.groups = source.names, source.groups
-        self.mpp, self.classes = source.mpp, source.classes
-        self.objects = source.objects
+    Safe to use from several threads. Arrays are read only. Instances give a record its mask, where
+    it has none.
+    """
+
+    names: list[str]
+
+    def __init__(self, cache_bytes: int):
+        self._cache = RecordCache(cache_bytes)
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def __repr__(self) -> str:
-        return f"{type(self).__name__}({self._source!r}, images={len(self)})"
+    def __getitem__(self, index: int) -> Record:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"image {index} of a source of {len(self)}")
+        index %= len(self)
+        return self._cache.get_or_make(index, lambda: self._masked(index))
+
+    def _masked(self, index: int) -> Record:
+        record = self._read(index)
+        if "instances" in record and "mask" not in record:
+            record["mask"] = (record["instances"] > 0).astype(np.uint8)
+        return record
+
+    def _read(self, index: int) -> Record:
+        raise NotImplementedError
+
+
+class WrappedSource:
+    """The images of another source, whose records a subclass changes in `__getitem__`."""
+
+    def __init__(self, source: Source):
+        self._source = source
+        self.names, self.groups = source.names, source.groups
+        self.mpp, self.classes, self.objects = source.mpp, source.classes, source.objects
+
+    def __len__(self) -> int:
+        return len(self.names)
 
     def fingerprint(self) -> str:
         """The source's own, because the images are the same."""
         return self._source.fingerprint()
 
 
-class OpenSource(Protocol):
-    """Opens a data SPEC; see `histojax.data.sources.specs.open_source` for the arguments."""
-
-    def __call__(
-        self, spec: str, *, split: str, require_labels: bool = ..., crop: int | None = ...
-    ) -> Source: ...
+def digest_of(*parts: str) -> str:
+    """16 hex digits of SHA-256 over the parts: a fingerprint."""
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
 def common_mpp(scales: Sequence[float | None]) -> float | None:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
-from histojax.data.sources.base import OpenSource, Record, Source, common_mpp
+from histojax.data.sources.base import OpenSource, Record, Source, common_mpp, digest_of
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
@@ -19,20 +18,11 @@ _FIELDS = ("instances", "mask", "lr", "labelled")
 
 
 def open_mixture(
-    spec: str,
-    open_one: OpenSource,
-    *,
-    split: str,
-    require_labels: bool = True,
-    crop: int | None = None,
+    spec: str, open_one: OpenSource, *, split: str, require_labels: bool, crop: int | None
 ) -> MixedSource:
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
-    Args:
-        spec: of at least two sources with positive weights, which need not add up to 1.
-        open_one: opens one of them.
-        split: "train" follows the weights; the others hold every image once.
-        require_labels, crop: as `histojax.data.sources.specs.open_source` has them.
+    The weights need not add up to 1. Split "train" follows them; the others hold every image once.
 
     Raises:
         UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
@@ -42,22 +32,27 @@ def open_mixture(
         name: open_one(name, split=split, require_labels=require_labels, crop=crop)
         for name in weights
     }
-    patients: dict[str, str] = {}
+    set_of: dict[str, str] = {}
     for name in weights:
         whole = open_one(name, split="all", require_labels=False, crop=None)
-        for group, image in zip(whole.groups, whole.names, strict=True):
-            patient = tcga_patient(group) or tcga_patient(image)
-            if patient is not None and patients.setdefault(patient, name) != name:
+        for patient in filter(tcga_patient, patients(whole)):
+            if set_of.setdefault(patient, name) != name:
                 raise UserError(
-                    f"patient {patient} is in {patients[patient]} and in {name}: mix sets without "
+                    f"patient {patient} is in {set_of[patient]} and in {name}: mix sets without "
                     f"common patients, or prepare one with --exclude={patient} (--exclude=NAME "
                     "leaves out all patients of a prepared set)"
                 )
     return MixedSource(sources, list(weights.values()), weighted=split == "train")
 
 
+def patients(source: Source) -> list[str]:
+    """The TCGA patient of each image, or else the image's name."""
+    named = zip(source.groups, source.names, strict=True)
+    return [tcga_patient(group) or tcga_patient(name) or name for group, name in named]
+
+
 def parse_mixture(spec: str) -> dict[str, float]:
-    """Returns {spec: weight} of "mix:SPEC=WEIGHT,...", weights adding up to 1."""
+    """{spec: weight} of "mix:SPEC=WEIGHT,...", weights adding up to 1."""
     weights: dict[str, float] = {}
     for term in spec.removeprefix("mix:").split(","):
         name, _, text = term.strip().rpartition("=")
@@ -96,25 +91,30 @@ class MixedSource:
         self._sources = list(sources.values())
         counts = [len(source) for source in self._sources]
         if weighted:
-            longest = max(n / weight for n, weight in zip(counts, weights, strict=True))
+            shares = list(zip(counts, weights, strict=True))
+            longest = max(n / weight for n, weight in shares)
             # Rounding must not leave the longest source an image short.
-            counts = [
-                max(n, round(longest * weight)) for n, weight in zip(counts, weights, strict=True)
-            ]
+            counts = [max(n, round(longest * weight)) for n, weight in shares]
         self._rows = [
             (number, row % len(source))
             for number, (source, count) in enumerate(zip(self._sources, counts, strict=True))
             for row in range(count)
         ]
-        self._prefixes = _distinct([_prefix(spec) for spec in sources])
-        self.names = [self._name(number, row) for number, row in self._rows]
-        self.groups = [self._group(number, row) for number, row in self._rows]
+        self._counts = counts
+        prefixes = _prefixes(list(sources))
+        self.names, self.groups = [], []
+        for number, row in self._rows:
+            source, prefix = self._sources[number], prefixes[number]
+            group = source.groups[row]
+            self.names.append(f"{prefix}-{source.names[row]}")
+            self.groups.append(tcga_patient(group) or f"{prefix}-{group}")
         scales = [source.mpp for source in self._sources]
         self.mpp = common_mpp(scales)
         if self.mpp is None and any(scales):
+            stated = ", ".join(map(str, scales))
             _log.warning(
-                "the mixed sets do not all state one scale (%s um per pixel): taken as unknown",
-                ", ".join(map(str, scales)),
+                f"the mixed sets do not all state one scale ({stated} um per pixel): taken as "
+                "unknown"
             )
         first = self._sources[0].classes
         self._binary = any(source.classes != first for source in self._sources)
@@ -130,41 +130,30 @@ class MixedSource:
     def __getitem__(self, index: int) -> Record:
         number, row = self._rows[index]
         record = self._sources[number][row]
-        mixed = {"name": self._name(number, row), "hr": record["hr"]}
+        mixed = {"name": self.names[index], "hr": record["hr"]}
         mixed |= {field: record[field] for field in self._fields if field in record}
         if self._binary and "mask" in mixed:
             mixed["mask"] = (mixed["mask"] > 0).astype(np.uint8)
             mixed["mask"].flags.writeable = False
         return mixed
 
-    def __repr__(self) -> str:
-        return f"MixedSource({', '.join(self._prefixes)}, images={len(self)})"
-
     def fingerprint(self) -> str:
-        """Returns 16 hex digits of SHA-256 over the sources' own and their shares."""
-        digest = hashlib.sha256()
-        for number, source in enumerate(self._sources):
-            count = sum(1 for other, _ in self._rows if other == number)
-            digest.update(f"{source.fingerprint()}\0{count}\0".encode())
-        return digest.hexdigest()[:16]
-
-    def _group(self, number: int, row: int) -> str:
-        group = self._sources[number].groups[row]
-        return tcga_patient(group) or f"{self._prefixes[number]}-{group}"
-
-    def _name(self, number: int, row: int) -> str:
-        return f"{self._prefixes[number]}-{self._sources[number].names[row]}"
+        """16 hex digits of SHA-256 over the sources' own and their shares."""
+        parts = []
+        for source, count in zip(self._sources, self._counts, strict=True):
+            parts += [source.fingerprint(), str(count)]
+        return digest_of(*parts, "")
 
 
-def _prefix(spec: str) -> str:
-    if spec.startswith("folder:"):
-        return spec.rstrip("/").rpartition("/")[2]
-    return spec.replace("/", "-")
-
-
-def _distinct(prefixes: Sequence[str]) -> list[str]:
-    """Prefixes that are all different: those that are not get the number of their source."""
+def _prefixes(specs: Sequence[str]) -> list[str]:
+    """Short names of the sources; those that are alike get the number of their source."""
+    short = [
+        spec.rstrip("/").rpartition("/")[2]
+        if spec.startswith("folder:")
+        else spec.replace("/", "-")
+        for spec in specs
+    ]
     return [
-        prefix if prefixes.count(prefix) == 1 else f"{prefix}-{number}"
-        for number, prefix in enumerate(prefixes, 1)
+        prefix if short.count(prefix) == 1 else f"{prefix}-{number}"
+        for number, prefix in enumerate(short, 1)
     ]

@@ -14,7 +14,7 @@ import numpy as np
 from histojax.data.sources.base import Record, Source, WrappedSource
 from histojax.data.sources.record_cache import ComputedOnce
 from histojax.stain import hed
-from histojax.stain.normalization import Method, StainFit, Unfit, fit_sample, sample_tissue
+from histojax.stain.normalization import Method, StainFit, Unfit, fit_pixels, sample_tissue
 
 _log = logging.getLogger(__name__)
 
@@ -24,10 +24,7 @@ _METHOD = Method("macenko")
 
 
 class PerImageStains(WrappedSource):
-    """Adds "stains" to the records of a source: float32 (3, 3), as `stain.hed.jitter` takes them.
-
-    The stains are found in the whole hr image when it is first read, and kept; see `stains_of`.
-    """
+    """Adds "stains", float32 (3, 3), to records: `stains_of` the hr image, found once and kept."""
 
     def __init__(self, source: Source):
         super().__init__(source)
@@ -42,19 +39,14 @@ class PerImageStains(WrappedSource):
 
 
 def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
-    """The stains of an image.
+    """The stains of an image, uint8 (H, W, 3), called `name` in a warning: float32 (3, 3).
 
-    Args:
-        image: uint8 (H, W, 3).
-        name: of the image, for the warning.
-
-    Returns:
-        float32 (3, 3): haematoxylin, eosin and their common perpendicular. The first two are as
-        long as the 99th percentile of their concentration, so that a bias is a share of that. Where
-        no stains are found, the textbook's, of length 1, with a warning.
+    Haematoxylin, eosin and their common perpendicular. The first two are as long as the 99th
+    percentile of their concentration, so that a bias is a share of that. Where no stains are found,
+    the textbook's, of length 1, with a warning.
     """
     try:
-        found = fit_sample(sample_tissue([image]), _METHOD)
+        found = fit_pixels(sample_tissue([image]), _METHOD)
     except Unfit as reason:
         _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
         return hed.RGB_FROM_HED.astype(np.float32)

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 import json
-import logging
 import os
 import pathlib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 from PIL import PngImagePlugin
 
-from histojax.data.sources.base import Record
-from histojax.data.sources.record_cache import ComputedOnce, RecordCache
-from histojax.data.sources.splits import (
-    OWN_GROUPS,
-    SPLITS,
-    group_of,
-    single_group,
-    split_groups,
-    tcga_patient,
-)
+from histojax.data.sources.base import CachedSource, Record, digest_of
+from histojax.data.sources.record_cache import ComputedOnce
+from histojax.data.sources.splits import group_of, names_of_split
 from histojax.errors import UserError
-
-_log = logging.getLogger(__name__)
 
 VERSION = "1.0.0"  # of what is written; a change of parsing or features is another
 NAME = re.compile(r"[a-z][a-z0-9_]*")
@@ -54,11 +43,7 @@ def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
 
 
 def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
-    """Metadata of a prepared set: licence, citation, mpp, classes, splits and index.
-
-    Raises:
-        UserError: it is damaged or was not written by `histojax.prepare`.
-    """
+    """Licence, citation, mpp, classes, splits and index of a prepared set; UserError for damage."""
     path = folder / "metadata.json"
     try:
         metadata = json.loads(path.read_text(encoding="utf-8"))
@@ -73,20 +58,17 @@ def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
     return metadata
 
 
-def fingerprint_of(entries: Sequence[Mapping[str, Any]]) -> str:
-    """Returns 16 hex digits of SHA-256 over names and pixels of the entries of an index."""
-    digest = hashlib.sha256()
-    for entry in sorted(entries, key=lambda entry: entry["name"]):
-        digest.update(f"{entry['name']}\0{entry['digest']}\0".encode())
-    return digest.hexdigest()[:16]
+def fingerprint_of(entries: Iterable[Mapping[str, Any]]) -> str:
+    """16 hex digits of SHA-256 over names and pixels of the entries of an index."""
+    named = sorted(entries, key=lambda entry: entry["name"])
+    return digest_of(*(e[field] for e in named for field in ("name", "digest")), "")
 
 
-class PreparedSource:
-    """A split of a prepared set.
+class PreparedSource(CachedSource):
+    """A split of a prepared set: NAME, or NAME/VARIANT for another arrangement of its parts.
 
     The set's own val and test images are val and test; where it has no val, its train images are
-    split by group as those of a folder are. Decoded images are kept, the most recently used ones,
-    up to cache_bytes.
+    split by group as those of a folder are.
     """
 
     def __init__(
@@ -97,45 +79,48 @@ class PreparedSource:
         data_dir: str | pathlib.Path = "",
         seed: int = 0,
         group_pattern: str | None = "",
-        val_fraction: float = 0.2,
         cache_bytes: int = 2**31,
         crop: int | None = None,
         scale: int = 4,
     ):
-        """Opens a set; no image is read.
-
-        Args:
-            name: NAME, or NAME/VARIANT for another of the set's arrangements of its parts.
-            split: "train", "val", "test" or "all".
-            data_dir: folder of prepared sets; empty: see `default_data_dir`.
-            seed, group_pattern, val_fraction, cache_bytes, crop, scale: as `open_source` has them.
-
-        Raises:
-            UserError: the set has no such split or variant, is damaged, or an image is too small.
-        """
+        """Opens a set as `open_source` does; no image is read."""
+        super().__init__(cache_bytes)
         base, _, variant = name.partition("/")
-        self.name, self.split = name, split
+        self._name = name
         self._folder = folder_of(base, data_dir)
-        self._cache = RecordCache(cache_bytes)
         metadata = read_metadata(self._folder)
         if variant not in metadata["splits"]:
             there = [f"{base}/{key}" if key else base for key in metadata["splits"]]
             raise UserError(
                 f"data set {base} has no variant {variant!r}: choose one of {', '.join(there)}"
             )
-        entries = [
-            {**entry, "part": part, "row": row}
+        entries = {
+            entry["name"]: {**entry, "part": part, "row": row}
             for part in sorted(metadata["index"])
             for row, entry in enumerate(metadata["index"][part])
-        ]
+        }
         if group_pattern:
-            for entry in entries:
-                entry["group"] = group_of(entry["name"], group_pattern)
+            for image, entry in entries.items():
+                entry["group"] = group_of(image, group_pattern)
         splits = metadata["splits"][variant]
-        self._entries = _of_split(name, entries, splits, split, seed, val_fraction)
+        split_of = {part: role for role, parts in splits.items() for part in parts}
+        self.names = names_of_split(
+            f"data set {name}",
+            split,
+            {image: split_of.get(entry["part"]) for image, entry in entries.items()},
+            {image: entry["group"] for image, entry in entries.items()},
+            carve="val" not in splits,
+            published=True,
+            seed=seed,
+        )
+        self._entries = [entries[image] for image in self.names]
         for entry in self._entries:
-            _check_size(name, entry, crop)
-        self.names = [entry["name"] for entry in self._entries]
+            if crop is not None and min(entry["height"], entry["width"]) < crop:
+                raise UserError(
+                    f"image {entry['name']!r} of {name}, {entry['height']} x {entry['width']} px, "
+                    f"is smaller than the crop of {crop} px: lower data.crop or prepare the set "
+                    "without it"
+                )
         self.groups = [entry["group"] for entry in self._entries]
         self.mpp = metadata["mpp"]
         self.classes = list(metadata["classes"])
@@ -143,25 +128,16 @@ class PreparedSource:
         self._scale = scale
         self._parts: ComputedOnce[dict[str, Any]] = ComputedOnce()
 
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __getitem__(self, index: int) -> Record:
-        index = range(len(self._entries))[index]
-        return self._cache.get_or_make(index, lambda: self._read(self._entries[index]))
-
     def __getstate__(self) -> dict[str, Any]:
         # Each process opens the files for itself.
         return {**self.__dict__, "_parts": ComputedOnce()}
 
-    def __repr__(self) -> str:
-        return f"PreparedSource({self.name!r}, split={self.split!r}, images={len(self)})"
-
     def fingerprint(self) -> str:
-        """Returns 16 hex digits of SHA-256 over names and pixels of this split's images."""
+        """16 hex digits of SHA-256 over names and pixels of this split's images."""
         return fingerprint_of(self._entries)
 
-    def _read(self, entry: Mapping[str, Any]) -> Record:
+    def _read(self, index: int) -> Record:
+        entry = self._entries[index]
         try:
             parts = self._parts.get("", lambda: _data_sources(self._folder))
             stored = parts[entry["part"]][entry["row"]]
@@ -178,15 +154,13 @@ class PreparedSource:
                 f"image {entry['name']!r} of {self._folder} cannot be read ({reason}): prepare the "
                 "set again with --overwrite"
             ) from error
-        if "mask" not in record and "instances" in record:
-            record["mask"] = (record["instances"] > 0).astype(np.uint8)
         if "lr" in record:
             low, high = record["lr"].shape, record["hr"].shape
             if low[:2] != (high[0] // self._scale, high[1] // self._scale):
                 raise UserError(
                     f"the low-resolution image of {entry['name']!r} is {low[0]} x {low[1]} px, and "
                     f"1/{self._scale} of {high[0]} x {high[1]} px is due, rounded down: set "
-                    f"data.scale to what {self.name} was made with"
+                    f"data.scale to what {self._name} was made with"
                 )
         return record
 
@@ -211,76 +185,3 @@ def _decoded(value: Any) -> np.ndarray:
         with PngImagePlugin.PngImageFile(io.BytesIO(value)) as image:
             return np.array(image)
     return np.array(value)
-
-
-def _of_split(
-    name: str,
-    entries: Sequence[dict[str, Any]],
-    splits: Mapping[str, Sequence[str]],
-    split: str,
-    seed: int,
-    val_fraction: float,
-) -> list[dict[str, Any]]:
-    """The entries of a split, in order of name, with no patient on the other side of training."""
-    if split == "all":
-        return sorted(entries, key=lambda entry: entry["name"])
-    split_of = {part: role for role, parts in splits.items() for part in parts}
-    roles = {entry["name"]: split_of.get(entry["part"]) for entry in entries}
-    if "val" not in splits:
-        roles |= _carved(name, entries, roles, seed, val_fraction, needed=split != "test")
-    there = [role for role in SPLITS if role in roles.values()]
-    if split not in there:
-        raise UserError(
-            f"data set {name} has no split {split!r}: there are {', '.join([*there, 'all'])}"
-        )
-    side: dict[str, str] = {}
-    shared = set()
-    for entry in entries:
-        role, group = roles[entry["name"]], entry["group"]
-        if role is None or side.setdefault(group, role) == role:
-            continue
-        fault = (
-            f"data set {name} has the group {group!r} in {side[group]!r} and, by "
-            f"{entry['name']!r}, in {role!r}"
-        )
-        if tcga_patient(group) or "test" not in (side[group], role):
-            raise UserError(
-                f"{fault}: prepare it without that group, or set data.group_pattern ({OWN_GROUPS})"
-            )
-        shared.add(group)
-    if shared and split == "test":
-        _log.warning(
-            "%s: %d groups of the test images are in training too, as the set was published",
-            name,
-            len(shared),
-        )
-    chosen = [entry for entry in entries if roles[entry["name"]] == split]
-    return sorted(chosen, key=lambda entry: entry["name"])
-
-
-def _carved(
-    name: str,
-    entries: Sequence[dict[str, Any]],
-    roles: Mapping[str, str | None],
-    seed: int,
-    val_fraction: float,
-    *,
-    needed: bool,
-) -> dict[str, str]:
-    """name -> "train" or "val" of the train images, split by group."""
-    training = [entry for entry in entries if roles[entry["name"]] == "train"]
-    groups = [entry["group"] for entry in training]
-    if len(set(groups)) < 2:
-        if not needed or not training:
-            return {}
-        raise single_group(f"train images of {name}", groups, "prepare more of the set")
-    val = set(split_groups(groups, seed=seed, val_fraction=val_fraction)[1])
-    return {entry["name"]: "val" if entry["group"] in val else "train" for entry in training}
-
-
-def _check_size(name: str, entry: Mapping[str, Any], crop: int | None) -> None:
-    if crop is not None and min(entry["height"], entry["width"]) < crop:
-        raise UserError(
-            f"image {entry['name']!r} of {name}, {entry['height']} x {entry['width']} px, is "
-            f"smaller than the crop of {crop} px: lower data.crop or prepare the set without it"
-        )

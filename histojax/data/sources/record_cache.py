@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import collections
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -24,21 +24,14 @@ class RecordCache:
         self._bytes = 0
         self._lock = threading.Lock()
 
-    def __len__(self) -> int:
-        return len(self._records)
-
-    def __iter__(self) -> Iterator[Hashable]:
-        """The indices kept, starting with the record unused for longest."""
-        with self._lock:
-            return iter(list(self._records))
-
     def get_or_make(self, index: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A copy of the record, made where it is not kept; its arrays are shared and read-only."""
         record = self.get(index)
         if record is None:
             record = make()
-            for array in _arrays_of(record):
-                array.flags.writeable = False
+            for value in record.values():
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
             self.keep(index, record)
         return dict(record)
 
@@ -84,9 +77,5 @@ class ComputedOnce(Generic[Value]):
         return ComputedOnce, (self._values,)
 
 
-def _arrays_of(record: Mapping[str, Any]) -> list[np.ndarray]:
-    return [value for value in record.values() if isinstance(value, np.ndarray)]
-
-
 def _size(record: Mapping[str, Any]) -> int:
-    return sum(array.nbytes for array in _arrays_of(record))
+    return sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))

@@ -22,7 +22,6 @@ def open_source(
     split: str,
     seed: int = 0,
     group_pattern: str | None = "",
-    val_fraction: float = 0.2,
     synthetic: Mapping[str, Any] | None = None,
     cache_bytes: int = 2**31,
     require_labels: bool = True,
@@ -38,10 +37,8 @@ def open_source(
             `histojax.prepare` has prepared, or "mix:SPEC=WEIGHT,..." of several.
         split: "train", "val", "test" or "all" (every image, in a split or not).
         seed: of the synthetic tissue, or of the split by group of a set without splits of its own.
-        group_pattern: regular expression that finds an image's group in its name; see
-            `splits.group_of`.
-        val_fraction: part of the groups that goes to val, at least one, without splits.json.
-        synthetic: further arguments of `histojax.data.sources.synthetic.SyntheticSource`.
+        group_pattern: finds an image's group in its name; see `splits.group_of`.
+        synthetic: further arguments of `SyntheticSource`.
         cache_bytes: bound on the decoded images that a source of files keeps, in each process.
         require_labels: whether an image without instances or mask is an error.
         crop: smallest side that every image must have, px of "hr".
@@ -53,21 +50,11 @@ def open_source(
     Raises:
         UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
     """
-    files: dict[str, Any] = {
-        "seed": seed,
-        "group_pattern": group_pattern,
-        "val_fraction": val_fraction,
-        "scale": scale,
-    }
+    files: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "scale": scale}
     if spec.startswith("mix:"):
-        open_one = functools.partial(
-            open_source,
-            **files,
-            synthetic=synthetic,
-            cache_bytes=cache_bytes // max(1, spec.count("=")),
-            data_dir=data_dir,
-            max_pixels=max_pixels,
-        )
+        share = cache_bytes // max(1, spec.count("="))
+        files |= {"synthetic": synthetic, "data_dir": data_dir, "max_pixels": max_pixels}
+        open_one = functools.partial(open_source, **files, cache_bytes=share)
         return open_mixture(spec, open_one, split=split, require_labels=require_labels, crop=crop)
     if spec == "synthetic":
         options = dict(synthetic or {})

@@ -2,51 +2,37 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Container
 
 import numpy as np
 
 from histojax.checks import check, number
-from histojax.data.sources.base import OpenSource, Record, Source, WrappedSource, common_mpp
-from histojax.data.sources.mixture import MixedSource
-from histojax.data.sources.splits import tcga_patient
+from histojax.data.sources.base import (
+    OpenSource,
+    Record,
+    Source,
+    WrappedSource,
+    common_mpp,
+    digest_of,
+)
+from histojax.data.sources.mixture import MixedSource, patients
+from histojax.data.sources.splits import ordered_groups
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_RULES = {
-    "labelled": number(above=0, most=1, of="a share of the patients"),
-    "extra_weight": number(above=0, most=1, of="a share of the crops"),
-    "unlabelled_weight": number(above=0, below=1, of="a share of the crops"),
-}
-
-
-def labelled_groups(groups: Sequence[str], share: float, seed: int) -> list[str]:
-    """The groups (patients) whose labels are used: the first ones by SHA-256 of (seed, group).
-
-    A larger share of one seed holds the smaller ones.
-
-    Args:
-        groups: of the training images, repeated or not.
-        share: of the distinct groups, above 0, up to 1; at least one is taken.
-        seed: of the order.
-    """
-    distinct = sorted(
-        set(groups),
-        key=lambda group: hashlib.sha256(f"{seed}:labelled:{group}".encode()).hexdigest(),
-    )
-    return distinct[: max(1, round(share * len(distinct)))]
+_LABELLED = {"labelled": number(above=0, most=1, of="a share of the patients")}
+_EXTRA = {"extra_weight": number(above=0, most=1, of="a share of the crops")}
+_UNLABELLED = {"unlabelled_weight": number(above=0, below=1, of="a share of the crops")}
 
 
 class Subset(WrappedSource):
-    """Some images of a source, in its order."""
+    """The images of a source that belong to some groups, in its order."""
 
-    def __init__(self, source: Source, indices: Sequence[int]):
+    def __init__(self, source: Source, groups: Container[str]):
         super().__init__(source)
-        self._indices = tuple(indices)
+        self._indices = [i for i, group in enumerate(source.groups) if group in groups]
         self.names = [source.names[i] for i in self._indices]
         self.groups = [source.groups[i] for i in self._indices]
 
@@ -55,41 +41,34 @@ class Subset(WrappedSource):
 
     def fingerprint(self) -> str:
         """16 hex digits of SHA-256 over the source's own and the names that are taken."""
-        parts = [self._source.fingerprint(), *self.names]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        return digest_of(self._source.fingerprint(), *self.names)
 
 
 def labelled_part(source: Source, share: float, seed: int) -> Source:
-    """The images of a training split whose labels are used; all of them where the share is 1.
+    """The images of a training split whose labels are used: those of a share of the patients.
 
-    Raises:
-        UserError: for a share that is not above 0, up to 1.
+    They are the first groups by SHA-256 of (seed, group), at least one. A larger share of one seed
+    holds the smaller ones. UserError for a share out of range.
     """
-    _check(labelled=share)
+    check({"labelled": share}, _LABELLED, "data.")
     if share == 1:
         return source
-    kept = set(labelled_groups(source.groups, share, seed))
-    return Subset(source, [i for i, group in enumerate(source.groups) if group in kept])
+    distinct = ordered_groups(source.groups, f"{seed}:labelled")
+    return Subset(source, distinct[: max(1, round(share * len(distinct)))])
 
 
 def left_out(source: Source, share: float, seed: int) -> Subset:
     """The images of a training split that `labelled_part` leaves out; there may be none."""
-    kept = set(labelled_part(source, share, seed).groups)
-    return Subset(source, [i for i, group in enumerate(source.groups) if group not in kept])
+    return Subset(source, set(source.groups) - set(labelled_part(source, share, seed).groups))
 
 
 def with_extra(source: Source, extra: Source, weight: float) -> Source:
-    """A training split and further images, each making up its share of the crops.
+    """A training split and further images, which make up the share `weight` of the crops.
 
-    Args:
-        source: labelled images.
-        extra: others, such as synthetic pairs.
-        weight: share of the extra images, above 0, up to 1; at 1 they are all there is.
-
-    Raises:
-        UserError: for a weight out of range, or sets of different classes.
+    At weight 1 the extra images are all there is. UserError for a weight that is not above 0, up to
+    1, or sets of different classes.
     """
-    _check(extra_weight=weight)
+    check({"extra_weight": weight}, _EXTRA, "data.")
     # Nuclei without a class go with any classes: all are then nuclei alone.
     plain = list(extra.classes) == ["background", "nucleus"]
     if not plain and list(source.classes) != list(extra.classes):
@@ -109,13 +88,7 @@ class FlaggedSource(WrappedSource):
     """
 
     def __init__(self, source: Source, *, labelled: bool, like: Source | None = None):
-        """Wraps the source.
-
-        Args:
-            source: the images.
-            labelled: whether they are labelled.
-            like: a source whose scale and classes these take over; None: their own.
-        """
+        """`like` is a source whose scale and classes these take over; None: their own."""
         super().__init__(source)
         self._labelled = labelled
         if like is not None:
@@ -133,8 +106,7 @@ class FlaggedSource(WrappedSource):
 
     def fingerprint(self) -> str:
         """16 hex digits of SHA-256 over the source's own and whether it is labelled."""
-        parts = [self._source.fingerprint(), str(self._labelled)]
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+        return digest_of(self._source.fingerprint(), str(self._labelled))
 
 
 def open_unlabelled(
@@ -143,11 +115,10 @@ def open_unlabelled(
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
     Args:
-        spec: "rest", the training patients that `labelled_part` leaves out; or a SPEC of images,
-            all of which are taken.
+        spec: "rest", the training patients that `labelled_part` leaves out of `labelled`; or a SPEC
+            of images, all of which are taken.
         open_one: opens a SPEC without asking for labels.
         labelled: SPEC of the labelled data.
-        share, seed: as `labelled_part` has them.
 
     Raises:
         UserError: if nothing is left of the training split, a source cannot be opened, or a patient
@@ -169,10 +140,10 @@ def open_unlabelled(
         )
     further = open_one(spec, split="all")
     whole, free = open_one(labelled, split="all", crop=None), set(rest.names)
-    taken = Subset(whole, [i for i, name in enumerate(whole.names) if name not in free])
-    patients = set(_patients(taken))
-    for patient in _patients(further):
-        if patient in patients:
+    named = zip(patients(whole), whole.names, strict=True)
+    taken = {patient for patient, name in named if name not in free}
+    for patient in patients(further):
+        if patient in taken:
             raise UserError(
                 f"{patient} is in data.unlabelled={spec} and among the labelled or held-out images "
                 f"of {labelled}: take its images out, or prepare the set with "
@@ -182,19 +153,11 @@ def open_unlabelled(
 
 
 def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSource:
-    """Labelled images and others whose labels are blanked, each making up its share of the crops.
+    """Labelled images and others whose labels are blanked, the share `weight` of the crops.
 
-    Scale and classes are those of the labelled images.
-
-    Args:
-        source: labelled images.
-        others: with labels or without.
-        weight: share of the others, above 0, below 1.
-
-    Raises:
-        UserError: for a weight out of range.
+    Scale and classes are those of the labelled images. UserError for a weight not between 0 and 1.
     """
-    _check(unlabelled_weight=weight)
+    check({"unlabelled_weight": weight}, _UNLABELLED, "data.")
     scales = (source.mpp, others.mpp)
     if None not in scales and common_mpp(scales) is None:
         _log.warning("data.source has %.3g um per px and data.unlabelled %.3g", *scales)
@@ -206,13 +169,3 @@ def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSourc
         [1 - weight, weight],
         weighted=True,
     )
-
-
-def _check(**values: Any) -> None:
-    check(values, {name: _RULES[name] for name in values}, "data.")
-
-
-def _patients(source: Source) -> list[str]:
-    """TCGA patients of a source's images, in their order; of others the images' names."""
-    named = zip(source.groups, source.names, strict=True)
-    return [tcga_patient(group) or tcga_patient(name) or name for group, name in named]

@@ -2,36 +2,22 @@
 
 from __future__ import annotations
 
-import hashlib
+import functools
 import json
 
-import numpy as np
-
 from histojax.checks import check, one_of, whole
-from histojax.data.sources.base import Objects, Record
-from histojax.data.sources.record_cache import RecordCache
+from histojax.data.sources.base import CachedSource, Objects, Record, digest_of
 from histojax.data.sources.splits import SPLITS
 from histojax.tissue import rendering
 
 # Patients of a split are numbered from a multiple of this, so that the number of training images
 # never changes what is validated on.
 _PATIENTS_PER_SPLIT = 1_000_000
-_RULES = {
-    "seed": whole(0),
-    "size": whole(16, 2**14),
-    "patches_per_patient": whole(1, 2**20),
-}
+_RULES = {"seed": whole(0), "size": whole(16, 2**14), "patches_per_patient": whole(1, 2**20)}
 
 
-class SyntheticSource:
-    """Synthetic tissue with exact nuclei.
-
-    Attributes:
-        names: "synthetic-<split>-<patient>-<k>", k the patch of the patient.
-        groups: the patients, "synthetic-<split>-<patient>".
-        mpp: 0.25 um/px.
-        classes: "background", "nucleus".
-    """
+class SyntheticSource(CachedSource):
+    """Synthetic tissue with exact nuclei: images "synthetic-<split>-<patient>-<k>", k the patch."""
 
     mpp: float | None = rendering.MPP
 
@@ -47,28 +33,30 @@ class SyntheticSource:
         patches_per_patient: int = rendering.PATCHES_PER_PATIENT,
         cache_bytes: int = 2**29,
     ):
-        """Opens a split; nothing is drawn before it is asked for.
+        """Opens a split, of the three one after the other for "all"; nothing is drawn here.
 
         Args:
-            split: "train", "val", "test", or "all" (the three one after the other).
-            seed: 0 or more; another seed is another set of patients.
+            seed: another one is another set of patients.
             train, val, test: number of images of each split.
-            size: side of an image in px, at least 16.
+            size: side of an image in px.
             patches_per_patient: images of one patient; the last patient of a split may have fewer.
-            cache_bytes: bound on the drawn images that are kept, in each process; 0 keeps none.
 
         Raises:
             UserError: an argument is out of range.
         """
+        super().__init__(cache_bytes)
         counts = {"train": train, "val": val, "test": test}
         check({"split": split}, {"split": one_of((*SPLITS, "all"))}, "data ")
         others = {"seed": seed, "size": size, "patches_per_patient": patches_per_patient}
         check(others, _RULES, "data.synthetic.")
         largest = _PATIENTS_PER_SPLIT * patches_per_patient
         check(counts, dict.fromkeys(SPLITS, whole(0, largest)), "data.synthetic.")
-        self.split, self.seed, self.size = split, seed, size
-        self.patches_per_patient = patches_per_patient
-        self.counts = counts
+        self.split = split
+        self._draw = functools.partial(
+            rendering.tissue, seed, size=size, patches_per_patient=patches_per_patient
+        )
+        identity = {"model": rendering.MODEL_VERSION, "split": split, "counts": counts, **others}
+        self._digest = digest_of(json.dumps(identity, sort_keys=True))
         self.classes = ["background", "nucleus"]
         self.objects: Objects = "nuclei"
         self.names: list[str] = []
@@ -76,48 +64,18 @@ class SyntheticSource:
         self._indices: list[int] = []
         for number, name in enumerate(SPLITS):
             if split in (name, "all"):
-                first = number * _PATIENTS_PER_SPLIT * self.patches_per_patient
-                for i in range(self.counts[name]):
-                    patient, k = divmod(i, self.patches_per_patient)
+                first = number * largest
+                for i in range(counts[name]):
+                    patient, k = divmod(i, patches_per_patient)
                     self.groups.append(f"synthetic-{name}-{patient:04d}")
                     self.names.append(f"{self.groups[-1]}-{k}")
                     self._indices.append(first + i)
-        self._cache = RecordCache(cache_bytes)
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Record:
-        """Image `index`: "name", "hr" uint8 (S, S, 3), "instances" int32, "mask" uint8 (S, S).
-
-        The arrays are read only. Safe to call from several threads.
-        """
-        if not -len(self) <= index < len(self):
-            raise IndexError(f"image {index} of a source of {len(self)}")
-        index %= len(self)
-        return self._cache.get_or_make(index, lambda: self._draw(index))
-
-    def _draw(self, index: int) -> Record:
-        drawn = rendering.tissue(
-            self.seed, self._indices[index], self.size, patches_per_patient=self.patches_per_patient
-        )
-        instances = drawn["instances"]
-        mask = (instances > 0).astype(np.uint8)
-        return {
-            "name": self.names[index],
-            "hr": drawn["image"],
-            "instances": instances,
-            "mask": mask,
-        }
+    def _read(self, index: int) -> Record:
+        drawn = self._draw(self._indices[index])
+        name, instances = self.names[index], drawn["instances"]
+        return {"name": name, "hr": drawn["image"], "instances": instances}
 
     def fingerprint(self) -> str:
-        """Short hex string of what decides the images: model version, seed, split, counts, size."""
-        identity = {
-            "model": rendering.MODEL_VERSION,
-            "seed": self.seed,
-            "split": self.split,
-            "counts": self.counts,
-            "size": self.size,
-            "patches_per_patient": self.patches_per_patient,
-        }
-        return hashlib.sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()[:16]
+        """16 hex digits of SHA-256 over what decides the images."""
+        return self._digest

@@ -48,18 +48,11 @@ class TargetSource(WrappedSource):
         *,
         cache_bytes: int = 2**30,
     ):
-        """
-        Args:
-            source: the images.
-            fields: those of `FIELDS` that are wanted.
-            config: `config.data.targets`: marker ("shape" or "center"), center_radius and
-                contour_width, px; physical: whether the shape marker's areas and radii, px at 0.25
-                um per px, are scaled to the images' own scale where it is known; legacy: whether
-                mask, marker and contour lose the rim that USE-Net's code takes from them.
-            cache_bytes: bound on the targets that are kept, in each process.
+        """Adds `fields`, out of `FIELDS`, as `config.data.targets` has them.
 
-        Raises:
-            UserError: for a setting that breaks its rule.
+        physical: the shape marker's areas and radii, px at 0.25 um per px, are scaled to the
+        images' own scale where it is known. legacy: mask, marker and contour lose the rim that
+        USE-Net's code takes from them. UserError for a bad setting.
         """
         super().__init__(source)
         self._fields = tuple(fields)
@@ -108,18 +101,12 @@ def legacy_labels(mask: np.ndarray) -> np.ndarray:
     the area of nuclei at 40x.
     """
     height, width = mask.shape
-    small = targets.resized_mask(
-        mask, (round(0.992 * height), round(0.992 * width)), legacy_labels=True
-    )
-    return nearest(small, height, width)
+    size = round(0.992 * height), round(0.992 * width)
+    return nearest(targets.resized_mask(mask, size, legacy_labels=True), height, width)
 
 
 def checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `config.data.targets`, each checked.
-
-    Raises:
-        UserError: for an unknown name, or a value that breaks its rule.
-    """
+    """The fields of `config.data.targets`; UserError for one that breaks its rule."""
     values = dict(config)
     check_names(values, _RULES, "config.data.targets.")
     check(values, _RULES, "config.data.targets.")

@@ -28,7 +28,7 @@ def _of(contents, field):
 def test_every_set_says_whose_it_is_and_refuses_another_layout(name, tmp_path):
     dataset = importlib.import_module(f"histojax.data.datasets.{name}").DATASET
     assert dataset.name == name
-    assert all((dataset.title, dataset.licence, dataset.citation, dataset.obtain, dataset.layout))
+    assert all((dataset.title, dataset.licence, dataset.citation, dataset.layout))
     (tmp_path / "notes.txt").write_text("nothing")
     _refused(dataset.read, tmp_path, tmp_path, "does not hold the expected layout", dataset.layout)
 

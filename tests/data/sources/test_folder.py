@@ -259,7 +259,7 @@ def test_seventy_thousand_instances_stay_seventy_thousand(tmp_path):
     assert source[0]["mask"].sum() == 70_000
     spec = example_spec(source, {"crop": 16}, ("hr", "instances"))
     store = load_store(source, spec, 2**30)
-    np.testing.assert_array_equal(store.arrays["instances"][0], labels)
+    np.testing.assert_array_equal(store["instances"][0], labels)
 
 
 def test_real_low_resolution_images(root):

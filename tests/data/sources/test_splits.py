@@ -4,15 +4,15 @@ from histojax.data.sources.splits import group_of, split_groups
 
 
 @pytest.mark.parametrize(
-    ("groups", "fraction", "val"),
-    [(2, 0.2, 1), (5, 0.2, 1), (10, 0.2, 2), (3, 0.9, 2), (8, 0.2, 2)],
+    ("groups", "val"),
+    [(2, 1), (5, 1), (10, 2), (8, 2)],
 )
-def test_how_many_groups_go_to_val(groups, fraction, val):
+def test_how_many_groups_go_to_val(groups, val):
     names = [str(group) for group in range(groups)]
-    train, chosen = split_groups(names, seed=0, val_fraction=fraction)
+    train, chosen = split_groups(names, seed=0)
     assert len(chosen) == val
     assert sorted(train + chosen) == sorted(names)
-    assert split_groups(names[::-1] * 2, seed=0, val_fraction=fraction) == (train, chosen)
+    assert split_groups(names[::-1] * 2, seed=0) == (train, chosen)
 
 
 @pytest.mark.parametrize(

@@ -69,11 +69,11 @@ def test_memory_is_bounded_and_the_latest_stay():
     assert source[0]["hr"] is first
     for i in (1, 0, 2):
         source[i]
-    assert list(source._cache) == [0, 2]
+    assert list(source._cache._records) == [0, 2]
     assert source[0]["hr"] is first
     uncached = _source(cache_bytes=0)
     assert uncached[0]["hr"] is not uncached[0]["hr"]
-    assert not uncached._cache
+    assert not uncached._cache._records
 
 
 def test_a_changed_item_does_not_change_the_source():
