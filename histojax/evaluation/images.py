@@ -32,14 +32,11 @@ def score_images(
 
     Args:
         methods: what is scored.
-        source: a data set; masks are needed where there are rows.
+        source: a data set; UserError where it lacks the masks that rows need.
         config: a run's config: seed, data.scale, data.degradation.
         figure: called with each image's name and {caption: picture}.
-        tally: called with each row's name and, for each image, the confusion matrix (K, K) of its
-            classes, where the row's segmenter finds classes.
-
-    Raises:
-        UserError: if images lack the annotation that rows need.
+        tally: called with each row's name and the confusion matrix (K, K) of each image, where the
+            row's segmenter finds classes.
     """
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     results = []
@@ -118,9 +115,7 @@ def pooled_of(
 ) -> dict[str, dict[str, float]]:
     """Metric -> score of each row's summed confusion matrix and 95 % bootstrap interval.
 
-    Args:
-        matrices: row -> (K, K) of each image, as `score_images` tallies them.
-        names: of the classes.
+    The matrices are row -> (K, K) of each image, as `score_images` tallies them.
     """
     return {
         f"{metric}_{row}": interval._asdict()
@@ -133,10 +128,9 @@ def differences_of(
     results: Sequence[Row], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
     """Paired difference over images, "a - b" -> mean and 95 % interval."""
-    return {
-        f"{a} - {b}": intervals.paired_difference(
-            [row[a] for row in results], [row[b] for row in results]
-        )._asdict()
-        for a, b in pairs
-        if a in results[0] and b in results[0]
-    }
+    found = {}
+    for pair in pairs:
+        if set(pair) <= set(results[0]):
+            a, b = ([row[key] for row in results] for key in pair)
+            found[" - ".join(pair)] = intervals.paired_difference(a, b)._asdict()
+    return found

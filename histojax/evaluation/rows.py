@@ -59,8 +59,8 @@ def methods_of(
         folders: run's name -> run, in the order of training.
         source: the images to score.
         config: a run's config.
-        enhancer: the one that every segmenter reads: "bicubic", "none" (the real image alone), the
-            folder of a run, or None for all of the runs.
+        enhancer: that every segmenter reads: "bicubic", "none" (the real image alone), the folder
+            of a run, or None for all of the runs.
         features: network's name -> feature network for feature distances.
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
@@ -108,13 +108,8 @@ def methods_of(
     return Methods(enhancers, segmenters, rows, distances)
 
 
-def sizes_of(source: Source, scale: int, *, smallest: int | None = None) -> list[tuple[int, int]]:
-    """(H, W) of every image, cut to multiples of the scale.
-
-    Raises:
-        UserError: for an image with a side below `smallest`, by default the scale, px.
-    """
-    smallest = scale if smallest is None else smallest
+def sizes_of(source: Source, scale: int, *, smallest: int) -> list[tuple[int, int]]:
+    """(H, W) of every image, cut to multiples of the scale; UserError where below `smallest` px."""
     sizes = []
     for index in range(len(source)):
         sample = source[index]
@@ -149,14 +144,7 @@ def run_segmenter(
     mpp: float | None = None,
     ensemble: bool = False,
 ) -> Callable[[Image], labeling.Found]:
-    """A run's segmenter on whole images, post-processed as the run says.
-
-    Args:
-        run: with a segmenter.
-        sizes: (H, W) of the images to come, px.
-        mpp: um per px of the images, None where unknown.
-        ensemble: as in `methods_of`.
-    """
+    """A run's segmenter on whole images of `sizes` (H, W), post-processed as the run says."""
     network = tiled.segmenter(run, ensemble=ensemble)
     core, parameters = network.core(sizes), labeling.parameters_of(run)
     return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)

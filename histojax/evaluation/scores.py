@@ -2,12 +2,12 @@
 
 The low-resolution input is made from each image by the run's own degradation, always alike for the
 same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic,
-every generator, every way from the low-resolution image to a mask, the mask found in the real
-high-resolution image, and Otsu's threshold.
+every generator, every way to a mask, the mask found in the real image, and Otsu's threshold.
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import pathlib
 import re
@@ -96,10 +96,10 @@ def score_workdir(
     def figure(name: str, pictures: dict[str, Image]) -> None:
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
 
-    matrices: dict[str, list[np.ndarray]] = {}
+    matrices: dict[str, list[np.ndarray]] = collections.defaultdict(list)
 
     def tally(row: str, matrix: np.ndarray) -> None:
-        matrices.setdefault(row, []).append(matrix)
+        matrices[row].append(matrix)
 
     results = score_images(methods, source, config, figure=figure, tally=tally)
     table = {
@@ -116,11 +116,7 @@ def score_workdir(
 
 
 def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The folders of the trained runs below a workdir by name: those of a chain, or the one.
-
-    Raises:
-        UserError: if nothing below the workdir has been trained.
-    """
+    """The folders of the trained runs below a workdir by name: those of a chain, or the one."""
     config = read_config(workdir / "config.json")
     if (workdir / "checkpoints").is_dir():
         return {config["name"]: workdir}
@@ -135,11 +131,7 @@ def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def check_same_classes(run: workdirs.Run, source: Source, spec: str) -> None:
-    """Checks that a run's classes are those of the data.
-
-    Raises:
-        UserError: if the run finds classes, and the data has others.
-    """
+    """Refuses data that has other classes than a run finds."""
     stage = run.stage
     if not segments(stage) or not tells_classes(stage.segmenter.heads):
         return
@@ -164,9 +156,6 @@ def own_folder(
 
     Scores of other images, or found in another way, do not replace those of training, which
     reports show: evaluation-test, evaluation-enhancer_none-ensemble.
-
-    Raises:
-        UserError: if it is no workdir.
     """
     own = read_config(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
     words = [

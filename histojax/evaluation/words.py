@@ -18,38 +18,23 @@ _SUBJECTS = {"image": "image", "classes": "classes"}
 def after_training(
     table: Mapping[str, Any], workdir: pathlib.Path, *, synthesizes: bool = False
 ) -> str:
-    """The last lines of a training: results, their place, and the command that uses the run.
-
-    Args:
-        table: as `results` takes it, such as that of summary.json.
-        workdir: of the run or chain.
-        synthesizes: whether the run makes tissue for a mask.
-    """
+    """The last lines of a training: results, their place, and the command that uses the run."""
     places = {"report": workdir / "report.html", "all scores": workdir / "summary.json"}
     command, source = ("synthesize", "masks") if synthesizes else ("predict", "input")
     options = [f"--workdir={workdir}", f"--{source}=PATH", "--output=FOLDER"]
-    return _closing(table, places, [f"histojax.{command}", *options])
+    return _closing(table, places, f"histojax.{command}", *options)
 
 
 def after_evaluation(
     table: Mapping[str, Any], workdir: pathlib.Path, output: pathlib.Path, split: str
 ) -> str:
-    """The last lines of an evaluation: results, their place, and a command to compare the run.
-
-    Args:
-        table: as `results` takes it.
-        workdir: of the run or chain.
-        output: folder of the results.
-        split: of the data.
-    """
+    """The last lines of an evaluation: results, their place, and a command to compare the run."""
     places = {"all scores": output / "metrics.json", "pictures": output / "figures"}
     options = [str(workdir), "OTHER_WORKDIR", f"--split={split}", "--output=FOLDER"]
-    return _closing(table, places, ["histojax.compare", *options])
+    return _closing(table, places, "histojax.compare", *options)
 
 
-def _closing(
-    table: Mapping[str, Any], places: Mapping[str, pathlib.Path], command: Sequence[str]
-) -> str:
+def _closing(table: Mapping[str, Any], places: Mapping[str, pathlib.Path], *command: str) -> str:
     lines = results(table) + [f"{name}: {place}" for name, place in places.items()]
     return "\n".join([*lines, f"next: python -m {shlex.join(command)}"])
 
@@ -59,10 +44,8 @@ def results(table: Mapping[str, Any]) -> list[str]:
 
     "nuclei: Dice 0.892 in the joint image, 0.869 in the bicubic image (+0.023, 95 % interval
     +0.011 to +0.035)". The run's score is that of the last row that reads an enhanced image, else
-    of the last one that reads the real image.
-
-    Args:
-        table: "metrics" and "differences" as metrics.json has them, rows in the order of scoring.
+    of the last one that reads the real image. The table has "metrics" and "differences" as
+    metrics.json, rows in the order of scoring.
     """
     rows: dict[str, dict[str, Entry]] = {}
     for key, entry in table["metrics"].items():
