@@ -39,11 +39,7 @@ def write(path: Path, result: Mapping[str, Any], folders: Mapping[str, Mapping[s
     Args:
         path: final name; the paths of the pictures start from its folder.
         result: as `histojax.evaluation.comparison.compare` returns it.
-        folders: label -> stage's name -> its folder with metrics.jsonl; the last stage is the
-            run's own.
-
-    Raises:
-        UserError: the disk refuses.
+        folders: label -> stage's name -> its folder with metrics.jsonl; the last is the run's own.
     """
     data, runs, against = result["data"], result["runs"], result["against"]
     names = ", ".join(run["label"] for run in runs)

@@ -46,23 +46,17 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of a page without a template of its own; empty parts are left out.
+    """A part of the template "sections", for pages without one of their own.
 
     Attributes:
         heading: plain text.
-        text: shown as it is, in a font of fixed width.
         tables: of `histojax.report.table.Table`.
         charts: of `histojax.report.charts.Chart`; None is skipped.
-        entries: names and values.
-        pictures: in order.
     """
 
     heading: str
-    text: str = ""
     tables: Sequence[Any] = ()
     charts: Sequence[Any] = ()
-    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    pictures: Sequence[Picture] = ()
 
 
 def write(
@@ -83,33 +77,18 @@ def write(
         pictures: all that the content holds, the most important first.
         footer: plain text at the end.
         content: variables of the template.
-
-    Raises:
-        UserError: the disk refuses.
     """
     encode(pictures)
-    headings: list[str] = []
-    content = {"title": title, "footer": footer, "headings": headings, **content}
+    content |= {"title": title, "footer": footer, "headings": []}
     body = _environment().get_template(f"{template}.html").render(content)
     page = _environment().get_template("page.html").render(content, body=body)
     with atomic_path(path) as unfinished:
         unfinished.write_text(page, encoding="utf-8")
 
 
-def write_sections(
-    path: str | Path, *, title: str, lead: str = "", sections: Sequence[Section]
-) -> None:
-    """Writes a page of sections alone, as `write` does."""
-    pictures = [picture for section in sections for picture in section.pictures]
-    write(path, "sections", title=title, pictures=pictures, lead=lead, sections=sections)
-
-
 def printable(value: object) -> str:
     """Any value as text; characters that a page cannot hold become replacement characters."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
 
 
 def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
@@ -117,7 +96,6 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
 
     Size and quality fall for all alike. What does not fit at the lowest is left out, from the last.
     """
-    encoded: list[tuple[bytes, tuple[int, int]]] = []
     for widest, quality in _QUALITIES:
         encoded = [_jpeg(picture.image, widest, quality) for picture in pictures]
         if sum(len(data) for data, _ in encoded) <= limit:
@@ -130,8 +108,7 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
 
 def read_picture(path: Path, caption: str) -> Picture | None:
     """A sheet with its own captions added to `caption`; None where it is no readable image."""
-    read = _read(path)
-    if read is None:
+    if (read := _read(path)) is None:
         return None
     sheet, pixels = read
     if sheet.captions:

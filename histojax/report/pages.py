@@ -1,7 +1,7 @@
 """The report.html of a run and of a chain of stages, and the index.html of predictions.
 
 A report shows config.json, metrics.jsonl, summary.json, samples/ and evaluation/figures/ of its
-workdir, and names those that are missing.
+workdir, and names those that are missing. UserError where the disk refuses.
 """
 
 from __future__ import annotations
@@ -31,11 +31,7 @@ _DETAIL = "the windows with most detail, as framed at the left."
 
 
 def run_report(workdir: str | Path) -> Path:
-    """Writes workdir/report.html of one stage's run and returns its path.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Writes workdir/report.html of one stage's run and returns its path."""
     workdir = Path(workdir)
     config, summary = _read(workdir / "config.json"), _read(workdir / "summary.json")
     folder = {**_training(workdir), **_samples(workdir)}
@@ -43,11 +39,7 @@ def run_report(workdir: str | Path) -> Path:
 
 
 def chain_report(workdir: str | Path) -> Path:
-    """Writes workdir/report.html of a chain of stages and returns its path.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Writes workdir/report.html of a chain of stages and returns its path."""
     workdir = Path(workdir)
     config, summary = _read(workdir / "config.json"), _read(workdir / "summary.json")
     stages = []
@@ -72,53 +64,25 @@ def chain_report(workdir: str | Path) -> Path:
 
 
 def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any, Any]]) -> None:
-    """Writes the index.html of predictions.
+    """Writes the index.html of predictions, beside their files.
 
     Args:
-        path: final name, in the folder that holds the predictions' files.
+        path: final name.
         workdir: of the run that made them.
-        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp,
-            files (paths by name), nuclei (count or None), note and class_names.
-
-    Raises:
-        UserError: the disk refuses.
+        rows: (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3)).
     """
     counts = [made.nuclei for made, _ in rows if made.nuclei is not None]
-    images = [
-        {
-            "name": made.name,
-            "entries": _prediction(made),
-            "files": [file.name for file in made.files.values()],
-            "preview": Picture(f"The middle of {made.name}.", preview),
-        }
-        for made, preview in rows
-    ]
     total = f", {sum(counts):,} nuclei in all" if counts else ""
     number = "1 image" if len(rows) == 1 else f"{len(rows):,} images"
+    pictures = [Picture(f"The middle of {made.name}.", preview) for made, preview in rows]
     document.write(
         path,
         "predictions",
         title="histojax: predictions",
         lead=f"{number} predicted by the run in {workdir}{total}.",
-        images=images,
-        pictures=[image["preview"] for image in images],
+        images=list(zip([made for made, _ in rows], pictures, strict=True)),
+        pictures=pictures,
     )
-
-
-def _prediction(made: Any) -> dict[str, str]:
-    height, width = made.size
-    entries = {
-        "size": f"{width:,} × {height:,} px",
-        "scale": f"{made.mpp:.4g} µm/px" if made.mpp else "unknown",
-    }
-    if made.nuclei is not None:
-        entries["nuclei"] = f"{made.nuclei:,}"
-        if made.mpp:
-            area = height * width * made.mpp**2 / 1e6
-            entries["density"] = f"{made.nuclei / area:,.0f} per mm²"
-    if made.class_names:
-        entries["classes"] = ", ".join(f"{n} {name}" for n, name in enumerate(made.class_names))
-    return {**entries, "note": made.note}
 
 
 def _write(
@@ -143,8 +107,9 @@ def _write(
     }
     sheets = sorted((workdir / "evaluation" / "figures").glob("*.png"))
     figures = [_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]
-    shown = _pictures(folder) if folder else []
-    shown += [*figures, *(picture for stage in stages for picture in _pictures(stage))]
+    parts = [folder] if folder else stages
+    samples = [picture for part in parts for picture in (part["sample"], *part["strip"])]
+    shown = [*samples, *figures] if folder else [*figures, *samples]
     path = workdir / "report.html"
     document.write(
         path,
@@ -165,8 +130,12 @@ def _write(
         figures=figures,
         drawn=len(sheets),
         workdir=workdir,
-        entries=_circumstances(summary),
-        fields={name: _plain(value) for name, value in _flat(config)},
+        summary=summary,
+        fields=dict(_flat(config)),
+        finite=finite,
+        count=count_text,
+        duration=_duration,
+        plain=_plain,
     )
     return path
 
@@ -184,14 +153,13 @@ def _stage_folders(
     workdir: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Stage -> (folder, summary), from the summary, else of the stages that have a folder."""
-    if stages := summary.get("stages"):
-        return {
-            name: (workdir / stage.get("folder", name), stage.get("summary") or {})
-            for name, stage in stages.items()
-        }
-    names = config.get("chain") or []
+    stages = summary.get("stages")
+    if not stages:
+        names = config.get("chain") or []
+        stages = {name: {} for name in names if (workdir / name / "config.json").exists()}
     return {
-        name: (workdir / name, {}) for name in names if (workdir / name / "config.json").exists()
+        name: (workdir / stage.get("folder", name), stage.get("summary") or {})
+        for name, stage in stages.items()
     }
 
 
@@ -276,10 +244,6 @@ def _samples(workdir: Path, *, strip: int = _STRIP) -> dict[str, Any]:
     return {"sample": last, "strip": [picture for picture in focus if picture is not None]}
 
 
-def _pictures(part: Mapping[str, Any]) -> list[Picture | str | None]:
-    return [part["sample"], *part["strip"]]
-
-
 def _picture(path: Path, caption: str) -> Picture | str:
     picture = document.read_picture(path, caption)
     return f"{path.name} cannot be read as a picture." if picture is None else picture
@@ -294,21 +258,6 @@ def _spread(paths: Sequence[Path], count: int) -> list[Path]:
 def _step_of(path: Path) -> int:
     found = re.search(r"(\d+)$", path.stem)
     return int(found.group(1)) if found else -1
-
-
-def _circumstances(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Durations, steps, parameters, data, hardware and versions."""
-    entries = {}
-    for field, label in (("seconds", "wall time"), ("training_seconds", "training, all stages")):
-        if (seconds := finite(summary.get(field))) is not None:
-            entries[label] = _duration(seconds)
-    for field, label in (("steps", "steps"), ("checkpoint_step", "checkpoint at step")):
-        if (steps := finite(summary.get(field))) is not None:
-            entries[label] = count_text(steps)
-    for field in ("parameters", "data", "hardware", "versions"):
-        if summary.get(field) is not None:
-            entries[field] = _plain(summary[field])
-    return entries
 
 
 def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
