@@ -76,13 +76,8 @@ def line_chart(
 
     A curve of more than 240 points is averaged in bins, and the range in each bin is shaded. The y
     axis is logarithmic where all values are positive and span a factor of more than 20. A series
-    without a finite value is in the legend alone; None where all are.
-
-    Args:
-        series: one curve each.
-        title: of the chart.
-        axis: what x counts; a "step" is a whole number.
-        marks: places on x of a vertical line, where curves reach them.
+    without a finite value is in the legend alone; None where all are. The axis says what x counts
+    (a "step" is a whole number); marks are places on x of vertical lines, where curves reach them.
     """
     curves = [one.arrays() for one in series]
     xs = np.concatenate([np.empty(0), *(x[np.isfinite(y)] for x, y in curves)])
@@ -93,8 +88,7 @@ def line_chart(
     names = ", ".join(one.name for one in series)
     label = printable(f"{title}: {names} over the {axis}{', logarithmic' if log else ''}")
     legend, notes = [], {}
-    with _style(label):
-        axes = _axes(_HEIGHT, left=52)
+    with _axes(label, _HEIGHT, left=52) as axes:
         for number, (one, (x, y)) in enumerate(zip(series, curves, strict=True)):
             color, dashed = number % _COLORS, number >= _COLORS
             last = number_text(y[np.isfinite(y)][-1].item()) if np.isfinite(y).any() else ""
@@ -129,8 +123,7 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> Cha
     if not any(values for _, values in kept):
         return None
     label, notes = printable(f"{title}: {', '.join(name for name, _ in kept)}"), {}
-    with _style(label):
-        axes = _axes(_TOP + 24 * len(kept) + _BOTTOM, left=190)
+    with _axes(label, _TOP + 24 * len(kept) + _BOTTOM, left=190) as axes:
         for number, (name, values) in enumerate(kept):
             notes[f"dots {number}"] = [f"{name} {number_text(value)}" for value in values]
             if values:
@@ -158,22 +151,17 @@ def binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 @contextlib.contextmanager
-def _style(salt: str) -> Iterator[None]:
-    """The style of all charts; ids come from `salt`, which differs between charts of a page."""
+def _axes(salt: str, height: int, *, left: int) -> Iterator[Axes]:
+    """Axes in the style of all charts; ids come from `salt`, which differs between charts."""
     import matplotlib
+    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(fname=_STYLE), warnings.catch_warnings():
         matplotlib.rcParams["svg.hashsalt"] = salt
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield
-
-
-def _axes(height: int, *, left: int) -> Axes:
-    from matplotlib.figure import Figure
-
-    figure = Figure((_WIDTH / 72, height / 72), frameon=False)
-    wide, high = _WIDTH - left - _RIGHT, height - _TOP - _BOTTOM
-    return figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
+        figure = Figure((_WIDTH / 72, height / 72), frameon=False)
+        wide, high = _WIDTH - left - _RIGHT, height - _TOP - _BOTTOM
+        yield figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
 
 
 def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:

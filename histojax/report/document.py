@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
+from markupsafe import Markup
 
 from histojax.files import atomic_path
 from histojax.imaging.figures import Sheet, read_sheet
+from histojax.report import table
 
 if TYPE_CHECKING:
     import jinja2
@@ -27,11 +29,9 @@ _QUALITIES = ((1600, 90), (1400, 85), (1200, 80), (900, 72), (700, 60))
 
 @dataclasses.dataclass
 class Picture:
-    """A picture of a page.
+    """A picture of a page, uint8 (H, W, 3), with plain text below it.
 
     Attributes:
-        caption: plain text below it.
-        image: uint8 (H, W, 3).
         legend: meaning -> colour "#rrggbb".
         size: (width, height) in the page, px; set by `encode`.
         data: JPEG in base64, set by `encode`; "" where the page has no room for it.
@@ -48,10 +48,7 @@ class Picture:
 class Section:
     """A part of the template "sections", for pages without one of their own.
 
-    Attributes:
-        heading: plain text.
-        tables: of `histojax.report.table.Table`.
-        charts: of `histojax.report.charts.Chart`; None is skipped.
+    Tables are `histojax.report.table.Table`, charts `histojax.report.charts.Chart` or None.
     """
 
     heading: str
@@ -64,7 +61,7 @@ def write(
     template: str,
     *,
     title: str,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[Picture | str | None] = (),
     footer: str = "Made by histojax.",
     **content: Any,
 ) -> None:
@@ -72,18 +69,21 @@ def write(
 
     Args:
         path: final name; its folder is made.
-        template: name of a file in templates/, without its ending.
+        template: name of a file in templates/, without its ending; `content` are its variables.
         title: the page's name and first heading.
-        pictures: all that the content holds, the most important first.
+        pictures: all that the content holds, the most important first, or words in their place.
         footer: plain text at the end.
-        content: variables of the template.
     """
-    encode(pictures)
-    content |= {"title": title, "footer": footer, "headings": []}
-    body = _environment().get_template(f"{template}.html").render(content)
-    page = _environment().get_template("page.html").render(content, body=body)
+    encode([picture for picture in pictures if isinstance(picture, Picture)])
+    content |= {"title": title, "footer": footer, "pictures": pictures, "headings": []}
+    body = render(template, **content)
     with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(render("page", body=body, **content), encoding="utf-8")
+
+
+def render(template: str, **content: Any) -> Markup:
+    """The markup that a template makes of its variables."""
+    return Markup(_environment().get_template(f"{template}.html").render(content))
 
 
 def printable(value: object) -> str:
@@ -106,10 +106,10 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
         picture.data = base64.b64encode(data).decode() if limit >= 0 else ""
 
 
-def read_picture(path: Path, caption: str) -> Picture | None:
-    """A sheet with its own captions added to `caption`; None where it is no readable image."""
+def read_picture(path: Path, caption: str) -> Picture | str:
+    """A sheet with its own captions added to `caption`, or words where it cannot be read."""
     if (read := _read(path)) is None:
-        return None
+        return f"{path.name} cannot be read as a picture."
     sheet, pixels = read
     if sheet.captions:
         rows = "; then ".join(" | ".join(row) for row in sheet.captions)
@@ -139,9 +139,8 @@ def _read(path: Path) -> tuple[Sheet, np.ndarray] | None:
 @functools.cache
 def _environment() -> jinja2.Environment:
     import jinja2
-    from markupsafe import Markup
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("histojax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -149,6 +148,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "count": table.count_text,
+        "duration": table.duration_text,
+        "finite": table.finite,
+        "number": table.number_text,
+        "plain": table.plain_text,
+    }
+    return environment
 
 
 def _jpeg(image: np.ndarray, widest: int, quality: int) -> tuple[bytes, tuple[int, int]]:

@@ -7,7 +7,7 @@ the title, unit, decimals and direction of its metric.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from histojax.metrics import registry
@@ -146,6 +146,38 @@ def p_text(p: Any) -> str:
     return MISSING if finite(p) is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested ones, by its names with dots."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def plain_text(value: Any) -> str:
+    """A JSON value for readers; null as a dash."""
+    if value is None:
+        return MISSING
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain_text(item)}" for name, item in flat(value)) or MISSING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain_text, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return str(value) if value != "" else '""'
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as "12 s", "3 min 20 s" or "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
 def best(means: Mapping[str, Any], metric: Metric) -> set[str]:
     """The names with the best value as it is shown; none where fewer than two compete."""
     rivals = {name: value for name, mean in means.items() if (value := finite(mean)) is not None}
@@ -176,11 +208,8 @@ def score_table(
 ) -> Table:
     """Rows and metrics with their intervals, the best of each metric marked.
 
-    Args:
-        scores: metric -> row -> entry; a "p" in an entry is shown.
-        caption: above the table.
-        labels: row -> name, where the rows are runs.
-        signed: whether the entries are differences, of which none is the best.
+    Scores are metric -> row -> entry, whose "p" is shown; labels are row -> name, where rows are
+    runs. Of differences, which are `signed`, none is the best.
     """
     columns, cells = [], {}
     for name, by_row in scores.items():
@@ -218,16 +247,6 @@ def difference_table(differences: Mapping[str, Any]) -> Table:
     titles = ("mean", "95 % interval", "images", "sign")
     caption = "Paired differences over the same images"
     return Table("difference", [Column(title) for title in titles], rows, caption)
-
-
-def other_table(others: Mapping[str, Entry]) -> Table:
-    """Scores whose keys name no known metric."""
-    rows = []
-    for key, entry in others.items():
-        mean, low, high = (number_text(entry.get(field)) for field in ("mean", "low", "high"))
-        rows.append(Row(key, [Cell(mean), Cell(f"{low} to {high}")]))
-    columns = [Column("mean"), Column("95 % interval")]
-    return Table("name", columns, rows, "Other measurements")
 
 
 def _rank(row: str) -> int:
