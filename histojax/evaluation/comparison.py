@@ -56,25 +56,19 @@ def compare(
     Args:
         places: two or more workdirs of runs or chains; differences are taken from the first.
         output: folder of the results.
-        data: SPEC that all are scored on; by default that of the first run, on which the others
-            have to be trained as well.
-        split: of the data.
+        data, split: SPEC that all are scored on, and the part of it; by default that of the first
+            run, on which the others have to be trained as well.
         pictures: number of images that are shown through each run, evenly chosen.
 
     Returns:
         The content of comparison.json.
-
-    Raises:
-        UserError: for runs that cannot be compared, or a fault of the workdirs or the data.
     """
     entries = entries_of(places)
     reference = entries[0].config.copy_and_resolve_references()
     if data is not None:
         reference.data.source = data
-    _check_scales(entries)
     source = run_data.open_split(reference, split)
-    if data is None:
-        _check_data(entries, source, split)
+    _check_alike(entries, source if data is None else None, split)
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:
@@ -135,19 +129,12 @@ def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
 
 
 def recorded(
-    workdir: pathlib.Path,
-    wanted: Mapping[str, Any],
-    names: Sequence[str],
-    *,
-    data: str | None = None,
+    workdir: pathlib.Path, wanted: Mapping[str, Any], names: Sequence[str], data: str | None = None
 ) -> list[dict[str, Any]] | None:
     """A workdir's per-image scores of a split; None unless of these images and checkpoints.
 
-    Args:
-        workdir: of a run or a chain.
-        wanted: record of `scores.data_record`.
-        names: of the images, in order.
-        data: SPEC of the images, where it is not the run's own.
+    The images are of the record `wanted` of `scores.data_record`, with `names` in order, and of the
+    SPEC `data` where it is not the run's own.
     """
     folder = scores.own_folder(workdir, wanted["split"], data=data)
     try:
@@ -193,21 +180,18 @@ def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
     return [{k: v if k in words else float(v or "nan") for k, v in row.items()} for row in rows]
 
 
-def _check_scales(entries: Sequence[Entry]) -> None:
-    first = entries[0]
-    for entry in entries[1:]:
+def _check_alike(entries: Sequence[Entry], source: Source | None, split: str) -> None:
+    """Checks that runs have one scale and, in this split, the images of the source, if any."""
+    first, *others = entries
+    for entry in others:
         if entry.config.data.scale != first.config.data.scale:
             raise UserError(
                 f"{entry.label} enhances x{entry.config.data.scale} and {first.label} "
                 f"x{first.config.data.scale}, so they do not start from the same image; compare "
                 "runs of one scale"
             )
-
-
-def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
-    """Checks that each run's own data holds the same images in this split."""
-    first = entries[0]
-    for entry in entries[1:]:
+        if source is None:
+            continue
         own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
@@ -251,10 +235,10 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
 
 def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
     """The number of images a run was trained on, by name, in data of the same SPEC."""
-    if entry.config.data.source != reference.data.source:
+    own, scored = (config.data.source for config in (entry.config, reference))
+    # Of another seed, synthetic patients of one name are not the same.
+    if own != scored or (own == "synthetic" and entry.config.seed != reference.seed):
         return 0
-    if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
-        return 0  # patients of one name, and not the same
     train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 

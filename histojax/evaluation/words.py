@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,8 +9,10 @@ from typing import Any
 
 from histojax.metrics import registry
 from histojax.metrics.registry import Metric
+from histojax.report.table import finite
 
 Entry = Mapping[str, Any]
+_OTSU = "by Otsu's threshold"
 _SUBJECTS = {"image": "image", "classes": "classes"}
 
 
@@ -79,33 +80,22 @@ def _chosen(rows: Sequence[str], metric: Metric) -> tuple[str, str | None]:
     return own[-1], next((row for row in baselines if row in rows and row != own[-1]), None)
 
 
-def _place(row: str) -> str:
-    """A row in words: which image was read, or how."""
-    if row == "otsu":
-        return "by Otsu's threshold"
-    image = row.split("_to_")[0]
-    return f"in the {'real' if image == 'hr' else image} image"
-
-
 def _score_text(entry: Entry, metric: Metric, row: str) -> str:
-    left_out, images = entry["left_out"], entry["n"] + entry["left_out"]
-    without = f" ({left_out} of {images} images left out)" if left_out else ""
-    value = _number(entry["mean"], metric, metric.unit) if _finite(entry) else "undefined"
-    return f"{value} {_place(row)}{without}"
+    """A score, which image was read (or how), and how many images were left out."""
+    image = row.split("_to_")[0]
+    place = f"in the {'real' if image == 'hr' else image} image"
+    left_out = entry["left_out"]
+    without = f" ({left_out} of {entry['n'] + left_out} images left out)" if left_out else ""
+    value = "undefined" if finite(entry["mean"]) is None else _number(entry["mean"], metric)
+    return f"{value} {place if row != 'otsu' else _OTSU}{without}"
 
 
 def _difference_text(entry: Entry, metric: Metric) -> str:
-    if not _finite(entry):
+    if finite(entry["mean"]) is None:
         return ""
-    mean = _number(entry["mean"], metric, metric.unit, sign="+")
-    low, high = (_number(entry[side], metric, sign="+") for side in ("low", "high"))
-    return f" ({mean}, 95 % interval {low} to {high})"
+    low, high = (f"{entry[side]:+.{metric.decimals}f}" for side in ("low", "high"))
+    return f" ({_number(entry['mean'], metric, '+')}, 95 % interval {low} to {high})"
 
 
-def _finite(entry: Entry) -> bool:
-    """Whether there is a mean; a file has null where there is none."""
-    return entry["mean"] is not None and math.isfinite(entry["mean"])
-
-
-def _number(value: float, metric: Metric, unit: str = "", *, sign: str = "") -> str:
-    return f"{value:{sign}.{metric.decimals}f} {unit}".rstrip()
+def _number(value: float, metric: Metric, sign: str = "") -> str:
+    return f"{value:{sign}.{metric.decimals}f} {metric.unit}".rstrip()
