@@ -174,7 +174,7 @@ def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -
         sections.append(document.Section("By organ", tables=by_organ))
     runs = len({(row["run"], row["seed"]) for row in rows})
     lead = f"{runs} runs; mean ± standard deviation (seeds)."
-    document.write_sections(output / "sweep.html", title="Sweep", lead=lead, sections=sections)
+    document.write(output / "sweep.html", "sections", title="Sweep", lead=lead, sections=sections)
     return f"{whole.text()}\n\n{output / 'sweep.html'}"
 
 

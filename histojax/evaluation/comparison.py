@@ -33,8 +33,6 @@ from histojax.report import comparison_page
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
 
-_WINDOWS = 2
-
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
@@ -58,25 +56,19 @@ def compare(
     Args:
         places: two or more workdirs of runs or chains; differences are taken from the first.
         output: folder of the results.
-        data: SPEC that all are scored on; by default that of the first run, on which the others
-            have to be trained as well.
-        split: of the data.
+        data, split: SPEC that all are scored on, and the part of it; by default that of the first
+            run, on which the others have to be trained as well.
         pictures: number of images that are shown through each run, evenly chosen.
 
     Returns:
         The content of comparison.json.
-
-    Raises:
-        UserError: for runs that cannot be compared, or a fault of the workdirs or the data.
     """
     entries = entries_of(places)
     reference = entries[0].config.copy_and_resolve_references()
     if data is not None:
         reference.data.source = data
-    _check_scales(entries)
     source = run_data.open_split(reference, split)
-    if data is None:
-        _check_data(entries, source, split)
+    _check_alike(entries, source if data is None else None, split)
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:
@@ -106,10 +98,7 @@ def compare(
             *_warnings(entries, reference, source),
             *comparison_table.omissions(found, dropped),
         ],
-        "scores": {
-            row: {metric: comparison_table.means(found, row, metric) for metric in metrics}
-            for row, metrics in shared.items()
-        },
+        "scores": comparison_table.means(found, shared),
         "baselines": comparison_table.baselines(found, shared),
         "differences": comparison_table.differences(found, shared),
         "pictures": _draw(entries, reference, source, found, output, pictures),
@@ -123,11 +112,7 @@ def compare(
 
 
 def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
-    """The runs of workdirs, labelled by the shortest ends of their paths that all differ.
-
-    Raises:
-        UserError: for fewer than two, one named twice, or one that holds no trained run.
-    """
+    """The runs of two or more workdirs, labelled by the shortest ends of paths that differ."""
     if len(places) < 2:
         raise UserError(
             f"{len(places)} workdir was named, and two or more are compared; name them as in "
@@ -138,28 +123,18 @@ def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
         if paths.count(path) > 1:
             raise UserError(f"{place} is named twice; name each workdir once")
     length = next(n for n in itertools.count(1) if len({p.parts[-n:] for p in paths}) == len(paths))
-    entries = []
-    for path, place in zip(paths, places, strict=True):
-        label = "/".join(part for part in path.parts[-length:] if part != "/")
-        config = read_config(workdirs.stage_folder(place) / "config.json")
-        entries.append(Entry(label, place, from_values(config)))
-    return entries
+    labels = ["/".join(path.parts[-length:]).lstrip("/") for path in paths]
+    configs = [read_config(workdirs.stage_folder(place) / "config.json") for place in places]
+    return list(map(Entry, labels, places, map(from_values, configs)))
 
 
 def recorded(
-    workdir: pathlib.Path,
-    wanted: Mapping[str, Any],
-    names: Sequence[str],
-    *,
-    data: str | None = None,
+    workdir: pathlib.Path, wanted: Mapping[str, Any], names: Sequence[str], data: str | None = None
 ) -> list[dict[str, Any]] | None:
     """A workdir's per-image scores of a split; None unless of these images and checkpoints.
 
-    Args:
-        workdir: of a run or a chain.
-        wanted: record of `scores.data_record`.
-        names: of the images, in order.
-        data: SPEC of the images, where it is not the run's own.
+    The images are of the record `wanted` of `scores.data_record`, with `names` in order, and of the
+    SPEC `data` where it is not the run's own.
     """
     folder = scores.own_folder(workdir, wanted["split"], data=data)
     try:
@@ -167,12 +142,11 @@ def recorded(
         images = read_per_image(folder / "per_image.csv")
     except (OSError, ValueError, KeyError):
         return None
-    if not isinstance(table, dict):
-        return None
     folders = scores.stage_folders(workdir)
     steps = {name: workdirs.newest(place).steps()[-1] for name, place in folders.items()}
     fits = (
-        table.get("checkpoints") == steps
+        isinstance(table, dict)
+        and table.get("checkpoints") == steps
         and not table.get("ensemble")
         and table.get("enhancer") is None
         and same_pairs(table.get("data") or {}, wanted)
@@ -201,30 +175,23 @@ def same_degradation(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
 def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a per_image.csv; an empty cell is NaN."""
     with path.open(encoding="utf-8", newline="") as file:
-        return [
-            {
-                key: value if key in ("name", "group") else float(value or "nan")
-                for key, value in row.items()
-            }
-            for row in csv.DictReader(file)
-        ]
+        rows = list(csv.DictReader(file))
+    words = ("name", "group")
+    return [{k: v if k in words else float(v or "nan") for k, v in row.items()} for row in rows]
 
 
-def _check_scales(entries: Sequence[Entry]) -> None:
-    first = entries[0]
-    for entry in entries:
+def _check_alike(entries: Sequence[Entry], source: Source | None, split: str) -> None:
+    """Checks that runs have one scale and, in this split, the images of the source, if any."""
+    first, *others = entries
+    for entry in others:
         if entry.config.data.scale != first.config.data.scale:
             raise UserError(
                 f"{entry.label} enhances x{entry.config.data.scale} and {first.label} "
                 f"x{first.config.data.scale}, so they do not start from the same image; compare "
                 "runs of one scale"
             )
-
-
-def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
-    """Checks that each run's own data holds the same images in this split."""
-    first = entries[0]
-    for entry in entries[1:]:
+        if source is None:
+            continue
         own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
@@ -268,10 +235,10 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
 
 def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
     """The number of images a run was trained on, by name, in data of the same SPEC."""
-    if entry.config.data.source != reference.data.source:
+    own, scored = (config.data.source for config in (entry.config, reference))
+    # Of another seed, synthetic patients of one name are not the same.
+    if own != scored or (own == "synthetic" and entry.config.seed != reference.seed):
         return 0
-    if entry.config.data.source == "synthetic" and entry.config.seed != reference.seed:
-        return 0  # patients of one name, and not the same
     train = run_data.open_split(run_data.without_extra(entry.config), "train")
     return len(set(train.names) & set(source.names))
 
@@ -303,32 +270,29 @@ def _draw(
     output: pathlib.Path,
     count: int,
 ) -> list[str]:
-    """Draws some images through each run's last stage, in windows that all share.
-
-    Returns:
-        The pictures' paths below `output`.
-    """
+    """Draws `count` images through each run's last stage, and returns the paths below `output`."""
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
     pairs = {i: image_pair(source[i], recipe, reference.seed) for i in chosen}
     upsample = rows.bicubic(reference.data.scale)
     images = {i: {"lr": lr, "bicubic": upsample(lr)} for i, (_, lr, _) in pairs.items()}
     masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in chosen}
+    hr_sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
+    lr_sizes = [lr.shape[:2] for _, lr, _ in pairs.values()]
     for entry in entries:
         run = workdirs.load(entry.workdir)
-        enhance = segment = None
-        if enhances(run.stage):
-            enhance = rows.run_enhancer(run, [lr.shape[:2] for _, lr, _ in pairs.values()])
-        if segments(run.stage):
-            sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
-            segment = rows.run_segmenter(run, sizes, mpp=source.mpp)
+        enhance = rows.run_enhancer(run, lr_sizes) if enhances(run.stage) else None
+        segment = rows.run_segmenter(run, hr_sizes, mpp=source.mpp) if segments(run.stage) else None
+        own, absent = found[entry.label], np.full(len(source), np.nan)
+        psnr = own.get(("sr", "psnr_rgb"), absent)
+        dice = own.get(("hr_to_s" if enhance is None else "sr_to_s", "dice"), absent)
         for i, (hr, lr, _) in pairs.items():
-            seen, row = hr, "hr_to_s"
+            seen = hr
             if enhance is not None:
-                seen, row = enhance(lr), "sr_to_s"
-                images[i][_caption(entry.label, found, ("sr", "psnr_rgb"), i, "{:.2f} dB")] = seen
+                seen = enhance(lr)
+                images[i][_caption(entry.label, psnr[i], "{:.2f} dB")] = seen
             if segment is not None:
-                caption = _caption(entry.label, found, (row, "dice"), i, "Dice {:.3f}")
+                caption = _caption(entry.label, dice[i], "Dice {:.3f}")
                 masks[i][caption] = writers.overlay(seen, segment(seen).instances)
     drawn = []
     for i, (hr, _, truth) in pairs.items():
@@ -337,13 +301,9 @@ def _draw(
             pictures["annotation"] = writers.overlay(hr, truth)
         name = source.names[i]
         drawn.append(f"figures/{name}.png")
-        figures.write_comparison(output / drawn[-1], name, {**pictures, **masks[i]}, crops=_WINDOWS)
+        figures.write_comparison(output / drawn[-1], name, {**pictures, **masks[i]})
     return drawn
 
 
-def _caption(
-    label: str, found: Mapping[str, Scores], key: tuple[str, str], image: int, form: str
-) -> str:
-    values = found[label].get(key)
-    value = math.nan if values is None else values[image]
-    return f"{label}, {form.format(value)}" if math.isfinite(value) else f"{label}, no score"
+def _caption(label: str, score: float, form: str) -> str:
+    return f"{label}, {form.format(score) if math.isfinite(score) else 'no score'}"

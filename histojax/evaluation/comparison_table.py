@@ -7,19 +7,21 @@ bicubic one. Rows of a chain's earlier stages have the names of those stages.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import collections
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from histojax.errors import UserError
 from histojax.metrics import intervals, registry
-from histojax.metrics.registry import Metric
 from histojax.report import table
 from histojax.report.comparison_page import BASELINES, row_title
 
-# (row, metric) -> a value for each image, in the order of the source.
-Scores = Mapping[tuple[str, str], np.ndarray]
+Key = tuple[str, str]  # row, metric
+Scores = Mapping[Key, np.ndarray]  # a value for each image, in the order of the source
+Entry = dict[str, Any]
+Shared = Mapping[str, Sequence[str]]  # row -> metrics
 
 # Rows of a run itself; other rows belong to earlier stages of a chain.
 OWN_ROWS = ("sr", "sr_to_s", "bicubic_to_s", "hr_to_s")
@@ -27,18 +29,12 @@ _NO_RUN = tuple(BASELINES.values())
 
 
 def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[Scores, set[str]]:
-    """Per-image scores by row and metric, so that runs of different names have them in common.
+    """A run's scores under rows that runs of other names have too, and the metrics left out.
 
-    Args:
-        rows: of a per_image.csv.
-        own: name of the run, in a chain of its last stage.
-        stage: its kind.
-
-    Returns:
-        The scores, and the metrics left out: those taken in the run's own encoder, which is another
-        measure in each run.
+    `rows` are of a per_image.csv, `own` is the name of the (last) stage and `stage` its kind. The
+    metrics left out are those in features of the run's own encoder, another measure in each run.
     """
-    scores: dict[tuple[str, str], np.ndarray] = {}
+    scores: dict[Key, np.ndarray] = {}
     left_out = set()
     for key, split in registry.split_keys(rows[0]).items():
         if split is None:
@@ -63,37 +59,58 @@ def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[S
 
 def shared_rows(scores: Mapping[str, Scores]) -> dict[str, list[str]]:
     """Row -> metrics that two runs or more have, their own rows first."""
-    counts: dict[tuple[str, str], int] = {}
-    for found in scores.values():
-        for key in found:
-            counts[key] = counts.get(key, 0) + 1
-    rows: dict[str, list[str]] = {}
+    counts = collections.Counter(key for found in scores.values() for key in found)
+    rows: dict[str, list[str]] = {row: [] for row in OWN_ROWS}
     for (row, metric), count in counts.items():
         if count > 1 and row not in _NO_RUN:
             rows.setdefault(row, []).append(metric)
-    first = [row for row in OWN_ROWS if row in rows]
-    return {row: rows[row] for row in [*first, *(row for row in rows if row not in first)]}
+    return {row: metrics for row, metrics in rows.items() if metrics}
 
 
-def differences(
-    scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, dict[str, Any]]]:
+def _by_row(shared: Shared, entry: Callable[[Key], Entry]) -> dict[str, dict[str, Entry]]:
+    """Row -> metric -> what `entry` makes of the two, where it makes anything."""
+    found = {
+        row: {metric: made for metric in metrics if (made := entry((row, metric)))}
+        for row, metrics in shared.items()
+    }
+    return {row: entries for row, entries in found.items() if entries}
+
+
+def means(scores: Mapping[str, Scores], shared: Shared) -> dict[str, dict[str, Entry]]:
+    """Row -> metric -> run -> mean with its interval."""
+
+    def entry(key: Key) -> Entry:
+        having = {label: own[key] for label, own in scores.items() if key in own}
+        return {k: intervals.bootstrap_mean(values)._asdict() for k, values in having.items()}
+
+    return _by_row(shared, entry)
+
+
+def baselines(scores: Mapping[str, Scores], shared: Shared) -> dict[str, dict[str, Entry]]:
+    """Row -> metric -> score of the baseline that the row is read against."""
+
+    def entry(key: Key) -> Entry:
+        baseline = BASELINES.get(key[0], ""), key[1]
+        having = [own[baseline] for own in scores.values() if baseline in own]
+        return intervals.bootstrap_mean(having[0])._asdict() if having else {}
+
+    return _by_row(shared, entry)
+
+
+def differences(scores: Mapping[str, Scores], shared: Shared) -> dict[str, dict[str, Entry]]:
     """Row -> metric -> run -> paired difference from the first run, with interval and p."""
     first, *others = scores
-    found: dict[str, dict[str, dict[str, Any]]] = {}
-    for key in ((row, metric) for row, metrics in shared.items() for metric in metrics):
-        if key not in scores[first]:
-            continue
-        base = scores[first][key]
-        for label in (label for label in others if key in scores[label]):
-            values = scores[label][key]
-            test = intervals.paired_test(values, base)
-            found.setdefault(key[0], {}).setdefault(key[1], {})[label] = {
-                **intervals.paired_difference(values, base)._asdict(),
-                "p": test.p,
-                "exact": test.exact,
-            }
-    return found
+
+    def entry(key: Key) -> Entry:
+        found = {}
+        for label in others:
+            if key in scores[first] and key in scores[label]:
+                pair = scores[label][key], scores[first][key]
+                difference, test = intervals.paired_difference(*pair), intervals.paired_test(*pair)
+                found[label] = {**difference._asdict(), "p": test.p, "exact": test.exact}
+        return found
+
+    return _by_row(shared, entry)
 
 
 def flat(result: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -101,11 +118,11 @@ def flat(result: Mapping[str, Any]) -> list[dict[str, Any]]:
     lines = []
     for row, metrics in result["scores"].items():
         for metric, by_run in metrics.items():
+            others = result["differences"].get(row, {}).get(metric, {})
             for label, entry in by_run.items():
-                other = result["differences"].get(row, {}).get(metric, {}).get(label, {})
-                line = {"row": row, "metric": metric, "run": label, **entry}
-                for field in ("mean", "low", "high", "n"):
-                    line[f"difference_{field}"] = other.get(field)
+                other = others.get(label, {})
+                fields = {f"difference_{f}": other.get(f) for f in ("mean", "low", "high", "n")}
+                line = {"row": row, "metric": metric, "run": label, **entry, **fields}
                 lines.append({**line, "p": other.get("p")})
     return lines
 
@@ -128,41 +145,16 @@ def table_text(result: Mapping[str, Any]) -> str:
             shown = [(table.row_label(BASELINES[row]), baseline, None)] if baseline else []
             shown += [(label, entry, others.get(label)) for label, entry in by_run.items()]
             width = max(len(label) for label, _, _ in shown)
+            form = "{:>7} [{:>7}, {:>7}]"
             for label, entry, other in shown:
-                line = f"  {label:<{width}}  {_with_interval(entry, metric)}"
+                texts = table.interval_texts(entry, metric, signed=False)
+                line = f"  {label:<{width}}  {form.format(*texts)}"
                 if other is not None:
-                    line += f"   {_with_interval(other, metric, signed=True)}"
-                    line += f"  p {table.p_text(other['p'])}"
+                    texts = table.interval_texts(other, metric, signed=True)
+                    line += f"   {form.format(*texts)}  p {table.p_text(other['p'])}"
                     line += f"  ({other['n']} images)" if other["n"] < data["images"] else ""
                 lines.append(line)
     return "\n".join([*lines, "", result["test"], *result["notes"]])
-
-
-def _with_interval(entry: Mapping[str, Any], metric: Metric, *, signed: bool = False) -> str:
-    mean, low, high = table.interval_texts(entry, metric, signed=signed)
-    return f"{mean:>7} [{low:>7}, {high:>7}]"
-
-
-def means(scores: Mapping[str, Scores], row: str, metric: str) -> dict[str, dict[str, Any]]:
-    """Run -> mean with its interval, of one metric of a row; runs that lack it are left out."""
-    return {
-        label: intervals.bootstrap_mean(own[row, metric])._asdict()
-        for label, own in scores.items()
-        if (row, metric) in own
-    }
-
-
-def baselines(
-    scores: Mapping[str, Scores], shared: Mapping[str, Sequence[str]]
-) -> dict[str, dict[str, Any]]:
-    """Row -> metric -> score of the baseline that the row is read against."""
-    found: dict[str, dict[str, Any]] = {}
-    for row, baseline in BASELINES.items():
-        for metric in shared.get(row, ()):
-            having = [own[baseline, metric] for own in scores.values() if (baseline, metric) in own]
-            if having:
-                found.setdefault(row, {})[metric] = intervals.bootstrap_mean(having[0])._asdict()
-    return found
 
 
 def about_the_test(images: int) -> str:
@@ -194,11 +186,7 @@ def omissions(scores: Mapping[str, Scores], dropped: set[str]) -> list[str]:
 
 
 def check_baselines(scores: Mapping[str, Scores]) -> None:
-    """Checks that bicubic enlargement scores alike, as it does where all runs had the same input.
-
-    Raises:
-        UserError: if not.
-    """
+    """Refuses runs in which bicubic enlargement scores otherwise: their inputs differ."""
     key = ("bicubic", "psnr_rgb")
     having = [label for label, found in scores.items() if key in found]
     for label in having[1:]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from ml_collections import ConfigDict
@@ -20,34 +20,31 @@ from histojax.metrics import classes, instances, intervals, overlap, registry
 Row = dict[str, Any]
 
 
-def score_images(
-    methods: Methods,
-    source: Source,
-    config: ConfigDict,
-    *,
-    figure: Callable[[str, dict[str, Image]], None] | None = None,
-    tally: Callable[[str, np.ndarray], None] | None = None,
-) -> list[Row]:
-    """Per-image scores: {"name", "group", "<metric>_<method or row>": value}.
+class Scored(NamedTuple):
+    """An image's scores {"name", "group", "<metric>_<method or row>": value}, and what they are of.
 
-    Args:
-        methods: what is scored.
-        source: a data set; masks are needed where there are rows.
-        config: a run's config: seed, data.scale, data.degradation.
-        figure: called with each image's name and {caption: picture}.
-        tally: called with each row's name and, for each image, the confusion matrix (K, K) of its
-            classes, where the row's segmenter finds classes.
+    Attributes:
+        pictures: by caption.
+        matrices: confusion (K, K) by row, where the row's segmenter finds classes.
+    """
 
-    Raises:
-        UserError: if images lack the annotation that rows need.
+    scores: Row
+    pictures: dict[str, Image]
+    matrices: dict[str, np.ndarray]
+
+
+def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterator[Scored]:
+    """Scores each image by a run's config: seed, data.scale, data.degradation.
+
+    UserError where the source lacks the masks that rows need.
     """
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
-    results = []
     for index in range(len(source)):
         sample = source[index]
         hr, lr, truth = image_pair(sample, recipe, config.seed)
         row: Row = {"name": sample["name"], "group": source.groups[index]}
         pictures: dict[str, Image] = {"lr": lr}
+        matrices: dict[str, np.ndarray] = {}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
         for name, sr in enhanced.items():
             scores = registry.scores("image", sr, hr, config.data.scale)
@@ -67,15 +64,12 @@ def score_images(
                 image = hr if enhancer is None else enhanced[enhancer]
                 found = methods.segmenters[segmenter](image)
                 scores, caption, matrix = _found_scores(found, truth, sample, source)
-                if tally is not None and matrix is not None:
-                    tally(name, matrix)
+                if matrix is not None:
+                    matrices[name] = matrix
                 row |= {f"{metric}_{name}": value for metric, value in scores.items()}
                 pictures[f"{name} {caption}"] = writers.overlay(image, found.instances)
             pictures["annotation"] = writers.overlay(hr, truth)
-        if figure is not None:
-            figure(sample["name"], pictures)
-        results.append(row)
-    return results
+        yield Scored(row, pictures, matrices)
 
 
 def _found_scores(
@@ -103,8 +97,7 @@ def _found_scores(
 def summary_of(results: Sequence[Row]) -> dict[str, dict[str, float]]:
     """Metric -> mean and 95 % bootstrap interval over the images that have it.
 
-    An image with a mask alone has no score of instances; an image without a class, true or found,
-    has no score of that class.
+    A mask alone has no score of instances, and an image no score of a class that it lacks.
     """
     names = dict.fromkeys(n for row in results for n in row if n not in ("name", "group"))
     return {
@@ -116,12 +109,7 @@ def summary_of(results: Sequence[Row]) -> dict[str, dict[str, float]]:
 def pooled_of(
     matrices: Mapping[str, Sequence[np.ndarray]], names: Sequence[str]
 ) -> dict[str, dict[str, float]]:
-    """Metric -> score of each row's summed confusion matrix and 95 % bootstrap interval.
-
-    Args:
-        matrices: row -> (K, K) of each image, as `score_images` tallies them.
-        names: of the classes.
-    """
+    """Metric -> score of a row's summed confusion matrices (K, K) and 95 % bootstrap interval."""
     return {
         f"{metric}_{row}": interval._asdict()
         for row, found in matrices.items()
@@ -133,10 +121,9 @@ def differences_of(
     results: Sequence[Row], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, dict[str, float]]:
     """Paired difference over images, "a - b" -> mean and 95 % interval."""
-    return {
-        f"{a} - {b}": intervals.paired_difference(
-            [row[a] for row in results], [row[b] for row in results]
-        )._asdict()
-        for a, b in pairs
-        if a in results[0] and b in results[0]
-    }
+    found = {}
+    for pair in pairs:
+        if set(pair) <= set(results[0]):
+            a, b = ([row[key] for row in results] for key in pair)
+            found[" - ".join(pair)] = intervals.paired_difference(a, b)._asdict()
+    return found

@@ -29,13 +29,13 @@ _FEATURE_WINDOW = 256
 
 @dataclasses.dataclass(frozen=True)
 class Methods:
-    """What is scored.
+    """What is scored, by name.
 
     Attributes:
-        enhancers: name -> (lr uint8 (h, w, 3) -> uint8 (r h, r w, 3)).
-        segmenters: name -> (image uint8 (H, W, 3) -> its nuclei).
+        enhancers: of lr uint8 (h, w, 3) to uint8 (r h, r w, 3).
+        segmenters: of an image uint8 (H, W, 3) to its nuclei.
         rows: (row's name, enhancer or None for the real image, segmenter).
-        features: network -> (sr, hr uint8 (H, W, 3) -> distance).
+        features: networks' distances of sr and hr, uint8 (H, W, 3).
     """
 
     enhancers: Mapping[str, Callable[[Image], Image]]
@@ -45,7 +45,7 @@ class Methods:
 
 
 def methods_of(
-    folders: Mapping[str, workdirs.Run],
+    runs: Mapping[str, workdirs.Run],
     source: Source,
     config: ConfigDict,
     *,
@@ -53,23 +53,20 @@ def methods_of(
     features: Mapping[str, content.FeatureNetwork] | None = None,
     ensemble: bool = False,
 ) -> Methods:
-    """Every enhancer, segmenter and row that a set of runs offers.
+    """Every enhancer, segmenter and row that runs, by name in the order of training, offer.
 
     Args:
-        folders: run's name -> run, in the order of training.
-        source: the images to score.
-        config: a run's config.
-        enhancer: the one that every segmenter reads: "bicubic", "none" (the real image alone), the
-            folder of a run, or None for all of the runs.
-        features: network's name -> feature network for feature distances.
+        enhancer: that every segmenter reads: "bicubic", "none" (the real image alone), the folder
+            of a run, or None for all of the runs.
+        features: by name, for feature distances.
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
     scale = config.data.scale
     smallest = scale if enhancer == "none" else image_quality.smallest_side(scale)
     hr_sizes = sizes_of(source, scale, smallest=smallest)
     lr_sizes = [(h // scale, w // scale) for h, w in hr_sizes]
-    generators = {name: run for name, run in folders.items() if enhances(run.stage)}
-    masks = {name: run for name, run in folders.items() if segments(run.stage)}
+    generators = {name: run for name, run in runs.items() if enhances(run.stage)}
+    masks = {name: run for name, run in runs.items() if segments(run.stage)}
     enhancers: dict[str, Callable[[Image], Image]] = {}
     if enhancer != "none":
         enhancers["bicubic"] = bicubic(scale)
@@ -108,13 +105,8 @@ def methods_of(
     return Methods(enhancers, segmenters, rows, distances)
 
 
-def sizes_of(source: Source, scale: int, *, smallest: int | None = None) -> list[tuple[int, int]]:
-    """(H, W) of every image, cut to multiples of the scale.
-
-    Raises:
-        UserError: for an image with a side below `smallest`, by default the scale, px.
-    """
-    smallest = scale if smallest is None else smallest
+def sizes_of(source: Source, scale: int, *, smallest: int) -> list[tuple[int, int]]:
+    """(H, W) of every image, cut to multiples of the scale; UserError where below `smallest` px."""
     sizes = []
     for index in range(len(source)):
         sample = source[index]
@@ -149,14 +141,7 @@ def run_segmenter(
     mpp: float | None = None,
     ensemble: bool = False,
 ) -> Callable[[Image], labeling.Found]:
-    """A run's segmenter on whole images, post-processed as the run says.
-
-    Args:
-        run: with a segmenter.
-        sizes: (H, W) of the images to come, px.
-        mpp: um per px of the images, None where unknown.
-        ensemble: as in `methods_of`.
-    """
+    """A run's segmenter on whole images of `sizes` (H, W), post-processed as the run says."""
     network = tiled.segmenter(run, ensemble=ensemble)
     core, parameters = network.core(sizes), labeling.parameters_of(run)
     return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)

@@ -2,19 +2,18 @@
 
 The low-resolution input is made from each image by the run's own degradation, always alike for the
 same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic,
-every generator, every way from the low-resolution image to a mask, the mask found in the real
-high-resolution image, and Otsu's threshold.
+every generator, every way to a mask, the mask found in the real image, and Otsu's threshold.
 """
 
 from __future__ import annotations
 
+import collections
 import hashlib
 import pathlib
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.components import content
@@ -24,7 +23,7 @@ from histojax.data.registration import check_registration
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation.images import differences_of, pooled_of, score_images, summary_of
-from histojax.evaluation.rows import Image, comparisons, methods_of, own_features
+from histojax.evaluation.rows import comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
@@ -50,22 +49,16 @@ def score_workdir(
 
     Args:
         workdir: a run's folder, or a chain's.
-        data: SPEC; default the run's own.
-        split: of the data.
-        enhancer: as in `methods_of`.
+        data, split: SPEC, by default the run's own, and the part of it.
+        enhancer, ensemble: as in `methods_of`.
         features: NAME or NAME=WEIGHTS of further feature networks.
-        ensemble: as in `methods_of`.
         max_pixels: largest image of a folder, px; default the run's own.
         max_shift: how far a real lr image may lie off its hr image, hr px; default the run's own.
         output: default workdir/evaluation.
         like: a config of the same scale, whose data, degradation and seed replace the run's own.
 
     Returns:
-        The content of metrics.json: {"metrics", "differences", "ensemble", "enhancer",
-        "checkpoints", "data"}.
-
-    Raises:
-        UserError: for a fault of the workdir, the data or the flags.
+        The content of metrics.json.
     """
     folders = {name: workdirs.load(folder) for name, folder in stage_folders(workdir).items()}
     last = next(reversed(folders.values()))
@@ -84,31 +77,26 @@ def score_workdir(
     networks = own_features(folders)
     for entry in features:
         name, _, path = entry.partition("=")
-        networks[name] = content.pretrained_features(
-            name, path=path, path_field=f"--features={name}"
-        )
+        field = f"--features={name}"
+        networks[name] = content.pretrained_features(name, path=path, path_field=field)
     methods = methods_of(
         folders, source, config, enhancer=enhancer, features=networks, ensemble=ensemble
     )
     output = output or workdir / "evaluation"
-    record = data_record(config, source, split)
-
-    def figure(name: str, pictures: dict[str, Image]) -> None:
+    results, matrices = [], collections.defaultdict(list)
+    for row, pictures, found in score_images(methods, source, config):
+        name = row["name"]
         figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
-
-    matrices: dict[str, list[np.ndarray]] = {}
-
-    def tally(row: str, matrix: np.ndarray) -> None:
-        matrices.setdefault(row, []).append(matrix)
-
-    results = score_images(methods, source, config, figure=figure, tally=tally)
+        results.append(row)
+        for segmenter, matrix in found.items():
+            matrices[segmenter].append(matrix)
     table = {
         "metrics": {**summary_of(results), **pooled_of(matrices, source.classes)},
         "differences": differences_of(results, comparisons(methods)),
         "ensemble": ensemble,
         "enhancer": enhancer,
         "checkpoints": {name: run.step for name, run in folders.items()},
-        "data": record,
+        "data": data_record(config, source, split),
     }
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)
@@ -116,11 +104,7 @@ def score_workdir(
 
 
 def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
-    """The folders of the trained runs below a workdir by name: those of a chain, or the one.
-
-    Raises:
-        UserError: if nothing below the workdir has been trained.
-    """
+    """The folders of the trained runs below a workdir by name: those of a chain, or the one."""
     config = read_config(workdir / "config.json")
     if (workdir / "checkpoints").is_dir():
         return {config["name"]: workdir}
@@ -135,16 +119,9 @@ def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
 
 
 def check_same_classes(run: workdirs.Run, source: Source, spec: str) -> None:
-    """Checks that a run's classes are those of the data.
-
-    Raises:
-        UserError: if the run finds classes, and the data has others.
-    """
-    stage = run.stage
-    if not segments(stage) or not tells_classes(stage.segmenter.heads):
-        return
-    own = run.meta["classes"]
-    if own != list(source.classes):
+    """Refuses data that has other classes than a run finds."""
+    tells = segments(run.stage) and tells_classes(run.stage.segmenter.heads)
+    if tells and (own := run.meta["classes"]) != list(source.classes):
         raise UserError(
             f"{run.workdir} tells the classes {', '.join(own)} apart, and {spec} has "
             f"{', '.join(source.classes)}: score it on data with the same ones, named alike and in "
@@ -164,9 +141,6 @@ def own_folder(
 
     Scores of other images, or found in another way, do not replace those of training, which
     reports show: evaluation-test, evaluation-enhancer_none-ensemble.
-
-    Raises:
-        UserError: if it is no workdir.
     """
     own = read_config(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
     words = [

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence
@@ -10,46 +9,33 @@ from typing import Any
 
 from histojax.metrics import registry
 from histojax.metrics.registry import Metric
+from histojax.report.table import finite
 
 Entry = Mapping[str, Any]
+_OTSU = "by Otsu's threshold"
 _SUBJECTS = {"image": "image", "classes": "classes"}
 
 
 def after_training(
     table: Mapping[str, Any], workdir: pathlib.Path, *, synthesizes: bool = False
 ) -> str:
-    """The last lines of a training: results, their place, and the command that uses the run.
-
-    Args:
-        table: as `results` takes it, such as that of summary.json.
-        workdir: of the run or chain.
-        synthesizes: whether the run makes tissue for a mask.
-    """
+    """The last lines of a training: results, their place, and the command that uses the run."""
     places = {"report": workdir / "report.html", "all scores": workdir / "summary.json"}
     command, source = ("synthesize", "masks") if synthesizes else ("predict", "input")
     options = [f"--workdir={workdir}", f"--{source}=PATH", "--output=FOLDER"]
-    return _closing(table, places, [f"histojax.{command}", *options])
+    return _closing(table, places, f"histojax.{command}", *options)
 
 
 def after_evaluation(
     table: Mapping[str, Any], workdir: pathlib.Path, output: pathlib.Path, split: str
 ) -> str:
-    """The last lines of an evaluation: results, their place, and a command to compare the run.
-
-    Args:
-        table: as `results` takes it.
-        workdir: of the run or chain.
-        output: folder of the results.
-        split: of the data.
-    """
+    """The last lines of an evaluation: results, their place, and a command to compare the run."""
     places = {"all scores": output / "metrics.json", "pictures": output / "figures"}
     options = [str(workdir), "OTHER_WORKDIR", f"--split={split}", "--output=FOLDER"]
-    return _closing(table, places, ["histojax.compare", *options])
+    return _closing(table, places, "histojax.compare", *options)
 
 
-def _closing(
-    table: Mapping[str, Any], places: Mapping[str, pathlib.Path], command: Sequence[str]
-) -> str:
+def _closing(table: Mapping[str, Any], places: Mapping[str, pathlib.Path], *command: str) -> str:
     lines = results(table) + [f"{name}: {place}" for name, place in places.items()]
     return "\n".join([*lines, f"next: python -m {shlex.join(command)}"])
 
@@ -59,10 +45,8 @@ def results(table: Mapping[str, Any]) -> list[str]:
 
     "nuclei: Dice 0.892 in the joint image, 0.869 in the bicubic image (+0.023, 95 % interval
     +0.011 to +0.035)". The run's score is that of the last row that reads an enhanced image, else
-    of the last one that reads the real image.
-
-    Args:
-        table: "metrics" and "differences" as metrics.json has them, rows in the order of scoring.
+    of the last one that reads the real image. The table has "metrics" and "differences" as
+    metrics.json, rows in the order of scoring.
     """
     rows: dict[str, dict[str, Entry]] = {}
     for key, entry in table["metrics"].items():
@@ -96,33 +80,22 @@ def _chosen(rows: Sequence[str], metric: Metric) -> tuple[str, str | None]:
     return own[-1], next((row for row in baselines if row in rows and row != own[-1]), None)
 
 
-def _place(row: str) -> str:
-    """A row in words: which image was read, or how."""
-    if row == "otsu":
-        return "by Otsu's threshold"
-    image = row.split("_to_")[0]
-    return f"in the {'real' if image == 'hr' else image} image"
-
-
 def _score_text(entry: Entry, metric: Metric, row: str) -> str:
-    left_out, images = entry["left_out"], entry["n"] + entry["left_out"]
-    without = f" ({left_out} of {images} images left out)" if left_out else ""
-    value = _number(entry["mean"], metric, metric.unit) if _finite(entry) else "undefined"
-    return f"{value} {_place(row)}{without}"
+    """A score, which image was read (or how), and how many images were left out."""
+    image = row.split("_to_")[0]
+    place = f"in the {'real' if image == 'hr' else image} image"
+    left_out = entry["left_out"]
+    without = f" ({left_out} of {entry['n'] + left_out} images left out)" if left_out else ""
+    value = "undefined" if finite(entry["mean"]) is None else _number(entry["mean"], metric)
+    return f"{value} {place if row != 'otsu' else _OTSU}{without}"
 
 
 def _difference_text(entry: Entry, metric: Metric) -> str:
-    if not _finite(entry):
+    if finite(entry["mean"]) is None:
         return ""
-    mean = _number(entry["mean"], metric, metric.unit, sign="+")
-    low, high = (_number(entry[side], metric, sign="+") for side in ("low", "high"))
-    return f" ({mean}, 95 % interval {low} to {high})"
+    low, high = (f"{entry[side]:+.{metric.decimals}f}" for side in ("low", "high"))
+    return f" ({_number(entry['mean'], metric, '+')}, 95 % interval {low} to {high})"
 
 
-def _finite(entry: Entry) -> bool:
-    """Whether there is a mean; a file has null where there is none."""
-    return entry["mean"] is not None and math.isfinite(entry["mean"])
-
-
-def _number(value: float, metric: Metric, unit: str = "", *, sign: str = "") -> str:
-    return f"{value:{sign}.{metric.decimals}f} {unit}".rstrip()
+def _number(value: float, metric: Metric, sign: str = "") -> str:
+    return f"{value:{sign}.{metric.decimals}f} {metric.unit}".rstrip()

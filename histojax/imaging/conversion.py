@@ -18,7 +18,7 @@ _said: set[tuple[str, str]] = set()
 
 
 def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
-    """Returns (height, width) of an image of that stored size once it is upright."""
+    """Returns the upright (height, width) of an image of a stored size."""
     return (width, height) if orientation >= 5 else (height, width)
 
 
@@ -36,8 +36,7 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
     """Converts full-range uint16 samples v to uint8 round(v / 257).
 
-    Raises:
-        UserError: no colour sample reaches 2**15, so the samples are likely 10 to 14-bit.
+    UserError where no colour sample reaches 2**15: the samples are likely 10 to 14-bit.
     """
     colors = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
     if colors.max() < 2**15:
@@ -49,29 +48,23 @@ def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
 
 
 def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False) -> np.ndarray:
-    """Returns RGB (H, W, 3) from uint8 grey, grey + alpha, RGB or RGBA, composited over white.
+    """Returns RGB (H, W, 3) from uint8 (H, W) or (H, W, 1 to 4), composited over white.
 
-    Args:
-        path: named in the log where there is transparency.
-        pixels: uint8 (H, W) or (H, W, 1 to 4).
-        premultiplied: whether the colours are already multiplied by alpha.
+    An even number of channels ends in alpha; `premultiplied` colours have been multiplied by it.
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    colors, alpha = pixels, None
-    if pixels.shape[2] in (2, 4):
-        colors, alpha = pixels[..., :-1], pixels[..., -1:]
-    if alpha is not None and (alpha < 255).any():
+    colors, alpha = np.split(pixels, [(pixels.shape[2] - 1) // 2 * 2 + 1], axis=2)
+    if (alpha < 255).any():
         log_once(path, "is transparent in places: composited over white")
         clear = 255 - alpha.astype(np.uint16)
         if premultiplied:
-            colors = np.minimum(colors + clear, 255).astype(np.uint8)
+            colors = np.minimum(colors + clear, 255)
         else:
             # At most 255 * 255 + 127, which uint16 holds.
             colors = (colors.astype(np.uint16) * alpha + 255 * clear + 127) // 255
-            colors = colors.astype(np.uint8)
     shape = (*pixels.shape[:2], 3)
-    return np.ascontiguousarray(np.broadcast_to(colors, shape))
+    return np.ascontiguousarray(np.broadcast_to(colors, shape), np.uint8)
 
 
 def log_once(path: pathlib.Path, what: str) -> None:
@@ -97,17 +90,13 @@ def refused_if_damaged(path: pathlib.Path) -> Iterator[None]:
     except (UserError, MemoryError):
         raise
     except Exception as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: pathlib.Path, error: Exception) -> UserError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if "truncated" in reason.lower():
-        return truncated(path)
-    return UserError(
-        f"{path} cannot be decoded, it is damaged or of an unusual kind ({reason}): "
-        "copy or export it again"
-    )
+        reason = " ".join(str(error).split()) or type(error).__name__
+        if "truncated" in reason.lower():
+            raise truncated(path) from error
+        raise UserError(
+            f"{path} cannot be decoded, it is damaged or of an unusual kind ({reason}): "
+            "copy or export it again"
+        ) from error
 
 
 def check_pixels(path: pathlib.Path, pixels: int, max_pixels: int, what: str = "") -> None:
@@ -122,8 +111,7 @@ def check_pixels(path: pathlib.Path, pixels: int, max_pixels: int, what: str = "
 def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
     """Returns float labels as int64, and others as they are.
 
-    Raises:
-        UserError: some are fractions or no numbers, or their type may have rounded two into one.
+    UserError where some are no whole numbers, or their type may have rounded two into one.
     """
     if values.dtype.kind != "f":
         return values
@@ -143,11 +131,7 @@ def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
 
 
 def readable_name(path: pathlib.Path) -> str:
-    """A file's name without its ending, as text that can be written into tables and pages.
-
-    Raises:
-        UserError: the name's bytes are not text in the encoding of the file system.
-    """
+    """A file's name without its ending, or UserError where its bytes are not text."""
     try:
         path.stem.encode()
     except UnicodeEncodeError:

@@ -30,7 +30,9 @@ _MAPS = ("marker", "contour", "distance")
 _GAP = 6
 _SMALLEST = 160
 _CELL = 192
+_LONGEST_NAME = 28
 _NOTES = "histojax"
+_Row = list[tuple[str, np.ndarray]]  # captions and pictures
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,17 +53,10 @@ class Sheet:
 def agreement(
     predicted: np.ndarray, annotated: np.ndarray, image: np.ndarray | None = None
 ) -> np.ndarray:
-    """Where two masks agree: FOUND in both, EXTRA predicted only, MISSED annotated only.
+    """Where two masks (H, W) agree: FOUND in both, EXTRA predicted only, MISSED annotated only.
 
-    Args:
-        predicted, annotated: bool or integer (H, W), foreground where not 0.
-        image: uint8 (H, W, 3), shown pale and grey beneath; None for white.
-
-    Returns:
-        uint8 (H, W, 3).
-
-    Raises:
-        ValueError: shapes that differ.
+    uint8 (H, W, 3); the image, uint8 (H, W, 3), is shown pale and grey beneath, None as white.
+    ValueError for shapes that differ.
     """
     predicted, annotated = np.asarray(predicted) > 0, np.asarray(annotated) > 0
     if predicted.shape != annotated.shape:
@@ -94,9 +89,8 @@ def write_samples(
     Args:
         path: final name; its folder is made.
         rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
-            "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3), "predicted_mask" float (H, W)
-            or (H, W, 1) in [0, 1]; "predicted_marker", "predicted_contour" and
-            "predicted_distance" likewise.
+            "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3); "predicted_mask", "_marker",
+            "_contour" and "_distance", float (H, W) or (H, W, 1) in [0, 1].
         scale: r.
         threshold: probability from which on a pixel is nuclear.
 
@@ -111,11 +105,11 @@ def write_samples(
         raise ValueError("a sample without lr, hr, mask or prediction cannot be drawn")
     legend = {}
     if any("agreement" in dict(row) for row in drawn):
-        legend = {meaning: _hex(color) for meaning, color in AGREEMENT.items()}
+        legend = {meaning: f"#{bytes(color).hex()}" for meaning, color in AGREEMENT.items()}
     layouts = {tuple((caption, picture.shape) for caption, picture in row) for row in drawn}
     sheet = panels(drawn, gap=_GAP)
     focus = _focus(drawn, sheet.shape[0]) if len(layouts) == 1 else ()
-    _write(path, sheet, Sheet(_captions(drawn), focus, legend))
+    _write(path, drawn, sheet, focus=focus, legend=legend)
 
 
 def write_comparison(
@@ -135,8 +129,8 @@ def write_comparison(
         path: final name; its folder is made.
         name: of the image, shown above the overview.
         pictures: caption -> uint8 (H, W, 3), or (h, w, 3) with H = r h and W = r w for some
-            whole r (shown with its pixels enlarged). "hr" is where crops are chosen (`busiest`);
-            without it the last picture of the largest size.
+            whole r (shown with its pixels enlarged). Crops are chosen (`busiest`) in "hr", without
+            it in the last picture of the largest size.
         crops: how many windows, fewer where the image holds no more without overlap.
         size: side of a window, px; the image's shorter side where that is smaller.
 
@@ -146,19 +140,19 @@ def write_comparison(
     """
     if not pictures:
         raise ValueError("no pictures to compare")
-    largest = max(picture.shape[0] * picture.shape[1] for picture in pictures.values())
-    full = [c for c, p in pictures.items() if p.shape[0] * p.shape[1] == largest]
-    reference = pictures["hr" if "hr" in pictures else full[-1]]
+    captions = list(pictures)
+    last = max(reversed(captions), key=lambda caption: pictures[caption][..., 0].size)
+    reference = pictures.get("hr", pictures[last])
     height, width = reference.shape[:2]
     scales = {
         caption: _ratio(caption, picture, height, width) for caption, picture in pictures.items()
     }
     step = max(scales.values())
     side = max(min(size, height, width) // step * step, step)
-    captions = list(pictures)
     end = captions.index("hr") + 1 if "hr" in pictures else len(captions)
     images, masks = captions[:end], captions[end:]
     masks.sort(key=lambda caption: caption != "annotation")
+    shown = name if len(name) <= _LONGEST_NAME else f"{name[: _LONGEST_NAME - 3]}..."
 
     rows = []
     for y, x in busiest(reference, side, count=crops, step=step):
@@ -166,26 +160,19 @@ def write_comparison(
         def cut(caption: str, y: int = y, x: int = x) -> tuple[str, np.ndarray]:
             r = scales[caption]
             part = pictures[caption][y // r : (y + side) // r, x // r : (x + side) // r]
-            factor = max(_CELL // side, 1) * r
-            return caption, np.repeat(np.repeat(part, factor, axis=0), factor, axis=1)
+            return caption, _enlarged(part, max(_CELL // side, 1) * r)
 
-        rows.append([(_shortened(name), _overview(reference, y, x, side)), *map(cut, images)])
+        rows.append([(shown, _overview(reference, y, x, side)), *map(cut, images)])
         if masks:
             rows.append([cut(caption) for caption in masks])
-    _write(path, panels(rows, cell=max(_CELL, side), gap=_GAP), Sheet(_captions(rows)))
+    _write(path, rows, panels(rows, cell=max(_CELL, side), gap=_GAP))
 
 
 def busiest(image: np.ndarray, side: int, *, count: int, step: int = 1) -> list[tuple[int, int]]:
     """Corners (y, x) of the windows with the largest gradient energy, best first, none overlapping.
 
-    Args:
-        image: uint8 (H, W, 3) or (H, W).
-        side: of a window, px, at most H and W.
-        count: how many at most.
-        step: corners are multiples of it.
-
-    Returns:
-        One corner at least; of equal windows the first in raster order.
+    At least one and at most `count`, multiples of `step`; of equal windows the first in raster
+    order. The image is uint8 (H, W, 3) or (H, W), the side of a window at most H and W px.
     """
     gray = image.astype(np.float64)
     gray = gray.mean(axis=2) if gray.ndim == 3 else gray
@@ -217,16 +204,14 @@ def read_sheet(image: PIL.Image.Image) -> Sheet:
         return Sheet()
 
 
-def _sample_row(
-    row: Mapping[str, np.ndarray], scale: int, threshold: float
-) -> list[tuple[str, np.ndarray]]:
-    """The (caption, picture) of a sample, all of one size."""
-    drawn: list[tuple[str, np.ndarray]] = []
+def _sample_row(row: Mapping[str, np.ndarray], scale: int, threshold: float) -> _Row:
+    """The pictures of a sample, all of one size."""
+    drawn: _Row = []
     lr, hr, sr = row.get("lr"), row.get("hr"), row.get("predicted_sr")
     mask, probability = row.get("mask"), row.get("predicted_mask")
     sizes = [np.shape(image)[:2] for image in (hr, sr, mask, probability) if image is not None]
-    if lr is not None and not sizes:
-        sizes = [(lr.shape[0] * scale, lr.shape[1] * scale)]
+    if lr is not None:
+        sizes.append((lr.shape[0] * scale, lr.shape[1] * scale))
     if not sizes:
         return []
     height, width = sizes[0]
@@ -246,12 +231,12 @@ def _sample_row(
         add("synthetic", synthetic)
     if mask is not None:
         mask = (np.asarray(mask) > 0).astype(np.uint8)
-        beneath = next((image for image in (hr, sr) if image is not None), None)
-        big = _enlarged(mask, factor)
+        beneath = hr if hr is not None else sr
         if beneath is None:
-            drawn.append(("annotated", big * 255))
+            add("annotated", mask * 255)
         else:
-            drawn.append(("annotated", overlay(_enlarged(beneath, factor), big, ANNOTATED)))
+            framed = overlay(_enlarged(beneath, factor), _enlarged(mask, factor), ANNOTATED)
+            drawn.append(("annotated", framed))
     if probability is not None:
         probability = np.asarray(probability, np.float32).reshape(height, width)
         gray = np.repeat(_enlarged(_gray(probability), factor)[..., None], 3, axis=2)
@@ -270,20 +255,14 @@ def _gray(probability: np.ndarray) -> np.ndarray:
     return np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
 
 
-def _captions(rows: Sequence[Sequence[tuple[str, np.ndarray]]]) -> tuple[tuple[str, ...], ...]:
-    return tuple(dict.fromkeys(tuple(caption for caption, _ in row) for row in rows))
-
-
-def _focus(
-    rows: Sequence[Sequence[tuple[str, np.ndarray]]], sheet_height: int
-) -> tuple[tuple[int, int, int, int], ...]:
+def _focus(rows: Sequence[_Row], sheet_height: int) -> tuple[tuple[int, int, int, int], ...]:
     """Boxes of the predictions in the row with most detail; all rows are laid out alike."""
     captions = [caption for caption, _ in rows[0]]
     shown = [caption for caption in ("enhanced", "predicted") if caption in captions]
-    against = next((c for c in ("original", "annotated", "input") if c in captions), None)
-    if not shown or against is None:
+    against = [caption for caption in ("original", "annotated", "input") if caption in captions]
+    if not shown or not against:
         return ()
-    reference = captions.index(against)
+    reference = captions.index(against[0])
     detail = [np.abs(np.diff(row[reference][1].astype(np.int16), axis=1)).mean() for row in rows]
     height, width = rows[0][0][1].shape[:2]
     top = _GAP + int(np.argmax(detail)) * ((sheet_height - _GAP) // len(rows))
@@ -322,17 +301,10 @@ def _enlarged(picture: np.ndarray, factor: int) -> np.ndarray:
     return np.repeat(np.repeat(picture, factor, axis=0), factor, axis=1)
 
 
-def _shortened(name: str, length: int = 28) -> str:
-    return name if len(name) <= length else f"{name[: length - 3]}..."
-
-
-def _hex(color: tuple[int, int, int]) -> str:
-    return "#" + bytes(color).hex()
-
-
-def _write(path: str | Path, image: np.ndarray, sheet: Sheet) -> None:
-    notes = PIL.PngImagePlugin.PngInfo()
-    values: dict[str, Any] = dataclasses.asdict(sheet)
-    notes.add_text(_NOTES, json.dumps(values))
+def _write(path: str | Path, rows: Sequence[_Row], image: np.ndarray, **notes: Any) -> None:
+    captions = dict.fromkeys(tuple(caption for caption, _ in row) for row in rows)
+    sheet = Sheet(tuple(captions), **notes)
+    text = PIL.PngImagePlugin.PngInfo()
+    text.add_text(_NOTES, json.dumps(dataclasses.asdict(sheet)))
     with atomic_path(path) as beside:
-        PIL.Image.fromarray(image).save(beside, format="PNG", pnginfo=notes)
+        PIL.Image.fromarray(image).save(beside, format="PNG", pnginfo=text)

@@ -26,17 +26,14 @@ from histojax.imaging.tiff import (
 )
 
 Path = str | os.PathLike[str]
+_REMEDY = "save labels as uint16 PNG or uint32 TIFF"
 
 
 def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a label map or mask as int32 (H, W); the values are those of the file, unchanged.
 
     Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, float TIFF
-    whose values are whole numbers, and RGB whose three channels are equal.
-
-    Args:
-        path: PNG, BMP or TIFF file.
-        max_pixels: largest map that is decoded, px.
+    whose values are whole numbers, and RGB whose three channels are equal, of `max_pixels` or less.
 
     Raises:
         UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
@@ -51,13 +48,13 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         with open_tiff(path) as tiff, refused_if_damaged(path):
             page = _label_page(path, tiff)
             check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
-            segments = Segments(path, tiff, page, cache_bytes=0)
-            raw = segments.read(0, 0, page.imagelength, page.imagewidth)
+            raw = Segments(path, tiff, page).read(0, 0, page.imagelength, page.imagewidth)
             values = orient(whole_numbers(path, raw), orientation_of(page))
     else:
         values = _pillow_labels(path, kind, max_pixels)
     if values.ndim == 3:
-        values = values[..., :3] if values.shape[2] in (3, 4) else values
+        if values.shape[2] == 4:
+            values = values[..., :3]
         if (values != values[..., :1]).any():
             raise UserError(
                 f"{path} holds {values.shape[2]} different channels, and a label map has one: save "
@@ -75,10 +72,7 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np.ndarray:
     """Reads a region of a label map in TIFF as int32 (height, width), in the memory of its tiles.
 
-    Args:
-        path: TIFF of one channel without an orientation, as `writers.stream_tiff` makes it.
-        y, x: top left corner, px.
-        height, width: size of the region, px.
+    The TIFF is upright and of one channel, as `writers.stream_tiff` makes it.
 
     Raises:
         UserError: not a TIFF, damaged, lossy, or of samples that are not whole numbers.
@@ -95,16 +89,14 @@ def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np
         if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
             raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
         with refused_if_damaged(path):
-            raw = Segments(path, tiff, page, cache_bytes=0).read(y, x, height, width)
-            raw = whole_numbers(path, raw)
-    return raw[..., 0].astype(np.int32)
+            raw = Segments(path, tiff, page).read(y, x, height, width)
+            return whole_numbers(path, raw)[..., 0].astype(np.int32)
 
 
 def read_label_mpp(path: Path) -> float | None:
     """Returns the um per px that a label map's file states; None where it does not, or is no TIFF.
 
-    Raises:
-        UserError: not an image, damaged, lossy, or of samples that are not whole numbers.
+    UserError: not an image, damaged, lossy, or of samples that are not whole numbers.
     """
     path = pathlib.Path(path)
     if formats.kind(path) != "TIFF":
@@ -117,8 +109,7 @@ def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPag
     page = full_resolution_page(path, tiff)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise UserError(
-            f"{path} holds {page.dtype} samples, and labels are whole numbers: save them "
-            "as uint16 PNG or uint32 TIFF"
+            f"{path} holds {page.dtype} samples, and labels are whole numbers: {_REMEDY}"
         )
     if page.compression in JPEG_COMPRESSIONS:
         raise _lossy(path)
@@ -141,7 +132,4 @@ def _pillow_labels(path: pathlib.Path, kind: str, max_pixels: int) -> np.ndarray
 
 
 def _lossy(path: pathlib.Path) -> UserError:
-    return UserError(
-        f"{path} is compressed as JPEG, which changes label values: save labels as uint16 PNG or "
-        "uint32 TIFF"
-    )
+    return UserError(f"{path} is compressed as JPEG, which changes label values: {_REMEDY}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,19 +13,14 @@ from numpy.typing import DTypeLike
 from histojax.files import disk_errors
 
 
-class Plane:
+class Plane(contextlib.AbstractContextManager):
     """An array (H, W) of one dtype in a temporary file without a name, which goes with the process.
 
     A context manager, which closes the file. All methods raise DiskError for what the disk refuses.
     """
 
     def __init__(self, width: int, dtype: DTypeLike, *, folder: str | Path | None = None):
-        """
-        Args:
-            width: W, px.
-            dtype: of the array.
-            folder: where the file lies; by default the system's temporary folder.
-        """
+        """The file lies in `folder`, by default the system's temporary one."""
         self.width, self.height, self.dtype = width, 0, np.dtype(dtype)
         self._folder = folder
         with disk_errors(folder):
@@ -41,13 +36,9 @@ class Plane:
         """Overwrites the region at y, x with values (rows, columns), which lie inside."""
         values = np.ascontiguousarray(values, self.dtype)
         with disk_errors(self._folder):
-            if values.shape[1] == self.width:
-                self._seek(y, 0)
-                self._file.write(values.data)
-            else:
-                for row, line in enumerate(values, y):
-                    self._seek(row, x)
-                    self._file.write(line.data)
+            for offset, line in self._runs(y, x, values):
+                self._file.seek(offset)
+                self._file.write(line.data)
             # So that a full disk raises here, and not in a later read.
             self._file.flush()
 
@@ -57,30 +48,21 @@ class Plane:
         width = max(min(width, self.width - x), 0)
         values = np.empty((height, width), self.dtype)
         with disk_errors(self._folder):
-            if width == self.width:
-                self._seek(y, 0)
-                self._file.readinto(values.data)
-            else:
-                for row, line in enumerate(values, y):
-                    self._seek(row, x)
-                    self._file.readinto(line.data)
+            for offset, line in self._runs(y, x, values):
+                self._file.seek(offset)
+                self._file.readinto(line.data)
         return values
 
-    def strips(self, rows: int = 512) -> Iterator[np.ndarray]:
-        """(rows, W), top to bottom; the last may have fewer rows."""
-        for y in range(0, self.height, rows):
-            yield self.read(y, 0, rows, self.width)
-
-    def _seek(self, y: int, x: int) -> None:
-        self._file.seek((y * self.width + x) * self.dtype.itemsize)
+    def _runs(self, y: int, x: int, values: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+        """The parts of a region that lie in one piece in the file, each with its place."""
+        pieces: Iterable[np.ndarray] = [values] if values.shape[1] == self.width else values
+        for row, piece in enumerate(pieces, y):
+            yield (row * self.width + x) * self.dtype.itemsize, piece
 
     def close(self) -> None:
         # A full disk may refuse buffered values; `write` has raised that already.
         with contextlib.suppress(OSError):
             self._file.close()
 
-    def __enter__(self) -> Plane:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()

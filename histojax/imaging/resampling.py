@@ -16,8 +16,6 @@ from PIL import Image
 from histojax.errors import UserError
 
 SCALES = (2, 3, 4, 8)
-
-
 _KERNELS = {
     "bicubic": Image.Resampling.BICUBIC,
     "bilinear": Image.Resampling.BILINEAR,
@@ -50,15 +48,10 @@ def check_size(height: int, width: int, scale: int) -> None:
 
 @functools.lru_cache(maxsize=64)
 def resize_weights(size_in: int, size_out: int, kernel: str) -> np.ndarray:
-    """The matrix of Pillow's antialiased resampling along one axis.
+    """The matrix of Pillow's antialiased resampling along one axis, float32 (size_out, size_in).
 
-    Args:
-        size_in, size_out: length of the axis before and after, px.
-        kernel: one of `KERNELS`.
-
-    Returns:
-        float32 (size_out, size_in), read-only; every row sums to 1. Pillow stretches the kernel by
-        size_in / size_out when it reduces, cuts it at the borders and normalizes it there.
+    Read-only; every row sums to 1. Pillow stretches the kernel by size_in / size_out when it
+    reduces, cuts it at the borders and normalizes it there.
     """
     check_kernel(kernel)
     # A linear map is known by its image of the identity. jax.image.resize has no box kernel, takes
@@ -124,17 +117,10 @@ def resize(x: Any, height: int, width: int, kernel: str) -> Any:
 
 
 def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
-    """Reduces images by `scale` as Pillow's antialiased `Image.resize` does.
+    """Reduces images (..., H, W, C) by r, one of `SCALES`, as Pillow's `Image.resize` does.
 
-    Args:
-        hr: (..., H, W, C) NumPy or JAX array; uint8, or float of any range.
-        scale: r, one of `SCALES`; H and W must be multiples of it.
-        kernel: one of `KERNELS`.
-
-    Returns:
-        (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for
-        float (float64 for a JAX array of that), unrounded, and unclipped (bicubic and lanczos3
-        overshoot).
+    (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for float
+    (float64 for a JAX array of that), unrounded and unclipped (bicubic and lanczos3 overshoot).
 
     Raises:
         UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
@@ -147,20 +133,10 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
 
 
 def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
-    """Enlarges images by `scale` as Pillow's `Image.resize` does: the bicubic baseline.
+    """Enlarges images (..., h, w, C) by r as Pillow's `Image.resize` does: the bicubic baseline.
 
-    Args:
-        lr: (..., h, w, C) NumPy or JAX array; uint8, or float of any range.
-        scale: r, one of `SCALES`.
-        kernel: one of `KERNELS`.
-
-    Returns:
-        (..., h r, w r, C), uint8 for uint8, otherwise float32, or float64 for a JAX array of that
-        (unclipped). A JAX array is multiplied by a dense matrix (h r, h) along each axis, which
-        suits crops and tiles.
-
-    Raises:
-        UserError: for an unknown kernel or scale.
+    (..., h r, w r, C), of types as in `downsample`. A JAX array is multiplied by a dense matrix
+    (h r, h) along each axis, which suits crops and tiles. UserError for an unknown kernel or scale.
     """
     check_kernel(kernel)
     check_scale(scale)

@@ -1,18 +1,19 @@
 """TIFF pages: tiles and strips decoded as they are touched, conversion to RGB, physical scale.
 
-Pages come from tifffile; what it does not promise is added here: a bounded cache, the refusal of
-files that end early, and colours other than RGB.
+tifffile finds and decodes pages; a bounded cache and the refusal of files that end early are added.
 """
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import itertools
 import logging
 import math
 import pathlib
 import re
 import struct
 import threading
-from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 from xml.etree import ElementTree
@@ -36,13 +37,12 @@ _VIRTUAL_STRIP_BYTES = 2**20
 
 
 class Segments:
-    """Tiles or strips of one TIFF page, as stored, with a bounded cache of decoded ones.
+    """Tiles or strips of one TIFF page, as stored; those decoded last are kept.
 
-    Usable from several threads: reading the file and the cache are locked, decoding is not.
+    Usable from several threads: reading the file is locked, decoding is not.
 
     Attributes:
         rows, columns: size of what is decoded at once, px.
-        decoded: how many segments have been decoded so far.
     """
 
     def __init__(
@@ -51,71 +51,49 @@ class Segments:
         tiff: tifffile.TiffFile,
         page: Any,
         *,
-        cache_bytes: int,
+        cache_bytes: int = 0,
         background: int = 0,
     ):
-        """Reads `page` of `tiff`; segments that the file leaves out are filled with background."""
-        self.path = path
-        self.page = page
-        self.decoded = 0
-        self._tiff = tiff
-        self._background = background
-        self._planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        self._row_bytes = 0
+        """Segments that the file leaves out are filled with `background`."""
+        self._path, self._page, self._background = path, page, background
+        self._file, self._lock = tiff.filehandle, threading.Lock()
+        self._row_bytes = page.imagewidth * page.samplesperpixel if _is_flat(page) else 0
         if page.is_tiled:
             self.rows, self.columns = page.tilelength, page.tilewidth
         else:
             self.rows, self.columns = min(page.rowsperstrip, page.imagelength), page.imagewidth
-            if _is_flat(page):
-                # Many writers store an uncompressed image as one strip, as large as the image.
-                self._row_bytes = page.imagewidth * page.samplesperpixel
-                self.rows = max(1, _VIRTUAL_STRIP_BYTES // self._row_bytes)
-                self.rows = min(self.rows, page.imagelength)
+        if self._row_bytes:
+            # Many writers store an uncompressed image as one strip, as large as the image.
+            self.rows = min(max(1, _VIRTUAL_STRIP_BYTES // self._row_bytes), page.imagelength)
         self._across = math.ceil(page.imagewidth / self.columns)
         self._down = math.ceil(page.imagelength / self.rows)
-        self._cache: OrderedDict[int, np.ndarray] = OrderedDict()
-        self._cache_bytes = cache_bytes
-        self._cached = 0
-        self._lock = threading.Lock()
+        self._planes = page.samplesperpixel if page.planarconfig == 2 else 1
+        samples = self.rows * self.columns * page.samplesperpixel // self._planes
+        kept = cache_bytes // (samples * page.dtype.itemsize)
+        self._segment = functools.lru_cache(maxsize=kept)(self._decode)
+
+    @property
+    def decoded(self) -> int:
+        """How many segments have been decoded so far."""
+        return self._segment.cache_info().misses
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the region's stored samples (height, width, samples)."""
-        out = np.empty((height, width, self.page.samplesperpixel), self.page.dtype)
-        for plane in range(self._planes):
+        out = np.empty((height, width, self._page.samplesperpixel), self._page.dtype)
+        rows = range(y // self.rows, (y + height - 1) // self.rows + 1)
+        columns = range(x // self.columns, (x + width - 1) // self.columns + 1)
+        for plane, row, column in itertools.product(range(self._planes), rows, columns):
+            segment = self._segment((plane * self._down + row) * self._across + column)
+            top, left = row * self.rows, column * self.columns
+            y0, y1 = max(y, top), min(y + height, top + self.rows)
+            x0, x1 = max(x, left), min(x + width, left + self.columns)
             channels = slice(None) if self._planes == 1 else slice(plane, plane + 1)
-            for row in range(y // self.rows, (y + height - 1) // self.rows + 1):
-                for column in range(x // self.columns, (x + width - 1) // self.columns + 1):
-                    segment = self._segment((plane * self._down + row) * self._across + column)
-                    top, left = row * self.rows, column * self.columns
-                    y0, x0 = max(y, top), max(x, left)
-                    y1 = min(y + height, top + self.rows)
-                    x1 = min(x + width, left + self.columns)
-                    out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = segment[
-                        y0 - top : y1 - top, x0 - left : x1 - left
-                    ]
+            part = segment[y0 - top : y1 - top, x0 - left : x1 - left]
+            out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = part
         return out
 
-    def close(self) -> None:
-        self._cache.clear()
-        self._tiff.close()
-
-    def _segment(self, index: int) -> np.ndarray:
-        with self._lock:
-            if index in self._cache:
-                self._cache.move_to_end(index)
-                return self._cache[index]
-        segment = self._decode(index)
-        with self._lock:
-            self.decoded += 1
-            if index not in self._cache and segment.nbytes <= self._cache_bytes:
-                self._cache[index] = segment
-                self._cached += segment.nbytes
-                while self._cached > self._cache_bytes:
-                    self._cached -= self._cache.popitem(last=False)[1].nbytes
-        return segment
-
     def _decode(self, index: int) -> np.ndarray:
-        page = self.page
+        page = self._page
         if self._row_bytes:
             top = index * self.rows
             count = min(self.rows, page.imagelength - top) * self._row_bytes
@@ -127,31 +105,31 @@ class Segments:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             # The JPEG decoder fills what is missing with grey and does not say so.
             if page.jpegheader is None and data and b"\xff\xd9" not in data[-64:]:
-                raise UserError(f"{self.path} is damaged (tile {index} is cut off): copy it again")
-        with refused_if_damaged(self.path):
+                raise UserError(f"{self._path} is damaged (tile {index} is cut off): copy it again")
+        with refused_if_damaged(self._path):
             decoded, _, shape = page.decode(data or None, index, **tables)
         if decoded is None:
             return np.full(shape[1:], self._background, page.dtype)
         segment = decoded.reshape(decoded.shape[-3:])
         if page.compression == _APERIO_YCBCR_J2K:
             size = (segment.shape[1], segment.shape[0])
-            ycbcr = Image.frombytes("YCbCr", size, segment.tobytes())
-            segment = np.asarray(ycbcr.convert("RGB"))
+            segment = np.asarray(Image.frombytes("YCbCr", size, segment.tobytes()).convert("RGB"))
         return segment
 
     def _bytes(self, offset: int, count: int) -> bytes:
         with self._lock:
-            self._tiff.filehandle.seek(offset)
-            data = self._tiff.filehandle.read(count)
+            self._file.seek(offset)
+            data = self._file.read(count)
         if len(data) != count:
-            raise truncated(self.path)
+            raise truncated(self._path)
         return data
 
 
 def _is_flat(page: Any) -> bool:
     """Whether the page's rows lie one after another in the file, as plain bytes."""
     return bool(
-        page.compression == 1
+        not page.is_tiled
+        and page.compression == 1
         and page.bitspersample == 8
         and page.predictor == 1
         and page.fillorder == 1
@@ -183,10 +161,10 @@ def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
     down = math.ceil(page.imagelength / (page.tilelength if page.is_tiled else page.rowsperstrip))
     across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
     needed = down * across * (page.samplesperpixel if page.planarconfig == 2 else 1)
-    if min(len(page.dataoffsets), len(page.databytecounts)) < needed:
-        raise truncated(path)
-    counts = np.asarray(page.databytecounts[:needed], np.int64)
-    if (np.asarray(page.dataoffsets[:needed], np.int64) + counts).max() > tiff.filehandle.size:
+    stored = (page.dataoffsets, page.databytecounts)
+    offsets, counts = (np.asarray(values[:needed], np.int64) for values in stored)
+    known = min(len(offsets), len(counts))
+    if known < needed or (offsets + counts).max() > tiff.filehandle.size:
         raise truncated(path)
     left_out = np.count_nonzero(counts == 0)
     if left_out == needed:
@@ -227,18 +205,13 @@ def orientation_of(page: Any) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def white_of(page: Any) -> int:
-    """Returns the stored value of white, which is what scanners show where they left out a tile."""
-    return 0 if page.photometric in (0, 3) else 2 ** min(page.bitspersample, 16) - 1
-
-
 def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function from stored samples (h, w, samples) to uint8 RGB (h, w, 3)."""
     bits, photometric = page.bitspersample, page.photometric
     if page.sampleformat != 1 or bits not in (1, 8, 16):
         raise UserError(
-            f"{path} holds {page.dtype} samples of {bits} bits, and 8-bit and full-range 16-bit "
-            "images are read: convert it to 8-bit RGB"
+            f"{path} holds {page.dtype} samples of {bits} bits, neither 8-bit nor full-range "
+            "16-bit: convert it to 8-bit RGB"
         )
     colors = {0: 1, 1: 1, 2: 3, 3: 1, 6: 3}.get(int(photometric))
     if colors is None or (photometric == 6 and page.compression not in _RGB_FROM_YCBCR):
@@ -247,28 +220,24 @@ def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.n
             f"{path} is a {name} TIFF ({getattr(page.compression, 'name', page.compression)}), and "
             "only grey, palette, RGB and JPEG's YCbCr are converted: convert it to 8-bit RGB"
         )
-    alpha = [int(extra) for extra in page.extrasamples] in ([1], [2])
-    if page.samplesperpixel != colors + alpha:
+    extras = [int(extra) for extra in page.extrasamples]
+    if page.samplesperpixel != colors + (extras in ([1], [2])):
         raise UserError(
             f"{path} holds {page.samplesperpixel} bands, and an image has 1 or 3, and at most one "
             "more that is marked as alpha: export the RGB bands alone"
         )
-    premultiplied = alpha and int(page.extrasamples[0]) == 1
-    palette = None
-    if photometric == 3:
-        # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v.
-        palette = (page.colormap.T >> 8).astype(np.uint8)
 
     def convert(raw: np.ndarray) -> np.ndarray:
-        if palette is not None:
-            return palette[raw[..., 0].astype(np.intp)]
+        if photometric == 3:
+            # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v.
+            return (page.colormap.T >> 8).astype(np.uint8)[raw[..., 0].astype(np.intp)]
         if bits == 1:
             raw = raw.astype(np.uint8) * np.uint8(255)
         if bits == 16:
             raw = eight_bits(path, raw)
         if photometric == 0:
             raw = 255 - raw
-        return flatten(path, raw, premultiplied)
+        return flatten(path, raw, premultiplied=extras == [1])
 
     return convert
 
@@ -276,9 +245,7 @@ def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.n
 def mpp_of(tiff: tifffile.TiffFile, page: Any) -> float | None:
     """Returns um per px from OME-XML, Aperio's description, ImageJ's unit or resolution tags."""
     description = page.description or ""
-    x = y = None
-    if tiff.is_ome:
-        x, y = _ome_mpp(tiff.ome_metadata or "")
+    x, y = _ome_mpp(tiff.ome_metadata or "") if tiff.is_ome else (None, None)
     if x is None and (aperio := re.search(r"\bMPP\s*=\s*([0-9.]+)", description)):
         x = y = _number(aperio[1])
     if x is None:
@@ -293,10 +260,9 @@ def mpp_of(tiff: tifffile.TiffFile, page: Any) -> float | None:
 
 
 def _number(text: str) -> float | None:
-    try:
+    with contextlib.suppress(ValueError):
         return float(text)
-    except ValueError:
-        return None
+    return None
 
 
 def _ome_mpp(xml: str) -> tuple[float | None, float | None]:

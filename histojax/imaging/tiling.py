@@ -1,14 +1,13 @@
 """Whole-image inference by tiles that agree with the whole.
 
 A tile is a core; the window that a network sees is the core with a halo on every side. The network
-on a whole image is defined as the network on the image reflect-extended by the halo, with the
-margin discarded. `tiled` reads its windows from that same extension, so the two agree
-wherever an output pixel depends on no more than `halo` input pixels around it, and where origins
-are aligned to the network's total stride. Networks that pool over the window
-(squeeze-and-excitation) or that resize with aligned corners are outside of this.
+on a whole image is the network on the image reflect-extended by the halo, with the margin
+discarded. `tiled` reads its windows from that same extension, so the two agree wherever an output
+pixel depends on at most `halo` input pixels around it, and origins are aligned to the network's
+total stride. They do not for networks that pool over the window (squeeze-and-excitation) or resize
+with aligned corners.
 
-Axes: B windows in a batch, H, W image pixels, h, w window pixels, C channels, s output pixels per
-input pixel.
+Axes: H, W image pixels, h, w window pixels, C channels, s output pixels per input pixel.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from __future__ import annotations
 import collections
 import concurrent.futures
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -68,7 +67,7 @@ def squares(height: int, width: int, side: int) -> list[tuple[slice, slice]]:
 def core_size(
     sizes: Iterable[tuple[int, int]], *, halo: int, stride: int = 1, largest: int = 512
 ) -> int:
-    """One core for all images of a set, which wastes the fewest window pixels.
+    """One core for all images of a set, which wastes the fewest window pixels; px.
 
     Small images get a core of their own size rather than a mostly empty window, and long sides are
     cut into equal parts rather than into full tiles and a sliver.
@@ -76,11 +75,8 @@ def core_size(
     Args:
         sizes: (H, W) of every image, px.
         halo: px on every side of a core.
-        stride: the network's total stride.
+        stride: the network's total stride, of which the core is a multiple.
         largest: no core is larger, px; it bounds the memory of one window.
-
-    Returns:
-        The core, px, a multiple of `stride`.
 
     Raises:
         UserError: `largest` is below the stride.
@@ -150,18 +146,6 @@ def read_window(
     return np.asarray(part)[(rows - top)[:, None], columns - left]
 
 
-def _check_geometry(core: int, halo: int, batch_size: int, stride: int) -> None:
-    if core < 1 or core % stride:
-        raise UserError(
-            f"A tile of {core} px does not fit the network's stride: "
-            f"give a positive multiple of {stride} px."
-        )
-    if halo < 0:
-        raise UserError(f"A halo of {halo} px is negative: give 0 px or more.")
-    if batch_size < 1:
-        raise UserError(f"A batch of {batch_size} tiles holds nothing: give 1 or more.")
-
-
 def _crop(
     outputs: Mapping[str, np.ndarray], side: int, halo: int, rows: int, columns: int, scale: int
 ) -> dict[str, np.ndarray]:
@@ -188,89 +172,77 @@ def tiled(
     core: int,
     halo: int,
     scale: int = 1,
-    batch_size: int = 1,
     stride: int = 1,
 ) -> Iterator[Tile]:
     """Runs a network over an image of any size at one window shape, core + 2 halo.
 
     Args:
-        network: uint8 windows (B, h, w, 3) to {name: (B, h*s, w*s, ...)}. B is `batch_size` at
-            every call (the last batch is filled up with copies of its last window), so a jitted
-            network is compiled once. Its arrays may still be computing when it returns.
-        image: uint8 (H, W, 3), or a reader of regions, whose `read` is called from one thread
-            other than the caller's.
+        network: a uint8 window (1, h, w, 3) to {name: (1, h*s, w*s, ...)}, which may still be
+            computing when it returns.
+        image: uint8 (H, W, 3), or a reader, whose `read` is called from another thread.
         core: the tile, input px, a multiple of `stride`.
         halo: at least the receptive-field radius, input px; rounded up to the stride.
         scale: output px per input px, of the tiles' y and x. An output may have a smaller whole
             scale of its own, which is read off its shape.
-        batch_size: windows per call.
         stride: the network's total stride, input px.
 
     Yields:
-        Tiles in raster order, cropped to the part of the core inside the image. Two batches are in
+        Tiles in raster order, cropped to the part of the core inside the image. Two windows are in
         flight: one computes while the one before is handed out and the next is read.
 
     Raises:
         UserError: a core that is no multiple of the stride, a negative halo, an empty image.
         ValueError: an output whose shape is no whole multiple of the window.
     """
-    _check_geometry(core, halo, batch_size, stride)
-    reader = _as_reader(image)
-    return _tiles(network, reader, core, round_up(halo, stride), scale, batch_size)
+    if core < 1 or core % stride:
+        raise UserError(
+            f"A tile of {core} px does not fit the network's stride: "
+            f"give a positive multiple of {stride} px."
+        )
+    if halo < 0:
+        raise UserError(f"A halo of {halo} px is negative: give 0 px or more.")
+    # Apart from the generator, so that a refusal does not wait for the first tile.
+    return _tiles(network, _as_reader(image), core, round_up(halo, stride), scale)
 
 
 def _tiles(
-    network: Network, reader: RegionReader, core: int, halo: int, scale: int, batch_size: int
+    network: Network, reader: RegionReader, core: int, halo: int, scale: int
 ) -> Iterator[Tile]:
     side = core + 2 * halo
-    corners = itertools.product(range(0, reader.height, core), range(0, reader.width, core))
+    corners = list(itertools.product(range(0, reader.height, core), range(0, reader.width, core)))
 
-    def read_batch(batch: Sequence[tuple[int, int]]) -> np.ndarray:
-        windows = [read_window(reader, y - halo, x - halo, side, side) for y, x in batch]
-        return np.stack(windows + windows[-1:] * (batch_size - len(batch)))
-
-    def finish(batch: Sequence[tuple[int, int]], outputs: Mapping[str, Any]) -> Iterator[Tile]:
-        host = {name: np.asarray(array) for name, array in outputs.items()}
-        for i, (y, x) in enumerate(batch):
-            rows, columns = min(core, reader.height - y), min(core, reader.width - x)
-            own = {name: array[i] for name, array in host.items()}
-            cropped = _crop(own, side, halo, rows, columns, scale)
-            yield Tile(y * scale, x * scale, cropped)
+    def finish(y: int, x: int, outputs: Mapping[str, Any]) -> Tile:
+        rows, columns = min(core, reader.height - y), min(core, reader.width - x)
+        own = {name: np.asarray(array)[0] for name, array in outputs.items()}
+        return Tile(y * scale, x * scale, _crop(own, side, halo, rows, columns, scale))
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
-        batch = list(itertools.islice(corners, batch_size))
-        windows = thread.submit(read_batch, batch)
-        computing: tuple[list[tuple[int, int]], Mapping[str, Any]] | None = None
-        while batch:
-            outputs = network(windows.result())
-            following = list(itertools.islice(corners, batch_size))
-            if following:
-                windows = thread.submit(read_batch, following)
+        # Each is read when it is asked for.
+        windows = (
+            thread.submit(read_window, reader, y - halo, x - halo, side, side) for y, x in corners
+        )
+        window, computing = next(windows), None
+        for y, x in corners:
+            outputs = network(window.result()[None])
+            window = next(windows, window)
             if computing is not None:
-                yield from finish(*computing)
-            computing, batch = (batch, outputs), following
+                yield finish(*computing)
+            computing = y, x, outputs
         if computing is not None:
-            yield from finish(*computing)
-
-
-def _ratios(outputs: Mapping[str, np.ndarray]) -> dict[str, tuple[int, int]]:
-    """(own rows, largest rows): turns y, x of the largest output into px of each output."""
-    largest = max(array.shape[0] for array in outputs.values())
-    return {name: (array.shape[0], largest) for name, array in outputs.items()}
+            yield finish(*computing)
 
 
 def assemble(tiles: Iterable[Tile], height: int, width: int) -> dict[str, np.ndarray]:
-    """Whole arrays from tiles, for images that fit in memory.
+    """Whole arrays from the tiles of `tiled`, for images that fit in memory.
 
-    Args:
-        tiles: what `tiled` yields.
-        height: H*s, width: W*s of the largest output, px; outputs of a smaller scale become
-            proportionally smaller arrays.
+    The largest output has `height` and `width` px; outputs of a smaller scale become
+    proportionally smaller arrays.
     """
     arrays: dict[str, np.ndarray] = {}
     for y, x, outputs in tiles:
-        for name, (own, largest) in _ratios(outputs).items():
-            part = outputs[name]
+        largest = max(part.shape[0] for part in outputs.values())
+        for name, part in outputs.items():
+            own = part.shape[0]
             if name not in arrays:
                 shape = (height * own // largest, width * own // largest, *part.shape[2:])
                 arrays[name] = np.zeros(shape, part.dtype)
@@ -280,10 +252,7 @@ def assemble(tiles: Iterable[Tile], height: int, width: int) -> dict[str, np.nda
 
 
 def strips(tiles: Iterable[Tile]) -> Iterator[Strip]:
-    """Joins each row of tiles into one strip over the full width, top to bottom.
-
-    A row of tiles is held in memory, never more.
-    """
+    """Joins each row of tiles, the most in memory, into a strip over the full width."""
     for y, row in itertools.groupby(tiles, key=lambda tile: tile.y):
         parts = [tile.outputs for tile in row]
         yield Strip(y, {name: np.concatenate([p[name] for p in parts], 1) for name in parts[0]})
@@ -295,14 +264,11 @@ def recut(arrays: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:
     At most `rows` rows and one incoming piece are held.
     """
     held: list[np.ndarray] = []
-    count = 0
     for array in arrays:
-        while count + len(array) >= rows:
-            take = rows - count
+        while (take := rows - sum(map(len, held))) <= len(array):
             yield np.concatenate([*held, array[:take]]) if held else array[:take]
-            array, held, count = array[take:], [], 0
+            array, held = array[take:], []
         if len(array):
             held.append(array)
-            count += len(array)
     if held:
         yield np.concatenate(held)

@@ -1,7 +1,7 @@
 """Files that are whole or absent: images, streamed TIFF, JSON, tables, and pictures for reports.
 
 Every file is written beside its final name and renamed, so that a run that is stopped leaves
-nothing half-written under that name. Axes: H, W pixels, C channels.
+nothing half-written under that name. Axes: H, W pixels.
 """
 
 from __future__ import annotations
@@ -32,11 +32,7 @@ _TIFF_TILE = 512
 
 
 def check_empty(output: Path) -> None:
-    """Refuses a folder of results that holds files: they would be taken for results too.
-
-    Raises:
-        UserError: if it does.
-    """
+    """Refuses a folder of results that holds files: they would be taken for results too."""
     if output.exists() and any(output.iterdir()):
         raise UserError(f"--output={output} is not empty; name another folder, or empty it")
 
@@ -72,45 +68,45 @@ def stream_tiff(
         UserError: the disk refuses.
         ValueError: strips of the wrong width, number of rows or type; a negative label.
     """
-    pieces = recut(strips, _TIFF_TILE)
+
+    def checked() -> Iterator[np.ndarray]:
+        rows = 0
+        for strip in strips:
+            rgb = strip.dtype == np.uint8 and strip.shape[2:] == (3,)
+            if not rgb and (strip.ndim != 2 or not np.issubdtype(strip.dtype, np.integer)):
+                raise ValueError(
+                    f"strips are uint8 RGB or integer labels, not {strip.dtype} {strip.shape}"
+                )
+            if strip.shape[1] != width:
+                raise ValueError(f"a strip of shape {strip.shape} does not have {width} columns")
+            if not rgb and strip.min(initial=0) < 0:
+                raise ValueError(f"a label of {strip.min()} is negative")
+            rows += len(strip)
+            yield strip
+        if rows != height:
+            raise ValueError(f"the strips have {rows} rows, not {height}")
+
+    pieces = recut(checked(), _TIFF_TILE)
     first = next(pieces, None)
     if first is None:
         raise ValueError("no strips to write")
-    channels = first.shape[2:]
-    if channels not in ((), (3,)) or not (
-        first.dtype == np.uint8 or (not channels and np.issubdtype(first.dtype, np.integer))
-    ):
-        raise ValueError(f"strips are uint8 RGB or integer labels, not {first.dtype} {first.shape}")
-    dtype = np.dtype(np.uint8 if first.dtype == np.uint8 else np.uint32)
-
-    written = 0
-
-    def check_rows() -> None:
-        if written != height:
-            raise ValueError(f"the strips have {written} rows, not {height}")
+    channels, dtype = first.shape[2:], np.dtype(np.uint8 if first.dtype == np.uint8 else np.uint32)
+    row_bytes = width * math.prod(channels) * dtype.itemsize
 
     def tiles() -> Iterator[np.ndarray]:
-        nonlocal written
         for piece in itertools.chain([first], pieces):
-            if piece.shape[1:] != (width, *channels):
-                raise ValueError(f"a strip of shape {piece.shape} does not have {width} columns")
-            if piece.dtype != np.uint8 and piece.size and piece.min() < 0:
-                raise ValueError(f"a label of {piece.min()} is negative")
-            written += len(piece)
             for x in range(0, width, _TIFF_TILE):
                 part = piece[:, x : x + _TIFF_TILE]
                 tile = np.zeros((_TIFF_TILE, _TIFF_TILE, *channels), dtype)
                 tile[: part.shape[0], : part.shape[1]] = part
                 yield tile
-        check_rows()
 
     resolution: dict[str, Any] = {}
     if mpp is not None:
         resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
-    size = height * width * math.prod(channels) * dtype.itemsize
     with (
         atomic_path(path) as beside,
-        tifffile.TiffWriter(beside, bigtiff=size > 2**32 - 2**25) as writer,
+        tifffile.TiffWriter(beside, bigtiff=height * row_bytes > 2**32 - 2**25) as writer,
     ):
         writer.write(
             tiles(),
@@ -121,24 +117,24 @@ def stream_tiff(
             compression="adobe_deflate",
             predictor=bool(channels),
             # tifffile encodes this many bytes of tiles before it writes them: one row of tiles.
-            buffersize=max(_TIFF_TILE * width * math.prod(channels) * dtype.itemsize, 1),
+            buffersize=max(_TIFF_TILE * row_bytes, 1),
             metadata=None,
             software="histojax",
             **resolution,
         )
         # The writer takes the tiles that the shape needs and asks for no more.
-        written += sum(len(piece) for piece in pieces)
-        check_rows()
+        for _ in pieces:
+            pass
 
 
-class TiffStream:
+class TiffStream(contextlib.AbstractContextManager):
     """`stream_tiff` for strips that are handed over one by one, by a thread that writes them.
 
-    What the thread raises is raised by the next `add`, or by `close`.
+    What the thread raises is raised by the next `add`, or by `close`. A context manager, which
+    drops a file that is not closed.
     """
 
     def __init__(self, path: str | Path, *, height: int, width: int, mpp: float | None = None):
-        """Args as those of `stream_tiff`."""
         self._strips: queue.Queue[np.ndarray | Exception | None] = queue.Queue(1)
         self._thread = concurrent.futures.ThreadPoolExecutor(1)
         self._writing = self._thread.submit(
@@ -170,35 +166,24 @@ class TiffStream:
         self._thread.shutdown()
         self._writing.result()
 
-    def drop(self) -> None:
-        """Removes a file that is not closed; does nothing after `close`."""
-        self._hand_over(_Dropped())
+    def __exit__(self, *_: object) -> None:
+        self._hand_over(concurrent.futures.CancelledError())
         self._thread.shutdown()
 
 
-class _Dropped(Exception):
-    """Ends a thread whose file is not wanted."""
-
-
 def _plain(value: Any) -> Any:
-    """JSON's own types; numbers that JSON cannot hold (NaN, infinities) become None."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+    """What JSON has no type for, in its own types."""
     if isinstance(value, (np.ndarray, np.generic)):
-        return _plain(value.tolist())
-    if isinstance(value, Path):
-        return str(value)
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
+        return value.tolist()
+    return str(value) if isinstance(value, Path) else dict(value)
 
 
 def write_json(path: str | Path, value: Any) -> None:
     """Writes JSON; NumPy values become plain ones, NaN and infinities null."""
-    text = json.dumps(_plain(value), indent=2, allow_nan=False, ensure_ascii=False)
+    text = json.dumps(value, default=_plain)
+    value = json.loads(text, parse_constant=lambda name: None)
     with atomic_path(path) as beside:
+        text = json.dumps(value, indent=2, ensure_ascii=False)
         beside.write_text(text + "\n", encoding="utf-8")
 
 
@@ -220,13 +205,9 @@ def write_csv(path: str | Path, rows: Iterable[Mapping[str, Any]]) -> None:
 def overlay(
     image: np.ndarray, instances: np.ndarray, color: tuple[int, int, int] = (0, 255, 0)
 ) -> np.ndarray:
-    """The image with the contour of each instance drawn one pixel wide, inside the instance.
+    """A copy of the image with the contour of each instance drawn one pixel wide, inside it.
 
-    Args:
-        image: uint8 (H, W, 3). instances: integer (H, W), 0 background; a {0, 1} mask will do.
-
-    Returns:
-        uint8 (H, W, 3), a copy.
+    The image is uint8 (H, W, 3), instances integer (H, W), 0 background; a {0, 1} mask will do.
     """
     drawn = image.copy()
     # The image is framed by background, so that an instance cut by the border is closed there.
@@ -249,7 +230,7 @@ def _rgb(image: np.ndarray) -> np.ndarray:
 def panels(
     rows: Sequence[Sequence[tuple[str, np.ndarray]]], *, cell: int | None = None, gap: int = 6
 ) -> np.ndarray:
-    """A sheet of captioned pictures, row by row, dark text on white.
+    """A sheet of captioned pictures, row by row, dark text on white; uint8 (height, width, 3).
 
     Args:
         rows: of (caption, picture): uint8 (H, W, 3) or (H, W), or a {0, 1} mask. Rows may differ
@@ -258,9 +239,6 @@ def panels(
             pictures are enlarged by whole factors with their pixels kept square (so that a
             low-resolution input is shown as it is), larger ones are reduced.
         gap: px around each picture.
-
-    Returns:
-        uint8 (height, width, 3).
     """
     pictures = [[(caption, _rgb(image)) for caption, image in row] for row in rows]
     if cell is None:

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import numpy as np
 
 from histojax.cli import say
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.imaging import writers
 from histojax.inference import labeling, tiled
-from histojax.metrics import instances
-from histojax.nuclei import fitting, postprocessing
+from histojax.metrics.instances import aji, overlap_table
+from histojax.nuclei import postprocessing
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
+
+P = TypeVar("P", bound=Any)
 
 # The parameters that are fitted, in this order, and the values that are tried.
 GRID = {
@@ -36,9 +41,7 @@ def fitted_grid(
 ) -> dict[str, tuple[float, ...]]:
     """The part of `GRID` that fits a network's heads and the kind of its parameters."""
     known = {field.name for field in dataclasses.fields(parameters)}
-    for head in ("distance", "contour"):
-        if head not in heads:
-            known.discard(f"{head}_weight")
+    known -= {f"{head}_weight" for head in ("distance", "contour") if head not in heads}
     return {name: values for name, values in GRID.items() if name in known}
 
 
@@ -46,16 +49,7 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     """Fits a run's post-processing to its val split, by AJI, and writes it to the workdir.
 
     A run without markers, one whose `instances.fit` is off, and a checkpoint that has been fitted
-    are left as they are.
-
-    Args:
-        run: of a workdir, with a segmenter.
-
-    Returns:
-        The run's parameters; None where it has no markers.
-
-    Raises:
-        UserError: a parameter of the config breaks its rule, or the disk refuses.
+    are left as they are. The run's parameters; None where it has no markers.
     """
     stage, config = run.stage, run.config
     assert segments(stage)
@@ -77,24 +71,58 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
         found = network(lr if enhances(stage) else hr)
         maps.append({head: found[head][..., 0] for head in postprocessing.MAPS if head in found})
         truths.append(truth)
-    best, tried = fitting.fit_thresholds(
-        maps,
-        truths,
-        fitted_grid(start, stage.segmenter.heads),
-        start=start,
-        label=postprocessing.label,
-        score=lambda labels, truth: instances.aji(instances.overlap_table(labels, truth)),
-    )
+
+    def score(parameters: postprocessing.Parameters) -> float:
+        labels = (postprocessing.label(one, parameters) for one in maps)
+        tables = map(overlap_table, labels, truths)
+        return float(np.mean(list(map(aji, tables))))
+
+    best, scores = search(start, fitted_grid(start, stage.segmenter.heads), score)
     writers.write_json(
         workdirs.stage_folder(run.workdir) / labeling.FILE,
         {
             "checkpoint": labeling.checkpoint_of(run),
             "kind": postprocessing.kind_of(best),
             "parameters": dataclasses.asdict(best),
-            "aji": max(score for _, score in tried),
-            "aji_before": tried[0][1],
-            "tried": len(tried),
+            "aji": max(scores.values()),
+            "aji_before": scores[start],
+            "tried": len(scores),
             "images": list(source.names[:count]),
         },
     )
     return best
+
+
+def search(
+    start: P,
+    grid: Mapping[str, Sequence[float]],
+    score: Callable[[P], float],
+    *,
+    rounds: int = 3,
+) -> tuple[P, dict[P, float]]:
+    """The parameters that score best, and the score of each that was tried, in order.
+
+    Each field of the grid in turn goes to its best value with the others held; rounds follow until
+    nothing changes. This tries tens of combinations where the whole grid has thousands, and may
+    stop where only two fields changed together would do better.
+
+    Args:
+        start: parameters to begin from, a frozen dataclass.
+        grid: its fields and the values to try.
+        score: a number to be large.
+        rounds: most passes over the fields.
+    """
+    best, scores = start, {start: score(start)}
+    for _ in range(rounds):
+        before = best
+        for name, values in grid.items():
+            for value in values:
+                tried = dataclasses.replace(best, **{name: value})
+                if tried not in scores:
+                    scores[tried] = score(tried)
+                # Of equal scores the earlier stays, so that the result does not wander.
+                if scores[tried] > scores[best]:
+                    best = tried
+        if best == before:
+            break
+    return best, scores

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -45,21 +46,14 @@ class Found:
 def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> postprocessing.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
-    Those that were fitted to its best checkpoint, else those of its config.
-
-    Args:
-        run: whose maps they are.
-        fitted: whether to use those that were fitted to the labels of its val images.
-
-    Raises:
-        UserError: for a value that breaks its rule.
+    Where `fitted`, by the parameters that were fitted to the labels of its val images, if they
+    were; else by those of its config.
     """
     assert segments(run.stage)
     given = run.stage.instances
     if given is None:
         return None
-    found = fitted_parameters(run) if fitted and run.workdir is not None else None
-    if found is not None:
+    if fitted and run.workdir is not None and (found := fitted_parameters(run)) is not None:
         return found
     if isinstance(given, InstanceParameters):
         return dataclasses.replace(given, mpp=run.meta["mpp_out"])
@@ -73,14 +67,7 @@ def find(
     *,
     mpp: float | None = None,
 ) -> Found:
-    """Nuclei in the whole maps of an image.
-
-    Args:
-        run: whose maps they are.
-        maps: head -> (H, W, 1) in [0, 1].
-        parameters: of `parameters_of`.
-        mpp: um per px of the maps, None where unknown.
-    """
+    """Nuclei in the whole maps of an image, head -> (H, W, 1) in [0, 1]; mpp as in `Labeller`."""
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
@@ -96,7 +83,7 @@ def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
 
-class Labeller:
+class Labeller(contextlib.AbstractContextManager):
     """Nuclei in maps that come in strips, top to bottom; a context manager."""
 
     def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
@@ -112,18 +99,14 @@ class Labeller:
         assert segments(run.stage)
         heads = run.stage.segmenter.heads
         parameters = parameters_of(run)
+        self._least = threshold(run, parameters)
         self._labeller: components.StripLabeller | InstanceLabeller | _Whole
-        self._add: Callable[[Maps], None]
         if parameters is None:
-            strips = components.StripLabeller(width, **component_sizes(run.config))
-            least = threshold(run, None)
-            self._labeller, self._add = strips, lambda maps: strips.add(maps["mask"] >= least)
+            self._labeller = components.StripLabeller(width, **component_sizes(run.config))
         elif isinstance(parameters, InstanceParameters) and "marker" in heads:
-            self._labeller = labeller = InstanceLabeller(width, parameters, mpp=mpp)
-            self._add = labeller.add
+            self._labeller = InstanceLabeller(width, parameters, mpp=mpp)
         elif height * width <= MOST_PIXELS:
-            self._labeller = whole = _Whole(parameters, mpp)
-            self._add = whole.add
+            self._labeller = _Whole(parameters, mpp)
         else:
             kind = postprocessing.kind_of(parameters)
             raise UserError(
@@ -135,16 +118,17 @@ class Labeller:
 
     def add(self, maps: Maps) -> None:
         """Takes the next strip: head -> (rows, W, 1) in [0, 1]."""
-        self._add(_flat(maps))
+        flat = _flat(maps)
+        if isinstance(self._labeller, components.StripLabeller):
+            self._labeller.add(flat["mask"] >= self._least)
+        else:
+            self._labeller.add(flat)
 
     def finish(self) -> components.StripLabels:
         """The labels, to be read strip by strip and closed."""
         return self._labeller.finish()
 
-    def __enter__(self) -> Labeller:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self._labeller.close()
 
 
@@ -192,8 +176,7 @@ def component_sizes(config: ConfigDict) -> dict[str, Any]:
 def fitted_parameters(run: workdirs.Run) -> postprocessing.Parameters | None:
     """What was fitted to a run's best checkpoint and left in its workdir, if it was.
 
-    Raises:
-        UserError: the file is damaged.
+    UserError: the file is damaged.
     """
     path = workdirs.stage_folder(run.workdir) / FILE
     if not path.is_file():

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -18,12 +19,13 @@ from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
 from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
-from histojax.inference.sinks import SINKS
-from histojax.inference.sinks.base import Image, Sink, Written
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
+# Outputs in the order in which they are listed: the enhanced image, uint8 RGB; nuclei, uint32, from
+# 1 in raster order of their first pixels; each pixel's likeliest class, uint8. 0 is background.
+OUTPUTS = ("sr", "labels", "classes")
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
 _PREVIEW = 384
@@ -38,8 +40,8 @@ class Prediction:
         name: of the input file, without its ending.
         size: (H, W) of the outputs, px.
         mpp: um per output px, None where unknown.
-        files: by the name of their sink, in the order of `SINKS`.
-        summary: what the files hold in numbers, such as {"nuclei": 312}.
+        files: TIFF files by output, in the order of `OUTPUTS`.
+        nuclei: how many were found, None where none were looked for.
         note: what was done about the scale, a sentence.
         class_names: of the run, from 0; empty where it predicts no classes.
     """
@@ -48,14 +50,9 @@ class Prediction:
     size: tuple[int, int]
     mpp: float | None
     files: Mapping[str, pathlib.Path]
-    summary: Mapping[str, int]
+    nuclei: int | None
     note: str
     class_names: tuple[str, ...] = ()
-
-    @property
-    def nuclei(self) -> int | None:
-        """How many were found, None where none were looked for."""
-        return self.summary.get("nuclei")
 
 
 def predict_files(
@@ -77,25 +74,17 @@ def predict_files(
             not fit. The index lists those that could be.
     """
     for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
+        check({"outputs": name}, {"outputs": one_of(OUTPUTS)}, "--")
     files = image_files(inputs)
     run = workdirs.load(workdir)
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
+    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "resample": resample}
     done: dict[pathlib.Path, Prediction] = {}
     failures: list[UserError] = []
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
         try:
-            made = predict_file(
-                run,
-                network,
-                path,
-                output,
-                outputs=outputs,
-                mpp=mpp,
-                resample=resample,
-                max_pixels=max_pixels,
-            )
+            made = predict_file(run, network, path, output, max_pixels=max_pixels, **options)
         except UserError as failure:
             failures.append(failure)
             continue
@@ -151,7 +140,7 @@ def predict_file(
         network: of the run.
         path: of the image.
         output: folder, made where it is missing.
-        outputs: names in `SINKS`; None: all that the run makes.
+        outputs: out of `OUTPUTS`; None: all that the run makes.
         mpp: of the image, um per px; None: as the file states it.
         resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
         max_pixels: largest image that is decoded whole, px.
@@ -160,9 +149,14 @@ def predict_file(
         UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
             or no text; an output that the run does not make.
     """
-    name = conversion.readable_name(path)
-    kinds = _sinks(run, outputs)
-    longest = max((f"{name}{kind.suffix}" for kind in kinds.values()), key=len, default=name)
+    name, made = conversion.readable_name(path), _outputs(run)
+    for wanted in outputs or ():
+        if wanted not in made:
+            raise UserError(
+                f"--outputs={wanted} is not made by {run.workdir}: choose among {', '.join(made)}"
+            )
+    files = {kind: output / f"{name}.{kind}.tif" for kind in made if kind in (outputs or made)}
+    longest = max((file.name for file in files.values()), key=len)
     if len(os.fsencode(longest)) > _LONGEST_NAME:
         raise UserError(
             f"{path} would be written as {longest}, and a name has at most {_LONGEST_NAME} bytes: "
@@ -172,97 +166,67 @@ def predict_file(
         known = mpp if mpp is not None else opened.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
         scaled = opened if factor == 1.0 else ResampledReader(opened, factor)
-        image = Image(
-            name,
-            scaled.height * network.scale,
-            scaled.width * network.scale,
-            network.scale,
-            None if known is None else known / factor / network.scale,
-            output,
-        )
+        size = scaled.height * network.scale, scaled.width * network.scale
+        mpp_out = None if known is None else known / factor / network.scale
         strips = tiling.strips(network.tiles(scaled, name=str(path)))
-        written = _write(run, strips, image, kinds)
-    return Prediction(
-        name=name,
-        size=(image.height, image.width),
-        mpp=image.mpp,
-        files={kind: written[kind].path for kind in kinds},
-        summary={key: value for one in written.values() for key, value in one.summary.items()},
-        note=note,
-        class_names=tuple(run.meta["classes"]) if "classes" in _outputs(run) else (),
-    )
+        nuclei = _write(run, strips, files, size, mpp_out)
+    names = tuple(run.meta["classes"]) if "classes" in made else ()
+    return Prediction(name, size, mpp_out, files, nuclei, note, names)
 
 
-def _outputs(run: workdirs.Run) -> set[str]:
-    """The outputs that a run makes, as sinks read them."""
+def _outputs(run: workdirs.Run) -> list[str]:
+    """Those of `OUTPUTS` that a run makes."""
     made = {"sr"} if enhances(run.stage) else set()
     if segments(run.stage):
-        heads = run.stage.segmenter.heads
-        made |= {*heads, "labels"} | ({"classes"} if tells_classes(heads) else set())
-    return made
-
-
-def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
-    """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
-    made = _outputs(run)
-    known = {name: kind for name, kind in SINKS.items() if made.issuperset(kind.reads)}
-    for name in outputs or ():
-        if name not in known:
-            raise UserError(
-                f"--outputs={name} is not made by {run.workdir}: choose among {', '.join(known)}"
-            )
-    return {name: kind for name, kind in known.items() if not outputs or name in outputs}
+        made |= {"labels", "classes"} if tells_classes(run.stage.segmenter.heads) else {"labels"}
+    return [name for name in OUTPUTS if name in made]
 
 
 def _write(
     run: workdirs.Run,
     strips: Iterable[tiling.Strip],
-    image: Image,
-    kinds: Mapping[str, type[Sink]],
-) -> dict[str, Written]:
-    """Feeds the network's strips to the sinks, and then the labels to those that read them."""
+    files: Mapping[str, pathlib.Path],
+    size: tuple[int, int],
+    mpp: float | None,
+) -> int | None:
+    """Writes the network's strips, and then the labels, whose number it returns."""
+    (height, width), nuclei = size, None
+    heads = run.stage.segmenter.heads if segments(run.stage) else ()
     with contextlib.ExitStack() as stack:
-        sinks = {name: stack.enter_context(kind(image)) for name, kind in kinds.items()}
-        late = {name: sink for name, sink in sinks.items() if "labels" in sink.reads}
-        early = {name: sink for name, sink in sinks.items() if name not in late}
-        heads = run.stage.segmenter.heads if segments(run.stage) else ()
-        labeller = None
-        if late:
-            labeller = stack.enter_context(
-                labeling.Labeller(run, image.height, image.width, mpp=image.mpp)
-            )
+        streams = {
+            name: stack.enter_context(writers.TiffStream(file, height=height, width=width, mpp=mpp))
+            for name, file in files.items()
+        }
+        # Labels are known only after the network has seen the whole image.
+        late = streams.pop("labels", None)
+        if late is not None:
+            labeller = stack.enter_context(labeling.Labeller(run, height, width, mpp=mpp))
         for strip in strips:
             outputs = dict(strip.outputs)
             maps = {head: outputs[head] for head in heads}
             if tells_classes(heads):
                 outputs["classes"] = likeliest_class(maps)
-            for sink in early.values():
-                sink.add(outputs)
-            if labeller is not None:
+            for name, stream in streams.items():
+                stream.add(outputs[name])
+            if late is not None:
                 labeller.add(maps)
-        written = {name: sink.close() for name, sink in early.items()}
-        if labeller is not None:
+        for stream in streams.values():
+            stream.close()
+        if late is not None:
             with labeller.finish() as found:
+                nuclei = found.count
                 for labels in found.strips():
-                    for sink in late.values():
-                        sink.add({"labels": labels})
-            written |= {name: sink.close() for name, sink in late.items()}
-    return written
+                    late.add(labels)
+            late.close()
+    return nuclei
 
 
 def scale_factor(
     mpp: float | None, mpp_in: float | None, path: pathlib.Path, *, resample: bool
 ) -> tuple[float, str]:
-    """(factor to resample an image by, a sentence about it).
+    """(factor to resample an image by, a sentence about it), from its um per px and the run's.
 
-    Args:
-        mpp: of the image, um per px.
-        mpp_in: that the run was trained for.
-        path: for messages.
-        resample: whether factors beyond 2 are allowed.
-
-    Raises:
-        UserError: if the scales are further apart than 2 and `resample` is not set.
+    UserError where the scales of `path` and the run are further apart than 2 without `resample`.
     """
     if mpp is None:
         return 1.0, "scale unknown, taken as it is (--mpp=... gives it)"
@@ -301,12 +265,9 @@ def preview(
     with reader.open_image(path, max_pixels=max_pixels) as image:
         step = image.height / made.size[0]
         side = max(1, round(size * step))
-        before = image.read(
-            min(round(y * step), image.height - 1),
-            min(round(x * step), image.width - 1),
-            min(side, image.height - round(y * step)),
-            min(side, image.width - round(x * step)),
-        )
+        top = min(round(y * step), image.height - 1)
+        left = min(round(x * step), image.width - 1)
+        before = image.read(top, left, min(side, image.height - top), min(side, image.width - left))
     row = [("input", before)]
     shown = before
     if "sr" in made.files:

@@ -26,12 +26,11 @@ class TiledNetwork:
     """A network made ready for images of any size.
 
     Attributes:
-        windows: uint8 (B, h, w, 3) -> {name: (B, h s, w s, C)}, of jitted parts.
+        windows: uint8 (1, h, w, 3) -> {name: (1, h s, w s, C)}, jitted.
         halo: receptive-field radius, input px.
         stride: total stride, input px.
         scale: output px per input px.
         largest: no tile is larger, input px.
-        batch_size: windows per call.
         matching: stain normalisation of every image before the network sees it.
     """
 
@@ -40,7 +39,6 @@ class TiledNetwork:
     stride: int
     scale: int
     largest: int
-    batch_size: int = 1
     matching: stain_matching.StainMatching | None = None
 
     def core(self, sizes: Iterable[tuple[int, int]]) -> int:
@@ -56,10 +54,8 @@ class TiledNetwork:
     ) -> Iterator[tiling.Tile]:
         """Tiles of the outputs in raster order; only those in flight are in memory.
 
-        Args:
-            image: whole, uint8 (H, W, 3) or a reader of it.
-            core: side of the tiles, input px.
-            name: what the image is called in a warning.
+        The image is uint8 (H, W, 3) or a reader, `core` the side of the tiles in input px, `name`
+        that of the image in a warning.
         """
         if self.matching is not None:
             if isinstance(image, np.ndarray):
@@ -73,16 +69,13 @@ class TiledNetwork:
             core=core or self.core([size]),
             halo=self.halo,
             scale=self.scale,
-            batch_size=self.batch_size,
             stride=self.stride,
         )
 
     def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
         """Whole outputs {name: (H s, W s, C)} of a uint8 image (H, W, 3) that fits in memory."""
-        height, width = image.shape[:2]
-        return tiling.assemble(
-            self.tiles(image, core=core), height * self.scale, width * self.scale
-        )
+        height, width = (side * self.scale for side in image.shape[:2])
+        return tiling.assemble(self.tiles(image, core=core), height, width)
 
 
 def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:
@@ -90,13 +83,8 @@ def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any],
 
     Tissue has no up and no left, so a network's answers to an image turned and mirrored, turned
     back, are eight opinions of one truth (the geometric self-ensemble of Lim et al. 2017, section
-    3.3). Each is computed by itself: at one window shape, one program serves all.
-
-    Args:
-        network: (B, h, w, C) -> (B, h s, w s, D), uint8 or float.
-
-    Returns:
-        The same function, symmetric in the same sense; uint8 means are rounded.
+    3.3). Each is computed by itself: at one window shape, one program serves all. The network is
+    (B, h, w, C) -> (B, h s, w s, D), uint8 or float; uint8 means are rounded.
     """
 
     def answer(image: Any, index: int) -> jax.Array:
@@ -127,9 +115,7 @@ def _compiled(
     return symmetric_mean(compiled) if ensemble else compiled
 
 
-def enhancer(
-    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
-) -> TiledNetwork:
+def enhancer(run: Run, *, ensemble: bool = False) -> TiledNetwork:
     """A run's generator: {"sr": uint8}; `ensemble` as in `symmetric_mean`."""
     assert enhances(run.stage)
     generator, scale = run.stage.generator, run.config.data.scale
@@ -138,14 +124,11 @@ def enhancer(
     def windows(lr: np.ndarray) -> dict[str, jax.Array]:
         return {"sr": enhance(lr)}
 
-    return TiledNetwork(
-        windows, generator.halo, generator.stride, scale, largest // scale, batch_size
-    )
+    largest = LARGEST_TILE // scale
+    return TiledNetwork(windows, generator.halo, generator.stride, scale, largest)
 
 
-def segmenter(
-    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
-) -> TiledNetwork:
+def segmenter(run: Run, *, ensemble: bool = False) -> TiledNetwork:
     """A run's segmenter: {head: its map (H, W, 1) in [0, 1]}; `ensemble` as above."""
     assert segments(run.stage)
     network = run.stage.segmenter
@@ -155,18 +138,16 @@ def segmenter(
         return by_head(segment(image), network.heads)
 
     matching = stain_matching.build(run.config, run.meta)
-    return TiledNetwork(windows, network.halo, network.stride, 1, largest, batch_size, matching)
+    return TiledNetwork(windows, network.halo, network.stride, 1, LARGEST_TILE, matching)
 
 
-def predictor(
-    run: Run, *, largest: int = LARGEST_TILE, batch_size: int = 1, ensemble: bool = False
-) -> TiledNetwork:
+def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
     """All that a run makes of an image: {"sr"} and a map by head, as far as it has the networks.
 
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
-    tiles agree with the whole here too. `ensemble` as in `symmetric_mean`, of each network.
+    tiles agree with the whole here too. No tile is larger than `largest` output px.
     """
-    halo, stride, scale, heads = 0, 1, 1, ()
+    halo, stride, scale = 0, 1, 1
     enhance = segment = None
     if enhances(run.stage):
         scale = run.config.data.scale
@@ -177,16 +158,14 @@ def predictor(
         # The segmenter's grid is aligned to its stride; `scale` px of its input are one px here.
         stride = network.stride // math.gcd(network.stride, scale)
         halo += -(-network.halo // scale)
-        heads = network.heads
         segment = _compiled(run.stage.segment, run, ensemble)
 
     def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
         outputs = {} if enhance is None else {"sr": enhance(image)}
         if segment is not None:
-            outputs |= by_head(segment(outputs.get("sr", image)), heads)
+            outputs |= by_head(segment(outputs.get("sr", image)), network.heads)
         return outputs
 
     windows = by_parts if ensemble else _compiled(run.stage.predict, run, False)
     matching = stain_matching.build(run.config, run.meta)
-    largest = max(largest // scale, stride)
-    return TiledNetwork(windows, halo, stride, scale, largest, batch_size, matching)
+    return TiledNetwork(windows, halo, stride, scale, max(largest // scale, stride), matching)

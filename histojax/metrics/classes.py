@@ -25,12 +25,7 @@ def class_words(names: Sequence[str]) -> list[str]:
 
 
 def score_classes(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float]:
-    """{"class_miou", "class_dice_<name>"} of one image, in 0 .. 1.
-
-    Args:
-        matrix: a result of `overlap.confusion`, (K, K).
-        names: K names of classes.
-    """
+    """{"class_miou", "class_dice_<name>"} of an image's `overlap.confusion` (K, K), in 0 .. 1."""
     dice = zip(class_words(names), overlap.class_dice(matrix).tolist(), strict=True)
     return registry.scores("classes", matrix) | {
         f"class_dice_{word}": value for word, value in dice if not np.isnan(value)
@@ -38,12 +33,7 @@ def score_classes(matrix: np.ndarray, names: Sequence[str]) -> dict[str, float]:
 
 
 def score_pooled(matrices: np.ndarray, names: Sequence[str]) -> dict[str, intervals.Interval]:
-    """{"class_miou_pooled", "class_dice_pooled_<name>"} of all images together.
-
-    Args:
-        matrices: results of `overlap.confusion`, (N, K, K).
-        names: K names of classes.
-    """
+    """{"class_miou_pooled", "class_dice_pooled_<name>"} of all `overlap.confusion` (N, K, K)."""
 
     def scores(pooled: np.ndarray) -> np.ndarray:
         mean = np.nanmean(overlap.class_iou(pooled), -1, keepdims=True)

@@ -18,12 +18,9 @@ def _kernel(x: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 
 def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
-    """Unbiased estimate of the squared discrepancy; below 0 by chance where the two are alike.
+    """Unbiased estimate of the squared discrepancy of features (N, D) and (M, D).
 
-    Args:
-        x, y: features (N, D) and (M, D), N and M at least 2.
-
-    Source: Gretton et al. 2012, eq. 3.
+    N and M are at least 2. Below 0 by chance where the two are alike. Gretton et al. 2012, eq. 3.
     """
     x, y = np.asarray(x, np.float64), np.asarray(y, np.float64)
     n, m = len(x), len(y)
@@ -38,26 +35,17 @@ def squared_mmd(x: np.ndarray, y: np.ndarray) -> float:
 def kernel_distance(
     x: np.ndarray, y: np.ndarray, *, subsets: int = 100, size: int = 100, seed: int = 0
 ) -> float:
-    """KID: mean of `squared_mmd` over random subsets.
+    """KID: mean of `squared_mmd` over random subsets of `size` rows (N or M where that is smaller).
 
-    Args:
-        x, y: features (N, D) and (M, D).
-        subsets: how many are drawn, each without replacement.
-        size: of each; N or M where that is smaller.
-        seed: of the draws.
-
-    Raises:
-        ValueError: fewer than 2 rows, or features of two sizes.
+    ValueError: fewer than 2 rows, or features of two sizes.
     """
     rng = np.random.default_rng(seed)
     x, y = np.asarray(x), np.asarray(y)
     size = min(size, len(x), len(y))
-    found = [
-        squared_mmd(
-            x[rng.choice(len(x), size, replace=False)], y[rng.choice(len(y), size, replace=False)]
-        )
-        for _ in range(subsets)
-    ]
+    found = []
+    for _ in range(subsets):
+        drawn = (of[rng.choice(len(of), size, replace=False)] for of in (x, y))
+        found.append(squared_mmd(*drawn))
     return float(np.mean(found))
 
 
@@ -66,16 +54,9 @@ def jackknife_error(
 ) -> float:
     """Standard error of `squared_mmd` where rows come in groups, such as squares of one image.
 
-    Groups are left out one by one (Efron and Tibshirani 1993, eq. 11.5). Subsets of a small set
-    have too much in common to tell an error. Of sets that are alike it says too much.
-
-    Args:
-        x, y: features (N, D) and (M, D).
-        groups_x, groups_y: of their rows; either the same groups, which are left out of both,
-            or others.
-
-    Returns:
-        NaN where either has one group alone.
+    Groups are left out one by one (Efron and Tibshirani 1993, eq. 11.5), of both sets where the
+    groups are the same. Subsets of a small set have too much in common to tell an error. Of sets
+    that are alike it says too much. NaN where either has one group alone.
     """
     of_x, of_y = np.asarray(groups_x), np.asarray(groups_y)
     paired = set(groups_x) == set(groups_y)
@@ -92,15 +73,10 @@ def jackknife_error(
 def nearest(
     features: np.ndarray, references: np.ndarray, *, count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The nearest references of each image, by Euclidean distance: whether it was memorised.
-
-    Args:
-        features: (N, D).
-        references: (M, D), of training images.
-        count: how many for each.
+    """The nearest references (M, D) of each image (N, D): whether it was memorised.
 
     Returns:
-        (indices (N, count), nearest first; distances (N, count)).
+        (indices (N, count), nearest first; Euclidean distances (N, count)).
     """
     x, y = np.asarray(features, np.float64), np.asarray(references, np.float64)
     squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
@@ -110,13 +86,9 @@ def nearest(
 
 
 def diversity(features: np.ndarray) -> float:
-    """Mean Euclidean distance between the images of one mask by different noises.
+    """Mean Euclidean distance between the images of one mask by different noises, (masks, K, D).
 
-    Args:
-        features: (masks, K, D), K of 2 or more noises for each mask.
-
-    Returns:
-        The mean over all pairs of noises and all masks; 0 where noise changes nothing.
+    The mean over all pairs of the K noises and all masks; 0 where noise changes nothing.
     """
     distances = []
     for images in np.asarray(features, np.float64):

@@ -24,9 +24,6 @@ def object_f1(table: OverlapTable) -> float:
     """2 TP / (N + M): TP predictions that hold more than half of their counterpart's area.
 
     A prediction that covers two glands finds only the one that it shares most pixels with.
-
-    Args:
-        table: of `instances.overlap_table`.
     """
     if not table.instances:
         return 1.0
@@ -39,9 +36,6 @@ def object_dice(table: OverlapTable) -> float:
     """Dice of each object with its counterpart, weighted by area; the mean of both directions.
 
     An object without counterpart has a Dice of 0.
-
-    Args:
-        table: of `instances.overlap_table`.
     """
     if not table.instances:
         return 1.0
@@ -63,9 +57,6 @@ def object_hausdorff(table: OverlapTable) -> float:
     The mean of both directions, in 0 .. infinity. The distance of two objects is exact, between the
     centres of all their pixels. An object that overlaps none is measured to that object of the
     other image which is nearest by this distance.
-
-    Args:
-        table: of `instances.overlap_table`.
     """
     if not table.instances:
         return 0.0

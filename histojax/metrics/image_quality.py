@@ -6,8 +6,6 @@ pixels. Networks' outputs are quantised to uint8 (rounded, clipped) before they 
 
 "sr" is an enhanced image, "hr" its original, both uint8 RGB (H, W, 3); scale is output px per
 low-resolution px.
-
-Axes: H, W pixels, C channels.
 """
 
 from __future__ import annotations
@@ -30,12 +28,13 @@ def _check_same(a: np.ndarray, b: np.ndarray) -> None:
         raise ValueError(f"images of {a.shape} and {b.shape} cannot be compared")
 
 
-def _check_quantized(*images: np.ndarray) -> None:
-    for image in images:
+def _check_quantized(sr: np.ndarray, hr: np.ndarray) -> None:
+    for image in (sr, hr):
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
             raise ValueError(
                 f"images are scored as uint8 (H, W, 3), not as {image.dtype} {image.shape}"
             )
+    _check_same(sr, hr)
 
 
 def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
@@ -50,16 +49,10 @@ def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
 
 
 def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
-    """Structural similarity (Wang et al. 2004, equation 13), by scikit-image.
+    """Structural similarity (Wang et al. 2004, eq. 13) of (H, W) or (H, W, C), by scikit-image.
 
     The mean over channels and over the windows that lie inside the image (the outer 5 px are
-    centres of none), with weighted population variances.
-
-    Args:
-        a, b: (H, W) or (H, W, C), any real type; H and W at least 11.
-
-    Raises:
-        UserError: an image smaller than the window.
+    centres of none), with weighted population variances. UserError: H or W is below 11.
     """
     _check_same(a, b)
     if min(a.shape[:2]) < _WINDOW:
@@ -67,16 +60,13 @@ def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
             f"SSIM needs images of at least {_WINDOW} x {_WINDOW} px and got {a.shape[0]} x "
             f"{a.shape[1]}: leave such images out of the evaluation."
         )
-    found = skimage.metrics.structural_similarity(
-        a,
-        b,
-        data_range=data_range,
-        channel_axis=-1 if a.ndim == 3 else None,
-        gaussian_weights=True,
-        sigma=1.5,
-        use_sample_covariance=False,
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    axis = -1 if a.ndim == 3 else None
+    return float(
+        skimage.metrics.structural_similarity(
+            a, b, data_range=data_range, channel_axis=axis, **options
+        )
     )
-    return float(found)
 
 
 def luma_bt601(image: np.ndarray) -> np.ndarray:
@@ -100,12 +90,12 @@ def ssim_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 
 
 def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """PSNR of protocol P2, dB; UserError: too little of the image is left."""
+    """PSNR of protocol P2, dB; UserError: a side is below `smallest_side`."""
     return psnr(*_shaved_luma(sr, hr, scale))
 
 
 def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """SSIM of protocol P2; UserError: too little of the image is left."""
+    """SSIM of protocol P2; UserError: a side is below `smallest_side`."""
     return ssim(*_shaved_luma(sr, hr, scale))
 
 
@@ -116,7 +106,6 @@ def smallest_side(scale: int = 4) -> int:
 
 def _shaved_luma(sr: np.ndarray, hr: np.ndarray, scale: int) -> tuple[np.ndarray, np.ndarray]:
     _check_quantized(sr, hr)
-    _check_same(sr, hr)
     least = smallest_side(scale)
     if min(hr.shape[:2]) < least:
         raise UserError(
@@ -146,7 +135,6 @@ def _radial_power(luma: np.ndarray, lowest: float) -> np.ndarray:
 def _detail_excess(sr: np.ndarray, hr: np.ndarray, scale: int) -> np.ndarray:
     """10 log10(P_sr / P_hr) of every annulus beyond the low-resolution Nyquist frequency, dB."""
     _check_quantized(sr, hr)
-    _check_same(sr, hr)
     lowest = 1.0 / (2 * scale)
     ours, theirs = (_radial_power(luma_bt601(image), lowest) + 1.0 / 12.0 for image in (sr, hr))
     return 10.0 * np.log10(ours / theirs)
@@ -156,19 +144,14 @@ def power_spectrum_error(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> floa
     """How far the power of fine detail is from the original's, dB; 0 for identical images.
 
     The power spectrum of the Hann-windowed luma is averaged over annuli of one frequency step
-    (1 / min(H, W) cycles per px), and the error is the mean over annuli of
+    (1 / min(H, W) cycles per px). The error is the mean over annuli of
     |10 log10(P_sr) - 10 log10(P_hr)|.
 
-    Only annuli from the low-resolution Nyquist frequency, 1 / (2 scale), to the image's own, 1/2
-    cycles per px, count: below it the input already holds the detail and every method would score
-    near 0, above it a method must make the detail up, and blur (too little power) and noise or
-    checkerboards (too much) both cost. Phase plays no part, so plausible texture in the wrong place
-    is not punished as it is by PSNR. The power of rounding to uint8, 1/12 grey level squared, is
-    added to both spectra: what lies below it cannot be told from rounding.
-
-    Args:
-        sr, hr: uint8 RGB (H, W, 3).
-        scale: output px per low-resolution px, 2 or more.
+    Annuli run from the low-resolution Nyquist frequency, 1 / (2 scale), scale >= 2, to the image's
+    own, 1/2 cycles per px. Below it the input already holds the detail, and every method would
+    score near 0. Above it blur (too little power) and noise or checkerboards (too much) both cost.
+    Phase plays no part, so plausible texture in the wrong place is not punished as it is by PSNR.
+    The power of rounding to uint8, 1/12 grey level squared, is added to both spectra.
     """
     excess = _detail_excess(sr, hr, scale)
     return float(np.mean(np.abs(excess))) if len(excess) else 0.0
@@ -190,11 +173,7 @@ def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     channels, averaged over positions, then over layers (Zhang et al. 2018, equation 1, w = 1).
     0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
 
-    Args:
-        a, b: layer -> NumPy or JAX array (..., H, W, C), the same layers and shapes in both.
-
-    Returns:
-        Of shape (...): one distance for each image of a batch.
+    Both are layer -> NumPy or JAX array (..., H, W, C), alike in shape; the result is (...).
     """
     if a.keys() != b.keys() or not a:
         raise ValueError(f"layers {list(a)} and {list(b)} cannot be compared")

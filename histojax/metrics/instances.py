@@ -1,12 +1,10 @@
 """How well instances agree: AJI, AJI+, PQ and F1, from one sparse table of overlaps.
 
 The table holds the pairs of a true and a predicted instance that share pixels, and the areas of
-both sides; every score here follows from them alone. Images may be of any integer dtype, with 0 as
-background and any other labels, in a row or not; an instance is what bears one label, connected or
-not.
+both sides; every score here follows from them alone. Images may be of any integer dtype; 0 is
+background, and an instance is all pixels of another label, connected or not.
 
-Where neither image holds an instance, every score is 1: there was nothing to find and nothing was
-found. Where one of them holds some, every score is 0.
+Where neither image holds an instance, every score is 1. Where one of them holds some, it is 0.
 
 Axes: H, W pixels, N true and M predicted instances, K pairs that overlap.
 """
@@ -76,12 +74,10 @@ class PanopticQuality(NamedTuple):
 def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
     """Counts what two label images share.
 
-    Reads the images piece by piece in raster order, as runs of pixels that agree in both labels, so
-    that only runs are sorted. Memory beyond the images is bounded by a piece, by the number of
-    pairs and by the pieces that each crosses; images that are not contiguous are copied.
-
-    Args:
-        prediction, truth: integer label images of one shape, (H, W); 0 is background.
+    Reads the integer images (H, W) piece by piece in raster order, as runs of pixels that agree in
+    both labels, so that only runs are sorted. Memory beyond the images is bounded by a piece, by
+    the number of pairs and by the pieces that each crosses; images that are not contiguous are
+    copied.
 
     Raises:
         ValueError: shapes that differ, labels that are not integers (a mask of bool has no
@@ -123,10 +119,7 @@ def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
 
 def _runs(truth: np.ndarray, prediction: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Labels and lengths of the runs of pixels that agree in both labels, but background's."""
-    begins = np.ones(truth.size, bool)
-    np.not_equal(truth[1:], truth[:-1], out=begins[1:])
-    begins[1:] |= prediction[1:] != prediction[:-1]
-    begins = np.flatnonzero(begins)
+    begins = _changes(truth, prediction)
     lengths = np.diff(begins, append=truth.size)
     truth, prediction = truth[begins], prediction[begins]
     some = (truth != 0) | (prediction != 0)
@@ -139,12 +132,18 @@ def _summed(
     """One row for each distinct pair of labels, in rising order, with the sum of its pixels."""
     order = np.lexsort((prediction, truth))
     truth, prediction = truth[order], prediction[order]
-    first = np.ones(order.size, bool)
-    first[1:] = (truth[1:] != truth[:-1]) | (prediction[1:] != prediction[:-1])
-    first = np.flatnonzero(first)
+    first = _changes(truth, prediction)
     if not first.size:
         return truth, prediction, pixels
     return truth[first], prediction[first], np.add.reduceat(pixels[order], first)
+
+
+def _changes(truth: np.ndarray, prediction: np.ndarray) -> np.ndarray:
+    """Indices of the first places and of those where either label differs from the one before."""
+    changes = np.ones(truth.size, bool)
+    np.not_equal(truth[1:], truth[:-1], out=changes[1:])
+    changes[1:] |= prediction[1:] != prediction[:-1]
+    return np.flatnonzero(changes)
 
 
 def _areas(labels: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -158,10 +157,8 @@ def _areas(labels: np.ndarray, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarr
 def best_pairs(side: np.ndarray, value: np.ndarray) -> np.ndarray:
     """For each instance that has pairs, the index of its pair of greatest value; int64.
 
-    Args:
-        side: the table's `truth_index` or `prediction_index`, (K,).
-        value: of each pair, (K,); where several are greatest, the pair whose other instance has the
-            lowest label is taken.
+    `side` is the table's `truth_index` or `prediction_index`, (K,). Of several greatest values (K,)
+    that of the other instance with the lowest label is taken.
     """
     order = np.lexsort((-value, side))
     return order[np.flatnonzero(np.diff(side[order], prepend=-1))]
@@ -170,10 +167,9 @@ def best_pairs(side: np.ndarray, value: np.ndarray) -> np.ndarray:
 def aji(table: OverlapTable) -> float:
     """Aggregated Jaccard index (Kumar et al. 2017, algorithm 1), as the MoNuSeg challenge has it.
 
-    Each true instance takes the prediction of greatest IoU among those it overlaps, also one that
-    another has taken; where several have the same, the one with the lowest label, as in the
-    challenge's code. The index is the sum of the intersections over the sum of the unions; true
-    instances without any overlap and predictions that none took add their areas to the latter.
+    Each true instance takes the prediction of greatest IoU (of several the one with the lowest
+    label, as in the challenge's code), also one that another has taken. The index is the sum of the
+    intersections over the sum of the unions; instances that are left alone add their areas to it.
     """
     taken = best_pairs(table.truth_index, table.iou)
     predictions = table.prediction_index[taken]
@@ -212,26 +208,18 @@ def panoptic_quality(table: OverlapTable) -> PanopticQuality:
 def f1(table: OverlapTable, *, threshold: float = 0.5) -> float:
     """Object F1, 2 TP / (N + M): TP pairs of IoU of at least `threshold`, each instance in one.
 
-    At .5 and below an instance may have several such pairs; then as many as possible count.
-
-    Args:
-        table: of `overlap_table`.
-        threshold: above 0, at most 1; an IoU that equals it matches.
-
-    Raises:
-        ValueError: a threshold outside that range.
+    At 0.5 and below an instance may have several such pairs; then as many as possible count.
+    ValueError: a threshold that is not above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a threshold of {threshold} is no IoU; give one above 0, at most 1")
-    candidates = table.iou >= threshold
+    hits = table.iou >= threshold
+    shape = len(table.truth_areas), len(table.prediction_areas)
     graph = _graph(
-        table.truth_index[candidates],
-        table.prediction_index[candidates],
-        np.ones(candidates.sum()),
-        (len(table.truth_areas), len(table.prediction_areas)),
+        table.truth_index[hits], table.prediction_index[hits], np.ones(hits.sum()), shape
     )
-    hits = np.sum(maximum_bipartite_matching(graph) >= 0) if candidates.any() else 0
-    return _ratio(2 * hits, table.instances)
+    matched = np.sum(maximum_bipartite_matching(graph) >= 0) if hits.any() else 0
+    return _ratio(2 * matched, table.instances)
 
 
 def _ratio(part: np.integer | int, whole: np.integer | int) -> float:

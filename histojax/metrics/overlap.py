@@ -1,8 +1,7 @@
 """How well masks agree: IoU and Dice, from one confusion matrix.
 
 A matrix of one image gives that image's score; the sum of the matrices of many images gives the
-pooled score. Rows are the truth, columns the prediction. Where neither holds the class there is
-nothing to find and nothing was found, which scores 1.
+pooled score. Rows are the truth, columns the prediction.
 
 Axes: H, W pixels, K classes (0 is background).
 """
@@ -15,11 +14,7 @@ import numpy as np
 def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) -> np.ndarray:
     """Pixel counts int64 (K, K): [i, j] pixels of true class i were called j.
 
-    Args:
-        prediction, truth: integer or bool class indices of one shape, 0 .. K - 1.
-
-    Raises:
-        ValueError: shapes that differ, or a class outside 0 .. K - 1.
+    ValueError: shapes that differ, or no integer or bool class in 0 .. K - 1.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:
@@ -35,27 +30,19 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) ->
     return np.bincount(index, minlength=classes**2).reshape(classes, classes)
 
 
-def _foreground(matrix: np.ndarray) -> tuple[int, int, int]:
-    """True positives, false positives, false negatives of foreground, all classes but 0 as one."""
-    return int(matrix[1:, 1:].sum()), int(matrix[0, 1:].sum()), int(matrix[1:, 0].sum())
-
-
 def iou(matrix: np.ndarray) -> float:
-    """Foreground intersection over union, TP / (TP + FP + FN), in 0 .. 1; 1 where both are empty.
+    """Intersection over union, TP / (TP + FP + FN), in 0 .. 1; 1 where both are empty.
 
-    Args:
-        matrix: of `confusion`; classes from 1 on count as one foreground.
+    Of the foreground: all classes but 0 count as one.
     """
-    hit, extra, missed = _foreground(matrix)
-    union = hit + extra + missed
+    hit, union = int(matrix[1:, 1:].sum()), int(matrix.sum() - matrix[0, 0])
     return hit / union if union else 1.0
 
 
 def dice(matrix: np.ndarray) -> float:
     """Foreground Dice, 2 TP / (2 TP + FP + FN), in 0 .. 1; 1 where both are empty; see `iou`."""
-    hit, extra, missed = _foreground(matrix)
-    total = 2 * hit + extra + missed
-    return 2 * hit / total if total else 1.0
+    hit, union = int(matrix[1:, 1:].sum()), int(matrix.sum() - matrix[0, 0])
+    return 2 * hit / (hit + union) if union else 1.0
 
 
 def class_iou(matrix: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ class Metric:
     Attributes:
         name: the start of its keys.
         title: for readers.
-        group: what it compares: enhanced images, masks, classes, or instances of nuclei or glands.
+        group: of the above.
         function: its value for one image; None where it is computed elsewhere.
         unit: "" where it has none.
         decimals: shown in tables.
@@ -51,67 +51,54 @@ class Metric:
 
 _DISTANCE = "feature_distance_"
 
-METRICS: Mapping[str, Metric] = {
-    metric.name: metric
-    for metric in (
-        Metric(
-            "psnr_rgb",
-            "PSNR RGB",
-            "image",
-            image_quality.psnr_rgb,
-            "dB",
-            2,
-            headline=True,
-            main=True,
-        ),
-        Metric("ssim_rgb", "SSIM RGB", "image", image_quality.ssim_rgb, headline=True, main=True),
-        Metric("psnr_y", "PSNR Y", "image", image_quality.psnr_y, "dB", 2),
-        Metric("ssim_y", "SSIM Y", "image", image_quality.ssim_y),
-        Metric(
-            "power_spectrum_error",
-            "power spectrum error",
-            "image",
-            image_quality.power_spectrum_error,
-            higher_is_better=False,
-        ),
-        # In features of a network, by components.content; others are of a family below.
-        *(
-            Metric(
-                f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False
-            )
-            for name in ("squeezenet1_1", "segmenter", "vgg19")
-        ),
-        Metric("dice", "Dice", "mask", overlap.dice, headline=True, main=True),
-        Metric("iou", "IoU", "mask", overlap.iou),
-        Metric("miou", "mean IoU", "mask", overlap.mean_iou),
-        # Of crops together, counted by components.scoring.
-        Metric("dice_pooled", "Dice, pooled", "mask"),
-        Metric("iou_pooled", "IoU, pooled", "mask"),
-        Metric("class_miou", "mean IoU of classes", "classes", overlap.mean_iou, main=True),
-        # Of all images together, by classes.score_pooled.
-        Metric("class_miou_pooled", "mean IoU of classes, pooled", "classes", headline=True),
-        Metric("aji", "AJI", "instances", instances.aji, headline=True, main=True),
-        Metric("aji_plus", "AJI+", "instances", instances.aji_plus),
-        Metric(
-            "pq", "PQ", "instances", lambda table: instances.panoptic_quality(table).pq, main=True
-        ),
-        Metric("dq", "DQ", "instances", lambda table: instances.panoptic_quality(table).dq),
-        Metric("sq", "SQ", "instances", lambda table: instances.panoptic_quality(table).sq),
-        Metric("f1", "F1", "instances", instances.f1, main=True),
-        Metric("object_f1", "object F1", "glands", glands.object_f1, headline=True),
-        Metric("object_dice", "object Dice", "glands", glands.object_dice, headline=True),
-        Metric(
-            "object_hausdorff",
-            "object Hausdorff distance",
-            "glands",
-            glands.object_hausdorff,
-            "px",
-            1,
-            higher_is_better=False,
-            headline=True,
-        ),
-    )
-}
+_KNOWN = (
+    Metric(
+        "psnr_rgb", "PSNR RGB", "image", image_quality.psnr_rgb, "dB", 2, headline=True, main=True
+    ),
+    Metric("ssim_rgb", "SSIM RGB", "image", image_quality.ssim_rgb, headline=True, main=True),
+    Metric("psnr_y", "PSNR Y", "image", image_quality.psnr_y, "dB", 2),
+    Metric("ssim_y", "SSIM Y", "image", image_quality.ssim_y),
+    Metric(
+        "power_spectrum_error",
+        "power spectrum error",
+        "image",
+        image_quality.power_spectrum_error,
+        higher_is_better=False,
+    ),
+    # In features of a network, by components.content; others are of a family below.
+    *(
+        Metric(f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False)
+        for name in ("squeezenet1_1", "segmenter", "vgg19")
+    ),
+    Metric("dice", "Dice", "mask", overlap.dice, headline=True, main=True),
+    Metric("iou", "IoU", "mask", overlap.iou),
+    Metric("miou", "mean IoU", "mask", overlap.mean_iou),
+    # Of crops together, counted by components.scoring.
+    Metric("dice_pooled", "Dice, pooled", "mask"),
+    Metric("iou_pooled", "IoU, pooled", "mask"),
+    Metric("class_miou", "mean IoU of classes", "classes", overlap.mean_iou, main=True),
+    # Of all images together, by classes.score_pooled.
+    Metric("class_miou_pooled", "mean IoU of classes, pooled", "classes", headline=True),
+    Metric("aji", "AJI", "instances", instances.aji, headline=True, main=True),
+    Metric("aji_plus", "AJI+", "instances", instances.aji_plus),
+    Metric("pq", "PQ", "instances", lambda table: instances.panoptic_quality(table).pq, main=True),
+    Metric("dq", "DQ", "instances", lambda table: instances.panoptic_quality(table).dq),
+    Metric("sq", "SQ", "instances", lambda table: instances.panoptic_quality(table).sq),
+    Metric("f1", "F1", "instances", instances.f1, main=True),
+    Metric("object_f1", "object F1", "glands", glands.object_f1, headline=True),
+    Metric("object_dice", "object Dice", "glands", glands.object_dice, headline=True),
+    Metric(
+        "object_hausdorff",
+        "object Hausdorff distance",
+        "glands",
+        glands.object_hausdorff,
+        "px",
+        1,
+        higher_is_better=False,
+        headline=True,
+    ),
+)
+METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _KNOWN}
 # Metrics of which there is one for each feature network or class: the start of the name -> how it
 # is shown, its title with a place for the rest of the name.
 FAMILIES: Mapping[str, Metric] = {
@@ -150,19 +137,12 @@ def split_key(key: str) -> tuple[str, str] | None:
 
 
 def split_keys(keys: Iterable[str]) -> dict[str, tuple[str, str] | None]:
-    """Key -> (metric, row), also of families; None for a key of no metric.
-
-    The row of a family's key is known from the rows of the fixed names among `keys`.
-    """
+    """Key -> (metric, row), also of families, by the rows of the fixed names; None: no metric."""
     found = {key: split_key(key) for key in keys}
     rows = sorted({split[1] for split in found.values() if split} - {""}, key=len, reverse=True)
     for key, split in found.items():
         prefix = next((prefix for prefix in FAMILIES if key.startswith(prefix)), None)
         if split is None and prefix is not None:
-            fitting = (
-                (key.removesuffix(f"_{row}"), row)
-                for row in rows
-                if key.endswith(f"_{row}") and len(key) > len(prefix) + len(row) + 1
-            )
-            found[key] = next(fitting, None)
+            ends = [row for row in rows if key[len(prefix) + 1 :].endswith(f"_{row}")]
+            found[key] = (key.removesuffix(f"_{ends[0]}"), ends[0]) if ends else None
     return found

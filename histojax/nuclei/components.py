@@ -1,15 +1,16 @@
 """From a foreground mask to nuclei: connected components, in memory or by strips.
 
-Both give the same labels: instances are numbered 1..n by the raster order of their first
-pixel, so neither the tile nor the strip can change them. Foreground and background use dual
-connectivities (8 and 4, or 4 and 8), so that a hole is what one component encloses.
+Both give the same labels: instances are numbered 1..n by the raster order of their first pixel,
+so neither the tile nor the strip can change them. Foreground and background use dual connectivities
+(8 and 4, or 4 and 8), so that a hole is what one component encloses.
 
-Axes: H, W pixels. Masks are (H, W), non-zero where there is foreground; labels are int32 (H, W),
-0 where there is background. Areas are px of the mask.
+Masks are (H, W), non-zero where there is foreground; labels are int32 (H, W), 0 for background.
+Areas are px of the mask.
 """
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,16 +33,10 @@ _LEAST_CONTRAST = 0.2 / np.log(1e6)
 def otsu_haematoxylin(image: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
     """Baseline nuclear mask: Otsu's threshold on the smoothed haematoxylin density.
 
-    Colour deconvolution with the standard haematoxylin-eosin-DAB vectors (Ruifrok and Johnston
-    2001), a Gaussian, then one global threshold for the image (Otsu 1979). An image without
-    contrast (blank glass and its noise) has no foreground.
-
-    Args:
-        image: uint8 RGB (H, W, 3).
-        sigma: of the Gaussian, px; 0 for none, where chromatin's texture breaks nuclei up.
-
-    Returns:
-        uint8 {0, 1} (H, W).
+    Colour deconvolution of uint8 RGB (H, W, 3) with the standard haematoxylin-eosin-DAB vectors
+    (Ruifrok and Johnston 2001), a Gaussian of `sigma` px (without it chromatin's texture breaks
+    nuclei up), then one global threshold for the image (Otsu 1979). An image without contrast
+    (blank glass and its noise) has no foreground. uint8 {0, 1} (H, W).
     """
     haematoxylin = skimage.color.rgb2hed(image)[..., 0]
     smooth = scipy.ndimage.gaussian_filter(haematoxylin, sigma)
@@ -69,15 +64,11 @@ def first_pixels(labels: np.ndarray, count: int) -> np.ndarray:
 
 
 def renumbered(kept: np.ndarray, firsts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """New numbers of labels by the raster order of their first pixels.
-
-    Args:
-        kept: bool (n,), whether a label stays.
-        firsts: int (n,), flat index of its first pixel.
+    """New numbers of labels by the raster order of their first pixels, given as flat indices (n,).
 
     Returns:
-        The labels that stay, in their new order; the new number of each label, int32 (n,), 1, 2,
-        ... or 0.
+        The labels that are kept, bool (n,), in their new order; the new number of each label, int32
+        (n,), 1, 2, ... or 0.
     """
     order = np.flatnonzero(kept)
     order = order[np.argsort(firsts[order])]
@@ -126,7 +117,7 @@ def label_mask(
     return renumbered(large, first_pixels(labels, count))[1][labels]
 
 
-class StripLabeller:
+class StripLabeller(contextlib.AbstractContextManager):
     """Labels a mask that does not fit in memory: strips in, top to bottom, then labels out.
 
     The first pass labels each strip by itself, writes these provisional numbers to a temporary
@@ -134,9 +125,8 @@ class StripLabeller:
     the file back through a table. Memory is bounded by a strip and by some tens of bytes for each
     provisional component. The file (4 bytes a pixel) has no name and goes with the process.
 
-    With `max_hole` the background is labelled as well, since a hole may span strips.
-
-    A context manager, which closes the file unless `finish` has handed it over.
+    With `max_hole` the background is labelled as well, since a hole may span strips. Foreground is
+    8-connected. A context manager, which closes the file unless `finish` has handed it over.
     """
 
     def __init__(
@@ -145,29 +135,21 @@ class StripLabeller:
         *,
         min_area: float = 0,
         max_hole: float = 0,
-        connectivity: int = 8,
         folder: str | Path | None = None,
     ):
-        """
-        Args:
-            width: W of every strip, px.
-            min_area, max_hole, connectivity: as in `label_mask`.
-            folder: where the temporary file lies; by default the system's temporary folder.
-        """
+        """Strips have `width` px; the file lies in `folder`; the others are as in `label_mask`."""
         self.width, self.height = width, 0
-        self.min_area, self.max_hole, self.connectivity = min_area, max_hole, connectivity
-        self._foreground = _structure(connectivity)
-        self._background = _structure(_DUAL[connectivity])
+        self.min_area, self.max_hole = min_area, max_hole
         self._count = 0
-        self._areas: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self._firsts: list[np.ndarray] = [np.zeros(1, np.int64)]
-        self._holes: list[np.ndarray] = [np.zeros(1, bool)]
+        # Area, first pixel, and whether it is background, of the provisional numbers from 0 on.
+        self._parts = [(np.zeros(1, np.int64), np.zeros(1, np.int64), np.zeros(1, bool))]
         self._borders: list[np.ndarray] = []
         self._joins: list[np.ndarray] = []
         self._contacts: list[np.ndarray] = []
         self._last_row: tuple[np.ndarray, np.ndarray] | None = None
         self._plane = Plane(width, np.uint32, folder=folder)
-        self._handed_over = False
+        self._open = contextlib.ExitStack()
+        self._open.enter_context(self._plane)
 
     def add(self, mask: np.ndarray) -> None:
         """Takes the next strip, (rows, W), non-zero where there is foreground."""
@@ -176,10 +158,10 @@ class StripLabeller:
         if not len(mask):
             return
         foreground = np.asarray(mask) != 0
-        ids, count = scipy.ndimage.label(foreground, self._foreground)
+        ids, count = scipy.ndimage.label(foreground, _structure(8))
         holes = np.zeros(count, bool)
         if self.max_hole > 0:
-            background, more = scipy.ndimage.label(~foreground, self._background)
+            background, more = scipy.ndimage.label(~foreground, _structure(4))
             np.add(background, count, out=ids, where=~foreground)
             holes = np.concatenate([holes, np.ones(more, bool)])
             count += more
@@ -187,45 +169,43 @@ class StripLabeller:
             raise UserError(
                 f"The mask has more than {2**32:,} parts, too many to number: smooth it first."
             )
-        self._areas.append(np.bincount(ids.ravel(), minlength=count + 1)[1:])
-        self._firsts.append(first_pixels(ids, count)[1:] + self.height * self.width)
-        self._holes.append(holes)
+        areas = np.bincount(ids.ravel(), minlength=count + 1)[1:]
+        firsts = first_pixels(ids, count)[1:] + self.height * self.width
+        self._parts.append((areas, firsts, holes))
         ids = ids.astype(np.uint32)
         np.add(ids, np.uint32(self._count), out=ids, where=ids > 0)
         if self.max_hole > 0:
             sides = [ids[:, 0], ids[:, -1], *([ids[0]] if self.height == 0 else [])]
             self._borders.append(np.unique(np.concatenate(sides)))
-            for a, b in ((np.s_[:, :-1], np.s_[:, 1:]), (np.s_[:-1], np.s_[1:])):
-                self._contacts.append(_pairs(ids[a], ids[b], foreground[a], ~foreground[b]))
-                self._contacts.append(_pairs(ids[b], ids[a], foreground[b], ~foreground[a]))
-        self._join(ids[0], foreground[0])
+            self._touch(ids[:, :-1], foreground[:, :-1], ids[:, 1:], foreground[:, 1:])
+            self._touch(ids[:-1], foreground[:-1], ids[1:], foreground[1:])
+        if self._last_row is not None:
+            self._join(*self._last_row, ids[0], foreground[0])
         self._last_row = ids[-1].copy(), foreground[-1].copy()
         self._plane.append(ids)
         self._count += count
         self.height += len(mask)
 
-    def _join(self, ids: np.ndarray, foreground: np.ndarray) -> None:
-        """Notes which parts of a strip's first row meet those of the row above."""
-        if self._last_row is None:
-            return
-        above, above_foreground = self._last_row
-        everywhere = slice(None)
-        diagonals = [(slice(None, -1), slice(1, None)), (slice(1, None), slice(None, -1))]
-        straight = [(everywhere, everywhere)]
-        reach = straight + (diagonals if self.connectivity == 8 else [])
-        for a, b in reach:
-            self._joins.append(_pairs(above[a], ids[b], above_foreground[a], foreground[b]))
+    def _join(
+        self, above: np.ndarray, filled: np.ndarray, below: np.ndarray, foreground: np.ndarray
+    ) -> None:
+        """Notes which parts of two rows meet across strips; `filled` is the foreground above."""
+        for a, b in (np.s_[:, :], np.s_[:-1, 1:], np.s_[1:, :-1]):
+            self._joins.append(_pairs(above[a], below[b], filled[a] & foreground[b]))
         if self.max_hole > 0:
-            reach = straight + (diagonals if self.connectivity == 4 else [])
-            for a, b in reach:
-                self._joins.append(_pairs(above[a], ids[b], ~above_foreground[a], ~foreground[b]))
-            self._contacts.append(_pairs(above, ids, above_foreground, ~foreground))
-            self._contacts.append(_pairs(ids, above, foreground, ~above_foreground))
+            self._joins.append(_pairs(above, below, ~(filled | foreground)))
+            self._touch(above, filled, below, foreground)
+
+    def _touch(
+        self, ids: np.ndarray, foreground: np.ndarray, others: np.ndarray, filled: np.ndarray
+    ) -> None:
+        """Notes which foreground lies against which background, in two rows or columns."""
+        self._contacts.append(_pairs(ids, others, foreground & ~filled))
+        self._contacts.append(_pairs(others, ids, filled & ~foreground))
 
     def finish(self) -> StripLabels:
         """Joins the parts, drops what is too small and numbers the rest."""
-        areas, firsts = np.concatenate(self._areas), np.concatenate(self._firsts)
-        holes = np.concatenate(self._holes)
+        areas, firsts, holes = map(np.concatenate, zip(*self._parts, strict=True))
         group = _components(self._count + 1, self._joins)
         if self.max_hole > 0 and self._last_row is not None:
             borders = np.concatenate([*self._borders, self._last_row[0]])
@@ -243,33 +223,24 @@ class StripLabeller:
         np.minimum.at(first, group[nucleus], firsts[nucleus])
         kept, number = renumbered(sizes >= max(self.min_area, 1), first)
         table = np.where(nucleus, number[group], 0).astype(np.int32)
-        self._handed_over = True
+        self._open.pop_all()
         return StripLabels(self._plane, table, sizes[kept].astype(np.int64))
 
     def close(self) -> None:
-        if not self._handed_over:
-            self._plane.close()
+        self._open.close()
 
-    def __enter__(self) -> StripLabeller:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-class StripLabels:
+class StripLabels(contextlib.AbstractContextManager):
     """Labels on disk, read by rows or by region: int32, 0 background, 1..n in raster order.
 
     A context manager, which closes the temporary file. `areas` are the n areas, px.
     """
 
     def __init__(self, plane: Plane, table: np.ndarray, areas: np.ndarray):
-        """
-        Args:
-            plane: provisional numbers, uint32 (H, W); closed with these labels.
-            table: int32, the label of each provisional number.
-            areas: of the n labels, px.
-        """
+        """The labels are `table`, int32, of the provisional numbers in the plane, uint32 (H, W)."""
         self.height, self.width, self.areas = plane.height, plane.width, areas
         self._plane, self._table = plane, table
 
@@ -290,16 +261,12 @@ class StripLabels:
     def close(self) -> None:
         self._plane.close()
 
-    def __enter__(self) -> StripLabels:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
-def _pairs(a: np.ndarray, b: np.ndarray, where_a: np.ndarray, where_b: np.ndarray) -> np.ndarray:
-    """Distinct (a, b) at the places where both conditions hold, int64 (n, 2)."""
-    where = where_a & where_b
+def _pairs(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
+    """Distinct (a, b) at the places where the condition holds, int64 (n, 2)."""
     code = np.unique(a[where].astype(np.uint64) << np.uint64(32) | b[where].astype(np.uint64))
     pairs = np.stack([code >> np.uint64(32), code & np.uint64(2**32 - 1)], axis=-1)
     return pairs.astype(np.int64)
@@ -308,7 +275,5 @@ def _pairs(a: np.ndarray, b: np.ndarray, where_a: np.ndarray, where_b: np.ndarra
 def _components(nodes: int, pairs: list[np.ndarray]) -> np.ndarray:
     """Component number of each node of a graph that is given by its edges, int32 (nodes,)."""
     edges = np.concatenate([np.zeros((0, 2), np.int64), *pairs])
-    graph = scipy.sparse.coo_matrix(
-        (np.ones(len(edges), bool), (edges[:, 0], edges[:, 1])), shape=(nodes, nodes)
-    )
+    graph = scipy.sparse.coo_matrix((np.ones(len(edges), bool), edges.T), shape=(nodes, nodes))
     return scipy.sparse.csgraph.connected_components(graph, directed=False)[1]

@@ -1,10 +1,9 @@
 """What a network of nuclei is trained on: markers, contours and distances of instances.
 
 Every map is a pure function of a whole label image, made before it is cropped, so that a crop's
-targets are those of the whole. A nucleus is taken by itself: what touches it is as far as
-background, and each pixel of an (H, W) map belongs to the nucleus whose label it has. Beyond the
-border of the image a nucleus is taken to go on, as MATLAB's erosion takes it, so that the border
-cuts no marker and has no contour.
+targets are those of the whole. What touches a nucleus counts as background. Beyond the border of
+the image a nucleus goes on, as in MATLAB's erosion, so that the border cuts no marker and has no
+contour.
 
 Labels are integers (H, W), 0 where there is background; a label's pixels need not be connected.
 Areas are px. Functions raise ValueError for anything that is no label image.
@@ -69,17 +68,18 @@ def shape_markers(
         instances: labels (H, W).
         areas: ascending; the last areas, px, at which each radius but the last is used.
         radii: of the disks, px, one more than `areas`.
-        mpp: um per px of the image; areas and radii are those at 0.25 um per px, and are scaled to
-            it (radii to the nearest px). None: taken as they are.
+        mpp: um per px of the image, to which areas and radii (to the nearest px) are scaled from
+            0.25 um per px. None: taken as they are.
         separate: cuts marker pixels that touch another nucleus's marker at an edge or a corner,
             where nuclei too small to be eroded lie against others; False leaves them, as published.
 
     Returns:
         Labels (H, W) in the dtype of `instances`: the nucleus's label in its marker, 0 elsewhere.
-        The target of a network is this > 0.
     """
     labels = _compact(instances)
-    factor = 1.0 if mpp is None else MPP / _scale(mpp)
+    if mpp is not None and not 0 < mpp < np.inf:
+        raise ValueError(f"a scale is above 0 um per px, not {mpp}")
+    factor = 1.0 if mpp is None else MPP / mpp
     if len(radii) != len(areas) + 1 or list(areas) != sorted(areas):
         raise ValueError(f"radii {radii} are one more than ascending areas, not {areas}")
     area = np.bincount(labels.ravel())
@@ -89,9 +89,7 @@ def shape_markers(
     marker = np.zeros(labels.shape, bool)
     for value in set(scaled):
         marker |= (radius == value) & _eroded(labels, *octagon(value))
-    if separate:
-        marker &= ~_touching(np.where(marker, labels, 0))
-    return np.where(marker, instances, 0).astype(np.asarray(instances).dtype)
+    return _labelled(marker, labels, instances, separate)
 
 
 def center_markers(
@@ -100,16 +98,13 @@ def center_markers(
     """MATLAB's disk of one radius about each nucleus's centroid, kept inside the nucleus.
 
     The ablation's marker of Rahmon et al. 2021, who dilate the centroid by a constant that they do
-    not give. Where the centroid falls outside of its nucleus (a crescent), the nucleus's pixel
-    next to it stands for it, the first in raster order out of several.
+    not give. Where the centroid falls outside of its nucleus (a crescent), the nucleus's nearest
+    pixel replaces it, of several the first in raster order.
 
     Args:
         instances: labels (H, W).
         radius: of the disk, px; the reach is a pixel less from 3 px on (see `octagon`).
-        separate: as in `shape_markers`.
-
-    Returns:
-        As `shape_markers`; every nucleus has a marker before `separate`.
+        separate: as in `shape_markers`; before it every nucleus has a marker.
     """
     labels = _compact(instances)
     height, width = labels.shape
@@ -127,8 +122,15 @@ def center_markers(
     own = labels[y, x] == here[:, None]
     marker = np.zeros(labels.shape, bool)
     marker[y[own], x[own]] = True
+    return _labelled(marker, labels, instances, separate)
+
+
+def _labelled(
+    marker: np.ndarray, labels: np.ndarray, instances: np.ndarray, separate: bool
+) -> np.ndarray:
+    """The instances in their markers, without pixels that touch another's where `separate`."""
     if separate:
-        marker &= ~_touching(np.where(marker, labels, 0))
+        marker = marker & ~_touching(np.where(marker, labels, 0))
     return np.where(marker, instances, 0).astype(np.asarray(instances).dtype)
 
 
@@ -175,10 +177,9 @@ def resized_mask(
     Args:
         mask: (H, W), non-zero where there is foreground.
         size: side or sides of the result, px.
-        legacy_labels: as USE-Net's code has it, which truncates the resized values in [0, 1] to
-            whole numbers: only pixels made of foreground alone stay, so nearly every nucleus loses
-            about half a pixel all around (1000 -> 992 px) and its training target is smaller than
-            the annotation. Otherwise foreground is what is at least half foreground.
+        legacy_labels: keeps only pixels made of foreground alone, not those of at least half, as
+            USE-Net's code truncates the resized values: nearly every nucleus loses about half a
+            pixel all around (1000 -> 992 px), and its target is smaller than the annotation.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
@@ -187,12 +188,6 @@ def resized_mask(
     values = skimage.transform.resize((mask != 0).astype(np.float64), sides, order=1)
     # Rounding within foreground must not lose a pixel, which in the source's code it may.
     return (values >= (1 - 1e-6 if legacy_labels else 0.5)).astype(np.uint8)
-
-
-def _scale(mpp: float) -> float:
-    if not 0 < mpp < np.inf:
-        raise ValueError(f"a scale is above 0 um per px, not {mpp}")
-    return mpp
 
 
 def _compact(instances: np.ndarray) -> np.ndarray:
@@ -212,16 +207,16 @@ def _compact(instances: np.ndarray) -> np.ndarray:
     return (labels + (values[0] != 0)).astype(np.int32).reshape(instances.shape)
 
 
-def _shifted(array: np.ndarray, dy: int, dx: int) -> tuple[np.ndarray, np.ndarray]:
+EDGES = ((0, 1), (1, 0))
+CORNERS = ((1, 1), (1, -1))
+
+
+def shifted(array: np.ndarray, dy: int, dx: int) -> tuple[np.ndarray, np.ndarray]:
     """Views of the pixels that have a neighbour at (dy, dx), 0 or more down, and of those."""
     height, width = array.shape
     here = array[: height - dy, max(-dx, 0) : width - max(dx, 0)]
     there = array[dy:, max(dx, 0) : width - max(-dx, 0)]
     return here, there
-
-
-_EDGES = ((0, 1), (1, 0))
-_CORNERS = ((1, 1), (1, -1))
 
 
 def _eroded(labels: np.ndarray, square: int, diamond: int) -> np.ndarray:
@@ -232,10 +227,10 @@ def _eroded(labels: np.ndarray, square: int, diamond: int) -> np.ndarray:
     # The first step compares labels. What it leaves of two instances is not adjacent any more, so
     # the other steps may take all instances for one. Taking a sum of shapes apart is exact also at
     # the border, because the way to each of its pixels can be kept inside the image.
-    for dy, dx in _EDGES + (_CORNERS if square else ()):
-        here, there = _shifted(labels, dy, dx)
+    for dy, dx in EDGES + (CORNERS if square else ()):
+        here, there = shifted(labels, dy, dx)
         differs = here != there
-        for part in _shifted(inside, dy, dx):
+        for part in shifted(inside, dy, dx):
             part &= ~differs
     steps = [True] * (square - 1) + [False] * (diamond if square else diamond - 1)
     for is_square in steps:
@@ -252,10 +247,10 @@ def _eroded(labels: np.ndarray, square: int, diamond: int) -> np.ndarray:
 def _touching(labels: np.ndarray) -> np.ndarray:
     """Labelled pixels with another label at an edge or a corner, bool (H, W)."""
     touching = np.zeros(labels.shape, bool)
-    for dy, dx in _EDGES + _CORNERS:
-        here, there = _shifted(labels, dy, dx)
+    for dy, dx in EDGES + CORNERS:
+        here, there = shifted(labels, dy, dx)
         meets = (here != there) & (here > 0) & (there > 0)
-        for part in _shifted(touching, dy, dx):
+        for part in shifted(touching, dy, dx):
             part |= meets
     return touching
 

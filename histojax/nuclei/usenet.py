@@ -14,6 +14,7 @@ import scipy.ndimage
 
 from histojax.checks import check, number
 from histojax.nuclei.components import first_pixels, label_mask, renumbered
+from histojax.nuclei.targets import CORNERS, EDGES, shifted
 from histojax.nuclei.watershed import InstanceParameters, Maps, check_map, check_maps
 
 _EIGHT = np.ones((3, 3), bool)
@@ -64,9 +65,8 @@ def usenet_instances(
     off. Its numbers run down the columns, which decides what is on top.
 
     Args:
-        mask, marker: probabilities (H, W), floating point in [0, 1] or bool. The source's maps have
-            been resized to the image's 1000 x 1000 px before. Where a network predicts no marker,
-            `histojax.nuclei.targets.shape_markers` makes them of the mask's components.
+        mask, marker: probabilities (H, W), floating point in [0, 1] or bool; the source's are
+            resized to the image's 1000 x 1000 px before.
         parameters: None: the source's.
 
     Returns:
@@ -100,14 +100,11 @@ def usenet_instances(
 
 
 def zone_borders(seeds: np.ndarray) -> np.ndarray:
-    """The lines between the influence zones of seeds, bool (H, W).
+    """The lines between the influence zones of seeds, int (H, W) from 1 on; bool (H, W).
 
     A watershed on level ground: every px belongs to the seed that reaches it in the fewest steps to
     one of 8 neighbours. Of two neighbours in different zones the one further from its seed is on
     the line, so that zones do not touch at edges or corners.
-
-    Args:
-        seeds: int (H, W), numbered from 1, 0 where there is none.
     """
     lines = np.zeros(seeds.shape, bool)
     if not seeds.any():
@@ -118,13 +115,12 @@ def zone_borders(seeds: np.ndarray) -> np.ndarray:
     zones = seeds[y, x]
     # As far from both, the px of the larger number.
     rank = steps.astype(np.int64) * (int(zones.max()) + 1) + zones
-    for down, right in ((0, 1), (1, 0), (1, 1), (1, -1)):
-        height, width = seeds.shape
-        here = np.s_[: height - down, max(-right, 0) : width - max(right, 0)]
-        there = np.s_[down:, max(right, 0) : width - max(-right, 0)]
-        meets = zones[here] != zones[there]
-        lines[here] |= meets & (rank[here] > rank[there])
-        lines[there] |= meets & (rank[here] < rank[there])
+    for step in EDGES + CORNERS:
+        zone, other_zone = shifted(zones, *step)
+        near, far = shifted(rank, *step)
+        line, other_line = shifted(lines, *step)
+        line |= (zone != other_zone) & (near > far)
+        other_line |= (zone != other_zone) & (near < far)
     return lines
 
 

@@ -1,10 +1,9 @@
 """From predicted maps to nuclei: marker-controlled watershed in each connected component.
 
-The mask's components are found first. One that holds several markers is flooded from them, each
-basin a nucleus; one with a single marker, or with none and large enough, is a nucleus as it is.
-Components and markers are joined across strips and flooded in blocks of the image's own grid, so
-the labels do not depend on how the maps are cut (`InstanceLabeller`), and an image in memory goes
-the same way (`label_instances`).
+A component of the mask that holds several markers is flooded from them, each basin a nucleus; one
+with a single marker, or with none and large enough, is a nucleus as it is. Components and markers
+are joined across strips and flooded in blocks of the image's own grid, so the labels do not depend
+on how the maps are cut (`InstanceLabeller`). An image in memory goes the same way.
 
 Maps are (H, W), floating point in [0, 1] or bool, by name: "mask" and "marker" are probabilities,
 "contour" (optional) is high between nuclei and "distance" (optional) in their middle. Areas are px.
@@ -87,12 +86,11 @@ class InstanceParameters:
         if mpp is None or self.mpp is None:
             return self
         check({"mpp": mpp}, {"mpp": _MPP})
-        factor = (self.mpp / mpp) ** 2
-        scaled = {name: getattr(self, name) * factor for name in _AREAS}
+        scaled = {name: getattr(self, name) * (self.mpp / mpp) ** 2 for name in _AREAS}
         return dataclasses.replace(self, **scaled, mpp=mpp)
 
     def label(self, maps: Maps, *, mpp: float | None = None) -> np.ndarray:
-        """`label_instances` of the maps."""
+        """The nuclei of whole maps, by `label_instances`."""
         return label_instances(maps, self, mpp=mpp)
 
 
@@ -103,14 +101,7 @@ def label_instances(
     mpp: float | None = None,
     folder: str | Path | None = None,
 ) -> np.ndarray:
-    """The nuclei of one image in memory; see `InstanceLabeller`, whose labels these are.
-
-    Returns:
-        int32 (H, W): 0 background, 1..n in raster order of each nucleus's first pixel.
-
-    Raises:
-        ValueError, UserError: as `InstanceLabeller.add`.
-    """
+    """The nuclei of one image in memory, int32 (H, W), as `InstanceLabeller` numbers them."""
     check_maps(maps, parameters or InstanceParameters())
     width = maps["mask"].shape[1]
     with InstanceLabeller(width, parameters, mpp=mpp, folder=folder) as labeller:
@@ -119,7 +110,7 @@ def label_instances(
             return labels.read(0, 0, labels.height, labels.width)
 
 
-class InstanceLabeller:
+class InstanceLabeller(contextlib.AbstractContextManager):
     """Labels nuclei in maps that do not fit in memory: strips in, top to bottom, then labels out.
 
     The first pass labels components of the mask, whose holes are filled, and markers inside the
@@ -151,22 +142,16 @@ class InstanceLabeller:
             width: W of every strip, px.
             parameters: None: the defaults.
             mpp: um per px of the maps, None where unknown.
-            folder: where the temporary files lie; by default the system's temporary folder.
+            folder: of the temporary files; by default the system's.
         """
-        self.width = width
-        self.parameters = (parameters or InstanceParameters()).at(mpp)
-        self._folder = folder
+        self.width, self._folder = width, folder
+        self.parameters = p = (parameters or InstanceParameters()).at(mpp)
         with contextlib.ExitStack() as stack:
             self._components = stack.enter_context(
-                StripLabeller(
-                    width,
-                    min_area=self.parameters.min_area,
-                    max_hole=self.parameters.max_hole,
-                    folder=folder,
-                )
+                StripLabeller(width, min_area=p.min_area, max_hole=p.max_hole, folder=folder)
             )
             self._markers = stack.enter_context(
-                StripLabeller(width, min_area=self.parameters.min_marker, folder=folder)
+                StripLabeller(width, min_area=p.min_marker, folder=folder)
             )
             self._heights = stack.enter_context(Plane(width, np.uint8, folder=folder))
             self._strong = stack.enter_context(Plane(width, bool, folder=folder))
@@ -181,8 +166,6 @@ class InstanceLabeller:
             UserError: a weight is given to a map that is not there.
         """
         check_maps(maps, self.parameters)
-        if maps["mask"].shape[1] != self.width:
-            raise ValueError(f"a strip of {maps['mask'].shape} does not have {self.width} columns")
         mask = maps["mask"] >= self.parameters.mask_threshold
         self._components.add(mask)
         self._markers.add(mask & (maps["marker"] >= self.parameters.marker_threshold))
@@ -197,8 +180,7 @@ class InstanceLabeller:
             contextlib.ExitStack() as stack,
         ):
             plane = stack.enter_context(Plane(self.width, np.uint32, folder=self._folder))
-            owner = self._owners(components, markers)
-            self._flood(components, markers, owner, plane)
+            self._flood(components, markers, plane)
             # Provisional numbers are those of undivided components, then those of markers.
             count = components.count + markers.count
             labels = _numbered(plane, count, self.parameters.min_area)
@@ -218,11 +200,9 @@ class InstanceLabeller:
         owner[~strong] = 0
         return owner
 
-    def _flood(
-        self, components: StripLabels, markers: StripLabels, owner: np.ndarray, plane: Plane
-    ) -> None:
+    def _flood(self, components: StripLabels, markers: StripLabels, plane: Plane) -> None:
         """Writes a provisional number for every pixel: of its component, or n + its marker."""
-        n = components.count
+        n, owner = components.count, self._owners(components, markers)
         held = np.bincount(owner, minlength=n + 1)
         divided = held > 1
         divided[0] = False
@@ -265,10 +245,7 @@ class InstanceLabeller:
     def close(self) -> None:
         self._open.close()
 
-    def __enter__(self) -> InstanceLabeller:
-        return self
-
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -277,18 +254,20 @@ def check_maps(maps: Maps, parameters: InstanceParameters) -> None:
     for name in ("mask", "marker"):
         if name not in maps:
             raise ValueError(f"there is no map {name!r} among {sorted(maps)}")
-    for name, weight in (
-        ("distance", parameters.distance_weight),
-        ("contour", parameters.contour_weight),
-    ):
-        if weight and name not in maps:
+    for name, weight in _weights(parameters).items():
+        if name not in maps:
             raise UserError(
                 f"{name}_weight={weight:g} needs a map {name!r}, which this network does not "
                 "predict: set it to 0"
             )
-    shape = np.shape(maps["mask"])
     for name, values in maps.items():
-        check_map(name, values, shape)
+        check_map(name, values, np.shape(maps["mask"]))
+
+
+def _weights(parameters: InstanceParameters) -> dict[str, float]:
+    """The weights of maps that are not 0, by the map's name."""
+    weights = {name.removesuffix("_weight"): getattr(parameters, name) for name in _WEIGHTS}
+    return {name: weight for name, weight in weights.items() if weight}
 
 
 def check_map(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
@@ -306,13 +285,7 @@ def check_map(name: str, values: np.ndarray, shape: tuple[int, ...]) -> None:
 
 def flooded_height(maps: Maps, parameters: InstanceParameters) -> np.ndarray:
     """The ground that is flooded, uint8 (H, W): weighted mean of the maps, valleys first."""
-    weights = {
-        "mask": parameters.mask_weight,
-        "marker": parameters.marker_weight,
-        "distance": parameters.distance_weight,
-        "contour": parameters.contour_weight,
-    }
-    weights = {name: weight for name, weight in weights.items() if weight}
+    weights = _weights(parameters)
     height = np.zeros(maps["mask"].shape, np.float32)
     for name, weight in weights.items():
         share = np.float32(255 * weight / sum(weights.values()))

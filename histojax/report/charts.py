@@ -7,14 +7,13 @@ chart.mplstyle become variables of the page's style, which has a light and a dar
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import io
 import itertools
 import re
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, NamedTuple, cast
 from xml.etree import ElementTree
 
 import numpy as np
@@ -39,8 +38,7 @@ ElementTree.register_namespace("", _SVG[1:-1])
 ElementTree.register_namespace("xlink", "http://www.w3.org/1999/xlink")
 
 
-@dataclasses.dataclass(frozen=True)
-class Series:
+class Series(NamedTuple):
     """A named curve; a y that is None or not finite is a gap."""
 
     name: str
@@ -53,8 +51,7 @@ class Series:
         return np.asarray(self.x, np.float64), np.where(np.isfinite(y), y, np.nan)
 
 
-@dataclasses.dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """A line of a legend: the style's class of its colour, the last value, values left out."""
 
     style: str
@@ -63,8 +60,7 @@ class Label:
     missing: int
 
 
-@dataclasses.dataclass(frozen=True)
-class Chart:
+class Chart(NamedTuple):
     """A chart; `svg` is markup."""
 
     title: str
@@ -74,39 +70,25 @@ class Chart:
 
 
 def line_chart(
-    series: Sequence[Series],
-    *,
-    title: str,
-    log: bool = True,
-    axis: str = "step",
-    marks: Sequence[float] = (),
+    series: Sequence[Series], *, title: str, axis: str = "step", marks: Sequence[float] = ()
 ) -> Chart | None:
     """Curves over the training step or another axis; points answer to the pointer.
 
     A curve of more than 240 points is averaged in bins, and the range in each bin is shaded. The y
-    axis is logarithmic where all values are positive and span a factor of more than 20.
-
-    Args:
-        series: one curve each; one without a finite value is in the legend alone.
-        title: of the chart.
-        log: whether the y axis may be logarithmic.
-        axis: what x counts; a "step" is a whole number.
-        marks: places on x of a vertical line, where curves reach them.
-
-    Returns:
-        None where no series has a finite value.
+    axis is logarithmic where all values are positive and span a factor of more than 20. A series
+    without a finite value is in the legend alone; None where all are. The axis says what x counts
+    (a "step" is a whole number); marks are places on x of vertical lines, where curves reach them.
     """
     curves = [one.arrays() for one in series]
     xs = np.concatenate([np.empty(0), *(x[np.isfinite(y)] for x, y in curves)])
     ys = np.concatenate([np.empty(0), *(y[np.isfinite(y)] for _, y in curves)])
     if not ys.size:
         return None
-    log = bool(log and ys.min() > 0 and ys.max() / ys.min() > _LOG_RATIO)
+    log = bool(ys.min() > 0 and ys.max() / ys.min() > _LOG_RATIO)
     names = ", ".join(one.name for one in series)
     label = printable(f"{title}: {names} over the {axis}{', logarithmic' if log else ''}")
     legend, notes = [], {}
-    with _style(label):
-        axes = _axes(_HEIGHT, left=52)
+    with _axes(label, _HEIGHT, left=52) as axes:
         for number, (one, (x, y)) in enumerate(zip(series, curves, strict=True)):
             color, dashed = number % _COLORS, number >= _COLORS
             last = number_text(y[np.isfinite(y)][-1].item()) if np.isfinite(y).any() else ""
@@ -120,8 +102,9 @@ def line_chart(
             key = f"{'dots' if len(x) <= _DOTS else 'hover'} {number}"
             x, y = (values[:: max(1, len(x) // _HOVER)].tolist() for values in (x, y))
             axes.plot(x, y, f"oC{color}", gid=key)
+            place = "step {:,.0f}" if axis == "step" else f"{{:.4g}} {axis}"
             notes[key] = [
-                f"{one.name} {number_text(value)} at {_place(at, axis)}"
+                f"{one.name} {number_text(value)} at {place.format(at)}"
                 for at, value in zip(x, y, strict=True)
             ]
         for mark in marks:
@@ -132,21 +115,15 @@ def line_chart(
 
 
 def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> Chart | None:
-    """One row of dots for each name, with a line at their mean.
+    """One row of dots for each (name, values), with a line at their mean.
 
-    Args:
-        rows: (name, values); values that are not finite are left out.
-        title: of the chart.
-
-    Returns:
-        None where no row has a finite value.
+    Values that are not finite are left out; None where no row has others.
     """
     kept = [(name, [v for v in values if finite(v) is not None]) for name, values in rows]
     if not any(values for _, values in kept):
         return None
     label, notes = printable(f"{title}: {', '.join(name for name, _ in kept)}"), {}
-    with _style(label):
-        axes = _axes(_TOP + 24 * len(kept) + _BOTTOM, left=190)
+    with _axes(label, _TOP + 24 * len(kept) + _BOTTOM, left=190) as axes:
         for number, (name, values) in enumerate(kept):
             notes[f"dots {number}"] = [f"{name} {number_text(value)}" for value in values]
             if values:
@@ -173,27 +150,18 @@ def binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
     return tuple(np.array(rows).T)
 
 
-def _place(x: float, axis: str) -> str:
-    return f"step {x:,.0f}" if axis == "step" else f"{x:.4g} {axis}"
-
-
 @contextlib.contextmanager
-def _style(salt: str) -> Iterator[None]:
-    """The style of all charts; ids come from `salt`, which differs between charts of a page."""
+def _axes(salt: str, height: int, *, left: int) -> Iterator[Axes]:
+    """Axes in the style of all charts; ids come from `salt`, which differs between charts."""
     import matplotlib
+    from matplotlib.figure import Figure
 
     with matplotlib.rc_context(fname=_STYLE), warnings.catch_warnings():
         matplotlib.rcParams["svg.hashsalt"] = salt
         warnings.filterwarnings("ignore", "Glyph .* missing from font")
-        yield
-
-
-def _axes(height: int, *, left: int) -> Axes:
-    from matplotlib.figure import Figure
-
-    figure = Figure((_WIDTH / 72, height / 72), frameon=False)
-    wide, high = _WIDTH - left - _RIGHT, height - _TOP - _BOTTOM
-    return figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
+        figure = Figure((_WIDTH / 72, height / 72), frameon=False)
+        wide, high = _WIDTH - left - _RIGHT, height - _TOP - _BOTTOM
+        yield figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
 
 
 def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:

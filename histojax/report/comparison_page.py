@@ -8,66 +8,47 @@ from typing import Any
 
 from histojax.report import curves, document, table
 from histojax.report.charts import Chart
-from histojax.report.table import Cell, Column, Table, count_text, finite
+from histojax.report.table import Table
 
 # Row -> the row that it is read against, which belongs to no run.
 BASELINES = {"sr": "bicubic", "hr_to_s": "otsu"}
-_ROWS = {
-    "sr": "Enhanced image",
-    "sr_to_s": "Nuclei in the enhanced image",
-    "bicubic_to_s": "Nuclei in the bicubic image",
-    "hr_to_s": "Nuclei in the real image",
-}
 _DETAIL = "the windows with most detail, alike for all."
 
 
 def row_title(row: str) -> str:
     """What the scores of a row are of; rows of earlier stages have the stages' names."""
-    if row in _ROWS:
-        return _ROWS[row]
     images, _, segmenter = row.partition("_to_")
     if not segmenter:
-        return f"Image enhanced by the {images} stage"
+        return "Enhanced image" if row == "sr" else f"Image enhanced by the {images} stage"
     seen = {"bicubic": "bicubic", "hr": "real", "sr": "enhanced"}.get(images, f"{images} stage's")
     own = "" if segmenter == "s" else f", by the {segmenter} stage"
     return f"Nuclei in the {seen} image{own}"
 
 
 def write(path: Path, result: Mapping[str, Any], folders: Mapping[str, Mapping[str, Path]]) -> None:
-    """Writes the page.
+    """Writes the page of a result of `histojax.evaluation.comparison.compare`, beside its pictures.
 
-    Args:
-        path: final name; the paths of the pictures start from its folder.
-        result: as `histojax.evaluation.comparison.compare` returns it.
-        folders: label -> stage's name -> its folder with metrics.jsonl; the last stage is the
-            run's own.
-
-    Raises:
-        UserError: the disk refuses.
+    Folders are label -> stage's name -> that of its metrics.jsonl; the last is the run's own.
     """
     data, runs, against = result["data"], result["runs"], result["against"]
     names = ", ".join(run["label"] for run in runs)
-    pictures = []
-    for place in (path.parent / name for name in result["pictures"]):
-        picture = document.read_picture(place, f"{place.stem}: {_DETAIL}")
-        pictures.append(picture or f"{place.name} cannot be read as a picture.")
+    places = [path.parent / name for name in result["pictures"]]
+    pictures = [document.read_picture(place, f"{place.stem}: {_DETAIL}") for place in places]
     shown = {name: data[name] for name in ("source", "split", "images", "fingerprint", "scale")}
     document.write(
         path,
         "comparison",
         title=f"histojax: {len(runs)} runs compared",
         footer="Made by histojax; the numbers are in comparison.json and comparison.csv.",
-        pictures=[picture for picture in pictures if isinstance(picture, document.Picture)],
+        pictures=pictures,
         lead=f"{names}, scored on the same {data['images']:,} images of the {data['split']} split; "
         f"differences are from {against}.",
         notes=result["notes"],
         repeat=result["command"],
         scores=_scores(result),
         test=result["test"],
-        shown=pictures,
         curves=_curves(folders, {run["stage"] for run in runs}),
-        runs=_runs(runs),
-        configs={run["label"]: run["differs_in"] for run in runs[1:]},
+        runs=runs,
         against=against,
         data={**shown, "seed": data["seed"], "degradation": data["degradation"]["name"]},
     )
@@ -119,15 +100,3 @@ def _read(folder: Path) -> curves.Curves:
         return curves.read_curves(folder)[0]
     except (OSError, ValueError):
         return {}
-
-
-def _runs(runs: list[Mapping[str, Any]]) -> Table:
-    rows = []
-    for run in runs:
-        seconds = finite(run["seconds"])
-        minutes = table.MISSING if seconds is None else f"{seconds / 60:,.1f}"
-        counts = (count_text(run["steps"]), count_text(run["checkpoint_step"]), minutes)
-        values = (run["stage"], *counts, count_text(run["parameters"]))
-        rows.append(table.Row(run["label"], [Cell(value) for value in values], run["workdir"]))
-    titles = ("last stage", "steps", "best at step", "minutes", "parameters")
-    return Table("run", [Column(title) for title in titles], rows)

@@ -40,13 +40,9 @@ Curves = Mapping[tuple[str, str], Curve]
 
 
 def read_curves(workdir: Path) -> tuple[dict[tuple[str, str], Curve], list[tuple[float, str]]]:
-    """Reads a workdir's metrics.jsonl.
+    """(split, metric) -> curve, and (step, words) of each warning, of a workdir's metrics.jsonl.
 
-    Returns:
-        (split, metric) -> curve, and (step, words) of each warning.
-
-    Raises:
-        OSError, ValueError: there is none, or it is no text.
+    OSError, ValueError: there is none, or it is no text.
     """
     curves: dict[tuple[str, str], Curve] = {}
     warned: list[tuple[float, str]] = []
@@ -81,15 +77,10 @@ def training_charts(curves: Curves, marks: list[float]) -> list[Chart]:
 
 
 def overlaid(runs: Mapping[str, Curves], *, loss: bool, by_time: bool = False) -> list[Chart]:
-    """Charts of the validation metrics that several runs have in common.
+    """A chart for each validation metric of which two runs or more have finite values.
 
-    Args:
-        runs: label -> curves; a run keeps its colour through all charts.
-        loss: whether the training loss is drawn as well, which is another sum in each stage.
-        by_time: over minutes of training instead of the step.
-
-    Returns:
-        A chart for each metric of which two runs or more have finite values.
+    A run keeps its colour through all charts. The training `loss` is another sum in each stage;
+    `by_time` they run over minutes of training instead of steps.
     """
     charts = []
     for split, name in sorted({key for curves in runs.values() for key in curves}, key=_order):
@@ -112,7 +103,7 @@ def _series(label: str, curve: Curve, by_time: bool) -> Series:
         return Series(label, curve.steps, curve.values)
     pairs = zip(curve.seconds, curve.values, strict=True)
     timed = [(seconds / 60, value) for seconds, value in pairs if seconds is not None]
-    return Series(label, [minutes for minutes, _ in timed], [value for _, value in timed])
+    return Series(label, *(zip(*timed, strict=True) if timed else ((), ())))
 
 
 def _title(split: str, name: str) -> str:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import PIL.Image
+from markupsafe import Markup
 
 from histojax.files import atomic_path
 from histojax.imaging.figures import Sheet, read_sheet
+from histojax.report import table
 
 if TYPE_CHECKING:
     import jinja2
@@ -27,11 +29,9 @@ _QUALITIES = ((1600, 90), (1400, 85), (1200, 80), (900, 72), (700, 60))
 
 @dataclasses.dataclass
 class Picture:
-    """A picture of a page.
+    """A picture of a page, uint8 (H, W, 3), with plain text below it.
 
     Attributes:
-        caption: plain text below it.
-        image: uint8 (H, W, 3).
         legend: meaning -> colour "#rrggbb".
         size: (width, height) in the page, px; set by `encode`.
         data: JPEG in base64, set by `encode`; "" where the page has no room for it.
@@ -46,23 +46,14 @@ class Picture:
 
 @dataclasses.dataclass(frozen=True)
 class Section:
-    """A part of a page without a template of its own; empty parts are left out.
+    """A part of the template "sections", for pages without one of their own.
 
-    Attributes:
-        heading: plain text.
-        text: shown as it is, in a font of fixed width.
-        tables: of `histojax.report.table.Table`.
-        charts: of `histojax.report.charts.Chart`; None is skipped.
-        entries: names and values.
-        pictures: in order.
+    Tables are `histojax.report.table.Table`, charts `histojax.report.charts.Chart` or None.
     """
 
     heading: str
-    text: str = ""
     tables: Sequence[Any] = ()
     charts: Sequence[Any] = ()
-    entries: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    pictures: Sequence[Picture] = ()
 
 
 def write(
@@ -70,7 +61,7 @@ def write(
     template: str,
     *,
     title: str,
-    pictures: Sequence[Picture] = (),
+    pictures: Sequence[Picture | str | None] = (),
     footer: str = "Made by histojax.",
     **content: Any,
 ) -> None:
@@ -78,38 +69,26 @@ def write(
 
     Args:
         path: final name; its folder is made.
-        template: name of a file in templates/, without its ending.
+        template: name of a file in templates/, without its ending; `content` are its variables.
         title: the page's name and first heading.
-        pictures: all that the content holds, the most important first.
+        pictures: all that the content holds, the most important first, or words in their place.
         footer: plain text at the end.
-        content: variables of the template.
-
-    Raises:
-        UserError: the disk refuses.
     """
-    encode(pictures)
-    headings: list[str] = []
-    content = {"title": title, "footer": footer, "headings": headings, **content}
-    body = _environment().get_template(f"{template}.html").render(content)
-    page = _environment().get_template("page.html").render(content, body=body)
+    encode([picture for picture in pictures if isinstance(picture, Picture)])
+    content |= {"title": title, "footer": footer, "pictures": pictures, "headings": []}
+    body = render(template, **content)
     with atomic_path(path) as unfinished:
-        unfinished.write_text(page, encoding="utf-8")
+        unfinished.write_text(render("page", body=body, **content), encoding="utf-8")
 
 
-def write_sections(
-    path: str | Path, *, title: str, lead: str = "", sections: Sequence[Section]
-) -> None:
-    """Writes a page of sections alone, as `write` does."""
-    pictures = [picture for section in sections for picture in section.pictures]
-    write(path, "sections", title=title, pictures=pictures, lead=lead, sections=sections)
+def render(template: str, **content: Any) -> Markup:
+    """The markup that a template makes of its variables."""
+    return Markup(_environment().get_template(f"{template}.html").render(content))
 
 
 def printable(value: object) -> str:
     """Any value as text; characters that a page cannot hold become replacement characters."""
-    text = str(value)
-    if text.isprintable():
-        return text
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
 
 
 def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
@@ -117,7 +96,6 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
 
     Size and quality fall for all alike. What does not fit at the lowest is left out, from the last.
     """
-    encoded: list[tuple[bytes, tuple[int, int]]] = []
     for widest, quality in _QUALITIES:
         encoded = [_jpeg(picture.image, widest, quality) for picture in pictures]
         if sum(len(data) for data, _ in encoded) <= limit:
@@ -128,11 +106,10 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
         picture.data = base64.b64encode(data).decode() if limit >= 0 else ""
 
 
-def read_picture(path: Path, caption: str) -> Picture | None:
-    """A sheet with its own captions added to `caption`; None where it is no readable image."""
-    read = _read(path)
-    if read is None:
-        return None
+def read_picture(path: Path, caption: str) -> Picture | str:
+    """A sheet with its own captions added to `caption`, or words where it cannot be read."""
+    if (read := _read(path)) is None:
+        return f"{path.name} cannot be read as a picture."
     sheet, pixels = read
     if sheet.captions:
         rows = "; then ".join(" | ".join(row) for row in sheet.captions)
@@ -162,9 +139,8 @@ def _read(path: Path) -> tuple[Sheet, np.ndarray] | None:
 @functools.cache
 def _environment() -> jinja2.Environment:
     import jinja2
-    from markupsafe import Markup
 
-    return jinja2.Environment(
+    environment = jinja2.Environment(
         loader=jinja2.PackageLoader("histojax.report"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
@@ -172,6 +148,14 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.globals |= {
+        "count": table.count_text,
+        "duration": table.duration_text,
+        "finite": table.finite,
+        "number": table.number_text,
+        "plain": table.plain_text,
+    }
+    return environment
 
 
 def _jpeg(image: np.ndarray, widest: int, quality: int) -> tuple[bytes, tuple[int, int]]:

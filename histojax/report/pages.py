@@ -1,41 +1,31 @@
 """The report.html of a run and of a chain of stages, and the index.html of predictions.
 
 A report shows config.json, metrics.jsonl, summary.json, samples/ and evaluation/figures/ of its
-workdir, and names those that are missing.
+workdir, and names those that are missing. UserError where the disk refuses.
 """
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from markupsafe import Markup
 
 from histojax.report import curves, document, table
-from histojax.report.document import Picture
-from histojax.report.table import MISSING, count_text, finite
+from histojax.report.document import Picture, read_picture
+from histojax.report.table import count_text, finite
 
 _FIGURES = 6
 _STRIP = 6
-_STAGES = {
-    "generator": "the super-resolution generator, on a pixel loss",
-    "srgan": "the super-resolution generator, on feature and adversarial losses",
-    "segmentation": "the nuclei segmenter, on high-resolution images",
-    "joint": "generator and segmenter together, from low-resolution image to nuclear mask",
-    "pyramid": "a scale of the pyramid, which makes tissue for masks and finds masks in tissue",
-}
 _DETAIL = "the windows with most detail, as framed at the left."
 
 
 def run_report(workdir: str | Path) -> Path:
-    """Writes workdir/report.html of one stage's run and returns its path.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Writes workdir/report.html of one stage's run and returns its path."""
     workdir = Path(workdir)
     config, summary = _read(workdir / "config.json"), _read(workdir / "summary.json")
     folder = {**_training(workdir), **_samples(workdir)}
@@ -43,11 +33,7 @@ def run_report(workdir: str | Path) -> Path:
 
 
 def chain_report(workdir: str | Path) -> Path:
-    """Writes workdir/report.html of a chain of stages and returns its path.
-
-    Raises:
-        UserError: the disk refuses.
-    """
+    """Writes workdir/report.html of a chain of stages and returns its path."""
     workdir = Path(workdir)
     config, summary = _read(workdir / "config.json"), _read(workdir / "summary.json")
     stages = []
@@ -72,53 +58,22 @@ def chain_report(workdir: str | Path) -> Path:
 
 
 def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any, Any]]) -> None:
-    """Writes the index.html of predictions.
+    """Writes the index.html of predictions by the run in a workdir, beside their files.
 
-    Args:
-        path: final name, in the folder that holds the predictions' files.
-        workdir: of the run that made them.
-        rows: (prediction, preview uint8 (H, W, 3)); a prediction has name, size (H, W), mpp,
-            files (paths by name), nuclei (count or None), note and class_names.
-
-    Raises:
-        UserError: the disk refuses.
+    Rows are (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3)).
     """
     counts = [made.nuclei for made, _ in rows if made.nuclei is not None]
-    images = [
-        {
-            "name": made.name,
-            "entries": _prediction(made),
-            "files": [file.name for file in made.files.values()],
-            "preview": Picture(f"The middle of {made.name}.", preview),
-        }
-        for made, preview in rows
-    ]
     total = f", {sum(counts):,} nuclei in all" if counts else ""
     number = "1 image" if len(rows) == 1 else f"{len(rows):,} images"
+    pictures = [Picture(f"The middle of {made.name}.", preview) for made, preview in rows]
     document.write(
         path,
         "predictions",
         title="histojax: predictions",
         lead=f"{number} predicted by the run in {workdir}{total}.",
-        images=images,
-        pictures=[image["preview"] for image in images],
+        images=list(zip([made for made, _ in rows], pictures, strict=True)),
+        pictures=pictures,
     )
-
-
-def _prediction(made: Any) -> dict[str, str]:
-    height, width = made.size
-    entries = {
-        "size": f"{width:,} × {height:,} px",
-        "scale": f"{made.mpp:.4g} µm/px" if made.mpp else "unknown",
-    }
-    if made.nuclei is not None:
-        entries["nuclei"] = f"{made.nuclei:,}"
-        if made.mpp:
-            area = height * width * made.mpp**2 / 1e6
-            entries["density"] = f"{made.nuclei / area:,.0f} per mm²"
-    if made.class_names:
-        entries["classes"] = ", ".join(f"{n} {name}" for n, name in enumerate(made.class_names))
-    return {**entries, "note": made.note}
 
 
 def _write(
@@ -142,9 +97,9 @@ def _write(
         f"{subject}, against the annotation": scores.masks,
     }
     sheets = sorted((workdir / "evaluation" / "figures").glob("*.png"))
-    figures = [_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]
-    shown = _pictures(folder) if folder else []
-    shown += [*figures, *(picture for stage in stages for picture in _pictures(stage))]
+    figures = [read_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]
+    parts = [folder] if folder else stages
+    samples = [picture for part in parts for picture in (part["sample"], *part["strip"])]
     path = workdir / "report.html"
     document.write(
         path,
@@ -152,21 +107,21 @@ def _write(
         title=f"histojax: {name or workdir.name}",
         footer="Made by histojax from config.json, metrics.jsonl, summary.json and the pictures of "
         "this folder.",
-        pictures=[picture for picture in shown if isinstance(picture, Picture)],
+        pictures=[*samples, *figures] if folder else [*figures, *samples],
         lead=lead,
         repeat=command if isinstance(command, str) else " ".join(map(str, command)),
         guess=guess if name else "",
         tiles=_tiles(scores, str(stages[-1]["name"] if stages else summary.get("name"))),
         scores=[table.score_table(s, caption=caption) for caption, s in captions.items() if s],
         differences=table.difference_table(summary.get("differences") or {}),
-        others=table.other_table(scores.others),
+        others=scores.others,
         folder=folder,
         stages=stages,
         figures=figures,
         drawn=len(sheets),
         workdir=workdir,
-        entries=_circumstances(summary),
-        fields={name: _plain(value) for name, value in _flat(config)},
+        summary=summary,
+        fields=dict(table.flat(config)),
     )
     return path
 
@@ -184,37 +139,20 @@ def _stage_folders(
     workdir: Path, config: Mapping[str, Any], summary: Mapping[str, Any]
 ) -> dict[str, tuple[Path, dict[str, Any]]]:
     """Stage -> (folder, summary), from the summary, else of the stages that have a folder."""
-    if stages := summary.get("stages"):
-        return {
-            name: (workdir / stage.get("folder", name), stage.get("summary") or {})
-            for name, stage in stages.items()
-        }
-    names = config.get("chain") or []
+    stages = summary.get("stages")
+    if not stages:
+        names = config.get("chain") or []
+        stages = {name: {} for name in names if (workdir / name / "config.json").exists()}
     return {
-        name: (workdir / name, {}) for name in names if (workdir / name / "config.json").exists()
+        name: (workdir / stage.get("folder", name), stage.get("summary") or {})
+        for name, stage in stages.items()
     }
 
 
-def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> str:
+def _sentence(config: Mapping[str, Any], summary: Mapping[str, Any]) -> Markup:
     """What the run was, in plain words."""
-    stage = summary.get("stage") or config.get("stage")
-    steps = finite(summary.get("steps") or config.get("steps"))
-    data = config.get("data") or {}
-    sentence = f"This run trains {_STAGES.get(stage, f'stage {stage}') if stage else 'a network'}"
-    if data.get("scale") and stage not in ("segmentation", "pyramid"):
-        sentence += f", at x{data['scale']}"
-    if steps is not None:
-        sentence += f", for {steps:,.0f} steps"
-    if data.get("batch_size"):
-        sentence += f" of {data['batch_size']} crops"
-    if source := data.get("source"):
-        sentence += f" of {'synthetic tissue' if source == 'synthetic' else source}"
-    sentence += "."
-    if (seconds := finite(summary.get("seconds"))) is not None:
-        sentence += f" It took {_duration(seconds)}."
-    if (step := finite(summary.get("checkpoint_step"))) not in (None, steps):
-        sentence += f" The checkpoint used is that of step {step:,.0f}."
-    return f"{sentence} {_scored_on(summary)}".strip()
+    scored = _scored_on(summary)
+    return document.render("sentence", config=config, summary=summary, scored=scored)
 
 
 def _scored_on(summary: Mapping[str, Any]) -> str:
@@ -243,8 +181,9 @@ def _tiles(scores: table.Scores, own: str) -> list[dict[str, str]]:
         ours = [row for row in (own, "", "hr_to_s") if row in rivals]
         ours += [row for row in rivals if name == "dice" and row.startswith("hr_to_")]
         row = ours[0] if ours else max(rivals, key=lambda row: means[row])
+        baseline = next((baseline for baseline in baselines if baseline in means), None)
         against = ""
-        for baseline in [baseline for baseline in baselines if baseline in means][:1]:
+        if baseline is not None:
             gain = table.score_text(means[row] - means[baseline], metric, signed=True)
             against = f"{gain} {metric.unit} over {table.row_label(baseline)}"
         value = f"{table.score_text(means[row], metric)} {metric.unit}"
@@ -270,19 +209,10 @@ def _samples(workdir: Path, *, strip: int = _STRIP) -> dict[str, Any]:
     sheets = sorted((workdir / "samples").glob("*.png"), key=_step_of)
     if not sheets:
         return {"sample": None, "strip": []}
-    last = _picture(sheets[-1], f"Validation crops at step {_step_of(sheets[-1]):,}.")
+    last = read_picture(sheets[-1], f"Validation crops at step {_step_of(sheets[-1]):,}.")
     shown = sheets if isinstance(last, Picture) and len(sheets) > 1 else []
     focus = (document.read_focus(s, f"step {_step_of(s):,}") for s in _spread(shown, strip))
     return {"sample": last, "strip": [picture for picture in focus if picture is not None]}
-
-
-def _pictures(part: Mapping[str, Any]) -> list[Picture | str | None]:
-    return [part["sample"], *part["strip"]]
-
-
-def _picture(path: Path, caption: str) -> Picture | str:
-    picture = document.read_picture(path, caption)
-    return f"{path.name} cannot be read as a picture." if picture is None else picture
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:
@@ -294,49 +224,3 @@ def _spread(paths: Sequence[Path], count: int) -> list[Path]:
 def _step_of(path: Path) -> int:
     found = re.search(r"(\d+)$", path.stem)
     return int(found.group(1)) if found else -1
-
-
-def _circumstances(summary: Mapping[str, Any]) -> dict[str, str]:
-    """Durations, steps, parameters, data, hardware and versions."""
-    entries = {}
-    for field, label in (("seconds", "wall time"), ("training_seconds", "training, all stages")):
-        if (seconds := finite(summary.get(field))) is not None:
-            entries[label] = _duration(seconds)
-    for field, label in (("steps", "steps"), ("checkpoint_step", "checkpoint at step")):
-        if (steps := finite(summary.get(field))) is not None:
-            entries[label] = count_text(steps)
-    for field in ("parameters", "data", "hardware", "versions"):
-        if summary.get(field) is not None:
-            entries[field] = _plain(summary[field])
-    return entries
-
-
-def _flat(values: Mapping[str, Any], prefix: str = "") -> Iterable[tuple[str, Any]]:
-    for name, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
-
-
-def _plain(value: Any) -> str:
-    """A JSON value for readers; null as a dash."""
-    if value is None:
-        return MISSING
-    if isinstance(value, Mapping):
-        return ", ".join(f"{name} {_plain(item)}" for name, item in _flat(value)) or MISSING
-    if isinstance(value, (list, tuple)):
-        return ", ".join(map(_plain, value)) or "none"
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
-        return f"{value:,}"
-    return str(value) if value != "" else '""'
-
-
-def _duration(seconds: float) -> str:
-    """Seconds as "12 s", "3 min 20 s" or "2 h 05 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

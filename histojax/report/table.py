@@ -6,10 +6,9 @@ the title, unit, decimals and direction of its metric.
 
 from __future__ import annotations
 
-import dataclasses
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from histojax.metrics import registry
 from histojax.metrics.registry import Metric
@@ -24,8 +23,7 @@ _IMAGES = {"s": "S", "hr": "HR", "sr": "SR", "lr": "LR"}
 _REFERENCES = ("otsu", "hr")
 
 
-@dataclasses.dataclass(frozen=True)
-class Column:
+class Column(NamedTuple):
     """A heading; `higher_is_better` is None where no value is the best."""
 
     title: str
@@ -33,8 +31,7 @@ class Column:
     higher_is_better: bool | None = None
 
 
-@dataclasses.dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     """A value, with lines of small print below it and a note for the pointer."""
 
     value: str = MISSING
@@ -43,8 +40,7 @@ class Cell:
     best: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A name and its cells; a reference is in italics."""
 
     name: str
@@ -53,8 +49,7 @@ class Row:
     reference: bool = False
 
 
-@dataclasses.dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows of values below columns; `corner` is the heading of the rows' names."""
 
     corner: str
@@ -66,15 +61,11 @@ class Table:
         """The values in aligned columns, for a terminal."""
         lines = [[self.corner, *(column.title for column in self.columns)]]
         lines += [[row.name, *(cell.value for cell in row.cells)] for row in self.rows]
-        widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-        return "\n".join(
-            "  ".join(word.ljust(width) for word, width in zip(line, widths, strict=True)).rstrip()
-            for line in lines
-        )
+        form = "  ".join(f"{{:{max(map(len, column))}}}" for column in zip(*lines, strict=True))
+        return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
+class Scores(NamedTuple):
     """Scores by metric and row: of enhanced images, of masks, and those of no known metric."""
 
     images: Mapping[str, Mapping[str, Entry]]
@@ -94,13 +85,11 @@ def parse(metrics: Mapping[str, Any]) -> Scores:
         else:
             found.setdefault(split[0], {})[split[1]] = entry
     order = list(registry.METRICS)
-    names = sorted(found, key=lambda name: order.index(name) if name in order else len(order))
-    images = [name for name in names if describe(name).group == "image"]
-    return Scores(
-        {name: found[name] for name in images},
-        {name: found[name] for name in names if name not in images},
-        others,
-    )
+    images: dict[str, dict[str, Entry]] = {}
+    masks: dict[str, dict[str, Entry]] = {}
+    for name in sorted(found, key=lambda n: order.index(n) if n in order else len(order)):
+        (images if describe(name).group == "image" else masks)[name] = found[name]
+    return Scores(images, masks, others)
 
 
 def describe(name: str) -> Metric:
@@ -149,16 +138,44 @@ def number_text(value: Any) -> str:
 
 def count_text(value: Any) -> str:
     """A whole number with its thousands set off."""
-    number = finite(value)
-    return MISSING if number is None else f"{number:,.0f}"
+    return MISSING if finite(value) is None else f"{value:,.0f}"
 
 
 def p_text(p: Any) -> str:
     """A p in three decimals, or "< 0.001"."""
-    value = finite(p)
+    return MISSING if finite(p) is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def flat(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Each value of nested ones, by its names with dots."""
+    for name, value in values.items():
+        if isinstance(value, Mapping) and value:
+            yield from flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def plain_text(value: Any) -> str:
+    """A JSON value for readers; null as a dash."""
     if value is None:
         return MISSING
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {plain_text(item)}" for name, item in flat(value)) or MISSING
+    if isinstance(value, (list, tuple)):
+        return ", ".join(map(plain_text, value)) or "none"
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10_000:
+        return f"{value:,}"
+    return str(value) if value != "" else '""'
+
+
+def duration_text(seconds: float) -> str:
+    """Seconds as "12 s", "3 min 20 s" or "2 h 05 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
 def best(means: Mapping[str, Any], metric: Metric) -> set[str]:
@@ -191,37 +208,24 @@ def score_table(
 ) -> Table:
     """Rows and metrics with their intervals, the best of each metric marked.
 
-    Args:
-        scores: metric -> row -> entry; a "p" in an entry is shown.
-        caption: above the table.
-        labels: row -> name, where the rows are runs.
-        signed: whether the entries are differences, of which none is the best.
+    Scores are metric -> row -> entry, whose "p" is shown; labels are row -> name, where rows are
+    runs. Of differences, which are `signed`, none is the best.
     """
-    rows = sorted(dict.fromkeys(row for by_row in scores.values() for row in by_row), key=_rank)
-    references = {row for row in rows if is_reference(row)}
-    if len(references) == len(rows):
-        references = set()
-    marked = {
-        name: set() if signed else best_rows(by_row, describe(name))
-        for name, by_row in scores.items()
-    }
-    return Table(
-        "run" if labels else "method",
-        [column(describe(name)) for name in scores],
-        [
-            Row(
-                (labels or {}).get(row) or row_label(row),
-                [
-                    _cell(by_row.get(row, {}), describe(name), signed, row in marked[name])
-                    for name, by_row in scores.items()
-                ],
-                "reads the real image" if row in references else "",
-                row in references,
-            )
-            for row in rows
-        ],
-        caption,
-    )
+    columns, cells = [], {}
+    for name, by_row in scores.items():
+        metric = describe(name)
+        columns.append(column(metric))
+        marked = set() if signed else best_rows(by_row, metric)
+        for row, entry in by_row.items():
+            cells[row, name] = _cell(entry, metric, signed, row in marked)
+    keys = sorted(dict.fromkeys(row for row, _ in cells), key=_rank)
+    some = not all(map(is_reference, keys))
+    rows = []
+    for row in keys:
+        label, reference = (labels or {}).get(row) or row_label(row), some and is_reference(row)
+        note = "reads the real image" if reference else ""
+        rows.append(Row(label, [cells.get((row, n), Cell()) for n in scores], note, reference))
+    return Table("run" if labels else "method", columns, rows, caption)
 
 
 def difference_table(differences: Mapping[str, Any]) -> Table:
@@ -237,22 +241,12 @@ def difference_table(differences: Mapping[str, Any]) -> Table:
         mean, low, high = interval_texts(entry, metric, signed=True)
         verdict = MISSING
         if MISSING not in (low, high):
-            verdict = "clear of 0" if entry["low"] > 0 or entry["high"] < 0 else "not clear of 0"
+            verdict = "not clear of 0" if entry["low"] <= 0 <= entry["high"] else "clear of 0"
         cells = (f"{mean} {metric.unit}", f"{low} to {high}", count_text(entry.get("n")), verdict)
         rows.append(Row(label, [Cell(cell) for cell in cells]))
     titles = ("mean", "95 % interval", "images", "sign")
     caption = "Paired differences over the same images"
     return Table("difference", [Column(title) for title in titles], rows, caption)
-
-
-def other_table(others: Mapping[str, Entry]) -> Table:
-    """Scores whose keys name no known metric."""
-    rows = []
-    for key, entry in others.items():
-        mean, low, high = (number_text(entry.get(field)) for field in ("mean", "low", "high"))
-        rows.append(Row(key, [Cell(mean), Cell(f"{low} to {high}")]))
-    columns = [Column("mean"), Column("95 % interval")]
-    return Table("name", columns, rows, "Other measurements")
 
 
 def _rank(row: str) -> int:

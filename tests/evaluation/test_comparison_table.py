@@ -82,11 +82,10 @@ def test_differences_are_paired_and_from_the_first():
 
 def test_an_image_without_a_finite_score_is_left_out_of_its_pair():
     found = scores(a=[math.inf, 28.0, 29.0], b=[math.inf, 29.0, 31.0])
-    entry = comparison_table.differences(found, comparison_table.shared_rows(found))["sr"][
-        "psnr_rgb"
-    ]["b"]
+    shared = comparison_table.shared_rows(found)
+    entry = comparison_table.differences(found, shared)["sr"]["psnr_rgb"]["b"]
     assert (entry["mean"], entry["n"], entry["left_out"], entry["p"]) == (1.5, 2, 1, 0.5)
-    assert comparison_table.means(found, "sr", "psnr_rgb")["a"]["mean"] == 28.5
+    assert comparison_table.means(found, shared)["sr"]["psnr_rgb"]["a"]["mean"] == 28.5
 
 
 def test_rows_of_one_run_alone_are_not_shared_but_said():
@@ -128,7 +127,7 @@ def result():
         "data": {"images": 3, "split": "val"},
         "test": "p is p.",
         "notes": ["A note."],
-        "scores": {"sr": {"psnr_rgb": comparison_table.means(found, "sr", "psnr_rgb")}},
+        "scores": comparison_table.means(found, shared),
         "baselines": {"sr": {"psnr_rgb": {"mean": 27.0, "low": 26.0, "high": 28.0, "n": 3}}},
         "differences": comparison_table.differences(found, shared),
     }

@@ -74,10 +74,7 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
             ("one", None, "one"),
         ],
     )
-    pictures = {}
-    results = score_images(
-        found, source, config, figure=lambda name, made: pictures.update({name: made})
-    )
+    results, (_, pictures), _ = zip(*score_images(found, source, config), strict=True)
     assert [row["name"] for row in results] == ["n0", "n1"]
     assert [row["group"] for row in results] == ["a", "b"]
     for row in results:
@@ -90,8 +87,8 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
         # Every nucleus found, and all of them taken for one.
         assert row["dice_one"] == 1
         assert row["f1_one"] < 1
-    assert pictures["n1"]["hr"].shape == (64, 64, 3)
-    assert pictures["n1"]["annotation"].shape == (64, 64, 3)
+    assert pictures["hr"].shape == (64, 64, 3)
+    assert pictures["annotation"].shape == (64, 64, 3)
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
@@ -99,10 +96,7 @@ def test_whole_images_are_scored_at_every_scale(scale):
     run = tiny.run("joint", scale)
     source = Two()
     found = methods_of({"joint": run}, source, run.config)
-    pictures = {}
-    results = score_images(
-        found, source, run.config, figure=lambda name, made: pictures.update({name: made})
-    )
+    results, pictures, _ = zip(*score_images(found, source, run.config), strict=True)
     rows = {"psnr_rgb_joint", "psnr_rgb_bicubic", "dice_joint", "dice_hr_to_joint"}
     assert rows <= set(results[1])
     # 66 px are cut at the bottom and on the right to what the scale divides.
@@ -110,13 +104,13 @@ def test_whole_images_are_scored_at_every_scale(scale):
     hr = Image.fromarray(source[1]["hr"][:side, :side])
     lr = hr.resize((side // scale, side // scale), Image.Resampling.BICUBIC)
     bicubic = lr.resize((side, side), Image.Resampling.BICUBIC)
-    np.testing.assert_array_equal(pictures["n1"]["lr"], lr)
+    np.testing.assert_array_equal(pictures[1]["lr"], lr)
     luma = [
         image_quality.luma_bt601(np.asarray(image))[scale:-scale, scale:-scale]
         for image in (hr, bicubic)
     ]
     assert results[1]["psnr_y_bicubic"] == pytest.approx(image_quality.psnr(*luma))
-    assert pictures["n0"]["hr"].shape[0] == {2: 64, 3: 63, 8: 64}[scale]
+    assert pictures[0]["hr"].shape[0] == {2: 64, 3: 63, 8: 64}[scale]
 
 
 def test_real_low_resolution_images_replace_the_degradation():
@@ -127,7 +121,7 @@ def test_real_low_resolution_images_replace_the_degradation():
         return lr.repeat(4, 0).repeat(4, 1)
 
     source = Two(lr=77)
-    score_images(methods(source, enhancers={"x": enhancer}), source, tiny.config())
+    list(score_images(methods(source, enhancers={"x": enhancer}), source, tiny.config()))
     assert [lr.shape for lr in seen] == [(16, 16, 3), (16, 16, 3)]
     assert all((lr == 77).all() for lr in seen)
 
@@ -139,9 +133,9 @@ def test_an_image_without_annotation_is_refused_where_masks_are_scored():
     segment = {"s": nothing}
     found = methods(source, enhancers={}, segmenters=segment, rows=[("hr_to_s", None, "s")])
     with pytest.raises(UserError, match="n1 has no instances or mask"):
-        score_images(found, source, tiny.config())
+        list(score_images(found, source, tiny.config()))
     found = methods(source, enhancers={"bicubic": bicubic(4)})
-    assert len(score_images(found, source, tiny.config())) == 2
+    assert len(list(score_images(found, source, tiny.config()))) == 2
 
 
 def test_means_and_differences_are_taken_over_images():
@@ -194,13 +188,11 @@ def test_classes_are_scored_where_a_row_tells_them_apart():
         segmenters={"right": right, "swapped": swapped, "nothing": nothing},
         rows=[(name, None, name) for name in ("right", "swapped", "nothing")],
     )
-    matrices = []
-    results = score_images(
-        found, source, config, tally=lambda row, matrix: matrices.append((row, matrix))
-    )
-    assert [row for row, _ in matrices] == ["right", "swapped"] * 2
+    results, _, matrices = zip(*score_images(found, source, config), strict=True)
+    assert [list(by_row) for by_row in matrices] == [["right", "swapped"]] * 2
     names = ["class_miou", *(f"class_dice_{c}" for c in ("background", "tumour_cells", "stroma"))]
-    for row, (_, matrix) in zip(results, matrices[1::2], strict=True):
+    for row, by_row in zip(results, matrices, strict=True):
+        matrix = by_row["swapped"]
         assert [row[f"{name}_right"] for name in names] == [1] * 4
         assert [row[f"{name}_swapped"] for name in names] == [pytest.approx(1 / 3), 1, 0, 0]
         assert row["dice_swapped"] == 1
@@ -224,7 +216,7 @@ def test_glands_are_scored_as_the_contest_ranks_them():
         segmenters={"right": right, "nothing": nothing},
         rows=[("right", None, "right"), ("nothing", None, "nothing")],
     )
-    results = score_images(found, source, config)
+    results = [scored.scores for scored in score_images(found, source, config)]
     for row in results:
         assert (row["object_f1_right"], row["object_dice_right"]) == (1, 1)
         assert row["object_hausdorff_right"] == 0
@@ -233,4 +225,5 @@ def test_glands_are_scored_as_the_contest_ranks_them():
         assert row["aji_right"] == 1
     summary = summary_of(results)
     assert (summary["object_hausdorff_nothing"]["n"], summary["object_f1_right"]["n"]) == (0, 2)
-    assert not [key for key in score_images(found, Two(), config)[0] if key.startswith("object")]
+    nuclei = next(score_images(found, Two(), config)).scores
+    assert not [key for key in nuclei if key.startswith("object")]

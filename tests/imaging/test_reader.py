@@ -511,22 +511,22 @@ def test_only_touched_tiles_are_decoded_and_kept(tmp_path):
     tifffile.imwrite(path, pixels, photometric="rgb", tile=(64, 64), compression="zlib")
     tile_bytes = 64 * 64 * 3
     with open_image(path, cache_bytes=4 * tile_bytes) as reader:
-        assert reader.segments_decoded == 0
+        assert reader.segments.decoded == 0
         reader.read(60, 130, 8, 8)  # rows 60..67 touch two tiles, columns 130..137 one
-        assert reader.segments_decoded == 2
+        assert reader.segments.decoded == 2
         reader.read(0, 128, 128, 64)  # the same two, from the cache
-        assert reader.segments_decoded == 2
+        assert reader.segments.decoded == 2
         reader.read(0, 0, 64, 256)  # four tiles of the first row, one of them there already
-        assert reader.segments_decoded == 5
+        assert reader.segments.decoded == 5
         reader.read(64, 128, 1, 1)  # the least recently used has gone
-        assert reader.segments_decoded == 6
+        assert reader.segments.decoded == 6
     with open_image(path, cache_bytes=0) as reader:
         reader.read(0, 0, 1, 1)
         reader.read(0, 0, 1, 1)
-        assert reader.segments_decoded == 2
+        assert reader.segments.decoded == 2
     with open_image(path) as reader:
         np.testing.assert_array_equal(reader.read(0, 0, 1024, 1024), pixels)
-        assert reader.segments_decoded == 256
+        assert reader.segments.decoded == 256
 
 
 def test_one_uncompressed_strip_is_read_in_parts(tmp_path):
@@ -536,7 +536,7 @@ def test_one_uncompressed_strip_is_read_in_parts(tmp_path):
     with open_image(path, max_pixels=2**19) as reader:
         np.testing.assert_array_equal(reader.read(1200, 10, 20, 30), pixels[1200:1220, 10:40])
         # 2**20 bytes hold 349 rows: rows 1200..1219 lie in the fourth part, 1047..1395.
-        assert reader.segments_decoded == 1
+        assert reader.segments.decoded == 1
 
 
 def test_tiles_that_the_file_leaves_out_are_white_and_said(tmp_path, caplog):

@@ -80,16 +80,14 @@ def test_tiles_agree_with_the_whole_at_any_size_and_one_compiled_shape():
     sizes = [(17, 17), (96, 257), (255, 96), (257, 255), (1000, 1000), (1, 1), (2, 1), (5, 300)]
     for height, width in sizes:
         image = _image(height, width)
-        tiles = tiling.tiled(
-            network, image, core=128, halo=RADIUS, scale=SCALE, stride=STRIDE, batch_size=4
-        )
+        tiles = tiling.tiled(network, image, core=128, halo=RADIUS, scale=SCALE, stride=STRIDE)
         joined = tiling.assemble(tiles, height * SCALE, width * SCALE)
         reference = whole(image)
         assert joined["sr"].shape == (height * SCALE, width * SCALE, 1)
         assert joined["logit"].shape == (height, width)
         for name in ("sr", "logit"):
             np.testing.assert_allclose(joined[name], reference[name], rtol=0, atol=1e-5)
-    assert shapes == [(4, 160, 160, 3)]
+    assert shapes == [(1, 160, 160, 3)]
 
 
 def test_a_halo_below_the_radius_or_an_unaligned_origin_does_not_agree():
@@ -138,37 +136,35 @@ def _identity(windows):
 def test_a_reader_is_asked_for_a_window_at_most_from_another_thread():
     image = _image(300, 210)
     reader = CountingReader(image)
-    tiles = tiling.tiled(_identity, reader, core=32, halo=8, batch_size=3)
+    tiles = tiling.tiled(_identity, reader, core=32, halo=8)
     np.testing.assert_array_equal(tiling.assemble(tiles, 300, 210)["copy"], image)
     assert reader.largest == 48 * 48
     assert reader.threads
     assert threading.get_ident() not in reader.threads
 
 
-def test_tiles_come_in_raster_order_in_full_batches_cropped_to_the_image():
-    batches = []
+def test_tiles_come_in_raster_order_cropped_to_the_image():
+    shapes = []
 
     def network(windows):
-        batches.append(windows)
+        shapes.append(windows.shape)
         return {"copy": windows}
 
-    tiles = list(tiling.tiled(network, _image(70, 100), core=32, halo=0, batch_size=5))
+    tiles = list(tiling.tiled(network, _image(70, 100), core=32, halo=0))
     corners = [(y, x) for y in (0, 32, 64) for x in (0, 32, 64, 96)]
     assert [(tile.y, tile.x) for tile in tiles] == corners
     assert tiles[-1].outputs["copy"].shape == (6, 4, 3)
-    assert [batch.shape for batch in batches] == [(5, 32, 32, 3)] * 3
-    for filler in batches[-1][2:]:
-        np.testing.assert_array_equal(filler, batches[-1][1])
+    assert shapes == [(1, 32, 32, 3)] * 12
 
 
-def test_only_two_batches_are_in_flight():
+def test_only_two_windows_are_in_flight():
     started = []
 
     def network(windows):
         started.append(len(windows))
         return {"copy": windows}
 
-    tiles = tiling.tiled(network, _image(320, 32), core=32, halo=0, batch_size=1)
+    tiles = tiling.tiled(network, _image(320, 32), core=32, halo=0)
     next(tiles)
     assert len(started) == 2
     next(tiles)
@@ -231,7 +227,6 @@ def test_core_size_takes_large_cores_where_the_halo_is_large():
         ({"core": 30, "halo": 8, "stride": 4}, "30 px.*multiple of 4"),
         ({"core": 0, "halo": 8}, "0 px"),
         ({"core": 32, "halo": -1}, "-1 px is negative"),
-        ({"core": 32, "halo": 1, "batch_size": 0}, "batch of 0"),
     ],
 )
 def test_impossible_geometry_is_refused_before_anything_runs(geometry, words):

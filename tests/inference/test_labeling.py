@@ -119,7 +119,7 @@ def test_it_is_fitted_once_and_only_where_asked_for(trained, tmp_path, monkeypat
     shutil.copytree(trained, tmp_path / "run")
     run = workdirs.load(tmp_path / "run")
     before = labeling.parameters_of(run)
-    monkeypatch.setattr(fitting.fitting, "fit_thresholds", None)
+    monkeypatch.setattr(fitting, "search", None)
     assert fitting.fit_instances(run) == before
     (tmp_path / "run" / labeling.FILE).unlink()
     run.config.instances.fit = False

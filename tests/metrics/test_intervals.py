@@ -53,20 +53,6 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     assert (nothing.n, nothing.left_out) == (0, 1)
 
 
-def test_images_of_one_patient_are_drawn_together():
-    rng = np.random.default_rng(0)
-    patients = np.repeat(np.arange(10), 20)
-    values = np.repeat(rng.normal(size=10), 20)
-    images = intervals.bootstrap_mean(values)
-    grouped = intervals.bootstrap_mean(values, groups=[f"p{i}" for i in patients])
-    assert grouped.mean == images.mean
-    # 20 copies of each value tell no more than one: the interval over images is sqrt(20) too small.
-    ratio = (grouped.high - grouped.low) / (images.high - images.low)
-    assert ratio == pytest.approx(np.sqrt(20), rel=0.1)
-    one = intervals.bootstrap_mean([1.0, 3.0], groups=["a", "a"])
-    assert one == (2.0, 2.0, 2.0, 2, 0)
-
-
 def test_a_paired_difference_is_narrow_where_the_images_differ_more_than_the_methods():
     rng = np.random.default_rng(0)
     base = rng.normal(28, 3, 30)

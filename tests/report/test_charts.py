@@ -38,7 +38,6 @@ def test_wide_positive_ranges_are_logarithmic_and_others_linear():
     assert ys[1] - ys[0] == pytest.approx(ys[2] - ys[1], abs=0.15)
     assert not charts.line_chart([Series("a", [0, 1, 2], signed)], title="A").log
     assert not charts.line_chart([Series("a", [0, 1], [1, 2])], title="A").log
-    assert not charts.line_chart([Series("a", [0, 1, 2], wide)], title="A", log=False).log
 
 
 def test_values_that_are_not_finite_are_gaps_and_counted():

@@ -1,9 +1,10 @@
 import base64
+from types import SimpleNamespace
 
 import numpy as np
 
 from histojax.report import document
-from histojax.report.document import Picture, Section
+from histojax.report.document import Picture
 
 
 def test_pictures_share_the_room_of_a_page(tmp_path):
@@ -26,10 +27,12 @@ def test_pictures_share_the_room_of_a_page(tmp_path):
 
 def test_a_picture_without_room_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(document, "encode", lambda pictures: None)
-    sections = [
-        Section("A <b>", text="<script>", pictures=[Picture("noise.", np.zeros((1, 1, 3)))])
-    ]
-    document.write_sections(tmp_path / "a.html", title="<i>", sections=sections)
+    picture = Picture("noise.", np.zeros((1, 1, 3)))
+    made = SimpleNamespace(
+        name="A <b>", size=(1, 1), mpp=None, files={}, nuclei=None, note="<script>", class_names=()
+    )
+    path, images = tmp_path / "a.html", [(made, picture)]
+    document.write(path, "predictions", title="<i>", lead="", pictures=[picture], images=images)
     page = (tmp_path / "a.html").read_text()
     assert "noise. Left out here to keep the page small." in page
     assert "&lt;script&gt;" in page
