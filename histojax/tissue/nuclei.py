@@ -6,6 +6,7 @@ Axes: S the side of the patch, N nuclei, E the side of a box around one nucleus.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -90,31 +91,25 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
         ],
     )
     ratio = np.clip(ratio, 1.0, 4.5)
-    fibres = _direction(ground.across, y, x) + np.pi / 2 + 0.15 * normal(count)
+    fibres = np.arctan2(*_rises(ground.across, y, x)) + np.pi / 2 + 0.15 * normal(count)
     # Columnar epithelium stands upright on its stroma; elsewhere cells lie as they come.
-    upright = _direction(ground.form, y, x) + 0.35 * normal(count)
+    upright = np.arctan2(*_rises(ground.form, y, x)) + 0.35 * normal(count)
     free = np.pi * rng.random(count)
     angle = np.where(group == SPINDLE, fibres, upright if ground.kind == "gland" else free)
 
     # Greedy thinning: the upper nucleus stays, a lower one that lies too far beneath it goes.
     order = rng.permutation(count)
-    y, x, radius, ratio, angle, group = (v[order] for v in (y, x, radius, ratio, angle, group))
-    kept = _thinned(np.stack([y, x], 1), radius, patient.overlap)
+    kept = order[_thinned(np.stack([y, x], 1)[order], radius[order], patient.overlap)]
     y, x, radius, ratio, angle, group = (v[kept] for v in (y, x, radius, ratio, angle, group))
-    columns = dict(
-        y=y,
-        x=x,
-        major=radius * np.sqrt(ratio),
-        minor=np.maximum(radius / np.sqrt(ratio), 2.8 * patient.scale),
-        angle=angle,
-    )
-    return as_nuclei(group, columns | draw_appearance(rng, group, patient))
+    major = radius * np.sqrt(ratio)
+    minor = np.maximum(radius / np.sqrt(ratio), 2.8 * patient.scale)
+    return draw_appearance(rng, group, patient, (y, x, major, minor, angle))
 
 
 def draw_appearance(
-    rng: np.random.Generator, group: np.ndarray, patient: Patient
-) -> dict[str, np.ndarray]:
-    """What nuclei of these groups (N,) look like: the columns of `Nuclei` from `lobes` on."""
+    rng: np.random.Generator, group: np.ndarray, patient: Patient, ellipses: Sequence[np.ndarray]
+) -> Nuclei:
+    """Nuclei of given groups and ellipses (y, x, major, minor, angle), whose looks are drawn."""
     count = len(group)
     normal, uniform = rng.standard_normal, rng.uniform
     solid = (group == LYMPHOID) | (rng.random(count) < 0.06)
@@ -126,7 +121,8 @@ def draw_appearance(
     edge = np.where(faint, uniform(2.5, 5.5, count), 1.6 + np.abs(1.2 * normal(count)))
     nucleolus = (rng.random(count) < patient.nucleoli) & (group == EPITHELIAL) & ~solid
     wobble = np.array([0.06, 0.06, 0.05, 0.05, 0.025, 0.025]) * (0.6 + 2.0 * patient.pleomorphism)
-    return dict(
+    columns = dict(
+        zip(("y", "x", "major", "minor", "angle"), ellipses, strict=True),
         lobes=wobble * normal((count, 6)),
         density=density,
         vesicular=vesicular,
@@ -138,10 +134,6 @@ def draw_appearance(
         tilt=0.14 * normal((count, 2)),
         halo=(rng.random(count) < patient.halo) * uniform(0.2, 1.0, count),
     )
-
-
-def as_nuclei(group: np.ndarray, columns: dict[str, np.ndarray]) -> Nuclei:
-    """The rows of all `columns` but the group's, as float32."""
     return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in columns.items()})
 
 
@@ -214,13 +206,7 @@ def _toward_base(
     """
     y, x = places.T
     base = ground.border + rng.uniform(0.25, 0.5) * ground.depth
-    slope = np.stack(
-        [
-            (sample(ground.form, y + 4, x) - sample(ground.form, y - 4, x)) / 8,
-            (sample(ground.form, y, x + 4) - sample(ground.form, y, x - 4)) / 8,
-        ],
-        1,
-    )
+    slope = np.stack(_rises(ground.form, y, x), 1) / 8
     squared = np.maximum((slope**2).sum(1, keepdims=True), 1e-8)
     move = (base - sample(ground.form, y, x))[:, None] * slope / squared
     length = np.sqrt((move**2).sum(1, keepdims=True)) + 1e-6
@@ -229,19 +215,17 @@ def _toward_base(
     return places + rng.uniform(0.4, 0.95) * near * move * np.minimum(1.0, longest / length)
 
 
-def _direction(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Angle of the gradient of `field` at (y, x)."""
-    rise = sample(field, y + 4, x) - sample(field, y - 4, x)
-    run = sample(field, y, x + 4) - sample(field, y, x - 4)
-    return np.arctan2(rise, run)
+def _rises(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much `field` rises along y and along x over 8 px about (y, x)."""
+    down = sample(field, y + 4, x) - sample(field, y - 4, x)
+    right = sample(field, y, x + 4) - sample(field, y, x - 4)
+    return down, right
 
 
 def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
-    """Draws the nuclei.
+    """Draws the nuclei: their marks, and `instances` int32 (S, S).
 
-    Returns:
-        The marks, and `instances` int32 (S, S), exact: a pixel belongs to the uppermost nucleus
-        whose outline holds its centre.
+    Instances are exact: a pixel belongs to the uppermost nucleus whose outline holds its centre.
     """
     size = noise.size
     rim = 5
@@ -254,11 +238,12 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
     # Boxes of like size are drawn together; more groups waste fewer pixels but cost more calls.
     for part in np.array_split(by_reach, min(6, max(len(by_reach), 1))):
         if len(part):
-            drawn = _draw(rows(nuclei, part), int(reach[part].max()), noise)
-            for k, i in enumerate(part):
-                boxes[i] = tuple(layer[k] for layer in drawn)
-                corner_y[i] += reach[i] - int(reach[part].max())
-                corner_x[i] += reach[i] - int(reach[part].max())
+            longest = int(reach[part].max())
+            corner_y[part] += reach[part] - longest
+            corner_x[part] += reach[part] - longest
+            drawn = _draw(rows(nuclei, part), longest, noise)
+            for i, *layers in zip(part, *drawn, strict=True):
+                boxes[i] = layers
 
     canvas = np.zeros((3, size + 2 * pad, size + 2 * pad), np.float32)
     labels = np.zeros(canvas.shape[1:], np.int32)
@@ -270,9 +255,8 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
         box = np.s_[y : y + len(depth), x : x + len(depth)]
         lay_over(canvas[:, *box], alpha, dye, ring)
         np.copyto(labels[box], i + 1, where=depth > 0)
-    inner = np.s_[pad : pad + size, pad : pad + size]
-    marks = Marks(*(np.ascontiguousarray(layer[inner]) for layer in canvas))
-    return marks, tidy(np.ascontiguousarray(labels[inner]))
+    marks = Marks(*canvas[:, pad : pad + size, pad : pad + size].copy())
+    return marks, tidy(labels[pad : pad + size, pad : pad + size].copy())
 
 
 def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
@@ -321,11 +305,8 @@ def paint(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
 
-    Args:
-        nuclei: what they look like; `depth` alone gives their outlines.
-        depth: (N, H, W) px below the outline, negative outside.
-        frame: the same pixels, as the nuclei lie.
-        noise: a crop of its "chromatin" is each nucleus's grain.
+    `depth` (N, H, W), px below the outline and negative outside, alone gives the outlines; `frame`
+    holds the same pixels. Each nucleus's grain is a crop of "chromatin".
     """
     u, v = frame.u, frame.v
     major, minor = _column(nuclei.major), _column(nuclei.minor)
@@ -359,23 +340,19 @@ def lay_over(canvas: np.ndarray, alpha: np.ndarray, dye: np.ndarray, ring: np.nd
 
 
 def tidy(instances: np.ndarray) -> np.ndarray:
-    """Keeps, in place, the largest 8-connected piece of each visible label; renumbers 1..n.
+    """Keeps, in place, the largest 8-connected piece of each label of int32 (S, S); renumbers 1..n.
 
-    Args:
-        instances: int32 (S, S), 0 background; labels visible on fewer than 12 px are dropped.
+    Labels visible on fewer than 12 px are dropped.
     """
-    eight = np.ones((3, 3), bool)
     count = 0
     for number, box in enumerate(ndimage.find_objects(instances), start=1):
         if box is None:
             continue
         view = instances[box]
         mine = view == number
-        pieces, found = ndimage.label(mine, eight)
+        pieces, found = ndimage.label(mine, np.ones((3, 3)))
         if found > 1:
-            sizes = np.bincount(pieces.ravel())
-            sizes[0] = 0
-            best = pieces == int(sizes.argmax())
+            best = pieces == 1 + np.bincount(pieces[mine])[1:].argmax()
             view[mine & ~best] = 0
             mine = best
         if np.count_nonzero(mine) < _MIN_VISIBLE:
