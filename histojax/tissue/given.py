@@ -70,10 +70,9 @@ def distance_to_given(labels: np.ndarray, size: int) -> np.ndarray:
 
     Beyond `labels`, of which (H, W) at most (S, S), the last distances are repeated.
     """
+    distance = np.full(labels.shape, np.inf, np.float32)
     if labels.any():
         distance = ndimage.distance_transform_edt(labels == 0).astype(np.float32)
-    else:
-        distance = np.full(labels.shape, np.inf, np.float32)
     return np.pad(distance, [(0, size - side) for side in labels.shape], mode="edge")
 
 
@@ -93,8 +92,8 @@ def with_unseen(given: Nuclei, placed: Nuclei, distance: np.ndarray, patient: Pa
     apart = sample(distance, placed.y, placed.x) > 1.2 * patient.radius
     unseen = nuclei.rows(placed, apart)
     unseen.density[:] = 0
-    names = [field.name for field in dataclasses.fields(Nuclei)]
-    return Nuclei(**{n: np.concatenate([getattr(given, n), getattr(unseen, n)]) for n in names})
+    both = {name: (values, vars(unseen)[name]) for name, values in vars(given).items()}
+    return Nuclei(**{name: np.concatenate(values) for name, values in both.items()})
 
 
 def draw_given(given: Nuclei, labels: np.ndarray, noise: Noise) -> Marks:
@@ -112,7 +111,7 @@ def draw_given(given: Nuclei, labels: np.ndarray, noise: Noise) -> Marks:
         depth = _depth(mine)[None]
         dy = np.arange(y.start - _RIM, y.stop + _RIM, dtype=np.float32) - given.y[i]
         dx = np.arange(x.start - _RIM, x.stop + _RIM, dtype=np.float32) - given.x[i]
-        nucleus = nuclei.rows(given, np.array([i]))
+        nucleus = nuclei.columns(given, np.array([i]))
         frame = nuclei.frame_of(nucleus, dy[None, :, None], dx[None, None, :])
         (alpha,), (dye,), (ring,) = nuclei.paint(nucleus, depth, frame, noise)
         # Faded edges fall on the background alone: a pixel of a nucleus takes up no other's dye.

@@ -56,17 +56,6 @@ class Nuclei:
 
 
 @dataclasses.dataclass
-class Frame:
-    """The pixels of boxes around nuclei, as these lie; each (N, H, W) float32."""
-
-    u: np.ndarray  # along the major axis, in half axes
-    v: np.ndarray  # along the minor axis, in half axes
-    rho: np.ndarray  # length of (u, v)
-    cosine: np.ndarray  # direction of (u, v)
-    sine: np.ndarray
-
-
-@dataclasses.dataclass
 class Marks:
     """What the nuclei leave on a patch; (S, S) float32."""
 
@@ -82,15 +71,10 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
     normal = rng.standard_normal
     spread = np.where(group == EPITHELIAL, patient.pleomorphism, 0.16)
     radius = patient.radius * np.choose(group, [1.0, 0.80, 0.64]) * np.exp(spread * normal(count))
-    ratio = np.choose(
-        group,
-        [
-            patient.elongation * np.exp(0.16 * normal(count)),
-            1.5 + rng.gamma(2.0, 0.55, count),
-            1.0 + 0.15 * rng.random(count),
-        ],
-    )
-    ratio = np.clip(ratio, 1.0, 4.5)
+    epithelial = patient.elongation * np.exp(0.16 * normal(count))
+    spindle = 1.5 + rng.gamma(2.0, 0.55, count)
+    lymphoid = 1.0 + 0.15 * rng.random(count)
+    ratio = np.clip(np.choose(group, [epithelial, spindle, lymphoid]), 1.0, 4.5)
     fibres = np.arctan2(*_rises(ground.across, y, x)) + np.pi / 2 + 0.15 * normal(count)
     # Columnar epithelium stands upright on its stroma; elsewhere cells lie as they come.
     upright = np.arctan2(*_rises(ground.form, y, x)) + 0.35 * normal(count)
@@ -121,7 +105,7 @@ def draw_appearance(
     edge = np.where(faint, uniform(2.5, 5.5, count), 1.6 + np.abs(1.2 * normal(count)))
     nucleolus = (rng.random(count) < patient.nucleoli) & (group == EPITHELIAL) & ~solid
     wobble = np.array([0.06, 0.06, 0.05, 0.05, 0.025, 0.025]) * (0.6 + 2.0 * patient.pleomorphism)
-    columns = dict(
+    looks = dict(
         zip(("y", "x", "major", "minor", "angle"), ellipses, strict=True),
         lobes=wobble * normal((count, 6)),
         density=density,
@@ -134,7 +118,7 @@ def draw_appearance(
         tilt=0.14 * normal((count, 2)),
         halo=(rng.random(count) < patient.halo) * uniform(0.2, 1.0, count),
     )
-    return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in columns.items()})
+    return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in looks.items()})
 
 
 def _thinned(places: np.ndarray, radius: np.ndarray, overlap: float) -> np.ndarray:
@@ -186,14 +170,10 @@ def _positions(
 
     epithelium, lumen = sample(ground.epithelium, y, x), sample(ground.lumen, y, x)
     chance = rng.random(len(y))
-    keep = np.choose(
-        group,
-        [
-            (epithelium > 0.5) & (lumen < 0.3) & (chance < 0.92),
-            (epithelium < 0.5) & (lumen < 0.5),
-            (chance < 1.0 - 0.7 * epithelium) & (lumen < 0.5),
-        ],
-    )
+    in_epithelium = (epithelium > 0.5) & (lumen < 0.3) & (chance < 0.92)
+    in_stroma = (epithelium < 0.5) & (lumen < 0.5)
+    anywhere = (chance < 1.0 - 0.7 * epithelium) & (lumen < 0.5)
+    keep = np.choose(group, [in_epithelium, in_stroma, anywhere])
     return y[keep], x[keep], group[keep]
 
 
@@ -241,7 +221,7 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
             longest = int(reach[part].max())
             corner_y[part] += reach[part] - longest
             corner_x[part] += reach[part] - longest
-            drawn = _draw(rows(nuclei, part), longest, noise)
+            drawn = _draw(columns(nuclei, part), longest, noise)
             for i, *layers in zip(part, *drawn, strict=True):
                 boxes[i] = layers
 
@@ -266,65 +246,70 @@ def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
     distance to it is taken to first order, (outline - rho) / |grad rho|.
     """
     span = np.arange(-reach, reach + 1, dtype=np.float32)
-    dy = span[None, :, None] + (np.rint(_column(nuclei.y)) - _column(nuclei.y))
-    dx = span[None, None, :] + (np.rint(_column(nuclei.x)) - _column(nuclei.x))
-    frame = frame_of(nuclei, dy, dx)
-    major, minor, c1, s1 = _column(nuclei.major), _column(nuclei.minor), frame.cosine, frame.sine
+    dy = span[None, :, None] + (np.rint(nuclei.y) - nuclei.y)
+    dx = span[None, None, :] + (np.rint(nuclei.x) - nuclei.x)
+    frame = _, _, rho, c1, s1 = frame_of(nuclei, dy, dx)
+    major, minor, lobes = nuclei.major, nuclei.minor, nuclei.lobes
     c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
-    lobes = [_column(column) for column in nuclei.lobes.T]
     # Harmonics 3 and 4 from products of 1 and 2.
     outline = 1 + c2 * (lobes[0] + lobes[2] * c1 + lobes[3] * s1 + lobes[4] * c2)
     outline += s2 * (lobes[1] - lobes[2] * s1 + lobes[3] * c1 - lobes[4] * s2 + 2 * lobes[5] * c2)
     steepness = np.sqrt((c1 / major) ** 2 + (s1 / minor) ** 2)
     # At the very centre the angle is undefined and the steepness 0.
-    depth = (outline - frame.rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
+    depth = (outline - rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
     return depth, *paint(nuclei, depth, frame, noise)
 
 
 def rows(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
     """The nuclei of these numbers, or where this is true."""
-    return Nuclei(**{f.name: getattr(nuclei, f.name)[part] for f in dataclasses.fields(nuclei)})
+    return Nuclei(**{name: values[part] for name, values in vars(nuclei).items()})
 
 
-def _column(values: np.ndarray) -> np.ndarray:
-    return values[:, None, None]
+def columns(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
+    """`rows` for images of boxes: (N, 1, 1) each, (K, N, 1, 1) where a nucleus has K values."""
+    fields = vars(rows(nuclei, part)).items()
+    return Nuclei(**{name: values.T[..., None, None] for name, values in fields})
 
 
-def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> Frame:
-    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei."""
-    cos, sin = np.cos(_column(nuclei.angle)), np.sin(_column(nuclei.angle))
-    major, minor = _column(nuclei.major), _column(nuclei.minor)
+def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei, as these lie.
+
+    (u, v) along the major and the minor axis, in half axes, its length, the cosine and the sine of
+    its direction; each (N, H, W) float32.
+    """
+    cos, sin = np.cos(nuclei.angle), np.sin(nuclei.angle)
+    major, minor = nuclei.major, nuclei.minor
     u = (cos / major) * dx + (sin / major) * dy
     v = (cos / minor) * dy - (sin / minor) * dx
     rho = np.sqrt(u * u + v * v) + np.float32(1e-6)
-    return Frame(u, v, rho, u / rho, v / rho)
+    return u, v, rho, u / rho, v / rho
 
 
 def paint(
-    nuclei: Nuclei, depth: np.ndarray, frame: Frame, noise: Noise
+    nuclei: Nuclei, depth: np.ndarray, frame: Sequence[np.ndarray], noise: Noise
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
 
     `depth` (N, H, W), px below the outline and negative outside, alone gives the outlines; `frame`
     holds the same pixels. Each nucleus's grain is a crop of "chromatin".
     """
-    u, v = frame.u, frame.v
-    major, minor = _column(nuclei.major), _column(nuclei.minor)
+    u, v, _, cosine, sine = frame
+    major, minor = nuclei.major, nuclei.minor
     grain = noise.crops("chromatin", *depth.shape)
-    alpha = (depth + 1.1) / _column(nuclei.edge) + (0.5 + np.float32(0.10) * grain)
+    alpha = (depth + 1.1) / nuclei.edge + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
-    vesicular = _column(nuclei.vesicular)
-    core = grain * (_column(nuclei.clumping) * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
-    core += _column(nuclei.tilt[:, 0]) * u + _column(nuclei.tilt[:, 1]) * v
+    vesicular = nuclei.vesicular
+    core = grain * (nuclei.clumping * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
+    core += nuclei.tilt[0] * u + nuclei.tilt[1] * v
     np.maximum(core, 0.2, out=core)
     rim = np.maximum(1 - np.abs(depth - 1.0) * np.float32(0.4), 0)
-    core += rim * ((0.2 + 1.7 * vesicular) * _column(nuclei.membrane))
-    spot_y, spot_x = _column(nuclei.spot[:, 0]), _column(nuclei.spot[:, 1])
+    core += rim * ((0.2 + 1.7 * vesicular) * nuclei.membrane)
+    spot_y, spot_x = nuclei.spot
     off = (u - spot_x) ** 2 * (major / minor) + (v - spot_y) ** 2 * (minor / major)
-    core += _column(nuclei.nucleolus) * np.maximum(1 - 14.0 * off, 0)
-    dye = alpha * core * _column(nuclei.density)
-    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * _column(nuclei.halo)
-    facing = _column(nuclei.tilt[:, 0]) * frame.cosine + _column(nuclei.tilt[:, 1]) * frame.sine
+    core += nuclei.nucleolus * np.maximum(1 - 14.0 * off, 0)
+    dye = alpha * core * nuclei.density
+    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * nuclei.halo
+    facing = nuclei.tilt[0] * cosine + nuclei.tilt[1] * sine
     ring *= np.clip(0.6 + 4.0 * facing, 0, 1)
     return alpha, dye, ring
 

@@ -80,9 +80,7 @@ def tissue_of(
     Args:
         instances: integer (H, W), sides of at least 16 px; 0 is background, each other label one
             nucleus, also where it has several pieces. Labels may have gaps.
-        seed: 0 or more; another seed is another set of patients.
-        index: 0 or more; image `index` belongs to patient `index // patches_per_patient`.
-        patches_per_patient: consecutive indices that share a patient.
+        seed, index, patches_per_patient: as of `tissue`.
 
     Returns:
         uint8 (H, W, 3) RGB; the same arguments give the same array, as of `tissue`.
@@ -106,20 +104,22 @@ def tissue_of(
 
 def _renumbered(instances: np.ndarray) -> np.ndarray:
     """The labels as 1..n in the order of their numbers, int32 (H, W)."""
+    got = "synthetic tissue got instances"
     if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
         raise UserError(
-            f"synthetic tissue got instances of {instances.dtype} and shape {instances.shape}, "
-            "which must be integers (H, W), 0 for background; give a label image."
+            f"{got} of {instances.dtype} and shape {instances.shape}, which must be integers "
+            "(H, W), 0 for background; give a label image."
         )
-    if min(instances.shape) < SMALLEST:
+    height, width = instances.shape
+    if min(height, width) < SMALLEST:
         raise UserError(
-            f"synthetic tissue got instances of {instances.shape[0]} x {instances.shape[1]} px, "
-            f"whose sides must be at least {SMALLEST} px; give a larger label image."
+            f"{got} of {height} x {width} px, whose sides must be at least {SMALLEST} px; give a "
+            "larger label image."
         )
     if instances.min() < 0:
         raise UserError(
-            f"synthetic tissue got instances with label {instances.min()}, and labels must be 0 "
-            "(background) or more; number the nuclei from 1."
+            f"{got} with label {instances.min()}, and labels must be 0 (background) or more; "
+            "number the nuclei from 1."
         )
     return relabel_sequential(instances.copy())[0].astype(np.int32)
 
