@@ -43,13 +43,8 @@ def write_pairs(
 ) -> list[pathlib.Path]:
     """Writes images/, instances/ (masks/ where there are classes) and dataset.json.
 
-    Args:
-        maker: makes an image of a mask and a seed, some rows at a time.
-        files: masks of different names.
-        output: folder, empty or not there.
-        seed: decides the images, with the name of the mask and the number of the copy.
-        count: images for each mask.
-        max_pixels: largest mask that is decoded, px.
+    `count` images are made for each mask, some rows at a time. The seed, the mask's name and the
+    number of the copy decide an image.
 
     Returns:
         The images' paths.

@@ -51,26 +51,26 @@ def collect(source: Source) -> Bank:
     nuclei, places, sizes = [], [], []
     for index in range(len(source)):
         instances = instances_of(source[index])
-        height, width = instances.shape
-        middles, whole_ones = [], []
-        for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
-            if box is None:
-                continue
-            rows, columns = box
-            middles.append(((rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2))
-            shape = instances[box] == label
-            whole = rows.start > 0 and columns.start > 0
-            if whole and rows.stop < height and columns.stop < width and shape.sum() >= _SMALLEST:
-                whole_ones.append(shape)
+        found = list(nuclei_of(instances))
+        middles = [[(side.start + side.stop) / 2 for side in box] for box, _, _ in found]
+        whole_ones = (shape for _, shape, whole in found if whole and shape.sum() >= _SMALLEST)
         nuclei.append(tuple(whole_ones))
         places.append(np.array(middles, np.float64).reshape(-1, 2))
-        sizes.append((height, width))
+        sizes.append(instances.shape)
     if not any(nuclei):
         raise UserError(
             f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more, "
             "of which masks could be made: give others"
         )
     return Bank(tuple(nuclei), tuple(places), tuple(sizes))
+
+
+def nuclei_of(instances: np.ndarray) -> Iterator[tuple[Any, np.ndarray, bool]]:
+    """Each nucleus of a label image: its box, its pixels there, whether no border cuts it off."""
+    cut_off = {*instances[[0, -1]].flat, *instances[:, [0, -1]].flat}
+    for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
+        if box is not None:
+            yield box, instances[box] == label, label not in cut_off
 
 
 def write_masks(

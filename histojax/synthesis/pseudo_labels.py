@@ -48,19 +48,10 @@ def write_masks(
 ) -> int:
     """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
 
-    With their images they are in folder/instances, and these in folder/images. Squares of a grid
-    are taken where the run's foreground map is confident and holds a nucleus, about as many of each
-    image. folder/predicted.json names them.
-
-    Args:
-        run: with a segmenter.
-        source: images, whose own labels are not used.
-        folder: empty or not there.
-        count: masks at most.
-        size: their side, px.
-        seed: of the choice of squares.
-        least: confidence from which a square is taken, 0 to 1.
-        images: whether squares of images are written too, so that `folder:FOLDER` reads pairs.
+    Squares of a grid, `size` px a side, are taken where the run's foreground map has the confidence
+    `least` (0 to 1) and holds a nucleus. Each image gives about as many, `count` in all at most.
+    Labels of the source are not used. folder/predicted.json names the squares. With `images`, masks
+    are in folder/instances and their images in folder/images: `folder:FOLDER` reads pairs.
 
     Returns:
         How many were written.

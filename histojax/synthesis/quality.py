@@ -30,17 +30,11 @@ FIDELITY = ("dice", "aji")
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Squares of side S from real images.
+    """Squares of side S from real images."""
 
-    Attributes:
-        images: uint8 (N, S, S, 3).
-        labels: integer (N, S, S), 0 background.
-        names: of the image of each.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
+    images: np.ndarray  # uint8 (N, S, S, 3)
+    labels: np.ndarray  # integer (N, S, S), 0 background
+    names: tuple[str, ...]  # of the image of each
 
     def __len__(self) -> int:
         return len(self.names)

@@ -7,6 +7,7 @@ built-in tissue of pyramid.base='tissue' is drawn whole.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -45,6 +46,7 @@ def noise(seed: Seed, scale: int, y: int, x: int, height: int, width: int) -> np
     return field[top : top + height, left : left + width]
 
 
+@dataclasses.dataclass
 class Conditions:
     """The inputs of an image, read by region: labels, the noise of each scale, built-in tissue.
 
@@ -52,35 +54,25 @@ class Conditions:
     mirrored border of the image too.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        factors: tuple[int, ...],
-        seed: Seed,
-        tissue: np.ndarray | None = None,
-    ):
-        """Draws nothing yet.
+    labels: np.ndarray  # integer (H, W), the number of each pixel's label
+    factors: tuple[int, ...]  # px of the image for one px of each scale
+    seed: Seed  # of the noise, numbers of 0 or more
+    tissue: np.ndarray | None = None  # uint8 (H, W, 3) of pyramid.base='tissue'
 
-        Args:
-            labels: integer (H, W), the number of each pixel's label.
-            factors: px of the image for one px of each scale.
-            seed: of the noise, numbers of 0 or more.
-            tissue: uint8 (H, W, 3) of pyramid.base='tissue'.
-        """
-        self._labels, self._factors, self._seed, self._tissue = labels, factors, seed, tissue
-        self.height, self.width = labels.shape
+    def __post_init__(self) -> None:
+        self.height, self.width = self.labels.shape
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """float32 (height, width, 1 + scales), and 3 more channels of tissue in [0, 1]."""
-        scales = len(self._factors)
-        out = np.zeros((height, width, 1 + scales + 3 * (self._tissue is not None)), np.float32)
-        if self._tissue is not None:
-            out[..., 1 + scales :] = self._tissue[y : y + height, x : x + width] / np.float32(255)
-        out[..., 0] = self._labels[y : y + height, x : x + width]
-        for k, f in enumerate(self._factors):
+        scales, part = len(self.factors), np.s_[y : y + height, x : x + width]
+        out = np.zeros((height, width, 1 + scales + 3 * (self.tissue is not None)), np.float32)
+        if self.tissue is not None:
+            out[..., 1 + scales :] = self.tissue[part] / np.float32(255)
+        out[..., 0] = self.labels[part]
+        for k, f in enumerate(self.factors):
             rows, columns = np.arange(y, y + height) // f, np.arange(x, x + width) // f
             size = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
-            drawn = noise(self._seed, k, int(rows[0]), int(columns[0]), *size)
+            drawn = noise(self.seed, k, int(rows[0]), int(columns[0]), *size)
             out[..., 1 + k] = drawn[(rows - rows[0])[:, None], columns - columns[0]]
         return out
 
@@ -128,8 +120,7 @@ class Synthesizer:
         def apply(conditions: jax.Array, colors: jax.Array) -> dict[str, jax.Array]:
             labels = jax.nn.one_hot(conditions[..., 0].astype(jnp.int32), stage.labels.count)
             noises = [
-                conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k]
-                for k, f in enumerate(factors)
+                conditions[:, f // 2 :: f, f // 2 :: f, k, None] for k, f in enumerate(factors, 1)
             ]
             colors = jnp.broadcast_to(colors, (len(labels), *colors.shape))
             tissue = conditions[..., 1 + len(factors) :] if stage.base == "tissue" else None
@@ -141,8 +132,7 @@ class Synthesizer:
         """Checks that an image can be made for a mask.
 
         Raises:
-            UserError: a mask without any label, smaller than the crops of the highest scale, with
-                values outside of the known classes, or with several nuclei under one label.
+            UserError: as `builtin.check_mask`, or for values outside of the known classes.
         """
         labels, classes = self.stage.labels, self.stage.labels.kind == "classes"
         maker, whole = "the pyramid is trained on", self.stage.base == "tissue"
@@ -209,7 +199,7 @@ def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look
     config.data.source = looks
     fields = ("hr", *stage.labels.fields)
     source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
-    known, count = run.config.pyramid.classes, len(source.classes)
+    known, count = config.pyramid.classes, len(source.classes)
     if stage.labels.kind == "classes" and known != count:
         raise UserError(
             f"--looks={looks} has {count} classes, {', '.join(source.classes)}, and {run.workdir} "
