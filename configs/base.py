@@ -173,16 +173,6 @@ def instances() -> dict[str, object]:
     }
 
 
-def teacher() -> dict[str, object]:
-    """How a segmenter learns from its own average (ema_decay), on data.unlabelled too."""
-    return {
-        "weight": 0.0,  # of the squared difference of their probabilities; 0: none
-        "noise": 0.1,  # standard deviation of the noise of the teacher's image, in [0, 1]
-        "noise_limit": 0.2,
-        "ramp": 0.3,  # share of the steps over which the weight rises
-    }
-
-
 def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
     """AdamW: warm-up, cosine decay, clipping."""
     return ConfigDict(

@@ -71,7 +71,13 @@ def get_config(size: str = "laptop") -> ConfigDict:
         "smooth": 1.0,  # px added to both sides of the Dice fraction
     }
     config.ema_decay = 0.995
-    config.teacher = base.teacher()
+    # How the segmenter learns from its own average (ema_decay), on data.unlabelled too.
+    config.teacher = {
+        "weight": 0.0,  # of the squared difference of their probabilities; 0: none
+        "noise": 0.1,  # standard deviation of the noise of the teacher's image, in [0, 1]
+        "noise_limit": 0.2,
+        "ramp": 0.3,  # share of the steps over which the weight rises
+    }
     # Connected components of the mask; px.
     config.nuclei = dict(min_area=30, max_hole=30)
     config.instances = base.instances()  # the same, where segmenter.heads has a marker

@@ -53,12 +53,10 @@ def dyes_of(
 def _cell_borders(
     centers: np.ndarray, weight: np.ndarray, size: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Additively weighted Voronoi cells.
+    """Additively weighted Voronoi cells: how much nearer the nearest centre is, and its number.
 
-    Returns:
-        The difference of the distances to the second nearest and the nearest centre (0 on a border;
-        at least `reach` where a single cell or none is in reach), and the number of the nearest
-        cell (len(centres) where there is none).
+    The first is 0 on a border, and at least `reach` where a single cell or none is in reach; the
+    second is len(centers) where there is none.
     """
     span = np.arange(-reach, reach + 1, dtype=np.float32)
     cone = np.sqrt(span[:, None] ** 2 + span**2)

@@ -65,11 +65,7 @@ def tissue(
 
 
 def tissue_of(
-    instances: np.ndarray,
-    seed: int,
-    index: int,
-    *,
-    patches_per_patient: int = PATCHES_PER_PATIENT,
+    instances: np.ndarray, seed: int, index: int, *, patches_per_patient: int = PATCHES_PER_PATIENT
 ) -> np.ndarray:
     """Draws tissue with given nuclei: what `tissue` draws, but for where nuclei lie.
 
