@@ -51,14 +51,11 @@ WAYS = {
     "pseudo_labels": _PAIRS,
     "teacher": "--config.data.unlabelled=rest --config.teacher.weight=1.0",
 }
+_LAST_STEP = "--config.checkpoint.best=last --config.instances.fit=False"
 _START = re.compile(r"--config\..*init_from\.\w+=")
 
-_DATA = flags.DEFINE_string(
-    "data", None, "SPEC of images with instances. Example: --data=folder:/data/monuseg"
-)
-_SHARES = flags.DEFINE_list(
-    "shares", ["0.2"], "Shares of the patients whose labels are used. Example: --shares=0.2,1"
-)
+_DATA = flags.DEFINE_string("data", None, "SPEC with instances. Example: --data=folder:monuseg")
+_SHARES = flags.DEFINE_list("shares", ["0.2"], "Shares of labels used. Example: --shares=0.2,1")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of all runs. Example: --seeds=0,1,2")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the study. Example: --output=runs/few")
 _PUPIL = flags.DEFINE_string(
@@ -104,9 +101,8 @@ def study(output: pathlib.Path, shares: Sequence[str]) -> tuple[list[jobs.Job], 
             rest = math.nan
         if not 0 <= rest < 1:
             raise UserError(f"--shares: {share!r} has to be a number above 0, up to 1")
-        common = f"{shlex.quote(f'--config.data.source={_DATA.value}')} "
-        common += f"--config.data.labelled={share} --config.checkpoint.best=last "
-        common += "--config.instances.fit=False"
+        source = shlex.quote(f"--config.data.source={_DATA.value}")
+        common = f"{source} --config.data.labelled={share} {_LAST_STEP}"
         pyramids.append(f"{share}: {_PYRAMID.value} {common}")
         for way in ways:
             if rest or way not in ("pseudo_labels", "teacher"):  # which need the other patients

@@ -49,12 +49,8 @@ REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, images of each, and masks in samples.png.
 _MASKS, _NOISES, _SHOWN = 24, 4, 8
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Workdir of the pyramid. Example: --workdir=runs/pyramid"
-)
-_JUDGE = flags.DEFINE_string(
-    "judge", None, "Workdir of a segmenter of real images. Example: --judge=runs/use_net"
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The pyramid. Example: --workdir=runs/pyramid")
+_JUDGE = flags.DEFINE_string("judge", None, "Segmenter of real images. Example: --judge=runs/unet")
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the report. Example: --output=out")
 _DATA = flags.DEFINE_string(
     "data", "", "SPEC of the real images; by default the pyramid's. Example: --data=folder:other"
@@ -118,10 +114,7 @@ def made(
     pairs = zip(train.images, train.labels, strict=True)
     known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
     if not known:
-        raise UserError(
-            "no training square holds both nuclei and background, whose colours are painted with: "
-            "give a larger --size"
-        )
+        raise UserError("no training square holds both nuclei and background: give a larger --size")
     synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
     images = {
         PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
@@ -216,9 +209,8 @@ def main(argv: Sequence[str]) -> None:
     say("measuring")
     find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
     subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
-    rows, diversity, closest = measured(
-        find, network, real, train, images, several, subset=subset, seed=seed
-    )
+    sets = (real, train, images, several)
+    rows, diversity, closest = measured(find, network, *sets, subset=subset, seed=seed)
     report = {
         "pyramid": run.workdir,
         "step": run.step,

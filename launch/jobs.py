@@ -138,9 +138,8 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> None:
     try:
         known = dict(json.loads(path.read_text())) if path.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): remove it, and the same command writes it again"
-        ) from error
+        remedy = "remove it, and the same command writes it again"
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     for job in jobs:
         folder, words = output / job.name, known.get(job.name, job.words)
         # Words with which no run got as far as training do not bind.
@@ -194,19 +193,19 @@ def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) ->
                     job, slot = running.pop(process)
                     slots.append(slot)
                     failed += [job] * (process.returncode != 0)
-                    _tell(job, process)
+                    _report(job, process)
         finally:
             for process in running:
                 process.terminate()
             for process, (job, _) in running.items():
                 process.wait()
-                _tell(job, process)
+                _report(job, process)
     if seen:
         raise KeyboardInterrupt
     return failed
 
 
-def _tell(job: Job, process: subprocess.Popen[bytes]) -> None:
+def _report(job: Job, process: subprocess.Popen[bytes]) -> None:
     failed = f"failed ({process.returncode})" if process.returncode else "stopped"
     say(f"{job}: {'done' if job.done else failed}")
 

@@ -40,9 +40,7 @@ _PALER = 0.1
 BOUND = ("psnr_bicubic", "nuclear_fraction", "nuclear_area_median", "nuclear_area_mean")
 BOUND += ("nuclei_per_megapixel", "red", "green", "blue")
 
-_REAL = flags.DEFINE_string(
-    "real", None, "SPEC of real images with instances. Example: --real=folder:/data/monuseg"
-)
+_REAL = flags.DEFINE_string("real", None, "SPEC with instances. Example: --real=folder:monuseg")
 _SYNTHETIC = flags.DEFINE_string(
     "synthetic", "", "SPEC in place of the built-in model. Example: --synthetic=folder:pairs"
 )
@@ -169,10 +167,8 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, Row], list[np
         height, width = instances.shape
         boxes = tiling.squares(height, width, size)
         if not boxes:
-            raise UserError(
-                f"{sample['name']} of {spec} has {height} x {width} px, and squares of {size} px "
-                "are compared: give a smaller --size"
-            )
+            found = f"{sample['name']} of {spec} has {height} x {width} px"
+            raise UserError(f"{found}, and squares of {size} px are compared: lower --size")
         rows[sample["name"]] = _mean([statistics(image[box], instances[box]) for box in boxes])
         shown.append(image[boxes[len(boxes) // 2]])
     return rows, shown

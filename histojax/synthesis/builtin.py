@@ -49,10 +49,7 @@ def check_mask(
             "side: cut it, or use a pyramid with pyramid.base='colors'"
         )
     if nuclei and len(np.unique(mask)) == 2 and scipy.ndimage.label(mask)[1] > 1:
-        raise UserError(
-            f"the mask {name} has one label for several nuclei, and each needs its own: give a "
-            "label image"
-        )
+        raise UserError(f"the mask {name} has one label for several nuclei: give each its own")
 
 
 @dataclasses.dataclass(frozen=True)

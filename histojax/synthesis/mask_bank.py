@@ -59,8 +59,7 @@ def collect(source: Source) -> Bank:
         sizes.append(instances.shape)
     if not any(nuclei):
         raise UserError(
-            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more, "
-            "of which masks could be made: give others"
+            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px: give more"
         )
     return Bank(tuple(nuclei), tuple(places), tuple(sizes))
 
@@ -99,8 +98,7 @@ def masks(source: Source, kind: str, size: int, seed: int) -> Iterator[np.ndarra
     large = [n for n, sides in enumerate(bank.sizes) if min(sides) >= size]
     if kind == "turned" and not any(len(bank.places[n]) for n in large):
         raise UserError(
-            f"no labelled image of {size} x {size} px or more has a nucleus in it: ask for smaller "
-            "masks"
+            f"no labelled image of {size} x {size} px or more has a nucleus: ask for smaller masks"
         )
     while True:
         if kind == "turned":

@@ -119,13 +119,10 @@ def _confident_squares(
 
 
 def _check(run: workdirs.Run) -> None:
+    found, remedy = "", "name a segmentation run, or a pyramid with labels='contour' or 'mask'"
     if not segments(run.stage):
-        raise UserError(
-            f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
-            "pyramid or a segmentation run"
-        )
-    if isinstance(run.stage, Pyramid) and run.stage.labels.kind == "classes":
-        raise UserError(
-            f"{run.workdir} finds classes and not nuclei, whose masks are made here: name a "
-            "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
-        )
+        found = f"is a run of stage {run.config.stage}, which finds no nuclei"
+    elif isinstance(run.stage, Pyramid) and run.stage.labels.kind == "classes":
+        found = "finds classes, and masks are made of nuclei"
+    if found:
+        raise UserError(f"{run.workdir} {found}: {remedy}")

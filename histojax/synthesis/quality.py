@@ -65,7 +65,7 @@ def windows_of(source: Source, size: int) -> Windows:
     if len(found) < 2:
         raise UserError(
             f"the {len(source)} images hold {len(found)} squares of {size} px with nuclei, and two "
-            "or more are compared: give more or larger images, or a smaller --size"
+            "are needed: give more or larger images, or a smaller --size"
         )
     images, squares, names = zip(*found, strict=True)
     return Windows(np.stack(images), np.stack(squares), names)
@@ -82,9 +82,9 @@ def pyramid_images(
         UserError: the pyramid makes tissue of classes.
     """
     if synthesizer.classes is not None:
+        known = ", ".join(synthesizer.classes)
         raise UserError(
-            f"the pyramid makes tissue of the classes {', '.join(synthesizer.classes)}, and nuclei "
-            "are measured here: name a pyramid with pyramid.labels='contour' or 'mask'"
+            f"the pyramid knows the classes {known}: name one of pyramid.labels='contour' or 'mask'"
         )
     made = [
         synthesizer.image(mask, seed=(seed, index, noise), look=(seed, index))

@@ -74,7 +74,7 @@ _PYRAMID = flags.DEFINE_string(
     "Workdir of synthesis's pyramid; default untrained. Example: --synthesis_workdir=runs/pyramid",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "runs/benchmark", "Folder of benchmark.json. Example: --output=out"
+    "output", "runs/benchmark", "Folder of results. Example: --output=out"
 )
 
 
