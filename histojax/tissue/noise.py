@@ -66,17 +66,17 @@ class Noise:
         self.rng, self.fields, self.size = rng, fields, size
 
     def crop(self, name: str) -> np.ndarray:
-        """A crop of a bank at a random place, (S, S) float32."""
+        """A crop of a bank at a random place, (S, S) float32; a view, not to be written to."""
         return self.crops(name, 1, self.size, self.size)[0]
 
-    def crops(self, name: str, count: int, height: int, width: int) -> np.ndarray:
-        """Crops of a bank at `count` random places, (count, height, width) float32."""
+    def crops(self, name: str, count: int, height: int, width: int) -> list[np.ndarray]:
+        """Crops of a bank at `count` random places, (height, width) float32 each; views."""
         starts = self.rng.integers(0, BANK, (count, 2))
         field = self.fields[name]
         if max(height, width) > BANK:  # a square fits from any place of the period on
             times = -(-max(height, width) // BANK) + 1
             field = np.tile(field[:BANK, :BANK], (times, times))
-        return np.stack([field[y : y + height, x : x + width] for y, x in starts])
+        return [field[y : y + height, x : x + width] for y, x in starts]
 
     def smooth(self, wavelength: float) -> np.ndarray:
         """A cubic B-spline of random knots `wavelength` / 2 px apart, (S, S), unit variance."""

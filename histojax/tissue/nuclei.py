@@ -295,7 +295,7 @@ def paint(
     """
     u, v, _, cosine, sine = frame
     major, minor = nuclei.major, nuclei.minor
-    grain = noise.crops("chromatin", *depth.shape)
+    grain = np.stack(noise.crops("chromatin", *depth.shape))
     alpha = (depth + 1.1) / nuclei.edge + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
     vesicular = nuclei.vesicular
