@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from ml_collections import ConfigDict, FieldReference
 
 SIZES = ("smoke", "laptop", "gpu", "paper")
-# Fields of the data group that all stages of a chain share.
-SHARED_DATA = (
-    "source",
-    "data_dir",
-    "scale",
-    "group_pattern",
-    "placement",
-    "workers",
-    "max_shift",
-    "max_pixels",
-    "labelled",
-    "extra",
-    "extra_weight",
-)
+# Fields of the data group that each stage of a chain has for itself.
+_OWN_DATA = ("unlabelled", "unlabelled_weight", "device_bytes", "crops_per_image", "stain")
+_OWN_DATA += ("augmentation", "crop", "batch_size")
 
 
 def check_size(size: str, sizes: tuple[str, ...] = SIZES) -> str:
-    """The size, laptop where it is empty.
-
-    Raises:
-        ValueError: if it is not one of `sizes`.
-    """
+    """The size, laptop where it is empty; ValueError for one that is not in `sizes`."""
     size = size or "laptop"
     if size not in sizes:
         raise ValueError(f"size {size!r} is not known; choose one of {', '.join(sizes)}")
@@ -35,76 +22,65 @@ def check_size(size: str, sizes: tuple[str, ...] = SIZES) -> str:
 
 def base(name: str, stage: str) -> ConfigDict:
     """The groups that every stage has."""
-    config = ConfigDict()
-    config.name = name
-    config.stage = stage
-    config.seed = 0
+    config = ConfigDict({"name": name, "stage": stage, "seed": 0})
     config.precision = "auto"  # float32 on CPU, bfloat16 compute on accelerators
     config.max_skipped = 20  # steps in a row that may be non-finite before the run stops
 
-    config.data = ConfigDict(
-        {
-            "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
-            "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
-            "labelled": 1.0,  # share of the training patients whose labels are used, nested by seed
-            "extra": "",  # SPEC of further training images, such as synthetic pairs: all of them
-            "extra_weight": 0.5,  # of the labelled crops
-            # Images without labels (group teacher): rest, the training patients that are not
-            # labelled, or a SPEC, all of whose images are used. Empty: none.
-            "unlabelled": "",
-            "unlabelled_weight": 0.5,  # of the crops
-            "scale": 4,  # 2 | 3 | 4 | 8
-            "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
-            "placement": "auto",  # host | device; auto: device on accelerators where the set fits
-            "device_bytes": 2**31,
-            "workers": 0,  # processes that prepare batches; 0: threads of this one
-            "crops_per_image": 4,
-            "max_pixels": 2**28,  # of an image or label map of a folder: larger ones are refused
-            "max_shift": 1.0,  # hr px that a real lr image may lie off its hr image; 0: no check
-            "degradation": degradation(),
-            "stain": {  # normalisation of a segmenter's images, by a fit of each image
-                "method": "none",  # none | spcn | spcn_pseudo_inverse | macenko | reinhard
-                "sparsity": 0.02,  # of spcn
-                "target": "TCGA-B0-5711",  # or the path of an image with the wanted stain
-            },
-            "targets": {  # of the segmenter.heads other than mask, made of the instances
-                "marker": "shape",  # shape: nuclei eroded by their size | center: discs
-                "center_radius": 4,  # px
-                "contour_width": 2,  # px
-                "physical": False,  # shape markers' sizes in um, where the scale is known
-                "legacy": False,  # targets lose the rim that USE-Net's code takes from them
-            },
-            "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
-        }
-    )
-    config.eval = ConfigDict(
-        {
-            "every": 300,
-            "crops": 24,
-            "crop": 256,  # hr px at most: cut down to what the images, scale and strides allow
-            "batch_size": 8,
-            "pictures": 4,
-        }
-    )
-    config.checkpoint = ConfigDict(
-        {
-            "every": 500,
-            "keep": 2,
-            "best": "score",  # the step that is used: that of the best score on val | last
-        }
-    )
-    config.log = ConfigDict(
-        {
-            "every": 50,
-            "tensorboard": False,  # needs tensorboardX
-            "wandb": {  # Weights & Biases, needs wandb
-                "project": "",  # empty: none
-                "entity": "",  # a user or team; empty: the default of who is logged in
-                "mode": "online",  # online | offline: kept in the workdir for `wandb sync`
-            },
-        }
-    )
-    config.init_from = ConfigDict()
+    config.data = {
+        "source": "synthetic",  # | folder:ROOT | a prepared set | mix:monuseg=0.7,tnbc=0.3
+        "data_dir": "",  # of prepared sets; empty: $TFDS_DATA_DIR or ~/tensorflow_datasets
+        "labelled": 1.0,  # share of the training patients whose labels are used, nested by seed
+        "extra": "",  # SPEC of further training images, such as synthetic pairs: all of them
+        "extra_weight": 0.5,  # of the labelled crops
+        # Images without labels (group teacher): rest, the training patients that are not
+        # labelled, or a SPEC, all of whose images are used. Empty: none.
+        "unlabelled": "",
+        "unlabelled_weight": 0.5,  # of the crops
+        "scale": 4,  # 2 | 3 | 4 | 8
+        "group_pattern": "",  # empty: TCGA patient, else the text before the first "_"
+        "placement": "auto",  # host | device; auto: device on accelerators where the set fits
+        "device_bytes": 2**31,
+        "workers": 0,  # processes that prepare batches; 0: threads of this one
+        "crops_per_image": 4,
+        "max_pixels": 2**28,  # of an image or label map of a folder: larger ones are refused
+        "max_shift": 1.0,  # hr px that a real lr image may lie off its hr image; 0: no check
+        "degradation": degradation(),
+        "stain": {  # normalisation of a segmenter's images, by a fit of each image
+            "method": "none",  # none | spcn | spcn_pseudo_inverse | macenko | reinhard
+            "sparsity": 0.02,  # of spcn
+            "target": "TCGA-B0-5711",  # or the path of an image with the wanted stain
+        },
+        "targets": {  # of the segmenter.heads other than mask, made of the instances
+            "marker": "shape",  # shape: nuclei eroded by their size | center: discs
+            "center_radius": 4,  # px
+            "contour_width": 2,  # px
+            "physical": False,  # shape markers' sizes in um, where the scale is known
+            "legacy": False,  # targets lose the rim that USE-Net's code takes from them
+        },
+        "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
+    }
+    config.eval = {
+        "every": 300,
+        "crops": 24,
+        "crop": 256,  # hr px at most: cut down to what the images, scale and strides allow
+        "batch_size": 8,
+        "pictures": 4,
+    }
+    config.checkpoint = {
+        "every": 500,
+        "keep": 2,
+        "best": "score",  # the step that is used: that of the best score on val | last
+    }
+    config.log = {
+        "every": 50,
+        "tensorboard": False,  # needs tensorboardX
+        "wandb": {  # Weights & Biases, needs wandb
+            "project": "",  # empty: none
+            "entity": "",  # a user or team; empty: the default of who is logged in
+            "mode": "online",  # online | offline: kept in the workdir for `wandb sync`
+        },
+    }
+    config.init_from = {}
     return config
 
 
@@ -149,68 +125,52 @@ def crop(config: ConfigDict, side: int, stride: int = 1) -> FieldReference:
     return side // unit * unit
 
 
-def augmentation(**changes: object) -> ConfigDict:
+def augmentation(**changes: object) -> dict[str, object]:
     """Flips and quarter turns; colour and size as they are."""
-    return ConfigDict(
-        {
-            "flips": True,
-            "vertical_flips": True,  # upside down as well
-            "rotations": True,
-            "stain_sigma": 0.0,
-            "stain_bias": 0.0,
-            "own_stains": False,  # each image's stains, by a fit, instead of the textbook's
-            "brightness": 0.0,
-            "contrast": 0.0,
-            "zoom": (1.0, 1.0),
-            "rotate": 0.0,  # degrees
-            "translate": 0.0,  # sides of the crop; what lies outside of the image is black
-            **changes,
-        }
-    )
+    return {
+        "flips": True,
+        "vertical_flips": True,  # upside down as well
+        "rotations": True,
+        "stain_sigma": 0.0,
+        "stain_bias": 0.0,
+        "own_stains": False,  # each image's stains, by a fit, instead of the textbook's
+        "brightness": 0.0,
+        "contrast": 0.0,
+        "zoom": (1.0, 1.0),
+        "rotate": 0.0,  # degrees
+        "translate": 0.0,  # sides of the crop; what lies outside of the image is black
+        **changes,
+    }
 
 
-def instances() -> ConfigDict:
+def instances() -> dict[str, object]:
     """How maps become nuclei where segmenter.heads has a marker."""
-    return ConfigDict(
-        {
-            "marker_from_mask": False,  # eroded components in the place of a marker head
-            "kind": "watershed",  # any size | usenet: as published, whole images
-            "fit": True,  # its parameters to the val split, once the run is trained
-            "watershed": {
-                "mask_threshold": 0.5,
-                "marker_threshold": 0.5,
-                "marker_peak": 0.0,  # markers that nowhere reach it are dropped
-                "min_marker": 8.0,  # px, as the following
-                "min_area": 30.0,
-                "min_unmarked": 60.0,  # components without a marker are dropped below it
-                "max_hole": 60.0,
-                # Of the maps in the height that is flooded from the markers.
-                "mask_weight": 1.0,
-                "marker_weight": 1.0,
-                "distance_weight": 0.0,
-                "contour_weight": 0.0,
-            },
-            "usenet": {
-                "mask_threshold": 0.1,
-                "marker_threshold": 0.1,
-                "min_mask": 50,  # px, as the following
-                "min_marker": 20,
-                "max_hole": 100,
-            },
-        }
-    )
-
-
-def teacher() -> ConfigDict:
-    """How a segmenter learns from its own average (ema_decay), on data.unlabelled too."""
-    return ConfigDict(
-        {
-            "weight": 0.0,  # of the squared difference of their probabilities; 0: none
-            "noise": 0.1,  # standard deviation of the noise of the teacher's image, in [0, 1]
-            "noise_limit": 0.2,
-            "ramp": 0.3,  # share of the steps over which the weight rises
-        }
-    )
+    return {
+        "marker_from_mask": False,  # eroded components in the place of a marker head
+        "kind": "watershed",  # any size | usenet: as published, whole images
+        "fit": True,  # its parameters to the val split, once the run is trained
+        "watershed": {
+            "mask_threshold": 0.5,
+            "marker_threshold": 0.5,
+            "marker_peak": 0.0,  # markers that nowhere reach it are dropped
+            "min_marker": 8.0,  # px, as the following
+            "min_area": 30.0,
+            "min_unmarked": 60.0,  # components without a marker are dropped below it
+            "max_hole": 60.0,
+            # Of the maps in the height that is flooded from the markers.
+            "mask_weight": 1.0,
+            "marker_weight": 1.0,
+            "distance_weight": 0.0,
+            "contour_weight": 0.0,
+        },
+        "usenet": {
+            "mask_threshold": 0.1,
+            "marker_threshold": 0.1,
+            "min_mask": 50,  # px, as the following
+            "min_marker": 20,
+            "max_hole": 100,
+        },
+    }
 
 
 def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
@@ -234,31 +194,21 @@ def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
 
 def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     """Links the fields that a chain must agree on: set one on `config`, and all stages have it."""
+    groups = ("instances", "generator", "segmenter", "discriminator", "collapse")
     for stage in stages:
-        for field in ("seed", "precision"):
-            stage[field] = config.get_ref(field)
-        for field in SHARED_DATA:
-            stage.data[field] = config.data.get_ref(field)
-        for group in ("degradation", "targets", "synthetic"):
-            for field in config.data[group]:
-                stage.data[group][field] = config.data[group].get_ref(field)
-        if "instances" in config and "instances" in stage:
-            _share_group(config.instances, stage.instances)
-        stage.log.tensorboard = config.log.get_ref("tensorboard")
-        for field in config.log.wandb:
-            stage.log.wandb[field] = config.log.wandb.get_ref(field)
-        for group in ("generator", "segmenter", "discriminator", "collapse"):
-            if group in config and group in stage:
-                for field in config[group]:
-                    stage[group][field] = config[group].get_ref(field)
+        link(config, stage, ("seed", "precision", *groups))
+        link(config.data, stage.data, [name for name in config.data if name not in _OWN_DATA])
+        link(config.log, stage.log, ("tensorboard", "wandb"))
 
 
-def _share_group(group: ConfigDict, other: ConfigDict) -> None:
-    for field in group:
-        if isinstance(group[field], ConfigDict):
-            _share_group(group[field], other[field])
-        else:
-            other[field] = group.get_ref(field)
+def link(group: ConfigDict, other: ConfigDict, fields: Iterable[str]) -> None:
+    """Lets fields of `other` follow those of `group`, where both have them; groups as a whole."""
+    for field in fields:
+        if field in group and field in other:
+            if isinstance(group[field], ConfigDict):
+                link(group[field], other[field], group[field])
+            else:
+                other[field] = group.get_ref(field)
 
 
 def paced(config: ConfigDict, size: str) -> ConfigDict:

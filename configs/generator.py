@@ -18,25 +18,23 @@ from ml_collections import ConfigDict
 from configs import base
 
 
-def generator(size: str) -> ConfigDict:
+def generator(size: str) -> dict[str, object]:
     """The network's fields, shared with srgan.py and joint.py."""
-    network = ConfigDict(
-        {
-            "kind": "resnext",  # | srresnet, juhong2021: srresnet.py, srgan_srresnet.py:paper
-            "blocks": 16,
-            "features": 64,
-            "width": 128,
-            "cardinality": 32,
-            "activation": "prelu",  # prelu | relu
-            "norm": "none",  # none | batch
-            "head_kernel": 9,
-            "tail_kernel": 9,
-            "upsampling": "pixel_shuffle",  # pixel_shuffle | direct
-            "skip": "bicubic",  # none | bicubic
-            "output": "linear",  # linear | tanh
-            "residual_scale": 1.0,
-        }
-    )
+    network: dict[str, object] = {
+        "kind": "resnext",  # | srresnet, juhong2021: srresnet.py, srgan_srresnet.py:paper
+        "blocks": 16,
+        "features": 64,
+        "width": 128,
+        "cardinality": 32,
+        "activation": "prelu",  # prelu | relu
+        "norm": "none",  # none | batch
+        "head_kernel": 9,
+        "tail_kernel": 9,
+        "upsampling": "pixel_shuffle",  # pixel_shuffle | direct
+        "skip": "bicubic",  # none | bicubic
+        "output": "linear",  # linear | tanh
+        "residual_scale": 1.0,
+    }
     if size in ("smoke", "laptop"):
         network.update(activation="relu", head_kernel=3, upsampling="direct")
     if size == "smoke":
@@ -44,7 +42,7 @@ def generator(size: str) -> ConfigDict:
     elif size == "laptop":
         network.update(blocks=8, features=48, width=64, cardinality=2)
     elif size == "gpu":
-        network.width = 256
+        network["width"] = 256
     else:
         network.update(norm="batch", skip="none", output="tanh")
     return network
@@ -55,17 +53,15 @@ def get_config(size: str = "laptop") -> ConfigDict:
     size = base.check_size(size)
     config = base.base("generator", "generator")
     config.generator = generator(size)
-    config.loss = ConfigDict({"pixel": "l1", "pixel_weight": 1.0})  # l1 | mse | charbonnier
+    config.loss = dict(pixel="l1", pixel_weight=1.0)  # l1 | mse | charbonnier
     config.ema_decay = 0.999
     config.data.augmentation = base.augmentation()
-    config.data.crop = base.crop(
-        config, {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
-    )
+    side = {"smoke": 32, "laptop": 96, "gpu": 192, "paper": 256}[size]
+    config.data.crop = base.crop(config, side)
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 20, "laptop": 3_000, "gpu": 60_000, "paper": 20_000}[size]
-    config.optimizer = base.optimizer(
-        {"smoke": 1e-3, "laptop": 3e-3, "gpu": 5e-4, "paper": 2e-4}[size]
-    )
+    rate = {"smoke": 1e-3, "laptop": 3e-3, "gpu": 5e-4, "paper": 2e-4}[size]
+    config.optimizer = base.optimizer(rate)
     if size == "paper":
         config.optimizer.update(schedule="constant", warmup_steps=0, b1=0.5, clip_norm=0.0)
         config.loss.pixel = "mse"

@@ -29,53 +29,42 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.discriminator = srgan.discriminator(size)
     config.threshold = 0.5  # of the foreground probability
     # Connected components of the mask; px.
-    config.nuclei = ConfigDict({"min_area": 30, "max_hole": 30})
+    config.nuclei = dict(min_area=30, max_hole=30)
     config.instances = base.instances()  # the same, where segmenter.heads has a marker
-    config.loss = ConfigDict(
-        {
-            "pixel": "l1",
-            "pixel_weight": 1.0,
-            "features": srgan.feature_group(size),
-            # A quarter of srgan.py's, which keeps the texture that is there: at half of it PSNR
-            # went on falling, by 0.40 dB in 600 steps on MoNuSeg. 0: off.
-            "adversarial": srgan.adversarial_group("relativistic", 5e-3),
-            "bce_weight": 0.5,
-            "dice_weight": 0.5,
-            "mse_weight": 0.0,
-            "squared_dice": False,
-            "smooth": 1.0,
-            "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator
-            "real_mask_weight": 0.05,  # on the real image, to keep the segmenter's skill
-        }
-    )
+    config.loss = {
+        "pixel": "l1",
+        "pixel_weight": 1.0,
+        "features": srgan.feature_group(size),
+        # A quarter of srgan.py's, which keeps the texture that is there: at half of it PSNR
+        # went on falling, by 0.40 dB in 600 steps on MoNuSeg. 0: off.
+        "adversarial": srgan.adversarial_group("relativistic", 5e-3),
+        "bce_weight": 0.5,
+        "dice_weight": 0.5,
+        "mse_weight": 0.0,
+        "squared_dice": False,
+        "smooth": 1.0,
+        "mask_weight": 0.1,  # mask loss on the enhanced image, through the generator
+        "real_mask_weight": 0.05,  # on the real image, to keep the segmenter's skill
+    }
     config.collapse = srgan.collapse_group()
     # Step at which each network starts to learn; -1: never.
-    config.learn_from_step = ConfigDict({"generator": 0, "segmenter": 0, "discriminator": 0})
+    config.learn_from_step = dict(generator=0, segmenter=0, discriminator=0)
     config.ema_decay = 0.99
     config.data.augmentation = segmentation.augmentation()
-    config.data.crop = base.crop(
-        config,
-        {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size],
-        stride=segmentation.stride(config.segmenter),
-    )
+    side = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.crop = base.crop(config, side, segmentation.stride(config.segmenter))
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
-    config.optimizer = base.optimizer(
-        {"smoke": 1e-4, "laptop": 5e-5, "gpu": 5e-5, "paper": 5e-5}[size]
-    )
-    config.segmenter_optimizer = base.optimizer(
-        {"smoke": 5e-4, "laptop": 3e-4, "gpu": 1e-4, "paper": 1e-4}[size], weight_decay=0.05
-    )
-    config.discriminator_optimizer = base.optimizer(
-        {"smoke": 2e-4, "laptop": 1e-4, "gpu": 1e-4, "paper": 1e-4}[size], b1=0.5
-    )
+    config.optimizer = base.optimizer(1e-4 if size == "smoke" else 5e-5)
+    rate = {"smoke": 5e-4, "laptop": 3e-4, "gpu": 1e-4, "paper": 1e-4}[size]
+    config.segmenter_optimizer = base.optimizer(rate, weight_decay=0.05)
+    rate = 2e-4 if size == "smoke" else 1e-4
+    config.discriminator_optimizer = base.optimizer(rate, b1=0.5)
     config.init_from.generator = start
     config.init_from.segmenter = start.init_from.segmenter
     stages = (start.init_from.generator, start.init_from.segmenter, start)
     base.share(config, stages)
     # The length of every stage in one place: --config.lengths.generator=12000.
-    config.lengths = ConfigDict({"joint": config.get_ref("steps")})
-    for stage in stages:
-        config.lengths[stage.name] = stage.get_ref("steps")
+    config.lengths = {stage.name: stage.get_ref("steps") for stage in (config, *stages)}
     return base.paced(config, size)

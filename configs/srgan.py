@@ -19,64 +19,56 @@ from ml_collections import ConfigDict
 from configs import base, generator, segmentation
 
 
-def feature_group(size: str) -> ConfigDict:
+def feature_group(size: str) -> dict[str, object]:
     """Where and how images are compared in features, shared with joint.py."""
     if size in ("gpu", "paper"):
         layers = {"relu1_2": 0.1, "relu2_2": 0.1, "relu3_4": 1.0, "relu4_4": 1.0}
-        return ConfigDict(
-            dict(network="vgg19", path="", sha256="", layers=layers, kind="l1", weight=0.1)
-        )
-    layers = {"level1": 1.0} if size == "smoke" else {"level1": 1.0, "level2": 1.0}
-    return ConfigDict(
-        dict(network="segmenter", path="", sha256="", layers=layers, kind="l1", weight=0.1)
-    )
+        network = "vgg19"
+    else:
+        network = "segmenter"
+        layers = {"level1": 1.0} if size == "smoke" else {"level1": 1.0, "level2": 1.0}
+    return dict(network=network, path="", sha256="", layers=layers, kind="l1", weight=0.1)
 
 
-def discriminator(size: str) -> ConfigDict:
+def discriminator(size: str) -> dict[str, object]:
     """The network's fields, shared with joint.py."""
     first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
     widths = (first, 2 * first, 4 * first, 8 * first)
-    return ConfigDict(dict(kind="patch", widths=widths, norm="none", spectral_norm=True))
+    return dict(kind="patch", widths=widths, norm="none", spectral_norm=True)
 
 
-def adversarial_group(kind: str, weight: float) -> ConfigDict:
+def adversarial_group(kind: str, weight: float) -> dict[str, object]:
     """The adversarial term and what steadies it, shared with joint.py."""
-    return ConfigDict(
-        {
-            # relativistic (average) | relativistic_pairwise | bce | brier | lsgan | hinge
-            "kind": kind,
-            "weight": weight,  # 0: no discriminator
-            "discriminator_warmup": 0,  # step from which the generator sees the term
-            # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
-            "penalty": {
-                "kind": "none",  # none | r1 | one_centered | zero_centered
-                "weight": 1.0,  # of r1: gamma. Images are in [0, 1]: a fourth of what is published
-                # Taken at every so many steps, as many times as strong: set
-                # discriminator_optimizer.clip_norm=0 with it, which would cut that off.
-                "every": 1,
-            },
-        }
-    )
+    return {
+        # relativistic (average) | relativistic_pairwise | bce | brier | lsgan | hinge
+        "kind": kind,
+        "weight": weight,  # 0: no discriminator
+        "discriminator_warmup": 0,  # step from which the generator sees the term
+        # On the discriminator's slope; a fourth of a step's FLOP more at every=1 (laptop).
+        "penalty": {
+            "kind": "none",  # none | r1 | one_centered | zero_centered
+            "weight": 1.0,  # of r1: gamma. Images are in [0, 1]: a fourth of what is published
+            # Taken at every so many steps, as many times as strong: set
+            # discriminator_optimizer.clip_norm=0 with it, which would cut that off.
+            "every": 1,
+        },
+    }
 
 
-def collapse_group() -> ConfigDict:
+def collapse_group() -> dict[str, object]:
     """When a run warns that its adversarial training goes wrong, shared with joint.py."""
-    return ConfigDict(
-        {
-            "window": 100,  # steps looked back on; 0: never warns
-            # Share of real patches judged above their enhanced versions: healthy runs had means of
-            # 0.61 to 0.93 over a window, a coin has 0.5.
-            "told_apart": 0.99,
-            "confused": 0.5,
-            "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: 0.6 to 1.1
-            "adversarial_share": 0.9,  # of the generator's loss; healthy: 0.06 to 0.26
-            "variance": (
-                0.7,
-                1.5,
-            ),  # of enhanced images in that of real ones; healthy: 0.95 to 1.05
-            "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16
-        }
-    )
+    return {
+        "window": 100,  # steps looked back on; 0: never warns
+        # Share of real patches judged above their enhanced versions: healthy runs had means of
+        # 0.61 to 0.93 over a window, a coin has 0.5.
+        "told_apart": 0.99,
+        "confused": 0.5,
+        "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: 0.6 to 1.1
+        "adversarial_share": 0.9,  # of the generator's loss; healthy: 0.06 to 0.26
+        # of enhanced images in that of real ones; healthy: 0.95 to 1.05
+        "variance": (0.7, 1.5),
+        "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16
+    }
 
 
 def get_config(size: str = "laptop") -> ConfigDict:
@@ -86,31 +78,24 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.generator = generator.generator(size)
     config.discriminator = discriminator(size)
     config.segmenter = segmentation.segmenter(size)
-    config.loss = ConfigDict(
-        {
-            "pixel": "l1",
-            "pixel_weight": 1.0,
-            "features": feature_group(size),
-            "adversarial": adversarial_group("relativistic", 2e-2),
-        }
-    )
+    config.loss = {
+        "pixel": "l1",
+        "pixel_weight": 1.0,
+        "features": feature_group(size),
+        "adversarial": adversarial_group("relativistic", 2e-2),
+    }
     config.collapse = collapse_group()
-    config.learn_from_step = ConfigDict({"generator": 0, "discriminator": 0})  # -1: never
+    config.learn_from_step = dict(generator=0, discriminator=0)  # -1: never
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation()
-    config.data.crop = base.crop(
-        config,
-        {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size],
-        stride=segmentation.stride(config.segmenter),
-    )
+    side = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
+    config.data.crop = base.crop(config, side, segmentation.stride(config.segmenter))
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 20_000, "paper": 20_000}[size]
-    config.optimizer = base.optimizer(
-        {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 2e-4}[size], b1=0.5
-    )
-    config.discriminator_optimizer = base.optimizer(
-        {"smoke": 2e-4, "laptop": 4e-4, "gpu": 2e-4, "paper": 2e-4}[size], b1=0.5
-    )
+    rate = {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 2e-4}[size]
+    config.optimizer = base.optimizer(rate, b1=0.5)
+    rate = {"smoke": 2e-4, "laptop": 4e-4, "gpu": 2e-4, "paper": 2e-4}[size]
+    config.discriminator_optimizer = base.optimizer(rate, b1=0.5)
     config.init_from.generator = generator.get_config(size)
     config.init_from.segmenter = segmentation.get_config(size)
     base.share(config, (config.init_from.generator, config.init_from.segmenter))

@@ -30,20 +30,18 @@ from ml_collections import ConfigDict
 from configs import base, srgan, srresnet
 
 
-def discriminator(size: str) -> ConfigDict:
+def discriminator(size: str) -> dict[str, object]:
     """The network's fields."""
     first = {"smoke": 8, "laptop": 24, "gpu": 64, "paper": 64}[size]
-    network = ConfigDict(
-        {
-            "kind": "scalar",
-            "size": 256,  # px; other crops are refused
-            "widths": tuple(first * n for n in (1, 1, 2, 2, 4, 4, 8, 8)),
-            "halving": "alternate",  # alternate | every
-            "order": "norm_first",  # norm_first | activation_first
-            "norm": "batch",  # batch | keras_batch | none
-            "dense": 128,
-        }
-    )
+    network: dict[str, object] = {
+        "kind": "scalar",
+        "size": 256,  # px; other crops are refused
+        "widths": tuple(first * n for n in (1, 1, 2, 2, 4, 4, 8, 8)),
+        "halving": "alternate",  # alternate | every
+        "order": "norm_first",  # norm_first | activation_first
+        "norm": "batch",  # batch | keras_batch | none
+        "dense": 128,
+    }
     if size == "paper":
         network.update(halving="every", order="activation_first", norm="keras_batch", dense=1024)
     return network
@@ -67,10 +65,10 @@ def get_config(size: str = "laptop") -> ConfigDict:
 
 def _as_coded(config: ConfigDict) -> ConfigDict:
     """The config of Juhong et al. 2021."""
-    config.generator = ConfigDict({"kind": "juhong2021", "blocks": 16, "features": 64})
+    config.generator = {"kind": "juhong2021", "blocks": 16, "features": 64}
     config.loss.pixel_weight = 0.0
     config.loss.features.update(kind="raw_mse", weight=1.0)
-    config.loss.features.layers = ConfigDict({"relu3_3": 1.0})
+    config.loss.features.layers = {"relu3_3": 1.0}
     config.loss.adversarial.update(kind="brier", weight=1e-3)
     config.ema_decay = 0.0
     config.data.crop = 256
@@ -83,5 +81,5 @@ def _as_coded(config: ConfigDict) -> ConfigDict:
             2e-4, schedule="constant", warmup_steps=0, b1=0.5, b2=0.999, clip_norm=0.0
         )
     del config.segmenter
-    config.init_from = ConfigDict()
+    config.init_from = {}
     return config

@@ -22,10 +22,10 @@ from configs import base
 from configs import generator as resnext
 
 
-def generator(size: str) -> ConfigDict:
+def generator(size: str) -> dict[str, object]:
     """The network's fields, shared with srgan_srresnet.py."""
     network = resnext.generator(size)
-    del network.width, network.cardinality
+    del network["width"], network["cardinality"]
     network.update(
         kind="srresnet",
         norm="batch",
@@ -36,7 +36,7 @@ def generator(size: str) -> ConfigDict:
         output="linear",
     )
     if size == "laptop":
-        network.features = 32
+        network["features"] = 32
     return network
 
 

@@ -23,20 +23,18 @@ from ml_collections import ConfigDict
 from configs import base, segmentation
 
 
-def segmenter(size: str) -> ConfigDict:
+def segmenter(size: str) -> dict[str, object]:
     """The network's fields."""
-    network = ConfigDict(
-        {
-            "kind": "unet",
-            "features": 64,
-            "depth": 4,
-            "norm": "batch",  # batch | none
-            "dropout": 0.0,  # of the two deepest encoder levels
-            "head_features": 0,
-            "stem_stride": 1,
-            "heads": ("mask",),  # and any of marker, contour, distance
-        }
-    )
+    network: dict[str, object] = {
+        "kind": "unet",
+        "features": 64,
+        "depth": 4,
+        "norm": "batch",  # batch | none
+        "dropout": 0.0,  # of the two deepest encoder levels
+        "head_features": 0,
+        "stem_stride": 1,
+        "heads": ("mask",),  # and any of marker, contour, distance
+    }
     if size == "smoke":
         network.update(depth=2, features=8)
     elif size == "laptop":

@@ -26,31 +26,29 @@ SIZES = (*base.SIZES, "paper_code")
 _EPOCH = 506
 
 
-def segmenter(size: str) -> ConfigDict:
+def segmenter(size: str) -> dict[str, object]:
     """The network's fields."""
-    network = ConfigDict(
-        {
-            "kind": "se_unet",
-            "encoder": "se_resnet50",  # | resnet50 | se_resnet18 | resnet18
-            "blocks": (),  # of each stage; empty: the encoder's own
-            "width": 64,
-            "se_reduction": 16,
-            "se_bias": False,  # timm's weights have biases
-            "decoder_features": (256, 128, 64, 32, 16),
-            "stem_skip": 0,
-            "resizing": "half_pixel",  # | align_corners, under which tiles are not exact
-            # Any of marker, contour, distance; what is flooded from the markers is the distance.
-            "heads": ("mask", "marker", "distance"),
-            "dropout": 0.0,
-            "imagenet_input": False,  # for pretrained weights
-        }
-    )
+    network: dict[str, object] = {
+        "kind": "se_unet",
+        "encoder": "se_resnet50",  # | resnet50 | se_resnet18 | resnet18
+        "blocks": (),  # of each stage; empty: the encoder's own
+        "width": 64,
+        "se_reduction": 16,
+        "se_bias": False,  # timm's weights have biases
+        "decoder_features": (256, 128, 64, 32, 16),
+        "stem_skip": 0,
+        "resizing": "half_pixel",  # | align_corners, under which tiles are not exact
+        # Any of marker, contour, distance; what is flooded from the markers is the distance.
+        "heads": ("mask", "marker", "distance"),
+        "dropout": 0.0,
+        "imagenet_input": False,  # for pretrained weights
+    }
     if size == "smoke":
         network.update(encoder="se_resnet18", blocks=(1, 1), width=8, se_reduction=4)
-        network.decoder_features = (16, 8)
+        network["decoder_features"] = (16, 8)
     elif size == "laptop":
         network.update(encoder="se_resnet18", blocks=(2, 2, 2), width=48)
-        network.decoder_features = (96, 48, 32)
+        network["decoder_features"] = (96, 48, 32)
     elif size == "gpu":
         network.update(stem_skip=16)
     else:
@@ -71,15 +69,13 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config = segmentation.get_config("paper" if published else size)
     config.name = "use_net"
     config.segmenter = segmenter(size)
-    config.pretrained = ConfigDict(
-        {
-            # none | imagenet, of resnet18, resnet50 and se_resnet50 at their own width and blocks,
-            # which needs segmenter.imagenet_input and, for the last, segmenter.se_bias.
-            "encoder": "none",
-            "path": "",  # .safetensors or .npz; empty: fetched, once
-            "sha256": "",
-        }
-    )
+    config.pretrained = {
+        # none | imagenet, of resnet18, resnet50 and se_resnet50 at their own width and blocks,
+        # which needs segmenter.imagenet_input and, for the last, segmenter.se_bias.
+        "encoder": "none",
+        "path": "",  # .safetensors or .npz; empty: fetched, once
+        "sha256": "",
+    }
     config.data.crop = 992
     if not published:
         crop = {"smoke": 64, "laptop": 128, "gpu": 256}[size]

@@ -51,14 +51,11 @@ WAYS = {
     "pseudo_labels": _PAIRS,
     "teacher": "--config.data.unlabelled=rest --config.teacher.weight=1.0",
 }
+_LAST_STEP = "--config.checkpoint.best=last --config.instances.fit=False"
 _START = re.compile(r"--config\..*init_from\.\w+=")
 
-_DATA = flags.DEFINE_string(
-    "data", None, "SPEC of images with instances. Example: --data=folder:/data/monuseg"
-)
-_SHARES = flags.DEFINE_list(
-    "shares", ["0.2"], "Shares of the patients whose labels are used. Example: --shares=0.2,1"
-)
+_DATA = flags.DEFINE_string("data", None, "SPEC with instances. Example: --data=folder:monuseg")
+_SHARES = flags.DEFINE_list("shares", ["0.2"], "Shares of labels used. Example: --shares=0.2,1")
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of all runs. Example: --seeds=0,1,2")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the study. Example: --output=runs/few")
 _PUPIL = flags.DEFINE_string(
@@ -78,16 +75,10 @@ _CONFIDENCE = flags.DEFINE_float(
 )
 _WAYS = flags.DEFINE_list("ways", list(WAYS), "Ways to compare. Example: --ways=augmented,teacher")
 _JOBS = flags.DEFINE_integer(
-    "jobs",
-    1,
-    "Runs at a time where --devices names none; they share the cores of the machine. "
-    "Example: --jobs=2",
-    1,
+    "jobs", 1, "Runs at a time without --devices; they share the cores. Example: --jobs=2", 1
 )
 _DEVICES = flags.DEFINE_list(
-    "devices",
-    [],
-    "Accelerators, each for one run at a time; by default a run uses all. Example: --devices=0,1",
+    "devices", [], "Accelerators, each for one run at a time; default all. Example: --devices=0,1"
 )
 
 
@@ -110,41 +101,35 @@ def study(output: pathlib.Path, shares: Sequence[str]) -> tuple[list[jobs.Job], 
             rest = math.nan
         if not 0 <= rest < 1:
             raise UserError(f"--shares: {share!r} has to be a number above 0, up to 1")
-        pyramids.append(f"{share}: {_words(_PYRAMID.value, share)}")
+        source = shlex.quote(f"--config.data.source={_DATA.value}")
+        common = f"{source} --config.data.labelled={share} {_LAST_STEP}"
+        pyramids.append(f"{share}: {_PYRAMID.value} {common}")
         for way in ways:
             if rest or way not in ("pseudo_labels", "teacher"):  # which need the other patients
                 folder = shlex.quote(str(output.resolve() / "pairs" / f"{way}-{share}"))
-                extra = WAYS[way].format(pairs=folder)
-                pupils.append(f"{way}-{share}: {_words(_PUPIL.value, share)} {extra}")
-    for flag, run, stage in (("pyramid", _PYRAMID, "pyramid"), ("pupil", _PUPIL, "segmentation")):
-        # Folders to start from are read by histojax.cli alone, and change nothing here.
-        words = [w for w in jobs.named(f"{flag}: {run.value}")[1] if not _START.match(w)]
-        values = flags.FlagValues()
-        config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
-        try:
-            config = values(["", *words]) and values.config
-        except Exception as error:  # a config file is a program, and may raise anything
-            raise UserError(f"--{flag}: the config cannot be made: {error}") from error
-        if config.stage != stage:
-            raise UserError(f"--{flag} is of stage {config.stage!r}; name a config of {stage!r}")
-        if _SIZE.value < config.data.crop:
-            raise UserError(
-                f"--size={_SIZE.value} is smaller than the crops of --{flag}: give "
-                f"{config.data.crop} px or more"
-            )
+                own = WAYS[way].format(pairs=folder)
+                pupils.append(f"{way}-{share}: {_PUPIL.value} {common} {own}")
+    _check_config("pyramid", _PYRAMID.value, "pyramid")
+    _check_config("pupil", _PUPIL.value, "segmentation")
     made = jobs.plan(pyramids, _SEEDS.value, [], output / "pyramids")
     pupil_jobs = jobs.plan(pupils, _SEEDS.value, [], output / "pupils")
     return made if "pyramid" in ways else [], pupil_jobs
 
 
-def _words(run: str, share: str) -> str:
-    words = (
-        f"--config.data.source={_DATA.value}",
-        f"--config.data.labelled={share}",
-        "--config.checkpoint.best=last",
-        "--config.instances.fit=False",
-    )
-    return f"{run} {shlex.join(words)}"
+def _check_config(flag: str, run: str, stage: str) -> None:
+    # Folders to start from are read by histojax.cli alone, and change nothing here.
+    words = [word for word in jobs.named(f"{flag}: {run}")[1] if not _START.match(word)]
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, sys_argv=words)
+    try:
+        config = values(["", *words]) and values.config
+    except Exception as error:  # a config file is a program, and may raise anything
+        raise UserError(f"--{flag}: the config cannot be made: {error}") from error
+    if config.stage != stage:
+        raise UserError(f"--{flag} is of stage {config.stage!r}; name a config of {stage!r}")
+    size, crop = _SIZE.value, config.data.crop
+    if size < crop:
+        raise UserError(f"--size={size} is smaller than the crops of --{flag}: give {crop} px")
 
 
 def make_pairs(output: pathlib.Path, pupil: jobs.Job) -> None:
@@ -180,12 +165,10 @@ def make_pairs(output: pathlib.Path, pupil: jobs.Job) -> None:
 def _command(*words: str) -> None:
     written = shlex.join(["python", "-m", *words])
     say(written)
+    device = next(iter(_DEVICES.value), None)
+    command = [sys.executable, "-m", *words]
     done = subprocess.run(
-        [sys.executable, "-m", *words],
-        env=jobs.environment(next(iter(_DEVICES.value), None)),
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
+        command, env=jobs.environment(device), stderr=subprocess.PIPE, text=True, check=False
     )
     if done.returncode:
         raise UserError(f"{written} failed: {jobs.last_line(done.stderr)}")
@@ -193,31 +176,30 @@ def _command(*words: str) -> None:
 
 def differences(rows: Sequence[sweep_table.Row]) -> list[dict[str, Any]]:
     """The scores of each way above those of the baseline, seed by seed: mean and deviation."""
-    entries = {
+    scores = {
         (entry["metric"], *entry["run"].rsplit("-", 1)): entry["by_seed"]
         for entry in sweep_table.aggregate(rows, sweep_table.main_metrics(rows))
         if entry["organ"] == sweep_table.ALL
     }
     table = []
-    for (metric, way, share), scores in entries.items():
-        base = entries.get((metric, BASELINE, share), {})
-        more = [score - base[seed] for seed, score in scores.items() if seed in base]
+    for (metric, way, share), by_seed in scores.items():
+        base = scores.get((metric, BASELINE, share), {})
+        more = [score - base[seed] for seed, score in by_seed.items() if seed in base]
         if way != BASELINE and more:
-            spread = statistics.stdev(more) if len(more) > 1 else None
             row = {"way": way, "share": share, "metric": metric, "seeds": len(more)}
-            table.append({**row, "more": statistics.fmean(more), "sd": spread})
+            mean = statistics.fmean(more)
+            table.append({**row, "more": mean, "sd": sweep_table.spread(more)})
     return table
 
 
 def main(argv: Sequence[str]) -> None:
     """Parses flags, trains, makes pairs and tabulates."""
     del argv
-    output = pathlib.Path(_OUTPUT.value)
+    output, slots = pathlib.Path(_OUTPUT.value), (_DEVICES.value, _JOBS.value)
     pyramids, pupils = study(output, _SHARES.value)
     jobs.claim(pyramids, output / "pyramids")
     jobs.claim(pupils, output / "pupils")
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    slots = (_DEVICES.value, _JOBS.value)
     later = [job for job in pupils if WAYS[job.name.rpartition("-")[0]] == _PAIRS]
     first = [*pyramids, *(job for job in pupils if job not in later)]
     jobs.check(jobs.run_all(first, *slots), first)

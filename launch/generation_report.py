@@ -23,7 +23,7 @@ Writes generation.json and samples.png to OUTPUT and prints the table.
 from __future__ import annotations
 
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -44,16 +44,13 @@ from histojax.synthesis import painting, quality
 from histojax.synthesis.tissue import Synthesizer
 from launch.tables import text_table
 
+Images = dict[str, np.ndarray]  # uint8 (N, S, S, 3) of each way to make them
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, images of each, and masks in samples.png.
 _MASKS, _NOISES, _SHOWN = 24, 4, 8
 
-_WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Workdir of the pyramid. Example: --workdir=runs/pyramid"
-)
-_JUDGE = flags.DEFINE_string(
-    "judge", None, "Workdir of a segmenter of real images. Example: --judge=runs/use_net"
-)
+_WORKDIR = flags.DEFINE_string("workdir", None, "The pyramid. Example: --workdir=runs/pyramid")
+_JUDGE = flags.DEFINE_string("judge", None, "Segmenter of real images. Example: --judge=runs/unet")
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the report. Example: --output=out")
 _DATA = flags.DEFINE_string(
     "data", "", "SPEC of the real images; by default the pyramid's. Example: --data=folder:other"
@@ -68,8 +65,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Exa
 _FEATURES = flags.DEFINE_string(
     "features",
     "",
-    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
-    "encoder. Example: --features=vgg19=vgg19.npz",
+    "vgg19 or squeezenet1_1 with its weights; by default the judge's encoder. "
+    "Example: --features=vgg19=vgg19.npz",
 )
 
 
@@ -108,11 +105,8 @@ def check_unseen(judge: workdirs.Run, source: Source) -> None:
 
 def made(
     run: workdirs.Run, real: quality.Windows, train: quality.Windows, seed: int
-) -> tuple[dict[str, np.ndarray], list[np.ndarray]]:
-    """Images of the real squares' masks by each way, and of some masks by each of several noises.
-
-    Returns:
-        {way: uint8 (N, S, S, 3)}, and the pyramid's [uint8 (M, S, S, 3)].
+) -> tuple[Images, list[np.ndarray]]:
+    """Images of the real squares' masks by each way, and several of some by noise.
 
     Raises:
         UserError: a run that cannot make them, or training squares without nuclei or background.
@@ -120,10 +114,7 @@ def made(
     pairs = zip(train.images, train.labels, strict=True)
     known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
     if not known:
-        raise UserError(
-            "no training square holds both nuclei and background, whose colours are painted with: "
-            "give a larger --size"
-        )
+        raise UserError("no training square holds both nuclei and background: give a larger --size")
     synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
     images = {
         PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
@@ -131,11 +122,8 @@ def made(
         "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
         "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
     }
-    some = real.spread(_MASKS).labels
-    return images, [
-        quality.pyramid_images(synthesizer, some, seed=seed, noise=noise)
-        for noise in range(_NOISES)
-    ]
+    some, noises = real.spread(_MASKS).labels, range(_NOISES)
+    return images, [quality.pyramid_images(synthesizer, some, seed=seed, noise=n) for n in noises]
 
 
 def measured(
@@ -143,7 +131,7 @@ def measured(
     network: content.FeatureNetwork,
     real: quality.Windows,
     train: quality.Windows,
-    images: Mapping[str, np.ndarray],
+    images: Images,
     several: Sequence[np.ndarray],
     *,
     subset: int,
@@ -151,13 +139,8 @@ def measured(
 ) -> tuple[list[dict[str, Any]], float, np.ndarray]:
     """The table's rows, the pyramid's diversity, and two training squares nearest to each of its.
 
-    Args:
-        find: the judge, image -> its nuclei.
-        network: whose features are compared.
-        real, train: squares.
-        images, several: of `made`.
-        subset: squares of a KID subset, at most as many as the smallest set has.
-        seed: of the subsets.
+    `find` is the judge, image -> its nuclei; `images` and `several` are those of `made`; no set has
+    fewer squares than the `subset` of KID.
     """
     pooled = quality.pooling(network)
     raw = pooled(train.images)
@@ -180,8 +163,7 @@ def measured(
     rows.append(row(TRAINING, floor.images, floor))
     closest = {}
     for name, squares in images.items():
-        count = min(2, len(known))
-        closest[name], distances = generation.nearest(features(squares), known, count=count)
+        closest[name], distances = generation.nearest(features(squares), known, count=2)
         near = float(distances[:, 0].mean() / usual)
         rows.append({**row(name, squares, real), "nearest": near})
     vary = generation.diversity(np.stack([features(squares) for squares in several], 1))
@@ -189,10 +171,7 @@ def measured(
 
 
 def sheet(
-    real: quality.Windows,
-    train: quality.Windows,
-    images: Mapping[str, np.ndarray],
-    closest: np.ndarray,
+    real: quality.Windows, train: quality.Windows, images: Images, closest: np.ndarray
 ) -> np.ndarray:
     """Real squares, their masks, what was made for them, and the nearest training squares."""
     rows = []
@@ -210,11 +189,9 @@ def main(argv: Sequence[str]) -> None:
     output, size, seed = pathlib.Path(_OUTPUT.value), _SIZE.value, _SEED.value
     writers.check_empty(output)
     run, judge = (workdirs.load(pathlib.Path(flag.value)) for flag in (_WORKDIR, _JUDGE))
-    if judge.config.stage != "segmentation":
-        raise UserError(
-            f"--judge={judge.workdir} is a run of stage {judge.config.stage}: name one of stage "
-            "segmentation"
-        )
+    stage = judge.config.stage
+    if stage != "segmentation":
+        raise UserError(f"--judge={judge.workdir} is of stage {stage}: name one of segmentation")
     name, network = network_of(judge, _FEATURES.value)
     config = run_data.without_extra(run.config)
     if _DATA.value:
@@ -232,23 +209,20 @@ def main(argv: Sequence[str]) -> None:
     say("measuring")
     find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
     subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
-    rows, diversity, closest = measured(
-        find, network, real, train, images, several, subset=subset, seed=seed
-    )
-    writers.write_json(
-        output / "generation.json",
-        {
-            "pyramid": str(run.workdir),
-            "step": run.step,
-            "judge": str(judge.workdir),
-            "features": f"{name}: {', '.join(network.layers)}",
-            "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
-            "subset": subset,
-            "seed": seed,
-            "diversity": diversity,
-            "table": rows,
-        },
-    )
+    sets = (real, train, images, several)
+    rows, diversity, closest = measured(find, network, *sets, subset=subset, seed=seed)
+    report = {
+        "pyramid": run.workdir,
+        "step": run.step,
+        "judge": judge.workdir,
+        "features": f"{name}: {', '.join(network.layers)}",
+        "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
+        "subset": subset,
+        "seed": seed,
+        "diversity": diversity,
+        "table": rows,
+    }
+    writers.write_json(output / "generation.json", report)
     writers.write_png(output / "samples.png", sheet(real, train, images, closest))
     print(f"{text_table(rows)}\ndiversity {diversity:.3f}\n\n{output / 'samples.png'}")
 

@@ -9,8 +9,9 @@ form, that of the worst image, and the nuclei found for each annotated one.
 
 from __future__ import annotations
 
+import collections
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import skimage.transform
@@ -24,11 +25,10 @@ from histojax.nuclei import targets
 from histojax.nuclei.components import label_mask
 from histojax.nuclei.usenet import usenet_instances
 from histojax.nuclei.watershed import InstanceParameters, label_instances
+from histojax.synthesis.mask_bank import instances_of
 from launch.tables import text_table
 
-_DATA = flags.DEFINE_string(
-    "data", "", "SPEC of images with instances. Example: --data=folder:/data/monuseg"
-)
+_DATA = flags.DEFINE_string("data", "", "SPEC with instances. Example: --data=folder:monuseg")
 _SPLIT = flags.DEFINE_string(
     "split", "all", "Split of the images: train, val, test or all. Example: --split=val"
 )
@@ -45,28 +45,22 @@ def _legacy(mask: np.ndarray) -> np.ndarray:
     return skimage.transform.resize(small.astype(np.float64), mask.shape, order=1).clip(0, 1)
 
 
-def _flooded(truth: np.ndarray, marker: np.ndarray, **more: np.ndarray) -> np.ndarray:
-    maps = {"mask": truth > 0, "marker": marker > 0, **more}
-    return label_instances(maps, _DISTANCE if more else _ALL)
-
-
-def _usenet(truth: np.ndarray, *, separate: bool = False) -> np.ndarray:
-    return usenet_instances(truth > 0, targets.shape_markers(truth, separate=separate) > 0)
-
-
-KINDS: Mapping[str, Callable[[np.ndarray], np.ndarray]] = {
-    "components of the mask": lambda truth: label_mask(truth > 0),
-    "usenet": _usenet,
-    "usenet, legacy labels": lambda truth: usenet_instances(
-        _legacy(truth), _legacy(targets.shape_markers(truth, separate=False))
-    ),
-    "usenet, separate markers": lambda truth: _usenet(truth, separate=True),
-    "default, center markers": lambda truth: _flooded(truth, targets.center_markers(truth)),
-    "default, shape markers": lambda truth: _flooded(truth, targets.shape_markers(truth)),
-    "default, shape markers and distance": lambda truth: _flooded(
-        truth, targets.shape_markers(truth), distance=targets.distances(truth)
-    ),
-}
+def found_in(truth: np.ndarray) -> dict[str, np.ndarray]:
+    """The nuclei that each form of post-processing finds in the perfect maps of a label image."""
+    mask, markers = truth > 0, targets.shape_markers(truth)
+    joined = targets.shape_markers(truth, separate=False)
+    maps = {"mask": mask, "marker": markers > 0}
+    centers = {"mask": mask, "marker": targets.center_markers(truth) > 0}
+    deep = {**maps, "distance": targets.distances(truth)}
+    return {
+        "components of the mask": label_mask(mask),
+        "usenet": usenet_instances(mask, joined > 0),
+        "usenet, legacy labels": usenet_instances(_legacy(truth), _legacy(joined)),
+        "usenet, separate markers": usenet_instances(mask, markers > 0),
+        "default, center markers": label_instances(centers, _ALL),
+        "default, shape markers": label_instances(maps, _ALL),
+        "default, shape markers and distance": label_instances(deep, _DISTANCE),
+    }
 
 
 def main(argv: Sequence[str]) -> None:
@@ -75,31 +69,20 @@ def main(argv: Sequence[str]) -> None:
     if not _DATA.value:
         raise UserError("--data is empty: give --data=folder:ROOT, or the name of a prepared set")
     source = open_source(_DATA.value, split=_SPLIT.value)
-    scores: dict[str, list[float]] = {kind: [] for kind in KINDS}
-    found = dict.fromkeys(KINDS, 0)
+    scores: dict[str, list[float]] = {}
+    found: collections.Counter[str] = collections.Counter()
     nuclei = 0
     for index in range(len(source)):
-        sample = source[index]
-        if "instances" not in sample:
-            raise UserError(
-                f"{sample['name']} of {_DATA.value} has no instances, and nuclei are scored: give "
-                "a set with instances"
-            )
-        truth = sample["instances"]
+        truth = instances_of(source[index])
         nuclei += len(np.setdiff1d(truth, 0))
-        for kind, labels_of in KINDS.items():
-            labels = labels_of(truth)
-            scores[kind].append(aji(overlap_table(labels, truth)))
+        for kind, labels in found_in(truth).items():
+            scores.setdefault(kind, []).append(aji(overlap_table(labels, truth)))
             found[kind] += int(labels.max(initial=0))
-    rows = [
-        {
-            "kind": kind,
-            "AJI": f"{np.mean(values):.4f}",
-            "least": f"{min(values):.4f}",
-            "nuclei found": f"{found[kind] / max(nuclei, 1):.1%}",
-        }
-        for kind, values in scores.items()
-    ]
+    rows = []
+    for kind, values in scores.items():
+        mean, least, share = np.mean(values), min(values), found[kind] / max(nuclei, 1)
+        row = {"kind": kind, "AJI": f"{mean:.4f}", "least": f"{least:.4f}"}
+        rows.append({**row, "nuclei found": f"{share:.1%}"})
     print(f"{len(source)} images, {nuclei:,} nuclei\n{text_table(rows)}")
 
 

@@ -33,14 +33,7 @@ Slot = tuple[str | None, set[int] | None]
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One run of a sweep.
-
-    Attributes:
-        name: of the config with its overrides.
-        seed: of the run.
-        words: --config and overrides, for histojax.main; {seed} stands for the seed.
-        folder: its workdir.
-    """
+    """One run of a sweep; `words` are its config and overrides, {seed} in their text its seed."""
 
     name: str
     seed: int
@@ -63,6 +56,9 @@ class Job:
         """Whether the run has ended: it writes its summary last."""
         return (self.folder / "summary.json").is_file()
 
+    def __str__(self) -> str:
+        return f"{self.name}, seed {self.seed}"
+
 
 def named(run: str) -> tuple[str, tuple[str, ...]]:
     """(name, words for histojax.main) of a --run; its file, size and overrides name it if need be.
@@ -70,37 +66,30 @@ def named(run: str) -> tuple[str, tuple[str, ...]]:
     Raises:
         UserError: for a run that names no config file, or words that are no overrides.
     """
+    where = f"--run={run!r}"
     head, colon, rest = run.partition(": ")
     name, text = (head.strip(), rest) if colon else ("", run)
     try:
         words = shlex.split(text)
     except ValueError as error:
-        raise UserError(f"--run={run!r} cannot be read ({error}): mend its quotes") from error
+        raise UserError(f"{where} cannot be read ({error}): mend its quotes") from error
     if not words:
-        raise UserError(f"--run={run!r} names no config; write [NAME:] configs/FILE.py[:SIZE] ...")
+        raise UserError(f"{where} names no config; write [NAME:] configs/FILE.py[:SIZE] ...")
     config, overrides = words[0].removeprefix("--config="), words[1:]
     file, _, size = config.partition(":")
     if not pathlib.Path(file).is_file():
-        raise UserError(
-            f"--run={run!r}: {file} is not a file; name a config file, such as configs/joint.py"
-        )
-    check_overrides(overrides, f"--run={run!r}")
+        raise UserError(f"{where}: {file} is not a file; name a config, such as configs/joint.py")
+    _check_overrides(overrides, where)
     changes = [word.partition("config.")[2].replace("=", "_") for word in overrides]
     parts = [pathlib.Path(file).stem, size, *changes]
     name = name or "-".join(re.sub(r"[^\w.-]+", "_", part) for part in parts if part)
     if not re.fullmatch(r"[\w-][\w.-]*", name):
-        raise UserError(
-            f"--run={run!r}: {name!r} cannot name a folder; take letters, digits, _, - and ."
-        )
+        raise UserError(f"{where}: {name!r} cannot name a folder; take letters, digits, _, - and .")
     return name, (f"--config={config}", *overrides)
 
 
-def check_overrides(words: Sequence[str], where: str) -> None:
-    """Refuses words that are no overrides of a config, or set its seed.
-
-    Raises:
-        UserError: for such a word.
-    """
+def _check_overrides(words: Sequence[str], where: str) -> None:
+    """Refuses words that are no overrides of a config, or set its seed."""
     for word in words:
         field = re.fullmatch(r"--config\.([\w.]+)=.*", word, re.DOTALL)
         if field is None:
@@ -119,7 +108,7 @@ def plan(
     """
     if not runs:
         raise UserError("a sweep has no runs; give --run=configs/FILE.py for each")
-    check_overrides(common, "after --")
+    _check_overrides(common, "after --")
     for seed in seeds:
         if not seed.strip().isdecimal():
             raise UserError(f"--seeds={','.join(seeds)}: {seed!r} is not a whole number from 0")
@@ -147,19 +136,17 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> None:
     """
     path = output / "sweep.json"
     try:
-        known = {} if not path.is_file() else dict(json.loads(path.read_text()))
+        known = dict(json.loads(path.read_text())) if path.is_file() else {}
     except (ValueError, TypeError) as error:
-        raise UserError(
-            f"{path} is damaged ({error}): remove it, and the same command writes it again"
-        ) from error
+        remedy = "remove it, and the same command writes it again"
+        raise UserError(f"{path} is damaged ({error}): {remedy}") from error
     for job in jobs:
-        words = known.get(job.name, job.words)
+        folder, words = output / job.name, known.get(job.name, job.words)
         # Words with which no run got as far as training do not bind.
-        started = list((output / job.name).glob("seed_*/config.json"))
-        if started and list(words) != list(job.words):
+        if list(words) != list(job.words) and any(folder.glob("seed_*/config.json")):
             raise UserError(
-                f"{output / job.name} was run with {shlex.join(words)}, not with "
-                f"{shlex.join(job.words)}; give the run another name or the sweep another --output"
+                f"{folder} was run with {shlex.join(words)}, not with {shlex.join(job.words)}; "
+                "give the run another name or the sweep another --output"
             )
         known[job.name] = job.words
     writers.write_json(path, known)
@@ -167,10 +154,9 @@ def claim(jobs: Sequence[Job], output: pathlib.Path) -> None:
 
 def finished(output: pathlib.Path) -> dict[tuple[str, int], pathlib.Path]:
     """(name, seed) -> workdir of each run of a sweep that is done, also of earlier commands."""
-    names = json.loads((output / "sweep.json").read_text())
     return {
         (name, int(path.parent.name.removeprefix("seed_"))): path.parent
-        for name in names
+        for name in json.loads((output / "sweep.json").read_text())
         for path in sorted((output / name).glob("seed_*/summary.json"))
     }
 
@@ -182,14 +168,10 @@ def environment(device: str | None) -> dict[str, str]:
 
 
 def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) -> list[Job]:
-    """Runs the jobs that are not done, and returns those that failed.
+    """Runs the jobs that are not done, in their order, and returns those that failed.
 
-    After SIGINT or SIGTERM no run starts, and those that run are asked to save and end.
-
-    Args:
-        jobs: in their order.
-        devices: accelerators, each for one run at a time.
-        count: runs at a time where no device is named; they share the cores out.
+    Each of `devices` takes one run at a time; without any, `count` runs at a time share the cores
+    out. After SIGINT or SIGTERM no run starts, and those that run are asked to save and end.
 
     Raises:
         KeyboardInterrupt: after a signal, once all runs have ended.
@@ -211,47 +193,45 @@ def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) ->
                     job, slot = running.pop(process)
                     slots.append(slot)
                     failed += [job] * (process.returncode != 0)
-                    say(_state(job, process))
+                    _report(job, process)
         finally:
             for process in running:
                 process.terminate()
             for process, (job, _) in running.items():
                 process.wait()
-                say(_state(job, process))
+                _report(job, process)
     if seen:
         raise KeyboardInterrupt
     return failed
 
 
-def _state(job: Job, process: subprocess.Popen[bytes]) -> str:
+def _report(job: Job, process: subprocess.Popen[bytes]) -> None:
     failed = f"failed ({process.returncode})" if process.returncode else "stopped"
-    return f"{job.name}, seed {job.seed}: {'done' if job.done else failed}"
+    say(f"{job}: {'done' if job.done else failed}")
 
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list instead of obeying them."""
     seen: list[int] = []
-    before = {
-        number: signal.signal(number, lambda number, _: seen.append(number))
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    before = [signal.signal(number, lambda number, _: seen.append(number)) for number in numbers]
     try:
         yield seen
     finally:
-        for number, handler in before.items():
+        for number, handler in zip(numbers, before, strict=True):
             signal.signal(number, handler)
 
 
 def _started(job: Job, device: str | None, part: set[int] | None) -> subprocess.Popen[bytes]:
     """The process of a job, on the cores of `part` alone if that is given."""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
-    mine = set(cores.usable())
-    say(f"{job.name}, seed {job.seed}: running, log in {job.log}")
+    say(f"{job}: running, log in {job.log}")
     with job.log.open("ab") as log, contextlib.ExitStack() as after:
-        if part is not None:
-            # The process takes over this one's cores; some containers forbid to choose them.
-            with contextlib.suppress(OSError):
+        # The process takes over this one's cores; some containers forbid to choose them.
+        with contextlib.suppress(OSError):
+            if part is not None:
+                mine = cores.usable()
                 os.sched_setaffinity(0, part)
                 after.callback(os.sched_setaffinity, 0, mine)
         return subprocess.Popen(
@@ -264,18 +244,11 @@ def _started(job: Job, device: str | None, part: set[int] | None) -> subprocess.
 
 
 def check(failed: Sequence[Job], jobs: Sequence[Job]) -> None:
-    """Reports which of the jobs failed, each with the last line of its log.
-
-    Raises:
-        UserError: if any did.
-    """
+    """Raises a UserError that names the jobs which failed, each with the last line of its log."""
     if failed:
-        reasons = (
-            f"{job.name}, seed {job.seed}: {last_line(job.log.read_text(errors='replace'))} "
-            f"({job.log})"
-            for job in failed
-        )
-        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {'; '.join(reasons)}")
+        logs = [(job, last_line(job.log.read_text(errors="replace"))) for job in failed]
+        reasons = "; ".join(f"{job}: {line} ({job.log})" for job, line in logs)
+        raise UserError(f"{len(failed)} of {len(jobs)} runs failed: {reasons}")
 
 
 def last_line(output: str) -> str:

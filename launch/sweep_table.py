@@ -24,13 +24,10 @@ Row = dict[str, Any]
 
 
 def collect(folders: Mapping[tuple[str, int], pathlib.Path]) -> list[Row]:
-    """The scores of every image of every run.
+    """{"run", "seed", "image", "organ" ("" where unknown), metric: value} of every image.
 
     Args:
         folders: (run's name, seed) -> its workdir, done.
-
-    Returns:
-        {"run", "seed", "image", "organ" ("" where unknown), metric: value} each.
 
     Raises:
         UserError: for a workdir without scores.
@@ -47,24 +44,20 @@ def collect(folders: Mapping[tuple[str, int], pathlib.Path]) -> list[Row]:
                 f"python -m histojax.evaluate --workdir={folder}"
             ) from error
         for image in images:
-            row: Row = {"run": name, "seed": seed, "image": image["name"]}
-            row["organ"] = organ_of(image["name"]) or ""
-            for metric, value in image.items():
-                if metric not in ("name", "group"):
-                    row[metric] = float(value) if value else math.nan
-            rows.append(row)
+            stem, _ = image.pop("name"), image.pop("group", None)
+            row: Row = {"run": name, "seed": seed, "image": stem, "organ": organ_of(stem) or ""}
+            rows.append(row | {key: float(value or "nan") for key, value in image.items()})
     return rows
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
     """The scores of main metrics that are not a baseline's, in the order in which they come."""
     splits = registry.split_keys(dict.fromkeys(key for row in rows for key in row))
+    known = {key: split for key, split in splits.items() if split is not None}
     return [
         key
-        for key, split in splits.items()
-        if split is not None
-        and table.describe(split[0]).main
-        and not split[1].startswith(_BASELINES)
+        for key, (metric, row) in known.items()
+        if table.describe(metric).main and not row.startswith(_BASELINES)
     ]
 
 
@@ -78,33 +71,18 @@ def aggregate(rows: Sequence[Row], keys: Sequence[str]) -> list[Row]:
     organs = [ALL, *sorted({row["organ"] for row in rows} - {""})]
     entries = []
     for run, organ, key in itertools.product(dict.fromkeys(r["run"] for r in rows), organs, keys):
-        kept = [
-            row
-            for row in rows
-            if row["run"] == run
-            and organ in (ALL, row["organ"])
-            and math.isfinite(row.get(key, math.nan))
-        ]
+        of_run = [row for row in rows if row["run"] == run and organ in (ALL, row["organ"])]
+        kept = [row for row in of_run if math.isfinite(row.get(key, math.nan))]
         by_seed = {
             seed: statistics.fmean(row[key] for row in kept if row["seed"] == seed)
             for seed in sorted({row["seed"] for row in kept})
         }
         values = list(by_seed.values())
         if values:
-            entries.append(
-                {
-                    "run": run,
-                    "organ": organ,
-                    "metric": key,
-                    "seeds": len(values),
-                    "images": len({row["image"] for row in kept}),
-                    "mean": statistics.fmean(values),
-                    "sd": spread(values),
-                    "low": min(values),
-                    "high": max(values),
-                    "by_seed": by_seed,
-                }
-            )
+            images = len({row["image"] for row in kept})
+            entry = dict(run=run, organ=organ, metric=key, seeds=len(values), images=images)
+            entry |= dict(mean=statistics.fmean(values), sd=spread(values))
+            entries.append(entry | dict(low=min(values), high=max(values), by_seed=by_seed))
     return entries
 
 
@@ -115,26 +93,21 @@ def spread(values: Sequence[float]) -> float:
 
 def sweep_table(entries: Sequence[Row], keys: Sequence[str], organ: str = ALL) -> table.Table:
     """A row for each run, a column for each score: mean ± standard deviation (seeds)."""
-    found = {(e["run"], e["metric"]): e for e in entries if e["organ"] == organ}
+    entries = [entry for entry in entries if entry["organ"] == organ]
     splits = registry.split_keys(keys)
-    columns, cells = [], {}
+    rows = {entry["run"]: dict.fromkeys(keys, table.Cell()) for entry in entries}
+    columns = []
     for key in keys:
         name, row = splits[key] or (key, "")
         metric = dataclasses.replace(table.describe(name), decimals=4)
         columns.append(table.column(metric, row))
-        means = {run: e["mean"] for (run, of), e in found.items() if of == key}
+        found = {entry["run"]: entry for entry in entries if entry["metric"] == key}
+        means = {run: entry["mean"] for run, entry in found.items()}
         top = table.best(means, metric) if splits[key] else set()
-        for run in means:
-            cells[run, key] = table.Cell(cell_text(found[run, key]), best=run in top)
-    return table.Table(
-        "run",
-        columns,
-        [
-            table.Row(run, [cells.get((run, key), table.Cell()) for key in keys])
-            for run in dict.fromkeys(run for run, _ in found)
-        ],
-        "" if organ == ALL else organ,
-    )
+        for run, entry in found.items():
+            rows[run][key] = table.Cell(cell_text(entry), best=run in top)
+    lines = [table.Row(run, list(cells.values())) for run, cells in rows.items()]
+    return table.Table("run", columns, lines, "" if organ == ALL else organ)
 
 
 def cell_text(entry: Row) -> str:
@@ -153,35 +126,25 @@ def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -
     every = {key for row in rows for key in row} - {"run", "seed", "image", "organ"}
     for key in keys:
         if key not in every:
-            raise UserError(
-                f"--metrics: no run has {key!r}; choose out of {', '.join(sorted(every))}"
-            )
+            known = ", ".join(sorted(every))
+            raise UserError(f"--metrics: no run has {key!r}; choose out of {known}")
     entries = aggregate(rows, keys)
     writers.write_csv(output / "images.csv", rows)
-    writers.write_csv(
-        output / "table.csv", [{k: v for k, v in e.items() if k != "by_seed"} for e in entries]
-    )
-    whole = sweep_table(entries, keys)
-    organs = [organ for organ in dict.fromkeys(e["organ"] for e in entries) if organ != ALL]
-    titles = (column.title for column in whole.columns)
-    dots = [_dots(entries, key, title) for key, title in zip(keys, titles, strict=True)]
+    plain = [{key: v for key, v in entry.items() if key != "by_seed"} for entry in entries]
+    writers.write_csv(output / "table.csv", plain)
+    organs = dict.fromkeys([ALL, *(entry["organ"] for entry in entries)])
+    whole, *by_organ = (sweep_table(entries, keys, organ) for organ in organs)
+    dots = []
+    for key, column in zip(keys, whole.columns, strict=True):
+        of = [entry for entry in entries if (entry["organ"], entry["metric"]) == (ALL, key)]
+        seeds = [(entry["run"], list(entry["by_seed"].values())) for entry in of]
+        dots.append(charts.dot_chart(seeds, title=column.title))
     sections = [
         document.Section("Mean over seeds", tables=[whole]),
         document.Section("Each seed", charts=dots),
+        *([document.Section("By organ", tables=by_organ)] if by_organ else []),
     ]
-    if organs:
-        by_organ = [sweep_table(entries, keys, organ) for organ in organs]
-        sections.append(document.Section("By organ", tables=by_organ))
     runs = len({(row["run"], row["seed"]) for row in rows})
     lead = f"{runs} runs; mean ± standard deviation (seeds)."
     document.write(output / "sweep.html", "sections", title="Sweep", lead=lead, sections=sections)
     return f"{whole.text()}\n\n{output / 'sweep.html'}"
-
-
-def _dots(entries: Sequence[Row], key: str, title: str) -> charts.Chart | None:
-    rows = [
-        (entry["run"], list(entry["by_seed"].values()))
-        for entry in entries
-        if entry["organ"] == ALL and entry["metric"] == key
-    ]
-    return charts.dot_chart(rows, title=title)

@@ -8,11 +8,7 @@ from typing import Any
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows as lines under a header; the first column is left-aligned, the others right-aligned.
-
-    Args:
-        rows: their keys are the columns; a row may lack some, and shows "-" there.
-    """
+    """Rows as lines under their keys, "-" where one is missing; all but the first right-aligned."""
     columns = list(dict.fromkeys(key for row in rows for key in row))
     lines = [columns, *([cell(row.get(column)) for column in columns] for row in rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]

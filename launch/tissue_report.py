@@ -11,14 +11,14 @@ has the numbers of each image too, null where there is nothing to measure.
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from absl import flags
-from PIL import Image
 from scipy import ndimage
 from skimage.color import rgb2hed
 from skimage.filters import threshold_otsu
@@ -26,8 +26,10 @@ from skimage.filters import threshold_otsu
 from histojax import cli
 from histojax.cli import say
 from histojax.errors import UserError
-from histojax.imaging import tiling, writers
+from histojax.imaging import resampling, tiling, writers
+from histojax.metrics import image_quality
 from histojax.stain.hed import optical_density
+from histojax.synthesis.mask_bank import instances_of, nuclei_of
 from histojax.tissue import rendering
 from launch.tables import text_table
 
@@ -38,14 +40,9 @@ _PALER = 0.1
 BOUND = ("psnr_bicubic", "nuclear_fraction", "nuclear_area_median", "nuclear_area_mean")
 BOUND += ("nuclei_per_megapixel", "red", "green", "blue")
 
-_REAL = flags.DEFINE_string(
-    "real", None, "SPEC of real images with instances. Example: --real=folder:/data/monuseg"
-)
+_REAL = flags.DEFINE_string("real", None, "SPEC with instances. Example: --real=folder:monuseg")
 _SYNTHETIC = flags.DEFINE_string(
-    "synthetic",
-    "",
-    "SPEC of synthetic images with instances; by default the built-in model draws them. "
-    "Example: --synthetic=folder:pairs",
+    "synthetic", "", "SPEC in place of the built-in model. Example: --synthetic=folder:pairs"
 )
 _SPLIT = flags.DEFINE_string(
     "split", "train", "Split of the real images: train, val, test or all. Example: --split=all"
@@ -59,22 +56,13 @@ _PATCHES = flags.DEFINE_integer("patches", 4, "Patches of each. Example: --patch
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of the built-in model. Example: --seed=1", 0)
 
 
-def bicubic_psnr(image: np.ndarray, scale: int = 4) -> float:
-    """PSNR in dB of PIL's antialiased bicubic, down and up by `scale`, uint8 (H, W, 3)."""
-    height, width = (n - n % scale for n in image.shape[:2])
-    image = image[:height, :width]
-    small = Image.fromarray(image).resize((width // scale, height // scale), Image.BICUBIC)
-    back = np.asarray(small.resize((width, height), Image.BICUBIC), np.float64)
-    return float(10 * np.log10(255**2 / np.mean((back - image) ** 2)))
-
-
 def statistics(image: np.ndarray, instances: np.ndarray) -> Row:
-    """Statistics of one square; areas in px, colours in grey levels, NaN where there is nothing.
+    """Statistics of a square, uint8 (S, S, 3), and its instances; NaN where there is nothing.
 
-    Args:
-        image: uint8 (H, W, 3).
-        instances: int (H, W), 0 background.
+    Areas are in px, colours in grey levels; psnr_bicubic is of x4, down and up, in dB.
     """
+    whole = image[: len(image) // 4 * 4, : len(image) // 4 * 4]
+    back = resampling.upsample(resampling.downsample(whole, 4), 4)
     mask = instances > 0
     areas = np.bincount(instances[mask])
     areas = areas[areas > 0]
@@ -85,7 +73,7 @@ def statistics(image: np.ndarray, instances: np.ndarray) -> Row:
     core = ndimage.binary_erosion(mask, iterations=2)
     ground = ~ndimage.binary_dilation(mask, iterations=3)
     row = {
-        "psnr_bicubic": bicubic_psnr(image),
+        "psnr_bicubic": image_quality.psnr(back, whole),
         "nuclear_fraction": mask.mean(),
         "nuclear_area_median": np.median(areas) if len(areas) else np.nan,
         "nuclear_area_mean": areas.mean() if len(areas) else np.nan,
@@ -110,30 +98,19 @@ def middle_over_rim(image: np.ndarray, instances: np.ndarray) -> np.ndarray:
     Densities are natural logarithms, the mean of red, green and blue. The rim lies within 3 px of
     the outline, the middle more than 4 px from it. Nuclei cut off by the border, and those whose
     middle has fewer than 30 px, are left out.
-
-    Args:
-        image: uint8 (H, W, 3).
-        instances: int (H, W), 0 background.
     """
     density = optical_density(image).mean(-1)
     found = []
-    for number, box in enumerate(ndimage.find_objects(instances), 1):
-        if box is None:
-            continue
-        sides = zip(box, instances.shape, strict=True)
-        if any(cut.start == 0 or cut.stop == side for cut, side in sides):
-            continue
-        inside = np.pad(instances[box] == number, 1)
-        depth = ndimage.distance_transform_edt(inside)[1:-1, 1:-1]
+    for box, inside, whole in nuclei_of(instances):
+        depth = ndimage.distance_transform_edt(np.pad(inside, 1))[1:-1, 1:-1]
         middle, rim = depth > 4, (depth > 0) & (depth <= 3)
-        if np.count_nonzero(middle) >= 30:
+        if whole and np.count_nonzero(middle) >= 30:
             found.append(density[box][middle].mean() - density[box][rim].mean())
     return np.array(found)
 
 
-def _mean(rows: Iterable[Row]) -> Row:
+def _mean(rows: Sequence[Row]) -> Row:
     """The mean of each statistic over the rows that have it, NaN where none has."""
-    rows = list(rows)
     columns = {name: [row[name] for row in rows if row[name] == row[name]] for name in rows[0]}
     return {name: float(np.mean(found)) if found else np.nan for name, found in columns.items()}
 
@@ -142,31 +119,30 @@ def summary(rows: Sequence[Row]) -> dict[str, Row]:
     """Mean, 5th percentile, median and 95th of each statistic; NaN where no row has it."""
     out = {}
     for name in rows[0]:
-        column = np.array([row[name] for row in rows])
-        column = column[np.isfinite(column)]
-        values = (
-            [column.mean(), *np.percentile(column, (5, 50, 95))] if len(column) else [np.nan] * 4
-        )
-        keys = ("mean", "p5", "median", "p95")
-        out[name] = {key: round(float(v), 4) for key, v in zip(keys, values, strict=True)}
+        column = np.array([row[name] for row in rows if np.isfinite(row[name])])
+        mean = column.mean() if len(column) else np.nan
+        p5, median, p95 = np.percentile(column, (5, 50, 95)) if len(column) else [np.nan] * 3
+        values = dict(mean=mean, p5=p5, median=median, p95=p95)
+        out[name] = {key: round(float(value), 4) for key, value in values.items()}
     return out
 
 
 def table_of(synthetic: dict[str, Row], real: dict[str, Row]) -> list[dict[str, Any]]:
     """The two summaries side by side, a row for each statistic."""
-    rows = []
+    rows, bound = [], within(synthetic, real)
     for name, made in synthetic.items():
         row: dict[str, Any] = {"": name}
         for title, values in (("synthetic", made), ("real", real[name])):
             row |= {f"{title} {key}": value for key, value in values.items()}
-        if name in BOUND:
-            row["within"] = "yes" if _within(made, real[name]) else "NO"
+        if name in bound:
+            row["within"] = "yes" if bound[name] else "NO"
         rows.append(row)
     return rows
 
 
-def _within(made: Row, real: Row) -> bool:
-    return bool(real["p5"] <= made["mean"] <= real["p95"])
+def within(synthetic: dict[str, Row], real: dict[str, Row]) -> dict[str, bool]:
+    """Whether the synthetic mean lies in the real 5-95 % range, for each statistic of `BOUND`."""
+    return {n: real[n]["p5"] <= synthetic[n]["mean"] <= real[n]["p95"] for n in BOUND}
 
 
 def contact_sheet(real: Sequence[np.ndarray], synthetic: Sequence[np.ndarray]) -> np.ndarray:
@@ -185,41 +161,31 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, Row], list[np
     source = open_source(spec, split=split)
     say(f"measuring {len(source)} images of {spec}")
     rows, shown = {}, []
-    for sample in map(source.__getitem__, range(len(source))):
-        image, instances = sample["hr"], sample.get("instances")
-        if instances is None:
-            raise UserError(
-                f"{sample['name']} of {spec} has no instances, which areas are measured on: "
-                "give a folder with instances/."
-            )
+    for index in range(len(source)):
+        sample = source[index]
+        image, instances = sample["hr"], instances_of(sample)
         height, width = instances.shape
-        if min(height, width) < size:
-            raise UserError(
-                f"{sample['name']} of {spec} has {height} x {width} px, and squares of {size} px "
-                "are compared: give a smaller --size"
-            )
-        boxes = list(tiling.squares(height, width, size))
-        rows[sample["name"]] = _mean(statistics(image[box], instances[box]) for box in boxes)
+        boxes = tiling.squares(height, width, size)
+        if not boxes:
+            found = f"{sample['name']} of {spec} has {height} x {width} px"
+            raise UserError(f"{found}, and squares of {size} px are compared: lower --size")
+        rows[sample["name"]] = _mean([statistics(image[box], instances[box]) for box in boxes])
         shown.append(image[boxes[len(boxes) // 2]])
     return rows, shown
 
 
 def _simulated(size: int) -> tuple[dict[str, Row], list[np.ndarray], float]:
     """The same of the built-in model's patients, and its patches a second of one core."""
-    rows, shown = {}, []
+    rows, shown, seconds = {}, [], 0.0
     count = _PATCHES.value
-    rendering.tissue(_SEED.value, 0, size)  # warms up
-    seconds = 0.0
+    draw = functools.partial(rendering.tissue, _SEED.value, size=size, patches_per_patient=count)
+    draw(0)  # warms up
     for patient in range(_PATIENTS.value):
         started = time.process_time()
-        patches = [
-            rendering.tissue(_SEED.value, index, size, patches_per_patient=count)
-            for index in range(patient * count, (patient + 1) * count)
-        ]
+        patches = [draw(patient * count + n) for n in range(count)]
         seconds += time.process_time() - started
-        rows[f"patient {patient}"] = _mean(
-            statistics(patch["image"], patch["instances"]) for patch in patches
-        )
+        measured = [statistics(patch["image"], patch["instances"]) for patch in patches]
+        rows[f"patient {patient}"] = _mean(measured)
         shown.append(patches[patient % count]["image"])
     return rows, shown, round(_PATIENTS.value * count / seconds, 1)
 
@@ -238,9 +204,8 @@ def main(argv: Sequence[str]) -> None:
         made, shown, rate = _simulated(size)
         by = {"model_version": rendering.MODEL_VERSION, "patches_per_cpu_second": rate}
     of_real, of_made = (summary(list(rows.values())) for rows in (real, made))
-    bound = {name: _within(of_made[name], of_real[name]) for name in BOUND}
-    images = {"real": real, "synthetic": made}
-    table = {"real": of_real, "synthetic": of_made, "bound": bound, "size": size, "images": images}
+    table = {"real": of_real, "synthetic": of_made, "bound": within(of_made, of_real)}
+    table |= {"size": size, "images": {"real": real, "synthetic": made}}
     writers.write_json(output / "table.json", table | by)
     count = min(len(real_shown), len(shown), 24)
     sheet = contact_sheet(real_shown[:count], shown[:count])

@@ -12,33 +12,21 @@ run, at 900 steps and width 32: AJI 0.525, 0.533, 0.584, 0.595 on MoNuSeg val im
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ml_collections import ConfigDict
 
 from configs import base, use_net
 
-
-class Row(NamedTuple):
-    """A row of the table: stain normalisation, steps, encoder, Dice in the loss, markers."""
-
-    stain: str
-    images: int
-    encoder: str
-    dice: bool
-    marker: str
-
-
+# Stain normalisation, augmented images, encoder, whether Dice is in the loss, kind of markers.
 EXPERIMENTS = {
-    "exp1": Row("none", 1_500, "resnet18", False, ""),
-    "exp2": Row("spcn", 1_500, "resnet18", False, ""),
-    "exp3": Row("spcn", 1_500, "resnet18", False, "center"),
-    "exp4": Row("spcn", 1_500, "resnet18", False, "shape"),
-    "exp5": Row("spcn", 1_500, "resnet50", False, "shape"),
-    "exp6": Row("spcn", 4_500, "resnet18", True, "shape"),
-    "exp7": Row("spcn", 1_500, "se_resnet50", False, "shape"),
-    "exp8": Row("spcn", 1_500, "se_resnet50", True, "shape"),
-    "exp9": Row("spcn", 4_500, "se_resnet50", True, "shape"),
+    "exp1": ("none", 1_500, "resnet18", False, ""),
+    "exp2": ("spcn", 1_500, "resnet18", False, ""),
+    "exp3": ("spcn", 1_500, "resnet18", False, "center"),
+    "exp4": ("spcn", 1_500, "resnet18", False, "shape"),
+    "exp5": ("spcn", 1_500, "resnet50", False, "shape"),
+    "exp6": ("spcn", 4_500, "resnet18", True, "shape"),
+    "exp7": ("spcn", 1_500, "se_resnet50", False, "shape"),
+    "exp8": ("spcn", 1_500, "se_resnet50", True, "shape"),
+    "exp9": ("spcn", 4_500, "se_resnet50", True, "shape"),
 }
 
 
@@ -50,21 +38,21 @@ def get_config(size: str = "exp9") -> ConfigDict:
             f"experiment {name!r} is not known; choose one of {', '.join(EXPERIMENTS)}"
         )
     size = base.check_size(size or "paper", use_net.SIZES)
-    row = EXPERIMENTS[name]
+    stain, images, encoder, dice, marker = EXPERIMENTS[name]
     config = use_net.get_config(size)
     config.name = name
-    config.data.stain.method = row.stain
-    config.segmenter.encoder = row.encoder
+    config.data.stain.method = stain
+    config.segmenter.encoder = encoder
     if size in ("smoke", "laptop"):
         # Too deep for two cores: of these encoders, squeeze-and-excitation is what is compared.
-        config.segmenter.encoder = "se_resnet18" if row.encoder.startswith("se_") else "resnet18"
-    config.segmenter.heads = ("mask", "marker") if row.marker else ("mask",)
-    config.instances.watershed = base.instances().watershed  # no distance is predicted
-    config.data.targets.marker = row.marker or "shape"
-    config.instances.marker_from_mask = not row.marker
-    if not row.dice:
+        config.segmenter.encoder = "se_resnet18" if encoder.startswith("se_") else "resnet18"
+    config.segmenter.heads = ("mask", "marker") if marker else ("mask",)
+    config.instances.watershed = base.instances()["watershed"]  # no distance is predicted
+    config.data.targets.marker = marker or "shape"
+    config.instances.marker_from_mask = not marker
+    if not dice:
         config.loss.update(bce_weight=1.0, dice_weight=0.0)
-    if row.images == 1_500:
+    if images == 1_500:
         config.steps //= 3
         config.optimizer.drop_at = tuple(step // 3 for step in config.optimizer.drop_at)
     return config

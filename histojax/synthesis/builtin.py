@@ -21,60 +21,47 @@ def draw(mask: np.ndarray, seed: Seed) -> np.ndarray:
     return rendering.tissue_of(mask, 0, number, patches_per_patient=1)
 
 
-def check_separate(mask: np.ndarray, *, name: str) -> None:
-    """Checks that each nucleus of a label image has a label of its own.
+def check_mask(
+    mask: np.ndarray, name: str, maker: str, least: int, *, nuclei: bool = True, whole: bool = True
+) -> None:
+    """Checks that tissue can be made for a label image.
+
+    Args:
+        mask: integer (H, W).
+        name: of the mask, for the refusal.
+        maker: and its verb, for the refusal of sides below `least` px.
+        least: shortest side, px.
+        nuclei: whether each nucleus needs a label of its own.
+        whole: whether tissue is drawn whole, in memory.
 
     Raises:
-        UserError: for a binary mask of several nuclei.
+        UserError: for a mask without labels, too small or too large, or with several nuclei under
+            one label.
     """
-    if len(np.unique(mask)) == 2 and scipy.ndimage.label(mask)[1] > 1:
+    size = f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px"
+    if not mask.any():
+        raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
+    if min(mask.shape) < least:
+        raise UserError(f"{size}, and {maker} {least} px on each side: give a larger one")
+    if whole and max(mask.shape) > _LONGEST:
         raise UserError(
-            f"the mask {name} has one label for several nuclei, and each needs its own: give a "
-            "label image"
+            f"{size}, and the built-in model draws a whole square of up to {_LONGEST} px on each "
+            "side: cut it, or use a pyramid with pyramid.base='colors'"
         )
-
-
-def check_longest(mask: np.ndarray, *, name: str) -> None:
-    """Checks that the tissue for a mask, which is drawn as a whole square, fits in memory.
-
-    Raises:
-        UserError: for a mask whose longer side is too long.
-    """
-    if max(mask.shape) > _LONGEST:
-        raise UserError(
-            f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the built-in model "
-            f"draws a whole square of up to {_LONGEST} px on each side: cut it, or use a pyramid "
-            "with pyramid.base='colors'"
-        )
+    if nuclei and len(np.unique(mask)) == 2 and scipy.ndimage.label(mask)[1] > 1:
+        raise UserError(f"the mask {name} has one label for several nuclei: give each its own")
 
 
 @dataclasses.dataclass(frozen=True)
 class BuiltinTissue:
-    """Makes images for masks as `tissue.Synthesizer` does, without a run.
-
-    Attributes:
-        mpp: micrometres per pixel of the masks, None where unknown.
-    """
+    """Makes images for masks of `mpp` um per px as `tissue.Synthesizer` does, without a run."""
 
     mpp: float | None
     classes = None
 
     def check(self, mask: np.ndarray, *, name: str) -> None:
-        """Checks that tissue can be drawn around a label image.
-
-        Raises:
-            UserError: for a mask without nuclei, too small or too large, or with several nuclei
-                under one label.
-        """
-        if not mask.any():
-            raise UserError(f"the mask {name} is empty: give one with nuclei in it")
-        check_separate(mask, name=name)
-        if min(mask.shape) < rendering.SMALLEST:
-            raise UserError(
-                f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and tissue is drawn "
-                f"from {rendering.SMALLEST} px on each side on: give a larger one"
-            )
-        check_longest(mask, name=name)
+        """Checks that tissue can be drawn around a label image; raises as `check_mask`."""
+        check_mask(mask, name, "tissue is drawn from", rendering.SMALLEST)
 
     def strips(self, mask: np.ndarray, seed: Seed) -> list[np.ndarray]:
         """The whole image, uint8 (H, W, 3), in one strip; each seed is its own patient."""

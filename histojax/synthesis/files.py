@@ -43,16 +43,11 @@ def write_pairs(
 ) -> list[pathlib.Path]:
     """Writes images/, instances/ (masks/ where there are classes) and dataset.json.
 
-    Args:
-        maker: makes an image of a mask and a seed, some rows at a time.
-        files: masks of different names.
-        output: folder, empty or not there.
-        seed: decides the images, with the name of the mask and the number of the copy.
-        count: images for each mask.
-        max_pixels: largest mask that is decoded, px.
+    `count` images are made for each mask, some rows at a time. The seed, the mask's name and the
+    number of the copy decide an image.
 
     Returns:
-        The images written.
+        The images' paths.
 
     Raises:
         UserError: for a folder with files in it, or, before anything is written, a mask that the
@@ -63,7 +58,7 @@ def write_pairs(
     for path in files:
         maker.check(read_labels(path, max_pixels=max_pixels), name=str(path))
     kind = "instances" if maker.classes is None else "masks"
-    written = []
+    written, folders = [], ("images", kind)
     for number, path in enumerate(files, 1):
         mask = read_labels(path, max_pixels=max_pixels)
         height, width = mask.shape
@@ -72,10 +67,10 @@ def write_pairs(
             name = path.stem if count == 1 else f"{path.stem}-{copy}"
             say(f"{number}/{len(files)} {name}")
             strips = maker.strips(mask, (seed, zlib.crc32(path.stem.encode()), copy))
-            for folder, rows in (("images", strips), (kind, [labels])):
-                place = output / folder / f"{name}.tif"
+            image, other = (output / folder / f"{name}.tif" for folder in folders)
+            for place, rows in ((image, strips), (other, [labels])):
                 writers.stream_tiff(place, rows, height=height, width=width, mpp=maker.mpp)
-            written.append(output / "images" / f"{name}.tif")
+            written.append(image)
     stated = {"classes": maker.classes, "mpp": maker.mpp}
     known = {name: value for name, value in stated.items() if value is not None}
     writers.write_json(output / "dataset.json", known)
@@ -92,10 +87,7 @@ def mask_files(masks: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     stems = [path.stem for path in files]
     for stem in stems:
         if stems.count(stem) > 1:
-            raise UserError(
-                f"two masks are called {stem}, and their images would have one name: rename one of "
-                "them"
-            )
+            raise UserError(f"two masks are called {stem}, as their images would be: rename one")
     return files
 
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import scipy.ndimage
+from skimage.segmentation import relabel_sequential
 
 from histojax.cli import say
 from histojax.data.augmentation import dihedral
@@ -34,18 +35,11 @@ _SPREAD, _TRIES, _OTHERS = 4.0, 16, 16
 
 @dataclasses.dataclass(frozen=True)
 class Bank:
-    """What labelled images hold.
+    """What labelled images hold, image by image."""
 
-    Attributes:
-        nuclei: bool (h, w) each, in their bounding boxes, for each image; those cut off by the
-            border are left out.
-        places: float (N, 2) for each image, y and x of its nuclei's middles, px.
-        sizes: (H, W) of the images.
-    """
-
-    nuclei: tuple[tuple[np.ndarray, ...], ...]
-    places: tuple[np.ndarray, ...]
-    sizes: tuple[tuple[int, int], ...]
+    nuclei: tuple[tuple[np.ndarray, ...], ...]  # bool (h, w) each, none that the border cuts off
+    places: tuple[np.ndarray, ...]  # float (N, 2), y and x of all nuclei's middles, px
+    sizes: tuple[tuple[int, int], ...]  # H, W
 
 
 def collect(source: Source) -> Bank:
@@ -57,26 +51,25 @@ def collect(source: Source) -> Bank:
     nuclei, places, sizes = [], [], []
     for index in range(len(source)):
         instances = instances_of(source[index])
-        height, width = instances.shape
-        middles, whole_ones = [], []
-        for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
-            if box is None:
-                continue
-            rows, columns = box
-            middles.append(((rows.start + rows.stop) / 2, (columns.start + columns.stop) / 2))
-            shape = instances[box] == label
-            whole = rows.start > 0 and columns.start > 0
-            if whole and rows.stop < height and columns.stop < width and shape.sum() >= _SMALLEST:
-                whole_ones.append(shape)
+        found = list(nuclei_of(instances))
+        middles = [[(side.start + side.stop) / 2 for side in box] for box, _, _ in found]
+        whole_ones = (shape for _, shape, whole in found if whole and shape.sum() >= _SMALLEST)
         nuclei.append(tuple(whole_ones))
         places.append(np.array(middles, np.float64).reshape(-1, 2))
-        sizes.append((height, width))
+        sizes.append(instances.shape)
     if not any(nuclei):
         raise UserError(
-            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more, "
-            "of which masks could be made: give others"
+            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px: give more"
         )
     return Bank(tuple(nuclei), tuple(places), tuple(sizes))
+
+
+def nuclei_of(instances: np.ndarray) -> Iterator[tuple[Any, np.ndarray, bool]]:
+    """Each nucleus of a label image: its box, its pixels there, whether no border cuts it off."""
+    cut_off = {*instances[[0, -1]].flat, *instances[:, [0, -1]].flat}
+    for label, box in enumerate(scipy.ndimage.find_objects(instances), 1):
+        if box is not None:
+            yield box, instances[box] == label, label not in cut_off
 
 
 def write_masks(
@@ -95,64 +88,42 @@ def write_masks(
 
 
 def masks(source: Source, kind: str, size: int, seed: int) -> Iterator[np.ndarray]:
-    """Masks without end, int32 (size, size), each with a nucleus in it.
-
-    Args:
-        source: of labelled images.
-        kind: one of `KINDS`.
-        size: side, px.
-        seed: of the random draws.
+    """Masks of one of `KINDS` without end, int32 (size, size), each with a nucleus in it.
 
     Raises:
         UserError: images of which no masks can be made.
     """
     rng = np.random.default_rng(seed)
     bank = collect(source)
-    large = [min(sides) >= size for sides in bank.sizes]
-    held = [len(places) > 0 for places, fits in zip(bank.places, large, strict=True) if fits]
-    if kind == "turned" and not any(held):
+    large = [n for n, sides in enumerate(bank.sizes) if min(sides) >= size]
+    if kind == "turned" and not any(len(bank.places[n]) for n in large):
         raise UserError(
-            f"no labelled image of {size} x {size} px or more has a nucleus in it: ask for smaller "
-            "masks"
+            f"no labelled image of {size} x {size} px or more has a nucleus: ask for smaller masks"
         )
     while True:
-        of_image = kind == "turned"
-        mask = turned(source, size, rng) if of_image else replaced(bank, size, size, rng)
+        if kind == "turned":
+            mask = turned(instances_of(source[int(rng.choice(large))]), size, rng)
+        else:
+            mask = replaced(bank, size, size, rng)
         # Background alone is no condition for tissue.
         if mask.any():
             yield mask
 
 
-def turned(source: Source, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A window of a labelled image, turned or mirrored; int32 (size, size), labels from 1.
-
-    Raises:
-        UserError: no image has that size.
-    """
-    fitting = [i for i in range(len(source)) if min(instances_of(source[i]).shape) >= size]
-    if not fitting:
-        raise UserError(f"no labelled image has {size} x {size} px: ask for smaller masks")
-    instances = instances_of(source[int(rng.choice(fitting))])
+def turned(instances: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A window of a label image, turned or mirrored; int32 (size, size), labels from 1."""
     y, x = (int(rng.integers(side - size + 1)) for side in instances.shape)
     window = dihedral(instances[y : y + size, x : x + size], int(rng.integers(8)))
-    return renumbered(window)
+    return relabel_sequential(window.copy())[0].astype(np.int32)
 
 
 def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
-    """Nuclei of the bank at the places of others, without overlap.
+    """Nuclei of the bank at the places of others, without overlap: int32 (height, width), from 1.
 
     The places are those of a labelled image, turned or mirrored, or of several side by side where
     the mask is larger. The nuclei are of the image that the places are of, for large ones lie far
     apart and small ones near; the largest are placed first, as they find room last. Where none fits
     after some tries, the place stays empty.
-
-    Args:
-        bank: of `collect`.
-        height, width: of the mask, px.
-        rng: what is drawn from.
-
-    Returns:
-        int32 (height, width), labels from 1.
     """
     mask = np.zeros((height, width), np.int32)
     places, images = _layout(bank, height, width, rng)
@@ -160,13 +131,12 @@ def replaced(bank: Bank, height: int, width: int, rng: np.random.Generator) -> n
     every = tuple(itertools.chain(*bank.nuclei))
     offered = [bank.nuclei[image] or every for image in images]
     first = [nuclei[int(rng.integers(len(nuclei)))] for nuclei in offered]
-    order = np.argsort([-np.count_nonzero(shape) for shape in first], kind="stable")
-    count = 0
-    for n in order:
+    label = 1
+    for n in np.argsort([-np.count_nonzero(shape) for shape in first], kind="stable"):
         others = rng.integers(len(offered[n]), size=_OTHERS)
         for shape in [first[n]] * _TRIES + [offered[n][int(other)] for other in others]:
-            if _placed(mask, dihedral(shape, int(rng.integers(8))), places[n], count + 1, rng):
-                count += 1
+            if _placed(mask, dihedral(shape, int(rng.integers(8))), places[n], label, rng):
+                label += 1
                 break
     return mask
 
@@ -192,8 +162,7 @@ def _layout(
     """Places (N, 2) inside of (height, width), of images side by side, and whose each is (N,)."""
     found, owners, y = [], [], 0.0
     while y < height:
-        x, bottom = 0.0, np.inf
-        row = []
+        x, bottom, row = 0.0, np.inf, []
         while x < width:
             index = int(rng.integers(len(bank.places)))
             places, (h, w) = bank.places[index], bank.sizes[index]
@@ -217,22 +186,9 @@ def _layout(
     return places[inside], images[inside]
 
 
-def renumbered(instances: np.ndarray) -> np.ndarray:
-    """Labels 1, 2, ... in the order of their numbers, int32."""
-    labels, numbers = np.unique(instances, return_inverse=True)
-    first = 0 if labels[0] == 0 else 1
-    return (numbers.reshape(instances.shape) + first).astype(np.int32)
-
-
 def instances_of(record: Mapping[str, Any]) -> np.ndarray:
-    """The label image of a record, integer (H, W).
-
-    Raises:
-        UserError: it has none.
-    """
+    """The label image of a record, integer (H, W); a UserError where it has none."""
     if "instances" not in record:
-        raise UserError(
-            f"image {record['name']!r} has no instances, of which masks are made: give label "
-            "images (instances/), not masks"
-        )
+        name = record["name"]
+        raise UserError(f"image {name!r} has no instances: give label images (instances/)")
     return record["instances"]

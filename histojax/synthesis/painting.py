@@ -15,17 +15,11 @@ from scipy import ndimage
 
 @dataclasses.dataclass(frozen=True)
 class Statistics:
-    """Colours of an image's background and nuclei, in this order.
+    """Colours of an image's background and nuclei, in this order."""
 
-    Attributes:
-        colors: (2, 3) means, grey levels.
-        covariances: (2, 3, 3) of the pixels' differences from them.
-        correlation: of these differences between neighbouring pixels.
-    """
-
-    colors: np.ndarray
-    covariances: np.ndarray
-    correlation: float
+    colors: np.ndarray  # (2, 3) means, grey levels
+    covariances: np.ndarray  # (2, 3, 3) of the pixels' differences from them
+    correlation: float  # of these differences between neighbouring pixels
 
 
 def statistics_of(image: np.ndarray, labels: np.ndarray) -> Statistics | None:

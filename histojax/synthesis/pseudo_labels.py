@@ -5,13 +5,13 @@ With their images they are pairs to train on (Lee 2013).
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import pathlib
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
+from skimage.segmentation import relabel_sequential
 
 from histojax.cli import say
 from histojax.data.sources.base import Source
@@ -21,23 +21,11 @@ from histojax.inference import labeling, tiled
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 from histojax.stages.pyramid import Pyramid
-from histojax.synthesis.mask_bank import renumbered
 
 
 def confidence(probability: np.ndarray) -> float:
     """How confident a map (H, W) of foreground probabilities is: mean of |2 p - 1|, 0 to 1."""
     return float(np.mean(np.abs(2.0 * np.asarray(probability, np.float64) - 1.0)))
-
-
-@dataclasses.dataclass(frozen=True)
-class _Square:
-    """A square of an image `name` at (y, x), with the nuclei found in it, labels from 1."""
-
-    name: str
-    y: int
-    x: int
-    image: np.ndarray
-    mask: np.ndarray
 
 
 def unlabelled(run: workdirs.Run, spec: str) -> Source:
@@ -60,20 +48,10 @@ def write_masks(
 ) -> int:
     """Writes masks of squares of a source's images as folder/mask00000.tif and so on, uint32.
 
-    With their images they are in folder/instances, and these in folder/images. Squares of a grid
-    are taken where the run's foreground map is confident and holds a nucleus, about as many of each
-    image. folder/predicted.json names them.
-
-    Args:
-        run: with a segmenter; the source's own labels are not used.
-        source: images.
-        folder: empty or not there.
-        count: masks at most.
-        size: their side, px.
-        seed: of the choice of squares.
-        least: confidence from which a square is taken, 0 to 1.
-        images: whether the squares of the images are written too, so that `folder:FOLDER` reads
-            pairs.
+    Squares of a grid, `size` px a side, are taken where the run's foreground map has the confidence
+    `least` (0 to 1) and holds a nucleus. Each image gives about as many, `count` in all at most.
+    Labels of the source are not used. folder/predicted.json names the squares. With `images`, masks
+    are in folder/instances and their images in folder/images: `folder:FOLDER` reads pairs.
 
     Returns:
         How many were written.
@@ -86,12 +64,12 @@ def write_masks(
     place = folder / "instances" if images else folder
     save = functools.partial(writers.stream_tiff, height=size, width=size, mpp=source.mpp)
     written: dict[str, dict[str, Any]] = {}
-    for found in _confident_squares(run, source, count=count, size=size, least=least, seed=seed):
+    for where, image, mask in _confident_squares(run, source, count, size, seed, least):
         name = f"mask{len(written):05d}"
-        save(place / f"{name}.tif", [found.mask.astype(np.uint32)])
+        save(place / f"{name}.tif", [mask.astype(np.uint32)])
         if images:
-            save(folder / "images" / f"{name}.tif", [found.image])
-        written[name] = {"image": found.name, "y": found.y, "x": found.x}
+            save(folder / "images" / f"{name}.tif", [image])
+        written[name] = where
     if images:
         known = {} if source.mpp is None else {"mpp": source.mpp}
         writers.write_json(folder / "dataset.json", known)
@@ -101,16 +79,15 @@ def write_masks(
 
 
 def _confident_squares(
-    run: workdirs.Run, source: Source, *, count: int, size: int, least: float, seed: int
-) -> Iterator[_Square]:
-    """At most `count` squares; see `write_masks`."""
+    run: workdirs.Run, source: Source, count: int, size: int, seed: int, least: float
+) -> Iterator[tuple[dict[str, Any], np.ndarray, np.ndarray]]:
+    """At most `count` squares of `write_masks`: their places, images and nuclei, labels from 1."""
     _check(run)
     network = tiled.segmenter(run)
     # Fitted parameters have seen labels of the val images, on which later runs may be scored.
     parameters = labeling.parameters_of(run, fitted=False)
     rng = np.random.default_rng(seed)
-    taken = 0
-    highest: float | None = None
+    taken, highest = 0, -1.0
     for turn, index in enumerate(rng.permutation(len(source))):
         image = source[int(index)]["hr"]
         maps = network(image)
@@ -122,18 +99,17 @@ def _confident_squares(
         for number in rng.permutation(len(squares)):
             part = squares[number]
             sure = confidence(maps["mask"][part][..., 0])
-            highest = sure if highest is None else max(highest, sure)
+            highest = max(highest, sure)
             if sure < least or not found[part].any():
                 continue
-            y, x = part[0].start, part[1].start
-            mask = renumbered(found[part])
-            yield _Square(source.names[int(index)], y, x, image[part], mask)
+            where = {"image": source.names[int(index)], "y": part[0].start, "x": part[1].start}
+            yield where, image[part], relabel_sequential(found[part].copy())[0]
             taken, share = taken + 1, share - 1
             if share == 0:
                 break
         if taken == count:
             return
-    if highest is None:
+    if highest < 0:
         raise UserError(f"no image has {size} x {size} px: ask for smaller masks")
     if not taken:
         raise UserError(
@@ -143,13 +119,10 @@ def _confident_squares(
 
 
 def _check(run: workdirs.Run) -> None:
+    found, remedy = "", "name a segmentation run, or a pyramid with labels='contour' or 'mask'"
     if not segments(run.stage):
-        raise UserError(
-            f"{run.workdir} is a run of stage {run.config.stage}, which finds no nuclei: name a "
-            "pyramid or a segmentation run"
-        )
-    if isinstance(run.stage, Pyramid) and run.stage.labels.kind == "classes":
-        raise UserError(
-            f"{run.workdir} finds classes and not nuclei, whose masks are made here: name a "
-            "pyramid with pyramid.labels='contour' or 'mask', or a segmentation run"
-        )
+        found = f"is a run of stage {run.config.stage}, which finds no nuclei"
+    elif isinstance(run.stage, Pyramid) and run.stage.labels.kind == "classes":
+        found = "finds classes, and masks are made of nuclei"
+    if found:
+        raise UserError(f"{run.workdir} {found}: {remedy}")

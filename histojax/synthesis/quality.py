@@ -30,17 +30,11 @@ FIDELITY = ("dice", "aji")
 
 @dataclasses.dataclass(frozen=True)
 class Windows:
-    """Squares of side S from real images.
+    """Squares of side S from real images."""
 
-    Attributes:
-        images: uint8 (N, S, S, 3).
-        labels: integer (N, S, S), 0 background.
-        names: of the image of each.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    names: tuple[str, ...]
+    images: np.ndarray  # uint8 (N, S, S, 3)
+    labels: np.ndarray  # integer (N, S, S), 0 background
+    names: tuple[str, ...]  # of the image of each
 
     def __len__(self) -> int:
         return len(self.names)
@@ -56,31 +50,25 @@ class Windows:
 
 
 def windows_of(source: Source, size: int) -> Windows:
-    """All squares of a grid that lie in a source's images and hold a nucleus whole or in part.
-
-    Args:
-        source: of images with instances.
-        size: S, px.
+    """All squares of a grid, S = `size` px, that lie in a source's images and hold nuclear pixels.
 
     Raises:
         UserError: fewer than two such squares, or an image without instances.
     """
-    images, labels, names = [], [], []
+    found = []
     for index in range(len(source)):
         record = source[index]
-        instances = instances_of(record)
-        height, width = instances.shape
-        for part in tiling.squares(height, width, size):
-            if instances[part].any():
-                images.append(record["hr"][part])
-                labels.append(instances[part])
-                names.append(record["name"])
-    if len(names) < 2:
+        labels = instances_of(record)
+        height, width = labels.shape
+        parts = [part for part in tiling.squares(height, width, size) if labels[part].any()]
+        found += [(record["hr"][part], labels[part], record["name"]) for part in parts]
+    if len(found) < 2:
         raise UserError(
-            f"the {len(source)} images hold {len(names)} squares of {size} px with nuclei, and two "
-            "or more are compared: give more or larger images, or a smaller --size"
+            f"the {len(source)} images hold {len(found)} squares of {size} px with nuclei, and two "
+            "are needed: give more or larger images, or a smaller --size"
         )
-    return Windows(np.stack(images), np.stack(labels), tuple(names))
+    images, squares, names = zip(*found, strict=True)
+    return Windows(np.stack(images), np.stack(squares), names)
 
 
 def pyramid_images(
@@ -88,26 +76,21 @@ def pyramid_images(
 ) -> np.ndarray:
     """An image of each label image (N, S, S) by a pyramid, uint8 (N, S, S, 3).
 
-    Args:
-        synthesizer: of a pyramid of nuclei.
-        labels: windows of larger label images, in which a nucleus may be in two parts.
-        seed: decides the colours of each image, 0 or more.
-        noise: decides its noise, together with `seed`, 0 or more.
+    `seed` decides the colours of each image, and together with `noise` its noise.
 
     Raises:
         UserError: the pyramid makes tissue of classes.
     """
     if synthesizer.classes is not None:
+        known = ", ".join(synthesizer.classes)
         raise UserError(
-            f"the pyramid makes tissue of the classes {', '.join(synthesizer.classes)}, and nuclei "
-            "are measured here: name a pyramid with pyramid.labels='contour' or 'mask'"
+            f"the pyramid knows the classes {known}: name one of pyramid.labels='contour' or 'mask'"
         )
-    return np.stack(
-        [
-            synthesizer.image(mask, seed=(seed, index, noise), look=(seed, index))
-            for index, mask in enumerate(labels)
-        ]
-    )
+    made = [
+        synthesizer.image(mask, seed=(seed, index, noise), look=(seed, index))
+        for index, mask in enumerate(labels)
+    ]
+    return np.stack(made)
 
 
 def painted_images(labels: np.ndarray, known: Sequence[Statistics], *, seed: int) -> np.ndarray:
@@ -118,12 +101,9 @@ def painted_images(labels: np.ndarray, known: Sequence[Statistics], *, seed: int
 
 def builtin_images(labels: np.ndarray, *, seed: int) -> np.ndarray:
     """The built-in synthetic tissue, each of its own patient, uint8 (N, S, S, 3)."""
-    return np.stack(
-        [
-            rendering.tissue_of(mask, seed, index, patches_per_patient=1)
-            for index, mask in enumerate(labels)
-        ]
-    )
+    numbered = enumerate(labels)
+    drawn = [rendering.tissue_of(mask, seed, n, patches_per_patient=1) for n, mask in numbered]
+    return np.stack(drawn)
 
 
 def pooling(network: content.FeatureNetwork) -> Callable[[np.ndarray], np.ndarray]:
@@ -139,32 +119,23 @@ def pooling(network: content.FeatureNetwork) -> Callable[[np.ndarray], np.ndarra
         side = images.shape[1] // network.stride * network.stride
         # The last batch is filled up, so that one program serves all.
         filled = np.resize(images, (-(-len(images) // _BATCH) * _BATCH, *images.shape[1:]))
-        parts = [
-            np.asarray(pooled(filled[i : i + _BATCH, :side, :side]))
-            for i in range(0, len(filled), _BATCH)
-        ]
-        return np.concatenate(parts)[: len(images)]
+        batches = np.split(filled[:, :side, :side], len(filled) // _BATCH)
+        return np.concatenate([np.asarray(pooled(batch)) for batch in batches])[: len(images)]
 
     return features
 
 
 def standardized(features: np.ndarray, like: np.ndarray) -> np.ndarray:
-    """Features (N, D) less the mean of others (M, D) and over their deviation.
-
-    So that no layer counts for more because its numbers are large.
-    """
+    """Features (N, D) by mean and deviation of others (M, D), so that all layers count alike."""
     return (features - like.mean(0)) / np.maximum(like.std(0), 1e-6)
 
 
 def fidelity(
     find: Callable[[np.ndarray], labeling.Found], images: np.ndarray, labels: np.ndarray
 ) -> dict[str, float]:
-    """Dice and AJI of the nuclei that a segmentation run finds in images, mean over them.
+    """Dice and AJI of the nuclei found in images, against the masks (N, S, S) that they have.
 
-    Args:
-        find: image uint8 (S, S, 3) -> its nuclei.
-        images: uint8 (N, S, S, 3).
-        labels: of the masks that they were made for, (N, S, S).
+    Mean over the images, uint8 (N, S, S, 3); `find` is a segmentation run's, image -> its nuclei.
     """
     rows = []
     for image, truth in zip(images, labels, strict=True):

@@ -7,6 +7,7 @@ built-in tissue of pyramid.base='tissue' is drawn whole.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 from collections.abc import Iterator
 
@@ -37,14 +38,7 @@ def _square(seed: Seed, scale: int, row: int, column: int) -> np.ndarray:
 
 
 def noise(seed: Seed, scale: int, y: int, x: int, height: int, width: int) -> np.ndarray:
-    """Noise of variance 1 at px y ... y + height - 1 and x ... of a scale, float32 (height, width).
-
-    Args:
-        seed: of the image, numbers of 0 or more.
-        scale: number of the scale.
-        y, x: 0 or more.
-        height, width: above 0.
-    """
+    """Noise of variance 1 of a scale's px from (y, x) on, float32 (height, width)."""
     rows = range(y // _SQUARE, (y + height - 1) // _SQUARE + 1)
     columns = range(x // _SQUARE, (x + width - 1) // _SQUARE + 1)
     field = np.block([[_square(seed, scale, row, column) for column in columns] for row in rows])
@@ -52,6 +46,7 @@ def noise(seed: Seed, scale: int, y: int, x: int, height: int, width: int) -> np
     return field[top : top + height, left : left + width]
 
 
+@dataclasses.dataclass
 class Conditions:
     """The inputs of an image, read by region: labels, the noise of each scale, built-in tissue.
 
@@ -59,36 +54,25 @@ class Conditions:
     mirrored border of the image too.
     """
 
-    def __init__(
-        self,
-        labels: np.ndarray,
-        factors: tuple[int, ...],
-        seed: Seed,
-        tissue: np.ndarray | None = None,
-    ):
-        """Draws nothing yet.
+    labels: np.ndarray  # integer (H, W), the number of each pixel's label
+    factors: tuple[int, ...]  # px of the image for one px of each scale
+    seed: Seed  # of the noise, numbers of 0 or more
+    tissue: np.ndarray | None = None  # uint8 (H, W, 3) of pyramid.base='tissue'
 
-        Args:
-            labels: integer (H, W), the number of each pixel's label.
-            factors: px of the image for one px of each scale.
-            seed: of the noise, numbers of 0 or more.
-            tissue: uint8 (H, W, 3) of pyramid.base='tissue'.
-        """
-        self._labels, self._factors, self._seed = labels, factors, seed
-        self._tissue = tissue
-        self.height, self.width = labels.shape
+    def __post_init__(self) -> None:
+        self.height, self.width = self.labels.shape
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """float32 (height, width, 1 + scales), and 3 more channels of tissue in [0, 1]."""
-        scales = len(self._factors)
-        out = np.zeros((height, width, 1 + scales + 3 * (self._tissue is not None)), np.float32)
-        if self._tissue is not None:
-            out[..., 1 + scales :] = self._tissue[y : y + height, x : x + width] / np.float32(255)
-        out[..., 0] = self._labels[y : y + height, x : x + width]
-        for k, f in enumerate(self._factors):
+        scales, part = len(self.factors), np.s_[y : y + height, x : x + width]
+        out = np.zeros((height, width, 1 + scales + 3 * (self.tissue is not None)), np.float32)
+        if self.tissue is not None:
+            out[..., 1 + scales :] = self.tissue[part] / np.float32(255)
+        out[..., 0] = self.labels[part]
+        for k, f in enumerate(self.factors):
             rows, columns = np.arange(y, y + height) // f, np.arange(x, x + width) // f
             size = int(np.ptp(rows)) + 1, int(np.ptp(columns)) + 1
-            drawn = noise(self._seed, k, int(rows[0]), int(columns[0]), *size)
+            drawn = noise(self.seed, k, int(rows[0]), int(columns[0]), *size)
             out[..., 1 + k] = drawn[(rows - rows[0])[:, None], columns - columns[0]]
         return out
 
@@ -97,21 +81,17 @@ class Synthesizer:
     """A run's pyramid, ready to make images for masks.
 
     Attributes:
-        stage: the pyramid.
         palette: looks that the colours of an image are drawn from; see `components.palette`.
         mpp: micrometres per pixel of the images, None where unknown.
         classes: names of the mask's values where the pyramid knows classes, else None.
-        tile: largest tile, px.
+        tile: largest tile, px, which memory follows.
     """
 
     def __init__(self, run: workdirs.Run, looks: str = "", *, tile: int = 512):
         """Checks the run; the network is compiled with the first image.
 
-        Args:
-            run: of a pyramid.
-            looks: SPEC of images with labels, given or predicted, whose colours are drawn; OWN: the
-                built-in tissue keeps its colours; empty: the colours of the training images.
-            tile: largest tile, px, which memory follows.
+        `looks` is a SPEC of images with labels, given or predicted, whose colours are drawn; OWN
+        keeps the colours of built-in tissue, and "" draws those of the training images.
 
         Raises:
             UserError: for a run of another stage or of a lower scale, data that cannot be used, or
@@ -122,8 +102,7 @@ class Synthesizer:
                 f"{run.workdir} is a run of stage {run.config.stage}, and tissue is synthesised by "
                 "one of stage pyramid: name that of configs/pyramid.py"
             )
-        self.stage: Pyramid = run.stage
-        self.tile = tile
+        self.tile, self.stage = tile, run.stage
         stage = self.stage
         if stage.crop != stage.sizes[-1]:
             raise UserError(
@@ -141,8 +120,7 @@ class Synthesizer:
         def apply(conditions: jax.Array, colors: jax.Array) -> dict[str, jax.Array]:
             labels = jax.nn.one_hot(conditions[..., 0].astype(jnp.int32), stage.labels.count)
             noises = [
-                conditions[:, f // 2 :: f, f // 2 :: f, 1 + k : 2 + k]
-                for k, f in enumerate(factors)
+                conditions[:, f // 2 :: f, f // 2 :: f, k, None] for k, f in enumerate(factors, 1)
             ]
             colors = jnp.broadcast_to(colors, (len(labels), *colors.shape))
             tissue = conditions[..., 1 + len(factors) :] if stage.base == "tissue" else None
@@ -154,26 +132,16 @@ class Synthesizer:
         """Checks that an image can be made for a mask.
 
         Raises:
-            UserError: a mask without any label, smaller than the crops of the highest scale, with
-                values outside of the known classes, or with several nuclei under one label.
+            UserError: as `builtin.check_mask`, or for values outside of the known classes.
         """
-        smallest, labels = self.stage.sizes[-1], self.stage.labels
-        if min(mask.shape) < smallest:
-            raise UserError(
-                f"the mask {name} has {mask.shape[0]} x {mask.shape[1]} px, and the pyramid is "
-                f"trained on {smallest} on each side: give a larger one"
-            )
-        if not mask.any():
-            raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
-        if labels.kind != "classes":
-            builtin.check_separate(mask, name=name)
-        elif mask.max() >= labels.count or mask.min() < 0:
+        labels, classes = self.stage.labels, self.stage.labels.kind == "classes"
+        maker, whole = "the pyramid is trained on", self.stage.base == "tissue"
+        builtin.check_mask(mask, name, maker, self.stage.sizes[-1], nuclei=not classes, whole=whole)
+        if classes and not 0 <= mask.min() <= mask.max() < labels.count:
             raise UserError(
                 f"the mask {name} has the label {int(mask.max())}, and the pyramid knows "
                 f"{labels.count} classes, 0 to {labels.count - 1}: renumber it"
             )
-        if self.stage.base == "tissue":
-            builtin.check_longest(mask, name=name)
 
     def labels_of(self, mask: np.ndarray) -> np.ndarray:
         """The number of each pixel's label, uint8 (H, W): classes, or nuclei and their rims."""
@@ -185,12 +153,9 @@ class Synthesizer:
         return numbers
 
     def image(self, mask: np.ndarray, *, seed: Seed, look: Seed | None = None) -> np.ndarray:
-        """An image, uint8 (H, W, 3), of a mask (H, W), instances or classes.
+        """An image, uint8 (H, W, 3), of a mask (H, W) that `check` accepts, or of a part of one.
 
-        Args:
-            mask: one that `check` accepts, or a part of one.
-            seed: of noise, tissue and colours, numbers of 0 or more.
-            look: seed of the colours, where it is another.
+        `seed` decides noise and tissue, and the colours too unless `look` is given for them.
         """
         tiles = self._tiles(mask, seed, look or seed)
         return tiling.assemble(tiles, mask.shape[0], mask.shape[1])["image"]
@@ -218,12 +183,12 @@ class Synthesizer:
 
 def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look]:
     """The looks of the images that --looks names; see `Synthesizer`."""
-    if looks == OWN and stage.base != "tissue":
-        raise UserError(
-            f"--looks={OWN} keeps the colours of built-in tissue: name a pyramid trained with "
-            "pyramid.base='tissue', or images"
-        )
     if looks == OWN:
+        if stage.base != "tissue":
+            raise UserError(
+                f"--looks={OWN} keeps the colours of built-in tissue: name a pyramid trained with "
+                "pyramid.base='tissue', or images"
+            )
         return []
     if stage.base == "gray":
         raise UserError(
@@ -234,7 +199,7 @@ def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look
     config.data.source = looks
     fields = ("hr", *stage.labels.fields)
     source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
-    known, count = run.config.pyramid.classes, len(source.classes)
+    known, count = config.pyramid.classes, len(source.classes)
     if stage.labels.kind == "classes" and known != count:
         raise UserError(
             f"--looks={looks} has {count} classes, {', '.join(source.classes)}, and {run.workdir} "

@@ -29,17 +29,14 @@ def dyes_of(
     stroma = 1 - ground.epithelium
 
     # A lumen is empty, or holds pale mucus, or dense secretion.
-    content = float(
-        rng.choice((0.02, rng.uniform(0.1, 0.35), rng.uniform(0.4, 0.8)), p=(0.7, 0.2, 0.1))
-    )
-    content *= ground.kind != "discohesive"
+    contents = (0.02, rng.uniform(0.1, 0.35), rng.uniform(0.4, 0.8))
+    content = float(rng.choice(contents, p=(0.7, 0.2, 0.1))) * (ground.kind != "discohesive")
     gaps = split * stroma + ground.epithelium * cyto_gaps
     gaps = np.maximum(gaps, np.float32(0.85) * marks.halo)
     if ground.kind == "fat":
         gaps = np.maximum(gaps, _fat(rng, ground, patient.scale))
-    gaps = np.maximum(
-        gaps, ground.lumen * (1 - np.float32(content) * (1 + contrast * (0.25 * mid + 0.12 * fine)))
-    )
+    filled = np.float32(content) * (1 + contrast * (0.25 * mid + 0.12 * fine))
+    gaps = np.maximum(gaps, ground.lumen * (1 - filled))
     covered = np.clip(1 - gaps, 0.03, 1.0)
     # Cells and fibres are denser where they face a lumen.
     apical = ground.lumen * (1 - ground.lumen) * np.float32(rng.uniform(0.2, 2.2))
@@ -56,12 +53,10 @@ def dyes_of(
 def _cell_borders(
     centers: np.ndarray, weight: np.ndarray, size: int, reach: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Additively weighted Voronoi cells.
+    """Additively weighted Voronoi cells: how much nearer the nearest centre is, and its number.
 
-    Returns:
-        The difference of the distances to the second nearest and the nearest centre (0 on a border;
-        at least `reach` where a single cell or none is in reach), and the number of the nearest
-        cell (len(centres) where there is none).
+    The first is 0 on a border, and at least `reach` where a single cell or none is in reach; the
+    second is len(centers) where there is none.
     """
     span = np.arange(-reach, reach + 1, dtype=np.float32)
     cone = np.sqrt(span[:, None] ** 2 + span**2)
@@ -99,9 +94,8 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     gap, owner = gap.ravel().take(warp), owner.ravel().take(warp)
 
     number = len(centers) + 1
-    share = {"clear": rng.uniform(0.5, 0.95), "gland": rng.uniform(0, 0.35)}.get(
-        ground.kind, rng.uniform(0.0, 0.25)
-    )
+    shares = {"clear": rng.uniform(0.5, 0.95), "gland": rng.uniform(0, 0.35)}
+    share = shares.get(ground.kind, rng.uniform(0.0, 0.25))
     washed = (rng.random(number) < share) * rng.uniform(0.4, 1.0, number)
     basophil = np.exp(0.40 * rng.standard_normal(number)).astype(np.float32)
     # A dark cell whose nucleus is not seen would pass for a nucleus.
@@ -110,15 +104,13 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     eosinophil = np.exp(0.18 * rng.standard_normal(number)).astype(np.float32)
     gaps = washed.astype(np.float32).take(owner) * step(gap + 1.2 * fine, 4.5 * scale, 4.0 * scale)
     gaps *= np.clip(0.85 + 0.35 * mid + 0.25 * fine, 0, 1)
-    loose = {"discohesive": 1.0, "clear": 0.1}.get(
-        ground.kind, max(0.0, 1.0 - 1.6 * patient.cohesion)
-    )
+    usual = max(0.0, 1.0 - 1.6 * patient.cohesion)
+    loose = {"discohesive": 1.0, "clear": 0.1}.get(ground.kind, usual)
     if loose > 0:
         breadth = np.maximum((0.6 + 1.6 * coarse + 2.2 * loose) * (loose * scale), 0.0)
         gaps = np.maximum(gaps, (1 - step(gap - breadth, 1.0, 2.4)) * np.minimum(breadth, 1.0))
-    membrane = np.maximum(1 - gap * (0.4 / scale), 0) * np.float32(
-        (1 - loose) * rng.uniform(-0.25, 0.5)
-    )
+    strength = np.float32((1 - loose) * rng.uniform(-0.25, 0.5))
+    membrane = np.maximum(1 - gap * (0.4 / scale), 0) * strength
     grain = np.float32(patient.texture) * (0.14 * coarse + 0.15 * mid + 0.10 * fine)
     amount_h, amount_e = patient.cytoplasm
     eosin = np.float32(amount_e) * eosinophil.take(owner) * np.maximum(1 + grain + membrane, 0.1)
@@ -142,9 +134,8 @@ def _collagen(rng, noise, ground, patient, textures) -> tuple[np.ndarray, ...]:
     dense = rng.beta(1.3, 1.0)
     contrast = np.float32(patient.texture * (0.8 + 0.6 * (1 - dense)))
     bundle = np.float32(0.75) + np.float32(0.35) * other
-    band = np.maximum(
-        1 + contrast * (0.24 * bundle * fibre + 0.11 * fine + 0.12 * coarse + 0.06 * mid), 0.12
-    )
+    pattern = 0.24 * bundle * fibre + 0.11 * fine + 0.12 * coarse + 0.06 * mid
+    band = np.maximum(1 + contrast * pattern, 0.12)
     amount_h, amount_e = patient.stroma
     eosin = np.float32(amount_e * (0.6 + 0.5 * dense)) * band
     haematoxylin = np.float32(amount_h) * np.maximum(1 + contrast * (0.8 * fibre + 0.5 * mid), 0.05)
@@ -186,15 +177,10 @@ def _distract(rng, haematoxylin, eosin, patient: Patient, covered: np.ndarray) -
     unit = (size / 256.0 / patient.scale) ** 2
     count = rng.poisson(5.0 * unit)
     y, x = rng.uniform(0, size, (2, count))
+    radius = patient.radius * rng.uniform(0.5, 1.2, count)
+    soft = rng.uniform(5.0, 12.0, count) * patient.scale
     below = np.zeros_like(haematoxylin)
-    _discs(
-        below,
-        y,
-        x,
-        patient.radius * rng.uniform(0.5, 1.2, count),
-        rng.uniform(5.0, 12.0, count) * patient.scale,
-        patient.nuclear * rng.uniform(0.12, 0.6, count),
-    )
+    _discs(below, y, x, radius, soft, patient.nuclear * rng.uniform(0.12, 0.6, count))
     haematoxylin += below * covered
     count = rng.poisson(2.5 * unit)
     y, x = rng.uniform(0, size, (2, count))

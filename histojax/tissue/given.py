@@ -11,21 +11,9 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
+from histojax.tissue import nuclei
 from histojax.tissue.noise import Noise, sample, step
-from histojax.tissue.nuclei import (
-    EPITHELIAL,
-    LYMPHOID,
-    SPINDLE,
-    Ground,
-    Marks,
-    Nuclei,
-    as_nuclei,
-    draw_appearance,
-    frame_of,
-    lay_over,
-    paint,
-    rows,
-)
+from histojax.tissue.nuclei import Ground, Marks, Nuclei
 from histojax.tissue.patient import Patient
 
 # How far the dye of a nucleus reaches beyond its outline: half the broadest edge, and its grain.
@@ -37,19 +25,12 @@ def given_nuclei(
 ) -> Nuclei:
     """The nuclei of a label image, as ellipses of the same moments; what they look like is drawn.
 
-    Args:
-        rng: what is drawn from.
-        labels: int (H, W), 0 background, 1..N without a gap.
-        ground: the architecture they lie in; its sides may be longer.
-        patient: whose nuclei they are.
-
-    Returns:
-        One row per label, in their order. Their lobes are drawn too, and of no meaning here.
+    Labels, int (H, W), are 1..N without a gap, 0 background; the ground's sides may be longer. Each
+    has a row, in their order. Their lobes are drawn too, and of no meaning here.
     """
-    y, x, major, minor, angle = _ellipses(labels)
+    ellipses = y, x, major, minor, _ = _ellipses(labels)
     group = _groups(np.sqrt(major * minor), major / minor, sample(ground.epithelium, y, x), patient)
-    columns = dict(y=y, x=x, major=major, minor=minor, angle=angle)
-    return as_nuclei(group, columns | draw_appearance(rng, group, patient))
+    return nuclei.draw_appearance(rng, group, patient, ellipses)
 
 
 def _ellipses(labels: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -74,21 +55,14 @@ def _ellipses(labels: np.ndarray) -> tuple[np.ndarray, ...]:
 def _groups(
     radius: np.ndarray, ratio: np.ndarray, epithelium: np.ndarray, patient: Patient
 ) -> np.ndarray:
-    """Tells the groups of nuclei by their shapes and places; each (N,).
-
-    Args:
-        radius: geometric means of the half axes.
-        ratio: of the half axes, 1 or more.
-        epithelium: 0 to 1, of the tissue around them.
-        patient: whose nuclei they are.
-    """
+    """The groups of nuclei by geometric mean and ratio of their half axes, and by their tissue."""
     # In `place_nuclei` spindles lie in stroma at ratios of 1.5 to 4.5, 2.6 on average; lymphocytes
     # end at 1.15, to which lobes add, and have 0.64 of the patient's radius.
     spindle = (ratio > 2.0) | ((ratio > 1.6) & (epithelium < 0.5))
     # Given nuclei may all be smaller than the patient's: lymphocytes are small among these too.
     usual = min(patient.radius, np.median(radius)) if len(radius) else patient.radius
     lymphoid = (ratio < 1.35) & (radius < 0.8 * usual)
-    return np.where(spindle, SPINDLE, np.where(lymphoid, LYMPHOID, EPITHELIAL))
+    return np.where(spindle, nuclei.SPINDLE, np.where(lymphoid, nuclei.LYMPHOID, nuclei.EPITHELIAL))
 
 
 def distance_to_given(labels: np.ndarray, size: int) -> np.ndarray:
@@ -96,52 +70,36 @@ def distance_to_given(labels: np.ndarray, size: int) -> np.ndarray:
 
     Beyond `labels`, of which (H, W) at most (S, S), the last distances are repeated.
     """
+    distance = np.full(labels.shape, np.inf, np.float32)
     if labels.any():
         distance = ndimage.distance_transform_edt(labels == 0).astype(np.float32)
-    else:
-        distance = np.full(labels.shape, np.inf, np.float32)
     return np.pad(distance, [(0, size - side) for side in labels.shape], mode="edge")
 
 
 def without_lumen(ground: Ground, distance: np.ndarray, noise: Noise, patient: Patient) -> Ground:
-    """The architecture with no lumen on and around given nuclei.
-
-    Args:
-        ground: as laid out without regard to them.
-        distance: of `distance_to_given`.
-        noise: its "mid" makes the new borders ragged.
-        patient: whose tissue it is.
-    """
+    """The architecture with no lumen on and around given nuclei, at a `distance_to_given`."""
     reach = 0.9 * patient.radius
     ragged = distance + np.float32(0.2 * patient.radius) * noise.crop("mid")
     return dataclasses.replace(ground, lumen=ground.lumen * step(ragged, reach, 0.4 * reach))
 
 
-def with_unseen(nuclei: Nuclei, placed: Nuclei, distance: np.ndarray, patient: Patient) -> Nuclei:
+def with_unseen(given: Nuclei, placed: Nuclei, distance: np.ndarray, patient: Patient) -> Nuclei:
     """Given nuclei, and without dye those of the tissue's own that no given one is near.
 
     The cells of these are seen without their nuclei, as are cells cut above or below them; else
     epithelium where no nuclei are given would have no cells.
-
-    Args:
-        nuclei: the given ones.
-        placed: of `place_nuclei`.
-        distance: of `distance_to_given`.
-        patient: whose tissue it is.
     """
     apart = sample(distance, placed.y, placed.x) > 1.2 * patient.radius
-    unseen = dataclasses.replace(rows(placed, apart), density=np.zeros(apart.sum(), np.float32))
-    names = [field.name for field in dataclasses.fields(Nuclei)]
-    return Nuclei(**{n: np.concatenate([getattr(nuclei, n), getattr(unseen, n)]) for n in names})
+    unseen = nuclei.rows(placed, apart)
+    unseen.density[:] = 0
+    both = {name: (values, vars(unseen)[name]) for name, values in vars(given).items()}
+    return Nuclei(**{name: np.concatenate(values) for name, values in both.items()})
 
 
-def draw_given(nuclei: Nuclei, labels: np.ndarray, noise: Noise) -> Marks:
+def draw_given(given: Nuclei, labels: np.ndarray, noise: Noise) -> Marks:
     """Draws the nuclei, each within the outline that its label has; (S, S), S of `noise`.
 
-    Args:
-        nuclei: N rows; of `given_nuclei`.
-        labels: int (H, W), 0 background, 1..N without a gap.
-        noise: of the square that is drawn; `labels` fill it from its first corner on.
+    The labels, 1..N for the N rows, fill the square from its first corner on.
     """
     size = noise.size
     # What the border cuts goes on beyond it.
@@ -151,17 +109,16 @@ def draw_given(nuclei: Nuclei, labels: np.ndarray, noise: Noise) -> Marks:
         box = np.s_[y.start : y.stop + 2 * _RIM, x.start : x.stop + 2 * _RIM]
         mine = framed[box] == i + 1
         depth = _depth(mine)[None]
-        dy = np.arange(y.start - _RIM, y.stop + _RIM, dtype=np.float32) - nuclei.y[i]
-        dx = np.arange(x.start - _RIM, x.stop + _RIM, dtype=np.float32) - nuclei.x[i]
-        nucleus = rows(nuclei, np.array([i]))
-        frame = frame_of(nucleus, dy[None, :, None], dx[None, None, :])
-        (alpha,), (dye,), (ring,) = paint(nucleus, depth, frame, noise)
+        dy = np.arange(y.start - _RIM, y.stop + _RIM, dtype=np.float32) - given.y[i]
+        dx = np.arange(x.start - _RIM, x.stop + _RIM, dtype=np.float32) - given.x[i]
+        nucleus = nuclei.columns(given, np.array([i]))
+        frame = nuclei.frame_of(nucleus, dy[None, :, None], dx[None, None, :])
+        (alpha,), (dye,), (ring,) = nuclei.paint(nucleus, depth, frame, noise)
         # Faded edges fall on the background alone: a pixel of a nucleus takes up no other's dye.
         others = ~mine & (framed[box] > 0)
         alpha[others], dye[others] = 0, 0
-        lay_over(canvas[:, *box], alpha, dye, ring)
-    inner = np.s_[_RIM : _RIM + size, _RIM : _RIM + size]
-    return Marks(*(np.ascontiguousarray(layer[inner]) for layer in canvas))
+        nuclei.lay_over(canvas[:, *box], alpha, dye, ring)
+    return Marks(*canvas[:, _RIM : _RIM + size, _RIM : _RIM + size].copy())
 
 
 def _depth(mask: np.ndarray) -> np.ndarray:

@@ -67,23 +67,16 @@ class Noise:
 
     def crop(self, name: str) -> np.ndarray:
         """A crop of a bank at a random place, (S, S) float32; a view, not to be written to."""
-        y, x = (int(v) for v in self.rng.integers(0, BANK, 2))
-        field = self._reaching(name, self.size)
-        return field[y : y + self.size, x : x + self.size]
+        return self.crops(name, 1, self.size, self.size)[0]
 
-    def crops(self, name: str, count: int, height: int, width: int) -> np.ndarray:
-        """Crops of a bank at `count` random places, (count, height, width) float32."""
+    def crops(self, name: str, count: int, height: int, width: int) -> list[np.ndarray]:
+        """Crops of a bank at `count` random places, (height, width) float32 each; views."""
         starts = self.rng.integers(0, BANK, (count, 2))
-        field = self._reaching(name, max(height, width))
-        return np.stack([field[y : y + height, x : x + width] for y, x in starts])
-
-    def _reaching(self, name: str, side: int) -> np.ndarray:
-        """A bank repeated until a square of `side` px fits from any place of its period on."""
         field = self.fields[name]
-        if side <= BANK:
-            return field
-        times = -(-side // BANK) + 1
-        return np.tile(field[:BANK, :BANK], (times, times))
+        if max(height, width) > BANK:  # a square fits from any place of the period on
+            times = -(-max(height, width) // BANK) + 1
+            field = np.tile(field[:BANK, :BANK], (times, times))
+        return [field[y : y + height, x : x + width] for y, x in starts]
 
     def smooth(self, wavelength: float) -> np.ndarray:
         """A cubic B-spline of random knots `wavelength` / 2 px apart, (S, S), unit variance."""

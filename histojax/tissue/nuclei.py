@@ -6,6 +6,7 @@ Axes: S the side of the patch, N nuclei, E the side of a box around one nucleus.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 from scipy import ndimage
@@ -55,17 +56,6 @@ class Nuclei:
 
 
 @dataclasses.dataclass
-class Frame:
-    """The pixels of boxes around nuclei, as these lie; each (N, H, W) float32."""
-
-    u: np.ndarray  # along the major axis, in half axes
-    v: np.ndarray  # along the minor axis, in half axes
-    rho: np.ndarray  # length of (u, v)
-    cosine: np.ndarray  # direction of (u, v)
-    sine: np.ndarray
-
-
-@dataclasses.dataclass
 class Marks:
     """What the nuclei leave on a patch; (S, S) float32."""
 
@@ -81,40 +71,29 @@ def place_nuclei(rng: np.random.Generator, ground: Ground, patient: Patient) -> 
     normal = rng.standard_normal
     spread = np.where(group == EPITHELIAL, patient.pleomorphism, 0.16)
     radius = patient.radius * np.choose(group, [1.0, 0.80, 0.64]) * np.exp(spread * normal(count))
-    ratio = np.choose(
-        group,
-        [
-            patient.elongation * np.exp(0.16 * normal(count)),
-            1.5 + rng.gamma(2.0, 0.55, count),
-            1.0 + 0.15 * rng.random(count),
-        ],
-    )
-    ratio = np.clip(ratio, 1.0, 4.5)
-    fibres = _direction(ground.across, y, x) + np.pi / 2 + 0.15 * normal(count)
+    epithelial = patient.elongation * np.exp(0.16 * normal(count))
+    spindle = 1.5 + rng.gamma(2.0, 0.55, count)
+    lymphoid = 1.0 + 0.15 * rng.random(count)
+    ratio = np.clip(np.choose(group, [epithelial, spindle, lymphoid]), 1.0, 4.5)
+    fibres = np.arctan2(*_rises(ground.across, y, x)) + np.pi / 2 + 0.15 * normal(count)
     # Columnar epithelium stands upright on its stroma; elsewhere cells lie as they come.
-    upright = _direction(ground.form, y, x) + 0.35 * normal(count)
+    upright = np.arctan2(*_rises(ground.form, y, x)) + 0.35 * normal(count)
     free = np.pi * rng.random(count)
     angle = np.where(group == SPINDLE, fibres, upright if ground.kind == "gland" else free)
 
     # Greedy thinning: the upper nucleus stays, a lower one that lies too far beneath it goes.
     order = rng.permutation(count)
-    y, x, radius, ratio, angle, group = (v[order] for v in (y, x, radius, ratio, angle, group))
-    kept = _thinned(np.stack([y, x], 1), radius, patient.overlap)
+    kept = order[_thinned(np.stack([y, x], 1)[order], radius[order], patient.overlap)]
     y, x, radius, ratio, angle, group = (v[kept] for v in (y, x, radius, ratio, angle, group))
-    columns = dict(
-        y=y,
-        x=x,
-        major=radius * np.sqrt(ratio),
-        minor=np.maximum(radius / np.sqrt(ratio), 2.8 * patient.scale),
-        angle=angle,
-    )
-    return as_nuclei(group, columns | draw_appearance(rng, group, patient))
+    major = radius * np.sqrt(ratio)
+    minor = np.maximum(radius / np.sqrt(ratio), 2.8 * patient.scale)
+    return draw_appearance(rng, group, patient, (y, x, major, minor, angle))
 
 
 def draw_appearance(
-    rng: np.random.Generator, group: np.ndarray, patient: Patient
-) -> dict[str, np.ndarray]:
-    """What nuclei of these groups (N,) look like: the columns of `Nuclei` from `lobes` on."""
+    rng: np.random.Generator, group: np.ndarray, patient: Patient, ellipses: Sequence[np.ndarray]
+) -> Nuclei:
+    """Nuclei of given groups and ellipses (y, x, major, minor, angle), whose looks are drawn."""
     count = len(group)
     normal, uniform = rng.standard_normal, rng.uniform
     solid = (group == LYMPHOID) | (rng.random(count) < 0.06)
@@ -126,7 +105,8 @@ def draw_appearance(
     edge = np.where(faint, uniform(2.5, 5.5, count), 1.6 + np.abs(1.2 * normal(count)))
     nucleolus = (rng.random(count) < patient.nucleoli) & (group == EPITHELIAL) & ~solid
     wobble = np.array([0.06, 0.06, 0.05, 0.05, 0.025, 0.025]) * (0.6 + 2.0 * patient.pleomorphism)
-    return dict(
+    looks = dict(
+        zip(("y", "x", "major", "minor", "angle"), ellipses, strict=True),
         lobes=wobble * normal((count, 6)),
         density=density,
         vesicular=vesicular,
@@ -138,11 +118,7 @@ def draw_appearance(
         tilt=0.14 * normal((count, 2)),
         halo=(rng.random(count) < patient.halo) * uniform(0.2, 1.0, count),
     )
-
-
-def as_nuclei(group: np.ndarray, columns: dict[str, np.ndarray]) -> Nuclei:
-    """The rows of all `columns` but the group's, as float32."""
-    return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in columns.items()})
+    return Nuclei(group=group, **{k: v.astype(np.float32) for k, v in looks.items()})
 
 
 def _thinned(places: np.ndarray, radius: np.ndarray, overlap: float) -> np.ndarray:
@@ -194,14 +170,10 @@ def _positions(
 
     epithelium, lumen = sample(ground.epithelium, y, x), sample(ground.lumen, y, x)
     chance = rng.random(len(y))
-    keep = np.choose(
-        group,
-        [
-            (epithelium > 0.5) & (lumen < 0.3) & (chance < 0.92),
-            (epithelium < 0.5) & (lumen < 0.5),
-            (chance < 1.0 - 0.7 * epithelium) & (lumen < 0.5),
-        ],
-    )
+    in_epithelium = (epithelium > 0.5) & (lumen < 0.3) & (chance < 0.92)
+    in_stroma = (epithelium < 0.5) & (lumen < 0.5)
+    anywhere = (chance < 1.0 - 0.7 * epithelium) & (lumen < 0.5)
+    keep = np.choose(group, [in_epithelium, in_stroma, anywhere])
     return y[keep], x[keep], group[keep]
 
 
@@ -214,13 +186,7 @@ def _toward_base(
     """
     y, x = places.T
     base = ground.border + rng.uniform(0.25, 0.5) * ground.depth
-    slope = np.stack(
-        [
-            (sample(ground.form, y + 4, x) - sample(ground.form, y - 4, x)) / 8,
-            (sample(ground.form, y, x + 4) - sample(ground.form, y, x - 4)) / 8,
-        ],
-        1,
-    )
+    slope = np.stack(_rises(ground.form, y, x), 1) / 8
     squared = np.maximum((slope**2).sum(1, keepdims=True), 1e-8)
     move = (base - sample(ground.form, y, x))[:, None] * slope / squared
     length = np.sqrt((move**2).sum(1, keepdims=True)) + 1e-6
@@ -229,19 +195,17 @@ def _toward_base(
     return places + rng.uniform(0.4, 0.95) * near * move * np.minimum(1.0, longest / length)
 
 
-def _direction(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """Angle of the gradient of `field` at (y, x)."""
-    rise = sample(field, y + 4, x) - sample(field, y - 4, x)
-    run = sample(field, y, x + 4) - sample(field, y, x - 4)
-    return np.arctan2(rise, run)
+def _rises(field: np.ndarray, y: np.ndarray, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """How much `field` rises along y and along x over 8 px about (y, x)."""
+    down = sample(field, y + 4, x) - sample(field, y - 4, x)
+    right = sample(field, y, x + 4) - sample(field, y, x - 4)
+    return down, right
 
 
 def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
-    """Draws the nuclei.
+    """Draws the nuclei: their marks, and `instances` int32 (S, S).
 
-    Returns:
-        The marks, and `instances` int32 (S, S), exact: a pixel belongs to the uppermost nucleus
-        whose outline holds its centre.
+    Instances are exact: a pixel belongs to the uppermost nucleus whose outline holds its centre.
     """
     size = noise.size
     rim = 5
@@ -254,11 +218,12 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
     # Boxes of like size are drawn together; more groups waste fewer pixels but cost more calls.
     for part in np.array_split(by_reach, min(6, max(len(by_reach), 1))):
         if len(part):
-            drawn = _draw(rows(nuclei, part), int(reach[part].max()), noise)
-            for k, i in enumerate(part):
-                boxes[i] = tuple(layer[k] for layer in drawn)
-                corner_y[i] += reach[i] - int(reach[part].max())
-                corner_x[i] += reach[i] - int(reach[part].max())
+            longest = int(reach[part].max())
+            corner_y[part] += reach[part] - longest
+            corner_x[part] += reach[part] - longest
+            drawn = _draw(columns(nuclei, part), longest, noise)
+            for i, *layers in zip(part, *drawn, strict=True):
+                boxes[i] = layers
 
     canvas = np.zeros((3, size + 2 * pad, size + 2 * pad), np.float32)
     labels = np.zeros(canvas.shape[1:], np.int32)
@@ -270,9 +235,8 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
         box = np.s_[y : y + len(depth), x : x + len(depth)]
         lay_over(canvas[:, *box], alpha, dye, ring)
         np.copyto(labels[box], i + 1, where=depth > 0)
-    inner = np.s_[pad : pad + size, pad : pad + size]
-    marks = Marks(*(np.ascontiguousarray(layer[inner]) for layer in canvas))
-    return marks, tidy(np.ascontiguousarray(labels[inner]))
+    marks = Marks(*canvas[:, pad : pad + size, pad : pad + size].copy())
+    return marks, tidy(labels[pad : pad + size, pad : pad + size].copy())
 
 
 def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
@@ -282,68 +246,70 @@ def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
     distance to it is taken to first order, (outline - rho) / |grad rho|.
     """
     span = np.arange(-reach, reach + 1, dtype=np.float32)
-    dy = span[None, :, None] + (np.rint(_column(nuclei.y)) - _column(nuclei.y))
-    dx = span[None, None, :] + (np.rint(_column(nuclei.x)) - _column(nuclei.x))
-    frame = frame_of(nuclei, dy, dx)
-    major, minor, c1, s1 = _column(nuclei.major), _column(nuclei.minor), frame.cosine, frame.sine
+    dy = span[None, :, None] + (np.rint(nuclei.y) - nuclei.y)
+    dx = span[None, None, :] + (np.rint(nuclei.x) - nuclei.x)
+    frame = _, _, rho, c1, s1 = frame_of(nuclei, dy, dx)
+    major, minor, lobes = nuclei.major, nuclei.minor, nuclei.lobes
     c2, s2 = c1 * c1 - s1 * s1, 2 * c1 * s1
-    lobes = [_column(column) for column in nuclei.lobes.T]
     # Harmonics 3 and 4 from products of 1 and 2.
     outline = 1 + c2 * (lobes[0] + lobes[2] * c1 + lobes[3] * s1 + lobes[4] * c2)
     outline += s2 * (lobes[1] - lobes[2] * s1 + lobes[3] * c1 - lobes[4] * s2 + 2 * lobes[5] * c2)
     steepness = np.sqrt((c1 / major) ** 2 + (s1 / minor) ** 2)
     # At the very centre the angle is undefined and the steepness 0.
-    depth = (outline - frame.rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
+    depth = (outline - rho) / np.maximum(steepness, 1 / np.maximum(major, minor))
     return depth, *paint(nuclei, depth, frame, noise)
 
 
 def rows(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
     """The nuclei of these numbers, or where this is true."""
-    return Nuclei(**{f.name: getattr(nuclei, f.name)[part] for f in dataclasses.fields(nuclei)})
+    return Nuclei(**{name: values[part] for name, values in vars(nuclei).items()})
 
 
-def _column(values: np.ndarray) -> np.ndarray:
-    return values[:, None, None]
+def columns(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
+    """`rows` for images of boxes: (N, 1, 1) each, (K, N, 1, 1) where a nucleus has K values."""
+    fields = vars(rows(nuclei, part)).items()
+    return Nuclei(**{name: values.T[..., None, None] for name, values in fields})
 
 
-def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> Frame:
-    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei."""
-    cos, sin = np.cos(_column(nuclei.angle)), np.sin(_column(nuclei.angle))
-    major, minor = _column(nuclei.major), _column(nuclei.minor)
+def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, ...]:
+    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei, as these lie.
+
+    (u, v) along the major and the minor axis, in half axes, its length, the cosine and the sine of
+    its direction; each (N, H, W) float32.
+    """
+    cos, sin = np.cos(nuclei.angle), np.sin(nuclei.angle)
+    major, minor = nuclei.major, nuclei.minor
     u = (cos / major) * dx + (sin / major) * dy
     v = (cos / minor) * dy - (sin / minor) * dx
     rho = np.sqrt(u * u + v * v) + np.float32(1e-6)
-    return Frame(u, v, rho, u / rho, v / rho)
+    return u, v, rho, u / rho, v / rho
 
 
 def paint(
-    nuclei: Nuclei, depth: np.ndarray, frame: Frame, noise: Noise
+    nuclei: Nuclei, depth: np.ndarray, frame: Sequence[np.ndarray], noise: Noise
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
 
-    Args:
-        nuclei: what they look like; `depth` alone gives their outlines.
-        depth: (N, H, W) px below the outline, negative outside.
-        frame: the same pixels, as the nuclei lie.
-        noise: a crop of its "chromatin" is each nucleus's grain.
+    `depth` (N, H, W), px below the outline and negative outside, alone gives the outlines; `frame`
+    holds the same pixels. Each nucleus's grain is a crop of "chromatin".
     """
-    u, v = frame.u, frame.v
-    major, minor = _column(nuclei.major), _column(nuclei.minor)
-    grain = noise.crops("chromatin", *depth.shape)
-    alpha = (depth + 1.1) / _column(nuclei.edge) + (0.5 + np.float32(0.10) * grain)
+    u, v, _, cosine, sine = frame
+    major, minor = nuclei.major, nuclei.minor
+    grain = np.stack(noise.crops("chromatin", *depth.shape))
+    alpha = (depth + 1.1) / nuclei.edge + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
-    vesicular = _column(nuclei.vesicular)
-    core = grain * (_column(nuclei.clumping) * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
-    core += _column(nuclei.tilt[:, 0]) * u + _column(nuclei.tilt[:, 1]) * v
+    vesicular = nuclei.vesicular
+    core = grain * (nuclei.clumping * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
+    core += nuclei.tilt[0] * u + nuclei.tilt[1] * v
     np.maximum(core, 0.2, out=core)
     rim = np.maximum(1 - np.abs(depth - 1.0) * np.float32(0.4), 0)
-    core += rim * ((0.2 + 1.7 * vesicular) * _column(nuclei.membrane))
-    spot_y, spot_x = _column(nuclei.spot[:, 0]), _column(nuclei.spot[:, 1])
+    core += rim * ((0.2 + 1.7 * vesicular) * nuclei.membrane)
+    spot_y, spot_x = nuclei.spot
     off = (u - spot_x) ** 2 * (major / minor) + (v - spot_y) ** 2 * (minor / major)
-    core += _column(nuclei.nucleolus) * np.maximum(1 - 14.0 * off, 0)
-    dye = alpha * core * _column(nuclei.density)
-    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * _column(nuclei.halo)
-    facing = _column(nuclei.tilt[:, 0]) * frame.cosine + _column(nuclei.tilt[:, 1]) * frame.sine
+    core += nuclei.nucleolus * np.maximum(1 - 14.0 * off, 0)
+    dye = alpha * core * nuclei.density
+    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * nuclei.halo
+    facing = nuclei.tilt[0] * cosine + nuclei.tilt[1] * sine
     ring *= np.clip(0.6 + 4.0 * facing, 0, 1)
     return alpha, dye, ring
 
@@ -359,23 +325,19 @@ def lay_over(canvas: np.ndarray, alpha: np.ndarray, dye: np.ndarray, ring: np.nd
 
 
 def tidy(instances: np.ndarray) -> np.ndarray:
-    """Keeps, in place, the largest 8-connected piece of each visible label; renumbers 1..n.
+    """Keeps, in place, the largest 8-connected piece of each label of int32 (S, S); renumbers 1..n.
 
-    Args:
-        instances: int32 (S, S), 0 background; labels visible on fewer than 12 px are dropped.
+    Labels visible on fewer than 12 px are dropped.
     """
-    eight = np.ones((3, 3), bool)
     count = 0
     for number, box in enumerate(ndimage.find_objects(instances), start=1):
         if box is None:
             continue
         view = instances[box]
         mine = view == number
-        pieces, found = ndimage.label(mine, eight)
+        pieces, found = ndimage.label(mine, np.ones((3, 3)))
         if found > 1:
-            sizes = np.bincount(pieces.ravel())
-            sizes[0] = 0
-            best = pieces == int(sizes.argmax())
+            best = pieces == 1 + np.bincount(pieces[mine])[1:].argmax()
             view[mine & ~best] = 0
             mine = best
         if np.count_nonzero(mine) < _MIN_VISIBLE:

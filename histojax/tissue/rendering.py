@@ -13,17 +13,12 @@ Axes: S the side of a patch. Lengths are in px of 0.25 um.
 from __future__ import annotations
 
 import numpy as np
+from skimage.segmentation import relabel_sequential
 
 from histojax.checks import check, whole
 from histojax.errors import UserError
+from histojax.tissue import given
 from histojax.tissue.dyes import dyes_of
-from histojax.tissue.given import (
-    distance_to_given,
-    draw_given,
-    given_nuclei,
-    with_unseen,
-    without_lumen,
-)
 from histojax.tissue.noise import STREAM_PATCH, Noise, banks, generator, step
 from histojax.tissue.nuclei import Ground, place_nuclei, render_nuclei
 from histojax.tissue.patient import KINDS, Patient, draw_patient
@@ -61,7 +56,6 @@ def tissue(
     Raises:
         UserError: an argument is out of range.
     """
-    _check(seed=seed, index=index, size=size, patches_per_patient=patches_per_patient)
     rng, noise, patient = _begin(seed, index, size, patches_per_patient)
     ground = _lay_out(rng, noise, patient)
     nuclei = place_nuclei(rng, ground, patient)
@@ -71,11 +65,7 @@ def tissue(
 
 
 def tissue_of(
-    instances: np.ndarray,
-    seed: int,
-    index: int,
-    *,
-    patches_per_patient: int = PATCHES_PER_PATIENT,
+    instances: np.ndarray, seed: int, index: int, *, patches_per_patient: int = PATCHES_PER_PATIENT
 ) -> np.ndarray:
     """Draws tissue with given nuclei: what `tissue` draws, but for where nuclei lie.
 
@@ -86,9 +76,7 @@ def tissue_of(
     Args:
         instances: integer (H, W), sides of at least 16 px; 0 is background, each other label one
             nucleus, also where it has several pieces. Labels may have gaps.
-        seed: 0 or more; another seed is another set of patients.
-        index: 0 or more; image `index` belongs to patient `index // patches_per_patient`.
-        patches_per_patient: consecutive indices that share a patient.
+        seed, index, patches_per_patient: as of `tissue`.
 
     Returns:
         uint8 (H, W, 3) RGB; the same arguments give the same array, as of `tissue`.
@@ -96,51 +84,48 @@ def tissue_of(
     Raises:
         UserError: an argument is out of range, or `instances` no label image of that kind.
     """
-    _check(seed=seed, index=index, patches_per_patient=patches_per_patient)
     labels = _renumbered(np.asarray(instances))
     height, width = labels.shape
     rng, noise, patient = _begin(seed, index, max(height, width), patches_per_patient)
     ground = _lay_out(rng, noise, patient)
-    distance = distance_to_given(labels, noise.size)
+    distance = given.distance_to_given(labels, noise.size)
     placed = place_nuclei(rng, ground, patient)
-    ground = without_lumen(ground, distance, noise, patient)
-    nuclei = given_nuclei(rng, labels, ground, patient)
-    marks = draw_given(nuclei, labels, noise)
-    cells = with_unseen(nuclei, placed, distance, patient)
+    ground = given.without_lumen(ground, distance, noise, patient)
+    nuclei = given.given_nuclei(rng, labels, ground, patient)
+    marks = given.draw_given(nuclei, labels, noise)
+    cells = given.with_unseen(nuclei, placed, distance, patient)
     dyes = dyes_of(rng, noise, ground, cells, marks, patient)
     return _expose(rng, noise, dyes, patient)[:height, :width].copy()
 
 
-def _check(**values: int) -> None:
-    check(values, {name: _RULES[name] for name in values}, "tissue ")
-
-
 def _renumbered(instances: np.ndarray) -> np.ndarray:
     """The labels as 1..n in the order of their numbers, int32 (H, W)."""
+    got = "synthetic tissue got instances"
     if instances.ndim != 2 or not np.issubdtype(instances.dtype, np.integer):
         raise UserError(
-            f"synthetic tissue got instances of {instances.dtype} and shape {instances.shape}, "
-            "which must be integers (H, W), 0 for background; give a label image."
+            f"{got} of {instances.dtype} and shape {instances.shape}, which must be integers "
+            "(H, W), 0 for background; give a label image."
         )
-    if min(instances.shape) < SMALLEST:
+    height, width = instances.shape
+    if min(height, width) < SMALLEST:
         raise UserError(
-            f"synthetic tissue got instances of {instances.shape[0]} x {instances.shape[1]} px, "
-            f"whose sides must be at least {SMALLEST} px; give a larger label image."
+            f"{got} of {height} x {width} px, whose sides must be at least {SMALLEST} px; give a "
+            "larger label image."
         )
     if instances.min() < 0:
         raise UserError(
-            f"synthetic tissue got instances with label {instances.min()}, and labels must be 0 "
-            "(background) or more; number the nuclei from 1."
+            f"{got} with label {instances.min()}, and labels must be 0 (background) or more; "
+            "number the nuclei from 1."
         )
-    known, labels = np.unique(instances, return_inverse=True)
-    # Where no pixel is background, the least label is a nucleus too.
-    return (labels.reshape(instances.shape) + (known[0] > 0)).astype(np.int32)
+    return relabel_sequential(instances.copy())[0].astype(np.int32)
 
 
 def _begin(
     seed: int, index: int, size: int, patches_per_patient: int
 ) -> tuple[np.random.Generator, Noise, Patient]:
     """The random stream of a patch, its noise, and its patient."""
+    values = dict(seed=seed, index=index, size=size, patches_per_patient=patches_per_patient)
+    check(values, _RULES, "tissue ")
     patient = draw_patient(int(seed), int(index) // int(patches_per_patient))
     rng = generator(int(seed), STREAM_PATCH, int(index))
     return rng, Noise(rng, banks(int(seed)), int(size)), patient
@@ -182,18 +167,17 @@ def _lay_out(rng: np.random.Generator, noise: Noise, patient: Patient) -> Ground
 
 def _convolve(light: np.ndarray, kernel: np.ndarray) -> np.ndarray:
     """(3, S, S) convolved with a symmetric kernel along both axes, edges repeated."""
-    half = len(kernel) // 2
+    half, size = len(kernel) // 2, light.shape[1]
     taps = kernel.astype(np.float32)
-    padded = np.pad(light, ((0, 0), (half, half), (half, half)), mode="edge")
-    size = light.shape[1]
-    rows = taps[half] * padded[:, half : half + size]
-    for k in range(half):
-        rows += taps[k] * (padded[:, k : k + size] + padded[:, 2 * half - k : 2 * half - k + size])
-    out = taps[half] * rows[:, :, half : half + size]
-    for k in range(half):
-        pair = rows[:, :, k : k + size] + rows[:, :, 2 * half - k : 2 * half - k + size]
-        out += taps[k] * pair
-    return out
+    light = np.pad(light, ((0, 0), (half, half), (half, half)), mode="edge")
+    for axis in (1, 2):
+        light = light.swapaxes(1, axis)
+        out = taps[half] * light[:, half : half + size]
+        for k in range(half):
+            mirrored = 2 * half - k
+            out += taps[k] * (light[:, k : k + size] + light[:, mirrored : mirrored + size])
+        light = out.swapaxes(1, axis)
+    return light
 
 
 def _expose(

@@ -49,13 +49,10 @@ WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "synthesis", "inst
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     "configs/joint.py:laptop",
-    "FILE[:SIZE] of the config whose stages are measured by step, inference and input; default "
-    "configs/joint.py:laptop. Example: --config=configs/use_net.py:gpu",
+    "Config whose stages step, inference and input measure. Example: --config=configs/unet.py:gpu",
 )
 _WHAT = flags.DEFINE_list(
-    "what",
-    list(OF_STAGES),
-    f"Measurements to run, out of {', '.join(WHAT)}. Example: --what=grouped",
+    "what", list(OF_STAGES), f"Measurements, out of {', '.join(WHAT)}. Example: --what=grouped"
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Runs that are timed. Example: --steps=5", 1)
 _BATCH = flags.DEFINE_integer(
@@ -69,20 +66,15 @@ _SIZE = flags.DEFINE_integer(
     0,
 )
 _TILE = flags.DEFINE_integer(
-    "tile",
-    0,
-    "Largest tile in px for streaming (0, the default, takes 1,024) and synthesis (512). "
-    "Example: --tile=256",
-    0,
+    "tile", 0, "Largest tile, px; 0: streaming 1,024, synthesis 512. Example: --tile=256", 0
 )
 _PYRAMID = flags.DEFINE_string(
     "synthesis_workdir",
     "",
-    "Workdir of the pyramid for synthesis; by default it is untrained. "
-    "Example: --synthesis_workdir=runs/pyramid",
+    "Workdir of synthesis's pyramid; default untrained. Example: --synthesis_workdir=runs/pyramid",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "runs/benchmark", "Folder of benchmark.json. Example: --output=out"
+    "output", "runs/benchmark", "Folder of results. Example: --output=out"
 )
 
 
@@ -102,8 +94,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
     slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)
     maps = [dict(size=size or 10_000, whole=whole) for whole in (False, True)]
     mask = dict(size=size or 4_096, tile=_TILE.value or 512, workdir=_PYRAMID.value)
-    few = dict(size=1_000, across=32, loops=True, repeats=repeats)
-    many = dict(size=10_000, across=265, loops=False, repeats=repeats)
+    squares = [dict(size=1_000, across=32, loops=True), dict(size=10_000, across=265, loops=False)]
     return {
         "step": [(steps.measure_step, dict(of, steps=repeats)) for of in of_stages],
         "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
@@ -115,7 +106,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
         "streaming": [(inference.measure_streaming, slide)],
         "postprocessing": [(inference.measure_postprocessing, options) for options in maps],
         "synthesis": [(inference.measure_synthesis, mask)],
-        "instances": [(inference.measure_instances, options) for options in (few, many)],
+        "instances": [(inference.measure_instances, dict(of, repeats=repeats)) for of in squares],
     }
 
 

@@ -1,8 +1,7 @@
 """Use: tiled inference, streaming of a slide, nuclei of a slide's maps, synthesis, and scores.
 
 Networks are untrained, because weights do not change the time. Memory is bounded by the tile, the
-strip and the number of nuclei. Each `measure_` function returns rows, so that it can run in a
-process of its own.
+strip and the number of nuclei.
 """
 
 from __future__ import annotations
@@ -56,36 +55,29 @@ def measure_tiled(values: Mapping[str, Any], *, name: str, size: int, repeats: i
     for task, maker in makers.items():
         network = maker(run)
         side = max(size // network.scale, 1)
+        output_size = side * network.scale
         image = np.random.default_rng(0).integers(0, 256, (side, side, 3), np.uint8)
         with timing.Clock() as first:
             network(image)
         spent = timing.timed(functools.partial(network, image), repeats)
-        row = {
-            "name": f"{name}: {task}",
-            "output_size": side * network.scale,
-            "core": network.core([(side, side)]),
-            "halo": network.halo,
-            "first_seconds": first.spent["seconds"],
-            **spent,
-            "megapixels_per_second": (side * network.scale) ** 2 / 1e6 / spent["seconds"],
-            "peak_bytes": timing.peak_bytes(),
-        }
-        rows.append(row)
+        fields = dict(output_size=output_size, core=network.core([(side, side)]), halo=network.halo)
+        fields["first_seconds"] = first.spent["seconds"]
+        rows.append(_row(f"{name}: {task}", spent, output_size**2, **fields))
     return rows
 
 
-def _rows(name: str, clock: timing.Clock, pixels: int, **fields: Any) -> list[Row]:
-    rate = pixels / 1e6 / clock.spent["seconds"]
-    measured = {**clock.spent, "megapixels_per_second": rate, "peak_bytes": timing.peak_bytes()}
-    return [{"name": name, **fields, **measured}]
+def _row(name: str, spent: Mapping[str, float], pixels: int, **fields: Any) -> Row:
+    rate = pixels / 1e6 / spent["seconds"]
+    measured = {"megapixels_per_second": rate, "peak_bytes": timing.peak_bytes()}
+    return {"name": name, **fields, **spent, **measured}
 
 
-def slide_strips(size: int) -> Iterator[np.ndarray]:
-    """Rows of a made-up slide, uint8 (rows, size, 3): one patch of synthetic tissue, repeated."""
-    patch = tissue(0, 0, _PATCH)["image"]
-    strip = np.tile(patch, (1, -(-size // _PATCH), 1))[:, :size]
-    for y in range(0, size, _PATCH):
-        yield strip[: size - y]
+def repeated(patch: np.ndarray, size: int, rows: int = _PATCH) -> Iterator[np.ndarray]:
+    """Rows of a made-up slide, (rows, size, ...) each: one patch (512, 512, ...), repeated."""
+    columns = np.arange(size) % _PATCH
+    for y in range(0, size, rows):
+        lines = np.arange(y, min(y + rows, size)) % _PATCH
+        yield patch[np.ix_(lines, columns)]
 
 
 def _smoothed(network: tiled.TiledNetwork) -> tiled.TiledNetwork:
@@ -111,31 +103,31 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
         root = pathlib.Path(folder)
         source = root / "slide.tif"
-        writers.stream_tiff(source, slide_strips(size), height=size, width=size, mpp=1.0)
+        patch = tissue(0, 0, _PATCH)["image"]
+        writers.stream_tiff(source, repeated(patch, size), height=size, width=size, mpp=1.0)
         network = _smoothed(tiled.predictor(run, largest=tile))
         # This compiles, and finds the threshold that makes a quarter of the image nuclear.
-        outputs = network(next(slide_strips(size))[:, :_PATCH], core=network.core([(size, size)]))
+        outputs = network(patch[:size, :size], core=network.core([(size, size)]))
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
             made = prediction.predict_file(run, network, source, root, mpp=None, resample=False)
         fields = dict(tile=tile, nuclei=made.nuclei, output_size=made.size[0])
-        return _rows(f"joint, {size:,} px", clock, made.size[0] * made.size[1], **fields)
+        pixels = made.size[0] * made.size[1]
+        return [_row(f"joint, {size:,} px", clock.spent, pixels, **fields)]
 
 
 def map_strips(size: int, rows: int = _PATCH) -> Iterator[dict[str, np.ndarray]]:
     """Rows of the maps of a made-up slide: one patch, repeated; {name: float32 (rows, size)}."""
     labels = tissue(0, 0, _PATCH)["instances"]
     rng = np.random.default_rng(0)
-    patch = {}
-    for name, mask in (("mask", labels > 0), ("marker", targets.shape_markers(labels) > 0)):
+    strips = []
+    for mask in (labels > 0, targets.shape_markers(labels) > 0):
         # Edges and noise are smooth, as a network's are.
         noise = scipy.ndimage.gaussian_filter(rng.normal(size=mask.shape), 1.5)
         smooth = scipy.ndimage.gaussian_filter(mask.astype(np.float32), 1) + 0.5 * noise
-        patch[name] = smooth.clip(0, 1).astype(np.float32)
-    columns = np.arange(size) % _PATCH
-    for y in range(0, size, rows):
-        lines = np.arange(y, min(y + rows, size)) % _PATCH
-        yield {name: values[np.ix_(lines, columns)] for name, values in patch.items()}
+        strips.append(repeated(smooth.clip(0, 1).astype(np.float32), size, rows))
+    for mask, marker in zip(*strips, strict=True):
+        yield {"mask": mask, "marker": marker}
 
 
 def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
@@ -164,17 +156,15 @@ def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
                         rows = labels.read(y, 0, _PATCH, size)
                     checksum = zlib.crc32(rows.data, checksum)
     fields = dict(size=size, nuclei=nuclei, labels_crc32=f"{checksum:08x}")
-    return _rows("whole" if whole else "strips, in use", clock, size * size, **fields)
+    name = "whole" if whole else "strips, in use"
+    return [_row(name, clock.spent, size * size, **fields)]
 
 
 def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
-    """Mean difference of neighbours across the borders of tiles, over that inside of them.
+    """Mean difference of neighbours across the borders of tiles of side `core`, over that inside.
 
-    Args:
-        image: uint8 (H, W, 3).
-        core: side of the tiles, px, smaller than the image.
-        stride: px that divide it. Inside, only lines that it divides count: a network that enlarges
-            may leave a pattern of that period, and the borders lie on its lines.
+    Inside, only lines that `stride` divides count: a network that enlarges may leave a pattern of
+    that period, and the borders lie on its lines.
     """
     across, inside = [], []
     for axis in (0, 1):
@@ -206,7 +196,7 @@ def measure_synthesis(*, size: int, tile: int, workdir: str) -> list[Row]:
         with timing.Clock() as clock:
             (made,) = files.write_pairs(synthesizer, [path], root / "pairs")
         fields = dict(size=size, tile=core, nuclei=nuclei)
-        (row,) = _rows(workdir or "untrained", clock, size * size, **fields)
+        row = _row(workdir or "untrained", clock.spent, size * size, **fields)
         return [{**row, "border_ratio": border_ratio(tifffile.imread(made), core, network.stride)}]
 
 

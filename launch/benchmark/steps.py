@@ -39,7 +39,7 @@ def untrained_stage(config: ConfigDict) -> Stage:
     features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
         return build_stage(config, {})
-    # No stage with this loss is built without a segmenter. Zeros need no compilation.
+    # This loss needs a segmenter; zeros need no compilation.
     module = segmentation.build_segmenter(config, networks.compute_dtype(config))
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
     shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
@@ -58,10 +58,10 @@ class Step:
     """A stage's compiled training step on one batch; `row` has what the compilation measured."""
 
     def __init__(self, stage: Stage, config: ConfigDict, batch: Mapping[str, Any], mesh: Mesh):
-        self.batch = batch
+        self.batch = sharding.place_batch(batch, mesh)
         self.state = sharding.replicate(workdirs.fresh_state(stage, config), mesh)
         train_step = sharding.train_step(stage.train_step, mesh)
-        self.program, self.row = timing.compiled(train_step, self.state, batch)
+        self.program, self.row = timing.compiled(train_step, self.state, self.batch)
 
     def __call__(self) -> None:
         self.state, metrics = self.program(self.state, self.batch)
@@ -71,21 +71,14 @@ class Step:
 def measure_step(
     values: Mapping[str, Any], *, name: str, steps: int, matmul_size: int | None = None
 ) -> list[Row]:
-    """A stage's step on one batch, its input pipeline, and both together, on all devices.
-
-    Args:
-        values: the stage's config.
-        name: of the row.
-        steps: number that is timed.
-        matmul_size: see `timing.matmul_peak`.
-    """
+    """A stage's step on one batch, its input pipeline, and both together, on all devices."""
     config = from_values(dict(values))
     mesh = sharding.data_mesh()
     loop.check(config, mesh.size)
     size = config.data.batch_size
     stage = untrained_stage(config)
     batches, images = _batches(config, stage, sharding=sharding.batch_sharding(mesh))
-    step = Step(stage, config, sharding.place_batch(next(batches), mesh), mesh)
+    step = Step(stage, config, next(batches), mesh)
     batches.close()
     spent = timing.timed(step, steps)
     peak = timing.peak_bytes()
@@ -129,16 +122,11 @@ def measure_input(values: Mapping[str, Any], *, name: str) -> list[Row]:
     """A stage's input pipeline alone, with the workers and the placement of its config."""
     config = from_values(dict(values))
     batches, images = _batches(config, untrained_stage(config))
-    row = {
-        "name": name,
-        "placement": "host" if isinstance(batches, pipeline.HostBatches) else "device",
-        "workers": config.data.workers,
-        "crop": config.data.crop,
-        "batch_size": config.data.batch_size,
-        **_input_rate(batches, config, images),
-    }
+    placement = "host" if isinstance(batches, pipeline.HostBatches) else "device"
+    fields = {field: config.data[field] for field in ("workers", "crop", "batch_size")}
+    rate = _input_rate(batches, config, images)
     batches.close()
-    return [row]
+    return [{"name": name, "placement": placement, **fields, **rate}]
 
 
 def _input_rate(batches: Any, config: ConfigDict, images: int) -> Row:
@@ -171,12 +159,12 @@ def measure_grouped(
     choose = layers.grouped_conv_form if form == "auto" else lambda backend: form
     with mock.patch.object(layers, "grouped_conv_form", choose):
         stage = build_stage(config, {})
-        example = workdirs.example_batch(config)
+        shapes = {key: x.shape[1:] for key, x in workdirs.example_batch(config).items()}
         batch = {
-            field: rng.integers(0, 256, (batch_size, *example[field].shape[1:]), np.uint8)
+            field: rng.integers(0, 256, (batch_size, *shapes[field]), np.uint8)
             for field in stage.fields
         }
-        step = Step(stage, config, sharding.place_batch(batch, mesh), mesh)
+        step = Step(stage, config, batch, mesh)
     row = {
         "name": f"{choose(jax.default_backend())}{', in use' * (form == 'auto')}",
         "batch_size": batch_size,
@@ -188,55 +176,6 @@ def measure_grouped(
     return [row]
 
 
-def torch_generator(fields: Mapping[str, Any]) -> Any:
-    """The generator in PyTorch: prelu, batch normalisation, pixel shuffle, tanh, x4.
-
-    Args:
-        fields: blocks, features, width, cardinality, head_kernel, tail_kernel.
-    """
-    from torch import nn
-
-    features, width = fields["features"], fields["width"]
-
-    class Residual(nn.Sequential):
-        def forward(self, x: Any) -> Any:
-            return x + super().forward(x)
-
-    class ToUnit(nn.Module):
-        def forward(self, x: Any) -> Any:
-            return (x.tanh() + 1) / 2
-
-    def convolution(c_in: int, c_out: int, side: int, **options: Any) -> nn.Conv2d:
-        return nn.Conv2d(c_in, c_out, side, padding=side // 2, **options)
-
-    def normalised(c_in: int, c_out: int, side: int, groups: int = 1) -> list[nn.Module]:
-        kernel = convolution(c_in, c_out, side, groups=groups, bias=False)
-        return [kernel, nn.BatchNorm2d(c_out)]
-
-    def block() -> nn.Module:
-        return Residual(
-            *normalised(features, width, 1),
-            nn.PReLU(width),
-            *normalised(width, width, 3, fields["cardinality"]),
-            nn.PReLU(width),
-            *normalised(width, features, 1),
-        )
-
-    def doubling() -> list[nn.Module]:
-        return [convolution(features, 4 * features, 3), nn.PixelShuffle(2), nn.PReLU(features)]
-
-    blocks = (block() for _ in range(fields["blocks"]))
-    return nn.Sequential(
-        convolution(3, features, fields["head_kernel"]),
-        nn.PReLU(features),
-        Residual(*blocks, *normalised(features, features, 3)),
-        *doubling(),
-        *doubling(),
-        convolution(features, 3, fields["tail_kernel"]),
-        ToUnit(),
-    )
-
-
 def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -> list[Row]:
     """The step of `measure_grouped` in PyTorch, with channels last, in float32, by Adam.
 
@@ -245,6 +184,8 @@ def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -
     if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
         return []
     import torch
+
+    from tests.oracles import torch_generator
 
     torch.set_num_threads(len(cores.usable()))
     config = from_values(dict(values))

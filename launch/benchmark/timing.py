@@ -21,7 +21,7 @@ from jax.sharding import Mesh
 from histojax import cli
 from histojax.errors import UserError
 from histojax.training import sharding
-from launch.tables import cell, text_table
+from launch.tables import text_table
 
 # No repeat starts after so many seconds.
 PATIENCE = 30.0
@@ -32,10 +32,6 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
 
     No measurement inherits the memory, threads or compiled programs of another.
 
-    Args:
-        function: at the top level of a module.
-        options: picklable.
-
     Raises:
         UserError: if the process dies.
     """
@@ -44,10 +40,9 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
         try:
             return pool.submit(_prepared, function, options).result()
         except BrokenProcessPool:
-            raise UserError(
-                f"{function.__name__} was killed, most likely for memory; choose a smaller size or "
-                "batch, or leave it out of --what"
-            ) from None
+            remedy = "choose a smaller size or batch, or leave it out of --what"
+            name = function.__name__
+            raise UserError(f"{name} was killed, most likely for memory; {remedy}") from None
 
 
 def _prepared(function: Callable[..., Any], options: dict[str, Any]) -> Any:
@@ -74,13 +69,10 @@ class Clock:
 def timed(
     run: Callable[[], Any], repeats: int, *, patience: float = PATIENCE
 ) -> dict[str, float | int]:
-    """Seconds of a run that blocks until its results are there.
+    """Seconds of a run that blocks until its results are there: medians, least, and repeats.
 
     The first run warms up and is left out, unless it alone takes more than `patience` seconds: it
     is then the only one. Otherwise one run follows at least, and no run starts after `patience`.
-
-    Returns:
-        seconds and cpu_seconds (medians), seconds_min, repeats.
     """
     with Clock() as first:
         run()
@@ -129,11 +121,9 @@ def compiled(function: Any, *arguments: Any) -> tuple[Any, dict[str, Any]]:
 
 def peak_bytes() -> int:
     """The most memory held so far: of the fullest device, or of the process on a CPU."""
-    counts = [
-        (device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.local_devices()
-    ]
-    if None not in counts:
-        return max(counts)
+    stats = [device.memory_stats() or {} for device in jax.local_devices()]
+    if all("peak_bytes_in_use" in each for each in stats):
+        return max(each["peak_bytes_in_use"] for each in stats)
     # getrusage would do, but on Linux it remembers the process that this one was forked from.
     status = pathlib.Path("/proc/self/status")
     if status.exists():
@@ -144,10 +134,7 @@ def peak_bytes() -> int:
 def matmul_peak(mesh: Mesh, dtype: Any, *, size: int | None = None) -> float:
     """FLOP a second of a large matrix product on all devices of a mesh, the hardware's peak.
 
-    Args:
-        mesh: over "data".
-        dtype: of the operands.
-        size: side of the matrices; None takes 2,048 on CPU and 8,192 elsewhere.
+    Its side is by default 2,048 on CPU and 8,192 elsewhere.
     """
     size = size or (2_048 if jax.default_backend() == "cpu" else 8_192)
     left = sharding.place_batch({"left": np.full((mesh.size, size, size), 0.5, dtype)}, mesh)
@@ -158,27 +145,24 @@ def matmul_peak(mesh: Mesh, dtype: Any, *, size: int | None = None) -> float:
 
 def add_ratios(rows: Sequence[dict[str, Any]]) -> None:
     """Adds times_first and times_first_cpu to each row that another of equal size precedes."""
-    for place, row in enumerate(rows):
-        for first in rows[:place]:
-            if all(first.get(key) == row.get(key) for key in ("batch_size", "size")):
-                row["times_first"] = row["seconds"] / first["seconds"]
-                row["times_first_cpu"] = row["cpu_seconds"] / first["cpu_seconds"]
-                break
+    firsts: dict[tuple[Any, Any], dict[str, Any]] = {}
+    for row in rows:
+        first = firsts.setdefault((row.get("batch_size"), row.get("size")), row)
+        if first is not row:
+            row["times_first"] = row["seconds"] / first["seconds"]
+            row["times_first_cpu"] = row["cpu_seconds"] / first["cpu_seconds"]
 
 
 def shown(rows: Sequence[Mapping[str, Any]]) -> str:
     """Rows as a table with a line for each field; bytes in MiB, FLOP in GFLOP."""
 
-    def value(key: str, row: Mapping[str, Any]) -> str:
-        found = row.get(key)
-        if found is not None and key.endswith("_bytes"):
-            return f"{found / 2**20:,.0f} MiB"
-        if found is not None and key in ("flop", "peak_flops"):
-            return f"{found / 1e9:,.1f} G"
-        return cell(found)
-
-    numbered = {f"{place}: {row['name']}": row for place, row in enumerate(rows, 1)}
-    keys = dict.fromkeys(key for row in rows for key in row if key != "name")
-    return text_table(
-        [{"": key, **{name: value(key, row) for name, row in numbered.items()}} for key in keys]
-    )
+    lines: dict[str, dict[str, Any]] = {}
+    for place, row in enumerate(rows, 1):
+        for key, value in row.items():
+            if value is not None and key.endswith("_bytes"):
+                value = f"{value / 2**20:,.0f} MiB"
+            elif value is not None and key in ("flop", "peak_flops"):
+                value = f"{value / 1e9:,.1f} G"
+            if key != "name":
+                lines.setdefault(key, {"": key})[f"{place}: {row['name']}"] = value
+    return text_table(list(lines.values()))

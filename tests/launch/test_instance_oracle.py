@@ -20,16 +20,17 @@ def touching_squares():
 
 def test_markers_part_what_touches_and_components_do_not():
     truth = touching_squares()
-    for kind, labels_of in instance_oracle.KINDS.items():
-        assert labels_of(truth).max() == (2 if kind == "components of the mask" else 3), kind
+    nuclei = instance_oracle.found_in(truth)
+    for kind, labels in nuclei.items():
+        assert labels.max() == (2 if kind == "components of the mask" else 3), kind
     # Squares' markers and the line between them are symmetric: the default gives the truth back,
     # but for its column in the middle, and the published form a px more around each nucleus.
-    found = instance_oracle.KINDS["default, shape markers"](truth)
+    found = nuclei["default, shape markers"]
     np.testing.assert_array_equal(found > 0, truth > 0)
     wrong = (found == 1) != (truth == 7)
     assert not wrong[:, :19].any()
     assert not wrong[:, 21:].any()
-    grown = instance_oracle.KINDS["usenet"](truth)
+    grown = nuclei["usenet"]
     assert (grown[20:35, 60:75] == grown[27, 67]).all()
     assert (grown == grown[27, 67]).sum() == 15 * 15 + 4 * 15
 
@@ -62,7 +63,7 @@ def test_command_prints_a_table(tmp_path):
     lines = done.stdout.splitlines()
     assert lines[0] == "1 images, 3 nuclei"
     table = {line[:35].strip(): line[35:].split() for line in lines[2:]}
-    assert list(table) == list(instance_oracle.KINDS)
+    assert list(table) == list(instance_oracle.found_in(touching_squares()))
     assert table["components of the mask"][2] == "66.7%"
     assert float(table["default, shape markers"][0]) > 0.9
 

@@ -105,7 +105,7 @@ def test_nuclei_take_the_places_of_others_of_their_own_image():
 
 def test_a_turned_window_is_one_of_a_labelled_image():
     mask = 1 + np.random.default_rng(0).permutation(24 * 24).reshape(24, 24).astype(np.int32)
-    window = mask_bank.turned(Labelled(mask), 8, np.random.default_rng(1))
+    window = mask_bank.turned(mask, 8, np.random.default_rng(1))
     wanted = window.ravel().argsort()
     options = [
         np.rot90(mask[y : y + 8, x : x + 8], k)[:, ::step]
@@ -150,8 +150,8 @@ def test_a_folder_with_files_in_it_is_refused(tmp_path):
 def test_what_gives_no_masks_is_named():
     with pytest.raises(UserError, match=r"the 1 labelled images hold no whole nucleus of 30 px"):
         mask_bank.collect(Labelled(np.zeros((16, 16), np.int32)))
-    with pytest.raises(UserError, match=r"no labelled image has 32 x 32 px"):
-        mask_bank.turned(Labelled(np.zeros((16, 40), np.int32)), 32, np.random.default_rng(0))
+    with pytest.raises(UserError, match=r"no labelled image of 72 x 72 px or more has a nucleus"):
+        next(mask_bank.masks(Labelled(squares(), np.zeros((99, 99), np.int32)), "turned", 72, 0))
 
     class Masks(Labelled):
         def __getitem__(self, index):

@@ -5,6 +5,7 @@ import pytest
 
 from configs import joint
 from histojax.config import to_values
+from histojax.tissue.rendering import tissue
 from launch.benchmark import inference
 from tests import tiny
 
@@ -22,7 +23,7 @@ def test_tiled_inference_of_every_network():
 
 
 def test_slide_repeats_one_patch_and_ends_at_its_size():
-    strips = list(inference.slide_strips(700))
+    strips = list(inference.repeated(tissue(0, 0, 512)["image"], 700))
     assert [strip.shape for strip in strips] == [(512, 700, 3), (188, 700, 3)]
     slide = np.concatenate(strips)
     np.testing.assert_array_equal(slide[512:, 512:], slide[:188, :188])

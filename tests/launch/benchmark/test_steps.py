@@ -9,6 +9,7 @@ from histojax.config import from_values, to_values
 from histojax.errors import UserError
 from histojax.runs import workdirs
 from launch.benchmark import steps
+from tests import oracles
 
 TINY = dict(blocks=1, features=8, width=16, cardinality=4, head_kernel=3, tail_kernel=3)
 
@@ -86,7 +87,7 @@ def test_pytorch_is_left_out_where_it_is_missing(monkeypatch):
 
 def test_torch_generator_has_the_parameters_and_range():
     torch = pytest.importorskip("torch")
-    network = steps.torch_generator(TINY)
+    network = oracles.torch_generator(TINY)
     x = np.random.default_rng(0).random((1, 8, 8, 3), np.float32)
     with torch.no_grad():
         y = network(torch.from_numpy(x).movedim(-1, 1))
