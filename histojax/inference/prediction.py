@@ -19,13 +19,12 @@ from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
 from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
+from histojax.inference.sinks import SINKS
+from histojax.inference.sinks.base import Sink
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
-# Outputs in the order in which they are listed: the enhanced image, uint8 RGB; nuclei, uint32, from
-# 1 in raster order of their first pixels; each pixel's likeliest class, uint8. 0 is background.
-OUTPUTS = ("sr", "labels", "classes")
 # Scales this close are taken as equal: resampling would cost more than it mends.
 _SAME_SCALE = 0.05
 _PREVIEW = 384
@@ -40,7 +39,7 @@ class Prediction:
         name: of the input file, without its ending.
         size: (H, W) of the outputs, px.
         mpp: um per output px, None where unknown.
-        files: TIFF files by output, in the order of `OUTPUTS`.
+        files: by the name of their sink, in the order of `SINKS`.
         nuclei: how many were found, None where none were looked for.
         note: what was done about the scale, a sentence.
         class_names: of the run, from 0; empty where it predicts no classes.
@@ -74,7 +73,7 @@ def predict_files(
             not fit. The index lists those that could be.
     """
     for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(OUTPUTS)}, "--")
+        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
     files = image_files(inputs)
     run = workdirs.load(workdir)
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
@@ -140,7 +139,7 @@ def predict_file(
         network: of the run.
         path: of the image.
         output: folder, made where it is missing.
-        outputs: out of `OUTPUTS`; None: all that the run makes.
+        outputs: names in `SINKS`; None: all that the run makes.
         mpp: of the image, um per px; None: as the file states it.
         resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
         max_pixels: largest image that is decoded whole, px.
@@ -149,13 +148,9 @@ def predict_file(
         UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
             or no text; an output that the run does not make.
     """
-    name, made = conversion.readable_name(path), _outputs(run)
-    for wanted in outputs or ():
-        if wanted not in made:
-            raise UserError(
-                f"--outputs={wanted} is not made by {run.workdir}: choose among {', '.join(made)}"
-            )
-    files = {kind: output / f"{name}.{kind}.tif" for kind in made if kind in (outputs or made)}
+    name = conversion.readable_name(path)
+    sinks = _sinks(run, outputs)
+    files = {kind: output / f"{name}{sink.suffix}" for kind, sink in sinks.items()}
     longest = max((file.name for file in files.values()), key=len)
     if len(os.fsencode(longest)) > _LONGEST_NAME:
         raise UserError(
@@ -166,59 +161,73 @@ def predict_file(
         known = mpp if mpp is not None else opened.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
         scaled = opened if factor == 1.0 else ResampledReader(opened, factor)
-        size = scaled.height * network.scale, scaled.width * network.scale
+        height, width = scaled.height * network.scale, scaled.width * network.scale
         mpp_out = None if known is None else known / factor / network.scale
         strips = tiling.strips(network.tiles(scaled, name=str(path)))
-        nuclei = _write(run, strips, files, size, mpp_out)
-    names = tuple(run.meta["classes"]) if "classes" in made else ()
-    return Prediction(name, size, mpp_out, files, nuclei, note, names)
+        with contextlib.ExitStack() as stack:
+            opened_sinks = [
+                stack.enter_context(sink(files[kind], height=height, width=width, mpp=mpp_out))
+                for kind, sink in sinks.items()
+            ]
+            nuclei = _write(run, strips, opened_sinks, (height, width), mpp_out)
+    names = tuple(run.meta["classes"]) if "classes" in _outputs(run) else ()
+    return Prediction(name, (height, width), mpp_out, files, nuclei, note, names)
 
 
-def _outputs(run: workdirs.Run) -> list[str]:
-    """Those of `OUTPUTS` that a run makes."""
+def _outputs(run: workdirs.Run) -> set[str]:
+    """The outputs that a run makes, as sinks read them."""
     made = {"sr"} if enhances(run.stage) else set()
     if segments(run.stage):
-        made |= {"labels", "classes"} if tells_classes(run.stage.segmenter.heads) else {"labels"}
-    return [name for name in OUTPUTS if name in made]
+        heads = run.stage.segmenter.heads
+        made |= {*heads, "labels"} | ({"classes"} if tells_classes(heads) else set())
+    return made
+
+
+def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
+    """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
+    made = _outputs(run)
+    known = {name: sink for name, sink in SINKS.items() if made.issuperset(sink.reads)}
+    for name in outputs or ():
+        if name not in known:
+            raise UserError(
+                f"--outputs={name} is not made by {run.workdir}: choose among {', '.join(known)}"
+            )
+    return {name: sink for name, sink in known.items() if not outputs or name in outputs}
 
 
 def _write(
     run: workdirs.Run,
     strips: Iterable[tiling.Strip],
-    files: Mapping[str, pathlib.Path],
+    sinks: Sequence[Sink],
     size: tuple[int, int],
     mpp: float | None,
 ) -> int | None:
-    """Writes the network's strips, and then the labels, whose number it returns."""
-    (height, width), nuclei = size, None
+    """Feeds the network's strips to the sinks, then the labels, whose number it returns."""
+    # Labels are known only after the network has seen the whole image.
+    late = [sink for sink in sinks if "labels" in sink.reads]
+    early = [sink for sink in sinks if sink not in late]
     heads = run.stage.segmenter.heads if segments(run.stage) else ()
-    with contextlib.ExitStack() as stack:
-        streams = {
-            name: stack.enter_context(writers.TiffStream(file, height=height, width=width, mpp=mpp))
-            for name, file in files.items()
-        }
-        # Labels are known only after the network has seen the whole image.
-        late = streams.pop("labels", None)
-        if late is not None:
-            labeller = stack.enter_context(labeling.Labeller(run, height, width, mpp=mpp))
+    with labeling.Labeller(run, *size, mpp=mpp) if late else contextlib.nullcontext() as labeller:
         for strip in strips:
             outputs = dict(strip.outputs)
             maps = {head: outputs[head] for head in heads}
             if tells_classes(heads):
                 outputs["classes"] = likeliest_class(maps)
-            for name, stream in streams.items():
-                stream.add(outputs[name])
-            if late is not None:
+            for sink in early:
+                sink.add(outputs)
+            if labeller is not None:
                 labeller.add(maps)
-        for stream in streams.values():
-            stream.close()
-        if late is not None:
-            with labeller.finish() as found:
-                nuclei = found.count
-                for labels in found.strips():
-                    late.add(labels)
-            late.close()
-    return nuclei
+        for sink in early:
+            sink.close()
+        if labeller is None:
+            return None
+        with labeller.finish() as found:
+            for labels in found.strips():
+                for sink in late:
+                    sink.add({"labels": labels})
+        for sink in late:
+            sink.close()
+        return found.count
 
 
 def scale_factor(

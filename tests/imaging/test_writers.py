@@ -8,9 +8,8 @@ import PIL.Image
 import pytest
 import tifffile
 
-from histojax.errors import DiskError, UserError
+from histojax.errors import UserError
 from histojax.imaging import writers
-from tests import tiny
 
 
 def write_tiff(path, image):
@@ -207,52 +206,3 @@ def test_a_name_of_255_bytes_can_be_written(tmp_path):
     assert len(os.fsencode(path.name)) == 255
     write_tiff(path, _image(5, 7))
     assert os.listdir(tmp_path) == [path.name]
-
-
-def _strips(kind):
-    """An image of 40 x 30 px in strips of 16 rows: an enhanced image, labels or classes."""
-    labels = np.repeat([[1], [2], [4], [3], [5]], 8, axis=0).repeat(30, 1).astype(np.int32)
-    sr = np.repeat(labels[..., None] * 10, 3, axis=2).astype(np.uint8)
-    whole = {"sr": sr, "labels": labels, "classes": (labels % 3).astype(np.uint8)}[kind]
-    return [whole[y : y + 16] for y in range(0, 40, 16)]
-
-
-def _stream(path, strips, count=None):
-    with writers.TiffStream(path, height=40, width=30, mpp=0.25) as stream:
-        for strip in strips[:count]:
-            stream.add(strip)
-        if count is not None:
-            raise KeyboardInterrupt
-        stream.close()
-
-
-@pytest.mark.parametrize("kind", ["sr", "labels", "classes"])
-def test_strips_that_are_handed_over_are_the_file(kind, tmp_path):
-    _stream(tmp_path / "out" / "a.tif", _strips(kind))
-    assert os.listdir(tmp_path / "out") == ["a.tif"]
-    with tifffile.TiffFile(tmp_path / "out" / "a.tif") as tiff:
-        np.testing.assert_array_equal(tiff.asarray(), np.concatenate(_strips(kind)))
-        assert tiff.pages[0].resolution == pytest.approx((40_000, 40_000))  # px per cm
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("count", [0, 2])
-def test_a_stream_that_is_left_early_leaves_nothing(count, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        _stream(tmp_path / "a.tif", _strips("labels"), count)
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("kind", ["sr", "labels", "classes"])
-def test_a_full_disk_is_reported_by_a_stream_and_leaves_nothing(kind, tmp_path):
-    with tiny.full_disk(10), pytest.raises(DiskError, match="Writing to"):
-        _stream(tmp_path / "a.tif", _strips(kind))
-    assert os.listdir(tmp_path) == []
-
-
-@pytest.mark.faults
-def test_a_stream_of_too_few_rows_is_no_file(tmp_path):
-    with pytest.raises(ValueError, match="32 rows, not 40"):
-        _stream(tmp_path / "a.tif", _strips("sr")[:2])
-    assert os.listdir(tmp_path) == []
