@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import numbers
+import operator
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -19,12 +20,7 @@ from histojax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """What a value has to be.
-
-    Attributes:
-        words: the end of the sentence "<field>=<value> ...".
-        holds: whether a value keeps the rule.
-    """
+    """What a value has to be; `words` end the sentence "<field>=<value> ..."."""
 
     words: str
     holds: Callable[[Any], bool]
@@ -44,22 +40,14 @@ def number(
 ) -> Rule:
     """A finite number; `least` and `most` belong to its range, `above` and `below` do not.
 
-    Args:
-        least, most, above, below: the limits; None: no limit.
-        of: what the number is, for the sentence, such as "a number of px".
+    `of` is what the number is, for the sentence, such as "a number of px".
     """
+    bounds = ((operator.ge, least), (operator.le, most), (operator.gt, above), (operator.lt, below))
+    kept = [(keeps, limit) for keeps, limit in bounds if limit is not None]
 
     def holds(value: Any) -> bool:
-        if not isinstance(value, numbers.Real) or isinstance(value, bool):
-            return False
-        value = float(value)
-        return (
-            math.isfinite(value)
-            and (least is None or value >= least)
-            and (most is None or value <= most)
-            and (above is None or value > above)
-            and (below is None or value < below)
-        )
+        real = isinstance(value, numbers.Real) and not isinstance(value, bool)
+        return real and math.isfinite(value) and all(keeps(value, limit) for keeps, limit in kept)
 
     return Rule(f"has to be {of}{_limits(least, most, above, below)}", holds)
 
@@ -103,16 +91,10 @@ def check(
     group: str = "",
     error: type[Exception] = UserError,
 ) -> None:
-    """Checks fields against their rules.
+    """Refuses the first field that breaks its rule, with an `error` that names value and rule.
 
-    Args:
-        values: by field.
-        rules: by field; a name with dots, such as "eval.crop", is of a group inside `values`.
-        group: put before the names of fields, such as "data.".
-        error: raised for a value that breaks its rule.
-
-    Raises:
-        UserError: naming the first field that breaks its rule, its value and the rule.
+    A name of `rules` with dots, such as "eval.crop", is of a group inside `values`; names follow
+    `group`, such as "data.".
     """
     for name, rule in rules.items():
         value: Any = values
@@ -123,16 +105,7 @@ def check(
 
 
 def check_names(values: Iterable[str], known: Iterable[str], group: str = "") -> None:
-    """Checks that fields are known.
-
-    Args:
-        values: the fields' names.
-        known: all that there are.
-        group: put before the names, such as "data.".
-
-    Raises:
-        UserError: naming the first field that is not known.
-    """
+    """Refuses the first field that is not `known` with a UserError; `group` as in `check`."""
     names = list(known)
     for name in sorted(set(values) - set(names)):
         raise UserError(f"{group}{name} is not known; choose one of {', '.join(names)}")
@@ -141,17 +114,11 @@ def check_names(values: Iterable[str], known: Iterable[str], group: str = "") ->
 def _limits(
     least: float | None, most: float | None, above: float | None, below: float | None
 ) -> str:
-    words = []
+    texts = [("of {} or more", least), ("of {} or less", most)]
     if least is not None and most is not None:
-        words.append(f"from {_digits(least)} to {_digits(most)}")
-    elif least is not None:
-        words.append(f"of {_digits(least)} or more")
-    elif most is not None:
-        words.append(f"of {_digits(most)} or less")
-    if above is not None:
-        words.append(f"above {_digits(above)}")
-    if below is not None:
-        words.append(f"below {_digits(below)}")
+        texts = [(f"from {_digits(least)} to {{}}", most)]
+    texts += [("above {}", above), ("below {}", below)]
+    words = [text.format(_digits(limit)) for text, limit in texts if limit is not None]
     return f" {' and '.join(words)}" if words else ""
 
 

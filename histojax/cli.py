@@ -29,15 +29,10 @@ _START = re.compile(r"--?config\.((?:init_from\.\w+\.)*)init_from\.(\w+)=(?!\{)(
 _LONGEST = 300
 _PACKAGE = pathlib.Path(__file__).parent
 # In a wheel configs/ lies inside the package, in a clone beside it.
-_CONFIGS = next(
-    (root / "configs" for root in (_PACKAGE, _PACKAGE.parent) if (root / "configs").is_dir()),
-    _PACKAGE / "configs",
-)
+_CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 # Word after `histojax` -> module.
-COMMANDS = {
-    "train": "main",
-    **{name: name for name in ("evaluate", "predict", "compare", "synthesize", "masks", "prepare")},
-}
+_OTHERS = ("evaluate", "predict", "compare", "synthesize", "masks", "prepare")
+COMMANDS = {"train": "main", **dict(zip(_OTHERS, _OTHERS, strict=True))}
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
@@ -49,9 +44,8 @@ OLDER_FUSIONS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters
 def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     """Runs `main(argv)` under absl; a failure of the user's ends in one sentence and status 2.
 
-    Args:
-        main: of the command; the docstring of its module is what --help shows.
-        words: whether it takes words that are no flags, as argv[1:].
+    The docstring of its module is what --help shows. `words`: whether it takes words that are no
+    flags, as argv[1:].
     """
 
     def guarded(argv: Sequence[str]) -> None:
@@ -114,9 +108,8 @@ def _help(main: Callable[[Sequence[str]], None]) -> None:
     # absl knows the flags of a program by its path.
     place = sys.argv[0] if module.__name__ == "__main__" else module.__name__
     listed = flags.FLAGS.module_help(place).partition(":\n")[2]
-    print(
-        f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n\n--helpfull lists those of libraries too."
-    )
+    print(f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n")
+    print("--helpfull lists those of libraries too.")
     sys.exit(0)
 
 
@@ -167,16 +160,12 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
             if not path.is_file():
                 _fail(f"--config={name} is not a file; name one, such as configs/joint.py")
             found[place] = f"{'--config=' if equals else ''}{path}{colon}{size}"
-    _import_configs()
-    return found
-
-
-def _import_configs() -> None:
-    """Lets config files import one another as `configs`, those of the current folder first."""
+    # Config files import one another as `configs`, those of the current folder first.
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
         package.__path__ = [str(pathlib.Path("configs").absolute()), str(_CONFIGS)]
         sys.modules["configs"] = package
+    return found
 
 
 def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> None:
@@ -204,11 +193,8 @@ def _start_from(config: ConfigDict, outer: str, network: str, folder: str) -> No
 def _unknown_field(message: str, argv: Sequence[str]) -> str:
     """A sentence about an override whose field the config does not have."""
     field = re.match(r"\W*(\w+)", message)
-    named = [
-        word
-        for word in argv
-        if field and re.fullmatch(rf"--?config\.(.*\.)?{field[1]}(\..*)?(=.*)?", word)
-    ]
+    pattern = rf"--?config\.(.*\.)?{field[1]}(\..*)?(=.*)?" if field else r"(?!)"
+    named = [word for word in argv if re.fullmatch(pattern, word)]
     if not named:
         return _sentence(f"the config cannot be made: {message}")
     meant = re.search(r'Did you mean "([^"]+)"', message)
@@ -230,8 +216,7 @@ def _sentence(message: str) -> str:
 
 
 def _fail(sentence: str) -> None:
-    print(f"histojax: {sentence}", file=sys.stderr)
-    sys.stderr.flush()
+    print(f"histojax: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
 
 
@@ -296,12 +281,8 @@ def keep_freed_memory() -> bool:
         return False
     if not (hasattr(libc, "gnu_get_libc_version") and hasattr(libc, "mallopt")):
         return False
-    values = {
-        _M_MMAP_MAX: 0,
-        _M_TRIM_THRESHOLD: -1,  # never
-        _M_TOP_PAD: 2**28,
-        _M_ARENA_MAX: 1,
-    }
+    # A threshold of -1 is never reached.
+    values = {_M_MMAP_MAX: 0, _M_TRIM_THRESHOLD: -1, _M_TOP_PAD: 2**28, _M_ARENA_MAX: 1}
     return all([libc.mallopt(name, value) == 1 for name, value in values.items()])
 
 

@@ -30,6 +30,7 @@ FREE = (
     "collapse",
     "pretrained.path",
 )
+_ABSENT = object()
 
 
 def to_values(config: ConfigDict) -> dict[str, Any]:
@@ -47,30 +48,24 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
     found = []
     for name in sorted(set(old) | set(new)):
         path = f"{prefix}{name}"
-        if name in FREE or path in FREE:
+        before, after = old.get(name, _ABSENT), new.get(name, _ABSENT)
+        if name in FREE or path in FREE or before == after:
             continue
-        if name not in old or name not in new:
-            before, after = (
-                _brief(values[name]) if name in values else "absent" for values in (old, new)
-            )
-            found.append(f"{path}: {before} -> {after}")
-        elif isinstance(old[name], dict) and isinstance(new[name], dict):
-            found += differences(old[name], new[name], f"{path}.")
-        elif old[name] != new[name]:
-            found.append(f"{path}: {_brief(old[name])} -> {_brief(new[name])}")
+        if isinstance(before, dict) and isinstance(after, dict):
+            found += differences(before, after, f"{path}.")
+        else:
+            found.append(f"{path}: {_brief(before)} -> {_brief(after)}")
     return found
 
 
 def _brief(value: Any) -> str:
+    if value is _ABSENT:
+        return "absent"
     return f"a group of {len(value)} fields" if isinstance(value, dict) else repr(value)
 
 
 def read_config(path: pathlib.Path) -> dict[str, Any]:
-    """The resolved config that a workdir holds.
-
-    Raises:
-        UserError: if it is not there, no JSON object or of another format.
-    """
+    """The resolved config of a workdir; UserError: missing, no JSON object or of another format."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -86,11 +81,7 @@ def read_config(path: pathlib.Path) -> dict[str, Any]:
 
 
 def check_format(found: int, place: object) -> None:
-    """Checks the format number of a config or checkpoint.
-
-    Raises:
-        UserError: if this histojax does not read that format.
-    """
+    """Refuses the format number of a config or checkpoint that this histojax does not read."""
     if found != FORMAT:
         remedy = "update histojax" if found > FORMAT else "train the run again in another workdir"
         raise UserError(
@@ -101,10 +92,8 @@ def check_format(found: int, place: object) -> None:
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the config into a new workdir, or checks it against the one that is there.
 
-    Raises:
-        UserError: if the workdir was started with another config (every differing field is
-            listed), or has another format.
-        DiskError: if it cannot be written.
+    UserError: the workdir was started with another config (every differing field is listed), or has
+    another format. DiskError: it cannot be written.
     """
     path = workdir / "config.json"
     values = to_values(config)

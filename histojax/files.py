@@ -24,8 +24,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 def disk_errors(path: str | Path | None) -> Iterator[None]:
     """Turns what the disk refuses (no space, no permission, no folder) into a DiskError.
 
-    Args:
-        path: what is written, named in the message; None: something in the temporary folder.
+    `path` is what is written, named in the message; None: something in the temporary folder.
     """
     try:
         yield
@@ -57,10 +56,7 @@ def free_bytes(path: str | Path | None) -> int | None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path in the same folder to write to, renamed to `path` at the end, removed on failure.
 
-    The folder is made where it is missing.
-
-    Raises:
-        DiskError: the disk refuses.
+    The folder is made where it is missing. DiskError: the disk refuses.
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
@@ -82,11 +78,7 @@ def sole_use(folder: Path) -> Iterator[None]:
 
     The lock belongs to the process and goes with it, however it ends. On NFS it holds between
     machines too, as far as the server's lock service runs. A file system without locks is used
-    with a warning.
-
-    Raises:
-        UserError: another process holds it.
-        DiskError: the folder cannot be made or written.
+    with a warning. UserError: another process holds it. DiskError: it cannot be made or written.
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as stack:

@@ -41,13 +41,6 @@ _WORKDIR = flags.DEFINE_string(
 )
 
 
-def default_workdir(config_flag: str) -> pathlib.Path:
-    """runs/<config>[-<size>] for a --config=FILE[:SIZE]."""
-    path, _, size = config_flag.partition(":")
-    name = pathlib.Path(path).stem
-    return pathlib.Path("runs") / (f"{name}-{size}" if size else name)
-
-
 def main(argv: Sequence[str], stage: str | None = None) -> None:
     """Trains what the flags name; with `stage`, configs of that stage alone."""
     del argv
@@ -62,8 +55,9 @@ def main(argv: Sequence[str], stage: str | None = None) -> None:
 
     cli.set_up_jax()
     cli.keep_freed_memory()
-    workdir = pathlib.Path(_WORKDIR.value or default_workdir(file))
-    chain.run(config, workdir)
+    path, _, size = file.partition(":")
+    name = pathlib.Path(path).stem + (f"-{size}" if size else "")
+    chain.run(config, pathlib.Path(_WORKDIR.value or f"runs/{name}"))
 
 
 def run(stage: str | None = None) -> None:

@@ -60,18 +60,18 @@ def main(argv: Sequence[str]) -> None:
     from histojax.runs import run_data, workdirs
     from histojax.synthesis import mask_bank, pseudo_labels
 
-    if workdir is None:
-        source = specs.open_source(str(data), split=_SPLIT.value)
-        mask_bank.write_masks(source, output, _KIND.value, *size)
-    elif not predicted:
-        source = run_data.labelled_source(pathlib.Path(workdir))
-        mask_bank.write_masks(source, output, _KIND.value, *size)
-    else:
+    if predicted:
         cli.set_up_jax()
-        run = workdirs.load(pathlib.Path(workdir))
+        run = workdirs.load(pathlib.Path(str(workdir)))
         source = pseudo_labels.unlabelled(run, _IMAGES.value)
         least, images = _CONFIDENCE.value, _WITH_IMAGES.value
         pseudo_labels.write_masks(run, source, output, *size, least=least, images=images)
+        return
+    if workdir is None:
+        source = specs.open_source(str(data), split=_SPLIT.value)
+    else:
+        source = run_data.labelled_source(pathlib.Path(workdir))
+    mask_bank.write_masks(source, output, _KIND.value, *size)
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_crops_follow_the_scale_until_they_are_set(name, size):
             loop.check(stage, devices=1)
             stride = 16
             if "segmenter" in stage:
-                stride = build_segmenter(stage, "float32").stride
+                stride = build_segmenter(stage).stride
                 assert stage.data.crop % stride == 0
             assert crop - 3 * max(stride, 16) < stage.data.crop <= crop
             assert scale == 3 or stage.data.crop == crop

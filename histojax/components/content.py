@@ -14,10 +14,9 @@ from histojax.checks import check, one_of
 from histojax.components import pretrained
 from histojax.errors import UserError
 from histojax.losses import perceptual, pixel
-from histojax.models import squeezenet, vgg
 
 Tree = Any
-_LAYERS = {"vgg19": vgg.TAPS, "squeezenet1_1": squeezenet.TAPS}
+Layers = tuple[str, ...]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -33,18 +32,16 @@ class FeatureNetwork:
     """
 
     name: str
-    features: Callable[[Tree, jax.Array, tuple[str, ...]], Mapping[str, jax.Array]]
+    features: Callable[[Tree, jax.Array, Layers], Any]
     variables: Tree
-    layers: tuple[str, ...]
+    layers: Layers
     stride: int = 16
 
 
 def segmenter_features(segmenter: Any, variables: Tree) -> FeatureNetwork:
     """The encoder of a segmentation network as a feature network."""
 
-    def features(
-        variables: Tree, images: jax.Array, layers: tuple[str, ...]
-    ) -> dict[str, jax.Array]:
+    def features(variables: Tree, images: jax.Array, layers: Layers) -> dict[str, jax.Array]:
         maps = segmenter.apply(variables, images, train=False, method="encode")
         return {layer: maps[layer] for layer in layers}
 
@@ -55,55 +52,16 @@ def segmenter_features(segmenter: Any, variables: Tree) -> FeatureNetwork:
 def pretrained_features(
     name: str, *, path: str = "", sha256: str = "", path_field: str = "loss.features.path"
 ) -> FeatureNetwork:
-    """VGG19 or SqueezeNet 1.1 with weights from a path, or fetched by name.
-
-    `path_field` is what a message calls the path by.
-
-    Raises:
-        UserError: if the weights cannot be had or are not what they should be.
-    """
-    network, variables = pretrained.load_feature_network(
-        name, path=path, sha256=sha256, path_field=path_field
-    )
-
-    def features(
-        variables: Tree, images: jax.Array, layers: tuple[str, ...]
-    ) -> Mapping[str, jax.Array]:
-        found: Any = network.apply(variables, images, layers)
-        return found
-
-    return FeatureNetwork(name, features, variables, _LAYERS[name])
-
-
-def feature_network(
-    config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree]
-) -> FeatureNetwork:
-    """The network that `config` (fields network, path, sha256) names.
-
-    Raises:
-        UserError: for an unknown name, or "segmenter" where the run starts from none.
-    """
-    if config.network == "segmenter":
-        if segmenter is None or "segmenter" not in initial:
-            raise UserError(
-                "loss.features.network='segmenter' needs init_from.segmenter, the segmentation run "
-                "whose encoder is used; name one, or choose vgg19 or squeezenet1_1"
-            )
-        return segmenter_features(segmenter, initial["segmenter"])
-    return pretrained_features(config.network, path=config.path, sha256=config.sha256)
+    """VGG19 or SqueezeNet 1.1; arguments and UserError as `pretrained.load_feature_network`."""
+    network, variables = pretrained.load_feature_network(name, path, sha256, path_field=path_field)
+    return FeatureNetwork(name, network.apply, variables, pretrained.FEATURE_NETWORKS[name].taps)
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Content:
-    """Pixel and feature terms, with their weights.
+    """Pixel and feature terms of losses.pixel and losses.perceptual, with their weights.
 
-    Attributes:
-        pixel: one of losses.pixel.KINDS.
-        pixel_weight: 0 leaves the term out.
-        network: where features are compared; None leaves the term out.
-        layers: layer name -> weight.
-        feature_kind: one of losses.perceptual.KINDS.
-        feature_weight: weight of the weighted sum over layers.
+    `network` is where features are compared, None: nowhere; `layers` has the weight of each layer.
     """
 
     pixel: Callable[..., jax.Array]
@@ -141,8 +99,7 @@ class Content:
 def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree]) -> Content:
     """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
 
-    Raises:
-        UserError: for an unknown kind, network or layer.
+    UserError: an unknown kind, network or layer, or network "segmenter" without a start.
     """
     check(config, {"pixel": one_of(pixel.KINDS)}, "loss.")
     kind = pixel.KINDS[config.pixel]
@@ -150,12 +107,20 @@ def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree
     if group is None or group.weight == 0:
         return Content(kind, config.pixel_weight)
     check(group, {"kind": one_of(perceptual.KINDS)}, "loss.features.")
-    network = feature_network(group, segmenter, initial)
+    if group.network != "segmenter":
+        network = pretrained_features(group.network, path=group.path, sha256=group.sha256)
+    elif segmenter is None or "segmenter" not in initial:
+        raise UserError(
+            "loss.features.network='segmenter' needs init_from.segmenter, the segmentation run "
+            "whose encoder is used; name one, or choose vgg19 or squeezenet1_1"
+        )
+    else:
+        network = segmenter_features(segmenter, initial["segmenter"])
     layers = dict(group.layers) or {layer: 1.0 for layer in network.layers}
-    for layer in layers:
-        if layer not in network.layers:
-            raise UserError(
-                f"loss.features.layers has {layer!r}, which {network.name} does not; its layers "
-                f"are {', '.join(network.layers)}"
-            )
+    unknown = sorted(set(layers) - set(network.layers))
+    if unknown:
+        raise UserError(
+            f"loss.features.layers has {unknown[0]!r}, which {network.name} does not; its layers "
+            f"are {', '.join(network.layers)}"
+        )
     return Content(kind, config.pixel_weight, network, layers, group.kind, group.weight)

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-from histojax.components.state import State
 
 
 def unit(image: jax.Array, dtype: jnp.dtype = jnp.float32) -> jax.Array:
@@ -59,19 +56,3 @@ def likeliest_class(maps: Mapping[str, np.ndarray]) -> np.ndarray:
     # In the order of their numbers: JAX sorts the keys of a dict alphabetically.
     each = [1 - maps["mask"], *(maps[head] for head in class_heads(count))]
     return np.argmax(np.concatenate(each, -1), -1).astype(np.uint8)
-
-
-def enhanced(
-    generator: Any, state: State, lr: jax.Array, dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
-    """uint8 (B, h, w, 3) -> uint8 (B, r h, r w, 3), by the averaged variables."""
-    variables = state.variables("generator", averaged=True)
-    return quantize(generator.apply(variables, unit(lr, dtype), train=False))
-
-
-def probabilities(
-    segmenter: Any, state: State, image: jax.Array, dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
-    """uint8 (B, H, W, 3) -> maps in [0, 1], (B, H, W, len(heads)), by the averaged variables."""
-    variables = state.variables("segmenter", averaged=True)
-    return jax.nn.sigmoid(segmenter.apply(variables, unit(image, dtype), train=False))

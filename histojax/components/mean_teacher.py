@@ -1,11 +1,11 @@
 """Mean teacher: a network learns to predict for an image what its own average predicts with noise.
 
-Source: Tarvainen and Valpola 2017 (NeurIPS 30), section 2. The consistency is
-E (f(x, w', n') - f(x, w, n))^2, with an image x, weights w of the network, their moving average w',
-and noises n and n'. It counts for labelled and unlabelled images alike, and its weight rises at
-first. The average is the stage's own (`ema`), with its statistics and without dropout. Only the
-average's image has noise here (n = 0): a network that learns from noisy images alone, BatchNorm's
-statistics included, finds less in the clean ones on which it is used.
+Tarvainen and Valpola 2017 (NeurIPS 30), section 2: the consistency is E (f(x, w', n') -
+f(x, w, n))^2, with an image x, weights w, their moving average w', and noises n and n'. It counts
+for labelled and unlabelled images alike, and its weight rises at first. The average is the stage's
+own (`ema`), with its statistics and without dropout. Only its image has noise here (n = 0): a
+network that learns from noisy images alone, BatchNorm's statistics included, finds less in the
+clean ones on which it is used.
 """
 
 from __future__ import annotations
@@ -25,11 +25,8 @@ from histojax.errors import UserError
 class Teacher:
     """How a network learns from its average.
 
-    Attributes:
-        weight: of the consistency, once it has risen.
-        noise: standard deviation of the noise of the average's image, in the unit of [0, 1].
-        limit: largest size of that noise.
-        ramp_steps: steps over which the weight rises.
+    The `weight` of the consistency rises over `ramp_steps`. The noise of the average's image has
+    the standard deviation `noise` and at most the size `limit`, in the unit of [0, 1].
     """
 
     weight: float
@@ -52,7 +49,7 @@ class Teacher:
 def ramp(step: jax.Array, steps: int) -> jax.Array:
     """exp(-5 (1 - t)^2), t rising from 0 to 1 over so many steps, (); 1 from the first where 0.
 
-    As Tarvainen and Valpola 2017 raise it, in their appendix on experiments.
+    Tarvainen and Valpola 2017, appendix on experiments.
     """
     if steps == 0:
         return jnp.ones(())
@@ -60,11 +57,9 @@ def ramp(step: jax.Array, steps: int) -> jax.Array:
 
 
 def consistency(logits: jax.Array, taught: jax.Array) -> jax.Array:
-    """Mean squared difference of probabilities, (), of a network's logits and its average's.
+    """Mean squared difference of probabilities, (), by logits (B, H, W, C).
 
-    Args:
-        logits: (B, H, W, C).
-        taught: likewise, the average's, into which no gradient flows.
+    No gradient flows into those that the average taught.
     """
     target = jax.lax.stop_gradient(jax.nn.sigmoid(taught))
     return jnp.mean(jnp.square(jax.nn.sigmoid(logits) - target))
@@ -73,15 +68,11 @@ def consistency(logits: jax.Array, taught: jax.Array) -> jax.Array:
 def mean_of_labelled(
     values: jax.Array, labelled: jax.Array, axis_name: str | None = None
 ) -> jax.Array:
-    """A device's part of the mean over labelled images, (); 0 where there is none.
+    """A device's part of the mean of values (B,) over labelled images, (); 0 where there is none.
 
     The devices' parts average to the mean over the whole batch, and so do their gradients, however
     many labelled images each of them has: the sum of its own is divided by the average count.
-
-    Args:
-        values: (B,), one for each image.
-        labelled: (B, H, W), above 0 somewhere in a labelled image alone.
-        axis_name: the mapped axis; None where there is but one device.
+    `labelled` (B, H, W) is above 0 somewhere in a labelled image alone.
     """
     weight = (jnp.max(labelled, axis=(1, 2)) > 0).astype(values.dtype)
     count = mean_over(jnp.sum(weight), axis_name)
@@ -98,9 +89,8 @@ _RULES = {
 def build_teacher(config: ConfigDict) -> Teacher | None:
     """The teacher of group `teacher`; None where its weight is 0 or the stage has no such group.
 
-    Raises:
-        UserError: for a value out of its range, a teacher without unlabelled images or the other
-            way round, a stage that uses neither, or an average that is none.
+    UserError: a value out of its range, a teacher without unlabelled images or the other way
+    round, a stage that uses neither, or an average that is none.
     """
     group, spec = config.get("teacher"), config.data.unlabelled
     if group is not None:

@@ -26,37 +26,28 @@ def compute_dtype(config: ConfigDict) -> Any:
 
 
 def module(
-    kind: type[nn.Module], fields: Mapping[str, Any], group: str, *, dtype: Any, **fixed: Any
+    kind: type[nn.Module], config: ConfigDict, group: str, *, named: bool = False, **fixed: Any
 ) -> Any:
-    """A linen module from a config group that holds its fields.
+    """A linen module of a config's precision, from the config group that holds its fields.
 
-    Raises:
-        UserError: naming a field that the module does not have or a value that it refuses.
+    `named`: whether the group's field `kind` names it. UserError: a field that it does not have.
     """
     known = {f.name for f in dataclasses.fields(kind)} - {"parent", "name", "dtype", *fixed}
-    values = {
-        key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-    }
+    fields = {key: v for key, v in config[group].items() if not (named and key == "kind")}
+    values = {key: tuple(v) if isinstance(v, list) else v for key, v in fields.items()}
     unknown = sorted(set(values) - known)
     if unknown:
         raise UserError(
             f"{group}.{unknown[0]} is not a field of {kind.__name__}; "
             f"its fields are {', '.join(sorted(known))}"
         )
-    try:
-        return kind(**values, **fixed, dtype=dtype)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{group}: {error}") from error
+    return kind(**values, **fixed, dtype=compute_dtype(config))
 
 
 def network(
-    registry: Mapping[str, type[nn.Module]], fields: Mapping[str, Any], group: str, **fixed: Any
+    registry: Mapping[str, type[nn.Module]], config: ConfigDict, group: str, **fixed: Any
 ) -> Any:
-    """The module that the field `kind` of a config group names in a registry.
-
-    Raises:
-        UserError: naming an unknown kind or field, or a value that is refused.
-    """
-    check({"kind": fields.get("kind")}, {"kind": one_of(registry)}, f"{group}.")
-    rest = {key: value for key, value in fields.items() if key != "kind"}
-    return module(registry[fields["kind"]], rest, group, **fixed)
+    """As `module`, of the kind that the group's field `kind` names in a registry."""
+    kind = config[group].get("kind")
+    check({"kind": kind}, {"kind": one_of(registry)}, f"{group}.")
+    return module(registry[kind], config, group, named=True, **fixed)

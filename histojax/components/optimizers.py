@@ -22,16 +22,14 @@ _RULES = {
 def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
     """The learning rate by step: warm-up, then the named schedule down to `end_factor`.
 
-    Raises:
-        UserError: for an unknown schedule, a warm-up as long as the run, or drops that are out of
-            order or missing.
+    UserError: an unknown schedule, a warm-up as long as the run, or drops that are out of order or
+    missing.
     """
     check(config, {"schedule": _RULES["schedule"]}, f"{group}.")
     warmup = int(config.warmup_steps)
     if not 0 <= warmup < max(steps, 1):
         raise UserError(
-            f"{group}.warmup_steps={warmup} has to be at least 0 and under the {steps} steps of "
-            "the run"
+            f"{group}.warmup_steps={warmup} has to be at least 0 and below steps={steps}"
         )
     drops = [int(step) for step in config.drop_at]
     if config.schedule == "drops" and not (
@@ -41,8 +39,8 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
             f"{group}.drop_at={tuple(drops)} has to name steps in rising order, the first after "
             f"warmup_steps={warmup}, for schedule=drops"
         )
-    rate, length = float(config.learning_rate), max(steps - warmup, 1)
-    end = float(config.end_factor)
+    rate, end = float(config.learning_rate), float(config.end_factor)
+    length = max(steps - warmup, 1)
     if config.schedule == "constant":
         main = optax.constant_schedule(rate)
     elif config.schedule == "cosine":
@@ -58,63 +56,46 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
 
 
 def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTransformation:
-    """AdamW, with weight decay on kernels alone, behind gradient clipping.
+    """AdamW, with weight decay on kernels alone, behind gradient clipping (clip_norm=0: none).
 
-    Args:
-        config: learning_rate, schedule, warmup_steps, end_factor, b1, b2, weight_decay, clip_norm
-            (0: none).
-        steps: length of the run.
-        group: the config group's name, for messages.
-
-    Raises:
-        UserError: for a value out of its range.
+    `steps` is the length of the run and `group` the config group's name, for messages. UserError:
+    a value out of its range.
     """
     check(config, _RULES, f"{group}.")
-    parts = []
-    if config.clip_norm > 0:
-        parts.append(optax.clip_by_global_norm(config.clip_norm))
-    parts.append(
-        optax.adamw(
-            learning_rate(config, steps, group),
-            b1=config.b1,
-            b2=config.b2,
-            weight_decay=config.weight_decay,
-            mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
-        )
+    adamw = optax.adamw(
+        learning_rate(config, steps, group),
+        b1=config.b1,
+        b2=config.b2,
+        weight_decay=config.weight_decay,
+        mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
-    return optax.chain(*parts)
+    clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
+    return optax.chain(*clip, adamw)
 
 
 def optimizers(
     config: ConfigDict, networks: Collection[str]
 ) -> tuple[dict[str, optax.GradientTransformation], dict[str, int]]:
-    """Optimisers of a stage of several networks, and the step at which each starts to learn.
+    """Optimizers of a stage of several networks, and the step at which each starts to learn.
 
     A network whose `learn_from_step` is -1 never learns and is in neither.
-
-    Args:
-        config: `optimizer` of the generator, `<network>_optimizer` of others, `learn_from_step`.
-        networks: names of the networks.
     """
-    learn_from_step = learning_steps(config.learn_from_step, tuple(config.learn_from_step))
-    groups = {n: "optimizer" if n == "generator" else f"{n}_optimizer" for n in networks}
-    made = {
-        name: optimizer(config[group], config.steps, group)
-        for name, group in groups.items()
-        if name in learn_from_step
-    }
-    return made, learn_from_step
+    learn_from_step = learning_steps(config.learn_from_step)
+    learning = [name for name in networks if name in learn_from_step]
+    return {name: optimizer_of(config, name) for name in learning}, learn_from_step
 
 
-def learning_steps(config: ConfigDict, networks: tuple[str, ...]) -> dict[str, int]:
-    """Network -> step at which it starts to learn, without networks given -1, which never do.
+def optimizer_of(config: ConfigDict, network: str) -> optax.GradientTransformation:
+    """That of group `optimizer` for the generator, of `<network>_optimizer` for others."""
+    group = "optimizer" if network == "generator" else f"{network}_optimizer"
+    return optimizer(config[group], config.steps, group)
 
-    Raises:
-        UserError: for a step below -1.
-    """
+
+def learning_steps(config: ConfigDict) -> dict[str, int]:
+    """Network -> step at which it starts to learn, without networks given -1, which never do."""
     rule = whole(-1, of="-1 (never learns) or the step at which it starts to learn, a whole number")
-    check(config, dict.fromkeys(networks, rule), "learn_from_step.")
-    return {name: config[name] for name in networks if config[name] >= 0}
+    check(config, dict.fromkeys(config, rule), "learn_from_step.")
+    return {name: step for name, step in config.items() if step >= 0}
 
 
 def phases(

@@ -23,6 +23,12 @@ from histojax.models.layers import full_precision
 Tree = Any
 
 
+# The generator's image, its difference from the generator's input, and the segmenter's logits
+# (B, h, w, C); gradients of these, the discriminator's, its statistics, and metrics.
+Made = tuple[jax.Array, jax.Array, jax.Array]
+Competed = tuple[Made, Tree, Tree, dict[str, jax.Array]]
+
+
 class Truth(NamedTuple):
     """A scale's real image (B, h, w, 3), its mask (B, h, w, C) one-hot, and the parts of the mask
     whose colours' moments are compared, (B, h, w, C')."""
@@ -37,15 +43,14 @@ class Contest:
     """Losses of a scale's three networks.
 
     Attributes:
-      kind: key of losses.adversarial.KINDS.
-      weight: of its judgement of images in the generator's loss.
+      kind, weight: of the judgement of images in the generator's loss, see losses.adversarial.
       matching_weight: of the difference of its hidden activations, generated against real.
       moments_weight: of the difference of each label's mean colour and its deviation; of ground
         and nuclei where base is "tissue".
       added_weight: of the mean absolute difference of a generator's image and its input: the
         self-regularisation of Shrivastava et al. 2017 (CVPR, section 2.1), at every scale.
-      mask_adversarial_weight, mask_matching_weight: of the judgement of predicted masks and of
-        the difference of its hidden activations, in the segmenter's loss.
+      mask_adversarial_weight, mask_matching_weight: as `weight` and `matching_weight`, of predicted
+        masks in the segmenter's loss.
       content: terms of likeness to the one real image.
     """
 
@@ -59,14 +64,9 @@ class Contest:
     content: Content
 
     def compete(
-        self,
-        module: Any,
-        variables: tuple[Tree, Tree, Tree],
-        made: tuple[jax.Array, jax.Array, jax.Array],
-        truth: Truth,
-        axis_name: str | None,
-    ) -> tuple[tuple[jax.Array, ...], Tree, Tree, dict[str, jax.Array]]:
-        """Gradients of a scale's three networks.
+        self, module: Any, variables: Sequence[Tree], made: Made, truth: Truth, axis: str | None
+    ) -> Competed:
+        """Gradients of a scale: (those of `made`, the discriminator's, its statistics, metrics).
 
         The discriminator judges every pair once, and all three networks' losses are followed back
         from these judgements.
@@ -74,28 +74,15 @@ class Contest:
         Args:
           module: the discriminator.
           variables: its parameters, its statistics, and what the state keeps frozen.
-          made: the generator's image, its difference from the generator's input, and the
-            segmenter's logits (B, h, w, C).
-          truth: the real image and its mask.
-          axis_name: device axis over which means are taken; None: one device.
-
-        Returns:
-          Gradients of `made`, the discriminator's gradients and statistics, metrics.
         """
         params, held, frozen = variables
-        fake, added, logits = made
+        fake, _, logits = made
         real, mask = truth.image, truth.mask
 
-        def judge(params: Tree, image: jax.Array, labels: jax.Array) -> tuple[Any, Tree]:
+        def judge(params: Tree, *pair: jax.Array) -> tuple[Any, Tree]:
             """(logits, hidden activations) of each size, and statistics."""
-            return module.apply(
-                {"params": params, **held},
-                image,
-                labels,
-                train=True,
-                features=True,
-                mutable=list(held),
-            )
+            variables, changed = {"params": params, **held}, list(held)
+            return module.apply(variables, *pair, train=True, features=True, mutable=changed)
 
         probability, of_probability = jax.vjp(jax.nn.softmax, logits)
         # All three are judged after the same power iteration.
@@ -103,46 +90,37 @@ class Contest:
         on_fake, back_fake, _ = jax.vjp(judge, params, fake, mask, has_aux=True)
         on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
 
-        lost = jax.grad(self.loss, argnums=(0, 1, 2, 3, 4), has_aux=True)
-        (of_fake, of_added, of_logits, of_judged, of_found), metrics = lost(
-            fake, added, logits, on_fake, on_mask, on_real, frozen, truth, axis_name
-        )
-        of_fake = of_fake + back_fake(of_judged)[1]
+        lost = jax.grad(self.loss, argnums=(0, 1), has_aux=True)
+        (of_made, of_judged), metrics = lost(made, (on_fake, on_mask), on_real, frozen, truth, axis)
+        (of_fake, of_added, of_logits), (of_fooled, of_found) = of_made, of_judged
+        of_fake = of_fake + back_fake(of_fooled)[1]
         of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
 
         judged = jax.grad(self.judge_loss, argnums=(0, 1, 2), has_aux=True)
-        each, found = judged(on_real, on_fake, on_mask, axis_name)
+        each, found = judged(on_real, on_fake, on_mask, axis)
         backs = (back_real, back_fake, back_mask)
         parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
         grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
         return (of_fake, of_added, of_logits), grads, stats, {**metrics, **found}
 
     def loss(
-        self,
-        fake: jax.Array,
-        added: jax.Array,
-        logits: jax.Array,
-        on_fake: Any,
-        on_mask: Any,
-        on_real: Any,
-        frozen: Tree,
-        truth: Truth,
-        axis_name: str | None,
+        self, made: Made, judged: Any, on_real: Any, frozen: Tree, truth: Truth, axis: str | None
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """The generator's and the segmenter's losses together, given the judgements of pairs."""
-        _, loss_of = gan.losses(self.kind, axis_name)
+        """The generator's and the segmenter's losses together, given the judgements of pairs.
+
+        `judged` are those of the made image with its mask, and of the real one with that made.
+        """
+        fake, added, logits = made
+        _, loss_of = gan.losses(self.kind, axis)
         real_logits, seen_real = lax.stop_gradient(on_real)
         real, mask = truth.image, truth.mask
 
-        def terms(judged: Any) -> tuple[jax.Array, jax.Array]:
-            found, seen = judged
-            each = [
-                jnp.mean(loss_of(real=r, fake=f)) for r, f in zip(real_logits, found, strict=True)
-            ]
+        def terms(found: Any, seen: Any) -> tuple[jax.Array, jax.Array]:
+            pairs = zip(real_logits, found, strict=True)
+            each = [jnp.mean(loss_of(real=r, fake=f)) for r, f in pairs]
             return jnp.mean(jnp.stack(each)), matching(seen, seen_real)
 
-        fooled, matched = terms(on_fake)
-        mask_fooled, mask_matched = terms(on_mask)
+        (fooled, matched), (mask_fooled, mask_matched) = (terms(*pair) for pair in judged)
         likeness, found = self.content.loss(frozen, fake, real)
         cross_entropy = jnp.mean(optax.softmax_cross_entropy(logits, mask.astype(logits.dtype)))
         off = jnp.mean(absolute(moments(fake, truth.parts) - moments(real, truth.parts)))
@@ -177,10 +155,7 @@ class Contest:
         ]
         loss = jnp.mean(jnp.stack(each))
         above = [jnp.mean((r > f).astype(r.dtype)) for r, f in zip(*logits[:2], strict=True)]
-        return loss, {
-            "loss_discriminator": loss,
-            "real_above_fake": jnp.mean(jnp.stack(above)),
-        }
+        return loss, {"loss_discriminator": loss, "real_above_fake": jnp.mean(jnp.stack(above))}
 
 
 def matching(
@@ -198,13 +173,7 @@ def matching(
     return jnp.mean(jnp.stack(each))
 
 
-_WEIGHTS = (
-    "matching_weight",
-    "moments_weight",
-    "added_weight",
-    "mask_adversarial_weight",
-    "mask_matching_weight",
-)
+_WEIGHTS = [f.name for f in dataclasses.fields(Contest) if f.name.endswith("_weight")]
 _RULES = {
     "adversarial.kind": one_of(adversarial.KINDS),
     "adversarial.weight": number(0),
@@ -213,12 +182,7 @@ _RULES = {
 
 
 def build_contest(config: ConfigDict, content: Content) -> Contest:
-    """The contest of config group `loss`.
-
-    Raises:
-        UserError: for an unknown kind or a weight below 0.
-    """
+    """The contest of config group `loss`; UserError for an unknown kind or a weight below 0."""
     check(config, _RULES, "loss.")
-    group = config.adversarial
     weights = {name: config[name] for name in _WEIGHTS}
-    return Contest(group.kind, group.weight, content=content, **weights)
+    return Contest(config.adversarial.kind, config.adversarial.weight, content=content, **weights)

@@ -18,14 +18,9 @@ Look = list[list[float] | None]
 def collect(
     source: Source, labels: Labels, side: int, *, images: int = 64, windows: int = 4
 ) -> list[Look]:
-    """The looks of windows of a source's images.
+    """The looks of windows of a source, which has the fields that labels are made of.
 
-    Args:
-      source: with the fields that labels are made of.
-      labels: the labels whose colours are measured.
-      side: side of the windows, px, at most that of the images.
-      images: largest number of images, evenly spread.
-      windows: number of windows in each image.
+    At most so many images, evenly spread, have so many windows each, of `side` px.
     """
     rng = np.random.default_rng(0)
     found = []
@@ -39,22 +34,15 @@ def collect(
             one_hot = labels.one_hot(batch, jnp.float32)
             colors = np.asarray(label_colors(unit(batch["hr"], jnp.float32), one_hot))[0]
             held = np.asarray(one_hot.any((1, 2)))[0]
-            found.append(
-                [
-                    color.round(4).tolist() if there else None
-                    for color, there in zip(colors, held, strict=True)
-                ]
-            )
+            rounded = [color.round(4).tolist() for color in colors]
+            found.append([c if there else None for c, there in zip(rounded, held, strict=True)])
     return found
 
 
 def recolored(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.ndarray:
     """An image whose labels have these mean colours instead of its own, as far as uint8 holds them.
 
-    Args:
-      image: uint8 (H, W, 3).
-      labels: uint8 (H, W), the number of each pixel's label.
-      colors: (C, 3), in [0, 1].
+    The image is uint8 (H, W, 3), its labels uint8 (H, W), the colours (C, 3) in [0, 1].
     """
     out = np.empty_like(image)
     for label in np.unique(labels):
@@ -68,12 +56,8 @@ def recolored(image: np.ndarray, labels: np.ndarray, colors: np.ndarray) -> np.n
 def nuclei_as_one(labels: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Ground and nuclei of labels that tell nuclei and perhaps their rims from the ground.
 
-    Args:
-      labels: uint8 (H, W), the number of each pixel's label.
-      colors: (C, 3), in [0, 1].
-
-    Returns:
-      uint8 (H, W) in {0, 1}; (2, 3) in [0, 1], that of nuclei the mean over their pixels.
+    Labels uint8 (H, W) and colours (C, 3) in [0, 1] give labels in {0, 1} and colours (2, 3), that
+    of nuclei the mean over their pixels.
     """
     counts = np.bincount(labels.ravel(), minlength=len(colors))[1:, None]
     nucleus = (counts * colors[1:]).sum(0) / max(int(counts.sum()), 1)
@@ -83,14 +67,10 @@ def nuclei_as_one(labels: np.ndarray, colors: np.ndarray) -> tuple[np.ndarray, n
 def draw(
     looks: Sequence[Look], count: int, numbers: Sequence[int], seed: Sequence[int]
 ) -> np.ndarray:
-    """The colours (C, 3) of an image, float32 in [0, 1]: one of the looks.
+    """The colours (C, 3) of an image, float32 in [0, 1]: one of the looks of `collect`, or grey.
 
-    Args:
-      looks: of `collect`; if empty, the image is grey.
-      count: C.
-      numbers: labels of the image. The look is drawn among those with the most of these labels; a
-        label that it lacks has the mean colour of the others.
-      seed: of the draw, numbers of 0 or more.
+    The look is drawn among those with the most of the labels `numbers` of the image; a label that
+    it lacks has the mean colour of the others. `count` is C, and `seed` numbers of 0 or more.
     """
     known = np.array(
         [[[np.nan] * 3 if color is None else color for color in look] for look in looks]

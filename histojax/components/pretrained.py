@@ -11,14 +11,16 @@ import hashlib
 import pathlib
 import re
 import zipfile
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
+from safetensors import SafetensorError
+from safetensors.numpy import load_file
 
 from histojax.errors import UserError
 from histojax.models import squeezenet, vgg
@@ -32,102 +34,16 @@ REPOSITORIES = {
     "se_resnet50": "timm/seresnet50.ra2_in1k",
 }
 PUBLISHED_FILE = "model.safetensors"
-FEATURE_NETWORKS = ("vgg19", "squeezenet1_1")
-
-
-def load_feature_network(
-    name: str, path: str = "", sha256: str = "", *, path_field: str = "config.features.path"
-) -> tuple[nn.Module, dict[str, Any]]:
-    """A frozen feature network with its ImageNet weights.
-
-    Args:
-      name: "vgg19" or "squeezenet1_1".
-      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
-      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
-      path_field: the config field of `path`, named in messages.
-
-    Returns:
-      (module, {"params": tree}); module.apply(variables, images, taps) gives {tap: features} for
-      images (B, H, W, 3) in [0, 1].
-
-    Raises:
-      UserError: an unknown name; a file that is missing, unreadable, of another SHA-256 or of
-        another network; no network to fetch it.
-    """
-    module: nn.Module
-    if name == "vgg19":
-        module, convert = vgg.VGG19(), convert_vgg19
-        file = pathlib.Path(path) if path else _fetch(name, path_field)
-        size, taps = 16, vgg.TAPS[-1:]
-    elif name == "squeezenet1_1":
-        module, convert = squeezenet.SqueezeNet(), convert_keras
-        if not path:
-            raise UserError(
-                "The feature network squeezenet1_1 has no published download: save the Keras "
-                "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
-                f"layer names and name the file in {path_field}, or take vgg19."
-            )
-        file = pathlib.Path(path)
-        size, taps = 31, squeezenet.TAPS[-1:]
-    else:
-        raise UserError(
-            f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
-            "choose one of these."
-        )
-    arrays = read_arrays(file, sha256, path_field=path_field)
-    images = jax.ShapeDtypeStruct((1, size, size, 3), jnp.float32)
-    expected = jax.eval_shape(lambda x: module.init(jax.random.key(0), x, taps), images)
-    return module, {"params": fit_tree(convert(arrays), expected["params"], source=str(file))}
-
-
-def load_encoder(
-    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
-) -> dict[str, Any]:
-    """ImageNet weights and batch statistics of a ResNet encoder.
-
-    Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
-    biases in squeeze-and-excitation. They expect ImageNet's mean and deviation taken off.
-
-    Args:
-      encoder: the module, of the width and blocks of the file.
-      path: the weight file; empty fetches the kind's from the Hugging Face hub (once, then cached).
-      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
-      path_field: the config field of `path`, named in messages.
-
-    Returns:
-      {"params": tree, "batch_stats": tree} of the module.
-
-    Raises:
-      UserError: nothing published and no file given; a file that is missing, unreadable, of
-        another SHA-256 or of another network; no network to fetch it.
-    """
-    if not path and encoder.kind not in REPOSITORIES:
-        raise UserError(
-            f"For the encoder {encoder.kind} no weights are published: name a file in "
-            f"{path_field}, or start from none."
-        )
-    file = pathlib.Path(path) if path else _fetch(encoder.kind, path_field)
-    arrays = convert_resnet(read_arrays(file, sha256, path_field=path_field))
-    if not encoder.se_bias and any(key.endswith("/se/fc1/bias") for key in arrays):
-        raise UserError(
-            f"The weights of {file} have biases in squeeze-and-excitation and the encoder has "
-            "none: set segmenter.se_bias=True."
-        )
-    images = jax.ShapeDtypeStruct((1, 64, 64, 3), jnp.float32)
-    expected = jax.eval_shape(lambda x: encoder.init(jax.random.key(0), x, train=False), images)
-    return fit_tree(arrays, expected, source=str(file))
 
 
 def read_arrays(
-    path: pathlib.Path | str, sha256: str = "", *, path_field: str = "config.features.path"
+    path: pathlib.Path, sha256: str = "", *, path_field: str = "loss.features.path"
 ) -> dict[str, np.ndarray]:
     """All arrays of a .safetensors or .npz file, after its SHA-256 was compared.
 
-    Raises:
-      UserError: the file is missing, has another SHA-256, another ending, holds pickled objects
-        or cannot be read.
+    UserError: the file is missing, has another SHA-256, another ending, holds pickled objects or
+    cannot be read.
     """
-    path = pathlib.Path(path)
     if not path.is_file():
         raise UserError(f"The weight file {path} does not exist: correct {path_field}.")
     if sha256:
@@ -138,26 +54,17 @@ def read_arrays(
                 f"The weight file {path} has SHA-256 {found} where {sha256.lower()} is expected: "
                 "fetch it again, or correct the expected value."
             )
-    if path.suffix == ".npz":
-        try:
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        if path.suffix == ".npz":
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-            raise UserError(
-                f"The weight file {path} is not a complete NumPy archive of plain arrays "
-                f"({error}): fetch it again, or save it without pickled objects."
-            ) from error
-    if path.suffix == ".safetensors":
-        from safetensors import SafetensorError
-        from safetensors.numpy import load_file
-
-        try:
-            return load_file(path)
-        except (SafetensorError, OSError) as error:
-            raise UserError(
-                f"The weight file {path} is not a complete safetensors file ({error}): "
-                "fetch it again."
-            ) from error
+    except (SafetensorError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"The weight file {path} is not complete or holds more than plain arrays ({error}): "
+            "fetch it again, or save it without pickled objects."
+        ) from error
     raise UserError(
         f"The weight file {path} ends in {path.suffix or 'nothing'}: weights are read from "
         ".safetensors or .npz, convert it to one of these."
@@ -167,20 +74,12 @@ def read_arrays(
 def convert_vgg19(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Names and layout of torchvision's and timm's VGG19 to ours; the classifier is left out.
 
-    Args:
-      arrays: {"features.N.weight": (C_out, C_in, 3, 3), "features.N.bias": (C_out,)}, N counting
-        convolutions, ReLUs and poolings; other names pass unchanged, to be reported.
-
-    Returns:
-      {"convB_I/kernel": (3, 3, C_in, C_out), "convB_I/bias": (C_out,)}.
+    "features.N.weight" (C_out, C_in, 3, 3), N counting convolutions, ReLUs and poolings, becomes
+    "convB_I/kernel" (3, 3, C_in, C_out). Other names pass unchanged, to be reported.
     """
-    names = {}
-    index = 0
-    for layer in vgg.LAYERS:
-        if index and layer.endswith("_1"):
-            index += 1  # the pooling before a block
-        names[f"features.{index}"] = f"conv{layer}"
-        index += 2
+    # Two layers for each convolution, and a pooling before each block but the first.
+    numbers = {layer: 2 * n + int(layer[0]) - 1 for n, layer in enumerate(vgg.LAYERS)}
+    names = {f"features.{n}": f"conv{layer}" for layer, n in numbers.items()}
     converted = {}
     for key, array in arrays.items():
         # timm writes the classifier as pre_logits and head, torchvision as classifier.
@@ -188,11 +87,10 @@ def convert_vgg19(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             continue
         layer, _, kind = key.rpartition(".")
         if layer in names and kind == "weight" and array.ndim == 4:
-            converted[f"{names[layer]}/kernel"] = array.transpose(2, 3, 1, 0)
+            key, array = f"{names[layer]}/kernel", array.transpose(2, 3, 1, 0)
         elif layer in names and kind == "bias":
-            converted[f"{names[layer]}/bias"] = array
-        else:
-            converted[key] = array
+            key = f"{names[layer]}/bias"
+        converted[key] = array
     return converted
 
 
@@ -220,15 +118,10 @@ _BATCH_NORM = {
 def convert_resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """Names and layout of torchvision's and timm's ResNets to ours; the classifier is left out.
 
-    Args:
-      arrays: {"layer1.0.conv2.weight": (C_out, C_in, 3, 3), "layer1.0.bn2.running_mean": (C,),
-        "layer1.0.se.fc1.weight": (C / 16, C, 1, 1) or (C / 16, C), ...}; other names pass
-        unchanged, to be reported.
-
-    Returns:
-      {"params/layer1_0/conv2/kernel": (3, 3, C_in, C_out),
-      "batch_stats/layer1_0/bn2/mean": (C,),
-      "params/layer1_0/se/fc1/kernel": (1, 1, C, C / 16), ...}.
+    "layer1.0.conv2.weight" (C_out, C_in, 3, 3) becomes "params/layer1_0/conv2/kernel"
+    (3, 3, C_in, C_out), "layer1.0.bn2.running_mean" "batch_stats/layer1_0/bn2/mean", and
+    "layer1.0.se.fc1.weight", (C / 16, C, 1, 1) or (C / 16, C), "params/layer1_0/se/fc1/kernel"
+    (1, 1, C, C / 16). Other names pass unchanged, to be reported.
     """
     converted = {}
     for key, array in arrays.items():
@@ -251,24 +144,103 @@ def convert_resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     return converted
 
 
-def convert_keras(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keras' names and layout, which are ours."""
-    return dict(arrays)
+class FeatureNetwork(NamedTuple):
+    """A class of networks in whose layers images are compared.
+
+    module().apply(variables, images (B, H, W, 3) in [0, 1], taps) gives {tap: features}; `taps` are
+    its layers, shallow first; `convert` turns the published names and layout of its parameters into
+    ours; `side` is the least side of an image, px.
+    """
+
+    module: Callable[[], nn.Module]
+    taps: tuple[str, ...]
+    convert: Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]
+    side: int
+
+
+FEATURE_NETWORKS = {
+    "vgg19": FeatureNetwork(vgg.VGG19, vgg.TAPS, convert_vgg19, 16),
+    # Keras' names and layout are ours.
+    "squeezenet1_1": FeatureNetwork(squeezenet.SqueezeNet, squeezenet.TAPS, dict, 31),
+}
+
+
+def load_feature_network(
+    name: str, path: str = "", sha256: str = "", *, path_field: str = "loss.features.path"
+) -> tuple[nn.Module, dict[str, Any]]:
+    """A frozen network of FEATURE_NETWORKS with its ImageNet weights: (module, {"params": tree}).
+
+    Args:
+      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
+      sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
+      path_field: the config field of `path`, named in messages.
+
+    Raises:
+      UserError: an unknown name; a file that is missing, unreadable, of another SHA-256 or of
+        another network; no network to fetch it.
+    """
+    if name not in FEATURE_NETWORKS:
+        raise UserError(
+            f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
+            "choose one of these."
+        )
+    if not path and name not in REPOSITORIES:
+        raise UserError(
+            f"The feature network {name} has no published download: save the Keras "
+            "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
+            f"layer names and name the file in {path_field}, or take vgg19."
+        )
+    network = FEATURE_NETWORKS[name]
+    file, arrays = _weights(name, path, sha256, path_field)
+    module = network.module()
+    expected = _shapes(module, network.side)["params"]
+    return module, {"params": fit_tree(network.convert(arrays), expected, source=str(file))}
+
+
+def load_encoder(
+    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
+) -> dict[str, Any]:
+    """ImageNet weights of a ResNet encoder, {"params": tree, "batch_stats": tree}.
+
+    Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
+    biases in squeeze-and-excitation. They expect ImageNet's mean and deviation taken off. The file
+    has to be of the encoder's width and blocks. Arguments and UserError: `load_feature_network`.
+    """
+    if not path and encoder.kind not in REPOSITORIES:
+        raise UserError(
+            f"For the encoder {encoder.kind} no weights are published: name a file in "
+            f"{path_field}, or start from none."
+        )
+    file, published = _weights(encoder.kind, path, sha256, path_field)
+    arrays = convert_resnet(published)
+    if not encoder.se_bias and any(key.endswith("/se/fc1/bias") for key in arrays):
+        raise UserError(
+            f"The weights of {file} have biases in squeeze-and-excitation and the encoder has "
+            "none: set segmenter.se_bias=True."
+        )
+    return fit_tree(arrays, _shapes(encoder, 64), source=str(file))
+
+
+def _weights(
+    name: str, path: str, sha256: str, path_field: str
+) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
+    """The file of a network, fetched where no path is given, and its arrays."""
+    file = pathlib.Path(path) if path else _fetch(name, path_field)
+    return file, read_arrays(file, sha256, path_field=path_field)
+
+
+def _shapes(module: nn.Module, side: int) -> Any:
+    image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
+    return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
 
 
 def fit_tree(
     arrays: Mapping[str, np.ndarray], expected: Mapping[str, Any], *, source: str
 ) -> dict[str, Any]:
-    """Nests named arrays as a parameter tree, float32, once all names and shapes agree.
+    """Nests arrays, "module/submodule/parameter" -> array, in the form of a tree, as float32.
 
-    Args:
-      arrays: {"module/submodule/parameter": array}.
-      expected: nested tree with leaves that have `.shape`.
-      source: where the arrays are from, for the message.
-
-    Raises:
-      UserError: listing every missing name (-) and every extra one (+) with its shape; a parameter
-        of another shape appears as both.
+    UserError lists every missing name (-) and every extra one (+) with its shape; a parameter of
+    another shape appears as both.
     """
     parameters = traverse_util.flatten_dict(expected, sep="/")
     wanted = {key: leaf.shape for key, leaf in parameters.items()}

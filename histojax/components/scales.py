@@ -29,12 +29,10 @@ Run = Callable[[str, tuple[jax.Array, ...]], tuple[Any, Any]]
 
 @dataclasses.dataclass(frozen=True)
 class Labels:
-    """The labels of a mask's pixels.
+    """The C = `count` labels of a mask's pixels.
 
-    Attributes:
-      kind: "mask", background and nucleus; "contour", background, inside and rim, which keeps
-        touching nuclei apart; "classes", the classes of the annotation.
-      count: C.
+    `kind` is "mask", background and nucleus; "contour", background, inside and rim, which keeps
+    touching nuclei apart; or "classes", the classes of the annotation.
     """
 
     kind: str
@@ -137,37 +135,31 @@ def recolored(image: jax.Array, one_hot: jax.Array, colors: jax.Array) -> jax.Ar
     return image + painted(one_hot, colors - label_colors(image, one_hot))
 
 
+def enlarged_to(fine: jax.Array, coarse: jax.Array) -> jax.Array:
+    """A coarse image or map at the size of a fine one."""
+    return enlarged(coarse, fine.shape[1] // coarse.shape[1])
+
+
 def enlarged(maps: jax.Array, factor: int) -> jax.Array:
     """(B, H, W, C) factor times as large, bilinear."""
     return maps if factor == 1 else upsample(maps, factor, "bilinear")
 
 
 def grounds_of(
-    base: str,
-    masks: Sequence[jax.Array],
-    colors: jax.Array,
-    tissue: jax.Array | None = None,
+    base: str, masks: Sequence[jax.Array], colors: jax.Array, tissue: jax.Array | None = None
 ) -> list[jax.Array | None]:
     """The image that each scale adds to, besides that of the scale below; None: no other image.
 
-    Mid-grey and the mask in the colours of its labels are for the lowest scale alone. With
-    base="tissue" it is a Laplacian pyramid: the lowest scale has the reduced image, each higher
-    scale the residual, so that generators that add nothing return the tissue.
-
-    Args:
-      base: of BASES.
-      masks: (B, h, w, C) of each scale, lowest first.
-      colors: (B, C, 3) of each label, in [0, 1], for base="colors".
-      tissue: (B, H, W, 3) in [0, 1], of the crops' size, for base="tissue".
+    With base="tissue" it is a Laplacian pyramid of the `tissue` (B, H, W, 3) in [0, 1], of the
+    crops' size: the lowest scale has the reduced image, each higher scale the residual, so that
+    generators that add nothing return the tissue. Mid-grey ("gray") and the masks (B, h, w, C) in
+    the colours (B, C, 3) of their labels ("colors") are for the lowest scale, the first, alone.
     """
     dtype = masks[0].dtype
     if base == "tissue":
         assert tissue is not None
         levels = [reduced(tissue, tissue.shape[1] // mask.shape[1]) for mask in masks]
-        finer = [
-            high - enlarged(low, high.shape[1] // low.shape[1])
-            for low, high in itertools.pairwise(levels)
-        ]
+        finer = [high - enlarged_to(high, low) for low, high in itertools.pairwise(levels)]
         return [level.astype(dtype) for level in (levels[0], *finer)]
     lowest = painted(masks[0], colors).astype(dtype)
     if base == "gray":
@@ -187,13 +179,12 @@ def generated(
     Args:
       run: see `Run`.
       grounds: of `grounds_of`.
-      masks: (B, h, w, C) of each scale.
-      noises: (B, h, w, 1) of each scale.
+      masks, noises: (B, h, w, C) and (B, h, w, 1) of each scale.
       real: images (B, h, w, 3) of each scale, for the mean squares.
 
     Returns:
-      Each scale's image (B, h, w, 3), its difference from the generator's input, statistics by
-      network, and the mean square () of the real image's difference from that input.
+      Each scale's image, its difference from the generator's input, statistics by network, and
+      the mean square () of the real image's difference from that input.
     """
     images: list[jax.Array] = []
     added, stats, squares = [], {}, []
@@ -201,7 +192,7 @@ def generated(
     for k, (ground, mask, noise) in enumerate(zip(grounds, masks, noises, strict=True)):
         below = ground
         if images:
-            below = enlarged(images[-1], mask.shape[1] // images[-1].shape[1])
+            below = enlarged_to(mask, images[-1])
             below = below if ground is None else below + ground
         off = below if real is None else real[k] - below
         squares.append(jnp.mean(jnp.square(jax.lax.stop_gradient(off))))
@@ -220,8 +211,7 @@ def segmented(
     below = jnp.zeros((*images[0].shape[:3], count), images[0].dtype)
     for k, image in enumerate(images):
         if logits:
-            factor = image.shape[1] // logits[-1].shape[1]
-            below = enlarged(jax.nn.softmax(logits[-1]), factor)
+            below = enlarged_to(image, jax.nn.softmax(logits[-1]))
         found, stats[f"segmenter_{k}"] = run(f"segmenter_{k}", (image, below))
         logits.append(found)
     return logits, stats
@@ -229,22 +219,14 @@ def segmented(
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class AllScales:
-    """Stride, halo and heads of the networks of all scales together, for tiles.
+    """Stride, halo and heads of the networks of all scales together, lowest first, for tiles.
 
-    Attributes:
-      modules: a network for each scale, lowest first.
-      factors: image px in one px of each scale.
-      heads: names of the maps that segmenters find.
+    `factors` are the image px in one px of each scale.
     """
 
     modules: tuple[Any, ...]
     factors: tuple[int, ...]
     heads: tuple[str, ...] = ()
-
-    @property
-    def exact_tiles(self) -> bool:
-        """Whether tiles with the halo agree with the whole image."""
-        return all(getattr(module, "exact_tiles", True) for module in self.modules)
 
     @property
     def stride(self) -> int:
@@ -263,26 +245,18 @@ class AllScales:
 
 
 def build_labels(config: ConfigDict) -> Labels:
-    """The labels that group `pyramid` names.
-
-    Raises:
-        UserError: for an unknown kind, or too few classes.
-    """
+    """The labels that group `pyramid` names; UserError for an unknown kind, or too few classes."""
     group = config.pyramid
     check(group, {"labels": one_of(LABELS)}, "pyramid.")
     if group.labels != "classes":
         return Labels(group.labels, {"mask": 2, "contour": 3}[group.labels])
-    of = "the number of classes, background included,"
-    check(group, {"classes": whole(2, of=of)}, "pyramid.")
+    count = whole(2, of="the number of classes, background included,")
+    check(group, {"classes": count}, "pyramid.")
     return Labels("classes", group.classes)
 
 
 def check_base(config: ConfigDict) -> str:
-    """The name of the image that the lowest scale adds to.
-
-    Raises:
-        UserError: if it is unknown, or does not suit the labels.
-    """
+    """The image that the lowest scale adds to; UserError if unknown or unsuited to the labels."""
     check(config.pyramid, {"base": one_of(BASES)}, "pyramid.")
     if config.pyramid.base == "tissue" and config.pyramid.labels == "classes":
         raise UserError(
@@ -293,11 +267,7 @@ def check_base(config: ConfigDict) -> str:
 
 
 def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:
-    """Checks that a pyramid of classes has as many as its data.
-
-    Raises:
-        UserError: if it has more or fewer.
-    """
+    """Refuses a pyramid of classes (UserError) that has more or fewer than its data."""
     group = config.pyramid
     if group.labels == "classes" and group.classes != len(classes):
         raise UserError(
@@ -307,11 +277,7 @@ def check_classes(config: ConfigDict, classes: Sequence[str]) -> None:
 
 
 def check_sizes(config: ConfigDict) -> tuple[int, ...]:
-    """The sizes of the scales.
-
-    Raises:
-        UserError: unless each is a multiple of the one before, and the crop of the last.
-    """
+    """The sizes of the scales; UserError where one, or the crop, is no multiple of that before."""
     sizes, crop = tuple(config.pyramid.sizes), config.data.crop
     whole = all(isinstance(size, int) and size > 0 for size in sizes)
     if not sizes or not whole or any(b % a or b == a for a, b in itertools.pairwise(sizes)):

@@ -6,7 +6,7 @@ A pair of arrays has an entry for each class; its score is the mean of the quoti
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -31,6 +31,10 @@ def divided(total: float | np.ndarray, count: float | np.ndarray) -> float:
     return float(np.mean(total[counted] / count[counted])) if counted.any() else 1.0
 
 
+def _summed(scores: Sequence[float]) -> tuple[float, float]:
+    return float(np.sum(scores)), float(len(scores))
+
+
 def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
     """PSNR and SSIM (protocol P1) of uint8 images (B, H, W, 3); weight 0 marks padding.
 
@@ -40,17 +44,14 @@ def score_images(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray) -> Sums:
     kept = np.flatnonzero(weight)
     psnr = [min(image_quality.psnr_rgb(sr[i], hr[i]), IDENTICAL) for i in kept]
     ssim = [image_quality.ssim_rgb(sr[i], hr[i]) for i in kept]
-    return {
-        "psnr_rgb": (float(np.sum(psnr)), float(len(kept))),
-        "ssim_rgb": (float(np.sum(ssim)), float(len(kept))),
-    }
+    return {"psnr_rgb": _summed(psnr), "ssim_rgb": _summed(ssim)}
 
 
 def score_detail(sr: np.ndarray, hr: np.ndarray, weight: np.ndarray, scale: int) -> Sums:
     """Power of fine detail above that of the real images, dB; uint8 images (B, H, W, 3)."""
     kept = np.flatnonzero(weight)
     rows = [image_quality.power_spectrum_excess(sr[i], hr[i], scale) for i in kept]
-    return {"power_spectrum_excess": (float(np.sum(rows)), float(len(rows)))}
+    return {"power_spectrum_excess": _summed(rows)}
 
 
 def score_masks(
@@ -64,19 +65,14 @@ def score_masks(
     predicted, actual = probability[kept] >= threshold, mask[kept] > 0
     overlap = float(np.sum(predicted & actual))
     total = float(np.sum(predicted)) + float(np.sum(actual))
-    return {
-        "dice_pooled": (2.0 * overlap, total),
-        "iou_pooled": (overlap, total - overlap),
-    }
+    return {"dice_pooled": (2.0 * overlap, total), "iou_pooled": (overlap, total - overlap)}
 
 
 def score_classes(maps: Mapping[str, np.ndarray], mask: np.ndarray, weight: np.ndarray) -> Sums:
     """Mean IoU of classes, pooled over all pixels of (B, H, W, 1) maps; {} without classes.
 
-    Args:
-        maps: "mask" and a map for each of K - 1 classes, by head.
-        mask: class indices (B, H, W), 0 .. K - 1.
-        weight: (B,), 0 marks padding.
+    `maps` are "mask" and a map for each of K - 1 classes, `mask` (B, H, W) the class indices
+    0 .. K - 1, and weight 0 marks padding.
     """
     if not images.tells_classes(maps):
         return {}
@@ -104,4 +100,4 @@ def score_nuclei(
         labels = postprocessing.label(crop, parameters)
         if labels.any() or instances[i].any():
             scores.append(aji(overlap_table(labels, instances[i])))
-    return {"aji": (float(np.sum(scores)), float(len(scores)))}
+    return {"aji": _summed(scores)}

@@ -7,6 +7,7 @@ averaged (None: one device).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -21,7 +22,6 @@ from jax.flatten_util import ravel_pytree
 from histojax.components import trees
 
 Tree = Any
-Inputs = jax.Array | tuple[jax.Array, ...]
 
 
 class State(struct.PyTreeNode):
@@ -33,8 +33,7 @@ class State(struct.PyTreeNode):
         skipped_in_a_row: how many of these came last without a finite one between, int32 ().
         rng: typed key of the run; a step's key is folded from it and `step`.
         params, opt_state: network name -> tree.
-        statistics: network name -> collection -> tree, all collections but the parameters
-            ("batch_stats", "spectral").
+        statistics: network name -> collection ("batch_stats", "spectral", ...) -> tree.
         ema: name -> averaged variables of the networks that are used afterwards: parameters and
             statistics, so that both describe the same stretch of training. BatchNorm's own running
             statistics remember some ten batches, and averaged parameters score a little less with
@@ -71,7 +70,7 @@ def _run_once(key: jax.Array) -> dict[str, int] | None:
 
 def create(
     rng: jax.Array,
-    networks: Mapping[str, tuple[nn.Module, Inputs]],
+    networks: Mapping[str, tuple[nn.Module, tuple[jax.Array, ...]]],
     optimizers: Mapping[str, optax.GradientTransformation],
     *,
     averaged: tuple[str, ...] = (),
@@ -82,8 +81,7 @@ def create(
     """A state at step 0.
 
     Args:
-        rng: typed key.
-        networks: name -> (module, an input of the shape it will see, or a tuple of its inputs).
+        networks: name -> (module, inputs of the shapes it will see).
         optimizers: name -> optax transformation, for every network that is trained.
         averaged: names whose variables are averaged.
         start: name -> variables of an earlier run, used in place of fresh ones.
@@ -95,21 +93,17 @@ def create(
     """
     start = start or {}
     params, statistics = {}, {}
-    for index, (name, (module, sample)) in enumerate(networks.items()):
+    for index, (name, (module, inputs)) in enumerate(networks.items()):
         key = jax.random.fold_in(rng, index)
 
-        def fresh(k: jax.Array, x: Inputs, module: nn.Module = module) -> Tree:
-            return module.init(k, *_tuple(x), train=False)
-
+        fresh = functools.partial(module.init, train=False)
         if name in start:
-            wanted = jax.eval_shape(fresh, key, sample)
-            trees.check_names(
-                trees.shapes(start[name]), trees.shapes(wanted), f"of init_from.{name}"
-            )
+            wanted = jax.eval_shape(fresh, key, *inputs)
+            trees.check_names(start[name], wanted, f"of init_from.{name}")
             # Copied, because the state is donated step by step, and others use these variables.
             variables = jax.tree.map(jnp.copy, start[name])
         else:
-            variables = jax.jit(fresh, compiler_options=_run_once(key))(key, sample)
+            variables = jax.jit(fresh, compiler_options=_run_once(key))(key, *inputs)
             for part, given in (parts or {}).get(name, {}).items():
                 for kind, tree in given.items():
                     variables[kind][part] = jax.tree.map(jnp.asarray, tree)
@@ -132,10 +126,6 @@ def create(
     )
 
 
-def _tuple(x: Inputs) -> tuple[jax.Array, ...]:
-    return x if isinstance(x, tuple) else (x,)
-
-
 def step_key(state: State, axis_name: str | None) -> jax.Array:
     """This step's key, another one on every device."""
     key = jax.random.fold_in(state.rng, state.step)
@@ -143,23 +133,24 @@ def step_key(state: State, axis_name: str | None) -> jax.Array:
 
 
 def apply(
-    module: nn.Module,
-    params: Tree,
-    statistics: Tree,
-    x: Inputs,
-    *,
-    key: jax.Array,
-    method: Callable[..., Any] | None = None,
+    module: nn.Module, params: Tree, statistics: Tree, *x: jax.Array, key: jax.Array
 ) -> tuple[Any, Tree]:
-    """A training-mode call on an input or a tuple of inputs: (output, updated statistics)."""
+    """A call on inputs in training: (output, updated statistics)."""
     return module.apply(
         {"params": params, **statistics},
-        *_tuple(x),
+        *x,
         train=True,
         mutable=list(statistics),
         rngs={"dropout": key},
-        method=method,
     )
+
+
+def own_rows(draw: Callable[[int], jax.Array], count: int, axis_name: str | None) -> jax.Array:
+    """This device's `count` rows of what `draw` gives for the number of rows of all devices."""
+    if axis_name is None:
+        return draw(count)
+    whole = draw(count * lax.axis_size(axis_name))
+    return lax.dynamic_slice_in_dim(whole, lax.axis_index(axis_name) * count, count)
 
 
 def mean_over(tree: Tree, axis_name: str | None) -> Tree:
@@ -172,14 +163,6 @@ def mean_over(tree: Tree, axis_name: str | None) -> Tree:
 
 def _where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
-
-
-def all_finite(values: Mapping[str, jax.Array]) -> jax.Array:
-    """Whether every one of these scalars is finite, bool ()."""
-    finite = jnp.all(jnp.isfinite(jnp.stack([jnp.asarray(v) for v in values.values()])))
-    # Every update below depends on this one bit. Without the barrier XLA's CPU backend fuses its
-    # computation into each of their hundreds of kernels and compiles ten times as long.
-    return lax.optimization_barrier(finite)
 
 
 def advance(
@@ -195,56 +178,47 @@ def advance(
     """The next state from averaged gradients, or the old one when a metric or norm is not finite.
 
     optax.apply_if_finite would keep parameters and optimiser state, but neither statistics nor the
-    average, and it does not see the metrics; optax.ema has no decay that rises with the step.
+    average, and it does not see the metrics; optax.ema has no decay that rises with the step. The
+    metrics gain `skipped` and the global gradient norm of every network.
 
     Args:
-        state: the state before the step.
-        optimizers: network name -> transformation, the same as at `create`.
-        grads: network name -> gradients, averaged over devices.
-        statistics: network name -> updated statistics.
+        state, optimizers: before the step; the same as at `create`.
+        grads, statistics: network name -> gradients, and updated statistics, averaged over devices.
         metrics: name -> scalar, averaged over devices; they have to be finite too.
         ema_decay: largest weight of the old average, which is min(ema_decay, (1 + t) / (10 + t)) at
             step t, so that the average forgets the start of a run.
         learn_from_step: network name -> step at which it starts to learn; until then its
             parameters, statistics and optimiser state do not change (default 0).
-
-    Returns:
-        (next state, metrics with `skipped` and the global gradient norm of every network).
     """
     # A norm is finite only where all its gradients are, and their squares too, which Adam takes.
     norms = {f"gradient_norm_{name}": optax.tree.norm(grad) for name, grad in grads.items()}
-    finite = all_finite({**metrics, **norms})
+    scalars = jnp.stack([jnp.asarray(value) for value in {**metrics, **norms}.values()])
+    # Every update below depends on this one bit. Without the barrier XLA's CPU backend fuses its
+    # computation into each of their hundreds of kernels and compiles ten times as long.
+    finite = lax.optimization_barrier(jnp.all(jnp.isfinite(scalars)))
     params, opt_state = dict(state.params), dict(state.opt_state)
     stats = dict(state.statistics)
     for name, grad in grads.items():
-        updates, optimizer_state = optimizers[name].update(
-            grad, state.opt_state[name], state.params[name]
-        )
-        moved: Tree = (
-            optax.apply_updates(state.params[name], updates),
-            optimizer_state,
-            statistics.get(name, stats[name]),
-        )
+        updates, moments = optimizers[name].update(grad, opt_state[name], params[name])
+        updated = optax.apply_updates(params[name], updates)
+        moved: Tree = (updated, moments, statistics.get(name, stats[name]))
         first = (learn_from_step or {}).get(name, 0)
         if first > 0:
-            kept = (state.params[name], state.opt_state[name], stats[name])
+            kept = (params[name], opt_state[name], stats[name])
             moved = _where(state.step >= first, moved, kept)
         params[name], opt_state[name], stats[name] = moved
     taken = (state.step - state.skipped).astype(jnp.float32)
     decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
+
+    def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
+        return old + (1.0 - decay).astype(old.dtype) * (new - old)
+
     ema = {
-        name: jax.tree.map(
-            lambda old, new: old + (1.0 - decay).astype(old.dtype) * (new - old),
-            old,
-            {"params": params[name], **stats[name]},
-        )
+        name: jax.tree.map(averaged, old, {"params": params[name], **stats[name]})
         for name, old in state.ema.items()
     }
-    params, stats, opt_state, ema = _where(
-        finite,
-        (params, stats, opt_state, ema),
-        (state.params, state.statistics, state.opt_state, state.ema),
-    )
+    before = (state.params, state.statistics, state.opt_state, state.ema)
+    params, stats, opt_state, ema = _where(finite, (params, stats, opt_state, ema), before)
     bad = jnp.where(finite, 0, 1).astype(jnp.int32)
     next_state = state.replace(
         step=state.step + 1,
@@ -255,9 +229,5 @@ def advance(
         opt_state=opt_state,
         ema=ema,
     )
-    return next_state, {
-        **metrics,
-        **norms,
-        "skipped": next_state.skipped,
-        "skipped_in_a_row": next_state.skipped_in_a_row,
-    }
+    counts = {name: getattr(next_state, name) for name in ("skipped", "skipped_in_a_row")}
+    return next_state, {**metrics, **norms, **counts}

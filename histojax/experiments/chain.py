@@ -36,18 +36,10 @@ FIELDS += ("eval", "checkpoint", "log")
 
 
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
-    """Trains what a config describes and everything it starts from.
+    """Trains what a config describes and everything it starts from; the summary of summary.json.
 
-    Args:
-        config: with `init_from`: network -> workdir (str) or config of an earlier stage.
-        workdir: the run's folder; a chain's stages get folders below it, named as configs are.
-
-    Returns:
-        The summary that summary.json holds.
-
-    Raises:
-        UserError: for a failure that the user can mend.
-        SystemExit: with status 0, when a signal stopped the run after its checkpoint was written.
+    A chain's stages get folders below the workdir, named as configs are. UserError: a failure that
+    the user can mend. SystemExit with status 0: a signal stopped the run after its checkpoint.
     """
     try:
         ordered = stages_of(config)
@@ -94,9 +86,8 @@ def _run_stages(ordered: list[ConfigDict], workdir: pathlib.Path) -> dict[str, A
 def stages_of(config: ConfigDict) -> list[ConfigDict]:
     """The config and all that it starts from, earliest first, each name once.
 
-    Raises:
-        UserError: if two different configs carry one name, or one lacks a field or has a scale
-            factor that is not offered.
+    UserError: two different configs carry one name, or one lacks a field or has a scale factor that
+    is not offered.
     """
     found: dict[str, ConfigDict] = {}
 
@@ -125,11 +116,7 @@ def stages_of(config: ConfigDict) -> list[ConfigDict]:
 
 
 def check_lengths(ordered: list[ConfigDict], workdir: pathlib.Path) -> None:
-    """Checks that no stage would be trained on after others have started from it.
-
-    Raises:
-        UserError: if so, with the folders that would have to be trained again.
-    """
+    """Refuses to train a stage on after others have started from it, and names their folders."""
     stale: dict[str, str] = {}  # stage -> the lengthened stage that it stands on
     for stage in ordered:
         folder = workdir / stage.name
@@ -166,36 +153,29 @@ def run_stage(
     config: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
+
+    def variables_of(start: ConfigDict | str) -> Mapping[str, Any]:
+        folder = folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
+        return workdirs.initial_variables(folder)
+
     with _sole_use(workdir):
-        return _run_stage(config, workdir, folders)
+        old = done(config, workdir)
+        if old is not None:
+            claim_workdir(config, workdir)
+            say(f"{config.name}: done at step {old['steps']}, in {workdir}")
+            if jax.process_index() == 0 and not (workdir / "report.html").exists():
+                pages.run_report(workdir)
+            return old
+        trained = loop.train(config, workdir, initial_variables(config, variables_of))
+        if jax.process_index() != 0:
+            return {}
+        found = summary.summarize_stage(trained)
+        if folders:  # one stage of several; the last lines of a command have the results of one
+            for line in words.results(found):
+                say(f"{config.name}: {line}")
+        return found
 
 
 def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """The workdir held by the one process that writes to it."""
     return files.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
-
-
-def _run_stage(
-    config: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
-) -> dict[str, Any]:
-    old = done(config, workdir)
-    if old is not None:
-        claim_workdir(config, workdir)
-        say(f"{config.name}: done at step {old['steps']}, in {workdir}")
-        if jax.process_index() == 0 and not (workdir / "report.html").exists():
-            pages.run_report(workdir)
-        return old
-    initial = initial_variables(
-        config,
-        lambda start: workdirs.initial_variables(
-            folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
-        ),
-    )
-    trained = loop.train(config, workdir, initial)
-    if jax.process_index() != 0:
-        return {}
-    found = summary.summarize_stage(trained)
-    if folders:  # one stage of several; the last lines of a command have the results of one alone
-        for line in words.results(found):
-            say(f"{config.name}: {line}")
-    return found

@@ -11,7 +11,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.components import scales
-from histojax.components.state import State
+from histojax.components.state import State, Tree
 from histojax.data import pipeline, stain_matching
 from histojax.data.example import example_spec
 from histojax.data.registration import check_registration
@@ -23,19 +23,12 @@ from histojax.stages.base import Stage
 from histojax.training import loop
 from histojax.training.validation import crop_step, fitting_crop
 
-Tree = Any
-
 
 def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None:
-    """Goes through all stages by shape alone, and through their data.
+    """Goes through all stages, earliest first, by shape alone, and through their data.
 
-    Args:
-        ordered: configs of the stages, earliest first.
-        resumed: names of those that resume from a checkpoint.
-
-    Raises:
-        UserError: for a config value that a stage refuses, a run that it cannot start from, or
-            data that it cannot train on.
+    `resumed` names the stages that resume from a checkpoint. UserError: a config value that a stage
+    refuses, a run that it cannot start from, or data that it cannot train on.
     """
     shapes: dict[str, dict[str, Tree]] = {}
     registered: set[tuple[Any, ...]] = set()
@@ -94,11 +87,7 @@ def _check_steps(config: ConfigDict, stage: Stage, state: State) -> None:
 
 
 def check_stain_of_start(config: ConfigDict) -> None:
-    """Checks that a segmenter goes on with images in the colours that it was trained on.
-
-    Raises:
-        UserError: if the run that it starts from has other stain normalisation.
-    """
+    """Refuses a segmenter that starts from one which reads other colours (stain normalisation)."""
     if not config.init_from.get("segmenter"):
         return
     start = config_of(config.init_from.segmenter)
@@ -112,11 +101,7 @@ def check_stain_of_start(config: ConfigDict) -> None:
 
 
 def check_scales_below(config: ConfigDict) -> None:
-    """Checks that a scale of a pyramid has those below it, made for the same labels and crops.
-
-    Raises:
-        UserError: if not.
-    """
+    """Refuses a scale of a pyramid without those below it, made for the same labels and crops."""
     if "pyramid" not in config:
         return
     own = config.pyramid
@@ -135,9 +120,8 @@ def check_scales_below(config: ConfigDict) -> None:
         )
 
     def kept(stage: ConfigDict, sizes: tuple[int, ...]) -> tuple[Any, ...]:
-        pyramid = stage.pyramid
-        base = scales.check_base(stage)
-        return sizes, pyramid.labels, pyramid.classes, base, stage.data.crop
+        group, base = stage.pyramid, scales.check_base(stage)
+        return sizes, group.labels, group.classes, base, stage.data.crop
 
     made = kept(start, tuple(start.pyramid.sizes))
     wanted = kept(config, tuple(own.sizes) if own.together else tuple(own.sizes)[:-1])

@@ -16,11 +16,7 @@ Tree = Any
 
 
 def config_of(start: ConfigDict | str) -> ConfigDict:
-    """The config of an earlier stage, read from its folder where `start` names one.
-
-    Raises:
-        UserError: if the folder is no workdir.
-    """
+    """The config of an earlier stage, read from its folder where `start` names one."""
     if isinstance(start, ConfigDict):
         return start
     return from_values(read_config(workdirs.stage_folder(pathlib.Path(start)) / "config.json"))

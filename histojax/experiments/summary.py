@@ -36,10 +36,7 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
         "steps": last.steps()[-1],
         "checkpoint_step": trained.step,
         "seconds": last.meta()["seconds"],
-        "parameters": {
-            name: sum(leaf.size for leaf in jax.tree.leaves(params))
-            for name, params in trained.state.params.items()
-        },
+        "parameters": {name: optax.tree.size(p) for name, p in trained.state.params.items()},
         **table,
         **circumstances(),
     }
@@ -78,10 +75,7 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
 
 
 def _write(summary: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Writes summary.json, and removes a report that was made of an older one.
-
-    A run that is stopped between the two then makes the report the next time.
-    """
+    """Writes summary.json; a run that is stopped before its report makes that the next time."""
     (workdir / "report.html").unlink(missing_ok=True)
     writers.write_json(workdir / "summary.json", summary)
 

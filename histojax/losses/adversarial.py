@@ -60,8 +60,7 @@ def relativistic_discriminator(
     """Relativistic average form: real against the mean fake, fake against the mean real.
 
     Source: Jolicoeur-Martineau 2018, eq. 8 and 9; used for images by ESRGAN (Wang et al. 2018).
-    `axis_name` averages the opposing judgement over that mapped axis, so that the loss does not
-    depend on how many devices share the batch.
+    Averaged over `axis_name`, the loss does not depend on how many devices share the batch.
     """
     return softplus(-(real - _mean(fake, axis_name))) + softplus(fake - _mean(real, axis_name))
 
@@ -76,8 +75,8 @@ def relativistic_generator(
 def relativistic_pairwise_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     """Plain relativistic form: every patch against the one generated in its place.
 
-    Source: Jolicoeur-Martineau 2018, section 4.1 (RSGAN). There pairs are drawn at random; here a
-    real patch and its enhanced version make the pair.
+    Jolicoeur-Martineau 2018, section 4.1 (RSGAN), draws pairs at random; here a real patch and its
+    enhanced version make the pair.
     """
     return softplus(fake - real)
 

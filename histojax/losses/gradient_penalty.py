@@ -32,10 +32,7 @@ def slope(judge: Judge, images: jax.Array) -> jax.Array:
 
 
 def r1(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
-    """Half the squared slope at real images (Mescheder et al. 2018, eq. 9, without its gamma).
-
-    `fake` and `mix` are not used.
-    """
+    """Half the squared slope at real images (Mescheder et al. 2018, eq. 9, without its gamma)."""
     del fake, mix
     return 0.5 * jnp.square(slope(judge, real))
 
@@ -43,10 +40,8 @@ def r1(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax
 def one_centered(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
     """Squared distance of the slope to 1 between real and fake (Gulrajani et al. 2017, eq. 3).
 
-    Args:
-        judge: see above. Gulrajani et al. advise against BatchNorm in it, section 4.
-        real, fake: (B, H, W, C).
-        mix: share of the real image in each mixture, in [0, 1], (B, 1, 1, 1).
+    `mix`, (B, 1, 1, 1), is the share of the real image in each mixture. Gulrajani et al. advise
+    against BatchNorm in `judge`, section 4.
     """
     return jnp.square(slope(judge, mix * real + (1 - mix) * fake) - 1.0)
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from histojax.checks import check, one_of
 from histojax.losses.pixel import absolute
+from histojax.models.layers import full_precision
 
 # (measure of a difference, whether it is divided by the measure of the target's features).
 KINDS: dict[str, tuple[Callable[[jax.Array], jax.Array], bool]] = {
@@ -25,35 +26,22 @@ def feature_loss(
     weights: Mapping[str, float],
     kind: str = "l1",
 ) -> jax.Array:
-    """Weighted difference of feature maps, one value per image, shape (B,).
+    """Weighted difference of feature maps (B, h, w, C) by layer, one value per image, shape (B,).
 
     Each layer's difference is divided by the mean magnitude of the target's features of that
     layer, so that weights mean the same whatever network the features come from. "raw_mse" is not
-    divided.
-
-    Args:
-        prediction: layer name -> (B, h, w, C) features of the generated image.
-        target: the same of the real image; no gradient flows into it.
-        weights: layer name -> weight; these layers are compared.
-        kind: key of KINDS.
-
-    Raises:
-        ValueError: an unknown kind.
-
-    Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
+    divided. The layers of `weights` are compared; no gradient flows into the target. ValueError:
+    a kind that is not in KINDS. Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is
+    "raw_mse".
     """
     check({"kind": kind}, {"kind": one_of(KINDS)}, error=ValueError)
     measure, relative = KINDS[kind]
     total = jnp.zeros(())
     for layer, weight in weights.items():
-        real = jax.lax.stop_gradient(target[layer].astype(_at_least_float32(target[layer])))
+        real = jax.lax.stop_gradient(full_precision(target[layer]))
         difference = prediction[layer].astype(real.dtype) - real
         axes = tuple(range(1, real.ndim))
         distance = jnp.mean(measure(difference), axes)
         size = jnp.mean(measure(real), axes) + 1e-8 if relative else 1.0
         total = total + weight * distance / size
     return total
-
-
-def _at_least_float32(x: jax.Array) -> jnp.dtype:
-    return jnp.promote_types(x.dtype, jnp.float32)

@@ -22,8 +22,6 @@ def soft_dice(
     probability = jax.nn.sigmoid(logits)
     axes = (1, 2)
     overlap = jnp.sum(probability * mask, axes)
-    if squared:
-        size = jnp.sum(jnp.square(probability), axes) + jnp.sum(jnp.square(mask), axes)
-    else:
-        size = jnp.sum(probability, axes) + jnp.sum(mask, axes)
+    measure = jnp.square if squared else lambda x: x
+    size = jnp.sum(measure(probability), axes) + jnp.sum(measure(mask), axes)
     return 1.0 - (2.0 * overlap + smooth) / (size + smooth)

@@ -6,8 +6,9 @@ layout of `flax.linen.Conv`, so that trees are interchangeable.
 
 from __future__ import annotations
 
+import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -24,21 +25,35 @@ NARROW_CHANNELS = 4
 Initializer = Callable[..., jax.Array]
 
 
+class Network(nn.Module, kw_only=True):
+    """What networks and their blocks share.
+
+    Attributes:
+      bn_axis_name: device axis over which batch statistics are averaged.
+      dtype: computation dtype; parameters, and the outputs of networks, are float32.
+    """
+
+    bn_axis_name: str | None = None
+    dtype: Any = jnp.float32
+
+    @property
+    def wide(self) -> Any:
+        """The dtype of logits: `dtype`, and float32 at least."""
+        return jnp.promote_types(self.dtype, jnp.float32)
+
+
 def grouped_conv_form(backend: str) -> str:
-    """Chooses the form of a grouped convolution; the one place that does.
+    """The form of a grouped convolution on a backend, as `jax.default_backend()` names it.
 
     On CPU, XLA's weight gradient with feature_group_count is about 100 times slower than that of
     the dense convolution it replaces, and dense blocks of 32 channels are three times faster
     again than one dense kernel. The choice for GPU and TPU has not been measured.
-
-    Args:
-      backend: "cpu", "gpu" or "tpu", as `jax.default_backend()` names it.
     """
     return "merged" if backend == "cpu" else "grouped"
 
 
 def weight_gradient_form(backend: str) -> str:
-    """Chooses the form of a convolution's weight gradient; the one place that does.
+    """The form of a convolution's weight gradient on a backend.
 
     "rearranged" computes XLA's sums in an order that is faster on CPU: about 5 times for 1x1
     kernels, 4 times for a 9x9 kernel to RGB, 2 times for 64 -> 256 channels at 128 x 128 pixels.
@@ -95,16 +110,10 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
 
 
 def convolve(x: jax.Array, kernel: jax.Array, *, form: str = "auto") -> jax.Array:
-    """Convolution at stride 1 with zero padding that keeps the size.
+    """Convolution at stride 1 with zero padding that keeps the size, in the dtype of x.
 
-    Args:
-      x: (B, H, W, C_in).
-      kernel: (kh, kw, C_in, C_out), kh and kw odd.
-      form: of the weight gradient, for benchmarks: "auto" (see `weight_gradient_form`), "xla" or
-        "rearranged". They compute the same sums.
-
-    Returns:
-      (B, H, W, C_out) in the dtype of x.
+    (B, H, W, C_in) and an odd kernel (kh, kw, C_in, C_out) give (B, H, W, C_out). `form` is one of
+    WEIGHT_GRADIENTS, for benchmarks; all compute the same sums.
     """
     if _resolve(form, WEIGHT_GRADIENTS, weight_gradient_form) == "xla":
         return _same_convolution(x, kernel)
@@ -117,15 +126,10 @@ def convolve(x: jax.Array, kernel: jax.Array, *, form: str = "auto") -> jax.Arra
 
 
 def merge_groups(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
-    """Writes neighbouring groups of a grouped kernel as dense block-diagonal kernels.
+    """Neighbouring groups of a grouped kernel as `merged` dense block-diagonal kernels.
 
-    Args:
-      kernel: (kh, kw, C_in / groups, C_out).
-      groups: groups of the convolution.
-      merged: number of dense kernels, a divisor of groups.
-
-    Returns:
-      (merged, kh, kw, C_in / merged, C_out / merged), zero off the blocks.
+    (kh, kw, C_in / groups, C_out) gives (merged, kh, kw, C_in / merged, C_out / merged), zero off
+    the blocks; `merged` divides `groups`.
     """
     kh, kw, c_in, c_out = kernel.shape
     inside = groups // merged
@@ -135,34 +139,23 @@ def merge_groups(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
     return dense.reshape(merged, kh, kw, inside * c_in, c_out // merged)
 
 
-def _merged_count(channels: int, groups: int) -> int:
-    # The most dense kernels that hold at least MERGED_CHANNELS input channels each.
-    fitting = [
-        n for n in range(1, groups + 1) if groups % n == 0 and channels // n >= MERGED_CHANNELS
-    ]
-    return max(fitting, default=1)
-
-
 def grouped_convolve(
     x: jax.Array, kernel: jax.Array, groups: int, *, form: str = "auto"
 ) -> jax.Array:
-    """Grouped convolution at stride 1 with zero padding that keeps the size.
+    """Grouped convolution at stride 1 with zero padding that keeps the size, in the dtype of x.
 
-    Args:
-      x: (B, H, W, C_in).
-      kernel: (kh, kw, C_in / groups, C_out).
-      groups: number of groups; output channels o C_out/groups ... see input group o.
-      form: for benchmarks: "grouped" (XLA's feature_group_count), "block_diagonal" (one dense
-        kernel), "merged" (dense kernels over neighbouring groups, at least 32 channels each), or
-        "auto" (see `grouped_conv_form`). All compute the same function.
-
-    Returns:
-      (B, H, W, C_out) in the dtype of x.
+    Output channels o C_out / groups ... of the kernel (kh, kw, C_in / groups, C_out) see input
+    group o of x (B, H, W, C_in). `form` is for benchmarks: "grouped" (XLA's feature_group_count),
+    "block_diagonal" (one dense kernel), "merged" (dense kernels over neighbouring groups, at least
+    32 channels each), or "auto" (see `grouped_conv_form`). All compute the same function.
     """
     form = _resolve(form, GROUPED_FORMS, grouped_conv_form)
     if form == "grouped":
         return _same_convolution(x, kernel, groups)
-    merged = 1 if form == "block_diagonal" else _merged_count(x.shape[-1], groups)
+    merged = 1
+    if form == "merged":
+        most = min(groups, max(x.shape[-1] // MERGED_CHANNELS, 1))
+        merged = max(n for n in range(1, most + 1) if groups % n == 0)
     parts = zip(jnp.split(x, merged, -1), merge_groups(kernel, groups, merged), strict=True)
     return jnp.concatenate([convolve(part, dense) for part, dense in parts], -1)
 
@@ -170,13 +163,8 @@ def grouped_convolve(
 class Conv(nn.Module):
     """Convolution at stride 1, zero padding that keeps the size; parameters as `flax.linen.Conv`.
 
-    Attributes:
-      features: output channels, a multiple of groups.
-      kernel_size: odd side of the kernel.
-      use_bias: whether a bias is added.
-      dtype: computation dtype; parameters are float32.
-      groups: the cardinality (aggregated transformations, Xie et al. 2017, figure 3c).
-      form: of a grouped convolution, see `grouped_convolve`.
+    The kernel's side is odd, and parameters are float32. `features` are a multiple of `groups`, the
+    cardinality (aggregated transformations, Xie et al. 2017, figure 3c).
     """
 
     features: int
@@ -185,7 +173,6 @@ class Conv(nn.Module):
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
     groups: int = 1
-    form: str = "auto"
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -197,10 +184,7 @@ class Conv(nn.Module):
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
         kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
         x = x.astype(self.dtype)
-        if self.groups == 1:
-            y = convolve(x, kernel)
-        else:
-            y = grouped_convolve(x, kernel, self.groups, form=self.form)
+        y = convolve(x, kernel) if self.groups == 1 else grouped_convolve(x, kernel, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
             y = y + bias.astype(self.dtype)
@@ -212,9 +196,8 @@ class PReLU(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
-        slope = self.param(
-            "negative_slope", nn.initializers.constant(0.25), (x.shape[-1],), jnp.float32
-        )
+        init = nn.initializers.constant(0.25)
+        slope = self.param("negative_slope", init, (x.shape[-1],), jnp.float32)
         return jnp.where(x >= 0, x, slope.astype(x.dtype) * x)
 
 
@@ -237,12 +220,9 @@ def norm_layer(
 ) -> Callable[[jax.Array], jax.Array]:
     """A normalisation by name, ready to be applied to (B, H, W, C).
 
-    Args:
-      kind: "batch" (momentum 0.9, epsilon 1e-5), "keras_batch" (momentum 0.8 and Keras' epsilon
-        1e-3, as in Juhong et al. 2021), "instance" (no learned scale or offset: nothing to
-        synchronise) or "none".
-      train: whether the batch's own statistics are used and the running ones updated.
-      axis_name: device axis over which the batch statistics are averaged.
+    "batch" has momentum 0.9 and epsilon 1e-5, "keras_batch" momentum 0.8 and Keras' epsilon 1e-3,
+    as in Juhong et al. 2021; "instance" has no learned scale or offset; "none" does nothing. In
+    training the batch's own statistics, averaged over `axis_name`, are used and tracked.
     """
     if kind in ("batch", "keras_batch"):
         momentum, epsilon = (0.9, 1e-5) if kind == "batch" else (0.8, 1e-3)
@@ -263,28 +243,18 @@ def norm_layer(
     raise ValueError(f"norm {kind!r} is not one of batch, keras_batch, instance, none")
 
 
-def normalize(module: Any, kind: str, x: jax.Array, name: str, *, train: bool) -> jax.Array:
-    """`norm_layer` with the `bn_axis_name` and `dtype` of a module, inside its compact call."""
-    layer = norm_layer(
-        kind, train=train, axis_name=module.bn_axis_name, dtype=module.dtype, name=name
-    )
-    return layer(x)
+def normalize(module: Network, kind: str, x: jax.Array, name: str, *, train: bool) -> jax.Array:
+    """`norm_layer` with the fields of a module, inside its compact call."""
+    axis_name, dtype = module.bn_axis_name, module.dtype
+    return norm_layer(kind, train=train, axis_name=axis_name, dtype=dtype, name=name)(x)
 
 
 def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax.Array:
-    """Maximum over square windows, one axis after the other.
+    """Maximum over square windows of (B, H, W, C), padded with minus infinity.
 
-    Written as maxima of shifted slices: the gradient of XLA's reduce_window (select_and_scatter)
-    takes 20 to 30 times as long on CPU. Where a window's maximum is attained more than once the
-    gradient is shared among those pixels.
-
-    Args:
-      x: (B, H, W, C).
-      window, stride: in pixels.
-      padding: pixels of minus infinity on every side.
-
-    Returns:
-      (B, (H + 2 padding - window) // stride + 1, ..., C).
+    A side n becomes (n + 2 padding - window) // stride + 1. Written as maxima of shifted slices:
+    the gradient of XLA's reduce_window (select_and_scatter) takes 20 to 30 times as long on CPU.
+    Where a window's maximum is attained more than once the gradient is shared among those pixels.
     """
     for axis in (1, 2):
         if padding:
@@ -298,6 +268,33 @@ def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax
         ]
         x = functools.reduce(jnp.maximum, shifted)
     return x
+
+
+def submodule(outer: nn.Module, kind: type[nn.Module], /, **fields: Any) -> Any:
+    """A module of a kind with the fields that it shares with `outer`, and with `fields`."""
+    own, shared = ({f.name for f in dataclasses.fields(m)} for m in (kind, outer))
+    names = (own & shared) - {"parent", "name"}
+    return kind(**{**{name: getattr(outer, name) for name in names}, **fields})
+
+
+def deepest_tap(
+    network: str, x: jax.Array, taps: Sequence[str], known: Sequence[str], sides: Sequence[int]
+) -> int:
+    """Index of the deepest of the taps of a feature network on images (B, H, W, C).
+
+    `sides` are the least sides of images that the known taps need, px. A ValueError refuses a tap
+    that is not known, and an image that is too small.
+    """
+    unknown = [tap for tap in taps if tap not in known]
+    if unknown or not taps:
+        raise ValueError(f"taps {unknown or taps!r} of {network}: choose from {', '.join(known)}")
+    deepest = max(map(known.index, taps))
+    if min(x.shape[1:3]) < sides[deepest]:
+        raise ValueError(
+            f"an image of {x.shape[1]} x {x.shape[2]} pixels is too small for {known[deepest]} of "
+            f"{network}: it needs {sides[deepest]} x {sides[deepest]} or more"
+        )
+    return deepest
 
 
 def full_precision(x: jax.Array) -> jax.Array:

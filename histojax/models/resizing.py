@@ -12,16 +12,10 @@ from jax import lax
 
 
 def pixel_shuffle(x: jax.Array, r: int) -> jax.Array:
-    """Spreads channels over an r times finer grid (Shi et al. 2016, eq. 4, PyTorch's order).
+    """Spreads channels over an r times finer grid: (B, H, W, C r^2) -> (B, r H, r W, C).
 
-    Input channel c r^2 + i r + j becomes channel c of the pixel (r y + i, r x + j).
-
-    Args:
-      x: (B, H, W, C r^2).
-      r: scale factor.
-
-    Returns:
-      (B, r H, r W, C).
+    Input channel c r^2 + i r + j becomes channel c of the pixel (r y + i, r x + j), as in PyTorch
+    (Shi et al. 2016, eq. 4).
     """
     b, h, w, c = x.shape
     x = x.reshape(b, h, w, c // (r * r), r, r).transpose(0, 1, 4, 2, 5, 3)
@@ -89,21 +83,15 @@ def _upsample_axis(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
 
 
 def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
-    """Enlarges r times, on the half-pixel grid as Pillow's resize in floating point.
+    """Enlarges (B, H, W, C) r times, on the half-pixel grid as Pillow's resize in floating point.
 
     Weights outside the image are dropped and the rest renormalised to sum to 1. The sums run over
     shifted slices: `jax.image.resize` is equal to 3e-7, and its forward and backward pass takes
     1.1 to 2.5 times as long on CPU (1.3 to 1.6 for the maps of a decoder).
 
-    Args:
-      x: (B, H, W, C), float.
-      r: integer scale factor.
-      method: "bilinear", "bicubic" (Keys, a = -1/2) or "bilinear_align_corners", PyTorch's
-        align_corners=True: corner pixels stay corner pixels, and the weights of an output pixel
-        depend on its position in the image.
-
-    Returns:
-      (B, r H, r W, C); bicubic overshoots the range of x near edges.
+    `method` is "bilinear", "bicubic" (Keys, a = -1/2), which overshoots the range of x near edges,
+    or "bilinear_align_corners", PyTorch's align_corners=True: corner pixels stay corner pixels, and
+    the weights of an output pixel depend on its position in the image.
     """
     methods = {
         "bilinear": lambda size: _half_pixel_weights(size, r, _triangle, 1),

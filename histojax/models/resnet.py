@@ -15,19 +15,17 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, max_pool, normalize
+from histojax.models.layers import Conv, Network, max_pool, normalize, submodule
 
 # torchvision's initialisation of every convolution.
 _HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 
 class Kind(NamedTuple):
-    """A kind of ResNet.
+    """A kind of ResNet, with the blocks of each stage.
 
-    Attributes:
-      bottleneck: 1x1, 3x3, 1x1 with four times the channels at the end; otherwise two 3x3.
-      squeeze_excitation: whether the channels of a block are weighed before its sum.
-      blocks: blocks of each stage.
+    A bottleneck is 1x1, 3x3, 1x1 with four times the channels at the end; other blocks are two 3x3.
+    Squeeze-and-excitation weighs the channels of a block before its sum.
     """
 
     bottleneck: bool
@@ -44,11 +42,7 @@ KINDS = {
 
 
 def kind(name: str) -> Kind:
-    """The kind of a name.
-
-    Raises:
-      ValueError: an unknown name.
-    """
+    """The kind of a name; ValueError for an unknown one."""
     check({"encoder": name}, {"encoder": one_of(KINDS)}, error=ValueError)
     return KINDS[name]
 
@@ -58,12 +52,9 @@ def field(
 ) -> tuple[int, int]:
     """First and last input pixel behind intervals of an encoder's maps, along one axis.
 
-    Squeeze-and-excitation, which sees everything, is left out of account.
-
-    Args:
-      blocks: blocks of each stage.
-      bottleneck: see `Kind`.
-      needed: first and last pixel of each map, finest first, one map more than stages.
+    `blocks` and `bottleneck` are those of `Kind`; `needed` holds the first and last pixel of each
+    map, finest first, one map more than stages. Squeeze-and-excitation, which sees everything, is
+    left out of account.
     """
     low, high = needed[-1]
     for stage in reversed(range(len(blocks))):
@@ -85,32 +76,22 @@ def _stride(stage: int, block: int) -> int:
 
 def _conv(x: jax.Array, features: int, kernel: int, stride: int, dtype: Any, name: str):
     # SAME pads (0, 1) at stride 2 on even sides, where PyTorch pads alike on both.
+    options = dict(use_bias=False, kernel_init=_HE_FAN_OUT, dtype=dtype, name=name)
     if stride == 1 or kernel == 1:
-        conv = Conv(features, kernel, False, kernel_init=_HE_FAN_OUT, dtype=dtype, name=name)
-        return conv(x[:, ::stride, ::stride])
-    return nn.Conv(
-        features,
-        (kernel, kernel),
-        strides=stride,
-        padding=kernel // 2,
-        use_bias=False,
-        kernel_init=_HE_FAN_OUT,
-        dtype=dtype,
-        name=name,
-    )(x)
+        return Conv(features, kernel, **options)(x[:, ::stride, ::stride])
+    conv = nn.Conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, **options)
+    return conv(x)
 
 
-class SqueezeExcitation(nn.Module):
+class SqueezeExcitation(Network):
     """Weighs channels by their means over the window (Hu et al. 2018, eq. 2-4).
 
-    Attributes:
-      reduction: channels for one of the hidden layer.
-      use_bias: biases in both layers, as in timm; Hu et al. and USE-Net's source have none.
+    The hidden layer has one channel for every `reduction` channels. timm has biases in both layers;
+    Hu et al. and USE-Net's source have none.
     """
 
     reduction: int = 16
     use_bias: bool = False
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -123,14 +104,11 @@ class SqueezeExcitation(nn.Module):
         return x * nn.sigmoid(layer(channels, "fc2")(hidden))
 
 
-class Block(nn.Module):
+class Block(Network):
     """A residual block; the shortcut is a 1x1 convolution where size or channels change.
 
-    Attributes:
-      features: channels inside; a bottleneck puts out four times as many.
-      stride: of the first 3x3 convolution.
-      bottleneck, squeeze_excitation: see `Kind`.
-      se_reduction, se_bias: see `SqueezeExcitation`.
+    `features` are the channels inside, of which a bottleneck puts out four times as many, and
+    `stride` is that of the first 3x3 convolution. Others are as in `Kind` and `ResNet`.
     """
 
     features: int
@@ -139,43 +117,34 @@ class Block(nn.Module):
     squeeze_excitation: bool
     se_reduction: int = 16
     se_bias: bool = False
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        def conv_norm(
-            x: jax.Array, features: int, kernel: int, stride: int, conv: str, norm: str
-        ) -> jax.Array:
-            x = _conv(x, features, kernel, stride, self.dtype, conv)
+        def conv_norm(x: jax.Array, shape: tuple[int, int, int], conv: str, norm: str) -> jax.Array:
+            x = _conv(x, *shape, self.dtype, conv)
             return normalize(self, "batch", x, norm, train=train)
 
         width, out = self.features, self.features * (4 if self.bottleneck else 1)
+        # (channels, kernel, stride) of each.
         convolutions = [(width, 3, self.stride), (out, 3, 1)]
         if self.bottleneck:
             convolutions = [(width, 1, 1), (width, 3, self.stride), (out, 1, 1)]
         y = x
-        for i, (features, kernel, stride) in enumerate(convolutions, 1):
-            y = y if i == 1 else nn.relu(y)
-            y = conv_norm(y, features, kernel, stride, f"conv{i}", f"bn{i}")
+        for i, shape in enumerate(convolutions, 1):
+            y = conv_norm(y if i == 1 else nn.relu(y), shape, f"conv{i}", f"bn{i}")
         if self.squeeze_excitation:
-            y = SqueezeExcitation(self.se_reduction, self.se_bias, self.dtype, name="se")(y)
+            y = SqueezeExcitation(self.se_reduction, self.se_bias, dtype=self.dtype, name="se")(y)
         if self.stride > 1 or x.shape[-1] != out:
-            x = conv_norm(x, out, 1, self.stride, "downsample_conv", "downsample_bn")
+            x = conv_norm(x, (out, 1, self.stride), "downsample_conv", "downsample_bn")
         return nn.relu(y + x)
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """An image's feature maps, without pooling over the image and classifier.
 
-    Attributes:
-      kind: a name of `KINDS`.
-      blocks: blocks of each stage; empty takes the kind's. Their number is that of stages.
-      width: channels of the stem and of the first stage's 3x3 convolutions; each stage has twice
-        as many as the one before.
-      se_reduction, se_bias: see `SqueezeExcitation`.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters are float32.
+    `kind` is a name of `KINDS`; `blocks` are those of each stage, by default the kind's, and their
+    number is that of stages. The stem and the first stage's 3x3 convolutions have `width` channels;
+    each stage doubles them. For `se_reduction` and `se_bias` see `SqueezeExcitation`.
     """
 
     kind: str = "resnet50"
@@ -183,23 +152,14 @@ class ResNet(nn.Module):
     width: int = 64
     se_reduction: int = 16
     se_bias: bool = False
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> list[jax.Array]:
-        """Computes the stem's map and that of every stage.
+        """The maps of the stem and of every stage, finest first; ValueError for an unknown kind.
 
-        Args:
-          x: (B, H, W, 3), float; H and W multiples of 2^(stages + 1).
-          train: whether batch statistics are used and updated.
-
-        Returns:
-          Finest first, (B, H / 2, W / 2, width), then for stage s from 0
-          (B, H / 2^(s + 2), W / 2^(s + 2), width 2^s), four times the channels in a bottleneck.
-
-        Raises:
-          ValueError: there is no such kind.
+        H and W of x (B, H, W, 3) are multiples of 2^(stages + 1). The stem's map is (B, H / 2,
+        W / 2, width), that of stage s from 0 (B, H / 2^(s + 2), W / 2^(s + 2), width 2^s), in a
+        bottleneck with four times the channels.
         """
         which = kind(self.kind)
         x = _conv(x, self.width, 7, 2, self.dtype, "conv1")
@@ -208,16 +168,15 @@ class ResNet(nn.Module):
         x = max_pool(x, 3, 2, padding=1)
         for stage, count in enumerate(self.blocks or which.blocks):
             for block in range(count):
-                x = Block(
+                layer = submodule(
+                    self,
+                    Block,
                     features=self.width * 2**stage,
                     stride=_stride(stage, block),
                     bottleneck=which.bottleneck,
                     squeeze_excitation=which.squeeze_excitation,
-                    se_reduction=self.se_reduction,
-                    se_bias=self.se_bias,
-                    bn_axis_name=self.bn_axis_name,
-                    dtype=self.dtype,
                     name=f"layer{stage + 1}_{block}",
-                )(x, train=train)
+                )
+                x = layer(x, train=train)
             maps.append(x)
         return maps

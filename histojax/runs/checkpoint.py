@@ -34,14 +34,7 @@ Tree = Any
 
 @dataclasses.dataclass(frozen=True)
 class Restored:
-    """A checkpoint as read back.
-
-    Attributes:
-        step: steps the run had taken.
-        state: the tree, as asked for.
-        data: the input pipeline's position.
-        meta: config, thresholds, mpp_in, mpp_out, best, seconds, format.
-    """
+    """A checkpoint as read back; `data` is the input pipeline's position."""
 
     step: int
     state: Tree
@@ -55,21 +48,17 @@ class Series:
     def __init__(self, folder: pathlib.Path, *, keep: int = 2):
         self.folder = folder.absolute()
         self.keep = keep
-        self._manager: ocp.CheckpointManager | None = None
 
-    def _open(self) -> ocp.CheckpointManager:
-        if self._manager is None:
-            self._manager = ocp.CheckpointManager(
-                self.folder,
-                options=ocp.CheckpointManagerOptions(
-                    max_to_keep=self.keep,
-                    enable_async_checkpointing=False,
-                    create=True,
-                    # What a killed run left of a checkpoint takes space and is of no use.
-                    cleanup_tmp_directories=True,
-                ),
-            )
-        return self._manager
+    @functools.cached_property
+    def _manager(self) -> ocp.CheckpointManager:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=self.keep,
+            enable_async_checkpointing=False,
+            create=True,
+            # What a killed run left of a checkpoint takes space and is of no use.
+            cleanup_tmp_directories=True,
+        )
+        return ocp.CheckpointManager(self.folder, options=options)
 
     def steps(self) -> list[int]:
         """Steps that have a checkpoint, oldest first."""
@@ -81,12 +70,10 @@ class Series:
         """Writes the checkpoint of a step and drops the oldest beyond `keep`.
 
         Checkpoints of this step or later, left by a run that has since gone back, are replaced.
-
-        Raises:
-            DiskError: if the disk will not take it; earlier checkpoints stay.
+        DiskError: the disk will not take it; earlier checkpoints stay.
         """
         with self._refusals(step):
-            manager = self._open()
+            manager = self._manager
             for later in [s for s in self.steps() if s >= step]:
                 manager.delete(later)
             manager.save(
@@ -133,48 +120,39 @@ class Series:
     def restore(self, template: Tree) -> Restored | None:
         """The newest checkpoint that can be read, in the form of `template`; None if there is none.
 
-        Args:
-            template: a tree of arrays; the result has its structure, dtypes and shardings.
-
-        Raises:
-            UserError: if the checkpoint is of another architecture (every missing and extra name
-                is listed) or every checkpoint is damaged.
+        UserError: the checkpoint is of another architecture (every missing and extra name is
+        listed) or every checkpoint is damaged.
         """
-        steps = self.steps()
-        for step in reversed(steps):
+        restored = self._newest(lambda step: self._read(step, template))
+        if restored is None and self.steps():
+            raise UserError(
+                f"no checkpoint in {self.folder} can be read (steps {self.steps()} are damaged); "
+                "remove the folder to start this run afresh"
+            )
+        return restored
+
+    def meta(self) -> dict[str, Any]:
+        """The meta of the newest readable checkpoint; UserError if there is none."""
+        found = self._newest(lambda step: self._json(step, "meta"))
+        if found is None:
+            raise UserError(
+                f"{self.folder} holds no checkpoint; train the run first, with the command that "
+                "made its folder"
+            )
+        return found
+
+    def _newest(self, read: Callable[[int], Any]) -> Any:
+        """What `read` makes of the newest step that is not damaged; None if there is none."""
+        for step in reversed(self.steps()):
             try:
-                return self._read(step, template)
+                return read(step)
             except UserError:
                 raise
             except Exception as error:  # orbax raises many kinds for damaged files
-                logging.warning(
-                    "checkpoint %s of step %d is damaged (%s); using the one before",
-                    self.folder,
-                    step,
-                    str(error).splitlines()[0] if str(error) else type(error).__name__,
-                )
-        if steps:
-            raise UserError(
-                f"no checkpoint in {self.folder} can be read (steps {steps} are damaged); remove "
-                "the folder to start this run afresh"
-            )
+                reason = (str(error) or type(error).__name__).partition("\n")[0]
+                words = "checkpoint %s of step %d is damaged (%s); using the one before"
+                logging.warning(words, self.folder, step, reason)
         return None
-
-    def meta(self) -> dict[str, Any]:
-        """The meta of the newest readable checkpoint.
-
-        Raises:
-            UserError: if there is no checkpoint.
-        """
-        for step in reversed(self.steps()):
-            try:
-                return self._json(step, "meta")
-            except Exception as error:
-                logging.warning("checkpoint %s/%d is damaged: %s", self.folder, step, error)
-        raise UserError(
-            f"{self.folder} holds no checkpoint; train the run first, with the command that made "
-            "its folder"
-        )
 
     def _json(self, step: int, item: str) -> Any:
         with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
@@ -186,17 +164,17 @@ class Series:
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
         with ocp.StandardCheckpointer() as reader:
-            stored = trees.shapes(ocp.StandardCheckpointHandler().metadata(place).tree)
-            if not stored:
+            stored = ocp.StandardCheckpointHandler().metadata(place).tree
+            if not trees.named(stored):
                 raise ValueError("its list of arrays cannot be read")
-            trees.check_names(stored, trees.shapes(wanted), place)
+            trees.check_names(stored, wanted, place)
             state = reader.restore(place, jax.tree.map(_abstract, wanted))
         data = self._json(step, "data")["position"]
         return Restored(step, _usable(state, template), data, meta)
 
     def close(self) -> None:
         """Ends the manager, if one was opened."""
-        if self._manager is not None:
+        if "_manager" in vars(self):
             self._manager.close()
 
 

@@ -18,17 +18,11 @@ from histojax.runs.workdirs import stage_folder
 def open_split(
     config: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
 ) -> Source:
-    """A split of the data that a config names.
+    """A split ("train", "val", "test" or "all") of the data that a config names.
 
-    Args:
-        config: a run's config.
-        split: "train", "val", "test" or "all".
-        fields: the batch arrays that a stage needs. A label among them requires every image to be
-            annotated. The field "labelled" adds the unlabelled images to the training split.
-        crop: smallest side that every image must have, px.
-
-    Raises:
-        UserError: for whatever is wrong with the data.
+    A label among `fields`, the batch arrays that a stage needs, requires every image to be
+    annotated. The field "labelled" adds the unlabelled images to the training split. Images with a
+    side below `crop` px are refused, as whatever else is wrong with the data (UserError).
     """
     data = config.data
     made = [field for field in targets.FIELDS if field in fields]
@@ -51,15 +45,7 @@ def open_split(
 
 
 def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
-    """The images that a run learns from without their labels; they may have some.
-
-    Args:
-        config: a run's config, whose `data.unlabelled` is not empty.
-        crop: smallest side that every image must have, px.
-
-    Raises:
-        UserError: for whatever is wrong with the data.
-    """
+    """The images of `data.unlabelled`, learnt from without the labels that they may have."""
     data = config.data
     return subsets.open_unlabelled(
         data.unlabelled,
@@ -71,13 +57,8 @@ def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
 
 
 def labelled_source(workdir: pathlib.Path) -> Source:
-    """The labelled images that a run was trained on, without those of data.extra.
-
-    Raises:
-        UserError: for a workdir or data that cannot be read.
-    """
-    folder = stage_folder(workdir)
-    config = from_values(read_config(folder / "config.json"))
+    """The labelled images that a run was trained on, without those of data.extra."""
+    config = from_values(read_config(stage_folder(workdir) / "config.json"))
     return open_split(without_extra(config), "train", fields=("instances",))
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
-from histojax.components.state import State
+from histojax.components.state import State, Tree
 from histojax.config import from_values, read_config
 from histojax.data.sources import targets
 from histojax.errors import UserError
@@ -19,20 +19,13 @@ from histojax.runs import checkpoint
 from histojax.stages import build_stage
 from histojax.stages.base import Stage
 
-Tree = Any
-
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir holds, ready to use.
+    """What a workdir holds, with the config as it was trained.
 
-    Attributes:
-        workdir: its folder.
-        config: as it was trained.
-        stage: the stage, for its `enhance`, `segment` and `predict`.
-        state: of the checkpoint; optimiser states and frozen networks are left out.
-        step: of the checkpoint.
-        meta: thresholds, mpp_in, mpp_out and what else the checkpoint records.
+    `state`, `step` and `meta` (thresholds, mpp_in, mpp_out, ...) are of the checkpoint; optimiser
+    states and frozen networks are left out.
     """
 
     workdir: pathlib.Path
@@ -46,8 +39,7 @@ class Run:
 def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     """The folder of the run that a workdir stands for: itself, or a chain's last stage.
 
-    Raises:
-        UserError: if it is no workdir.
+    UserError: it is no workdir, or nothing is trained in it yet.
     """
     if (workdir / "checkpoints").is_dir():
         return workdir
@@ -62,24 +54,20 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
 def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, Any]:
     """One batch element of the shapes that a config trains on (or of another crop), all zeros."""
     crop, scale = crop or config.data.crop, config.data.scale
+    images = {"lr": crop // scale, "hr": crop, targets.TISSUE: crop}
+    maps = ("mask", "labelled", *targets.MAPS)
     return {
-        "lr": np.zeros((1, crop // scale, crop // scale, 3), np.uint8),
-        "hr": np.zeros((1, crop, crop, 3), np.uint8),
-        targets.TISSUE: np.zeros((1, crop, crop, 3), np.uint8),
+        **{name: np.zeros((1, side, side, 3), np.uint8) for name, side in images.items()},
+        **{name: np.zeros((1, crop, crop), np.uint8) for name in maps},
         "instances": np.zeros((1, crop, crop), np.int32),
-        **{
-            field: np.zeros((1, crop, crop), np.uint8)
-            for field in ("mask", "labelled", *targets.MAPS)
-        },
     }
 
 
 def fresh_state(stage: Stage, config: ConfigDict) -> State:
     """A stage's state before its first step.
 
-    Raises:
-        UserError: if its networks cannot be made as the config has them, or do not fit the crop or
-            the variables that they start from.
+    UserError: its networks cannot be made as the config has them, or do not fit the crop or the
+    variables that they start from.
     """
     try:
         return stage.init(jax.random.key(config.seed), example_batch(config))
@@ -100,14 +88,10 @@ def without_pretrained(config: ConfigDict) -> ConfigDict:
 
 
 def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
-    """The best checkpoint of a workdir (the last where no best is kept).
+    """The best checkpoint of a workdir, of a stage or a chain (the last where no best is kept).
 
-    Args:
-        workdir: a stage's folder, or a chain's.
-        precision: compute dtype to use instead of the config's.
-
-    Raises:
-        UserError: if there is none, it is damaged, or of another architecture.
+    `precision` is a compute dtype to use instead of the config's. UserError: there is none, it is
+    damaged, or of another architecture.
     """
     folder = stage_folder(workdir)
     config = from_values(read_config(folder / "config.json"))
@@ -123,8 +107,7 @@ def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         jax.eval_shape(lambda: fresh_state(stage, config)),
     )
-    series = newest(folder)
-    restored = series.restore(template)
+    restored = newest(folder).restore(template)
     if restored is None:
         raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
     state = restored.state.replace(opt_state={})
@@ -138,10 +121,6 @@ def newest(folder: pathlib.Path) -> checkpoint.Series:
 
 
 def initial_variables(workdir: pathlib.Path) -> dict[str, Tree]:
-    """Network -> variables of a run, averaged where it keeps them so.
-
-    Raises:
-        UserError: as `load`.
-    """
+    """Network -> variables of a run, averaged where it keeps them so; UserError as `load`."""
     run = load(workdir)
     return {name: run.state.variables(name, averaged=True) for name in run.state.params}

@@ -11,7 +11,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from histojax.errors import UserError
+from histojax.checks import check, one_of
 from histojax.stages.base import Stage
 
 STAGES = ("generator", "segmentation", "srgan", "joint", "pyramid")
@@ -20,9 +20,7 @@ STAGES = ("generator", "segmentation", "srgan", "joint", "pyramid")
 def build_stage(config: ConfigDict, initial: Mapping[str, Any]) -> Stage:
     """The stage named `config.stage`, started from the given variables by network.
 
-    Raises:
-        UserError: for a stage or value that cannot be used.
+    UserError: a stage or value that cannot be used.
     """
-    if config.stage not in STAGES:
-        raise UserError(f"stage={config.stage!r} is not known; choose one of {', '.join(STAGES)}")
+    check(config, {"stage": one_of(STAGES)})
     return importlib.import_module(f"histojax.stages.{config.stage}").build_stage(config, initial)

@@ -11,47 +11,31 @@ from typing import Any, ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-import optax
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
 from histojax.components import content, networks, optimizers, scoring
-from histojax.components.images import enhanced, unit
-from histojax.components.state import State, advance, apply, create, mean_over, step_key
+from histojax.components.images import quantize, unit
+from histojax.components.state import State, Tree, apply, step_key
 from histojax.models.generators import GENERATORS
-from histojax.stages.base import Batch, Capability, OneImage
-
-Tree = Any
+from histojax.stages.base import Arrays, Batch, Capability, Common, Stepped, common_fields
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class EnhancesImages(OneImage):
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class EnhancesImages(Common):
     """The members that all stages with a generator share."""
 
     generator: Any
-    optimizers: Mapping[str, optax.GradientTransformation]
     content: content.Content
-    ema_decay: float
-    initial: Mapping[str, Tree]
-    dtype: Any
 
-    averaged: ClassVar[tuple[str, ...]] = ("generator",)
-
-    def init(self, rng: jax.Array, batch: Batch) -> State:
-        lr, hr = unit(batch["lr"][:1], self.dtype), unit(batch["hr"][:1], self.dtype)
-        return create(
-            rng,
-            {n: (module, lr if n == "generator" else hr) for n, module in self.networks.items()},
-            self.optimizers,
-            averaged=self.averaged,
-            start={k: v for k, v in self.initial.items() if k in self.networks},
-            frozen=self.content.frozen,
-        )
+    @property
+    def frozen(self) -> Mapping[str, Tree]:
+        return self.content.frozen
 
     def enhance(self, state: State, lr: jax.Array) -> jax.Array:
-        return enhanced(self.generator, state, lr, self.dtype)
+        variables = state.variables("generator", averaged=True)
+        return quantize(self.generator.apply(variables, unit(lr, self.dtype), train=False))
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["lr"])
@@ -60,7 +44,7 @@ class EnhancesImages(OneImage):
         return {"sr": self.enhance(state, image)}
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Generator(EnhancesImages):
     """The stage; see `histojax.stages.base` for its members."""
 
@@ -73,9 +57,7 @@ class Generator(EnhancesImages):
     def networks(self) -> dict[str, nn.Module]:
         return {"generator": self.generator}
 
-    def train_step(
-        self, state: State, batch: Batch, *, axis_name: str | None = None
-    ) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(self, state: State, batch: Batch, *, axis_name: str | None = None) -> Stepped:
         lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
         generator = self.generator.clone(bn_axis_name=axis_name)
         key = step_key(state, axis_name)
@@ -87,51 +69,24 @@ class Generator(EnhancesImages):
             psnr = jnp.mean(-10.0 * jnp.log10(jnp.maximum(error, 1e-10)))
             return loss, (stats, {**terms, "loss": loss, "psnr": psnr})
 
-        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["generator"])
-        grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
-        return advance(
-            state,
-            self.optimizers,
-            {"generator": grads},
-            {"generator": stats},
-            metrics,
-            ema_decay=self.ema_decay,
-        )
+        return self.learn(state, objective, axis_name)
 
-    def evaluate(
-        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
-    ) -> scoring.Sums:
+    def evaluate(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
         return scoring.score_images(outputs["sr"], batch["hr"], batch["weight"])
 
-    def phases(self) -> tuple[tuple[int, str], ...]:
-        return ((0, "generator learns"),)
 
-
-def build_generator(config: ConfigDict, dtype: Any) -> Any:
-    """The network of group `generator`.
-
-    Raises:
-        UserError: for a field that cannot be used.
-    """
-    scale = config.data.scale
-    return networks.network(GENERATORS, config.generator, "generator", scale=scale, dtype=dtype)
+def build_generator(config: ConfigDict) -> Any:
+    """The network of group `generator`; UserError for a field that cannot be used."""
+    return networks.network(GENERATORS, config, "generator", scale=config.data.scale)
 
 
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Generator:
-    """The stage that a config describes; `initial` are variables of earlier runs, by network.
-
-    Raises:
-        UserError: for a config value that cannot be used.
-    """
-    dtype = networks.compute_dtype(config)
-    optimizer = optimizers.optimizer(config.optimizer, config.steps, "optimizer")
+    """As `histojax.stages.build_stage`."""
     return Generator(
-        generator=build_generator(config, dtype),
-        optimizers={"generator": optimizer},
+        **common_fields(config, initial),
+        generator=build_generator(config),
+        optimizers={"generator": optimizers.optimizer_of(config, "generator")},
         content=content.build_content(config.loss, None, initial),
-        ema_decay=config.ema_decay,
-        initial=initial,
-        dtype=jnp.promote_types(dtype, jnp.float32),
     )
 
 

@@ -9,48 +9,36 @@ learns to draw for the segmenter, and the segmenter learns to read the generator
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import content, gan, networks, optimizers, scoring
-from histojax.components.images import by_head, probabilities, targets
-from histojax.components.state import State, apply
-from histojax.nuclei import postprocessing
+from histojax.components import content, gan, optimizers, scoring
+from histojax.components.images import by_head, targets, unit
+from histojax.components.state import State, Tree, apply, step_key
 from histojax.stages import segmentation
-from histojax.stages.base import Batch, Capability
+from histojax.stages.base import Arrays, Batch, Capability, common_fields
 from histojax.stages.generator import build_generator
 from histojax.stages.srgan import Adversarial
 
-Tree = Any
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Joint(segmentation.FindsNuclei, Adversarial):
     """The stage; see `histojax.stages.base` for its members.
 
-    Attributes:
-        mask_weight: of the mask loss on the enhanced image.
-        real_mask_weight: of the mask loss on the real high-resolution image, which keeps the
-            segmenter's skill; 0 leaves it out.
-        learn_from_step: network -> step at which it starts to learn; a network that never learns
-            has no optimiser.
+    `mask_weight` is of the mask loss on the enhanced image, `real_mask_weight` of that on the real
+    one, which keeps the segmenter's skill; 0 leaves it out.
     """
 
-    segmenter: Any
     mask_loss: segmentation.MaskLoss
     mask_weight: float
     real_mask_weight: float
-    threshold: float
-    instances: postprocessing.Parameters | None
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"enhance", "segment"})
-    averaged: ClassVar[tuple[str, ...]] = ("generator", "segmenter")
     readers: ClassVar[tuple[str, ...]] = ("segmenter",)
 
     @property
@@ -58,63 +46,48 @@ class Joint(segmentation.FindsNuclei, Adversarial):
         return ("lr", "hr", *self.segmenter.heads)
 
     def objective(
-        self,
-        state: State,
-        batch: Batch,
-        sr: jax.Array,
-        hr: jax.Array,
-        params: Mapping[str, Tree],
-        *,
-        key: jax.Array,
-        axis_name: str | None,
+        self, state: State, batch: Batch, sr: jax.Array, params: Tree, axis_name: str | None
     ) -> tuple[jax.Array, tuple[dict[str, Tree], dict[str, jax.Array]]]:
-        loss, (_, terms) = super().objective(
-            state, batch, sr, hr, params, key=key, axis_name=axis_name
-        )
+        loss, (_, terms) = super().objective(state, batch, sr, params, axis_name)
         maps = targets(batch, self.segmenter.heads, self.dtype)
         segmenter = self.segmenter.clone(bn_axis_name=axis_name)
-        own, start = params["segmenter"], state.statistics["segmenter"]
+        read = functools.partial(
+            apply,
+            segmenter,
+            params["segmenter"],
+            state.statistics["segmenter"],
+            key=step_key(state, axis_name),
+        )
         if self.real_mask_weight > 0:
             # The statistics are dropped: the running ones are used afterwards, and have to
             # describe the enhanced images that the segmenter will read.
-            logits, _ = apply(segmenter, own, start, hr, key=key)
+            logits, _ = read(unit(batch["hr"], self.dtype))
             terms["loss_mask_real"] = self.mask_loss(logits, maps)
             loss = loss + self.real_mask_weight * terms["loss_mask_real"]
-        logits, stats = apply(segmenter, own, start, sr, key=key)
+        logits, stats = read(sr)
         terms["loss_mask"] = self.mask_loss(logits, maps)
         terms["accuracy"] = segmentation.pixel_accuracy(logits, maps)
         loss = loss + self.mask_weight * terms["loss_mask"]
         return loss, ({"segmenter": stats}, terms)
 
-    def segment(self, state: State, image: jax.Array) -> jax.Array:
-        return probabilities(self.segmenter, state, image, self.dtype)
-
     def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
         sr = self.enhance(state, image)
         return {"sr": sr, **by_head(self.segment(state, sr), self.segmenter.heads)}
 
-    def evaluate(
-        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
-    ) -> scoring.Sums:
-        return {
-            **super().evaluate(outputs, batch),
-            **segmentation.score(outputs, batch, self.threshold, self.instances),
-        }
+    def evaluate(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
+        return {**super().evaluate(outputs, batch), **self.score(outputs, batch)}
 
 
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Joint:
-    """The stage that a config describes; `initial` are variables of earlier runs, by network.
-
-    Raises:
-        UserError: for a config value that cannot be used.
-    """
-    dtype = networks.compute_dtype(config)
-    segmenter = segmentation.build_segmenter(config, dtype)
-    critic = gan.build_critic(config, dtype=dtype)
+    """As `histojax.stages.build_stage`."""
+    common = common_fields(config, initial)
+    segmenter = segmentation.build_segmenter(config)
+    critic = gan.build_critic(config)
     trained = ("generator", "segmenter", *(() if critic is None else ("discriminator",)))
     made, learn_from_step = optimizers.optimizers(config, trained)
     return Joint(
-        generator=build_generator(config, dtype),
+        **common,
+        generator=build_generator(config),
         segmenter=segmenter,
         critic=critic,
         optimizers=made,
@@ -124,10 +97,7 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Joint:
         real_mask_weight=config.loss.real_mask_weight,
         threshold=config.threshold,
         instances=segmentation.build_instances(config, segmenter.heads),
-        ema_decay=config.ema_decay,
-        initial=initial,
         learn_from_step=learn_from_step,
-        dtype=jnp.promote_types(dtype, jnp.float32),
     )
 
 

@@ -6,6 +6,7 @@ python -m histojax.stages.segmentation --config=configs/segmentation.py
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
@@ -19,9 +20,9 @@ from ml_collections import ConfigDict
 from histojax import cli
 from histojax.checks import check, number, one_of
 from histojax.components import networks, optimizers, pretrained, scoring
-from histojax.components.images import by_head, probabilities, targets, unit
+from histojax.components.images import by_head, targets, unit
 from histojax.components.mean_teacher import Teacher, build_teacher, consistency, mean_of_labelled
-from histojax.components.state import State, advance, apply, create, mean_over, step_key
+from histojax.components.state import State, Tree, apply, step_key
 from histojax.data.sources import targets as target_source
 from histojax.errors import UserError
 from histojax.losses import segmentation
@@ -30,9 +31,7 @@ from histojax.models.segmenters import SEGMENTERS
 from histojax.models.segmenters.se_unet import SEUNet
 from histojax.nuclei import postprocessing
 from histojax.nuclei.watershed import InstanceParameters, check_maps
-from histojax.stages.base import Batch, Capability, OneImage
-
-Tree = Any
+from histojax.stages.base import Arrays, Batch, Capability, Common, Stepped, common_fields
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -47,23 +46,26 @@ class MaskLoss:
 
     def __call__(self, logits: jax.Array, mask: jax.Array) -> jax.Array:
         """Loss () of logits against maps in [0, 1], both (B, H, W, C)."""
-        bce = jnp.mean(optax.sigmoid_binary_cross_entropy(logits, mask))
-        dice = jnp.mean(
-            segmentation.soft_dice(
-                logits=logits, mask=mask, smooth=self.smooth, squared=self.squared_dice
-            )
-        )
-        total = self.bce_weight * bce + self.dice_weight * dice
+        bce = optax.sigmoid_binary_cross_entropy(logits, mask)
+        soft_dice = functools.partial(segmentation.soft_dice, squared=self.squared_dice)
+        dice = soft_dice(logits=logits, mask=mask, smooth=self.smooth)
+        total = self.bce_weight * jnp.mean(bce) + self.dice_weight * jnp.mean(dice)
         if self.mse_weight == 0:
             return total
-        return total + self.mse_weight * jnp.mean(
-            segmentation.squared_error(logits=logits, mask=mask)
-        )
+        error = segmentation.squared_error(logits=logits, mask=mask)
+        return total + self.mse_weight * jnp.mean(error)
 
 
-class FindsNuclei:
-    """The members that all stages with a segmenter share; `instances`: how maps become nuclei."""
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class FindsNuclei(Common):
+    """The members that all stages with a segmenter share.
 
+    A pixel is of the mask from probability `threshold`; `instances`: how maps become nuclei, None:
+    by connected components of the mask.
+    """
+
+    segmenter: Any
+    threshold: float
     instances: postprocessing.Parameters | None
 
     @property
@@ -74,21 +76,35 @@ class FindsNuclei:
     def annotations(self) -> tuple[str, ...]:
         return () if self.instances is None else ("instances",)
 
+    def segment(self, state: State, image: jax.Array) -> jax.Array:
+        variables = state.variables("segmenter", averaged=True)
+        pixels = unit(image, self.dtype)
+        return jax.nn.sigmoid(self.segmenter.apply(variables, pixels, train=False))
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Segmentation(FindsNuclei, OneImage):
-    """The stage; see `histojax.stages.base` for its members."""
+    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
+        return by_head(self.segment(state, image), self.segmenter.heads)
 
-    segmenter: Any
-    optimizers: Mapping[str, optax.GradientTransformation]
+    def score(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
+        """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
+        weight = batch["weight"]
+        maps = {head: outputs[head] for head in self.segmenter.heads}
+        sums = scoring.score_masks(maps["mask"][..., 0], batch["mask"], weight, self.threshold)
+        if self.instances is not None:
+            sums |= scoring.score_nuclei(maps, batch["instances"], weight, self.instances)
+        return sums
+
+
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
+class Segmentation(FindsNuclei):
+    """The stage; see `histojax.stages.base` for its members.
+
+    `encoder` are pretrained variables of the segmenter's encoder; without a teacher it learns from
+    labelled images alone.
+    """
+
     loss: MaskLoss
-    threshold: float
-    instances: postprocessing.Parameters | None
-    ema_decay: float
-    initial: Mapping[str, Tree]
-    encoder: Tree | None  # pretrained variables of the segmenter's encoder
-    teacher: Teacher | None  # None: learns from labelled images alone
-    dtype: Any
+    encoder: Tree | None
+    teacher: Teacher | None
 
     capabilities: ClassVar[frozenset[Capability]] = frozenset({"segment"})
 
@@ -101,20 +117,11 @@ class Segmentation(FindsNuclei, OneImage):
     def networks(self) -> dict[str, nn.Module]:
         return {"segmenter": self.segmenter}
 
-    def init(self, rng: jax.Array, batch: Batch) -> State:
-        sample = unit(batch["hr"][:1], self.dtype)
-        return create(
-            rng,
-            {"segmenter": (self.segmenter, sample)},
-            self.optimizers,
-            averaged=("segmenter",),
-            start={k: v for k, v in self.initial.items() if k == "segmenter"},
-            parts={} if self.encoder is None else {"segmenter": {"trunk": self.encoder}},
-        )
+    @property
+    def parts(self) -> Mapping[str, Mapping[str, Tree]]:
+        return {} if self.encoder is None else {"segmenter": {"trunk": self.encoder}}
 
-    def train_step(
-        self, state: State, batch: Batch, *, axis_name: str | None = None
-    ) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(self, state: State, batch: Batch, *, axis_name: str | None = None) -> Stepped:
         image = unit(batch["hr"], self.dtype)
         maps = targets(batch, self.segmenter.heads, self.dtype)
         segmenter = self.segmenter.clone(bn_axis_name=axis_name)
@@ -143,48 +150,13 @@ class Segmentation(FindsNuclei, OneImage):
             loss = terms["loss_labelled"] + weight * terms["loss_consistency"]
             return loss, (stats, {**terms, "loss": loss})
 
-        grads, (stats, metrics) = jax.grad(objective, has_aux=True)(state.params["segmenter"])
-        grads, stats, metrics = mean_over((grads, stats, metrics), axis_name)
-        return advance(
-            state,
-            self.optimizers,
-            {"segmenter": grads},
-            {"segmenter": stats},
-            metrics,
-            ema_decay=self.ema_decay,
-        )
-
-    def segment(self, state: State, image: jax.Array) -> jax.Array:
-        return probabilities(self.segmenter, state, image, self.dtype)
+        return self.learn(state, objective, axis_name)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         return self.predict(state, batch["hr"])
 
-    def predict(self, state: State, image: jax.Array) -> dict[str, jax.Array]:
-        return by_head(self.segment(state, image), self.segmenter.heads)
-
-    def evaluate(
-        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
-    ) -> scoring.Sums:
-        return score(outputs, batch, self.threshold, self.instances)
-
-    def phases(self) -> tuple[tuple[int, str], ...]:
-        return ((0, "segmenter learns"),)
-
-
-def score(
-    outputs: Mapping[str, np.ndarray],
-    batch: Mapping[str, np.ndarray],
-    threshold: float,
-    instances: postprocessing.Parameters | None,
-) -> scoring.Sums:
-    """Overlap of the masks, and where markers are predicted AJI of the nuclei."""
-    weight = batch["weight"]
-    sums = scoring.score_masks(outputs["mask"][..., 0], batch["mask"], weight, threshold)
-    if instances is not None:
-        maps = {name: outputs[name] for name in outputs if name != "sr"}
-        sums |= scoring.score_nuclei(maps, batch["instances"], weight, instances)
-    return sums
+    def evaluate(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
+        return self.score(outputs, batch)
 
 
 def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
@@ -195,34 +167,29 @@ def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
     """The loss of fields bce_weight, dice_weight, squared_dice, mse_weight and smooth.
 
-    Raises:
-        UserError: if all weights are 0 or one is negative, or the smoothing is.
+    UserError: all weights are 0 or one is negative, or the smoothing is.
     """
-    mse_weight = config.mse_weight
-    weights = (config.bce_weight, config.dice_weight, mse_weight)
+    weights = (config.bce_weight, config.dice_weight, config.mse_weight)
     if min(weights) < 0 or sum(weights) == 0:
         raise UserError(
-            f"loss.bce_weight={config.bce_weight}, loss.dice_weight={config.dice_weight} and "
-            f"loss.mse_weight={mse_weight} have to be 0 or more, and one of them above 0"
+            "loss.bce_weight={}, loss.dice_weight={} and loss.mse_weight={} have to be 0 or more, "
+            "and one of them above 0".format(*weights)
         )
     # Without it empty masks would divide by 0.
     check(config, {"smooth": number(above=0)}, "loss.")
-    return MaskLoss(*weights[:2], config.squared_dice, mse_weight, config.smooth)
+    bce, dice, mse = weights
+    return MaskLoss(bce, dice, config.squared_dice, mse, config.smooth)
 
 
-def build_segmenter(config: ConfigDict, dtype: Any) -> Any:
-    """The segmentation network of group `segmenter`.
-
-    Raises:
-        UserError: for a field that cannot be used.
-    """
-    network = networks.network(SEGMENTERS, config.segmenter, "segmenter", dtype=dtype)
-    known = ("mask", *target_source.MAPS)
-    heads = network.heads
-    if heads[:1] != ("mask",) or len(set(heads)) < len(heads) or not set(heads) <= set(known):
+def build_segmenter(config: ConfigDict) -> Any:
+    """The segmentation network of group `segmenter`; UserError for a field that cannot be used."""
+    network = networks.network(SEGMENTERS, config, "segmenter")
+    heads, others = network.heads, target_source.MAPS
+    once = len(set(heads)) == len(heads)
+    if heads[:1] != ("mask",) or not once or not set(heads[1:]) <= set(others):
         raise UserError(
             f"segmenter.heads={heads!r} has to be 'mask' and then, each once, any of "
-            f"{', '.join(known[1:])}"
+            f"{', '.join(others)}"
         )
     return network
 
@@ -230,9 +197,8 @@ def build_segmenter(config: ConfigDict, dtype: Any) -> Any:
 def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
     """Pretrained variables of the segmenter's encoder, by group `pretrained`; None: none.
 
-    Raises:
-        UserError: for an unknown name, weights that cannot be read or fetched, or a segmenter that
-            they do not suit.
+    UserError: an unknown name, weights that cannot be read or fetched, or a segmenter that they do
+    not suit.
     """
     group = config.get("pretrained")  # of use_net.py alone
     if group is None:
@@ -262,20 +228,13 @@ def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
             f"64 and segmenter.blocks=(), and not at {segmenter.width} and {segmenter.blocks}: set "
             "these, or name a file in pretrained.path"
         )
-    return pretrained.load_encoder(
-        segmenter.encoder_module(), group.path, group.sha256, path_field="pretrained.path"
-    )
+    return pretrained.load_encoder(segmenter.encoder_module(), group.path, group.sha256)
 
 
 def build_instances(config: ConfigDict, heads: tuple[str, ...]) -> postprocessing.Parameters | None:
-    """How maps become nuclei; None where there are no markers, predicted or made of the mask.
+    """How maps of these heads become nuclei; None where there are no markers, predicted or made.
 
-    Args:
-        config: with the group `instances`.
-        heads: names of the predicted maps.
-
-    Raises:
-        UserError: for a parameter that breaks its rule.
+    UserError: a parameter of group `instances` that breaks its rule.
     """
     group = config.instances
     if "marker" not in heads and not group.marker_from_mask:
@@ -287,24 +246,18 @@ def build_instances(config: ConfigDict, heads: tuple[str, ...]) -> postprocessin
 
 
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Segmentation:
-    """The stage that a config describes; `initial` are variables of earlier runs, by network.
-
-    Raises:
-        UserError: for a config value that cannot be used.
-    """
-    dtype = networks.compute_dtype(config)
-    segmenter = build_segmenter(config, dtype)
+    """As `histojax.stages.build_stage`."""
+    common = common_fields(config, initial)
+    segmenter = build_segmenter(config)
     return Segmentation(
+        **common,
         segmenter=segmenter,
         optimizers={"segmenter": optimizers.optimizer(config.optimizer, config.steps, "optimizer")},
         loss=build_mask_loss(config.loss),
         threshold=config.threshold,
         instances=build_instances(config, segmenter.heads),
-        ema_decay=config.ema_decay,
-        initial=initial,
         encoder=build_encoder(config, segmenter),
         teacher=build_teacher(config),
-        dtype=jnp.promote_types(dtype, jnp.float32),
     )
 
 

@@ -10,23 +10,19 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 from flax import linen as nn
 from ml_collections import ConfigDict
 
 from histojax import cli
-from histojax.components import content, gan, networks, optimizers, scoring
+from histojax.components import content, gan, optimizers, scoring
 from histojax.components.images import unit
-from histojax.components.state import State, advance, apply, mean_over, step_key
+from histojax.components.state import State, Tree, advance, apply, mean_over, step_key
 from histojax.stages import segmentation
-from histojax.stages.base import Batch, Capability
+from histojax.stages.base import Arrays, Batch, Capability, Stepped, common_fields
 from histojax.stages.generator import EnhancesImages, build_generator
 
-Tree = Any
 
-
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class Adversarial(EnhancesImages):
     """A generator trained against a discriminator, perhaps with networks that read its images.
 
@@ -43,43 +39,24 @@ class Adversarial(EnhancesImages):
     @property
     def networks(self) -> dict[str, nn.Module]:
         found = {name: getattr(self, name) for name in ("generator", *self.readers)}
-        return (
-            found if self.critic is None else {**found, "discriminator": self.critic.discriminator}
-        )
+        judge = {} if self.critic is None else {"discriminator": self.critic.discriminator}
+        return {**found, **judge}
 
     def objective(
-        self,
-        state: State,
-        batch: Batch,
-        sr: jax.Array,
-        hr: jax.Array,
-        params: Mapping[str, Tree],
-        *,
-        key: jax.Array,
-        axis_name: str | None,
+        self, state: State, batch: Batch, sr: jax.Array, params: Tree, axis_name: str | None
     ) -> tuple[jax.Array, tuple[dict[str, Tree], dict[str, jax.Array]]]:
         """(loss (), (statistics of the readers, the loss's terms)).
 
-        Args:
-            state: before the step.
-            batch: arrays of `fields`.
-            sr: the generator's image, (B, H, W, 3) in [0, 1], as `hr` is.
-            hr: the real image.
-            params: of the readers.
-            key: of the step.
-            axis_name: device axis over which means are taken; None: one device.
+        `sr` is the generator's image, (B, H, W, 3) in [0, 1]; `params` are those of the readers.
         """
+        hr = unit(batch["hr"], self.dtype)
         loss, terms = self.content.loss(state.frozen, sr, hr)
         if self.critic is not None:
-            terms["loss_adversarial"] = self.critic.loss(
-                state, hr, sr, key=key, axis_name=axis_name
-            )
+            terms["loss_adversarial"] = self.critic.loss(state, hr, sr, axis_name)
             loss = loss + terms["loss_adversarial"]
         return loss, ({}, terms)
 
-    def train_step(
-        self, state: State, batch: Batch, *, axis_name: str | None = None
-    ) -> tuple[State, dict[str, jax.Array]]:
+    def train_step(self, state: State, batch: Batch, *, axis_name: str | None = None) -> Stepped:
         lr, hr = unit(batch["lr"], self.dtype), unit(batch["hr"], self.dtype)
         generator = self.generator.clone(bn_axis_name=axis_name)
         key = step_key(state, axis_name)
@@ -88,23 +65,20 @@ class Adversarial(EnhancesImages):
             return apply(generator, params, state.statistics["generator"], lr, key=key)
 
         def objective(sr: jax.Array, params: Mapping[str, Tree]) -> tuple[jax.Array, Any]:
-            loss, (stats, terms) = self.objective(
-                state, batch, sr, hr, params, key=key, axis_name=axis_name
-            )
+            loss, (stats, terms) = self.objective(state, batch, sr, params, axis_name)
             return loss, (stats, {**terms, "loss": loss})
 
         sr, pullback, stats = jax.vjp(enhance, state.params["generator"], has_aux=True)
         (sensitivity, grads), (statistics, metrics) = jax.grad(
             objective, argnums=(0, 1), has_aux=True
         )(sr, {name: state.params[name] for name in self.readers})
-        if "generator" in self.optimizers:
-            grads = {"generator": pullback(sensitivity)[0], **grads}
-            statistics = {"generator": stats, **statistics}
+        grads = {"generator": pullback(sensitivity)[0], **grads}
+        statistics = {"generator": stats, **statistics}
         grads = {name: grad for name, grad in grads.items() if name in self.optimizers}
         statistics = {name: found for name, found in statistics.items() if name in self.optimizers}
         if self.critic is not None and "discriminator" in self.optimizers:
             grads["discriminator"], statistics["discriminator"], more = self.critic.gradients(
-                state, hr, sr, key=key, axis_name=axis_name
+                state, hr, sr, axis_name
             )
             metrics = {**metrics, **more}
         grads, statistics, metrics = mean_over((grads, statistics, metrics), axis_name)
@@ -118,9 +92,7 @@ class Adversarial(EnhancesImages):
             learn_from_step=self.learn_from_step,
         )
 
-    def evaluate(
-        self, outputs: Mapping[str, np.ndarray], batch: Mapping[str, np.ndarray]
-    ) -> scoring.Sums:
+    def evaluate(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
         images = (outputs["sr"], batch["hr"], batch["weight"])
         return {
             **scoring.score_images(*images),
@@ -135,7 +107,7 @@ class Adversarial(EnhancesImages):
         return optimizers.phases(self.learn_from_step, self.networks, warmup)
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
+@dataclasses.dataclass(frozen=True, eq=False, kw_only=True)
 class SRGAN(Adversarial):
     """The stage; see `histojax.stages.base` for its members."""
 
@@ -153,25 +125,19 @@ class SRGAN(Adversarial):
 
 
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> SRGAN:
-    """The stage that a config describes; `initial` are variables of earlier runs, by network.
-
-    Raises:
-        UserError: for a config value that cannot be used.
-    """
-    dtype = networks.compute_dtype(config)
-    segmenter = segmentation.build_segmenter(config, dtype) if "segmenter" in initial else None
-    critic = gan.build_critic(config, dtype=dtype)
+    """As `histojax.stages.build_stage`."""
+    common = common_fields(config, initial)
+    segmenter = segmentation.build_segmenter(config) if "segmenter" in initial else None
+    critic = gan.build_critic(config)
     trained = ("generator",) if critic is None else ("generator", "discriminator")
     made, learn_from_step = optimizers.optimizers(config, trained)
     return SRGAN(
-        generator=build_generator(config, dtype),
+        **common,
+        generator=build_generator(config),
         critic=critic,
         optimizers=made,
         content=content.build_content(config.loss, segmenter, initial),
-        ema_decay=config.ema_decay,
-        initial=initial,
         learn_from_step=learn_from_step,
-        dtype=jnp.promote_types(dtype, jnp.float32),
     )
 
 

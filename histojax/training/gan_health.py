@@ -1,8 +1,7 @@
 """Signs in a run's metrics that its adversarial training goes wrong, as sentences.
 
 They are read from metrics.jsonl, once generator and discriminator have played against each other
-for a whole window of steps. A sign is reported once, and again if it went away and came back. The
-run continues in any case.
+for a whole window of steps. A sign is reported once, and again if it went away and came back.
 """
 
 from __future__ import annotations
@@ -28,9 +27,8 @@ class Limits:
 
     Attributes:
         window: steps over which metrics are averaged.
-        told_apart: share of patches, at most, of which the discriminator puts the real one above
-            the enhanced one.
-        confused: the same share, at least.
+        told_apart, confused: largest and least share of patches of which the discriminator puts the
+            real one above the enhanced one.
         loss_factor: limit of the discriminator's loss, in that of a coin.
         adversarial_share: limit of the adversarial term's share of the generator's loss.
         variance: (least, most) variance of the enhanced images, in that of the real ones.
@@ -58,11 +56,7 @@ RULES = {
 
 
 def build_limits(config: ConfigDict) -> Limits | None:
-    """The limits of the group `collapse`; None where there is none or its window is 0.
-
-    Raises:
-        UserError: for a value out of its range.
-    """
+    """The limits of group `collapse`, None without one or with window=0; UserError: a bad value."""
     group = config.get("collapse")
     if group is None or group.window == 0:
         return None
@@ -78,29 +72,19 @@ def build_limits(config: ConfigDict) -> Limits | None:
 
 
 def signs(rows: Sequence[Row], limits: Limits, *, start: int, coin: float) -> dict[str, str | None]:
-    """What the lines up to the last one show.
+    """What the lines up to the last one show, as {sign: a sentence with a remedy, or None}.
 
-    Args:
-        rows: lines of metrics.jsonl, at least those of the last window.
-        limits: what counts as healthy.
-        start: step from which generator and discriminator play against each other.
-        coin: loss of a discriminator that judges all patches alike.
-
-    Returns:
-        Sign -> a sentence on what is wrong and what to try, None where all is well. Signs that the
-        last line cannot show are left out.
+    Signs that the last line cannot show are left out. `rows` are the lines of metrics.jsonl, at
+    least those of the last window; `start` is the step from which generator and discriminator play
+    against each other, and `coin` the loss of a discriminator that judges all patches alike.
     """
     step, split = rows[-1]["step"], rows[-1]["split"]
     if step - limits.window < start:
         return {}
     lines = [row for row in rows if row["split"] == split and row["step"] > step - limits.window]
-    if split == "val":
-        found = _of_validation(_mean(lines[-1:], "power_spectrum_excess"), limits)
-    else:
-        found = _of_training(lines, limits, coin)
     return {
         sign: sentence if broken else None
-        for sign, (value, broken, sentence) in found.items()
+        for sign, (value, broken, sentence) in _judged(lines, limits, coin).items()
         if not math.isnan(value)
     }
 
@@ -115,27 +99,27 @@ def _ratio(part: float, whole: float) -> float:
     return part / whole if whole > 0 else math.nan
 
 
-# Sign -> (value, whether it is not healthy, sentence).
-_Found = dict[str, tuple[float, bool, str]]
-
-
-def _of_training(lines: Sequence[Row], limits: Limits, coin: float) -> _Found:
+def _judged(
+    lines: Sequence[Row], limits: Limits, coin: float
+) -> dict[str, tuple[float, bool, str]]:
+    """Sign -> (value, NaN where the lines have none, whether it is not healthy, sentence)."""
     share = _mean(lines, "real_above_fake")
     loss = _mean(lines, "loss_discriminator")
     part = _ratio(_mean(lines, "loss_adversarial"), _mean(lines, "loss"))
     varied = _ratio(_mean(lines, "variance_enhanced"), _mean(lines, "variance_real"))
+    excess = _mean(lines[-1:], "power_spectrum_excess")  # of validation
     over = f"over the last {limits.window} steps"
-    least, most = limits.variance
+    (flat, wild), (blurred, noisy) = limits.variance, limits.detail
     variance = f"{over}, the enhanced images varied {varied:.2f} times as much as the real ones"
     remedy = "lower loss.adversarial.weight, or raise loss.pixel_weight"
+    slower = "lower discriminator_optimizer.learning_rate"
     return {
         "told apart": (
             share,
             share >= limits.told_apart,
             f"{over}, the discriminator put {share:.1%} of real patches above their enhanced "
             f"versions (collapse.told_apart={limits.told_apart}): it wins so surely that its "
-            "gradient says little; lower discriminator_optimizer.learning_rate, or hold it back "
-            "with loss.adversarial.penalty.kind=r1",
+            f"gradient says little; {slower}, or set loss.adversarial.penalty.kind=r1",
         ),
         "confused": (
             share,
@@ -143,15 +127,14 @@ def _of_training(lines: Sequence[Row], limits: Limits, coin: float) -> _Found:
             f"{over}, the discriminator put only {share:.1%} of real patches above their enhanced "
             f"versions (collapse.confused={limits.confused}), where a coin would put half: unless "
             "the images are that good it pushes the generator at random; if it knew more before, "
-            "lower discriminator_optimizer.learning_rate, else raise it or "
-            "loss.adversarial.discriminator_warmup",
+            f"{slower}, else raise it or loss.adversarial.discriminator_warmup",
         ),
         "overshooting": (
             loss,
             loss / coin >= limits.loss_factor,
             f"{over}, the discriminator's loss was {loss:.3g}, {loss / coin:.1f} times that of a "
             f"coin (collapse.loss_factor={limits.loss_factor}): it overshoots instead of learning; "
-            "lower discriminator_optimizer.learning_rate, or set loss.adversarial.penalty.kind=r1",
+            f"{slower}, or set loss.adversarial.penalty.kind=r1",
         ),
         "outweighing": (
             part,
@@ -162,33 +145,27 @@ def _of_training(lines: Sequence[Row], limits: Limits, coin: float) -> _Found:
         ),
         "flat": (
             varied,
-            varied <= least,
-            f"{variance} (collapse.variance from {least}): they are going flat; {remedy}",
+            varied <= flat,
+            f"{variance} (collapse.variance from {flat}): they are going flat; {remedy}",
         ),
         "wild": (
             varied,
-            varied >= most,
-            f"{variance} (collapse.variance to {most}): colours and contrast run away; {remedy}",
+            varied >= wild,
+            f"{variance} (collapse.variance to {wild}): colours and contrast run away; {remedy}",
         ),
-    }
-
-
-def _of_validation(excess: float, limits: Limits) -> _Found:
-    least, most = limits.detail
-    return {
         "blurred": (
             excess,
-            excess <= least,
+            excess <= blurred,
             f"at validation, fine detail had {-excess:.1f} dB less power than in the real images "
-            f"(collapse.detail from {least}): they are blurred; see whether the generator's "
+            f"(collapse.detail from {blurred}): they are blurred; see whether the generator's "
             "gradient_norm is 0, and lower optimizer.learning_rate",
         ),
         "noisy": (
             excess,
-            excess >= most,
+            excess >= noisy,
             f"at validation, fine detail had {excess:.1f} dB more power than in the real images "
-            f"(collapse.detail to {most}): noise or a checkerboard; lower "
-            "loss.adversarial.weight, or lower discriminator_optimizer.learning_rate",
+            f"(collapse.detail to {noisy}): noise or a checkerboard; lower "
+            f"loss.adversarial.weight, or {slower}",
         ),
     }
 
@@ -220,13 +197,8 @@ class Watch:
 
 
 def build_watch(config: ConfigDict, stage: Stage) -> Watch | None:
-    """A watch over a stage's run; None without adversarial training, or with a window of 0.
-
-    Raises:
-        UserError: for a value out of its range.
-    """
-    limits = build_limits(config)
-    start = stage.adversarial_from()
+    """A watch over a stage's run; None without adversarial training, or with a window of 0."""
+    limits, start = build_limits(config), stage.adversarial_from()
     if limits is None or start is None:
         return None
     coin = adversarial.undecided_loss(config.loss.adversarial.kind)

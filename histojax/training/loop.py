@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import math
 import pathlib
 import signal
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 import jax
@@ -17,6 +18,7 @@ from ml_collections import ConfigDict
 
 from histojax import checks
 from histojax.cli import say
+from histojax.components import trees
 from histojax.components.mean_teacher import build_teacher
 from histojax.config import claim_workdir, to_values
 from histojax.data import pipeline, stain_matching
@@ -54,11 +56,7 @@ def train(
 ) -> workdirs.Run:
     """Trains a stage in its workdir, from its last checkpoint on, and returns the run.
 
-    Args:
-        config: the stage's config, resolved.
-        workdir: its folder.
-        initial: variables of earlier runs, by network.
-        devices: to use instead of all.
+    `initial` has the variables of earlier runs, by network; `devices` are used instead of all.
 
     Raises:
         UserError: for whatever is wrong with config, data, workdir or checkpoint, and when too
@@ -85,12 +83,8 @@ def train(
 class Training:
     """A run between its first step and its last; its public attributes change with the steps.
 
-    Attributes:
-        step: steps taken.
-        state: of the stage after them.
-        since: metrics since the last line of metrics.jsonl.
-        best: value of the stage's best metric so far, None before the first evaluation.
-        seconds: wall time spent in this run, over all its resumptions.
+    `state` is that after `step` steps, `since` has the metrics since the last line written, `best`
+    the stage's best metric so far, and `seconds` the wall time over all resumptions.
     """
 
     def __init__(
@@ -100,16 +94,11 @@ class Training:
         initial: Mapping[str, Tree],
         devices: list[jax.Device] | None,
     ):
-        """Sets up the first step, or the one after the last checkpoint; claims the workdir.
-
-        Raises:
-            UserError: as `train`.
-        """
+        """Sets up the first step, or the one after the last checkpoint; claims the workdir."""
         self._config, self._workdir, self._mesh = config, workdir, sharding.data_mesh(devices)
-        self._last = checkpoint.Series(
-            workdir / "checkpoints" / "last", keep=config.checkpoint.keep
-        )
-        self._chosen = checkpoint.Series(workdir / "checkpoints" / "best", keep=1)
+        checkpoints = workdir / "checkpoints"
+        self._last = checkpoint.Series(checkpoints / "last", keep=config.checkpoint.keep)
+        self._chosen = checkpoint.Series(checkpoints / "best", keep=1)
         resumed = bool(self._last.steps())
         stage = build_stage(workdirs.without_pretrained(config) if resumed else config, initial)
         self._stage = stage
@@ -237,16 +226,16 @@ class Training:
                 part.close()
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
-        if values["skipped_in_a_row"]:
+        skipped = values["skipped_in_a_row"]
+        if skipped:
             self._check_state()
-        if values["skipped_in_a_row"] < self._config.max_skipped:
-            return
-        raise UserError(
-            f"{self._config.name}: {values['skipped_in_a_row']:.0f} steps in a row were not finite "
-            f"(max_skipped={self._config.max_skipped}); the last good checkpoint is "
-            f"{_newest(self._last)}; lower the learning rate in a new workdir, or see "
-            f"{self._workdir}/metrics.jsonl for where it began"
-        )
+        if skipped >= self._config.max_skipped:
+            raise UserError(
+                f"{self._config.name}: {skipped:.0f} steps in a row were not finite "
+                f"(max_skipped={self._config.max_skipped}); the last good checkpoint is "
+                f"{_newest(self._last)}; lower the learning rate in a new workdir, or see "
+                f"{self._workdir}/metrics.jsonl for where it began"
+            )
 
     def _check_state(self) -> None:
         """Checks that all that is trained is finite: no later step could mend it.
@@ -254,17 +243,14 @@ class Training:
         A step that is not finite leaves the state alone, so this takes an update that overflows or
         memory that fails.
         """
-        leaves, _ = jax.tree_util.tree_flatten_with_path(self.state.replace(frozen={}))
-        for path, leaf in leaves:
-            if not jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact):
-                continue
-            if not np.isfinite(np.asarray(leaf)).all():
+        for name, leaf in trees.named(self.state.replace(frozen={})).items():
+            number = jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
+            if number and not np.isfinite(np.asarray(leaf)).all():
                 raise UserError(
-                    f"{self._config.name}: "
-                    f"{jax.tree_util.keystr(path, simple=True, separator='/')} is not finite at "
-                    f"step {int(self.state.step)}, and no step can mend it; the last good "
-                    f"checkpoint is {_newest(self._last)}, from which the same command goes on; "
-                    "lower the learning rate in a new workdir if it comes again"
+                    f"{self._config.name}: {name} is not finite at step {int(self.state.step)}, "
+                    "and no step can mend it; the last good checkpoint is "
+                    f"{_newest(self._last)}, from which the same command goes on; lower the "
+                    "learning rate in a new workdir if it comes again"
                 )
 
 
@@ -273,13 +259,11 @@ def _open_data(
 ) -> tuple[Source, Source, dict[str, Any]]:
     """(train split, val split, what a checkpoint keeps of fits to the training data).
 
-    Args:
-        config: the stage's.
-        stage: which reads them.
-        last: of a resumed run, which has the fits, whatever has become of their images.
+    `last` is of a resumed run, which has the fits, whatever has become of their images.
     """
-    source = run_data.open_split(config, "train", fields=stage.fields, crop=config.data.crop)
-    held_out = run_data.open_split(config, "val", fields=stage.fields, crop=config.data.crop)
+    fields, crop = stage.fields, config.data.crop
+    source = run_data.open_split(config, "train", fields=fields, crop=crop)
+    held_out = run_data.open_split(config, "val", fields=fields, crop=crop)
     matching = None
     # A checkpoint's meta, which may be damaged, is read only where it is needed.
     if stain_matching.check(config) is not None:
@@ -299,36 +283,28 @@ def describe(stage: Stage, state: Tree, config: ConfigDict) -> None:
     batch = {k: jax.numpy.asarray(v) for k, v in workdirs.example_batch(config).items()}
     for name, module in stage.networks.items():
         inputs = stage.inputs(batch)[name]
-        image = inputs[0]
+        _, height, width, _ = inputs[0].shape
         count = sum(leaf.size for leaf in jax.tree.leaves(state.params[name]))
-        cost = (
-            jax.jit(lambda v, x, m=module: m.apply(v, *x, train=False))
-            .lower(state.variables(name), inputs)
-            .cost_analysis()
-        )
+        forward = jax.jit(functools.partial(module.apply, train=False))
+        cost = forward.lower(state.variables(name), *inputs).cost_analysis()
         flop = (cost or {}).get("flops", math.nan)
         # The networks of a pyramid are numbered by their scale, and of one group.
         group = config.get(name) or config.get(name.partition("_")[0], {})
         fields = ", ".join(f"{k}={v}" for k, v in group.items())
         say(
             f"{config.name}: {name} {type(module).__name__}({fields}), {count:,} parameters, "
-            f"{flop / 1e9:.2f} GFLOP per {image.shape[1]}x{image.shape[2]} image"
+            f"{flop / 1e9:.2f} GFLOP per {height}x{width} image"
         )
 
 
 def check(config: ConfigDict, devices: int) -> None:
-    """Checks what only the loop reads of a config.
-
-    Raises:
-        UserError: for a value out of its range.
-    """
+    """Refuses values that only the loop reads of a config and that are out of their range."""
     data = config.data
     checks.check(config, RULES)
     if data.crop % data.scale:
-        nearest = max(data.crop // data.scale, 1) * data.scale
         raise UserError(
             f"data.crop={data.crop} has to be a multiple of data.scale={data.scale}; choose "
-            f"{nearest}"
+            f"{max(data.crop // data.scale, 1) * data.scale}"
         )
     metric_writer.check(config.log)
     pipeline.check(data)
@@ -354,23 +330,20 @@ def _newest(series: checkpoint.Series) -> str:
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 
 
-@contextmanager
+@contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
     """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
     seen: list[int] = []
     kept: dict[signal.Signals, Any] = {}
 
-    def note(number: int, frame: Any) -> None:
-        del frame
+    def note(number: int, _: Any) -> None:
         seen.append(number)
         signal.signal(number, kept[signal.Signals(number)])
         logging.info("signal %d: stopping after this step", number)
 
-    try:
+    with contextlib.suppress(ValueError):  # not in the main thread: the caller's to handle
         for number in (signal.SIGTERM, signal.SIGINT):
             kept[number] = signal.signal(number, note)
-    except ValueError:  # not in the main thread: the caller's to handle
-        pass
     try:
         yield seen
     finally:

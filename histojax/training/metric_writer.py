@@ -26,8 +26,7 @@ RULES = {"wandb.mode": checks.one_of(("online", "offline"))}
 def check(log: ConfigDict) -> None:
     """Checks what `config.log` asks for, before anything is trained.
 
-    Raises:
-        UserError: for a package that is not installed, or an unknown mode.
+    UserError: a package that is not installed, or an unknown mode.
     """
     checks.check(log, RULES, "log.")
     if log.tensorboard and not _installed("tensorboardX"):
@@ -50,10 +49,9 @@ def _installed(package: str) -> bool:
 class MetricWriter:
     """Appends {"step", "split", name: value, ...} lines to metrics.jsonl.
 
-    A warning is the line {"step", "split": WARNING, "text"}.
-
-    Every line is flushed, so a killed run loses none; a last line that a kill cut short is
-    dropped when the run goes on.
+    A warning is the line {"step", "split": WARNING, "text"}. Every line is flushed, so a killed
+    run loses none; a last line that a kill cut short is dropped when the run goes on. What the
+    disk refuses is a DiskError.
     """
 
     def __init__(
@@ -64,14 +62,10 @@ class MetricWriter:
         tensorboard: bool = False,
         wandb_run: WandbRun | None = None,
     ):
-        """Opens workdir/metrics.jsonl and drops its lines after `resume_step`.
-
-        Raises:
-            DiskError: if the disk refuses.
-        """
+        """Opens workdir/metrics.jsonl and drops its lines after `resume_step`."""
         self.path = workdir / "metrics.jsonl"
         self._board = _Board(workdir / "tensorboard", resume_step) if tensorboard else None
-        self._wandb = wandb_run
+        self._mirrors = [mirror for mirror in (self._board, wandb_run) if mirror is not None]
         if self.path.exists():
             kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
             with files.atomic_path(self.path) as part:
@@ -80,26 +74,16 @@ class MetricWriter:
             self._file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, values: Mapping[str, float]) -> dict[str, Any]:
-        """Writes one line and returns it; values that are not finite become null.
-
-        Raises:
-            DiskError: if the disk refuses.
-        """
+        """Writes one line and returns it; values that are not finite become null."""
         finite = {name: float(v) for name, v in values.items() if math.isfinite(float(v))}
         row = {"step": int(step), "split": split, **{name: finite.get(name) for name in values}}
         self._append(row)
-        if self._board is not None:
-            self._board.write(step, {f"{split}/{name}": value for name, value in finite.items()})
-        if self._wandb is not None:
-            self._wandb.write(step, split, values)
+        for mirror in self._mirrors:
+            mirror.write(int(step), {f"{split}/{name}": value for name, value in finite.items()})
         return row
 
     def warn(self, step: int, text: str) -> None:
-        """One line of words.
-
-        Raises:
-            DiskError: if the disk refuses.
-        """
+        """One line of words."""
         self._append({"step": int(step), "split": WARNING, "text": text})
         if self._board is not None:
             self._board.warn(step, text)
@@ -114,10 +98,8 @@ class MetricWriter:
         # Every line was flushed: what is still in a buffer is what the disk has refused before.
         with contextlib.suppress(OSError):
             self._file.close()
-        if self._board is not None:
-            self._board.close()
-        if self._wandb is not None:
-            self._wandb.close()
+        for mirror in self._mirrors:
+            mirror.close()
 
 
 class _Board:

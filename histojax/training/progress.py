@@ -98,19 +98,16 @@ class SinceLastLine:
             for name, value in row.items():
                 total, number = self._sums.get(name, (0.0, 0.0))
                 if name.startswith("skipped"):
-                    self._sums[name] = (float(value), 1.0)
-                elif math.isfinite(value):
-                    self._sums[name] = (total + float(value), number + 1.0)
-                else:
-                    self._sums[name] = (total, number)
+                    total, number = 0.0, 0.0
+                if math.isfinite(value):
+                    total, number = total + float(value), number + 1.0
+                self._sums[name] = (total, number)
         self._pending = []
         return dict(self._sums)
 
     def take(self) -> dict[str, float]:
         """Each metric's mean, NaN where none was finite; the sums become empty."""
-        means = {
-            name: total / number if number else math.nan
-            for name, (total, number) in self.sums().items()
-        }
+        sums = self.sums().items()
+        means = {name: total / number if number else math.nan for name, (total, number) in sums}
         self._sums = {}
         return means

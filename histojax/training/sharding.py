@@ -1,13 +1,14 @@
 """One step on many devices: jit(shard_map(step)) over a mesh with the one axis "data".
 
-The state is replicated, the batch split along its first axis. Inside, the step is the per-device
-program that pmap ran: it averages its gradients, metrics and BatchNorm statistics over "data".
-shard_map's replication checker is off (check_vma=False), because with it on, the gradient of
-replicated parameters is already summed over devices and averaging it again would be wrong.
+The state is replicated, the batch split along its first axis, and the step averages its gradients,
+metrics and BatchNorm statistics over "data", as under pmap. shard_map's replication checker is off
+(check_vma=False), because with it on, the gradient of replicated parameters is already summed over
+devices and averaging it again would be wrong.
 """
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,22 +29,18 @@ def data_mesh(devices: Sequence[jax.Device] | None = None) -> Mesh:
 
 def train_step(step: Callable[..., Any], mesh: Mesh) -> Callable[[Tree, Tree], tuple[Tree, Tree]]:
     """`step(state, batch, axis_name=...)` compiled over the mesh; the state is donated."""
-
-    def per_device(state: Tree, batch: Tree) -> tuple[Tree, Tree]:
-        return step(state, batch, axis_name=AXIS)
-
-    mapped = jax.shard_map(
-        per_device, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=(P(), P()), check_vma=False
-    )
-    return jax.jit(mapped, donate_argnums=0)
+    step = functools.partial(step, axis_name=AXIS)
+    return jax.jit(_mapped(step, mesh, (P(), P())), donate_argnums=0)
 
 
 def eval_step(step: Callable[..., Any], mesh: Mesh) -> Callable[[Tree, Tree], Tree]:
     """`step(state, batch)` compiled over the mesh; outputs stay split along their first axis."""
-    mapped = jax.shard_map(
-        step, mesh=mesh, in_specs=(P(), P(AXIS)), out_specs=P(AXIS), check_vma=False
-    )
-    return jax.jit(mapped)
+    return jax.jit(_mapped(step, mesh, P(AXIS)))
+
+
+def _mapped(step: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..., Any]:
+    specs = (P(), P(AXIS))
+    return jax.shard_map(step, mesh=mesh, in_specs=specs, out_specs=out_specs, check_vma=False)
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:

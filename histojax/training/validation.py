@@ -8,6 +8,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from histojax.components import scoring
@@ -24,12 +25,7 @@ class Validation:
     """Evaluates on fixed crops of the val split, and draws a few of them."""
 
     def __init__(
-        self,
-        stage: Stage,
-        source: Source,
-        config: ConfigDict,
-        mesh: jax.sharding.Mesh,
-        workdir: pathlib.Path,
+        self, stage: Stage, source: Source, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path
     ):
         size = config.eval.batch_size
         size += -size % mesh.size
@@ -66,16 +62,11 @@ class Validation:
             for name, pair in self._stage.evaluate(outputs, batch).items():
                 sums[name] = sums.get(name, 0) + np.asarray(pair, np.float64)
             for i in np.flatnonzero(batch["weight"])[: self._pictures - len(shown)]:
-                shown.append(
-                    {
-                        **{k: batch[k][i] for k in self._stage.fields},
-                        **{f"predicted_{k}": v[i] for k, v in outputs.items()},
-                    }
-                )
+                predicted = {f"predicted_{k}": v[i] for k, v in outputs.items()}
+                shown.append({k: batch[k][i] for k in self._stage.fields} | predicted)
         if shown and jax.process_index() == 0:
-            figures.write_samples(
-                self._workdir / "samples" / f"step_{step:07d}.png", shown, scale=self._scale
-            )
+            path = self._workdir / "samples" / f"step_{step:07d}.png"
+            figures.write_samples(path, shown, scale=self._scale)
         return {name: scoring.divided(*pair) for name, pair in sums.items()}
 
 

@@ -6,7 +6,6 @@ reported in one line, and the run continues without W&B.
 
 from __future__ import annotations
 
-import math
 import pathlib
 import secrets
 from collections.abc import Mapping
@@ -28,14 +27,9 @@ class WandbRun:
     """The W&B run of a workdir."""
 
     def __init__(self, config: ConfigDict, workdir: pathlib.Path):
-        """Starts the run, or goes on with the one that the workdir names.
+        """Starts the run, or goes on with the one that the workdir, which exists, names.
 
-        Args:
-            config: a stage's config; `log.wandb` has project, entity and mode.
-            workdir: its folder, which exists.
-
-        Raises:
-            UserError: if W&B takes no such run (nobody is logged in, a project name it refuses).
+        UserError: W&B takes no such run (nobody is logged in, a project name it refuses).
         """
         import wandb
 
@@ -75,25 +69,19 @@ class WandbRun:
         except Exception as error:  # whatever it is, training needs none of it
             self._give_up(error)
 
-    def write(self, step: int, split: str, values: Mapping[str, float]) -> None:
-        """Logs a line's finite values as "<split>/<name>"."""
-        if self._run is None:
-            return
-        row: dict[str, float] = {"step": int(step)}
-        for name, value in values.items():
-            if math.isfinite(value):
-                row[f"{split}/{name}"] = float(value)
-        try:
-            self._run.log(row)
-        except Exception as error:  # as above
-            self._give_up(error)
+    def write(self, step: int, values: Mapping[str, float]) -> None:
+        """Logs the finite values of a line, named "<split>/<name>"."""
+        self._tell("log", {"step": step, **values})
 
     def close(self) -> None:
         """Waits, but not for long, until what is logged has been sent."""
+        self._tell("finish")
+
+    def _tell(self, method: str, *given: Mapping[str, float]) -> None:
         if self._run is None:
             return
         try:
-            self._run.finish()
+            getattr(self._run, method)(*given)
         except Exception as error:  # as above
             self._give_up(error)
 

@@ -39,8 +39,8 @@ def untrained_stage(config: ConfigDict) -> Stage:
     features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
         return build_stage(config, {})
-    # This loss needs a segmenter; zeros need no compilation.
-    module = segmentation.build_segmenter(config, networks.compute_dtype(config))
+    # No stage with this loss is built without a segmenter. Zeros need no compilation.
+    module = segmentation.build_segmenter(config)
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
     shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
     return build_stage(config, {"segmenter": jax.tree.map(jnp.zeros_like, shapes)})

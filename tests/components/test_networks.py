@@ -9,12 +9,13 @@ from histojax.models.segmenters.unet import UNet
 
 
 def test_a_module_has_the_fields_of_its_group_and_no_others():
-    made = networks.module(
-        InceptionUNet, ConfigDict({"depth": 2, "features": 8}), "segmenter", dtype=jnp.float32
-    )
-    assert (made.depth, made.features) == (2, 8)
+    def made(**fields):
+        config = ConfigDict({"precision": "float32", "segmenter": fields})
+        return networks.module(InceptionUNet, config, "segmenter")
+
+    assert made(depth=2, features=8) == InceptionUNet(depth=2, features=8)
     with pytest.raises(UserError, match=r"segmenter\.deep is not a field of InceptionUNet; its"):
-        networks.module(InceptionUNet, ConfigDict({"deep": 2}), "segmenter", dtype=jnp.float32)
+        made(deep=2)
 
 
 def test_a_group_may_name_the_kind_of_its_network():
@@ -22,8 +23,8 @@ def test_a_group_may_name_the_kind_of_its_network():
     fields = {"depth": 1, "features": 4}
 
     def made(**more):
-        group = ConfigDict({**fields, **more})
-        return networks.network(kinds, group, "segmenter", dtype=jnp.float32)
+        config = ConfigDict({"precision": "float32", "segmenter": {**fields, **more}})
+        return networks.network(kinds, config, "segmenter")
 
     assert made(kind="inception_unet") == InceptionUNet(depth=1, features=4)
     with pytest.raises(UserError, match=r"segmenter\.kind=None is not known; choose one of incep"):

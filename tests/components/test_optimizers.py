@@ -65,7 +65,7 @@ def test_a_negative_value_is_refused(field):
 
 
 def test_phases_say_which_networks_learn_from_where():
-    steps = optimizers.learning_steps(ConfigDict({"a": 5, "b": 0, "c": -1}), ("a", "b", "c"))
+    steps = optimizers.learning_steps(ConfigDict({"a": 5, "b": 0, "c": -1}))
     assert steps == {"a": 5, "b": 0}
     assert optimizers.phases(steps, dict.fromkeys("abc")) == ((0, "b learns"), (5, "a and b learn"))
     assert optimizers.phases({"a": 3}, dict.fromkeys("a")) == (
@@ -78,4 +78,4 @@ def test_phases_say_which_networks_learn_from_where():
         (5, "generator and discriminator learn"),
     )
     with pytest.raises(UserError, match=r"learn_from_step\.a=-2 has to be -1"):
-        optimizers.learning_steps(ConfigDict({"a": -2}), ("a",))
+        optimizers.learning_steps(ConfigDict({"a": -2}))

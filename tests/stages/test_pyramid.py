@@ -106,7 +106,7 @@ def test_what_is_judged_once_gives_the_gradients_of_the_losses():
     def of_networks(fake, added, logits):
         found = judged(params, fake, mask), judged(params, real, jax.nn.softmax(logits))
         fixed = (judged(params, real, mask), state.frozen, Truth(real, mask, mask), None)
-        return stage.contest.loss(fake, added, logits, *found, *fixed)[0]
+        return stage.contest.loss((fake, added, logits), found, *fixed)[0]
 
     def of_judge(params):
         pairs = (real, mask), (fake, mask), (real, jax.nn.softmax(logits))

@@ -185,7 +185,7 @@ def test_wandb_itself_offline_keeps_the_lines_in_the_workdir(tmp_path):
     for step in (1, 2):
         run = wandb_run.WandbRun(made, tmp_path)
         assert run._run is not None
-        run.write(step, "train", {"loss": 0.25})
+        run.write(step, {"train/loss": 0.25})
         run.close()
     kept = sorted((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
     name = (tmp_path / wandb_run.ID_FILE).read_text().strip()
@@ -205,6 +205,6 @@ def test_wandb_itself_without_a_server_is_gone_on_without(tmp_path, monkeypatch,
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
     run = wandb_run.WandbRun(settings(), tmp_path)
-    run.write(1, "train", {"loss": 0.25})
+    run.write(1, {"train/loss": 0.25})
     run.close()
     assert capsys.readouterr().err.count("going on without it") == 1

@@ -7,14 +7,11 @@ other halves it at every one, so that 256 pixels become one, and normalises afte
 
 from __future__ import annotations
 
-from typing import Any
-
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import full_precision, normalize
+from histojax.models.layers import Network, full_precision, normalize
 
 _RULES = {
     "halving": one_of(("alternate", "every")),
@@ -23,11 +20,10 @@ _RULES = {
 }
 
 
-class ScalarDiscriminator(nn.Module):
+class ScalarDiscriminator(Network):
     """Images of one size to one logit each.
 
-    The dense layer reads the whole last map, so the network is tied to its size of image. It has
-    neither halo nor stride and cannot run tile by tile.
+    The dense layer reads the whole last map, so the network is tied to its size of image.
 
     Attributes:
       size: side in pixels of the images that it judges; others are refused.
@@ -38,8 +34,6 @@ class ScalarDiscriminator(nn.Module):
         one value a channel (one image, and the size halved down to one pixel), that value is its
         own mean: in training, nothing of the image then passes.
       dense: width of the hidden dense layer.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and logits are float32.
     """
 
     size: int = 256
@@ -48,32 +42,21 @@ class ScalarDiscriminator(nn.Module):
     order: str = "norm_first"
     norm: str = "batch"
     dense: int = 1024
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
-    def _check(self, height: int, width: int) -> None:
+    @nn.compact
+    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        """Images (B, size, size, C) in [0, 1] to logits (B, 1, 1, 1) float32.
+
+        `train`: whether batch statistics are used and updated. ValueError: an image of another size
+        or a value that is not offered.
+        """
         check(vars(self), _RULES, error=ValueError)
+        height, width = x.shape[1:3]
         if (height, width) != (self.size, self.size):
             raise ValueError(
                 f"an image of {height} x {width} pixels does not fit a scalar discriminator of "
                 f"size={self.size}, which judges images of that size alone"
             )
-
-    @nn.compact
-    def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Judges images.
-
-        Args:
-          x: (B, size, size, C), float in [0, 1].
-          train: whether batch statistics are used and updated.
-
-        Returns:
-          Logits (B, 1, 1, 1) float32.
-
-        Raises:
-          ValueError: an image of another size, or a field's value that is not offered.
-        """
-        self._check(*x.shape[1:3])
         x = (2 * x - 1).astype(self.dtype)
         for i, width in enumerate(self.widths):
             normalized = i > 0 and self.norm != "none"
@@ -96,5 +79,4 @@ class ScalarDiscriminator(nn.Module):
                 x = nn.leaky_relu(x, 0.2)
         x = x.reshape(x.shape[0], 1, 1, -1)
         x = nn.leaky_relu(nn.Dense(self.dense, dtype=self.dtype, name="dense")(x), 0.2)
-        wide = jnp.promote_types(self.dtype, jnp.float32)
-        return nn.Dense(1, dtype=wide, name="logit")(full_precision(x))
+        return nn.Dense(1, dtype=self.wide, name="logit")(full_precision(x))

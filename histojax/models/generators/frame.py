@@ -6,15 +6,15 @@ B batch, H and W low-resolution pixels, C channels, r the scale factor.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of, whole
-from histojax.models.layers import Conv, activate, full_precision, normalize
+from histojax.models.layers import Conv, Network, activate, full_precision, normalize, submodule
 from histojax.models.resizing import pixel_shuffle, upsample
 
 _SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
@@ -42,23 +42,34 @@ def last_init(norm: str) -> nn.initializers.Initializer:
     return _SMALL if norm == "none" else nn.initializers.lecun_normal()
 
 
-def halo(scale: int, field: Callable[[int], tuple[int, int]]) -> int:
-    """Receptive-field radius in low-resolution pixels, worst case over the output's phases.
+class FullyConvolutional:
+    """The stride and the halo of a generator, from its `rules`, its `scale` and its `_field`."""
 
-    Args:
-      scale: r.
-      field: high-resolution pixel -> first and last low-resolution pixel that it depends on.
-    """
-    fields = [field(phase) for phase in range(scale)]
-    return max(0, *(-low for low, _ in fields), *(high for _, high in fields))
+    rules: ClassVar[Mapping[str, Rule]]
+    scale: int
+
+    @property
+    def stride(self) -> int:
+        """Input pixels to which window origins must be aligned."""
+        return 1
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in low-resolution pixels, worst case over the output's phases."""
+        check(vars(self), self.rules, error=ValueError)
+        fields = [self._field(phase) for phase in range(self.scale)]
+        return max(0, *(-low for low, _ in fields), *(high for _, high in fields))
+
+    def _field(self, pixel: int) -> tuple[int, int]:
+        """First and last low-resolution pixel that a high-resolution pixel depends on."""
+        raise NotImplementedError
 
 
-class SuperResolution(nn.Module):
+class SuperResolution(FullyConvolutional, Network):
     """Low-resolution RGB to RGB at r times the size; subclasses give the block.
 
     Attributes:
-      blocks: number of residual blocks.
-      features: channels of the trunk.
+      blocks, features: number of residual blocks; channels of the trunk.
       activation: "prelu" (SRGAN) or "relu".
       norm: "batch" or "none".
       head_kernel, tail_kernel: sides of the first and the last convolution; "direct" has no tail
@@ -71,10 +82,7 @@ class SuperResolution(nn.Module):
         kernel then starts at zero, so an untrained network is bicubic interpolation.
       output: "tanh" (mapped to [0, 1] as (tanh + 1) / 2; with a skip, the residual itself is
         tanh) or "linear".
-      residual_scale: factor of a block's branch; below 1 it steadies deep networks without
-        normalisation.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and output are float32.
+      residual_scale: factor of a block's branch; below 1 it steadies deep networks without norm.
     """
 
     blocks: int = 16
@@ -88,30 +96,13 @@ class SuperResolution(nn.Module):
     skip: str = "none"
     output: str = "tanh"
     residual_scale: float = 1.0
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
-    # Receptive-field radius of a block, low-resolution pixels.
+    rules: ClassVar[Mapping[str, Rule]] = RULES
+    # The residual block, (B, H, W, features) to the same shape, and its receptive-field radius.
+    block: ClassVar[type[nn.Module]]
     block_radius: ClassVar[int] = 1
 
-    @nn.nowrap
-    def block(self, name: str) -> nn.Module:
-        """A residual block, (B, H, W, features) to the same shape, called with `train`."""
-        raise NotImplementedError
-
-    @property
-    def stride(self) -> int:
-        """Input pixels to which window origins must be aligned: 1, it is fully convolutional."""
-        return 1
-
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in low-resolution pixels, worst case over the output's phases."""
-        check(vars(self), RULES, error=ValueError)
-        return halo(self.scale, self._field)
-
     def _field(self, pixel: int) -> tuple[int, int]:
-        # First and last low-resolution pixel that the high-resolution pixel depends on.
         low = high = pixel
         if self.upsampling == "direct":
             low, high = low // self.scale - 1, high // self.scale + 1
@@ -128,17 +119,10 @@ class SuperResolution(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Enhances images.
+        """Enhances images, (B, H, W, 3) in [0, 1] -> (B, r H, r W, 3) float32.
 
-        Args:
-          x: (B, H, W, 3), float in [0, 1].
-          train: whether BatchNorm uses and updates batch statistics ("batch_stats").
-
-        Returns:
-          (B, r H, r W, 3) float32; not clipped, so a skip or a linear output may leave [0, 1].
-
-        Raises:
-          ValueError: a field breaks its rule.
+        The output is not clipped, so a skip or a linear output may leave [0, 1]. `train`: whether
+        BatchNorm uses and updates batch statistics. ValueError: a field breaks its rule.
         """
         check(vars(self), RULES, error=ValueError)
         images = x
@@ -146,7 +130,7 @@ class SuperResolution(nn.Module):
         x = Conv(self.features, self.head_kernel, dtype=self.dtype, name="head")(x)
         x = head = activate(self.activation, x, name="head_act")
         for i in range(self.blocks):
-            x = self.block(f"block_{i}")(x, train=train)
+            x = submodule(self, self.block, name=f"block_{i}")(x, train=train)
         bias = self.norm != "batch"
         x = Conv(self.features, 3, use_bias=bias, dtype=self.dtype, name="trunk")(x)
         x = head + normalize(self, self.norm, x, "trunk_norm", train=train)

@@ -6,25 +6,21 @@ B batch, H and W low-resolution pixels, r the scale factor.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.checks import check, one_of
-from histojax.models.generators.frame import UPSAMPLING_STEPS, halo
-from histojax.models.layers import Conv, full_precision, normalize
+from histojax.checks import Rule, check, one_of
+from histojax.models.generators.frame import UPSAMPLING_STEPS, FullyConvolutional
+from histojax.models.layers import Conv, Network, full_precision, normalize, submodule
 from histojax.models.resizing import nearest_upsample
 
-_RULES = {"scale": one_of(UPSAMPLING_STEPS)}
 
-
-class SingleConvBlock(nn.Module):
+class SingleConvBlock(Network):
     """x + f(x), f = one 3x3 convolution, ReLU, norm."""
-
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -33,33 +29,14 @@ class SingleConvBlock(nn.Module):
         return x + normalize(self, "keras_batch", y, "norm", train=train)
 
 
-class Juhong2021(nn.Module):
-    """Low-resolution RGB to RGB at r times the size.
-
-    Attributes:
-      blocks: number of residual blocks.
-      features: channels of the trunk.
-      scale: r, one of 2, 3, 4, 8.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and output are float32.
-    """
+class Juhong2021(FullyConvolutional, Network):
+    """Low-resolution RGB to RGB at r times the size; fields as in `SuperResolution`."""
 
     blocks: int = 16
     features: int = 64
     scale: int = 4
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
-    @property
-    def stride(self) -> int:
-        """Input pixels to which window origins must be aligned: 1, it is fully convolutional."""
-        return 1
-
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in low-resolution pixels, worst case over the output's phases."""
-        check(vars(self), _RULES, error=ValueError)
-        return halo(self.scale, self._field)
+    rules: ClassVar[Mapping[str, Rule]] = {"scale": one_of(UPSAMPLING_STEPS)}
 
     def _field(self, pixel: int) -> tuple[int, int]:
         low, high = pixel - 4, pixel + 4
@@ -70,23 +47,12 @@ class Juhong2021(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Enhances images.
-
-        Args:
-          x: (B, H, W, 3), float in [0, 1].
-          train: whether BatchNorm uses and updates batch statistics ("batch_stats").
-
-        Returns:
-          (B, r H, r W, 3) float32 in [0, 1].
-
-        Raises:
-          ValueError: a scale that is not offered.
-        """
-        check(vars(self), _RULES, error=ValueError)
+        """As `SuperResolution`; the output is in [0, 1]."""
+        check(vars(self), self.rules, error=ValueError)
         x = x.astype(self.dtype)
         x = head = nn.relu(Conv(self.features, 9, dtype=self.dtype, name="head")(x))
         for i in range(self.blocks):
-            x = SingleConvBlock(self.bn_axis_name, self.dtype, name=f"block_{i}")(x, train=train)
+            x = submodule(self, SingleConvBlock, name=f"block_{i}")(x, train=train)
         x = Conv(self.features, 3, dtype=self.dtype, name="trunk")(x)
         x = head + normalize(self, "keras_batch", x, "trunk_norm", train=train)
         for i, r in enumerate(UPSAMPLING_STEPS[self.scale]):

@@ -7,14 +7,14 @@ pix2pixHD (Wang et al. 2018, section 3.1) fed with the image of the scale below,
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, full_precision, normalize
+from histojax.models.layers import Conv, Network, full_precision, normalize, submodule
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -24,18 +24,15 @@ _INIT = nn.initializers.normal(0.02)
 _SPADE_HIDDEN = 128
 
 
-class Spade(nn.Module):
+class Spade(Network):
     """Normalisation whose scale and offset follow the mask (Park et al. 2019, eq. 1).
 
-    Attributes:
-      norm: what it modulates, without a learned scale and offset of its own: "batch" or "none".
-      hidden: channels between the mask and both.
+    `norm`, "batch" or "none", has no learned scale and offset of its own; `hidden` are the channels
+    between the mask and both.
     """
 
     norm: str = "batch"
     hidden: int = _SPADE_HIDDEN
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, *, train: bool) -> jax.Array:
@@ -55,33 +52,28 @@ class Spade(nn.Module):
         if factor > 1:
             mask = nn.avg_pool(mask, (factor, factor), (factor, factor))
         shared = nn.relu(Conv(self.hidden, dtype=self.dtype, name="shared")(mask))
-        scale = Conv(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="scale")(shared)
-        offset = Conv(x.shape[-1], kernel_init=_INIT, dtype=self.dtype, name="offset")(shared)
-        return x * (1 + scale) + offset
+        conv = functools.partial(Conv, x.shape[-1], kernel_init=_INIT, dtype=self.dtype)
+        return x * (1 + conv(name="scale")(shared)) + conv(name="offset")(shared)
 
 
-class PyramidGenerator(nn.Module):
+class PyramidGenerator(frame.Windowed):
     """Mask, noise and the image of the scale below to the image of this scale.
 
     The generator adds half a tanh to the image below, so that a mid-grey image can become any
-    other. The sum is not cut to [0, 1].
+    other. The sum is not cut to [0, 1]. The collection "noise" holds the "amplitude" of the noise,
+    1 at first; the training sets it.
 
     The source pads by reflection and enlarges by transposed convolutions. This module pads by zero
     and enlarges by nearest neighbour and a convolution of as many parameters, which leaves no
     checkerboard (Odena et al. 2016).
 
     Attributes:
-      features: channels at full size; each of the downsamplings doubles them.
-      downsamplings: by 2 each.
+      features: channels at full size; each of the downsamplings, by 2, doubles them.
       blocks: residual blocks at the smallest size.
       conditioning: "concat", mask and image concatenated, or "spade", which also normalises by it.
       norm: "batch", "instance" (then tiles are not exact) or "none"; "spade" takes batch or none.
       adds_nothing: whether the last kernel is zero at first, so that an untrained generator
         returns the image of the scale below.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and the image are float32.
-
-    The collection "noise" holds the "amplitude" of the noise, 1 at first; the training sets it.
     """
 
     features: int = 64
@@ -90,27 +82,13 @@ class PyramidGenerator(nn.Module):
     conditioning: str = "concat"
     norm: str = "batch"
     adds_nothing: bool = False
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @property
     def stride(self) -> int:
-        """Pixels to which image sizes and window origins must be aligned."""
         return 2**self.downsamplings
 
-    @property
-    def exact_tiles(self) -> bool:
-        """Whether tiles with the halo agree with the whole image."""
-        return self.norm != "instance"
-
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
-        return frame.halo(self.stride, self._field)
-
     def _field(self, pixel: int) -> tuple[int, int]:
-        # First and last pixel of image, noise or mask that the output pixel depends on, walked from
-        # the end; what SPADE reads of the mask is counted as if it were read of the features.
+        # What SPADE reads of the mask is counted as if it were read of the features.
         spade = 2 if self.conditioning == "spade" else 0
         low, high = pixel - 3, pixel + 3
         for _ in range(self.downsamplings):
@@ -127,20 +105,11 @@ class PyramidGenerator(nn.Module):
     def __call__(
         self, below: jax.Array, noise: jax.Array, mask: jax.Array, *, train: bool
     ) -> jax.Array:
-        """Generates images.
+        """Generates images (B, H, W, 3), float32, about [0, 1].
 
-        Args:
-          below: (B, H, W, 3), about [0, 1]: the image of the scale below, enlarged; at the lowest
-            scale what a pyramid starts from.
-          noise: (B, H, W, 1) of variance 1.
-          mask: (B, H, W, C) in [0, 1], one-hot.
-          train: whether batch statistics are used and updated.
-
-        Returns:
-          (B, H, W, 3) float32, about [0, 1].
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+        `below` (B, H, W, 3) is the enlarged image of the scale below, at the lowest scale what a
+        pyramid starts from; `noise` (B, H, W, 1) has variance 1 and `mask` (B, H, W, C) is one-hot.
+        ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
         """
         check(vars(self), _RULES, error=ValueError)
         if self.conditioning == "spade" and self.norm == "instance":
@@ -150,29 +119,16 @@ class PyramidGenerator(nn.Module):
 
         def conv(x: jax.Array, width: int, name: str, *, side: int = 3, stride: int = 1):
             bias = self.norm == "none" or self.conditioning == "spade"
-            options = {
-                "use_bias": bias,
-                "kernel_init": _INIT,
-                "dtype": self.dtype,
-                "name": name,
-            }
+            options = dict(use_bias=bias, kernel_init=_INIT, dtype=self.dtype, name=name)
             if stride == 1:
                 return Conv(width, side, **options)(x)
-            margin = (side - 1) // 2
-            padding = ((margin, margin),) * 2
-            return nn.Conv(width, (side, side), strides=stride, padding=padding, **options)(x)
+            return nn.Conv(width, (side, side), strides=stride, padding=side // 2, **options)(x)
 
         def norm(x: jax.Array, name: str) -> jax.Array:
-            if self.conditioning == "spade":
-                spade = Spade(
-                    self.norm,
-                    min(_SPADE_HIDDEN, 2 * self.features),
-                    self.bn_axis_name,
-                    self.dtype,
-                    name=name,
-                )
-                return spade(x, mask, train=train)
-            return normalize(self, self.norm, x, name, train=train)
+            if self.conditioning == "concat":
+                return normalize(self, self.norm, x, name, train=train)
+            hidden = min(_SPADE_HIDDEN, 2 * self.features)
+            return submodule(self, Spade, hidden=hidden, name=name)(x, mask, train=train)
 
         amplitude = self.variable("noise", "amplitude", jnp.ones, ())
         noisy = 2 * below - 1 + amplitude.value * noise
@@ -187,8 +143,7 @@ class PyramidGenerator(nn.Module):
             x = x + norm(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
         for n in reversed(range(self.downsamplings)):
             width //= 2
-            x = conv(nearest_upsample(x, 2), width, f"up_{n}")
-            x = nn.relu(norm(x, f"up_{n}_norm"))
+            x = nn.relu(norm(conv(nearest_upsample(x, 2), width, f"up_{n}"), f"up_{n}_norm"))
         last = nn.initializers.zeros if self.adds_nothing else _INIT
         added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))

@@ -6,23 +6,21 @@ Juhong et al. 2023 (Biomed. Opt. Express 14:18), after SRGAN's generator with th
 
 from __future__ import annotations
 
-from typing import Any
+import functools
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
 from histojax.models.generators.frame import SuperResolution, last_init
-from histojax.models.layers import Conv, activate, normalize
+from histojax.models.layers import Conv, Network, activate, normalize
 
 
-class ResNeXtBlock(nn.Module):
+class ResNeXtBlock(Network):
     """x + s f(x), f = 1x1 to `width`, grouped 3x3, 1x1 back; normalised, no activation at the end.
 
-    Attributes:
-      width: channels of the grouped convolution (ResNeXt's "32x4d": 128 in 32 groups).
-      cardinality: number of groups.
-      residual_scale: s.
+    The grouped convolution has `width` channels in `cardinality` groups (ResNeXt's "32x4d": 128 in
+    32); s is `residual_scale`.
     """
 
     width: int = 128
@@ -30,54 +28,26 @@ class ResNeXtBlock(nn.Module):
     activation: str = "prelu"
     norm: str = "batch"
     residual_scale: float = 1.0
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        bias = self.norm != "batch"
+        conv = functools.partial(Conv, use_bias=self.norm != "batch", dtype=self.dtype)
 
         def norm_act(y: jax.Array, name: str) -> jax.Array:
             y = normalize(self, self.norm, y, f"{name}_norm", train=train)
             return activate(self.activation, y, name=f"{name}_act")
 
-        y = Conv(self.width, 1, use_bias=bias, dtype=self.dtype, name="reduce")(x)
-        y = norm_act(y, "reduce")
-        y = Conv(
-            self.width, groups=self.cardinality, use_bias=bias, dtype=self.dtype, name="grouped"
-        )(y)
-        y = norm_act(y, "grouped")
-        y = Conv(
-            x.shape[-1],
-            1,
-            use_bias=bias,
-            kernel_init=last_init(self.norm),
-            dtype=self.dtype,
-            name="expand",
-        )(y)
+        y = norm_act(conv(self.width, 1, name="reduce")(x), "reduce")
+        y = norm_act(conv(self.width, groups=self.cardinality, name="grouped")(y), "grouped")
+        y = conv(x.shape[-1], 1, kernel_init=last_init(self.norm), name="expand")(y)
         y = normalize(self, self.norm, y, "expand_norm", train=train)
         return x + self.residual_scale * y
 
 
 class ResNeXt(SuperResolution):
-    """Low-resolution RGB to RGB at r times the size, through ResNeXt's blocks.
-
-    Attributes:
-      width, cardinality: see `ResNeXtBlock`; all others are those of `SuperResolution`.
-    """
+    """Low-resolution RGB to RGB at r times the size; fields of the block and `SuperResolution`."""
 
     width: int = 128
     cardinality: int = 32
 
-    @nn.nowrap
-    def block(self, name: str) -> ResNeXtBlock:
-        return ResNeXtBlock(
-            self.width,
-            self.cardinality,
-            self.activation,
-            self.norm,
-            self.residual_scale,
-            self.bn_axis_name,
-            self.dtype,
-            name=name,
-        )
+    block: ClassVar[type[nn.Module]] = ResNeXtBlock

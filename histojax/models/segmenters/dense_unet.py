@@ -7,16 +7,17 @@ labels.
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from histojax.models.layers import Conv, full_precision, max_pool, normalize
+from histojax.models.layers import Conv, Network, full_precision, max_pool, normalize, submodule
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -29,39 +30,27 @@ def dropout_factors(
     """Dropout's factors for arrays of these shapes: 0 or 1 / (1 - rate), float32.
 
     One draw serves all, 16 bits a number: a draw for each of a network's many layers takes XLA
-    longer to compile than the rest of the network.
-
-    Args:
-      key: key of the draw.
-      shapes: shapes of the arrays.
-      rate: from 0 to below 1, rounded to a multiple of 2^-16 below 1.
+    longer to compile than the rest of the network. The rate, from 0 to below 1, is rounded to a
+    multiple of 2^-16 below 1.
     """
     sizes = [math.prod(shape) for shape in shapes]
     words = jax.random.bits(key, (-(-sum(sizes) // 2),), jnp.uint32)
     drawn = lax.bitcast_convert_type(words, jnp.uint16).reshape(-1)
     dropped = min(round(rate * 2**16), 2**16 - 1)
-    factor = 2**16 / (2**16 - dropped)
-    found: list[jax.Array] = []
-    first = 0
-    for shape, size in zip(shapes, sizes, strict=True):
-        kept = drawn[first : first + size].reshape(shape) >= dropped
-        found.append(jnp.where(kept, jnp.float32(factor), 0))
-        first += size
-    return found
+    factor = jnp.float32(2**16 / (2**16 - dropped))
+    parts = jnp.split(drawn, list(itertools.accumulate(sizes)))[: len(shapes)]
+    kept = [part.reshape(shape) >= dropped for part, shape in zip(parts, shapes, strict=True)]
+    return [jnp.where(each, factor, 0) for each in kept]
 
 
-class DenseBlock(nn.Module):
-    """Layers of BatchNorm, ReLU, 3x3 convolution and dropout, each fed with all before it.
+class DenseBlock(Network):
+    """Layers of BatchNorm, ReLU, 3x3 convolution to `growth` channels and dropout.
 
-    Attributes:
-      layers: number of layers.
-      growth: channels that each layer adds.
+    Each of the `layers` reads the channels of all before it.
     """
 
     layers: int
     growth: int
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(
@@ -75,12 +64,12 @@ class DenseBlock(nn.Module):
         for n in range(self.layers):
             y = jnp.concatenate([x, *added], -1)
             y = normalize(self, "batch", y, f"norm_{n}", train=train)
-            y = Conv(self.growth, kernel_init=_HE, dtype=self.dtype, name=f"conv_{n}")(nn.relu(y))
+            y = Conv(self.growth, 3, True, _HE, self.dtype, name=f"conv_{n}")(nn.relu(y))
             added.append(y if factors is None else y * next(factors).astype(y.dtype))
         return jnp.concatenate(added, -1)
 
 
-class DenseUNet(nn.Module):
+class DenseUNet(frame.Windowed):
     """Image and the map of the scale below to logits at the same size.
 
     On the way up a level is enlarged by nearest neighbour and convolved, where the source has a
@@ -94,8 +83,6 @@ class DenseUNet(nn.Module):
         them. Each block is followed by a halving of the size.
       bottom: layers of the block at the smallest size.
       dropout: rate in every layer.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and logits are float32.
     """
 
     labels: int
@@ -104,18 +91,10 @@ class DenseUNet(nn.Module):
     layers: tuple[int, ...] = (4, 5, 7)
     bottom: int = 10
     dropout: float = 0.2
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @property
     def stride(self) -> int:
-        """Pixels to which image sizes and window origins must be aligned."""
         return 2 ** len(self.layers)
-
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in pixels, worst over the phases, rounded up to the stride."""
-        return frame.halo(self.stride, self._field)
 
     def _field(self, pixel: int) -> tuple[int, int]:
         # A level's skip sees less than what comes up from below it.
@@ -142,19 +121,10 @@ class DenseUNet(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, below: jax.Array, *, train: bool) -> jax.Array:
-        """Segments images.
+        """Logits (B, H, W, C) float32 of images; dropout acts in training (rng "dropout").
 
-        Args:
-          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
-          below: (B, H, W, C) in [0, 1]: probabilities of the scale below, enlarged; zeros at the
-            lowest scale.
-          train: whether dropout acts (rng "dropout") and batch statistics are updated.
-
-        Returns:
-          Logits (B, H, W, C) float32.
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`.
+        `below` (B, H, W, C) are enlarged probabilities of the scale below, zeros at the lowest.
+        ValueError: H or W is not a multiple of `stride`.
         """
         frame.check_size(x, self.stride)
         factors = None
@@ -163,30 +133,25 @@ class DenseUNet(nn.Module):
             factors = iter(dropout_factors(self.make_rng("dropout"), shapes, self.dropout))
 
         def block(x: jax.Array, layers: int, name: str) -> jax.Array:
-            dense = DenseBlock(layers, self.growth, self.bn_axis_name, self.dtype, name=name)
-            return dense(x, factors, train=train)
+            return submodule(self, DenseBlock, layers=layers, name=name)(x, factors, train=train)
 
+        conv = functools.partial(Conv, kernel_init=_HE, dtype=self.dtype)
         x = jnp.concatenate([x, below.astype(x.dtype)], -1).astype(self.dtype)
-        x = Conv(self.features, kernel_init=_HE, dtype=self.dtype, name="stem")(x)
+        x = conv(self.features, name="stem")(x)
         skips = []
         for n, layers in enumerate(self.layers):
             x = jnp.concatenate([x, block(x, layers, f"down_{n}")], -1)
             skips.append(x)
             y = normalize(self, "batch", x, f"halve_{n}_norm", train=train)
-            y = Conv(x.shape[-1], 1, kernel_init=_HE, dtype=self.dtype, name=f"halve_{n}")(
-                nn.relu(y)
-            )
+            y = conv(x.shape[-1], 1, name=f"halve_{n}")(nn.relu(y))
             if factors is not None:
                 y = y * next(factors).astype(y.dtype)
             x = max_pool(y, 2, 2)
         x = block(x, self.bottom, "bottom")
         for n in reversed(range(len(self.layers))):
-            y = nearest_upsample(x, 2)
-            y = Conv(x.shape[-1], kernel_init=_HE, dtype=self.dtype, name=f"enlarge_{n}")(y)
+            y = conv(x.shape[-1], name=f"enlarge_{n}")(nearest_upsample(x, 2))
             y = jnp.concatenate([y, skips[n]], -1)
             x = block(y, self.layers[n], f"up_{n}")
         # The logits read all channels of the last level.
         x = jnp.concatenate([y, x], -1)
-        return full_precision(
-            Conv(self.labels, 1, kernel_init=_HE, dtype=self.dtype, name="logits")(x)
-        )
+        return full_precision(conv(self.labels, 1, name="logits")(x))

@@ -6,37 +6,30 @@ stem's stride.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.models.layers import Conv, full_precision, max_pool
+from histojax.checks import Rule, check
+from histojax.models.layers import Conv, Network, full_precision, max_pool
 from histojax.models.resizing import pixel_shuffle, pixel_unshuffle
 
 
 def halo(stride: int, field: Callable[[int], tuple[int, int]]) -> int:
     """Receptive-field radius in input pixels, worst over the phases, rounded up to the stride.
 
-    Args:
-      stride: total stride of the network, px.
-      field: output pixel -> first and last input pixel that it depends on.
+    `field` gives the first and last input pixel that an output pixel depends on.
     """
-    radius = 0
-    for pixel in range(stride):
-        low, high = field(pixel)
-        radius = max(radius, pixel - low, high - pixel)
+    fields = [(pixel, *field(pixel)) for pixel in range(stride)]
+    radius = max(0, *(max(pixel - low, high - pixel) for pixel, low, high in fields))
     return -(-radius // stride) * stride
 
 
 def check_size(x: jax.Array, stride: int) -> None:
-    """Refuses images (B, H, W, C) that a network of that total stride cannot take.
-
-    Raises:
-      ValueError: H or W is not a multiple of `stride`.
-    """
+    """Refuses images (B, H, W, C) whose sides are not multiples of a network's total stride."""
     _, h, w, _ = x.shape
     if h % stride or w % stride:
         raise ValueError(
@@ -45,7 +38,25 @@ def check_size(x: jax.Array, stride: int) -> None:
         )
 
 
-class UNetFrame(nn.Module):
+class Windowed(Network):
+    """A network that runs over an image window by window."""
+
+    @property
+    def stride(self) -> int:
+        """Input pixels to which image sizes and window origins must be aligned."""
+        raise NotImplementedError
+
+    @property
+    def halo(self) -> int:
+        """Receptive-field radius in input pixels, worst over the phases, rounded up to stride."""
+        return halo(self.stride, self._field)
+
+    def _field(self, pixel: int) -> tuple[int, int]:
+        """First and last input pixel that an output pixel depends on, walked from the end."""
+        raise NotImplementedError
+
+
+class UNetFrame(Windowed):
     """RGB to logits at the same size; subclasses give blocks, enlargement and fields' rules.
 
     Attributes:
@@ -56,8 +67,6 @@ class UNetFrame(nn.Module):
       heads: names of the maps, in the order of the logits.
       stem_stride: 1, or 2: level 0 works at half the resolution on 2x2 pixels laid into channels,
         and a 3x3 head with a pixel shuffle restores the full size; about a quarter of the work.
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and logits are float32.
     """
 
     features: int = 64
@@ -66,13 +75,8 @@ class UNetFrame(nn.Module):
     dropout: float = 0.0
     heads: tuple[str, ...] = ("mask",)
     stem_stride: int = 1
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
-    @nn.nowrap
-    def check(self) -> None:
-        """Raises ValueError for a field that breaks its rule."""
-        raise NotImplementedError
+    rules: ClassVar[Mapping[str, Rule]]
 
     @nn.nowrap
     def level(self, features: int, name: str) -> list[nn.Module]:
@@ -100,16 +104,9 @@ class UNetFrame(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Input pixels to which image sizes and window origins must be aligned."""
         return self.stem_stride * 2**self.depth
 
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in input pixels, worst over the phases, rounded up to stride."""
-        return halo(self.stride, self._field)
-
     def _field(self, pixel: int) -> tuple[int, int]:
-        # First and last input pixel that the output pixel depends on, walked from the end.
         head, level, (before, after) = self.reach()
         low = high = pixel // self.stem_stride
         low, high = low - head, high + head
@@ -125,37 +122,26 @@ class UNetFrame(nn.Module):
         return low * self.stem_stride, (high + 1) * self.stem_stride - 1
 
     def setup(self) -> None:
-        self.check()
+        check(vars(self), self.rules, error=ValueError)
         widths = [self.features * 2**n for n in range(self.depth + 1)]
         self.encoder = [self.level(w, f"encoder_{n}") for n, w in enumerate(widths)]
         self.decoder = [self.level(w, f"decoder_{n}") for n, w in enumerate(widths[:-1])]
         self.up = [self.up_layer(w, f"up_{n}") for n, w in enumerate(widths[:-1])]
         self.drop = nn.Dropout(self.dropout)
-        self.head = Conv(
-            len(self.heads) * self.stem_stride**2,
-            1 if self.stem_stride == 1 else 3,
-            dtype=jnp.promote_types(self.dtype, jnp.float32),
-            name="head",
-        )
+        maps, side = len(self.heads) * self.stem_stride**2, 1 if self.stem_stride == 1 else 3
+        self.head = Conv(maps, side, dtype=self.wide, name="head")
 
     def encode(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """The encoder's feature maps, "level0" (finest) ... "level<depth>".
+        """The encoder's feature maps, {"level<l>": (B, H / (s 2^l), W / (s 2^l), features 2^l)}.
 
         Args:
-          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
-          train: whether dropout acts and batch statistics are used and updated.
-
-        Returns:
-          {"level<l>": (B, H / (s 2^l), W / (s 2^l), features 2^l)}.
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`.
+          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`, or a ValueError.
+          train: whether dropout acts (rng "dropout") and batch statistics are used and updated.
         """
         check_size(x, self.stride)
         # Zero mean for the first kernels; padding then stands for mid grey.
         x = (2 * x - 1).astype(self.dtype)
-        if self.stem_stride > 1:
-            x = pixel_unshuffle(x, self.stem_stride)
+        x = pixel_unshuffle(x, self.stem_stride) if self.stem_stride > 1 else x
         maps = {}
         for n, blocks in enumerate(self.encoder):
             if n:
@@ -168,18 +154,7 @@ class UNetFrame(nn.Module):
         return maps
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Segments images.
-
-        Args:
-          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
-          train: whether dropout acts (rng "dropout") and batch statistics are updated.
-
-        Returns:
-          Logits (B, H, W, len(heads)), float32.
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`, or a field breaks its rule.
-        """
+        """Logits (B, H, W, len(heads)), float32, of images; see `encode`."""
         levels = self.encode(x, train=train)
         y = levels[f"level{self.depth}"]
         for n in reversed(range(self.depth)):

@@ -6,14 +6,15 @@ block is that of Szegedy et al. 2015 (figure 2b), the frame that of Ronneberger 
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.checks import Rule, check, one_of, whole
-from histojax.models.layers import Conv, max_pool, normalize
+from histojax.checks import Rule, one_of, whole
+from histojax.models.layers import Conv, Network, max_pool, normalize, submodule
 from histojax.models.resizing import pixel_shuffle, upsample
 from histojax.models.segmenters.frame import UNetFrame
 
@@ -28,7 +29,7 @@ _RULES = {
 }
 
 
-class InceptionBlock(nn.Module):
+class InceptionBlock(Network):
     """Four branches of a quarter of the filters each, side by side, normalised, ReLU.
 
     1x1; 1x1 then 3x3; 1x1 then 5x5 (or two 3x3); 3x3 max pooling then 1x1. The three 1x1 on the
@@ -46,22 +47,14 @@ class InceptionBlock(nn.Module):
     residual: bool = False
     fuse: bool = False
     norm: str = "batch"
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        quarter = self.features // 4
+        quarter, bias = self.features // 4, self.norm == "none"
+        he_normal = nn.initializers.he_normal()
 
         def conv(y: jax.Array, features: int, kernel: int, name: str) -> jax.Array:
-            y = Conv(
-                features,
-                kernel,
-                use_bias=self.norm == "none",
-                kernel_init=nn.initializers.he_normal(),
-                dtype=self.dtype,
-                name=name,
-            )(y)
+            y = Conv(features, kernel, bias, he_normal, self.dtype, name=name)(y)
             return normalize(self, self.norm, y, f"{name}_norm", train=train)
 
         one, three, five = jnp.split(nn.relu(conv(x, 3 * quarter, 1, "reduce")), 3, -1)
@@ -71,8 +64,7 @@ class InceptionBlock(nn.Module):
         else:
             five = nn.relu(conv(five, quarter, 3, "five_0"))
             five = nn.relu(conv(five, quarter, 3, "five_1"))
-        pooled = max_pool(x, 3, 1, padding=1)
-        pooled = nn.relu(conv(pooled, quarter, 1, "pooled"))
+        pooled = nn.relu(conv(max_pool(x, 3, 1, padding=1), quarter, 1, "pooled"))
         y = jnp.concatenate([one, three, five, pooled], -1)
         if self.fuse:
             y = nn.relu(conv(y, self.features, 1, "fuse"))
@@ -102,25 +94,12 @@ class InceptionUNet(UNetFrame):
     fuse: bool = False
     upsampling: str = "transposed"
 
-    @nn.nowrap
-    def check(self) -> None:
-        check(vars(self), _RULES, error=ValueError)
+    rules: ClassVar[Mapping[str, Rule]] = _RULES
 
     @nn.nowrap
     def level(self, features: int, name: str) -> list[nn.Module]:
-        return [
-            InceptionBlock(
-                features=features,
-                five=self.five,
-                residual=self.residual,
-                fuse=self.fuse,
-                norm=self.norm,
-                bn_axis_name=self.bn_axis_name,
-                dtype=self.dtype,
-                name=f"{name}_{i}",
-            )
-            for i in range(self.blocks_per_level)
-        ]
+        names = [f"{name}_{i}" for i in range(self.blocks_per_level)]
+        return [submodule(self, InceptionBlock, features=features, name=name) for name in names]
 
     @nn.nowrap
     def up_layer(self, features: int, name: str) -> nn.Module:

@@ -7,7 +7,7 @@ lies at 1 / 2^(l + 1) of the size.
 
 from __future__ import annotations
 
-from typing import Any
+import functools
 
 import flax.linen as nn
 import jax
@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of
 from histojax.models import resnet
-from histojax.models.layers import Conv, full_precision
+from histojax.models.layers import Conv, full_precision, submodule
 from histojax.models.resizing import pixel_shuffle, upsample
 from histojax.models.segmenters import frame
 from histojax.models.segmenters.unet import DoubleConv
@@ -34,21 +34,18 @@ _RULES = {
 }
 
 
-class SEUNet(nn.Module):
+class SEUNet(frame.Windowed):
     """RGB to several logits a pixel at the same size.
 
     A level of the decoder enlarges twice, concatenates the encoder's map and convolves twice.
 
-    Tiles agree with the whole image only where `exact_tiles` is true: squeeze-and-excitation takes
-    means over the window, and align_corners resizing depends on the position in the window.
+    Tiles agree with the whole image only without squeeze-and-excitation, which takes means over the
+    window, and without align_corners resizing, which depends on the position in the window.
 
     Attributes:
       encoder: "se_resnet50", "resnet50", "se_resnet18" or "resnet18".
-      blocks: blocks of each of the encoder's stages; empty takes the encoder's own. Their number
-        may be other than 4, and that of `decoder_features` with it.
-      width: channels of the encoder's first stage (see `resnet.ResNet`).
-      se_reduction: channels for one of the hidden layer of squeeze-and-excitation.
-      se_bias: biases in its two layers, as timm's weights have them; the source has none.
+      blocks, width, se_reduction, se_bias: of the encoder, see `resnet.ResNet`. The number of
+        stages may be other than 4, and that of `decoder_features` with it.
       decoder_features: channels of the decoder's levels, deepest first, one for each stage and one
         for the full size. Without the last, the decoder ends at half the size and the head's
         pixel shuffle restores the full one.
@@ -59,8 +56,6 @@ class SEUNet(nn.Module):
       dropout: rate before the head.
       imagenet_input: normalises the image by ImageNet's mean and deviation, as pretrained weights
         expect; the source feeds them [0, 1].
-      bn_axis_name: device axis over which batch statistics are averaged.
-      dtype: computation dtype; parameters and logits are float32.
     """
 
     encoder: str = "se_resnet50"
@@ -74,8 +69,6 @@ class SEUNet(nn.Module):
     heads: tuple[str, ...] = ("mask", "marker")
     dropout: float = 0.0
     imagenet_input: bool = False
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
 
     @property
     def _stages(self) -> tuple[int, ...]:
@@ -93,26 +86,11 @@ class SEUNet(nn.Module):
 
     @property
     def stride(self) -> int:
-        """Input pixels to which image sizes and window origins must be aligned."""
         return 2 ** (self.depth + 1)
 
-    @property
-    def exact_tiles(self) -> bool:
-        """Whether tiles with the halo agree with the whole image."""
-        pools = resnet.kind(self.encoder).squeeze_excitation
-        return self.resizing == "half_pixel" and not pools
-
-    @property
-    def halo(self) -> int:
-        """Receptive-field radius in input pixels, worst over the phases, rounded up to stride.
-
-        Of the convolutions; squeeze-and-excitation sees the whole window.
-        """
-        return frame.halo(self.stride, self._field)
-
     def _field(self, pixel: int) -> tuple[int, int]:
-        # First and last input pixel that the output pixel depends on, walked from the end. Both
-        # resizings read the same two pixels.
+        # Of the convolutions, as squeeze-and-excitation sees the whole window. Both resizings read
+        # the same two pixels.
         low = high = pixel if self._full_size else pixel // 2
         low, high = low - 1, high + 1
         image = (pixel, pixel)
@@ -133,35 +111,9 @@ class SEUNet(nn.Module):
     @nn.nowrap
     def encoder_module(self) -> resnet.ResNet:
         """The encoder by itself; its variables lie under "trunk" of this network's."""
-        return resnet.ResNet(
-            kind=self.encoder,
-            blocks=self.blocks,
-            width=self.width,
-            se_reduction=self.se_reduction,
-            se_bias=self.se_bias,
-            bn_axis_name=self.bn_axis_name,
-            dtype=self.dtype,
-        )
+        return submodule(self, resnet.ResNet, kind=self.encoder)
 
     def setup(self) -> None:
-        self._check()
-        self.trunk = self.encoder_module()
-        names = [f"decoder_{n}" for n in reversed(range(self.depth))]
-        if self._full_size:
-            names.append("decoder_full")
-        self.decoder = [
-            DoubleConv(w, "batch", self.bn_axis_name, self.dtype, use_bias=True, name=name)
-            for w, name in zip(self.decoder_features, names, strict=True)
-        ]
-        if self.stem_skip:
-            self.image_skip = DoubleConv(self.stem_skip, "batch", self.bn_axis_name, self.dtype)
-        self.drop = nn.Dropout(self.dropout)
-        self.head = Conv(
-            len(self.heads) * (1 if self._full_size else 4),
-            dtype=jnp.promote_types(self.dtype, jnp.float32),
-        )
-
-    def _check(self) -> None:
         resnet.kind(self.encoder)
         check(vars(self), _RULES, error=ValueError)
         if len(self.decoder_features) not in (self.depth, self.depth + 1):
@@ -174,20 +126,25 @@ class SEUNet(nn.Module):
                 f"stem_skip={self.stem_skip} has to be 0, or above 0 with a level of full size: "
                 f"{self.depth + 1} decoder_features"
             )
+        self.trunk = self.encoder_module()
+        names = [f"decoder_{n}" for n in reversed(range(self.depth))]
+        if self._full_size:
+            names.append("decoder_full")
+        double = functools.partial(submodule, self, DoubleConv, norm="batch")
+        self.decoder = [
+            double(features=width, use_bias=True, name=name)
+            for width, name in zip(self.decoder_features, names, strict=True)
+        ]
+        if self.stem_skip:
+            self.image_skip = double(features=self.stem_skip)
+        self.drop = nn.Dropout(self.dropout)
+        self.head = Conv(len(self.heads) * (1 if self._full_size else 4), dtype=self.wide)
 
     def encode(self, x: jax.Array, *, train: bool) -> dict[str, jax.Array]:
-        """The encoder's feature maps, "level0" (the stem's) ... "level<stages>".
+        """The encoder's feature maps, "level0" (the stem's) ... "level<stages>", as in `UNetFrame`.
 
-        Args:
-          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
-          train: whether batch statistics are used and updated.
-
-        Returns:
-          {"level0": (B, H / 2, W / 2, width), "level<l>": (B, H / 2^(l + 1), W / 2^(l + 1),
-          width 2^(l - 1))}, four times the channels from level1 on in a ResNet-50.
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+        "level0" is (B, H / 2, W / 2, width), "level<l>" (B, H / 2^(l + 1), W / 2^(l + 1),
+        width 2^(l - 1)), four times the channels from level1 on in a ResNet-50.
         """
         frame.check_size(x, self.stride)
         maps = self.trunk(self._pixels(x), train=train)
@@ -199,27 +156,15 @@ class SEUNet(nn.Module):
         return x.astype(self.dtype)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
-        """Segments images.
-
-        Args:
-          x: (B, H, W, 3), float in [0, 1]; H and W multiples of `stride`.
-          train: whether dropout acts (rng "dropout") and batch statistics are updated.
-
-        Returns:
-          Logits (B, H, W, heads) in the order of `heads`, float32.
-
-        Raises:
-          ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
-        """
+        """Logits (B, H, W, len(heads)), float32, of images; see `encode`."""
         levels = self.encode(x, train=train)
-        skips: list[jax.Array | None] = [levels[f"level{n}"] for n in reversed(range(self.depth))]
+        skips = [[levels[f"level{n}"]] for n in reversed(range(self.depth))]
         if self._full_size:
             image = self._pixels(x)
-            skips.append(self.image_skip(image, train=train) if self.stem_skip else None)
+            skips.append([self.image_skip(image, train=train)] if self.stem_skip else [])
         y = levels[f"level{self.depth}"]
         for block, skip in zip(self.decoder, skips, strict=True):
             y = upsample(y, 2, RESIZINGS[self.resizing])
-            y = block(y if skip is None else jnp.concatenate([y, skip], -1), train=train)
-        y = self.drop(full_precision(y), deterministic=not train)
-        logits = self.head(y)
+            y = block(jnp.concatenate([y, *skip], -1), train=train)
+        logits = self.head(self.drop(full_precision(y), deterministic=not train))
         return logits if self._full_size else pixel_shuffle(logits, 2)

@@ -5,14 +5,14 @@ With its defaults it is the network of Juhong et al.'s earlier code (2021), 31,0
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping
+from typing import ClassVar
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 
-from histojax.checks import check, one_of, whole
-from histojax.models.layers import Conv, normalize
+from histojax.checks import Rule, one_of, whole
+from histojax.models.layers import Conv, Network, normalize, submodule
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters.frame import UNetFrame
 
@@ -26,30 +26,22 @@ _RULES = {
 }
 
 
-class DoubleConv(nn.Module):
+class DoubleConv(Network):
     """Two 3x3 convolutions, each normalised and followed by ReLU.
 
-    Attributes:
-      use_bias: biases before the normalisation, which cancels them, as some published networks
-        have; without normalisation there are always biases.
+    `use_bias`: biases before the normalisation, which cancels them, as some published networks
+    have; without normalisation there are always biases.
     """
 
     features: int
     norm: str = "none"
-    bn_axis_name: str | None = None
-    dtype: Any = jnp.float32
     use_bias: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
+        bias = self.use_bias or self.norm == "none"
         for i in range(2):
-            x = Conv(
-                self.features,
-                use_bias=self.use_bias or self.norm == "none",
-                kernel_init=_HE,
-                dtype=self.dtype,
-                name=f"conv_{i}",
-            )(x)
+            x = Conv(self.features, 3, bias, _HE, self.dtype, name=f"conv_{i}")(x)
             x = nn.relu(normalize(self, self.norm, x, f"norm_{i}", train=train))
         return x
 
@@ -70,13 +62,11 @@ class UNet(UNetFrame):
     dropout: float = 0.5
     head_features: int = 2
 
-    @nn.nowrap
-    def check(self) -> None:
-        check(vars(self), _RULES, error=ValueError)
+    rules: ClassVar[Mapping[str, Rule]] = _RULES
 
     @nn.nowrap
     def level(self, features: int, name: str) -> list[nn.Module]:
-        return [DoubleConv(features, self.norm, self.bn_axis_name, self.dtype, name=name)]
+        return [submodule(self, DoubleConv, features=features, name=name)]
 
     @nn.nowrap
     def up_layer(self, features: int, name: str) -> nn.Module:
@@ -89,10 +79,7 @@ class UNet(UNetFrame):
     def setup(self) -> None:
         super().setup()
         if self.head_features:
-            wide = jnp.promote_types(self.dtype, jnp.float32)
-            self.before_head = Conv(
-                self.head_features, kernel_init=_HE, dtype=wide, name="before_head"
-            )
+            self.before_head = Conv(self.head_features, 3, True, _HE, self.wide, name="before_head")
 
     def enlarge(self, y: jax.Array, n: int) -> jax.Array:
         return nn.relu(self.up[n](nearest_upsample(y, 2)))

@@ -19,9 +19,7 @@ def test_a_logit_judges_seventy_by_seventy_pixels():
     logit = jax.jit(lambda x: model.apply(variables, x, train=False)[0, 7, 7, 0])
     gradient = jax.grad(logit)(x)
     rows, columns = np.nonzero(np.abs(np.asarray(gradient)).sum((0, 3)))
-    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == model.receptive_field == 70
-    assert model.stride == 8
-    assert model.halo == 40
+    assert np.ptp(rows) + 1 == np.ptp(columns) + 1 == 70
 
 
 def test_a_256_pixel_image_has_thirty_by_thirty_logits():
