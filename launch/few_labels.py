@@ -54,8 +54,12 @@ WAYS = {
 _LAST_STEP = "--config.checkpoint.best=last --config.instances.fit=False"
 _START = re.compile(r"--config\..*init_from\.\w+=")
 
-_DATA = flags.DEFINE_string("data", None, "SPEC with instances. Example: --data=folder:monuseg")
-_SHARES = flags.DEFINE_list("shares", ["0.2"], "Shares of labels used. Example: --shares=0.2,1")
+_DATA = flags.DEFINE_string(
+    "data", None, "SPEC of images with instances. Example: --data=folder:/data/monuseg"
+)
+_SHARES = flags.DEFINE_list(
+    "shares", ["0.2"], "Shares of the patients whose labels are used. Example: --shares=0.2,1"
+)
 _SEEDS = flags.DEFINE_list("seeds", ["0", "1", "2"], "Seeds of all runs. Example: --seeds=0,1,2")
 _OUTPUT = flags.DEFINE_string("output", None, "Folder of the study. Example: --output=runs/few")
 _PUPIL = flags.DEFINE_string(
@@ -75,10 +79,15 @@ _CONFIDENCE = flags.DEFINE_float(
 )
 _WAYS = flags.DEFINE_list("ways", list(WAYS), "Ways to compare. Example: --ways=augmented,teacher")
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs at a time without --devices; they share the cores. Example: --jobs=2", 1
+    "jobs",
+    1,
+    "Runs at a time where --devices names none; they share the cores. Example: --jobs=2",
+    1,
 )
 _DEVICES = flags.DEFINE_list(
-    "devices", [], "Accelerators, each for one run at a time; default all. Example: --devices=0,1"
+    "devices",
+    [],
+    "Accelerators, each for one run at a time; by default a run uses all. Example: --devices=0,1",
 )
 
 

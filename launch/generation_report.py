@@ -49,8 +49,12 @@ REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
 # Masks of which several images are made, images of each, and masks in samples.png.
 _MASKS, _NOISES, _SHOWN = 24, 4, 8
 
-_WORKDIR = flags.DEFINE_string("workdir", None, "The pyramid. Example: --workdir=runs/pyramid")
-_JUDGE = flags.DEFINE_string("judge", None, "Segmenter of real images. Example: --judge=runs/unet")
+_WORKDIR = flags.DEFINE_string(
+    "workdir", None, "Workdir of the pyramid. Example: --workdir=runs/pyramid"
+)
+_JUDGE = flags.DEFINE_string(
+    "judge", None, "Workdir of a segmenter of real images. Example: --judge=runs/use_net"
+)
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the report. Example: --output=out")
 _DATA = flags.DEFINE_string(
     "data", "", "SPEC of the real images; by default the pyramid's. Example: --data=folder:other"
@@ -65,8 +69,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Exa
 _FEATURES = flags.DEFINE_string(
     "features",
     "",
-    "vgg19 or squeezenet1_1 with its weights; by default the judge's encoder. "
-    "Example: --features=vgg19=vgg19.npz",
+    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
+    "encoder. Example: --features=vgg19=vgg19.npz",
 )
 
 

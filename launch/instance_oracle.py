@@ -28,7 +28,9 @@ from histojax.nuclei.watershed import InstanceParameters, label_instances
 from histojax.synthesis.mask_bank import instances_of
 from launch.tables import text_table
 
-_DATA = flags.DEFINE_string("data", "", "SPEC with instances. Example: --data=folder:monuseg")
+_DATA = flags.DEFINE_string(
+    "data", "", "SPEC of images with instances. Example: --data=folder:/data/monuseg"
+)
 _SPLIT = flags.DEFINE_string(
     "split", "all", "Split of the images: train, val, test or all. Example: --split=val"
 )

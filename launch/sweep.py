@@ -48,10 +48,15 @@ _TABLE_ONLY = flags.DEFINE_bool(
     "table_only", False, "Whether to tabulate what is there and run nothing. Example: --table_only"
 )
 _JOBS = flags.DEFINE_integer(
-    "jobs", 1, "Runs at a time without --devices; they share the cores. Example: --jobs=2", 1
+    "jobs",
+    1,
+    "Runs at a time where --devices names none; they share the cores. Example: --jobs=2",
+    1,
 )
 _DEVICES = flags.DEFINE_list(
-    "devices", [], "Accelerators, each for one run at a time; default all. Example: --devices=0,1"
+    "devices",
+    [],
+    "Accelerators, each for one run at a time; by default a run uses all. Example: --devices=0,1",
 )
 
 

@@ -40,9 +40,14 @@ _PALER = 0.1
 BOUND = ("psnr_bicubic", "nuclear_fraction", "nuclear_area_median", "nuclear_area_mean")
 BOUND += ("nuclei_per_megapixel", "red", "green", "blue")
 
-_REAL = flags.DEFINE_string("real", None, "SPEC with instances. Example: --real=folder:monuseg")
+_REAL = flags.DEFINE_string(
+    "real", None, "SPEC of real images with instances. Example: --real=folder:/data/monuseg"
+)
 _SYNTHETIC = flags.DEFINE_string(
-    "synthetic", "", "SPEC in place of the built-in model. Example: --synthetic=folder:pairs"
+    "synthetic",
+    "",
+    "SPEC of synthetic images with instances; by default the built-in model draws them. "
+    "Example: --synthetic=folder:pairs",
 )
 _SPLIT = flags.DEFINE_string(
     "split", "train", "Split of the real images: train, val, test or all. Example: --split=all"

@@ -49,10 +49,13 @@ WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "synthesis", "inst
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     "configs/joint.py:laptop",
-    "Config whose stages step, inference and input measure. Example: --config=configs/unet.py:gpu",
+    "FILE[:SIZE] of the config whose stages are measured by step, inference and input. "
+    "Example: --config=configs/use_net.py:gpu",
 )
 _WHAT = flags.DEFINE_list(
-    "what", list(OF_STAGES), f"Measurements, out of {', '.join(WHAT)}. Example: --what=grouped"
+    "what",
+    list(OF_STAGES),
+    f"Measurements to run, out of {', '.join(WHAT)}. Example: --what=grouped",
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Runs that are timed. Example: --steps=5", 1)
 _BATCH = flags.DEFINE_integer(
@@ -66,15 +69,19 @@ _SIZE = flags.DEFINE_integer(
     0,
 )
 _TILE = flags.DEFINE_integer(
-    "tile", 0, "Largest tile, px; 0: streaming 1,024, synthesis 512. Example: --tile=256", 0
+    "tile",
+    0,
+    "Largest tile in px; 0 takes 1,024 for streaming and 512 for synthesis. Example: --tile=256",
+    0,
 )
 _PYRAMID = flags.DEFINE_string(
     "synthesis_workdir",
     "",
-    "Workdir of synthesis's pyramid; default untrained. Example: --synthesis_workdir=runs/pyramid",
+    "Workdir of the pyramid for synthesis; by default it is untrained. "
+    "Example: --synthesis_workdir=runs/pyramid",
 )
 _OUTPUT = flags.DEFINE_string(
-    "output", "runs/benchmark", "Folder of results. Example: --output=out"
+    "output", "runs/benchmark", "Folder of benchmark.json. Example: --output=out"
 )
 
 
