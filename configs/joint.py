@@ -8,8 +8,8 @@ four stages, each in its folder: generator, segmentation, srgan, joint.
     python -m histojax.main --config=configs/joint.py --config.data.source=folder:$MONUSEG
 
 laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one slow CPU core, the last stage 16 min
-52 s: Dice 0.822 from the low-resolution image on the 6 val images, 29.54 dB (README, Results). gpu
-and paper: not run.
+52 s: Dice 0.822 from the low-resolution image on the 6 val images, 29.54 dB
+(docs/results/joint.md). gpu and paper: not run.
 """
 
 from __future__ import annotations

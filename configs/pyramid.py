@@ -11,7 +11,7 @@ source enlarges crops of 448.
     python -m histojax.main --config=configs/pyramid.py --config.data.source=folder:$MONUSEG
 
 laptop: 26 min on one core for the scale of 64 px, 47 min on two for that of 128 (Zen 4): KID and
-fidelity to masks in the README. gpu and paper: not run.
+fidelity to masks in docs/results/pyramid.md. gpu and paper: not run.
 """
 
 from __future__ import annotations

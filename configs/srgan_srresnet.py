@@ -20,7 +20,7 @@ has no gradient, there as here. Two images mend it: --config.data.batch_size=2.
 The segmentation stage, which gives the feature network, is that of joint.py: its finished folder
 may be copied into this workdir instead of being trained again. laptop, with 8,000 steps of it, the
 last stage on one slow CPU core, 10 min 32 s: 28.59 dB, SSIM 0.807 on the 6 MoNuSeg val images,
-where srgan.py comes to 29.55 and 0.845 (README, Results). gpu and paper: not run.
+where srgan.py comes to 29.55 and 0.845 (docs/results/super_resolution.md). gpu and paper: not run.
 """
 
 from __future__ import annotations

@@ -11,7 +11,8 @@ generator.features=48, norm=none, activation=relu, head_kernel=3, upsampling=dir
         --config.steps=10000
 
 laptop, one slow CPU core, 51 min 1 s: 30.40 dB, SSIM 0.865 on the 6 MoNuSeg val images, where
-generator.py comes to 30.66 in 16 min 42 s (README, Results). gpu and paper: not run.
+generator.py comes to 30.66 in 16 min 42 s (docs/results/super_resolution.md). gpu and
+paper: not run.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ over the images without augmentation. Ours differs in that pixels are fed in [-1
         --config.data.source=folder:$MONUSEG --config.steps=8000
 
 laptop, one slow CPU core, 48 min 25 s: Dice 0.834 on the 6 MoNuSeg val images, where
-segmentation.py comes to 0.829 (README, Results). gpu and paper: not run.
+segmentation.py comes to 0.829 (docs/results/nuclei.md). gpu and paper: not run.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ split.
     python -m histojax.main --config=configs/use_net.py --config.data.source=folder:$MONUSEG
 
 laptop, one CPU core, 59 min 35 s: AJI 0.633, Dice 0.834 on the 6 val images of MoNuSeg, 0.620 and
-0.799 on TNBC, which it has not seen (README, Results). gpu, paper, paper_code: not run.
+0.799 on TNBC, which it has not seen (docs/results/nuclei.md). gpu, paper, paper_code: not run.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ augmented images (4,500 for 1,500) are more steps here, because every crop is au
         --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
 `exp1` is of size paper; `exp1-laptop` and so on of another. Only exp1, 2, 4 and 7 of laptop were
-run, at 900 steps and width 32: AJI 0.525, 0.533, 0.584, 0.595 on MoNuSeg val images (README).
+run, at 900 steps and width 32: AJI 0.525, 0.533, 0.584, 0.595 on MoNuSeg val images
+(docs/results/nuclei.md).
 """
 
 from __future__ import annotations
