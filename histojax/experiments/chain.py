@@ -43,9 +43,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     try:
         ordered = stages_of(config)
-        resumed = set()
+        alone, resumed = len(ordered) == 1, set()
         for stage in ordered:
-            folder = workdir if len(ordered) == 1 else workdir / stage.name
+            folder = workdir if alone else workdir / stage.name
             if checkpoint.Series(folder / "checkpoints" / "last").steps():
                 resumed.add(stage.name)
         check.rehearse(ordered, resumed)
@@ -53,10 +53,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             # A run that goes on has the fit of its stain target, whose image may be gone.
             if stage.name not in resumed:
                 stain_matching.build(stage)
-        if len(ordered) == 1:
-            result = run_stage(config, workdir, {})
-        else:
-            result = _run_stages(ordered, workdir)
+        result = run_stage(config, workdir, {}) if alone else _run_stages(ordered, workdir)
         if result:  # of the first process
             print(words.after_training(result, workdir, synthesizes="pyramid" in config))
         return result

@@ -27,25 +27,23 @@ class Validation:
     def __init__(
         self, stage: Stage, source: Source, config: ConfigDict, mesh: Mesh, workdir: pathlib.Path
     ):
-        size = config.eval.batch_size
-        size += -size % mesh.size
+        size = -(-config.eval.batch_size // mesh.size) * mesh.size
         side = min(min(source[i]["hr"].shape[:2]) for i in range(len(source)))
         step = crop_step(stage, config.data.scale)
         crop = fitting_crop(config.eval.crop, side, step=step)
         # As many an image as asked for, and no more than it takes to cover it.
         across = min(math.isqrt(max(config.eval.crops // len(source), 1)), -(-side // crop))
-        self._batches = list(
-            eval_batches.eval_batches(
-                source,
-                config.data,
-                fields=tuple(dict.fromkeys((*stage.fields, "hr", *stage.annotations))),
-                batch_size=size,
-                crop=crop,
-                crops_per_image=across**2,
-                limit=config.eval.crops,
-                seed=config.seed,
-            )
+        batches = eval_batches.eval_batches(
+            source,
+            config.data,
+            fields=tuple(dict.fromkeys((*stage.fields, "hr", *stage.annotations))),
+            batch_size=size,
+            crop=crop,
+            crops_per_image=across**2,
+            limit=config.eval.crops,
+            seed=config.seed,
         )
+        self._batches = list(batches)
         self._stage, self._mesh, self._workdir = stage, mesh, workdir
         self._step = sharding.eval_step(stage.eval_step, mesh)
         self._pictures = config.eval.pictures
