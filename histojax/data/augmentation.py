@@ -37,8 +37,8 @@ class Augmentation:
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
-        vertical_flips: whether flips are upside down too, and not left to right alone. Ignored when
-            rotations=True, where a half turn and a flip make an up-down flip.
+        vertical_flips: upside down too, and not left to right alone. Ignored when rotations=True,
+            where a half turn and a flip make an up-down flip.
         rotations: turn by a multiple of 90 degrees.
         stain_sigma: scale jitter of each stain, U(1 - s, 1 + s).
         stain_bias: bias jitter of each stain in concentration, U(-b, b).
@@ -46,9 +46,8 @@ class Augmentation:
             99th percentile, and not the three of the textbook; see `sources.per_image_stains`.
         brightness: shift in shares of the full range, U(-b, b).
         contrast: gain about mid-grey, U(1 - c, 1 + c).
-        zoom: range of a magnification that resamples the crop (host only). It changes the pixel
-            size, so it suits segmentation across scanners and not super-resolution at a known
-            scale.
+        zoom: magnification (host only). It changes the pixel size, so it suits segmentation across
+            scanners and not super-resolution at a known scale.
         rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
@@ -78,9 +77,8 @@ class Augmentation:
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
         """Reads `config.data.augmentation`; UserError for a field unknown or out of range."""
-        values = dict(config or {})
-        check_names(values, _RULES, "augmentation.")
-        return cls(**values)
+        check_names(config or {}, _RULES, "augmentation.")
+        return cls(**(config or {}))
 
     @property
     def restains(self) -> bool:
@@ -117,17 +115,15 @@ def dihedral(image: Any, index: Any) -> Any:
     quarter turns.
     """
     xp = image.__array_namespace__()
-    if xp is np:
-        if index & 4:
-            image = image.swapaxes(0, 1)
-        if index & 1:
-            image = image[::-1]
-        if index & 2:
-            image = image[:, ::-1]
-        return image
-    image = xp.where(index & 4, image.swapaxes(0, 1), image)
-    image = xp.where(index & 1, image[::-1], image)
-    return xp.where(index & 2, image[:, ::-1], image)
+
+    def where(bit: int, moved: Any, still: Any) -> Any:
+        if xp is np:
+            return moved if index & bit else still
+        return xp.where(index & bit, moved, still)
+
+    image = where(4, image.swapaxes(0, 1), image)
+    image = where(1, image[::-1], image)
+    return where(2, image[:, ::-1], image)
 
 
 def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -> Any:
@@ -145,10 +141,9 @@ def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -
 def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     """Draws one example's augmentation, except for its crop, from a NumPy generator or a JAX key.
 
-    Returns:
-        "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift"
-        float32 of the light (shift in [-1, 1] of the full range), "zoom" float32; where the
-        augmentation warps (host only), "angle" in radians and "offset" (2,) in sides of the crop.
+    "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift" float32
+    of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation warps
+    (host only), "angle" in radians and "offset" (2,) in sides of the crop.
     """
     rng, stain_rng = sampling.split(rng, 2)
     u = sampling.uniform(rng, (4,))
@@ -210,14 +205,11 @@ def apply(
 def warped(
     array: np.ndarray, center: tuple[float, float], angle: float, side: float, size: int
 ) -> np.ndarray:
-    """A turned square of an image, resampled; black, or background, outside of it (host).
+    """A turned square of an image as (size, size, ...), black, or background, outside of it (host).
 
-    Args:
-        array: (H, W, 3) uint8, bilinear, or (H, W) labels below 2^31, by nearest neighbour.
-        center: y, x of the square's middle, px; 0 is the image's upper or left border.
-        angle: by which the square is turned, radians, clockwise as seen.
-        side: of the square, px of the image.
-        size: side of the result, px.
+    The image is uint8 (H, W, 3), read bilinearly, or labels (H, W) below 2^31, by nearest
+    neighbour. The square of `side` px lies about `center` (y, x), px from the upper and left
+    border, and is turned by `angle` radians, clockwise as seen.
     """
     scale = side / size
     cos, sin = scale * np.cos(angle), scale * np.sin(angle)

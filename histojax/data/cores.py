@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import os
-import pathlib
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -22,8 +22,7 @@ def shares(count: int) -> list[set[int] | None]:
     """The cores of each of `count` processes that run at a time; None: any of them.
 
     Processes that each spread over all cores wait for each other's threads. Threads of one physical
-    core go to one process. One alone, more than there are cores, and those of a system that lets
-    nobody choose may use any.
+    core go to one process. One alone, and more than there are cores, may use any.
     """
     mine = usable()
     if count == 1 or len(mine) < count or not hasattr(os, "sched_setaffinity"):
@@ -35,7 +34,7 @@ def shares(count: int) -> list[set[int] | None]:
 def _physical(core: int) -> int:
     """The lowest number of the threads that share this one's physical core."""
     try:
-        siblings = pathlib.Path(_SIBLINGS.format(core)).read_text()
+        siblings = Path(_SIBLINGS.format(core)).read_text()
     except OSError:
         return core
     lowest = re.match(r"\d+", siblings)

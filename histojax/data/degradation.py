@@ -57,25 +57,17 @@ from histojax.data.degradation_steps import (
     sinc_filter,
 )
 from histojax.errors import UserError
-from histojax.imaging.resampling import (
-    KERNELS,
-    along_height,
-    along_width,
-    check_scale,
-    check_size,
-    downsample,
-    resize,
-    resize_weights,
-    round_to_uint8,
-)
+from histojax.imaging import resampling
 
 FIXED = ("bicubic", "bilinear")  # nothing is drawn, and no other field is used
 NAMES = (*FIXED, "microscope", "blind", "second_order")
 # Steps with a probability of their own, in both orders.
 _STEPS = ("blur", "noise", "photons", "jpeg")
 _KERNELS = Rule(
-    f"has to be a list of kernels, one or more of {', '.join(KERNELS)}",
-    lambda v: isinstance(v, (tuple, list)) and len(v) > 0 and all(k in KERNELS for k in v),
+    f"has to be a list of kernels, one or more of {', '.join(resampling.KERNELS)}",
+    lambda v: (
+        isinstance(v, (tuple, list)) and len(v) > 0 and all(k in resampling.KERNELS for k in v)
+    ),
 )
 _SHARE = number(0, 1)
 _STEP_RULES = {
@@ -87,7 +79,7 @@ _STEP_RULES = {
 }
 _RULES = {
     "name": one_of(NAMES),
-    "kernel": one_of(KERNELS),
+    "kernel": one_of(resampling.KERNELS),
     "kernels": _KERNELS,
     **_STEP_RULES,
     **{f"second_{field}": rule for field, rule in _STEP_RULES.items()},
@@ -102,20 +94,15 @@ _RULES = {
 class Degradation:
     """A named degradation with its ranges, checked; see the head of this module for each step.
 
-    A `*_probability` is the share of the images that pass through a step.
+    A `*_probability` is the share of the images that pass through a step, a `second_*` field of the
+    second order, whose input pixels are those in between.
 
     Attributes:
-        kernel: the reduction kernel of `microscope`.
-        kernels: those that `blind` and `second_order` draw from, evenly.
-        blur_sigma: hr pixels; of both widths where the blur is anisotropic.
+        blur_sigma: of both widths where the blur is anisotropic.
         anisotropic_probability: share of the blurs with two widths, in both orders; not in
             `microscope`.
-        noise_sigma: grey levels of 255, on the reduced image.
-        photons: photon count at white.
         resize: side between the two orders, in sides of the lr image; cut at the hr image's.
-        second_*: the same for the second order, whose input pixels are those in between.
-        sinc_probability: share of the images that ring, `second_order` only.
-        sinc_cutoff: frequency they are cut at, in shares of the lr image's Nyquist frequency.
+        sinc_cutoff: frequency that rings, in shares of the lr image's Nyquist frequency.
     """
 
     name: str = "bicubic"
@@ -145,7 +132,7 @@ class Degradation:
 
     def __post_init__(self):
         check(vars(self), _RULES, "degradation.")
-        check_scale(self.scale)
+        resampling.check_scale(self.scale)
         for field, value in vars(self).items():
             if isinstance(value, list):
                 object.__setattr__(self, field, tuple(value))
@@ -153,9 +140,8 @@ class Degradation:
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> Degradation:
         """Reads `config.data.degradation`; UserError for a field unknown or out of range."""
-        values = dict(config or {})
-        check_names(values, _RULES, "degradation.")
-        return cls(**values, scale=scale)
+        check_names(config or {}, _RULES, "degradation.")
+        return cls(**(config or {}), scale=scale)
 
 
 def needs_host(degradation: Degradation) -> str | None:
@@ -176,17 +162,15 @@ def evaluation_rng(seed: int, name: str) -> np.random.Generator:
 def sample_parameters(
     degradation: Degradation, rng: Any, shape: tuple[int, int, int]
 ) -> dict[str, Any]:
-    """Draws what is random about one image's degradation.
+    """Draws what is random about one image's degradation; `shape` is (h, w, C) of the lr image.
 
     `rng` is a NumPy generator (host), or a JAX key (inside a jitted function, UserError for a
-    degradation that runs on the host only); `shape` is (h, w, C) of the lr image.
-
-    Returns:
-        {} for the fixed degradations. For `microscope` scalars "blur_sigma" (hr px), "noise_sigma"
-        (grey levels), "inverse_photons" and "jpeg_quality", each 0 for none, and "noise", float32
-        `shape` of unit variance. For `blind` and `second_order` "orders", each with these but, for
-        the sigma, "blur" (a filter (K, K) or None), and with "kernel" and "noise" of the size that
-        the order makes; "sinc" (a filter or None) and "jpeg_last".
+    degradation that runs on the host only). {} for the fixed degradations. For `microscope` scalars
+    "blur_sigma" (hr px), "noise_sigma" (grey levels), "inverse_photons" and "jpeg_quality", each 0
+    for none, and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
+    "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
+    "kernel" and "noise" of the size that the order makes; "sinc" (a filter or None) and
+    "jpeg_last".
     """
     if degradation.name in FIXED:
         return {}
@@ -266,12 +250,12 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
     """
     scale = degradation.scale
     if degradation.name in FIXED:
-        return downsample(hr, scale, degradation.name)
+        return resampling.downsample(hr, scale, degradation.name)
     xp = hr.__array_namespace__()
     if xp is not np and (reason := needs_host(degradation)):
         raise UserError(f"{reason}; set data.placement to 'host'")
     height, width = hr.shape[-3:-1]
-    check_size(height, width, scale)
+    resampling.check_size(height, width, scale)
     if degradation.name == "microscope":
         return _microscope(hr, degradation, parameters)
     return _in_orders(hr, parameters)
@@ -283,16 +267,16 @@ def _microscope(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]
 
     def blurred_reduction(size: int) -> Any:
         """Gaussian blur and then reduction along one axis, as one matrix (size / r, size)."""
-        reduction = resize_weights(size, size // degradation.scale, degradation.kernel)
+        reduction = resampling.resize_weights(size, size // degradation.scale, degradation.kernel)
         blur = blur_weights(size, sigma)
         return reduction @ blur if xp is np else xp.matmul(reduction, blur, precision="highest")
 
     height, width = hr.shape[-3:-1]
     rows = blurred_reduction(height)
     columns = rows if width == height else blurred_reduction(width)
-    lr = along_width(columns, along_height(rows, hr.astype(xp.float32)))
+    lr = resampling.along_width(columns, resampling.along_height(rows, hr.astype(xp.float32)))
     camera = (parameters[name] for name in ("noise_sigma", "inverse_photons", "noise"))
-    lr = round_to_uint8(noisy(lr, *camera))
+    lr = resampling.round_to_uint8(noisy(lr, *camera))
     if xp is np and parameters["jpeg_quality"] > 0:
         lr = jpeg(lr, int(parameters["jpeg_quality"]))
     return lr
@@ -306,14 +290,16 @@ def _in_orders(hr: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
         if order["blur"] is not None:
             image = filtered(image, order["blur"])
         height, width = order["noise"].shape[:2]
-        image = resize(image, height, width, order["kernel"])
+        image = resampling.resize(image, height, width, order["kernel"])
         image = noisy(image, order["noise_sigma"], order["inverse_photons"], order["noise"])
         rings = order is parameters["orders"][-1] and parameters["sinc"] is not None
         if rings and parameters["jpeg_last"]:
             image = filtered(image, parameters["sinc"])
-        image = round_to_uint8(image)
+        image = resampling.round_to_uint8(image)
         if order["jpeg_quality"]:
             image = jpeg(image, order["jpeg_quality"])
         if rings and not parameters["jpeg_last"]:
-            image = round_to_uint8(filtered(image.astype(np.float32), parameters["sinc"]))
+            image = resampling.round_to_uint8(
+                filtered(image.astype(np.float32), parameters["sinc"])
+            )
     return image

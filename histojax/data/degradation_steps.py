@@ -1,7 +1,7 @@
 """What happens to an image on its way to low resolution: blur, noise, ringing, JPEG.
 
-Axes: H, W pixels, K the side of a filter (odd), C channels. Images are in grey levels, 0 to 255.
-`blur_weights` and `noisy` run on NumPy and JAX arrays; the rest is for the host, in NumPy.
+Images (H, W, C) are in grey levels, 0 to 255; K is the side of a filter (odd). `blur_weights` and
+`noisy` run on NumPy and JAX arrays; the rest is for the host, in NumPy.
 """
 
 from __future__ import annotations
@@ -82,13 +82,11 @@ def filtered(image: np.ndarray, weights: np.ndarray) -> np.ndarray:
 
 
 def noisy(image: Any, read_sigma: Any, inverse_photons: Any, noise: Any) -> Any:
-    """Adds a camera's read noise and shot noise to a float image; unrounded and unclipped.
+    """Adds a camera's noise, unit variance, to an image, float (..., H, W, C); unclipped.
 
-    Args:
-        read_sigma: of the white Gaussian read noise, grey levels.
-        inverse_photons: 1 / N with N photons at white: the shot noise has variance x / N at
-            intensity x in [0, 1], the Gaussian limit of a Poisson law; 0 for none.
-        noise: of the image's shape, unit variance.
+    The white read noise has sigma `read_sigma`, grey levels. With N photons at white, 1 / N being
+    `inverse_photons`, 0 for none, the shot noise has variance x / N at intensity x in [0, 1], the
+    Gaussian limit of a Poisson law.
     """
     xp = image.__array_namespace__()
     shot_variance = xp.maximum(image, 0.0) * (255.0 * inverse_photons)

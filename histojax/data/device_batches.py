@@ -41,8 +41,7 @@ def load_store(source: Source, spec: ExampleSpec, max_bytes: int) -> dict[str, n
         dtype = np.result_type(*(image[field].dtype for image in images))
         arrays[field] = np.zeros((len(images), *largest[field]), dtype)
         for row, image in zip(arrays[field], images, strict=True):
-            height, width = image[field].shape[:2]
-            row[:height, :width] = image[field]
+            row[tuple(map(slice, image[field].shape))] = image[field]
     if spec.augmentation.own_stains:
         arrays["stains"] = np.stack([image["stains"] for image in images])
     arrays["sizes"] = np.array([image["hr"].shape[:2] for image in images], np.int32)
@@ -80,11 +79,9 @@ class DeviceBatches(Batches):
     Each epoch draws every image once, in an order of its own. Rows of a batch have random keys of
     their own, so a batch does not depend on how many devices share it.
 
-    Args:
-        batch_size: B, of this process; the global batch has B x process_count rows.
-        sharding: a NamedSharding whose first axis splits B: batches come out split so, each device
-            computing its own rows, also across processes. None: on the default device.
-        process_index: which rows of the global batch are this process's, without `sharding`.
+    The first axis of `sharding`, a NamedSharding, splits the rows: each device computes its own,
+    also across processes. Without it batches lie on the default device, and process_index chooses
+    rows out of the batch_size x process_count of the global batch.
     """
 
     def __init__(

@@ -19,7 +19,7 @@ from histojax.errors import UserError
 
 # Fields that wrapping sources add to records.
 _ADDED = (*targets.FIELDS, "labelled")
-FIELDS = ("lr", "hr", "mask", "instances", *_ADDED)
+FIELDS = ("hr", "lr", "mask", "instances", *_ADDED)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,13 +35,9 @@ class ExampleSpec:
     degradation: degradation_lib.Degradation
     augmentation: augmentation_lib.Augmentation
 
-    @property
-    def scale(self) -> int:
-        return self.degradation.scale
-
     def scale_of(self, field: str) -> int:
         """Size of "hr" over that of a field."""
-        return self.scale if field == "lr" else 1
+        return self.degradation.scale if field == "lr" else 1
 
     @property
     def degrades(self) -> bool:
@@ -51,13 +47,13 @@ class ExampleSpec:
         """What `degradation.sample_parameters` draws; {} where no lr image is made."""
         if not self.degrades:
             return {}
-        side = self.crop // self.scale
+        side = self.crop // self.degradation.scale
         return degradation_lib.sample_parameters(self.degradation, rng, (side, side, 3))
 
     @property
     def step(self) -> int:
         """Crops start at multiples of this many px: r where lr is a registered image."""
-        return self.scale if "lr" in self.stored else 1
+        return self.degradation.scale if "lr" in self.stored else 1
 
 
 def example_spec(
@@ -70,14 +66,9 @@ def example_spec(
 ) -> ExampleSpec:
     """Reads `config.data` against what the first image of the source offers.
 
-    Args:
-        fields: the batch's fields, out of `FIELDS`.
-        crop: side in hr px; None takes `config.data.crop`.
-        augment: whether `config.data.augmentation` applies.
-
-    Raises:
-        UserError: for an empty source, a field that it does not hold, or a config value that breaks
-            its rule.
+    `fields` are the batch's, out of `FIELDS`; `crop` None takes `config.data.crop`; `augment` is
+    whether `config.data.augmentation` applies. UserError for an empty source, a field that it does
+    not hold, or a config value that breaks its rule.
     """
     unknown = sorted(set(fields) - set(FIELDS))
     if unknown or not fields:
@@ -85,24 +76,19 @@ def example_spec(
     if not len(source):
         raise UserError("the data source holds no images; check config.data.source and split")
     first = source[0]
-    stored = ["hr", *(field for field in ("lr", "mask") if field in fields and field in first)]
-    wants_instances = "instances" in fields or ("mask" in fields and "mask" not in first)
-    if wants_instances and "instances" not in first:
-        missing = "instances" if "instances" in fields else "mask"
-        raise UserError(
-            f"{missing!r} is asked for, but image {first['name']!r} has no annotation; choose a "
-            "labelled config.data.source"
-        )
-    if wants_instances:
-        stored.append("instances")
-    added = [field for field in _ADDED if field in fields]
-    for field in added:
-        if field not in first:
+    stored: list[str] = []
+    for field in ("hr", *(field for field in FIELDS if field in fields)):
+        # The mask of what has none itself is made of its instances, and lr by degradation.
+        kept = "instances" if field == "mask" and "mask" not in first else field
+        if kept not in first and field != "lr":
             wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
+            labelled = "choose a labelled config.data.source"
             raise UserError(
-                f"{field!r} is asked for, but the source makes none; wrap it in a {wrapper}"
+                f"{field!r} is asked for, but image {first['name']!r} has no annotation for it; "
+                f"{f'wrap the source in a {wrapper}' if field in _ADDED else labelled}"
             )
-    stored += added
+        if kept in first and kept not in stored:
+            stored.append(kept)
 
     crop = data_config.get("crop", 96) if crop is None else crop
     degradation = degradation_lib.Degradation.from_config(
@@ -159,37 +145,33 @@ def read_checked(source: Source, index: int, spec: ExampleSpec) -> dict[str, Any
     return kept
 
 
-def cut(image: Mapping[str, Any], y: int, x: int, size: int, spec: ExampleSpec) -> dict[str, Any]:
-    """Every stored field of (size, size) hr px at (y, x): views, or resampled to the crop."""
-    cropped = {}
-    for field in spec.stored:
-        scale = spec.scale_of(field)
-        rows = slice(y // scale, (y + size) // scale)
-        columns = slice(x // scale, (x + size) // scale)
-        cropped[field] = image[field][rows, columns]
-        if size != spec.crop:
-            cropped[field] = augmentation_lib.resample(cropped[field], spec.crop)
-    return cropped
-
-
-def warp(
+def cut(
     image: Mapping[str, Any],
     y: int,
     x: int,
     size: int,
     spec: ExampleSpec,
-    parameters: Mapping[str, Any],
+    drawn: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Every stored field of the square at (y, x), turned about its middle and shifted.
+    """Every stored field of (size, size) hr px at (y, x): views, or resampled to the crop.
 
-    `parameters` has "angle" and "offset" of `augmentation.sample_parameters`.
+    Where the augmentation warps, "angle" and "offset" of `drawn` turn and shift the square first.
     """
-    down, right = (float(v) * size for v in parameters["offset"])
-    center, angle = (y + size / 2 + down, x + size / 2 + right), float(parameters["angle"])
-    return {
-        field: augmentation_lib.warped(image[field], center, angle, size, spec.crop)
-        for field in spec.stored
-    }
+    if spec.augmentation.warps and drawn is not None:
+        down, right = (float(v) * size for v in drawn["offset"])
+        center, angle = (y + size / 2 + down, x + size / 2 + right), float(drawn["angle"])
+        return {
+            field: augmentation_lib.warped(image[field], center, angle, size, spec.crop)
+            for field in spec.stored
+        }
+    cropped = {}
+    for field in spec.stored:
+        scale = spec.scale_of(field)
+        (top, bottom), (left, right) = ((i // scale, (i + size) // scale) for i in (y, x))
+        cropped[field] = image[field][top:bottom, left:right]
+        if size != spec.crop:
+            cropped[field] = augmentation_lib.resample(cropped[field], spec.crop)
+    return cropped
 
 
 def finish(

@@ -31,7 +31,7 @@ from histojax.checks import one_of, whole
 from histojax.data import augmentation, cores
 from histojax.data import degradation as degradation_lib
 from histojax.data.device_batches import Batches, DeviceBatches, load_store
-from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked, warp
+from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked
 from histojax.data.sources.base import Source
 from histojax.data.sources.per_image_stains import PerImageStains
 from histojax.errors import UserError
@@ -63,10 +63,7 @@ def _train_example(
     if spec.augmentation.zooms:
         size = min(round(spec.crop / float(parameters["zoom"])), height, width)
     y, x = map(int, augmentation.sample_origin(rng, height, width, size, spec.step))
-    if spec.augmentation.warps:
-        cropped = warp(image, y, x, size, spec, parameters)
-    else:
-        cropped = cut(image, y, x, size, spec)
+    cropped = cut(image, y, x, size, spec, parameters)
     return finish(cropped, spec, parameters, spec.sample_degradation(rng))
 
 
@@ -237,19 +234,16 @@ def train_batches(
 ) -> Batches:
     """Endless training batches with a position that can be saved.
 
+    UserError for a config value that breaks its rule, fields that the source does not hold, or
+    device placement where it is not possible. An unusable image is refused when it is read.
+
     Args:
         data_config: `config.data`. placement "auto" takes the device where there is an accelerator,
             the set fits device_bytes and every step can run there.
         fields: the batch's fields, out of `FIELDS`.
         batch_size: B, of this process.
-        seed: 0 .. 2**32 - 1.
         process_index, process_count: all processes make B examples, all different.
-        sharding: for the device: how batches are to lie (see `DeviceBatches`). Host batches are
-            NumPy arrays of this process's part in any case.
-
-    Raises:
-        UserError: for a config value that breaks its rule, fields that the source does not hold, or
-            device placement where it is not possible. An unusable image is refused when it is read.
+        sharding: see `DeviceBatches`; host batches are NumPy arrays of this process's part.
     """
     spec = example_spec(source, data_config, fields)
     if spec.augmentation.own_stains:

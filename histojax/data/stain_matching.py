@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import checks
-from histojax.checks import one_of
 from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
@@ -28,7 +27,7 @@ class StainMatching:
     target: Fit
 
     def to_json(self) -> dict[str, Any]:
-        """The target's fit, which a checkpoint keeps: its image need not be there at use."""
+        """The target's fit, for a checkpoint: its image need not be there at use."""
         return to_json(self.target)
 
     def source(self, source: Source) -> NormalizedSource:
@@ -52,7 +51,7 @@ def method_of(config: ConfigDict) -> str:
 def check(config: ConfigDict) -> Method | None:
     """The method of a config, None where it is off; UserError for a run that enhances."""
     name = method_of(config)
-    checks.check({"method": name}, {"method": one_of(("none", *METHODS))}, "data.stain.")
+    checks.check({"method": name}, {"method": checks.one_of(("none", *METHODS))}, "data.stain.")
     if name == "none":
         return None
     if config.stage not in ("segmentation", "pyramid"):
@@ -64,10 +63,9 @@ def check(config: ConfigDict) -> Method | None:
 
 
 def build(config: ConfigDict, meta: Mapping[str, Any] | None = None) -> StainMatching | None:
-    """What group `data.stain` asks for; None where it is off.
+    """What group `data.stain` asks for; None where it is off. UserError for a target without a fit.
 
-    The `meta` of a run's checkpoint holds the target's fit. UserError as for `check`, and for a
-    target that cannot be had.
+    The `meta` of a run's checkpoint holds the target's fit, so that its image need not be there.
     """
     if (method := check(config)) is None:
         return None

@@ -1,9 +1,8 @@
-"""Haematoxylin-eosin colour space, and stain jitter in it.
+"""Haematoxylin-eosin colour space, and stain jitter in it, on NumPy and jax.numpy arrays alike.
 
 Beer-Lambert: a pixel's optical density OD = -ln(I / I0) is the sum of its stains' concentrations
 times the stains' absorption vectors. The vectors are those of Ruifrok and Johnston (Anal. Quant.
 Cytol. Histol. 23, 2001) as scikit-image gives them: haematoxylin, eosin and a residual (DAB).
-Functions run on NumPy and on jax.numpy arrays alike.
 """
 
 from __future__ import annotations
@@ -55,13 +54,13 @@ def jitter_parameters(stain_sigma: float, stain_bias: float, uniform: Any) -> di
 def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) -> Any:
     """Scales and shifts the stain concentrations of an image, (H, W, 3) of the same dtype.
 
-    The concentrations become alpha c + w beta. The weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the
-    mean optical density of the pixel, fades the bias out where there is no tissue, so that blank
-    glass is not tinted: at d = 0 white stays white exactly.
+    The concentrations become alpha c + w beta, "alpha" and "beta" of `jitter_parameters`. The
+    weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the mean optical density of the pixel, fades the
+    bias out where there is no tissue, so that blank glass is not tinted: at d = 0 white stays white
+    exactly.
 
     Args:
         rgb: uint8, or float in [0, 1], which becomes float32; NumPy or JAX.
-        parameters: "alpha" and "beta", (3,) each, of `jitter_parameters`.
         stains: float (3, 3), an absorption vector a row, linearly independent; NumPy, or traced.
     """
     xp = rgb.__array_namespace__()

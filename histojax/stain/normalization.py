@@ -5,16 +5,15 @@ slide; with the fits of an image and of a target, every pixel is mapped for itse
 can be normalised tile by tile. The methods:
 
     spcn                 structure-preserving normalisation: two stains learnt as a sparse
-                         dictionary, sparse concentrations (Vahadane et al., IEEE Trans. Med.
-                         Imaging 35, 2016)
+                         dictionary, sparse concentrations (Vahadane et al. 2016)
     spcn_pseudo_inverse  the same stains, concentrations by least squares: faster
-    macenko              stains at the extremes of the pixels' plane (Macenko et al., ISBI 2009)
+    macenko              stains at the extremes of the pixels' plane (Macenko et al. 2009)
     reinhard             mean and spread of the colours (Reinhard et al., IEEE Comput. Graph. Appl.
                          21, 2001), in CIELAB
 
-Optical density is that of `histojax.stain.hed`, -ln(I / 255), and not the ln 255 - ln(I + 1) of
-the release of spcn: white is exactly 0 in it and an image put together again is not one grey level
-too bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
+Optical density is that of `histojax.stain.hed`, -ln(I / 255), and not the ln 255 - ln(I + 1) of the
+release of spcn: white is exactly 0 in it and an image put together again is not one grey level too
+bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
 """
 
 from __future__ import annotations
@@ -26,16 +25,10 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import numpy as np
+import skimage.color
 
 from histojax.checks import check, number, one_of
-from histojax.stain import hed, reinhard
-from histojax.stain.separation import (
-    angle,
-    extreme_stains,
-    learn_stains,
-    least_squares_concentrations,
-    sparse_concentrations,
-)
+from histojax.stain import hed, separation
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +54,8 @@ _ROBUST_MAXIMUM = 99.0
 _LEAST_EXTREMES, _LEAST_STAINS = 10.0, 2.0
 # Concentration that a stain must reach to be there: paler than any stained tissue.
 _LEAST_CONCENTRATION = 0.05
+# Standard deviation in L*, a* and b* below which a colour is constant: the rounding of grey levels.
+_LEAST_SPREAD = 0.5
 _BLOCK = 2**16  # pixels normalised at a time; they stay in the processor's cache
 
 
@@ -94,20 +89,52 @@ class StainFit:
     def concentrations(self, density: np.ndarray) -> np.ndarray:
         """Optical density float (3, N) -> concentrations (2, N) of its dtype, >= 0."""
         if self.sparsity is None:
-            return least_squares_concentrations(density, np.array(self.stains))
-        return sparse_concentrations(density, np.array(self.stains), self.sparsity)
+            return separation.least_squares_concentrations(density, np.array(self.stains))
+        return separation.sparse_concentrations(density, np.array(self.stains), self.sparsity)
 
     def basis(self) -> np.ndarray:
         """The stains and what is perpendicular to both: float64 (3, 3), as `stain.jitter` takes."""
         return np.array([*self.stains, np.cross(*self.stains)])
 
+    def recolored(self, pixels: np.ndarray, target: StainFit) -> np.ndarray:
+        """uint8 (N, 3) in other stains: I' = 255 exp(-W_t^T h'), h' = h max_t / max.
+
+        What the two stains do not explain is dropped.
+        """
+        concentrations = self.concentrations(hed.optical_density(pixels.T))
+        scales = np.divide(target.maxima, self.maxima)
+        mixing = (scales[:, None] * np.array(target.stains)).T.astype(np.float32)
+        gray = 255.0 * np.exp(-(mixing @ concentrations))
+        # The cast truncates, which after + 0.5 is rounding; no density is negative.
+        return (gray + 0.5).astype(np.uint8).T
+
 
 @dataclasses.dataclass(frozen=True)
 class ColorFit:
-    """Mean and standard deviation of the tissue's colours in CIELAB: (L*, a*, b*) each."""
+    """Mean and standard deviation of the tissue's colours in CIELAB: (L*, a*, b*) each.
+
+    Reinhard et al. work in the l-alpha-beta space of Ruderman et al.; histology took CIELAB in its
+    place, which has the same three roles (lightness, two opponent colours).
+    """
 
     mean: tuple[float, float, float]
     spread: tuple[float, float, float]
+
+    @classmethod
+    def of(cls, pixels: np.ndarray) -> ColorFit:
+        """The fit of uint8 (N, 3)."""
+        lab = skimage.color.rgb2lab(pixels)
+        return cls(_tuples(lab.mean(axis=0).tolist()), _tuples(lab.std(axis=0).tolist()))
+
+    def recolored(self, pixels: np.ndarray, target: ColorFit) -> np.ndarray:
+        """uint8 (N, 3) of another mean and spread; glass is moved with the tissue."""
+        lab = skimage.color.rgb2lab(pixels.astype(np.float32) / np.float32(255.0))
+        lab = (lab - self.mean) * np.divide(target.spread, self.spread) + target.mean
+        lab[:, 0] = np.clip(lab[:, 0], 0.0, 100.0)
+        # No light is yellower than Z = 0, where b* = 200 f(Y), f(Y) = (L* + 16) / 116; scikit-image
+        # cuts it there too, with a warning, which rounding must not bring about.
+        lab[:, 2] = np.minimum(lab[:, 2], 200.0 / 116.0 * (lab[:, 0] + 16.0) - 1e-6)
+        return (skimage.color.lab2rgb(lab) * 255.0 + 0.5).astype(np.uint8)
 
 
 Fit = StainFit | ColorFit
@@ -152,16 +179,15 @@ def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
     return pixels[np.argsort(keys)]
 
 
-def fit_pixels(pixels: np.ndarray, method: Method) -> Fit:
-    """Fits tissue pixels, uint8 (N, 3); Unfit where they are pale or of one stain or colour."""
+def fitted(strips: Iterable[np.ndarray], method: Method) -> Fit:
+    """Fits a method to an image in strips; Unfit where it is blank or of one stain or colour."""
+    pixels = sample_tissue(strips)
     if method.name == "reinhard":
-        mean, spread = reinhard.statistics(pixels)
-        if spread.min() < reinhard.LEAST_SPREAD:
-            raise Unfit(
-                f"its colours hardly vary (standard deviations of L*, a*, b*: "
-                f"{', '.join(f'{value:.2g}' for value in spread)})"
-            )
-        return ColorFit(_tuples(mean.tolist()), _tuples(spread.tolist()))
+        colors = ColorFit.of(pixels)
+        if min(colors.spread) < _LEAST_SPREAD:
+            spread = ", ".join(f"{value:.2g}" for value in colors.spread)
+            raise Unfit(f"its colours hardly vary (standard deviations of L*, a*, b*: {spread})")
+        return colors
     density = hed.optical_density(pixels).T.astype(np.float64)
     density = density[:, np.linalg.norm(density, axis=0) >= _LEAST_DENSITY]
     if density.shape[1] < _LEAST_PIXELS:
@@ -179,11 +205,11 @@ def fit_pixels(pixels: np.ndarray, method: Method) -> Fit:
 
 
 def _stains(density: np.ndarray, method: Method) -> np.ndarray:
-    stains = extreme_stains(density)
-    apart, least = angle(*stains), _LEAST_EXTREMES
+    stains = separation.extreme_stains(density)
+    apart, least = separation.angle(*stains), _LEAST_EXTREMES
     if apart >= least and method.name != "macenko":
-        stains = learn_stains(density, method.sparsity, stains)
-        apart, least = angle(*stains), _LEAST_STAINS
+        stains = separation.learn_stains(density, method.sparsity, stains)
+        apart, least = separation.angle(*stains), _LEAST_STAINS
     if apart < least:
         raise Unfit(
             f"it shows one stain (its hues are {apart:.1f} degrees apart, and two stains {least:g} "
@@ -193,13 +219,9 @@ def _stains(density: np.ndarray, method: Method) -> np.ndarray:
 
 
 def fit_strips(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fit | None:
-    """Fits a method to an image or slide given in parts, as `sample_tissue` takes them.
-
-    None, with a warning that calls it `name` and says why, for an image that is blank, tiny,
-    saturated or of one stain.
-    """
+    """`fitted`; None for an image without a fit, which keeps its colours, with a warning why."""
     try:
-        return fit_pixels(sample_tissue(strips), method)
+        return fitted(strips, method)
     except Unfit as reason:
         _log.warning("%s keeps its colours, because %s", name, reason)
         return None
@@ -213,37 +235,20 @@ def fit(image: np.ndarray, method: Method, *, name: str) -> Fit | None:
 def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
     """Recolours an image, or a part of one: uint8 (H, W, 3) -> the same.
 
-    By stains: I' = 255 exp(-W_t^T h'), the concentrations h in the stains of the source scaled to
-    h' by the ratio of the maxima. What the two stains do not explain is dropped. By colours: each
-    channel's deviation from the source's mean, in CIELAB, in the target's mean and spread; glass is
-    moved with the tissue. `source` is the fit of the whole image, None for one that keeps its
-    colours.
+    `source` is the fit of the whole image, None for one that keeps its colours; `target`, of the
+    same method, that of what it is to look like.
     """
     if source is None:
         return image
     if type(source) is not type(target):
         raise TypeError(f"{type(source).__name__} cannot be mapped to {type(target).__name__}")
-    by_stains = isinstance(source, StainFit)
-    recolor: Callable[..., np.ndarray] = _restain if by_stains else _shift
+    recolored: Callable[..., np.ndarray] = source.recolored
     out = np.empty(image.shape, np.uint8)
     flat, pixels = out.reshape(-1, 3), image.reshape(-1, 3)
     for start in range(0, len(flat), _BLOCK):
         block = slice(start, start + _BLOCK)
-        flat[block] = recolor(pixels[block], source, target)
+        flat[block] = recolored(pixels[block], target)
     return out
-
-
-def _restain(pixels: np.ndarray, source: StainFit, target: StainFit) -> np.ndarray:
-    concentrations = source.concentrations(hed.optical_density(pixels.T))
-    scales = np.divide(target.maxima, source.maxima)
-    mixing = (scales[:, None] * np.array(target.stains)).T.astype(np.float32)
-    gray = 255.0 * np.exp(-(mixing @ concentrations))
-    # The cast truncates, which after + 0.5 is rounding; no density is negative.
-    return (gray + 0.5).astype(np.uint8).T
-
-
-def _shift(pixels: np.ndarray, source: ColorFit, target: ColorFit) -> np.ndarray:
-    return reinhard.transfer(pixels, source.mean, source.spread, target.mean, target.spread)
 
 
 def to_json(fit: Fit) -> dict[str, Any]:

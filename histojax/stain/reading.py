@@ -15,10 +15,7 @@ _WINDOW, _ACROSS = 512, 16
 
 
 class NormalizedReader:
-    """A reader whose pixels are those of another, stain-normalised by one fit of the whole image.
-
-    An image that cannot be fitted keeps its colours, and a warning says why.
-    """
+    """A reader of another's pixels, stain-normalised by one `fit_strips` of the whole image."""
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
         """Reads the image for its fit, once; `target` is what it is to look like."""

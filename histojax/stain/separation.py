@@ -1,9 +1,7 @@
 """Two stains and their concentrations, found in the optical densities of an image's own pixels.
 
 Beer-Lambert: the optical density v of a pixel is W^T h, with the absorption vectors of the stains
-in the rows of W and their concentrations h >= 0. Two ways to find W: the sparse non-negative
-dictionary of Vahadane et al. (IEEE Trans. Med. Imaging 35, 2016), after the observation that most
-of a tissue holds one stain or the other; and the extreme directions of Macenko et al. (ISBI 2009).
+in the rows of W and their concentrations h >= 0. Most of a tissue holds one stain or the other.
 
 Arrays are planes: optical density float (3, N), concentrations float (2, N), N pixels; stains are
 float (2, 3), unit length, non-negative.
@@ -46,13 +44,12 @@ def least_squares_concentrations(density: np.ndarray, stains: np.ndarray) -> np.
 
 
 def learn_stains(density: np.ndarray, sparsity: float, start: np.ndarray) -> np.ndarray:
-    """The sparse non-negative dictionary of two atoms (Vahadane et al. 2016).
+    """The sparse dictionary of two atoms (Vahadane et al., IEEE Trans. Med. Imaging 35, 2016).
 
     Minimises the mean of |v - W^T h|^2 / 2 + sparsity (h_1 + h_2) over h >= 0 and W >= 0 with rows
     of length 1 at most, by turns: the concentrations exactly, then the atoms one after the other
     (Mairal et al., J. Mach. Learn. Res. 11, 2010, algorithm 2, on all pixels at once). Nothing is
-    random, and from any sensible start, linearly independent, the end is the same. The result is
-    float64 (2, 3), see `haematoxylin_first`.
+    random, and from any sensible start, linearly independent, the end is the same.
     """
     stains = start.copy()
     for _ in range(_ITERATIONS):
@@ -71,12 +68,11 @@ def learn_stains(density: np.ndarray, sparsity: float, start: np.ndarray) -> np.
 
 
 def extreme_stains(density: np.ndarray) -> np.ndarray:
-    """The extreme directions of the pixels in their plane (Macenko et al. 2009).
+    """The extreme directions of the pixels in their plane (Macenko et al., ISBI 2009).
 
     The plane is that of the two largest singular vectors, through the origin, where there is no
     stain; its extremes are the 1st and 99th percentile of the pixels' angle in it. `density` is
-    without pixels so pale that their direction is noise; for the result, float64 (2, 3), see
-    `haematoxylin_first`.
+    without pixels so pale that their direction is noise.
     """
     _, vectors = np.linalg.eigh(density @ density.T)
     plane = vectors[:, :0:-1]
@@ -90,8 +86,7 @@ def extreme_stains(density: np.ndarray) -> np.ndarray:
 def haematoxylin_first(stains: np.ndarray) -> np.ndarray:
     """Orders two stains, cuts them at 0 and gives them length 1.
 
-    Haematoxylin is blue because it absorbs red, which eosin, pink, lets pass: the first stain is
-    the one with the larger share of red.
+    Haematoxylin is blue: it absorbs red, which eosin lets pass, and so has the larger share of red.
     """
     stains = np.maximum(stains, 0)
     stains = stains / np.linalg.norm(stains, axis=1, keepdims=True)

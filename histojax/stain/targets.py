@@ -2,20 +2,11 @@
 
 from __future__ import annotations
 
-import pathlib
+from pathlib import Path
 
 from histojax.errors import UserError
 from histojax.imaging.reader import read_image
-from histojax.stain.normalization import (
-    SPARSITY,
-    ColorFit,
-    Fit,
-    Method,
-    StainFit,
-    Unfit,
-    fit_pixels,
-    sample_tissue,
-)
+from histojax.stain.normalization import SPARSITY, ColorFit, Fit, Method, StainFit, Unfit, fitted
 
 DEFAULT = "TCGA-B0-5711"
 
@@ -38,8 +29,7 @@ KNOWN: dict[str, dict[str, Fit]] = {
 def target_fit(target: str, method: Method) -> Fit:
     """The fit, by a method, of a target: a name in `KNOWN`, or the path of an image.
 
-    UserError for neither, an image that cannot be read or fitted, or a known target of another
-    sparsity.
+    UserError for neither, an image that is no fit, or a known target of another sparsity.
     """
     if target in KNOWN:
         if method.name.startswith("spcn") and method.sparsity != SPARSITY:
@@ -48,14 +38,14 @@ def target_fit(target: str, method: Method) -> Fit:
                 f"{method.sparsity:g} is asked for: give the path of its image as the target"
             )
         return KNOWN[target][method.name]
-    path = pathlib.Path(target).expanduser()
+    path = Path(target).expanduser()
     if not path.is_file():
         raise UserError(
             f"stain target {target!r} is neither an image file nor a known target: give the path "
             f"of an image, or {' or '.join(KNOWN)}"
         )
     try:
-        return fit_pixels(sample_tissue([read_image(path)]), method)
+        return fitted([read_image(path)], method)
     except Unfit as reason:
         raise UserError(
             f"{target} cannot be a stain target, because {reason}: give an image of tissue in two "

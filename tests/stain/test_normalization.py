@@ -3,10 +3,19 @@ import logging
 
 import numpy as np
 import pytest
+import skimage.color
 
 from histojax.errors import UserError
 from histojax.stain import normalization
-from histojax.stain.normalization import Method, StainFit, Unfit, fit, fit_strips, normalize
+from histojax.stain.normalization import (
+    ColorFit,
+    Method,
+    StainFit,
+    Unfit,
+    fit,
+    fit_strips,
+    normalize,
+)
 from histojax.stain.separation import angle, haematoxylin_first
 from tests import stained
 
@@ -212,9 +221,8 @@ def test_glass_that_is_not_quite_white_is_left_out_of_a_fit(image, method):
 def test_stains_that_the_weight_suppresses_are_no_fit():
     # At a weight above all densities, every sparse concentration is 0.
     pixels = np.rint(255 * np.exp(-0.4 * stained.STAINS[np.arange(1000) % 2])).astype(np.uint8)
-    sample = normalization.sample_tissue([pixels[None]])
     with pytest.raises(Unfit, match="nowhere"):
-        normalization.fit_pixels(sample, Method("spcn", sparsity=0.5))
+        normalization.fitted([pixels[None]], Method("spcn", sparsity=0.5))
 
 
 @pytest.mark.faults
@@ -249,3 +257,31 @@ def test_a_wrong_method_is_refused():
     for sparsity in (0, -0.1, 0.51, "0.1", float("nan")):
         with pytest.raises(UserError, match=r"has to be a number of 0\.5 or less and above 0"):
             Method(sparsity=sparsity)
+
+
+def test_statistics_are_those_of_cielab():
+    # sRGB of L* = 50 (mid-grey by lightness), and white: a* = b* = 0 of both.
+    pixels = np.array([[119, 119, 119], [255, 255, 255]], np.uint8)
+    found = ColorFit.of(pixels)
+    np.testing.assert_allclose(found.mean, [75, 0, 0], atol=0.1)
+    np.testing.assert_allclose(found.spread, [25, 0, 0], atol=0.1)
+
+
+def test_a_shift_and_a_scale_of_lightness():
+    pixels = np.array([[119, 119, 119], [255, 255, 255]], np.uint8)
+    # L* 50 -> 60 + 0.5 (50 - 70) = 50, and 100 -> 75, by scikit-image's own conversion.
+    got = ColorFit((70, 0, 0), (2, 1, 1)).recolored(pixels, ColorFit((60, 0, 0), (1, 1, 1)))
+    expected = 255 * skimage.color.lab2rgb(np.array([[50.0, 0, 0], [75.0, 0, 0]]))
+    np.testing.assert_allclose(got, expected, atol=1)
+
+
+def test_colors_out_of_reach_are_cut():
+    pixels = stained.image(side=8).reshape(-1, 3)
+    found = ColorFit.of(pixels)
+    # Yellower than any light by far: no blue is left, and red and green stay in range.
+    yellow = ColorFit(tuple(np.add(found.mean, [0, 0, 300])), found.spread)
+    got = found.recolored(pixels, yellow)
+    assert got[:, 2].max() == 0
+    # Far beyond white.
+    bright = ColorFit((900, 0, 0), (1e-9, 1e-9, 1e-9))
+    np.testing.assert_array_equal(found.recolored(pixels, bright), 255)

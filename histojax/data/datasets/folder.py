@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import functools
-import pathlib
+from pathlib import Path
 
 from histojax.data.datasets import layout
 from histojax.data.sources.folder import FolderSource
 from histojax.data.sources.splits import SPLITS, group_of
 from histojax.imaging.reader import MAX_PIXELS
 
-_LAYOUT = "images/NAME with instances/NAME or masks/NAME, as for folder:ROOT"
 
-
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Reads the folder as `folder:ROOT` would; splits.json, where there is one, names the parts."""
     if not (root / "images").is_dir():
         inner = [path.parent for path in sorted(root.rglob("images")) if path.is_dir()]
         if len(inner) != 1:
-            raise layout.unrecognised(root, _LAYOUT)
+            raise layout.unrecognised(root, DATASET.layout)
         root = inner[0]
     # Every image its own group: patients in two splits are refused when the set is written, once
     # those that the user excludes are left out.
@@ -52,6 +50,6 @@ DATASET = layout.Dataset(
     licence="its owner's",
     citation="none stated",
     homepage="",
-    layout=_LAYOUT,
+    layout="images/NAME with instances/NAME or masks/NAME, as for folder:ROOT",
     read=read,
 )

@@ -1,7 +1,6 @@
 """What a published data set is, and how its files are found in a folder or an archive.
 
-Each set's module turns its official layout into a list of `Example`s. Nothing is decoded before an
-example is loaded, so that missing files are named before the work begins.
+Nothing is decoded before an example is loaded: missing files are named before the work begins.
 """
 
 from __future__ import annotations
@@ -10,12 +9,12 @@ import contextlib
 import dataclasses
 import functools
 import logging
-import pathlib
 import shutil
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
@@ -31,17 +30,15 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz")
 NUCLEI = ("background", "nucleus")
 
 Record = dict[str, np.ndarray]
+Files = Mapping[str, Path]
 
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image of a set, not yet decoded.
+    """One image of a set, not yet decoded, of a `group` (a patient) and a `part` of the set's own.
 
-    Attributes:
-        group: the patient, or the smallest unit that is known to hold one.
-        part: the set's own part that it belongs to, such as "train" or "fold1".
-        load: () -> "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
-            "mask" uint8 (H, W) of class indices and "lr" uint8 (h, w, 3).
+    `load` gives "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
+    "mask" uint8 (H, W) of class indices and "lr" uint8 (h, w, 3).
     """
 
     name: str
@@ -52,12 +49,10 @@ class Example:
 
 @dataclasses.dataclass(frozen=True)
 class Contents:
-    """What was found in a source.
+    """What was found in a source; `classes` are the names of the mask's values, from 0.
 
-    Attributes:
-        classes: names of the mask's values, from 0.
-        splits: variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
-            without "val" has its train images split by group when it is opened.
+    `splits` is variant -> split -> parts; "" is the variant that a set's bare name opens. A variant
+    without "val" has its train images split by group when it is opened.
     """
 
     examples: Sequence[Example]
@@ -83,10 +78,10 @@ class Dataset:
     citation: str
     homepage: str
     layout: str
-    read: Callable[[pathlib.Path, int], Contents]
+    read: Callable[[Path, int], Contents]
 
 
-def files_of(root: pathlib.Path) -> list[pathlib.Path]:
+def files_of(root: Path) -> list[Path]:
     """Every file below a folder in order of path, without what systems leave behind."""
     root = root.resolve()
     found = []
@@ -98,11 +93,9 @@ def files_of(root: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def by_key(
-    files: Iterable[pathlib.Path], key: Callable[[pathlib.Path], str]
-) -> dict[str, pathlib.Path]:
+def by_key(files: Iterable[Path], key: Callable[[Path], str]) -> dict[str, Path]:
     """{key: file} of the files whose key is not empty; UserError where two have one key."""
-    keyed: dict[str, pathlib.Path] = {}
+    keyed: dict[str, Path] = {}
     for file in files:
         name = key(file)
         if name in keyed:
@@ -112,9 +105,7 @@ def by_key(
     return keyed
 
 
-def by_stem(
-    files: Iterable[pathlib.Path], suffixes: Sequence[str], ending: str = ""
-) -> dict[str, pathlib.Path]:
+def by_stem(files: Iterable[Path], suffixes: Sequence[str], ending: str = "") -> dict[str, Path]:
     """`by_key` of the files NAME + ending + suffix, by NAME."""
     return by_key(
         (f for f in files if f.suffix.lower() in suffixes and f.stem.endswith(ending)),
@@ -123,20 +114,12 @@ def by_stem(
 
 
 def pairs(
-    root: pathlib.Path,
-    layout: str,
-    images: Mapping[str, pathlib.Path],
-    annotations: Mapping[str, pathlib.Path],
-    *,
-    expected: str,
-) -> list[tuple[str, pathlib.Path, pathlib.Path]]:
+    root: Path, layout: str, images: Files, annotations: Files, *, expected: str
+) -> list[tuple[str, Path, Path]]:
     """(key, image, annotation) in order of key; annotations without an image are left out.
 
-    `layout` and `expected` say what the source is to hold and how the annotation of an image is
-    called, with {} for its key.
-
-    Raises:
-        UserError: there is no image, no annotation, or none of an image.
+    UserError names the `layout` that a source without images or annotations was to hold, or the
+    annotation that an image lacks: `expected`, with {} for its key.
     """
     if not images or not annotations:
         raise unrecognised(root, layout)
@@ -151,7 +134,7 @@ def pairs(
     return [(key, images[key], annotations[key]) for key in sorted(images)]
 
 
-def unrecognised(root: pathlib.Path, layout: str) -> UserError:
+def unrecognised(root: Path, layout: str) -> UserError:
     """The refusal of a source in which no image of the layout was found."""
     return UserError(
         f"{root} does not hold the expected layout: {layout}; give the folder or archive as it "
@@ -160,10 +143,7 @@ def unrecognised(root: pathlib.Path, layout: str) -> UserError:
 
 
 def label_images(
-    found: Iterable[tuple[str, str, pathlib.Path, pathlib.Path]],
-    max_pixels: int,
-    *,
-    mpp: float | None = None,
+    found: Iterable[tuple[str, str, Path, Path]], max_pixels: int, *, mpp: float | None = None
 ) -> Contents:
     """The contents of a set without official splits: (name, group, image, label image) of each."""
     return Contents(
@@ -176,7 +156,7 @@ def label_images(
     )
 
 
-def read_pair(image: pathlib.Path, labels: pathlib.Path, max_pixels: int) -> Record:
+def read_pair(image: Path, labels: Path, max_pixels: int) -> Record:
     """Reads an image and its label image; UserError for a bad file, or sizes that differ."""
     hr = read_image(image, max_pixels=max_pixels)
     instances = read_labels(labels, max_pixels=max_pixels)
@@ -189,7 +169,7 @@ def read_pair(image: pathlib.Path, labels: pathlib.Path, max_pixels: int) -> Rec
     return {"hr": hr, "instances": instances}
 
 
-def read_nuclei(image: pathlib.Path, labels: pathlib.Path, max_pixels: int) -> Record:
+def read_nuclei(image: Path, labels: Path, max_pixels: int) -> Record:
     """`read_pair`, where a binary label image becomes its components (4-connected)."""
     record = read_pair(image, labels, max_pixels)
     if len(np.unique(record["instances"][record["instances"] > 0])) == 1:
@@ -197,7 +177,7 @@ def read_nuclei(image: pathlib.Path, labels: pathlib.Path, max_pixels: int) -> R
     return record
 
 
-def check_source(source: pathlib.Path) -> None:
+def check_source(source: Path) -> None:
     """Refuses what is neither a folder nor an archive."""
     if not source.exists():
         raise UserError(f"--source={source} does not exist: give a folder or an archive that does")
@@ -209,7 +189,7 @@ def check_source(source: pathlib.Path) -> None:
 
 
 @contextlib.contextmanager
-def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path]:
+def opened(source: Path, scratch: Path) -> Iterator[Path]:
     """Gives the folder of a source; archives are unpacked to `scratch`, removed at the end.
 
     The source is a folder, an archive, or a folder of nothing but archives and tables. `scratch` is
@@ -236,11 +216,11 @@ def opened(source: pathlib.Path, scratch: pathlib.Path) -> Iterator[pathlib.Path
         shutil.rmtree(unpacked, ignore_errors=True)
 
 
-def _is_archive(path: pathlib.Path) -> bool:
+def _is_archive(path: Path) -> bool:
     return path.is_file() and path.name.lower().endswith(ARCHIVES)
 
 
-def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
+def _unpack(archive: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     try:
         if archive.name.lower().endswith(".zip"):
@@ -258,7 +238,7 @@ def _unpack(archive: pathlib.Path, folder: pathlib.Path) -> None:
         ) from error
 
 
-def _check_room(archive: pathlib.Path, folder: pathlib.Path, needed: int) -> None:
+def _check_room(archive: Path, folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise UserError(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-import pathlib
+from pathlib import Path
 
 from histojax.data.datasets import layout, polygons
 from histojax.data.sources.splits import group_of
@@ -16,16 +16,15 @@ TEST_PATIENTS = (
     *("TCGA-AO-A0J2", "TCGA-CU-A0YN", "TCGA-EJ-A46H", "TCGA-FG-A4MU", "TCGA-GL-6846"),
     *("TCGA-HC-7209", "TCGA-HT-8564", "TCGA-IZ-8196", "TCGA-ZF-A9R5"),
 )
-_LAYOUT = "Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside NAME.xml"
 
 
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs every TIFF with the XML of its name; the patients decide which images test."""
     files = layout.files_of(root)
     images = layout.by_stem(files, (".tif", ".tiff"))
     annotations = layout.by_stem(files, (".xml",))
     examples = []
-    pairs = layout.pairs(root, _LAYOUT, images, annotations, expected="{}.xml")
+    pairs = layout.pairs(root, DATASET.layout, images, annotations, expected="{}.xml")
     for name, image, annotation in pairs:
         group = group_of(name)
         part = "test" if group in TEST_PATIENTS else "train"
@@ -34,7 +33,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     return layout.Contents(examples, mpp=0.25)
 
 
-def _load(image: pathlib.Path, annotation: pathlib.Path, max_pixels: int) -> layout.Record:
+def _load(image: Path, annotation: Path, max_pixels: int) -> layout.Record:
     """Reads an image and draws its nuclei; where outlines overlap, the first one wins."""
     hr = read_image(image, max_pixels=max_pixels)
     regions = polygons.read_regions(annotation)
@@ -56,6 +55,6 @@ DATASET = layout.Dataset(
         "Medical Imaging 39(5), 2020, doi:10.1109/TMI.2019.2947628"
     ),
     homepage="https://monuseg.grand-challenge.org/Data/",
-    layout=_LAYOUT,
+    layout="Tissue Images/NAME.tif with Annotations/NAME.xml, or NAME.tif beside NAME.xml",
     read=read,
 )

@@ -2,37 +2,31 @@
 
 from __future__ import annotations
 
-import pathlib
+from pathlib import Path
 
 from histojax.data.datasets import layout
 from histojax.imaging.reader import MAX_PIXELS
 
 # The corrected labels come first; the release has both.
 _LABELS = ("label masks modify", "label masks")
-_LAYOUT = "ORGAN/tissue images/NAME.png with ORGAN/label masks modify/NAME.tif"
 
 
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
-    """Pairs images and labels of each organ.
-
-    Patients are not published, and images of one organ may share one: the organ is the group.
-    """
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+    """Pairs images and labels; patients are not published, so the organ is the group."""
     files = layout.files_of(root)
     images = _in_folder(files, "tissue images", (".png",))
-    labels: dict[str, pathlib.Path] = {}
+    labels: dict[str, Path] = {}
     for folder in reversed(_LABELS):
         labels |= _in_folder(files, folder, (".tif", ".tiff"))
     expected = f"{_LABELS[0]}/{{}}.tif of its organ"
-    pairs = layout.pairs(root, _LAYOUT, images, labels, expected=expected)
+    pairs = layout.pairs(root, DATASET.layout, images, labels, expected=expected)
     return layout.label_images(
         ((image.stem, image.parts[-3].replace(" ", "-"), image, mask) for _, image, mask in pairs),
         max_pixels,
     )
 
 
-def _in_folder(
-    files: list[pathlib.Path], folder: str, suffixes: tuple[str, ...]
-) -> dict[str, pathlib.Path]:
+def _in_folder(files: list[Path], folder: str, suffixes: tuple[str, ...]) -> dict[str, Path]:
     """{"ORGAN/NAME": file} of the files in ORGAN/folder/."""
     return layout.by_key(
         (f for f in files if f.parent.name == folder and f.suffix.lower() in suffixes),
@@ -50,6 +44,6 @@ DATASET = layout.Dataset(
         "doi:10.1038/s41597-024-03117-2"
     ),
     homepage="https://doi.org/10.5281/zenodo.10518968",
-    layout=_LAYOUT,
+    layout="ORGAN/tissue images/NAME.png with ORGAN/label masks modify/NAME.tif",
     read=read,
 )

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 import re
+from pathlib import Path
 
 import numpy as np
 
@@ -14,13 +14,12 @@ from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS
 
 CLASSES = ("background", "neoplastic", "inflammatory", "connective", "dead", "epithelial")
-_LAYOUT = "images.npy and masks.npy for each fold, in folders whose names have fold 1, 2 or 3"
 _FOLD = re.compile(r"fold[ _-]?([123])", re.IGNORECASE)
 # The three arrangements of the set's paper: train, val, test.
 _SPLITS = {"1": (1, 2, 3), "2": (2, 1, 3), "3": (3, 2, 1)}
 
 
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Finds the folds' arrays; "pannuke" opens the first official arrangement of them.
 
     Patients are not published: every patch is a group of its own, and the folds are the splits.
@@ -33,7 +32,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     )
     examples = []
     for fold, image, mask in layout.pairs(
-        root, _LAYOUT, images, masks, expected="masks.npy of fold {}"
+        root, DATASET.layout, images, masks, expected="masks.npy of fold {}"
     ):
         count, masked = len(_array(image, 3)), len(_array(mask, 6))
         if masked != count:
@@ -48,7 +47,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     return layout.Contents(examples, mpp=0.25, classes=CLASSES, splits=splits)
 
 
-def _load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Record:
+def _load(images: Path, masks: Path, index: int) -> layout.Record:
     """Reads one patch; where nuclei of two classes overlap, the first class wins."""
     hr = _array(images, 3)[index]
     if hr.min() < 0 or hr.max() > 255:
@@ -68,14 +67,14 @@ def _load(images: pathlib.Path, masks: pathlib.Path, index: int) -> layout.Recor
     return {"hr": np.rint(hr).astype(np.uint8), "instances": instances, "mask": mask}
 
 
-def _fold(file: pathlib.Path, root: pathlib.Path) -> str:
+def _fold(file: Path, root: Path) -> str:
     """The number in the innermost folder that names a fold, the source's own being the last."""
     folders = file.relative_to(root.resolve().parent).parts[:-1]
     return next((match[1] for name in reversed(folders) if (match := _FOLD.search(name))), "")
 
 
 @functools.lru_cache(maxsize=6)
-def _array(path: pathlib.Path, channels: int) -> np.ndarray:
+def _array(path: Path, channels: int) -> np.ndarray:
     """Maps an array (N, 256, 256, channels) into memory."""
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
@@ -114,6 +113,6 @@ DATASET = layout.Dataset(
         "2019"
     ),
     homepage="https://warwick.ac.uk/fac/cross_fac/tia/data/pannuke",
-    layout=_LAYOUT,
+    layout="images.npy and masks.npy for each fold, in folders whose names have fold 1, 2 or 3",
     read=read,
 )

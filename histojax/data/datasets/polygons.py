@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import pathlib
+from pathlib import Path
 from xml.etree import ElementTree
 
 import numpy as np
@@ -11,11 +11,10 @@ import skimage.draw
 from histojax.errors import UserError
 
 
-def read_regions(path: pathlib.Path) -> list[np.ndarray]:
+def read_regions(path: Path) -> list[np.ndarray]:
     """The polygons of an annotation file, float (vertices, 2) of (y, x) in px each.
 
-    Pixel centres are at whole numbers. UserError for a file that is damaged or no Aperio
-    annotation.
+    Pixel centres are at whole numbers. UserError for a damaged file, or no Aperio annotation.
     """
     try:
         root = ElementTree.parse(path).getroot()

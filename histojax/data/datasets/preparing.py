@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pathlib
 from collections.abc import Sequence
+from pathlib import Path
 
 from histojax.checks import check, one_of
 from histojax.data.datasets import layout
@@ -22,30 +22,27 @@ def dataset_of(name: str) -> layout.Dataset:
 
 def prepare(
     dataset: str,
-    source: str | pathlib.Path,
-    data_dir: str | pathlib.Path = "",
+    source: str | Path,
+    data_dir: str | Path = "",
     *,
     name: str | None = None,
     exclude: Sequence[str] = (),
     max_pixels: int = MAX_PIXELS,
     overwrite: bool = False,
-) -> pathlib.Path:
-    """Prepares a set and returns its folder; progress goes to standard error.
+) -> Path:
+    """Prepares a set from its official layout and returns its folder; progress goes to stderr.
+
+    Whatever is wrong with the source or the disk is a UserError.
 
     Args:
         dataset: one of `prepared.DATASETS`.
-        source: folder or archive in the set's official layout.
         data_dir: folder of prepared sets; empty: see `prepared.default_data_dir`.
         name: to open it by; None: the data set's.
         exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
         max_pixels: largest image or label map that is decoded, px.
-        overwrite: whether a prepared set of that name is replaced.
-
-    Raises:
-        UserError: for whatever is wrong with the source or the disk, in one sentence.
     """
     chosen, name = dataset_of(dataset), dataset if name is None else name
-    source = pathlib.Path(source).expanduser()
+    source = Path(source).expanduser()
     layout.check_source(source)
     if not prepared.NAME.fullmatch(name):
         raise UserError(
@@ -64,7 +61,7 @@ def prepare(
 
 
 def _without(
-    contents: layout.Contents, exclude: Sequence[str], data_dir: str | pathlib.Path
+    contents: layout.Contents, exclude: Sequence[str], data_dir: str | Path
 ) -> layout.Contents:
     """Leaves out groups of this set by name, and the groups of whole prepared sets."""
     left_out: set[str] = set()
@@ -84,7 +81,7 @@ def _without(
     return dataclasses.replace(contents, examples=kept)
 
 
-def description(folder: pathlib.Path) -> str:
+def description(folder: Path) -> str:
     """What a prepared set is: images and groups of each part, fingerprint, licence, citation."""
     metadata = prepared.read_metadata(folder)
     entries = [entry for part in metadata["index"].values() for entry in part]

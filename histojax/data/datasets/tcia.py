@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-import pathlib
 import re
+from pathlib import Path
 
 from histojax.data.datasets import layout
 from histojax.data.sources.splits import tcga_patient
@@ -15,10 +15,9 @@ _log = logging.getLogger(__name__)
 _IMAGE, _LABELS = "_crop", "_labeled_mask_corrected"
 # Patches of the archive that were not segmented: 1,365 less these nine are the set's 1,356.
 _UNSEGMENTED = ("49", "59", "299", "310", "376", "450", "760", "981", "1312")
-_LAYOUT = f"N{_IMAGE}.png with N{_LABELS}.png beside it"
 
 
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs N_crop.png with N_labeled_mask_corrected.png; a table gives patch N its patient."""
     files = layout.files_of(root)
     images = layout.by_stem(files, (".png",), _IMAGE)
@@ -26,7 +25,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     for number in _UNSEGMENTED:
         if number not in labels:
             images.pop(number, None)
-    pairs = layout.pairs(root, _LAYOUT, images, labels, expected=f"{{}}{_LABELS}.png")
+    pairs = layout.pairs(root, DATASET.layout, images, labels, expected=f"{{}}{_LABELS}.png")
     patients = _patients(files)
     unknown = len(set(images) - set(patients))
     if unknown:
@@ -43,7 +42,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     )
 
 
-def _patients(files: list[pathlib.Path]) -> dict[str, str]:
+def _patients(files: list[Path]) -> dict[str, str]:
     """{patch number: patient} from lines "number,...TCGA-XX-XXXX..." of text files."""
     patients = {}
     for file in files:
@@ -67,6 +66,6 @@ DATASET = layout.Dataset(
         "doi:10.1038/s41597-020-0528-1; data doi:10.7937/tcia.2019.4a4dkp9u"
     ),
     homepage="https://doi.org/10.7937/tcia.2019.4a4dkp9u",
-    layout=_LAYOUT,
+    layout=f"N{_IMAGE}.png with N{_LABELS}.png beside it",
     read=read,
 )

@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 import re
+from pathlib import Path
 
 from histojax.data.datasets import layout
 from histojax.imaging.reader import MAX_PIXELS
 
-_LAYOUT = "Slide_NN/NN_K.png with masks of the same names in GT_NN/"
 
-
-def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     """Pairs Slide_NN/NAME with GT_NN/NAME; the slide number is the patient."""
     files = layout.files_of(root)
     images = layout.by_key(files, functools.partial(_key, "slide"))
     masks = layout.by_key(files, functools.partial(_key, "gt"))
-    pairs = layout.pairs(root, _LAYOUT, images, masks, expected="GT_{}.png")
+    pairs = layout.pairs(root, DATASET.layout, images, masks, expected="GT_{}.png")
     return layout.label_images(
         ((path.stem, f"slide-{key.partition('/')[0]}", path, mask) for key, path, mask in pairs),
         max_pixels,
@@ -25,7 +23,7 @@ def read(root: pathlib.Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
     )
 
 
-def _key(folder: str, file: pathlib.Path) -> str:
+def _key(folder: str, file: Path) -> str:
     """NN/NAME of a PNG in FOLDER_NN/, else ""."""
     match = re.fullmatch(rf"{folder}_(\d+)", file.parent.name, re.IGNORECASE)
     return f"{match[1]}/{file.stem}" if match and file.suffix.lower() == ".png" else ""
@@ -41,6 +39,6 @@ DATASET = layout.Dataset(
         "doi:10.1109/TMI.2018.2865709"
     ),
     homepage="https://doi.org/10.5281/zenodo.1175282",
-    layout=_LAYOUT,
+    layout="Slide_NN/NN_K.png with masks of the same names in GT_NN/",
     read=read,
 )

@@ -1,7 +1,7 @@
 """Writes a data set as array_record through tensorflow_datasets, which needs no TensorFlow for it.
 
-A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json with the name, group,
-size and digest of every record, so that a set is opened without decoding an image.
+A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json with the name, group, size
+and digest of every record: a set is opened without decoding an image.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ import functools
 import hashlib
 import io
 import os
-import pathlib
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,19 +29,20 @@ from histojax.errors import UserError
 from histojax.files import disk_errors
 
 _IMAGES = ("hr", "lr")
+_Shards = dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]
 _SHARD_BYTES = 2**28
 _DTYPES = {"instances": np.int32, "mask": np.uint8}
 
 
 @contextlib.contextmanager
-def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
+def scratch_in(data_dir: Path) -> Iterator[Path]:
     """Gives a folder inside `data_dir` (made where it is missing) that is removed at the end."""
     with disk_errors(data_dir):
         data_dir.mkdir(parents=True, exist_ok=True)
         scratch = tempfile.TemporaryDirectory(prefix=".preparing-", dir=data_dir)
     with scratch as folder:
         try:
-            yield pathlib.Path(folder)
+            yield Path(folder)
         except OSError as error:
             if error.filename and not str(error.filename).startswith(str(data_dir)):
                 raise  # of the source, which is not written to
@@ -49,9 +50,7 @@ def scratch_in(data_dir: pathlib.Path) -> Iterator[pathlib.Path]:
                 raise
 
 
-def write(
-    dataset: Dataset, contents: Contents, folder: pathlib.Path, scratch: pathlib.Path, *, name: str
-) -> pathlib.Path:
+def write(dataset: Dataset, contents: Contents, folder: Path, scratch: Path, *, name: str) -> Path:
     """Writes a set to `folder`, which is replaced where it is there, and returns that.
 
     `scratch` is a folder on the same disk, to write in first. `name`, in small letters, digits and
@@ -90,9 +89,7 @@ def _check(dataset: Dataset, contents: Contents) -> None:
                 )
 
 
-def _write(
-    dataset: Dataset, contents: Contents, scratch: pathlib.Path, name: str, bar: tqdm.tqdm
-) -> pathlib.Path:
+def _write(dataset: Dataset, contents: Contents, scratch: Path, name: str, bar: tqdm.tqdm) -> Path:
     builder = _Builder(dataset, contents, name, bar, data_dir=scratch)
     tfds.disable_progress_bar()
     try:
@@ -107,7 +104,7 @@ def _write(
             f"Writing to {scratch.parent} failed ({reason}): free space there or give another "
             "--data_dir"
         ) from error
-    return pathlib.Path(builder.data_dir)
+    return Path(builder.data_dir)
 
 
 class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]
@@ -165,11 +162,9 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             metadata=tfds.core.MetadataDict(metadata),
         )
 
-    def _shard_iterators_per_split(
-        self, dl_manager: Any
-    ) -> dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]]:
+    def _shard_iterators_per_split(self, dl_manager: Any) -> _Shards:
         del dl_manager
-        shards: dict[str, list[Callable[[], Iterator[tuple[int, dict]]]]] = {}
+        shards: _Shards = {}
         for part in self._parts:
             examples = [e for e in self._contents.examples if e.part == part]
             shards[part] = [

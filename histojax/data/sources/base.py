@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -13,9 +13,6 @@ from histojax.data.sources.record_cache import RecordCache
 Objects = Literal["nuclei", "glands"]
 
 Record = dict[str, Any]
-
-
-OpenSource = Callable[..., "Source"]  # a SPEC and split=..., as `specs.open_source` takes them
 
 
 class Source(Protocol):
@@ -44,8 +41,7 @@ class Source(Protocol):
 class CachedSource:
     """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`.
 
-    Safe to use from several threads. Arrays are read only. Instances give a record its mask, where
-    it has none.
+    Safe to use from several threads. Records without a mask get that of their instances.
     """
 
     names: list[str]

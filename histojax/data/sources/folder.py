@@ -23,9 +23,9 @@ import functools
 import hashlib
 import json
 import logging
-import pathlib
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -69,7 +69,7 @@ class FolderSource(CachedSource):
 
     def __init__(
         self,
-        root: str | pathlib.Path,
+        root: str | Path,
         *,
         split: str,
         seed: int = 0,
@@ -80,18 +80,14 @@ class FolderSource(CachedSource):
         scale: int | None = 4,
         max_pixels: int = MAX_PIXELS,
     ):
-        """Lists and checks the folder; the arguments are those of `open_source`.
-
-        `scale` None takes lr images of any of SCALES.
-        """
+        """Checks the folder, as `open_source` has it; scale None takes lr images of any scale."""
         super().__init__(cache_bytes)
-        root = pathlib.Path(root).expanduser()
+        root = Path(root).expanduser()
         self.split, self._max_pixels = split, max_pixels
         images = _images(root)
-        content = _json_object(root / "splits.json")
-        self.splits = None
-        if content is not None:
-            self.splits = checked_splits(root / "splits.json", content, images)
+        listed = root / "splits.json"
+        content = _json_object(listed)
+        self.splits = None if content is None else checked_splits(listed, content, images)
         mpp, self.classes, self.objects = _description(root)
         groups = {name: group_of(name, group_pattern) for name in images}
         splits = {"train": list(images)} if self.splits is None else self.splits
@@ -146,7 +142,7 @@ class FolderSource(CachedSource):
             record["lr"] = read_image(paths["lr"], max_pixels=limit)
         return record
 
-    def _check_unchanged(self, paths: dict[str, pathlib.Path]) -> None:
+    def _check_unchanged(self, paths: dict[str, Path]) -> None:
         """Refuses files that are gone since the folder was opened; warns of changes."""
         for path in paths.values():
             try:
@@ -175,14 +171,14 @@ class FolderSource(CachedSource):
         return self._digest
 
 
-def _stamp(path: pathlib.Path) -> tuple[int, int]:
+def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
     return status.st_size, status.st_mtime_ns
 
 
-def _files(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.Path]:
+def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
     """{name: path} of a folder's files, in order of name; empty where there is none."""
-    files: dict[str, pathlib.Path] = {}
+    files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()) if folder.is_dir() else ():
         if path.name.startswith(".") or path.suffix.lower() not in suffixes or path.is_dir():
             continue
@@ -196,7 +192,7 @@ def _files(folder: pathlib.Path, suffixes: Sequence[str]) -> dict[str, pathlib.P
     return dict(sorted(files.items()))
 
 
-def _images(root: pathlib.Path) -> dict[str, pathlib.Path]:
+def _images(root: Path) -> dict[str, Path]:
     if not root.exists():
         raise UserError(f"data folder {root} does not exist: give the path of a folder")
     if not root.is_dir():
@@ -215,7 +211,7 @@ def _images(root: pathlib.Path) -> dict[str, pathlib.Path]:
     return images
 
 
-def _json_object(path: pathlib.Path) -> dict[str, Any] | None:
+def _json_object(path: Path) -> dict[str, Any] | None:
     """The object in a JSON file, or None where there is no file."""
     if not path.exists():
         return None
@@ -228,7 +224,7 @@ def _json_object(path: pathlib.Path) -> dict[str, Any] | None:
     return content
 
 
-def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
+def _description(root: Path) -> tuple[float | None, list[str], Objects]:
     """(mpp, classes, objects) of dataset.json; nuclei where it says nothing else."""
     path = root / "dataset.json"
     content = _json_object(path) or {}
@@ -243,7 +239,7 @@ def _description(root: pathlib.Path) -> tuple[float | None, list[str], Objects]:
     return (None if mpp is None else float(mpp)), classes, content.get("objects", "nuclei")
 
 
-def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
+def _without_labels(root: Path, name: str, others: bool) -> UserError:
     if others:
         return UserError(
             f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
@@ -257,7 +253,7 @@ def _without_labels(root: pathlib.Path, name: str, others: bool) -> UserError:
 
 
 def _check_files(
-    paths: dict[str, pathlib.Path], crop: int | None, scale: int | None, max_pixels: int
+    paths: dict[str, Path], crop: int | None, scale: int | None, max_pixels: int
 ) -> float | None:
     """Checks the sizes of an image's files by their headers; returns the image's own mpp."""
     path = paths["image"]
@@ -296,7 +292,7 @@ def _check_files(
     return mpp
 
 
-def _stated_mpp(root: pathlib.Path, stated: Sequence[float | None]) -> float | None:
+def _stated_mpp(root: Path, stated: Sequence[float | None]) -> float | None:
     """The scale that all files state within 1 %, else None, with a warning where some state one."""
     mpp = common_mpp(stated)
     known = [value for value in stated if value is not None]
@@ -309,7 +305,7 @@ def _stated_mpp(root: pathlib.Path, stated: Sequence[float | None]) -> float | N
     return mpp
 
 
-def _mask(path: pathlib.Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
+def _mask(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     """The mask uint8 (H, W): {0, 1}, or class indices below len(classes)."""
     if len(classes) == 2 and values.max() == 255 and ((values == 0) | (values == 255)).all():
         return (values == 255).astype(np.uint8)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from histojax.data.sources.base import OpenSource, Record, Source, common_mpp, digest_of
+from histojax.data.sources.base import Record, Source, common_mpp, digest_of
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
@@ -18,14 +18,17 @@ _FIELDS = ("instances", "mask", "lr", "labelled")
 
 
 def open_mixture(
-    spec: str, open_one: OpenSource, *, split: str, require_labels: bool, crop: int | None
+    spec: str,
+    open_one: Callable[..., Source],
+    *,
+    split: str,
+    require_labels: bool,
+    crop: int | None,
 ) -> MixedSource:
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
-    The weights need not add up to 1. Split "train" follows them; the others hold every image once.
-
-    Raises:
-        UserError: the spec is malformed, a source cannot be opened, or a patient is in two of them.
+    Split "train" follows the weights, which need not add up to 1; the others hold every image once.
+    UserError for a malformed spec, a source that cannot be opened, or a patient in two of them.
     """
     weights = parse_mixture(spec)
     sources = {

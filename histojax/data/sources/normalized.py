@@ -19,10 +19,7 @@ class NormalizedSource(WrappedSource):
     """
 
     def __init__(self, source: Source, method: Method, target: Fit, *, cache_bytes: int = 2**31):
-        """`target` is the fit, of `method`, whose colours they get; no image is read here.
-
-        `cache_bytes` bounds the normalised images kept, beside those of a source of files.
-        """
+        """`target` is a fit of `method`, the new colours; `cache_bytes` bounds what is kept."""
         super().__init__(source)
         self.method, self.target = method, target
         self._cache = RecordCache(cache_bytes)

@@ -1,8 +1,7 @@
 """A source whose records hold their image's own stains, in which it is then jittered.
 
-The fixed vectors of `histojax.stain.hed` may miss the stains of an image; scaling one of them then
-changes hues in a way that no staining does. Scales of the image's own stains keep hues between
-these two, and leave alone what the two do not explain.
+Scaling a fixed vector of `histojax.stain.hed` changes hues in a way that no staining does. Scales
+of the image's own stains keep hues between these two, and leave alone what they do not explain.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import numpy as np
 from histojax.data.sources.base import Record, Source, WrappedSource
 from histojax.data.sources.record_cache import ComputedOnce
 from histojax.stain import hed
-from histojax.stain.normalization import Method, StainFit, Unfit, fit_pixels, sample_tissue
+from histojax.stain.normalization import Method, StainFit, Unfit, fitted
 
 _log = logging.getLogger(__name__)
 
@@ -46,10 +45,10 @@ def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
     the textbook's, of length 1, with a warning.
     """
     try:
-        found = fit_pixels(sample_tissue([image]), _METHOD)
+        fit = fitted([image], _METHOD)
     except Unfit as reason:
         _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
         return hed.RGB_FROM_HED.astype(np.float32)
-    assert isinstance(found, StainFit)
-    lengths = np.array([*found.maxima, 1.0])
-    return (lengths[:, None] * found.basis()).astype(np.float32)
+    assert isinstance(fit, StainFit)
+    lengths = np.array([*fit.maxima, 1.0])
+    return (lengths[:, None] * fit.basis()).astype(np.float32)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 import json
 import os
-import pathlib
 import re
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,25 +24,25 @@ NAME = re.compile(r"[a-z][a-z0-9_]*")
 DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
 
 
-def default_data_dir() -> pathlib.Path:
+def default_data_dir() -> Path:
     """The default folder of prepared sets: $TFDS_DATA_DIR, else ~/tensorflow_datasets."""
     stated = os.environ.get("TFDS_DATA_DIR") or "~/tensorflow_datasets"
-    return pathlib.Path(stated).expanduser()
+    return Path(stated).expanduser()
 
 
-def folder_of(name: str, data_dir: str | pathlib.Path = "") -> pathlib.Path:
+def folder_of(name: str, data_dir: str | Path = "") -> Path:
     """The folder of a prepared set; it need not be there."""
-    root = pathlib.Path(data_dir).expanduser() if data_dir else default_data_dir()
+    root = Path(data_dir).expanduser() if data_dir else default_data_dir()
     return root / name / VERSION
 
 
-def prepared_names(data_dir: str | pathlib.Path = "") -> list[str]:
+def prepared_names(data_dir: str | Path = "") -> list[str]:
     """Names of the sets that lie prepared in a folder."""
     root = folder_of("", data_dir).parent
     return sorted(path.parts[-3] for path in root.glob(f"*/{VERSION}/metadata.json"))
 
 
-def read_metadata(folder: pathlib.Path) -> dict[str, Any]:
+def read_metadata(folder: Path) -> dict[str, Any]:
     """Licence, citation, mpp, classes, splits and index of a prepared set; UserError for damage."""
     path = folder / "metadata.json"
     try:
@@ -76,7 +76,7 @@ class PreparedSource(CachedSource):
         name: str,
         *,
         split: str,
-        data_dir: str | pathlib.Path = "",
+        data_dir: str | Path = "",
         seed: int = 0,
         group_pattern: str | None = "",
         cache_bytes: int = 2**31,
@@ -99,16 +99,17 @@ class PreparedSource(CachedSource):
             for part in sorted(metadata["index"])
             for row, entry in enumerate(metadata["index"][part])
         }
-        if group_pattern:
-            for image, entry in entries.items():
-                entry["group"] = group_of(image, group_pattern)
+        groups = {
+            image: group_of(image, group_pattern) if group_pattern else entry["group"]
+            for image, entry in entries.items()
+        }
         splits = metadata["splits"][variant]
         split_of = {part: role for role, parts in splits.items() for part in parts}
         self.names = names_of_split(
             f"data set {name}",
             split,
             {image: split_of.get(entry["part"]) for image, entry in entries.items()},
-            {image: entry["group"] for image, entry in entries.items()},
+            groups,
             carve="val" not in splits,
             published=True,
             seed=seed,
@@ -121,7 +122,7 @@ class PreparedSource(CachedSource):
                     f"is smaller than the crop of {crop} px: lower data.crop or prepare the set "
                     "without it"
                 )
-        self.groups = [entry["group"] for entry in self._entries]
+        self.groups = [groups[image] for image in self.names]
         self.mpp = metadata["mpp"]
         self.classes = list(metadata["classes"])
         self.objects = metadata.get("objects", "nuclei")
@@ -142,9 +143,8 @@ class PreparedSource(CachedSource):
             parts = self._parts.get("", lambda: _data_sources(self._folder))
             stored = parts[entry["part"]][entry["row"]]
             record: Record = {"name": entry["name"]}
-            for field in ("hr", "instances", "mask", "lr"):
-                if field in stored:
-                    record[field] = _decoded(stored[field])
+            fields = [field for field in ("hr", "instances", "mask", "lr") if field in stored]
+            record |= {field: _decoded(stored[field]) for field in fields}
             if stored["name"].decode() != entry["name"]:
                 raise ValueError(f"another image, {stored['name'].decode()}, is in its place")
         # The readers below raise whatever their formats do of a file that is damaged or gone.
@@ -165,7 +165,7 @@ class PreparedSource(CachedSource):
         return record
 
 
-def _data_sources(folder: pathlib.Path) -> dict[str, Any]:
+def _data_sources(folder: Path) -> dict[str, Any]:
     # Half a second, which what reads no prepared set does not spend.
     import tensorflow_datasets as tfds
 
@@ -173,10 +173,7 @@ def _data_sources(folder: pathlib.Path) -> dict[str, Any]:
     # PNG is left to Pillow: tfds would take OpenCV, and warn where that is missing.
     images = [name for name, f in builder.info.features.items() if f.__class__.__name__ == "Image"]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
-    return {
-        part: builder.as_data_source(part, decoders=decoders, file_format="array_record")
-        for part in builder.info.splits
-    }
+    return builder.as_data_source(decoders=decoders, file_format="array_record")
 
 
 def _decoded(value: Any) -> np.ndarray:

@@ -26,26 +26,20 @@ class RecordCache:
 
     def get_or_make(self, index: Hashable, make: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """A copy of the record, made where it is not kept; its arrays are shared and read-only."""
-        record = self.get(index)
+        with self._lock:
+            record = self._records.get(index)
+            if record is not None:
+                self._records.move_to_end(index)
         if record is None:
             record = make()
-            for value in record.values():
-                if isinstance(value, np.ndarray):
-                    value.flags.writeable = False
-            self.keep(index, record)
+            for array in _arrays(record):
+                array.flags.writeable = False
+            self._keep(index, record)
         return dict(record)
 
-    def get(self, index: Hashable) -> dict[str, Any] | None:
-        """A copy of the record (its arrays are shared), or None where it is not kept."""
-        with self._lock:
-            if index not in self._records:
-                return None
-            self._records.move_to_end(index)
-            return dict(self._records[index])
-
-    def keep(self, index: Hashable, record: dict[str, Any]) -> None:
+    def _keep(self, index: Hashable, record: dict[str, Any]) -> None:
         """Keeps a record, unless it exceeds the bound; drops those unused for longest."""
-        size = _size(record)
+        size = sum(array.nbytes for array in _arrays(record))
         with self._lock:
             if index in self._records or size > self._max_bytes:
                 return
@@ -53,7 +47,7 @@ class RecordCache:
             self._bytes += size
             while self._bytes > self._max_bytes:
                 _, oldest = self._records.popitem(last=False)
-                self._bytes -= _size(oldest)
+                self._bytes -= sum(array.nbytes for array in _arrays(oldest))
 
     def __reduce__(self) -> tuple[type[RecordCache], tuple[int]]:
         return RecordCache, (self._max_bytes,)
@@ -77,5 +71,5 @@ class ComputedOnce(Generic[Value]):
         return ComputedOnce, (self._values,)
 
 
-def _size(record: Mapping[str, Any]) -> int:
-    return sum(value.nbytes for value in record.values() if isinstance(value, np.ndarray))
+def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
+    return [value for value in record.values() if isinstance(value, np.ndarray)]

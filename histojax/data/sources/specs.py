@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from histojax.data.sources.base import Source
@@ -27,10 +27,10 @@ def open_source(
     require_labels: bool = True,
     crop: int | None = None,
     scale: int = 4,
-    data_dir: str | pathlib.Path = "",
+    data_dir: str | Path = "",
     max_pixels: int = MAX_PIXELS,
 ) -> Source:
-    """Opens the data that a SPEC names.
+    """Opens the data that a SPEC names; UserError for an unknown one or a flaw in the data.
 
     Args:
         spec: "synthetic" (the built-in tissue), "folder:ROOT", the NAME of a set that
@@ -46,9 +46,6 @@ def open_source(
             floor(W / r) r px of "hr".
         data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         max_pixels: largest image or label map that a folder may hold, px.
-
-    Raises:
-        UserError: an unknown SPEC or split, or a flaw in the data, named with its remedy.
     """
     files: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "scale": scale}
     if spec.startswith("mix:"):
@@ -77,7 +74,7 @@ def open_source(
             f"data set {base!r} is not prepared in {folder_of(base, data_dir).parents[1]}: run "
             f"python -m histojax.prepare --dataset={base} --source=PATH, or set data.data_dir"
         )
-    hint = f", here folder:{spec}" if spec and pathlib.Path(spec).is_dir() else ""
+    hint = f", here folder:{spec}" if spec and Path(spec).is_dir() else ""
     raise UserError(
         f'data source {spec!r} is unknown: give "synthetic", or "folder:ROOT" with a folder that '
         f"holds images/{hint}, or the name of a prepared set"

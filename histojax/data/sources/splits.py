@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pathlib
 import re
 import unicodedata
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from histojax.errors import UserError
@@ -67,7 +67,7 @@ def split_groups(groups: Iterable[str], *, seed: int) -> tuple[list[str], list[s
 
 
 def checked_splits(
-    path: pathlib.Path, content: Mapping[str, Any], images: Mapping[str, pathlib.Path]
+    path: Path, content: Mapping[str, Any], images: Mapping[str, Path]
 ) -> dict[str, list[str]]:
     """{split: names} from the content of splits.json; splits without names are left out.
 
@@ -112,16 +112,14 @@ def names_of_split(
 ) -> list[str]:
     """The sorted names of a split, no patient of which is on the other side of training.
 
+    UserError for a split that is not there, a single group to carve, or a group in two splits. A
+    group in test and in another split that is no TCGA patient is warned of where test is opened.
+
     Args:
         where: the data, to name them.
         roles: {name: split}; images in no split are left out or None.
-        groups: {name: group} of all images.
-        carve: whether val is made of the train images, by group; see `split_groups`.
+        carve: whether `split_groups` takes val out of the train images.
         published: whether others made the splits: a group that trains and tests is then no error.
-
-    Raises:
-        UserError: no such split, a single group to carve, or a group in two splits. A group in test
-            and in another split that is no TCGA patient is warned of where test is opened.
     """
     if carve and split != "all":
         training = {name: groups[name] for name, role in roles.items() if role == "train"}

@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Container
+from collections.abc import Callable, Container
 
 import numpy as np
 
 from histojax.checks import check, number
-from histojax.data.sources.base import (
-    OpenSource,
-    Record,
-    Source,
-    WrappedSource,
-    common_mpp,
-    digest_of,
-)
+from histojax.data.sources.base import Record, Source, WrappedSource, common_mpp, digest_of
 from histojax.data.sources.mixture import MixedSource, patients
 from histojax.data.sources.splits import ordered_groups
 from histojax.errors import UserError
@@ -110,19 +103,13 @@ class FlaggedSource(WrappedSource):
 
 
 def open_unlabelled(
-    spec: str, open_one: OpenSource, *, labelled: str, share: float, seed: int
+    spec: str, open_one: Callable[..., Source], *, labelled: str, share: float, seed: int
 ) -> Source:
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
-    Args:
-        spec: "rest", the training patients that `labelled_part` leaves out of `labelled`; or a SPEC
-            of images, all of which are taken.
-        open_one: opens a SPEC without asking for labels.
-        labelled: SPEC of the labelled data.
-
-    Raises:
-        UserError: if nothing is left of the training split, a source cannot be opened, or a patient
-            is among these images and among the labelled or held-out ones.
+    `spec` is "rest", the training patients that `labelled_part` leaves out of `labelled`, or a SPEC
+    of images, all of which are taken; `open_one` opens one without asking for labels. UserError
+    where nothing is left, or a patient is among the labelled or held-out ones too.
     """
     rest = left_out(open_one(labelled, split="train"), share, seed)
     if spec == "rest":

@@ -39,10 +39,7 @@ class SyntheticSource(CachedSource):
             seed: another one is another set of patients.
             train, val, test: number of images of each split.
             size: side of an image in px.
-            patches_per_patient: images of one patient; the last patient of a split may have fewer.
-
-        Raises:
-            UserError: an argument is out of range.
+            patches_per_patient: images of one patient; the last one of a split may have fewer.
         """
         super().__init__(cache_bytes)
         counts = {"train": train, "val": val, "test": test}

@@ -40,24 +40,17 @@ class TargetSource(WrappedSource):
     of whole images, so that a crop's targets are those of the whole, and kept.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        fields: Sequence[str],
-        config: Mapping[str, Any],
-        *,
-        cache_bytes: int = 2**30,
-    ):
-        """Adds `fields`, out of `FIELDS`, as `config.data.targets` has them.
+    def __init__(self, source: Source, fields: Sequence[str], config: Mapping[str, Any]):
+        """Adds `fields` as `config.data.targets` has them; UserError for an unknown setting.
 
         physical: the shape marker's areas and radii, px at 0.25 um per px, are scaled to the
         images' own scale where it is known. legacy: mask, marker and contour lose the rim that
-        USE-Net's code takes from them. UserError for a bad setting.
+        USE-Net's code drops.
         """
         super().__init__(source)
         self._fields = tuple(fields)
         self._config = checked(config)
-        self._cache = RecordCache(cache_bytes)
+        self._cache = RecordCache(2**30)  # bytes, in each process
 
     def __getitem__(self, index: int) -> Record:
         record = self._source[index]
@@ -97,8 +90,7 @@ class TargetSource(WrappedSource):
 def legacy_labels(mask: np.ndarray) -> np.ndarray:
     """A mask as USE-Net's code resizes it, from 1000 px to 992, at its own size; uint8 {0, 1}.
 
-    What bilinear resizing leaves below full foreground is lost: half a pixel all around, a tenth of
-    the area of nuclei at 40x.
+    It loses half a pixel all around, a tenth of the area of nuclei at 40x.
     """
     height, width = mask.shape
     size = round(0.992 * height), round(0.992 * width)
