@@ -17,7 +17,6 @@ from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
-from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
 from histojax.report import pages
 from histojax.runs import workdirs
@@ -34,12 +33,10 @@ _LONGEST_NAME = 255  # bytes, of the usual file systems
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was made of one image.
+    """What was made of the image file NAME.
 
     Attributes:
-        name: of the input file, without its ending.
-        size: (H, W) of the outputs, px.
-        mpp: um per output px, None where unknown.
+        size, mpp: (H, W), px, and um per px of the outputs; mpp is None where unknown.
         files: TIFF files by output, in the order of `OUTPUTS`.
         nuclei: how many were found, None where none were looked for.
         note: what was done about the scale, a sentence.
@@ -69,9 +66,8 @@ def predict_files(
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
-    Raises:
-        UserError: after the others are done, for images that cannot be read or whose scale does
-            not fit. The index lists those that could be.
+    Images that cannot be read or whose scale does not fit raise UserError after the others, which
+    the index lists, are done.
     """
     for name in outputs or ():
         check({"outputs": name}, {"outputs": one_of(OUTPUTS)}, "--")
@@ -91,8 +87,10 @@ def predict_files(
         done[path] = made
         say(f"  {made.note}" + ("" if made.nuclei is None else f"; {made.nuclei} nuclei"))
     if done:
-        write_index(output, workdir, done, max_pixels=max_pixels)
-        say(str(output / "index.html"))
+        index = output / "index.html"
+        rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
+        pages.prediction_index(index, workdir=str(workdir), rows=rows)
+        say(str(index))
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -106,9 +104,7 @@ def predict_files(
 def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The images among files and folders, in order of name.
 
-    Raises:
-        UserError: for a path that is not there, a folder without images, or two files whose
-            results would have one name.
+    UserError for a path that is not there, a folder without images, or two results of one name.
     """
     files = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
     names: dict[str, pathlib.Path] = {}
@@ -139,15 +135,14 @@ def predict_file(
         run: whose parameters turn maps into nuclei.
         network: of the run.
         path: of the image.
-        output: folder, made where it is missing.
+        output: made where it is missing.
         outputs: out of `OUTPUTS`; None: all that the run makes.
         mpp: of the image, um per px; None: as the file states it.
         resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
         max_pixels: largest image that is decoded whole, px.
 
-    Raises:
-        UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
-            or no text; an output that the run does not make.
+    UserError: an image that cannot be read, whose scale does not fit, or whose name is too long or
+    no text; an output that the run does not make.
     """
     name, made = conversion.readable_name(path), _outputs(run)
     for wanted in outputs or ():
@@ -165,7 +160,7 @@ def predict_file(
     with reader.open_image(path, max_pixels=max_pixels) as opened:
         known = mpp if mpp is not None else opened.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
-        scaled = opened if factor == 1.0 else ResampledReader(opened, factor)
+        scaled = opened if factor == 1.0 else reader.ResampledReader(opened, factor)
         size = scaled.height * network.scale, scaled.width * network.scale
         mpp_out = None if known is None else known / factor / network.scale
         strips = tiling.strips(network.tiles(scaled, name=str(path)))
@@ -184,7 +179,7 @@ def _outputs(run: workdirs.Run) -> list[str]:
 
 def _write(
     run: workdirs.Run,
-    strips: Iterable[tiling.Strip],
+    strips: Iterable[dict[str, np.ndarray]],
     files: Mapping[str, pathlib.Path],
     size: tuple[int, int],
     mpp: float | None,
@@ -201,8 +196,7 @@ def _write(
         late = streams.pop("labels", None)
         if late is not None:
             labeller = stack.enter_context(labeling.Labeller(run, height, width, mpp=mpp))
-        for strip in strips:
-            outputs = dict(strip.outputs)
+        for outputs in strips:
             maps = {head: outputs[head] for head in heads}
             if tells_classes(heads):
                 outputs["classes"] = likeliest_class(maps)
@@ -242,18 +236,6 @@ def scale_factor(
             "factor of 2 apart: use a run for this scale, correct --mpp, or add --resample"
         )
     return factor, f"resampled from {mpp:g} to {mpp_in:g} um/px"
-
-
-def write_index(
-    output: pathlib.Path,
-    workdir: pathlib.Path,
-    done: Mapping[pathlib.Path, Prediction],
-    *,
-    max_pixels: int = reader.MAX_PIXELS,
-) -> None:
-    """index.html: each image's numbers, files and a preview of its middle."""
-    rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
-    pages.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
 
 
 def preview(
