@@ -121,9 +121,9 @@ def listed(
 ) -> list[pathlib.Path]:
     """The files among files and folders, those of a folder in order of name.
 
-    Of a folder, files that end in one of `suffixes` and are not hidden; a file may end in anything.
-    UserError for a path that is not there or a folder without such files names the flag and the
-    `kind`, such as ("an image", "images").
+    Files of a folder end in one of `suffixes` and are not hidden; a file may end in anything.
+    UserError for a path that is not there, or a folder without such files: it names the `flag` and
+    the `kind`, such as ("an image", "images").
     """
     one, several = kind
     files: list[pathlib.Path] = []

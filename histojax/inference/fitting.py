@@ -104,8 +104,8 @@ def search(
 
     Each field of the grid in turn goes to its best value with the others held; rounds follow until
     nothing changes. This tries tens of combinations where the whole grid has thousands, and may
-    stop where only two fields changed together would do better. The parameters are a frozen
-    dataclass, the grid has values to try of its fields, and rounds are passes over them at most.
+    stop where only two fields changed together would do better. `start` is a frozen dataclass, the
+    grid holds values of its fields, and `rounds` bounds the passes over them.
     """
     best, scores = start, {start: score(start)}
     for _ in range(rounds):

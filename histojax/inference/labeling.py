@@ -45,8 +45,8 @@ class Found:
 def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> postprocessing.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
-    Where `fitted`, by the parameters that were fitted to the labels of its val images, if they
-    were; else by those of its config.
+    Parameters that were fitted to its val images come first where `fitted` allows it, and those
+    of its config follow.
     """
     assert segments(run.stage)
     given = run.stage.instances
@@ -86,7 +86,7 @@ class Labeller(contextlib.ExitStack):
     """Nuclei in maps that come in strips, top to bottom; a context manager."""
 
     def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
-        """For maps of a run, (height, width) px in all, of `mpp` um per px where it is known.
+        """For a run's maps of (height, width) px in all, of `mpp` um per px where it is known.
 
         UserError: the image is too large for a post-processor that takes whole images.
         """

@@ -33,7 +33,7 @@ _LONGEST_NAME = 255  # bytes, of the usual file systems
 
 @dataclasses.dataclass(frozen=True)
 class Prediction:
-    """What was made of the image file NAME.
+    """What was made of one image, `name` without its ending.
 
     Attributes:
         size, mpp: (H, W), px, and um per px of the outputs; mpp is None where unknown.
@@ -66,8 +66,8 @@ def predict_files(
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
-    Images that cannot be read or whose scale does not fit raise UserError after the others, which
-    the index lists, are done.
+    An image that cannot be read or whose scale does not fit raises UserError once the others are
+    done, and is not in the index.
     """
     for name in outputs or ():
         check({"outputs": name}, {"outputs": one_of(OUTPUTS)}, "--")

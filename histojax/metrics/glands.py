@@ -5,7 +5,7 @@ counterpart is the object of the other image that it shares most pixels with, of
 with the lowest label; an object may be the counterpart of many.
 
 Where neither image holds an object, F1 and Dice are 1 and the distance is 0. Where one of them
-holds some, they are 0, 0 and infinite. There are N true and M predicted objects.
+holds some, they are 0, 0 and infinite. N objects are true and M predicted.
 """
 
 from __future__ import annotations

@@ -170,7 +170,7 @@ def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     channels, averaged over positions, then over layers (Zhang et al. 2018, equation 1, w = 1).
     0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
 
-    Both are layer -> NumPy or JAX array (..., H, W, C), alike in shape; the result is (...).
+    Both hold NumPy or JAX arrays (..., H, W, C) by layer, alike in shape; the result is (...).
     """
     if a.keys() != b.keys() or not a:
         raise ValueError(f"layers {list(a)} and {list(b)} cannot be compared")

@@ -77,8 +77,8 @@ def bootstrap_pooled(
 
     Images are drawn with replacement. A draw in which a score is not defined is left out of its
     interval; one image has no spread. Counts are integer (n, ...), such as confusion matrices;
-    `score` takes sums (m, ...) to scores (m, k), NaN where there is none. Of each of the k scores
-    the mean is that of the sum of all.
+    `score` takes sums (m, ...) to scores (m, k), NaN where there is none. The mean of each of the k
+    intervals is the score of the sum of all.
     """
     n, counts = len(counts), np.asarray(counts, np.float64)  # exact up to 2^53
     means = score(counts.sum(0, keepdims=True))[0]
