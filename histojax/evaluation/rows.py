@@ -53,7 +53,7 @@ def methods_of(
     features: Mapping[str, content.FeatureNetwork] | None = None,
     ensemble: bool = False,
 ) -> Methods:
-    """Every enhancer, segmenter and row that runs, by name in the order of training, offer.
+    """Every enhancer, segmenter and row of runs, which are named in the order of training.
 
     Args:
         enhancer: that every segmenter reads: "bicubic", "none" (the real image alone), the folder

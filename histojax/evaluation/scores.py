@@ -108,11 +108,8 @@ def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
     config = read_config(workdir / "config.json")
     if (workdir / "checkpoints").is_dir():
         return {config["name"]: workdir}
-    found = {
-        name: workdir / name
-        for name in config.get("chain", [])
-        if (workdir / name / "checkpoints").is_dir()
-    }
+    chain = {name: workdir / name for name in config.get("chain", [])}
+    found = {name: folder for name, folder in chain.items() if (folder / "checkpoints").is_dir()}
     if not found:
         raise UserError(f"{workdir} holds no trained stage yet; train it with histojax.main")
     return found

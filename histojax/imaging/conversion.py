@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import os
 import pathlib
@@ -14,7 +15,6 @@ import numpy as np
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
-_said: set[tuple[str, str]] = set()
 
 
 def oriented_size(height: int, width: int, orientation: int) -> tuple[int, int]:
@@ -67,11 +67,10 @@ def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False)
     return np.ascontiguousarray(np.broadcast_to(colors, shape), np.uint8)
 
 
+@functools.cache
 def log_once(path: pathlib.Path, what: str) -> None:
     """Warns of something about a file, the first time in this process."""
-    if (str(path), what) not in _said:
-        _said.add((str(path), what))
-        _log.warning("%s %s", path, what)
+    _log.warning("%s %s", path, what)
 
 
 def truncated(path: pathlib.Path) -> UserError:

@@ -1,7 +1,7 @@
 """Pictures that a run leaves: samples during training, comparisons and agreement maps after it.
 
-Axes: H, W pixels of the high-resolution side, h = H / r and w = W / r, C channels. Sheets are PNG
-files that also list what they hold (`read_sheet`), so that a report can caption them.
+Axes: H, W pixels of the high-resolution side, h = H / r and w = W / r. Sheets are PNG files that
+also list what they hold (`read_sheet`), so that a report can caption them.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageDraw
 import PIL.PngImagePlugin
 
 from histojax.files import atomic_path
@@ -93,10 +94,6 @@ def write_samples(
             "_contour" and "_distance", float (H, W) or (H, W, 1) in [0, 1].
         scale: r.
         threshold: probability from which on a pixel is nuclear.
-
-    Raises:
-        UserError: the disk refuses.
-        ValueError: no rows, or a row without pictures.
     """
     if not rows:
         raise ValueError("no samples to draw")
@@ -128,15 +125,10 @@ def write_comparison(
     Args:
         path: final name; its folder is made.
         name: of the image, shown above the overview.
-        pictures: caption -> uint8 (H, W, 3), or (h, w, 3) with H = r h and W = r w for some
-            whole r (shown with its pixels enlarged). Crops are chosen (`busiest`) in "hr", without
-            it in the last picture of the largest size.
+        pictures: caption -> uint8 (H, W, 3), or (h, w, 3), enlarged by a whole r. Crops are chosen
+            (`busiest`) in "hr", without it in the last picture of the largest size.
         crops: how many windows, fewer where the image holds no more without overlap.
         size: side of a window, px; the image's shorter side where that is smaller.
-
-    Raises:
-        UserError: the disk refuses.
-        ValueError: no pictures, or sizes that are no multiples.
     """
     if not pictures:
         raise ValueError("no pictures to compare")
@@ -275,16 +267,12 @@ def _overview(image: np.ndarray, y: int, x: int, side: int) -> np.ndarray:
     """The whole image, reduced, with a frame around a window of it."""
     small = PIL.Image.fromarray(image)
     small.thumbnail((_CELL, _CELL), PIL.Image.Resampling.LANCZOS)
-    drawn = np.array(small)
-    ratio = drawn.shape[0] / image.shape[0], drawn.shape[1] / image.shape[1]
-    top, left = int(y * ratio[0]), int(x * ratio[1])
-    bottom = max(min(round((y + side) * ratio[0]), drawn.shape[0]) - 1, top)
-    right = max(min(round((x + side) * ratio[1]), drawn.shape[1]) - 1, left)
-    for row in (top, bottom):
-        drawn[row, left : right + 1] = (0, 0, 0)
-    for column in (left, right):
-        drawn[top : bottom + 1, column] = (0, 0, 0)
-    return drawn
+    down, across = small.height / image.shape[0], small.width / image.shape[1]
+    top, left = int(y * down), int(x * across)
+    bottom = max(min(round((y + side) * down), small.height) - 1, top)
+    right = max(min(round((x + side) * across), small.width) - 1, left)
+    PIL.ImageDraw.Draw(small).rectangle((left, top, right, bottom), outline=(0, 0, 0))
+    return np.asarray(small)
 
 
 def _ratio(caption: str, picture: np.ndarray, height: int, width: int) -> int:
@@ -292,7 +280,7 @@ def _ratio(caption: str, picture: np.ndarray, height: int, width: int) -> int:
     ratio = height // max(picture.shape[0], 1)
     if ratio < 1 or (picture.shape[0] * ratio, picture.shape[1] * ratio) != (height, width):
         raise ValueError(
-            f"{caption} of {picture.shape[:2]} is no whole fraction of {(height, width)}"
+            f"{caption} of {picture.shape[:2]} is no whole fraction of {height, width}"
         )
     return ratio
 

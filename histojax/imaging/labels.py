@@ -13,17 +13,9 @@ import numpy as np
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import formats
+from histojax.imaging import formats, tiff
 from histojax.imaging.conversion import check_pixels, orient, refused_if_damaged, whole_numbers
 from histojax.imaging.reader import MAX_PIXELS
-from histojax.imaging.tiff import (
-    JPEG_COMPRESSIONS,
-    Segments,
-    full_resolution_page,
-    mpp_of,
-    open_tiff,
-    orientation_of,
-)
 
 Path = str | os.PathLike[str]
 _REMEDY = "save labels as uint16 PNG or uint32 TIFF"
@@ -35,21 +27,19 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, float TIFF
     whose values are whole numbers, and RGB whose three channels are equal, of `max_pixels` or less.
 
-    Raises:
-        UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
-            negative, beyond int32 (or the whole numbers that its float type holds exactly), or
-            too large.
+    UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
+    negative, beyond int32 or the exact range of its float type, or too large.
     """
     path = pathlib.Path(path)
     kind = formats.kind(path)
     if kind == "JPEG":
         raise _lossy(path)
     if kind == "TIFF":
-        with open_tiff(path) as tiff, refused_if_damaged(path):
-            page = _label_page(path, tiff)
+        with tiff.open_tiff(path) as file, refused_if_damaged(path):
+            page = _label_page(path, file)
             check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
-            raw = Segments(path, tiff, page).read(0, 0, page.imagelength, page.imagewidth)
-            values = orient(whole_numbers(path, raw), orientation_of(page))
+            raw = tiff.Segments(path, file, page).read(0, 0, page.imagelength, page.imagewidth)
+            values = orient(whole_numbers(path, raw), tiff.orientation_of(page))
     else:
         values = _pillow_labels(path, kind, max_pixels)
     if values.ndim == 3:
@@ -72,46 +62,40 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np.ndarray:
     """Reads a region of a label map in TIFF as int32 (height, width), in the memory of its tiles.
 
-    The TIFF is upright and of one channel, as `writers.stream_tiff` makes it.
-
-    Raises:
-        UserError: not a TIFF, damaged, lossy, or of samples that are not whole numbers.
-        ValueError: the region is empty or reaches beyond the image.
+    The TIFF is upright and of one channel, as `writers.stream_tiff` makes it. ValueError where the
+    region is empty or reaches beyond the image.
     """
     path = pathlib.Path(path)
     if formats.kind(path) != "TIFF":
         raise UserError(f"{path} is not a TIFF: regions of labels are read from TIFF alone")
-    with open_tiff(path) as tiff:
+    with tiff.open_tiff(path) as file:
         with refused_if_damaged(path):
-            page = _label_page(path, tiff)
-        if page.samplesperpixel != 1 or orientation_of(page) != 1:
+            page = _label_page(path, file)
+        if page.samplesperpixel != 1 or tiff.orientation_of(page) != 1:
             raise UserError(f"{path} is not an upright label map of one channel: read it whole")
         if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
             raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
         with refused_if_damaged(path):
-            raw = Segments(path, tiff, page).read(y, x, height, width)
+            raw = tiff.Segments(path, file, page).read(y, x, height, width)
             return whole_numbers(path, raw)[..., 0].astype(np.int32)
 
 
 def read_label_mpp(path: Path) -> float | None:
-    """Returns the um per px that a label map's file states; None where it does not, or is no TIFF.
-
-    UserError: not an image, damaged, lossy, or of samples that are not whole numbers.
-    """
+    """The um per px that a label map's file states; None where it does not, or is no TIFF."""
     path = pathlib.Path(path)
     if formats.kind(path) != "TIFF":
         return None
-    with open_tiff(path) as tiff, refused_if_damaged(path):
-        return mpp_of(tiff, _label_page(path, tiff))
+    with tiff.open_tiff(path) as file, refused_if_damaged(path):
+        return tiff.mpp_of(file, _label_page(path, file))
 
 
-def _label_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> tifffile.TiffPage:
-    page = full_resolution_page(path, tiff)
+def _label_page(path: pathlib.Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
+    page = tiff.full_resolution_page(path, file)
     if page.dtype is None or page.dtype.kind not in "buif":
         raise UserError(
             f"{path} holds {page.dtype} samples, and labels are whole numbers: {_REMEDY}"
         )
-    if page.compression in JPEG_COMPRESSIONS:
+    if page.compression in tiff.JPEG_COMPRESSIONS:
         raise _lossy(path)
     return page
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -19,13 +18,11 @@ class Plane(contextlib.AbstractContextManager):
     A context manager, which closes the file. All methods raise DiskError for what the disk refuses.
     """
 
-    def __init__(self, width: int, dtype: DTypeLike, *, folder: str | Path | None = None):
-        """The file lies in `folder`, by default the system's temporary one."""
+    def __init__(self, width: int, dtype: DTypeLike):
         self.width, self.height, self.dtype = width, 0, np.dtype(dtype)
-        self._folder = folder
-        with disk_errors(folder):
+        with disk_errors(None):
             # Plain reads and writes rather than a memory map, whose pages would count as ours.
-            self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
+            self._file = tempfile.TemporaryFile()  # noqa: SIM115
 
     def append(self, rows: np.ndarray) -> None:
         """Adds rows (n, W) at the bottom."""
@@ -35,7 +32,7 @@ class Plane(contextlib.AbstractContextManager):
     def write(self, y: int, x: int, values: np.ndarray) -> None:
         """Overwrites the region at y, x with values (rows, columns), which lie inside."""
         values = np.ascontiguousarray(values, self.dtype)
-        with disk_errors(self._folder):
+        with disk_errors(None):
             for offset, line in self._runs(y, x, values):
                 self._file.seek(offset)
                 self._file.write(line.data)
@@ -47,7 +44,7 @@ class Plane(contextlib.AbstractContextManager):
         height = max(min(height, self.height - y), 0)
         width = max(min(width, self.width - x), 0)
         values = np.empty((height, width), self.dtype)
-        with disk_errors(self._folder):
+        with disk_errors(None):
             for offset, line in self._runs(y, x, values):
                 self._file.seek(offset)
                 self._file.readinto(line.data)

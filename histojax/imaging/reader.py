@@ -11,16 +11,18 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
 import pathlib
 import threading
 from collections.abc import Callable, Sequence
 
 import numpy as np
+import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import formats
+from histojax.imaging import formats, tiff
 from histojax.imaging.conversion import (
     check_pixels,
     eight_bits,
@@ -29,26 +31,20 @@ from histojax.imaging.conversion import (
     oriented_size,
     refused_if_damaged,
 )
-from histojax.imaging.tiff import (
-    Segments,
-    full_resolution_page,
-    mpp_of,
-    open_tiff,
-    orientation_of,
-    rgb_conversion,
-)
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
 
 # The largest image that is decoded at once by default, px: 16,384 x 16,384, 0.8 GiB as RGB.
 MAX_PIXELS = 2**28
+# Lanczos3 as Pillow has it reaches 3 source px beyond a region, times the reduction.
+_SUPPORT = 3
 
 Path = str | os.PathLike[str]
 _Region = Callable[[int, int, int, int], np.ndarray]
 
 
-class RegionReader(contextlib.AbstractContextManager):
+class RegionReader(contextlib.ExitStack):
     """An open image whose regions can be read; a context manager, usable from several threads.
 
     Attributes:
@@ -56,7 +52,7 @@ class RegionReader(contextlib.AbstractContextManager):
         height, width: size in pixels, after EXIF or TIFF orientation.
         mpp: micrometres per pixel as the file states it, or None; never guessed.
         orientation: the EXIF or TIFF tag by which the stored pixels were turned, 1 for upright.
-        segments: of a TIFF.
+        segments: of a TIFF, closed with it.
     """
 
     def __init__(
@@ -67,23 +63,19 @@ class RegionReader(contextlib.AbstractContextManager):
         *,
         mpp: float | None = None,
         orientation: int = 1,
-        segments: Segments | None = None,
-        close: Callable[[], None] = lambda: None,
+        segments: tiff.Segments | None = None,
     ):
+        super().__init__()
         self.path, (self.height, self.width), self.mpp = path, size, mpp
         self.orientation, self.segments = orientation, segments
-        self._region, self.close = region, close
+        self._region = region
+        if segments is not None:
+            self.callback(segments.close)
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        """Returns the pixels of a region as a new uint8 array (height, width, 3).
+        """Returns the pixels of a region from y, x on as a new uint8 array (height, width, 3).
 
-        Args:
-            y, x: top left corner, px.
-            height, width: size of the region, px.
-
-        Raises:
-            ValueError: the region is empty or reaches beyond the image.
-            UserError: the file is damaged there.
+        ValueError: the region is not inside the image. UserError: the file is damaged there.
         """
         if not (0 <= y < y + height <= self.height and 0 <= x < x + width <= self.width):
             raise ValueError(
@@ -92,8 +84,36 @@ class RegionReader(contextlib.AbstractContextManager):
             )
         return self._region(y, x, height, width)
 
-    def __exit__(self, *exc: object) -> None:
-        self.close()
+
+class ResampledReader:
+    """A reader, closed by its owner, seen with `factor` (above 0) times as many pixels a side.
+
+    Regions are resampled with antialiased Lanczos from the source pixels around them, so that a
+    region does not depend on how the image is cut, to within rounding.
+    """
+
+    def __init__(self, reader: RegionReader, factor: float):
+        self._reader, self._factor = reader, factor
+        self.height = max(1, round(reader.height * factor))
+        self.width = max(1, round(reader.width * factor))
+
+    def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """uint8 (height, width, 3) of the region at y, x of the resampled image."""
+        top, bottom, y0, y1 = self._span(y, height, self.height, self._reader.height)
+        left, right, x0, x1 = self._span(x, width, self.width, self._reader.width)
+        source = self._reader.read(top, left, bottom - top, right - left)
+        box = (x0 - left, y0 - top, x1 - left, y1 - top)
+        image = PIL.Image.fromarray(np.ascontiguousarray(source))
+        return np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS, box=box))
+
+    def _span(
+        self, start: int, length: int, size: int, source: int
+    ) -> tuple[int, int, float, float]:
+        """(first, last source px to read, exact begin, exact end of the region in source px)."""
+        step = source / size
+        begin, end = start * step, min((start + length) * step, source)
+        margin = math.ceil(_SUPPORT * max(step, 1.0)) + 1
+        return max(0, int(begin) - margin), min(source, math.ceil(end) + margin), begin, end
 
 
 def listed(
@@ -101,24 +121,16 @@ def listed(
 ) -> list[pathlib.Path]:
     """The files among files and folders, those of a folder in order of name.
 
-    Args:
-        paths: files, whatever they end in, and folders.
-        flag: by which they were given, for messages.
-        kind: one of them and several in words, such as ("an image", "images").
-        suffixes: endings of a folder's files that are taken, unless they are hidden.
-
-    Raises:
-        UserError: for a path that is not there, or a folder without such files.
+    Files of a folder end in one of `suffixes` and are not hidden; a file may end in anything.
+    UserError for a path that is not there, or a folder without such files: it names the `flag` and
+    the `kind`, such as ("an image", "images").
     """
     one, several = kind
     files: list[pathlib.Path] = []
     for path in map(pathlib.Path, paths):
         if path.is_dir():
-            found = sorted(
-                p
-                for p in path.iterdir()
-                if p.suffix.lower() in suffixes and not p.name.startswith(".") and not p.is_dir()
-            )
+            visible = (p for p in path.iterdir() if not (p.name.startswith(".") or p.is_dir()))
+            found = sorted(p for p in visible if p.suffix.lower() in suffixes)
             if not found:
                 raise UserError(
                     f"{flag}={path} is a folder without {several}; {several} end in "
@@ -143,23 +155,21 @@ def open_image(
 
     Args:
         path: of the file.
-        max_pixels: largest image, or largest single strip or tile, that is decoded whole, px.
+        max_pixels: largest image, or single strip or tile, that is decoded whole, px.
         cache_bytes: bound on the decoded tiles that are kept for the next region.
 
-    Raises:
-        UserError: not a readable image, truncated, of a kind that is not converted, or larger than
-            max_pixels where it must be decoded whole.
+    UserError: not a readable image, truncated, not converted, or larger than max_pixels.
     """
     path = pathlib.Path(path)
     kind = formats.kind(path)
     if kind != "TIFF":
         return _pillow_image(path, kind, max_pixels)
-    tiff = open_tiff(path)
+    file = tiff.open_tiff(path)
     try:
         with refused_if_damaged(path):
-            return _tiff_image(path, tiff, max_pixels, cache_bytes)
+            return _tiff_image(path, file, max_pixels, cache_bytes)
     except BaseException:
-        tiff.close()
+        file.close()
         raise
 
 
@@ -167,12 +177,8 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     """Reads a PNG, JPEG, BMP or TIFF file of at most `max_pixels` px whole, uint8 RGB (H, W, 3).
 
     Grey, 1-bit and palette images become RGB. Transparency is composited over white, with one
-    warning in the log; an alpha channel that is opaque everywhere is dropped. 16-bit samples v
-    that use the full range become round(v / 257). EXIF orientation is applied. A pyramid is read
-    at its full resolution.
-
-    Raises:
-        UserError: not a readable image, truncated, of a kind that is not converted, or too large.
+    warning in the log. 16-bit samples v that use the full range become round(v / 257). EXIF
+    orientation is applied. A pyramid is read at its full resolution. UserError as in `open_image`.
     """
     with open_image(path, max_pixels=max_pixels, cache_bytes=0) as image:
         check_pixels(image.path, image.height * image.width, max_pixels)
@@ -180,17 +186,13 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Returns (height, width) in px of an image or label map from its header, undecoded.
-
-    Raises:
-        UserError: not an image, or truncated as far as the header shows.
-    """
+    """Returns (height, width) in px of an image or label map from its header, undecoded."""
     path = pathlib.Path(path)
     kind = formats.kind(path)
     if kind == "TIFF":
-        with open_tiff(path) as tiff, refused_if_damaged(path):
-            page = full_resolution_page(path, tiff)
-            return oriented_size(page.imagelength, page.imagewidth, orientation_of(page))
+        with tiff.open_tiff(path) as file, refused_if_damaged(path):
+            page = tiff.full_resolution_page(path, file)
+            return oriented_size(page.imagelength, page.imagewidth, tiff.orientation_of(page))
     with path.open("rb") as stream:
         image = formats.open_pillow(path, kind, stream)
         return oriented_size(image.height, image.width, formats.exif_orientation(image))
@@ -209,16 +211,17 @@ def _decoded_once(decode: Callable[[], np.ndarray]) -> _Region:
 
 
 def _tiff_image(
-    path: pathlib.Path, tiff: tifffile.TiffFile, max_pixels: int, cache_bytes: int
+    path: pathlib.Path, file: tifffile.TiffFile, max_pixels: int, cache_bytes: int
 ) -> RegionReader:
-    page = full_resolution_page(path, tiff)
-    height, width, orientation = page.imagelength, page.imagewidth, orientation_of(page)
-    to_rgb = rgb_conversion(path, page)
+    page = tiff.full_resolution_page(path, file)
+    height, width, orientation = page.imagelength, page.imagewidth, tiff.orientation_of(page)
+    to_rgb = tiff.rgb_conversion(path, page)
     # The range of 16-bit samples is a property of all of them.
     whole = page.bitspersample == 16 or orientation != 1
+    kept = 0 if whole else cache_bytes
     # Scanners show white where they left out a tile.
     white = 0 if page.photometric in (0, 3) else 2 ** min(page.bitspersample, 16) - 1
-    segments = Segments(path, tiff, page, cache_bytes=0 if whole else cache_bytes, background=white)
+    segments = tiff.Segments(path, file, page, cache_bytes=kept, background=white)
 
     def read(*region: int) -> np.ndarray:
         return to_rgb(segments.read(*region))
@@ -231,10 +234,9 @@ def _tiff_image(
         path,
         oriented_size(height, width, orientation),
         _decoded_once(lambda: orient(read(0, 0, height, width), orientation)) if whole else read,
-        mpp=mpp_of(tiff, page),
+        mpp=tiff.mpp_of(file, page),
         orientation=orientation,
         segments=segments,
-        close=tiff.close,
     )
 
 
@@ -253,7 +255,8 @@ def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReade
     def decode() -> np.ndarray:
         with path.open("rb") as again:
             pixels = formats.decode_pillow(path, kind, again, deep)
-        return orient(flatten(path, eight_bits(path, pixels) if deep else pixels), orientation)
+        pixels = eight_bits(path, pixels) if deep else pixels
+        return orient(flatten(path, pixels), orientation)
 
     size = oriented_size(image.height, image.width, orientation)
     return RegionReader(path, size, _decoded_once(decode), orientation=orientation)

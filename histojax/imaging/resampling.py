@@ -1,8 +1,7 @@
 """Pillow's resampling on the host and inside a jitted step, and the scale factors.
 
 Axes: H, W pixels, h, w of the smaller image, r the scale factor, C channels. Every function runs on
-NumPy arrays (where Pillow does the work) and on jax.numpy arrays (where each axis is one product
-with a static weight matrix); the array given decides.
+NumPy arrays (by Pillow) and on jax.numpy arrays (each axis by a static weight matrix).
 """
 
 from __future__ import annotations
@@ -121,9 +120,7 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
 
     (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for float
     (float64 for a JAX array of that), unrounded and unclipped (bicubic and lanczos3 overshoot).
-
-    Raises:
-        UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
+    UserError for an unknown kernel or scale, or a size that is no multiple of the scale.
     """
     check_kernel(kernel)
     check_scale(scale)

@@ -56,7 +56,7 @@ class Segments:
     ):
         """Segments that the file leaves out are filled with `background`."""
         self._path, self._page, self._background = path, page, background
-        self._file, self._lock = tiff.filehandle, threading.Lock()
+        self._tiff, self._lock = tiff, threading.Lock()
         self._row_bytes = page.imagewidth * page.samplesperpixel if _is_flat(page) else 0
         if page.is_tiled:
             self.rows, self.columns = page.tilelength, page.tilewidth
@@ -92,6 +92,11 @@ class Segments:
             out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = part
         return out
 
+    def close(self) -> None:
+        """Closes the file, and lets go of the segments that are kept."""
+        self._segment.cache_clear()
+        self._tiff.close()
+
     def _decode(self, index: int) -> np.ndarray:
         page = self._page
         if self._row_bytes:
@@ -118,8 +123,8 @@ class Segments:
 
     def _bytes(self, offset: int, count: int) -> bytes:
         with self._lock:
-            self._file.seek(offset)
-            data = self._file.read(count)
+            self._tiff.filehandle.seek(offset)
+            data = self._tiff.filehandle.read(count)
         if len(data) != count:
             raise truncated(self._path)
         return data
@@ -127,16 +132,10 @@ class Segments:
 
 def _is_flat(page: Any) -> bool:
     """Whether the page's rows lie one after another in the file, as plain bytes."""
-    return bool(
-        not page.is_tiled
-        and page.compression == 1
-        and page.bitspersample == 8
-        and page.predictor == 1
-        and page.fillorder == 1
-        and page.planarconfig == 1
-        and page.is_contiguous
-        and sum(page.databytecounts) >= page.imagelength * page.imagewidth * page.samplesperpixel
-    )
+    plain = {page.compression, page.predictor, page.fillorder, page.planarconfig} == {1}
+    if page.is_tiled or not (plain and page.bitspersample == 8 and page.is_contiguous):
+        return False
+    return sum(page.databytecounts) >= page.imagelength * page.imagewidth * page.samplesperpixel
 
 
 def open_tiff(path: pathlib.Path) -> tifffile.TiffFile:

@@ -4,8 +4,7 @@ A tile is a core; the window that a network sees is the core with a halo on ever
 on a whole image is the network on the image reflect-extended by the halo, with the margin
 discarded. `tiled` reads its windows from that same extension, so the two agree wherever an output
 pixel depends on at most `halo` input pixels around it, and origins are aligned to the network's
-total stride. They do not for networks that pool over the window (squeeze-and-excitation) or resize
-with aligned corners.
+total stride: not where networks pool over the window (squeeze-and-excitation) or align corners.
 
 Axes: H, W image pixels, h, w window pixels, C channels, s output pixels per input pixel.
 """
@@ -43,15 +42,7 @@ class Tile(NamedTuple):
     outputs: dict[str, np.ndarray]
 
 
-class Strip(NamedTuple):
-    """Outputs over the full width: y of the first row in output px, {name: (rows, W*s, ...)}."""
-
-    y: int
-    outputs: dict[str, np.ndarray]
-
-
 def round_up(value: int, multiple: int) -> int:
-    """The least multiple of `multiple` that is not below `value`."""
     return -(-value // multiple) * multiple
 
 
@@ -67,19 +58,11 @@ def squares(height: int, width: int, side: int) -> list[tuple[slice, slice]]:
 def core_size(
     sizes: Iterable[tuple[int, int]], *, halo: int, stride: int = 1, largest: int = 512
 ) -> int:
-    """One core for all images of a set, which wastes the fewest window pixels; px.
+    """One core, px, for images of all `sizes` (H, W), which wastes the fewest window pixels.
 
     Small images get a core of their own size rather than a mostly empty window, and long sides are
-    cut into equal parts rather than into full tiles and a sliver.
-
-    Args:
-        sizes: (H, W) of every image, px.
-        halo: px on every side of a core.
-        stride: the network's total stride, of which the core is a multiple.
-        largest: no core is larger, px; it bounds the memory of one window.
-
-    Raises:
-        UserError: `largest` is below the stride.
+    cut into equal parts rather than into full tiles and a sliver. The core is a multiple of the
+    stride, and `largest` bounds the memory of one window. UserError: `largest` is below the stride.
     """
     if largest < stride:
         raise UserError(
@@ -134,10 +117,7 @@ def _as_reader(image: RegionReader | np.ndarray) -> RegionReader:
 def read_window(
     image: RegionReader | np.ndarray, y: int, x: int, height: int, width: int
 ) -> np.ndarray:
-    """A region of the reflect-extended image; y and x may be negative or beyond the image, px.
-
-    Only the part of the image that the region shows is read.
-    """
+    """A region of the reflect-extended image from y, x on, px; only the part it shows is read."""
     reader = _as_reader(image)
     rows = reflected(y, height, reader.height)
     columns = reflected(x, width, reader.width)
@@ -251,11 +231,11 @@ def assemble(tiles: Iterable[Tile], height: int, width: int) -> dict[str, np.nda
     return arrays
 
 
-def strips(tiles: Iterable[Tile]) -> Iterator[Strip]:
-    """Joins each row of tiles, the most in memory, into a strip over the full width."""
-    for y, row in itertools.groupby(tiles, key=lambda tile: tile.y):
+def strips(tiles: Iterable[Tile]) -> Iterator[dict[str, np.ndarray]]:
+    """Joins each row of tiles, the most in memory, into {name: (rows, W*s, ...)}."""
+    for _, row in itertools.groupby(tiles, key=lambda tile: tile.y):
         parts = [tile.outputs for tile in row]
-        yield Strip(y, {name: np.concatenate([p[name] for p in parts], 1) for name in parts[0]})
+        yield {name: np.concatenate([part[name] for part in parts], 1) for name in parts[0]}
 
 
 def recut(arrays: Iterable[np.ndarray], rows: int) -> Iterator[np.ndarray]:

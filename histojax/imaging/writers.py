@@ -61,12 +61,10 @@ def stream_tiff(
         path: final name; BigTIFF beyond 4 GiB of pixels.
         strips: uint8 (rows, W, 3), uint8 (rows, W), or integer labels (rows, W), top to bottom, of
             any heights that sum to H. Labels of any other integer type are written as uint32.
-        height: H, width: W, px.
+        height, width: H, W, px.
         mpp: um per px, kept in the resolution tags (px per cm).
 
-    Raises:
-        UserError: the disk refuses.
-        ValueError: strips of the wrong width, number of rows or type; a negative label.
+    ValueError: strips of the wrong width, number of rows or type; a negative label.
     """
 
     def checked() -> Iterator[np.ndarray]:
@@ -233,11 +231,9 @@ def panels(
     """A sheet of captioned pictures, row by row, dark text on white; uint8 (height, width, 3).
 
     Args:
-        rows: of (caption, picture): uint8 (H, W, 3) or (H, W), or a {0, 1} mask. Rows may differ
-            in length.
+        rows: of (caption, picture): uint8 (H, W, 3) or (H, W), or a {0, 1} mask; of any lengths.
         cell: longest side of a picture on the sheet, px; by default that of the largest. Smaller
-            pictures are enlarged by whole factors with their pixels kept square (so that a
-            low-resolution input is shown as it is), larger ones are reduced.
+            pictures are enlarged by whole factors, their pixels kept square; larger are reduced.
         gap: px around each picture.
     """
     pictures = [[(caption, _rgb(image)) for caption, image in row] for row in rows]

@@ -104,13 +104,8 @@ def search(
 
     Each field of the grid in turn goes to its best value with the others held; rounds follow until
     nothing changes. This tries tens of combinations where the whole grid has thousands, and may
-    stop where only two fields changed together would do better.
-
-    Args:
-        start: parameters to begin from, a frozen dataclass.
-        grid: its fields and the values to try.
-        score: a number to be large.
-        rounds: most passes over the fields.
+    stop where only two fields changed together would do better. `start` is a frozen dataclass, the
+    grid holds values of its fields, and `rounds` bounds the passes over them.
     """
     best, scores = start, {start: score(start)}
     for _ in range(rounds):

@@ -29,13 +29,12 @@ Maps = Mapping[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Found:
-    """Nuclei of an image.
+    """Nuclei of an image, (H, W).
 
     Attributes:
-        mask: bool (H, W), the foreground at the run's threshold.
-        instances: int32 (H, W), what is left of it, nucleus by nucleus.
-        classes: uint8 (H, W), the likeliest class of each pixel, 0 background; None where the run
-            predicts no classes.
+        mask: bool, the foreground at the run's threshold.
+        instances: int32, what is left of it, nucleus by nucleus.
+        classes: uint8, the likeliest class of each pixel, or None where the run predicts none.
     """
 
     mask: np.ndarray
@@ -46,8 +45,8 @@ class Found:
 def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> postprocessing.Parameters | None:
     """How a run's maps become nuclei; None where it has no markers: by connected components.
 
-    Where `fitted`, by the parameters that were fitted to the labels of its val images, if they
-    were; else by those of its config.
+    Parameters that were fitted to its val images come first where `fitted` allows it, and those
+    of its config follow.
     """
     assert segments(run.stage)
     given = run.stage.instances
@@ -83,32 +82,28 @@ def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
 
-class Labeller(contextlib.AbstractContextManager):
+class Labeller(contextlib.ExitStack):
     """Nuclei in maps that come in strips, top to bottom; a context manager."""
 
     def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
-        """
-        Args:
-            run: whose maps they are.
-            height, width: of all strips together, px.
-            mpp: um per px of the maps, None where unknown.
+        """For a run's maps of (height, width) px in all, of `mpp` um per px where it is known.
 
-        Raises:
-            UserError: the image is too large for a post-processor that takes whole images.
+        UserError: the image is too large for a post-processor that takes whole images.
         """
+        super().__init__()
         assert segments(run.stage)
         heads = run.stage.segmenter.heads
-        parameters = parameters_of(run)
-        self._least = threshold(run, parameters)
-        self._labeller: components.StripLabeller | InstanceLabeller | _Whole
-        if parameters is None:
-            self._labeller = components.StripLabeller(width, **component_sizes(run.config))
-        elif isinstance(parameters, InstanceParameters) and "marker" in heads:
-            self._labeller = InstanceLabeller(width, parameters, mpp=mpp)
-        elif height * width <= MOST_PIXELS:
-            self._labeller = _Whole(parameters, mpp)
-        else:
-            kind = postprocessing.kind_of(parameters)
+        self._run, self._parameters, self._mpp = run, parameters_of(run), mpp
+        self._labeller: components.StripLabeller | InstanceLabeller | None = None
+        # Of a post-processor that takes whole images.
+        self._strips: list[Maps] = []
+        if self._parameters is None:
+            strips = components.StripLabeller(width, **component_sizes(run.config))
+            self._labeller = self.enter_context(strips)
+        elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
+            self._labeller = self.enter_context(InstanceLabeller(width, self._parameters, mpp=mpp))
+        elif height * width > MOST_PIXELS:
+            kind = postprocessing.kind_of(self._parameters)
             raise UserError(
                 f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
                 f"(instances.kind={kind!r}, segmenter.heads={heads!r}), and this one has "
@@ -120,16 +115,25 @@ class Labeller(contextlib.AbstractContextManager):
         """Takes the next strip: head -> (rows, W, 1) in [0, 1]."""
         flat = _flat(maps)
         if isinstance(self._labeller, components.StripLabeller):
-            self._labeller.add(flat["mask"] >= self._least)
-        else:
+            self._labeller.add(flat["mask"] >= threshold(self._run, None))
+        elif self._labeller is not None:
             self._labeller.add(flat)
+        else:
+            kept = [head for head in postprocessing.MAPS if head in flat]
+            self._strips.append({head: np.array(flat[head]) for head in kept})
 
     def finish(self) -> components.StripLabels:
         """The labels, to be read strip by strip and closed."""
-        return self._labeller.finish()
-
-    def __exit__(self, *_: object) -> None:
-        self._labeller.close()
+        if self._labeller is not None:
+            return self._labeller.finish()
+        assert self._parameters is not None
+        heads = self._strips[0]
+        maps = {head: np.concatenate([strip[head] for strip in self._strips]) for head in heads}
+        labels = postprocessing.label(maps, self._parameters, mpp=self._mpp)
+        plane = Plane(labels.shape[1], np.uint32)
+        plane.append(labels)
+        areas = np.bincount(labels.ravel())[1:]
+        return components.StripLabels(plane, np.arange(len(areas) + 1, dtype=np.int32), areas)
 
 
 def _flat(maps: Maps) -> dict[str, np.ndarray]:
@@ -143,30 +147,6 @@ def _flat(maps: Maps) -> dict[str, np.ndarray]:
     return {head: values[..., 0] for head, values in maps.items()}
 
 
-class _Whole:
-    """Strips put together, for a post-processor that takes whole images."""
-
-    def __init__(self, parameters: postprocessing.Parameters, mpp: float | None):
-        self._parameters, self._mpp = parameters, mpp
-        self._strips: list[Maps] = []
-
-    def add(self, maps: Maps) -> None:
-        kept = [head for head in postprocessing.MAPS if head in maps]
-        self._strips.append({head: np.array(maps[head]) for head in kept})
-
-    def finish(self) -> components.StripLabels:
-        first = self._strips[0]
-        maps = {head: np.concatenate([strip[head] for strip in self._strips]) for head in first}
-        labels = postprocessing.label(maps, self._parameters, mpp=self._mpp)
-        plane = Plane(labels.shape[1], np.uint32)
-        plane.append(labels)
-        areas = np.bincount(labels.ravel())[1:]
-        return components.StripLabels(plane, np.arange(len(areas) + 1, dtype=np.int32), areas)
-
-    def close(self) -> None:
-        self._strips.clear()
-
-
 def component_sizes(config: ConfigDict) -> dict[str, Any]:
     """What `components.label_mask` takes of a config's group `nuclei`, px."""
     group = config.get("nuclei", {})
@@ -174,10 +154,7 @@ def component_sizes(config: ConfigDict) -> dict[str, Any]:
 
 
 def fitted_parameters(run: workdirs.Run) -> postprocessing.Parameters | None:
-    """What was fitted to a run's best checkpoint and left in its workdir, if it was.
-
-    UserError: the file is damaged.
-    """
+    """What was fitted to a run's best checkpoint and left in its workdir, if it was."""
     path = workdirs.stage_folder(run.workdir) / FILE
     if not path.is_file():
         return None

@@ -17,7 +17,6 @@ from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
-from histojax.imaging.scaling import ResampledReader
 from histojax.inference import labeling, tiled
 from histojax.inference.sinks import SINKS
 from histojax.inference.sinks.base import Sink
@@ -68,9 +67,8 @@ def predict_files(
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
-    Raises:
-        UserError: after the others are done, for images that cannot be read or whose scale does
-            not fit. The index lists those that could be.
+    An image that cannot be read or whose scale does not fit raises UserError once the others are
+    done, and is not in the index.
     """
     for name in outputs or ():
         check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
@@ -90,8 +88,10 @@ def predict_files(
         done[path] = made
         say(f"  {made.note}" + ("" if made.nuclei is None else f"; {made.nuclei} nuclei"))
     if done:
-        write_index(output, workdir, done, max_pixels=max_pixels)
-        say(str(output / "index.html"))
+        index = output / "index.html"
+        rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
+        pages.prediction_index(index, workdir=str(workdir), rows=rows)
+        say(str(index))
     if len(failures) == 1:
         raise failures[0]
     if failures:
@@ -105,9 +105,7 @@ def predict_files(
 def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The images among files and folders, in order of name.
 
-    Raises:
-        UserError: for a path that is not there, a folder without images, or two files whose
-            results would have one name.
+    UserError for a path that is not there, a folder without images, or two results of one name.
     """
     files = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
     names: dict[str, pathlib.Path] = {}
@@ -144,9 +142,8 @@ def predict_file(
         resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
         max_pixels: largest image that is decoded whole, px.
 
-    Raises:
-        UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
-            or no text; an output that the run does not make.
+    UserError: an image that cannot be read, whose scale does not fit, or whose name is too long or
+    no text; an output that the run does not make.
     """
     name = conversion.readable_name(path)
     sinks = _sinks(run, outputs)
@@ -160,7 +157,7 @@ def predict_file(
     with reader.open_image(path, max_pixels=max_pixels) as opened:
         known = mpp if mpp is not None else opened.mpp
         factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
-        scaled = opened if factor == 1.0 else ResampledReader(opened, factor)
+        scaled = opened if factor == 1.0 else reader.ResampledReader(opened, factor)
         height, width = scaled.height * network.scale, scaled.width * network.scale
         mpp_out = None if known is None else known / factor / network.scale
         strips = tiling.strips(network.tiles(scaled, name=str(path)))
@@ -197,7 +194,7 @@ def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[S
 
 def _write(
     run: workdirs.Run,
-    strips: Iterable[tiling.Strip],
+    strips: Iterable[dict[str, np.ndarray]],
     sinks: Sequence[Sink],
     size: tuple[int, int],
     mpp: float | None,
@@ -208,8 +205,7 @@ def _write(
     early = [sink for sink in sinks if sink not in late]
     heads = run.stage.segmenter.heads if segments(run.stage) else ()
     with labeling.Labeller(run, *size, mpp=mpp) if late else contextlib.nullcontext() as labeller:
-        for strip in strips:
-            outputs = dict(strip.outputs)
+        for outputs in strips:
             maps = {head: outputs[head] for head in heads}
             if tells_classes(heads):
                 outputs["classes"] = likeliest_class(maps)
@@ -251,18 +247,6 @@ def scale_factor(
             "factor of 2 apart: use a run for this scale, correct --mpp, or add --resample"
         )
     return factor, f"resampled from {mpp:g} to {mpp_in:g} um/px"
-
-
-def write_index(
-    output: pathlib.Path,
-    workdir: pathlib.Path,
-    done: Mapping[pathlib.Path, Prediction],
-    *,
-    max_pixels: int = reader.MAX_PIXELS,
-) -> None:
-    """index.html: each image's numbers, files and a preview of its middle."""
-    rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
-    pages.prediction_index(output / "index.html", workdir=str(workdir), rows=rows)
 
 
 def preview(

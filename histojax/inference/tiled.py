@@ -27,10 +27,8 @@ class TiledNetwork:
 
     Attributes:
         windows: uint8 (1, h, w, 3) -> {name: (1, h s, w s, C)}, jitted.
-        halo: receptive-field radius, input px.
-        stride: total stride, input px.
+        halo, stride, largest: receptive-field radius, total stride and largest tile, input px.
         scale: output px per input px.
-        largest: no tile is larger, input px.
         matching: stain normalisation of every image before the network sees it.
     """
 
@@ -89,8 +87,7 @@ def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any],
 
     def answer(image: Any, index: int) -> jax.Array:
         x = jnp.asarray(image)
-        y = network(_mirrored(x.swapaxes(1, 2) if index & 4 else x, index))
-        y = _mirrored(y, index)
+        y = _mirrored(network(_mirrored(x.swapaxes(1, 2) if index & 4 else x, index)), index)
         return y.swapaxes(1, 2) if index & 4 else y
 
     def mean(image: Any) -> jax.Array:
@@ -120,12 +117,8 @@ def enhancer(run: Run, *, ensemble: bool = False) -> TiledNetwork:
     assert enhances(run.stage)
     generator, scale = run.stage.generator, run.config.data.scale
     enhance = _compiled(run.stage.enhance, run, ensemble)
-
-    def windows(lr: np.ndarray) -> dict[str, jax.Array]:
-        return {"sr": enhance(lr)}
-
-    largest = LARGEST_TILE // scale
-    return TiledNetwork(windows, generator.halo, generator.stride, scale, largest)
+    geometry = generator.halo, generator.stride, scale, LARGEST_TILE // scale
+    return TiledNetwork(lambda lr: {"sr": enhance(lr)}, *geometry)
 
 
 def segmenter(run: Run, *, ensemble: bool = False) -> TiledNetwork:
@@ -133,12 +126,9 @@ def segmenter(run: Run, *, ensemble: bool = False) -> TiledNetwork:
     assert segments(run.stage)
     network = run.stage.segmenter
     segment = _compiled(run.stage.segment, run, ensemble)
-
-    def windows(image: np.ndarray) -> dict[str, jax.Array]:
-        return by_head(segment(image), network.heads)
-
+    geometry = network.halo, network.stride, 1, LARGEST_TILE
     matching = stain_matching.build(run.config, run.meta)
-    return TiledNetwork(windows, network.halo, network.stride, 1, LARGEST_TILE, matching)
+    return TiledNetwork(lambda image: by_head(segment(image), network.heads), *geometry, matching)
 
 
 def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:

@@ -70,6 +70,11 @@ def jackknife_error(
     return float(np.sqrt(variance))
 
 
+def _squared(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """Squared distances (N, M); of equal vectors rounding leaves a little more or less than 0."""
+    return np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
+
+
 def nearest(
     features: np.ndarray, references: np.ndarray, *, count: int = 1
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -79,9 +84,8 @@ def nearest(
         (indices (N, count), nearest first; Euclidean distances (N, count)).
     """
     x, y = np.asarray(features, np.float64), np.asarray(references, np.float64)
-    squared = np.square(x).sum(1)[:, None] + np.square(y).sum(1) - 2.0 * x @ y.T
+    squared = _squared(x, y)
     order = np.argsort(squared, axis=1, kind="stable")[:, :count]
-    # Of equal vectors rounding leaves a little more or less than 0.
     return order, np.sqrt(np.maximum(np.take_along_axis(squared, order, 1), 0.0))
 
 
@@ -92,9 +96,6 @@ def diversity(features: np.ndarray) -> float:
     """
     distances = []
     for images in np.asarray(features, np.float64):
-        squared = np.square(images).sum(1)
-        squared = squared[:, None] + squared - 2.0 * images @ images.T
-        pairs = squared[np.triu_indices(len(images), 1)]
-        # Of equal vectors rounding leaves a little more or less than 0.
+        pairs = _squared(images, images)[np.triu_indices(len(images), 1)]
         distances.append(np.sqrt(np.maximum(pairs, 0.0)).mean())
     return float(np.mean(distances))

@@ -5,9 +5,7 @@ counterpart is the object of the other image that it shares most pixels with, of
 with the lowest label; an object may be the counterpart of many.
 
 Where neither image holds an object, F1 and Dice are 1 and the distance is 0. Where one of them
-holds some, they are 0, 0 and infinite.
-
-Axes: H, W pixels, N true and M predicted objects.
+holds some, they are 0, 0 and infinite. N objects are true and M predicted.
 """
 
 from __future__ import annotations
@@ -16,8 +14,6 @@ import numpy as np
 import scipy.ndimage
 
 from histojax.metrics.instances import OverlapTable, best_pairs
-
-Box = tuple[slice, ...]
 
 
 def object_f1(table: OverlapTable) -> float:
@@ -73,7 +69,7 @@ def object_hausdorff(table: OverlapTable) -> float:
         counterpart = np.full(len(areas), -1)
         counterpart[side[best]] = other_side[best]
         distances = [
-            _distance(objects, i, others, j) if j >= 0 else _nearest(objects, i, others)
+            objects.distance(i, others, j) if j >= 0 else objects.nearest(i, others)
             for i, j in enumerate(counterpart)
         ]
         total += np.sum(areas * distances) / areas.sum()
@@ -87,37 +83,30 @@ class _Objects:
         # Of its own type, which the labels have: 0, though none of them, stays 0.
         known = np.concatenate([np.zeros(1, labels.dtype), labels])
         self.numbers = np.searchsorted(known, np.asarray(image)).astype(np.int32)
-        self.boxes: list[Box] = scipy.ndimage.find_objects(self.numbers)
+        self.boxes = boxes = scipy.ndimage.find_objects(self.numbers)
+        # First and last row, and column, of each object; int64 (n, 4).
+        self.edges = np.array([[e for s in box for e in (s.start, s.stop - 1)] for box in boxes])
 
-    def mask(self, index: int, box: Box) -> np.ndarray:
-        return self.numbers[box] == index + 1
+    def distance(self, i: int, others: _Objects, j: int) -> float:
+        """Hausdorff distance of an object to one of the others, px."""
+        box = tuple(
+            slice(min(a.start, b.start), max(a.stop, b.stop))
+            for a, b in zip(self.boxes[i], others.boxes[j], strict=True)
+        )
+        one, other = self.numbers[box] == i + 1, others.numbers[box] == j + 1
+        return max(
+            scipy.ndimage.distance_transform_edt(~other)[one].max(),
+            scipy.ndimage.distance_transform_edt(~one)[other].max(),
+        )
 
-    def edges(self) -> np.ndarray:
-        """First and last row, and column, of each object; int64 (n, 4)."""
-        return np.array([[e for s in box for e in (s.start, s.stop - 1)] for box in self.boxes])
-
-
-def _distance(objects: _Objects, i: int, others: _Objects, j: int) -> float:
-    """Hausdorff distance of two objects, px."""
-    box = tuple(
-        slice(min(a.start, b.start), max(a.stop, b.stop))
-        for a, b in zip(objects.boxes[i], others.boxes[j], strict=True)
-    )
-    one, other = objects.mask(i, box), others.mask(j, box)
-    return max(
-        scipy.ndimage.distance_transform_edt(~other)[one].max(),
-        scipy.ndimage.distance_transform_edt(~one)[other].max(),
-    )
-
-
-def _nearest(objects: _Objects, i: int, others: _Objects) -> float:
-    """Smallest Hausdorff distance from an object to any of the others, px."""
-    # No distance is below the offset of two boxes' edges: the pixel on the outer edge is so far
-    # from every pixel of the other object.
-    bounds = np.abs(others.edges() - objects.edges()[i]).max(1)
-    smallest = np.inf
-    for j in np.argsort(bounds):
-        if bounds[j] >= smallest:
-            break
-        smallest = min(smallest, _distance(objects, i, others, j))
-    return smallest
+    def nearest(self, i: int, others: _Objects) -> float:
+        """Smallest Hausdorff distance from an object to any of the others, px."""
+        # No distance is below the offset of two boxes' edges: the pixel on the outer edge is so far
+        # from every pixel of the other object.
+        bounds = np.abs(others.edges - self.edges[i]).max(1)
+        smallest = np.inf
+        for j in np.argsort(bounds):
+            if bounds[j] >= smallest:
+                break
+            smallest = min(smallest, self.distance(i, others, j))
+        return smallest

@@ -37,7 +37,7 @@ def _check_quantized(sr: np.ndarray, hr: np.ndarray) -> None:
     _check_same(sr, hr)
 
 
-def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
+def psnr(a: np.ndarray, b: np.ndarray) -> float:
     """Peak signal-to-noise ratio over all pixels and channels, dB, by scikit-image.
 
     Infinite for identical images; means over images leave such values out and count them
@@ -45,10 +45,10 @@ def psnr(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
     """
     _check_same(a, b)
     with np.errstate(divide="ignore"):
-        return float(skimage.metrics.peak_signal_noise_ratio(a, b, data_range=data_range))
+        return float(skimage.metrics.peak_signal_noise_ratio(a, b, data_range=255.0))
 
 
-def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
+def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004, eq. 13) of (H, W) or (H, W, C), by scikit-image.
 
     The mean over channels and over the windows that lie inside the image (the outer 5 px are
@@ -62,11 +62,8 @@ def ssim(a: np.ndarray, b: np.ndarray, *, data_range: float = 255.0) -> float:
         )
     options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
     axis = -1 if a.ndim == 3 else None
-    return float(
-        skimage.metrics.structural_similarity(
-            a, b, data_range=data_range, channel_axis=axis, **options
-        )
-    )
+    score = skimage.metrics.structural_similarity
+    return float(score(a, b, data_range=255.0, channel_axis=axis, **options))
 
 
 def luma_bt601(image: np.ndarray) -> np.ndarray:
@@ -90,12 +87,12 @@ def ssim_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 
 
 def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """PSNR of protocol P2, dB; UserError: a side is below `smallest_side`."""
+    """PSNR of protocol P2, dB; UserError: too little of the image is left."""
     return psnr(*_shaved_luma(sr, hr, scale))
 
 
 def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """SSIM of protocol P2; UserError: a side is below `smallest_side`."""
+    """SSIM of protocol P2; UserError: too little of the image is left."""
     return ssim(*_shaved_luma(sr, hr, scale))
 
 
@@ -173,7 +170,7 @@ def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     channels, averaged over positions, then over layers (Zhang et al. 2018, equation 1, w = 1).
     0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
 
-    Both are layer -> NumPy or JAX array (..., H, W, C), alike in shape; the result is (...).
+    Both hold NumPy or JAX arrays (..., H, W, C) by layer, alike in shape; the result is (...).
     """
     if a.keys() != b.keys() or not a:
         raise ValueError(f"layers {list(a)} and {list(b)} cannot be compared")

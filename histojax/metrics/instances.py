@@ -2,9 +2,8 @@
 
 The table holds the pairs of a true and a predicted instance that share pixels, and the areas of
 both sides; every score here follows from them alone. Images may be of any integer dtype; 0 is
-background, and an instance is all pixels of another label, connected or not.
-
-Where neither image holds an instance, every score is 1. Where one of them holds some, it is 0.
+background, and an instance is all pixels of another label, connected or not. Where neither image
+holds an instance, every score is 1. Where one of them holds some, it is 0.
 
 Axes: H, W pixels, N true and M predicted instances, K pairs that overlap.
 """
@@ -31,8 +30,7 @@ class OverlapTable:
         truth, prediction: the label images, (H, W).
         truth_labels, truth_areas: of the true instances, (N,), by rising label.
         prediction_labels, prediction_areas: of the predicted instances, (M,), by rising label.
-        truth_index, prediction_index: of each pair, (K,), into the arrays above; by rising
-            truth_index, then prediction_index.
+        truth_index, prediction_index: of each pair, (K,), into the arrays above; pairs are sorted.
         shared: px that both have, (K,), at least 1.
     """
 
@@ -77,11 +75,7 @@ def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
     Reads the integer images (H, W) piece by piece in raster order, as runs of pixels that agree in
     both labels, so that only runs are sorted. Memory beyond the images is bounded by a piece, by
     the number of pairs and by the pieces that each crosses; images that are not contiguous are
-    copied.
-
-    Raises:
-        ValueError: shapes that differ, labels that are not integers (a mask of bool has no
-            instances) or are negative.
+    copied. ValueError: shapes that differ, labels that are negative or no integers.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:

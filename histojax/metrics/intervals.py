@@ -76,14 +76,9 @@ def bootstrap_pooled(
     """Scores of counts summed over images, and their percentile bootstrap intervals (Efron 1979).
 
     Images are drawn with replacement. A draw in which a score is not defined is left out of its
-    interval; one image has no spread. Options as in `bootstrap_mean`.
-
-    Args:
-        counts: of each image, such as its confusion matrix, integer (n, ...).
-        score: sums (m, ...) -> scores (m, k), NaN where there is none.
-
-    Returns:
-        An interval for each of the k scores, whose mean is the score of the sum of all.
+    interval; one image has no spread. Counts are integer (n, ...), such as confusion matrices;
+    `score` takes sums (m, ...) to scores (m, k), NaN where there is none. The mean of each of the k
+    intervals is the score of the sum of all.
     """
     n, counts = len(counts), np.asarray(counts, np.float64)  # exact up to 2^53
     means = score(counts.sum(0, keepdims=True))[0]
@@ -136,13 +131,7 @@ def paired_test(
     # Here, because it takes seconds to import, and a training or a prediction does without it.
     import scipy.stats
 
-    found = scipy.stats.permutation_test(
-        (differences,),
-        np.mean,
-        permutation_type="samples",
-        n_resamples=_SIGNS,
-        batch=1024,
-        vectorized=True,
-        rng=seed,
-    )
+    options = {"n_resamples": _SIGNS, "batch": 1024, "vectorized": True, "rng": seed}
+    test = scipy.stats.permutation_test
+    found = test((differences,), np.mean, permutation_type="samples", **options)
     return PairedTest(float(found.pvalue), n, 2**n <= _SIGNS)

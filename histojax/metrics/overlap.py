@@ -31,9 +31,9 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) ->
 
 
 def iou(matrix: np.ndarray) -> float:
-    """Intersection over union, TP / (TP + FP + FN), in 0 .. 1; 1 where both are empty.
+    """Foreground intersection over union, TP / (TP + FP + FN), in 0 .. 1; 1 where both are empty.
 
-    Of the foreground: all classes but 0 count as one.
+    All classes but 0 count as one foreground.
     """
     hit, union = int(matrix[1:, 1:].sum()), int(matrix.sum() - matrix[0, 0])
     return hit / union if union else 1.0

@@ -1,7 +1,6 @@
 """What is measured: a function, a name, a unit, decimals and a direction for every metric.
 
-Evaluation, tables, comparisons, sweeps, documents and the last words of a command read it, so that
-a metric is added by its function, one entry here and a test. A score's key is <metric>_<row>, e.g.
+A metric is added by its function, one entry here and a test. A score's key is <metric>_<row>, e.g.
 psnr_rgb_bicubic. The functions of a group take the same arguments, all arrays of one image:
 
     image      (sr, hr, scale): uint8 (H, W, 3) twice, and output px per low-resolution px
@@ -29,11 +28,8 @@ class Metric:
     Attributes:
         name: the start of its keys.
         title: for readers.
-        group: of the above.
         function: its value for one image; None where it is computed elsewhere.
-        unit: "" where it has none.
         decimals: shown in tables.
-        higher_is_better: its direction.
         headline: whether a command's last words name it.
         main: whether a sweep tabulates it unless others are named.
     """

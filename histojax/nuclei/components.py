@@ -2,17 +2,14 @@
 
 Both give the same labels: instances are numbered 1..n by the raster order of their first pixel,
 so neither the tile nor the strip can change them. Foreground and background use dual connectivities
-(8 and 4, or 4 and 8), so that a hole is what one component encloses.
-
-Masks are (H, W), non-zero where there is foreground; labels are int32 (H, W), 0 for background.
-Areas are px of the mask.
+(8 and 4, or 4 and 8), so that a hole is what one component encloses. Masks are (H, W), non-zero
+where there is foreground; labels are int32 (H, W), 0 for background. Areas are px of the mask.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from pathlib import Path
 
 import numpy as np
 import scipy.ndimage
@@ -20,6 +17,7 @@ import scipy.sparse.csgraph
 import skimage.color
 import skimage.filters
 
+from histojax.checks import check, one_of
 from histojax.errors import UserError
 from histojax.imaging.plane import Plane
 
@@ -46,11 +44,7 @@ def otsu_haematoxylin(image: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
 
 
 def _structure(connectivity: int) -> np.ndarray:
-    if connectivity not in _DUAL:
-        raise UserError(
-            f"A connectivity of {connectivity} is not known: "
-            "give 4 (edges) or 8 (edges and corners)."
-        )
+    check({"connectivity": connectivity}, {"connectivity": one_of(_DUAL)})
     return scipy.ndimage.generate_binary_structure(2, 1 if connectivity == 4 else 2)
 
 
@@ -98,16 +92,13 @@ def fill_holes(mask: np.ndarray, max_area: float, connectivity: int = 8) -> np.n
 def label_mask(
     mask: np.ndarray, *, min_area: float = 0, max_hole: float = 0, connectivity: int = 8
 ) -> np.ndarray:
-    """Connected components of a mask as instances.
+    """Connected components of a mask as instances, 1..n in raster order of their first pixels.
 
     Args:
         mask: (H, W), non-zero where there is foreground.
         min_area: smaller components are dropped, px, after their holes are filled.
         max_hole: holes of at most this area are filled, px; 0 fills none.
         connectivity: 8 (edges and corners) or 4 (edges).
-
-    Returns:
-        int32 (H, W): 0 background, 1..n in raster order of each instance's first pixel.
     """
     labels, count = scipy.ndimage.label(
         fill_holes(mask, max_hole, connectivity), _structure(connectivity)
@@ -129,15 +120,8 @@ class StripLabeller(contextlib.AbstractContextManager):
     8-connected. A context manager, which closes the file unless `finish` has handed it over.
     """
 
-    def __init__(
-        self,
-        width: int,
-        *,
-        min_area: float = 0,
-        max_hole: float = 0,
-        folder: str | Path | None = None,
-    ):
-        """Strips have `width` px; the file lies in `folder`; the others are as in `label_mask`."""
+    def __init__(self, width: int, *, min_area: float = 0, max_hole: float = 0):
+        """Strips have `width` px; areas are as in `label_mask`."""
         self.width, self.height = width, 0
         self.min_area, self.max_hole = min_area, max_hole
         self._count = 0
@@ -147,9 +131,8 @@ class StripLabeller(contextlib.AbstractContextManager):
         self._joins: list[np.ndarray] = []
         self._contacts: list[np.ndarray] = []
         self._last_row: tuple[np.ndarray, np.ndarray] | None = None
-        self._plane = Plane(width, np.uint32, folder=folder)
         self._open = contextlib.ExitStack()
-        self._open.enter_context(self._plane)
+        self._plane = self._open.enter_context(Plane(width, np.uint32))
 
     def add(self, mask: np.ndarray) -> None:
         """Takes the next strip, (rows, W), non-zero where there is foreground."""
@@ -226,14 +209,11 @@ class StripLabeller(contextlib.AbstractContextManager):
         self._open.pop_all()
         return StripLabels(self._plane, table, sizes[kept].astype(np.int64))
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         self._open.close()
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
-
-class StripLabels(contextlib.AbstractContextManager):
+class StripLabels(contextlib.ExitStack):
     """Labels on disk, read by rows or by region: int32, 0 background, 1..n in raster order.
 
     A context manager, which closes the temporary file. `areas` are the n areas, px.
@@ -241,8 +221,9 @@ class StripLabels(contextlib.AbstractContextManager):
 
     def __init__(self, plane: Plane, table: np.ndarray, areas: np.ndarray):
         """The labels are `table`, int32, of the provisional numbers in the plane, uint32 (H, W)."""
+        super().__init__()
         self.height, self.width, self.areas = plane.height, plane.width, areas
-        self._plane, self._table = plane, table
+        self._plane, self._table = self.enter_context(plane), table
 
     @property
     def count(self) -> int:
@@ -257,12 +238,6 @@ class StripLabels(contextlib.AbstractContextManager):
         """int32 (rows, W), top to bottom; the last may have fewer rows."""
         for y in range(0, self.height, rows):
             yield self.read(y, 0, rows, self.width)
-
-    def close(self) -> None:
-        self._plane.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _pairs(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:

@@ -25,10 +25,7 @@ MAPS = ("mask", "marker", "contour", "distance")
 
 
 def read_parameters(kind: str, values: Mapping[str, Any]) -> Parameters:
-    """The parameters of a post-processor by name; those left out have their defaults.
-
-    UserError for an unknown name or parameter, or a value that breaks its rule.
-    """
+    """The parameters of a post-processor by name; those left out have their defaults."""
     check({"kind": kind}, {"kind": one_of(POSTPROCESSORS)}, "instances.")
     known = [field.name for field in dataclasses.fields(POSTPROCESSORS[kind])]
     check_names(values, known, f"instances.{kind}.")
@@ -43,11 +40,9 @@ def kind_of(parameters: Parameters) -> str:
 def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np.ndarray:
     """The nuclei of the whole maps of an image, int32 (H, W), numbered from 1.
 
-    Args:
-        maps: "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]; others are
-            ignored. A missing "marker" is made of the mask's components, each eroded by its size.
-        parameters: of the post-processor.
-        mpp: um per px, None where unknown; usenet's areas are in px at any scale.
+    Maps are "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]; others are
+    ignored. A missing "marker" is made of the mask's components, each eroded by its size. mpp is um
+    per px, None where unknown; usenet's areas are in px at any scale.
     """
     maps = {name: maps[name] for name in MAPS if name in maps}
     if "marker" not in maps:

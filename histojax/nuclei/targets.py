@@ -11,8 +11,6 @@ Areas are px. Functions raise ValueError for anything that is no label image.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import scipy.ndimage
 import skimage.transform
@@ -52,39 +50,29 @@ def disk(radius: int) -> np.ndarray:
 
 
 def shape_markers(
-    instances: np.ndarray,
-    *,
-    areas: Sequence[int] = AREAS,
-    radii: Sequence[int] = RADII,
-    mpp: float | None = None,
-    separate: bool = True,
+    instances: np.ndarray, *, mpp: float | None = None, separate: bool = True
 ) -> np.ndarray:
-    """Each nucleus eroded by MATLAB's disk of a radius that grows with its area.
+    """Each nucleus eroded by MATLAB's disk of a radius, of `RADII`, that grows with its area.
 
     Rahmon, Toubal and Palaniappan 2021 (USE-Net), as coded by its authors, who erode the annotated
     outlines before overlaps are settled. A nucleus eroded to nothing has no marker.
 
     Args:
         instances: labels (H, W).
-        areas: ascending; the last areas, px, at which each radius but the last is used.
-        radii: of the disks, px, one more than `areas`.
-        mpp: um per px of the image, to which areas and radii (to the nearest px) are scaled from
-            0.25 um per px. None: taken as they are.
+        mpp: um per px of the image, to which areas and radii (to the nearest px) are scaled. None:
+            taken as they are.
         separate: cuts marker pixels that touch another nucleus's marker at an edge or a corner,
             where nuclei too small to be eroded lie against others; False leaves them, as published.
 
     Returns:
-        Labels (H, W) in the dtype of `instances`: the nucleus's label in its marker, 0 elsewhere.
+        The labels (H, W) in their markers, 0 elsewhere, in the dtype of `instances`.
     """
     labels = _compact(instances)
     if mpp is not None and not 0 < mpp < np.inf:
         raise ValueError(f"a scale is above 0 um per px, not {mpp}")
     factor = 1.0 if mpp is None else MPP / mpp
-    if len(radii) != len(areas) + 1 or list(areas) != sorted(areas):
-        raise ValueError(f"radii {radii} are one more than ascending areas, not {areas}")
-    area = np.bincount(labels.ravel())
-    step = np.searchsorted(np.asarray(areas) * factor**2, area)
-    scaled = [int(np.floor(radius * factor + 0.5)) for radius in radii]
+    step = np.searchsorted(np.asarray(AREAS) * factor**2, np.bincount(labels.ravel()))
+    scaled = [int(np.floor(radius * factor + 0.5)) for radius in RADII]
     radius = np.asarray(scaled)[step][labels]
     marker = np.zeros(labels.shape, bool)
     for value in set(scaled):
@@ -99,19 +87,14 @@ def center_markers(
 
     The ablation's marker of Rahmon et al. 2021, who dilate the centroid by a constant that they do
     not give. Where the centroid falls outside of its nucleus (a crescent), the nucleus's nearest
-    pixel replaces it, of several the first in raster order.
-
-    Args:
-        instances: labels (H, W).
-        radius: of the disk, px; the reach is a pixel less from 3 px on (see `octagon`).
-        separate: as in `shape_markers`; before it every nucleus has a marker.
+    pixel replaces it, of several the first in raster order. From 3 px on the reach is a pixel less
+    than the radius (see `octagon`). All else is as in `shape_markers`.
     """
     labels = _compact(instances)
     height, width = labels.shape
-    y, x = _centroids(labels)
-    here = np.unique(labels)
-    here = here[here > 0]
-    y, x = (np.floor(v[here] + 0.5).astype(np.int64) for v in (y, x))
+    here = np.unique(labels[labels > 0])
+    centers = scipy.ndimage.center_of_mass(labels > 0, labels, here)
+    y, x = np.floor(np.reshape(centers, (-1, 2)).T + 0.5).astype(np.int64)
     outside = labels[y, x] != here
     if outside.any():
         y[outside], x[outside] = _nearest(labels, here[outside], y[outside], x[outside])
@@ -172,14 +155,11 @@ def distances(instances: np.ndarray) -> np.ndarray:
 def resized_mask(
     mask: np.ndarray, size: int | tuple[int, int], *, legacy_labels: bool = False
 ) -> np.ndarray:
-    """A mask or marker at another size, bilinear; uint8 {0, 1} (size, size).
+    """A mask or marker (H, W) at another size, one side or two, bilinear; uint8 {0, 1}.
 
-    Args:
-        mask: (H, W), non-zero where there is foreground.
-        size: side or sides of the result, px.
-        legacy_labels: keeps only pixels made of foreground alone, not those of at least half, as
-            USE-Net's code truncates the resized values: nearly every nucleus loses about half a
-            pixel all around (1000 -> 992 px), and its target is smaller than the annotation.
+    Pixels of at least half foreground count; with `legacy_labels` those of foreground alone, as
+    USE-Net's code truncates the resized values: nearly every nucleus loses about half a pixel all
+    around (1000 -> 992 px), and its target is smaller than the annotation.
     """
     mask = np.asarray(mask)
     if mask.ndim != 2 or not mask.size:
@@ -253,15 +233,6 @@ def _touching(labels: np.ndarray) -> np.ndarray:
         for part in shifted(touching, dy, dx):
             part |= meets
     return touching
-
-
-def _centroids(labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(y, x) float64 of the labels 0 .. n, px; no meaning for 0 and for absent labels."""
-    y, x = np.nonzero(labels)
-    ids = labels[y, x]
-    count = labels.max(initial=0) + 1
-    area = np.maximum(np.bincount(ids, minlength=count), 1)
-    return np.bincount(ids, y, count) / area, np.bincount(ids, x, count) / area
 
 
 def _nearest(

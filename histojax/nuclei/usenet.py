@@ -64,16 +64,9 @@ def usenet_instances(
     MATLAB floods level ground in an order of its own, which is not reproduced: a line may lie a px
     off. Its numbers run down the columns, which decides what is on top.
 
-    Args:
-        mask, marker: probabilities (H, W), floating point in [0, 1] or bool; the source's are
-            resized to the image's 1000 x 1000 px before.
-        parameters: None: the source's.
-
-    Returns:
-        int32 (H, W): 0 background, 1..n in raster order of each nucleus's first pixel.
-
-    Raises:
-        ValueError: maps of other shapes, dtypes or ranges.
+    Mask and marker are probabilities (H, W), floating point in [0, 1] or bool; the source's are
+    resized to the image's 1000 x 1000 px before. ValueError for other shapes, dtypes or ranges.
+    The nuclei are int32 (H, W), 1..n in raster order of their first pixels.
     """
     p = parameters or USENetParameters()
     check_map("mask", mask, np.shape(mask))
@@ -130,7 +123,4 @@ def _above(values: np.ndarray, threshold: float) -> np.ndarray:
 
 def _opened(mask: np.ndarray, min_area: float) -> np.ndarray:
     """The mask without its 8-connected components below an area, bool (H, W)."""
-    labels, _ = scipy.ndimage.label(mask, _EIGHT)
-    keep = np.bincount(labels.ravel()) >= min_area
-    keep[:1] = False
-    return keep[labels]
+    return label_mask(mask, min_area=min_area) > 0

@@ -15,7 +15,6 @@ import contextlib
 import dataclasses
 import logging
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import skimage.segmentation
@@ -95,22 +94,18 @@ class InstanceParameters:
 
 
 def label_instances(
-    maps: Maps,
-    parameters: InstanceParameters | None = None,
-    *,
-    mpp: float | None = None,
-    folder: str | Path | None = None,
+    maps: Maps, parameters: InstanceParameters | None = None, *, mpp: float | None = None
 ) -> np.ndarray:
     """The nuclei of one image in memory, int32 (H, W), as `InstanceLabeller` numbers them."""
     check_maps(maps, parameters or InstanceParameters())
     width = maps["mask"].shape[1]
-    with InstanceLabeller(width, parameters, mpp=mpp, folder=folder) as labeller:
+    with InstanceLabeller(width, parameters, mpp=mpp) as labeller:
         labeller.add(maps)
         with labeller.finish() as labels:
             return labels.read(0, 0, labels.height, labels.width)
 
 
-class InstanceLabeller(contextlib.AbstractContextManager):
+class InstanceLabeller(contextlib.ExitStack):
     """Labels nuclei in maps that do not fit in memory: strips in, top to bottom, then labels out.
 
     The first pass labels components of the mask, whose holes are filled, and markers inside the
@@ -130,41 +125,23 @@ class InstanceLabeller(contextlib.AbstractContextManager):
     """
 
     def __init__(
-        self,
-        width: int,
-        parameters: InstanceParameters | None = None,
-        *,
-        mpp: float | None = None,
-        folder: str | Path | None = None,
+        self, width: int, parameters: InstanceParameters | None = None, *, mpp: float | None = None
     ):
-        """
-        Args:
-            width: W of every strip, px.
-            parameters: None: the defaults.
-            mpp: um per px of the maps, None where unknown.
-            folder: of the temporary files; by default the system's.
-        """
-        self.width, self._folder = width, folder
+        """Strips have `width` px, of `mpp` um where it is known."""
+        self.width = width
         self.parameters = p = (parameters or InstanceParameters()).at(mpp)
         with contextlib.ExitStack() as stack:
             self._components = stack.enter_context(
-                StripLabeller(width, min_area=p.min_area, max_hole=p.max_hole, folder=folder)
+                StripLabeller(width, min_area=p.min_area, max_hole=p.max_hole)
             )
-            self._markers = stack.enter_context(
-                StripLabeller(width, min_area=p.min_marker, folder=folder)
-            )
-            self._heights = stack.enter_context(Plane(width, np.uint8, folder=folder))
-            self._strong = stack.enter_context(Plane(width, bool, folder=folder))
-            self._open = stack.pop_all()
+            self._markers = stack.enter_context(StripLabeller(width, min_area=p.min_marker))
+            self._heights = stack.enter_context(Plane(width, np.uint8))
+            self._strong = stack.enter_context(Plane(width, bool))
+            super().__init__()
+            self.push(stack.pop_all())
 
     def add(self, maps: Maps) -> None:
-        """Takes the next strip of every map, (rows, W).
-
-        Raises:
-            ValueError: maps that are missing, of another shape or dtype, or outside of [0, 1] (NaN
-                included).
-            UserError: a weight is given to a map that is not there.
-        """
+        """Takes the next strip of every map, (rows, W); raises as `check_maps`."""
         check_maps(maps, self.parameters)
         mask = maps["mask"] >= self.parameters.mask_threshold
         self._components.add(mask)
@@ -179,7 +156,7 @@ class InstanceLabeller(contextlib.AbstractContextManager):
             self._markers.finish() as markers,
             contextlib.ExitStack() as stack,
         ):
-            plane = stack.enter_context(Plane(self.width, np.uint32, folder=self._folder))
+            plane = stack.enter_context(Plane(self.width, np.uint32))
             self._flood(components, markers, plane)
             # Provisional numbers are those of undivided components, then those of markers.
             count = components.count + markers.count
@@ -242,15 +219,12 @@ class InstanceLabeller(contextlib.AbstractContextManager):
                 REACH,
             )
 
-    def close(self) -> None:
-        self._open.close()
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
 
 def check_maps(maps: Maps, parameters: InstanceParameters) -> None:
-    """Raises the errors of `InstanceLabeller.add` about maps."""
+    """Raises ValueError for maps that are missing, of another shape or dtype, or not in [0, 1].
+
+    UserError: a weight is given to a map that is not there.
+    """
     for name in ("mask", "marker"):
         if name not in maps:
             raise ValueError(f"there is no map {name!r} among {sorted(maps)}")

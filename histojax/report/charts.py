@@ -171,9 +171,8 @@ def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:
     axes.margins(x=0)
     axes.set_xlabel(axis, loc="right", labelpad=0)
     if axis == "step":
-        axes.xaxis.set_major_locator(
-            ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
-        )
+        places = ticker.MaxNLocator(5, steps=[1, 2, 5, 10], integer=True, min_n_ticks=1)
+        axes.xaxis.set_major_locator(places)
         axes.xaxis.set_major_formatter(ticker.EngFormatter(sep=""))
     if log:
         axes.set_yscale("log")

@@ -79,8 +79,8 @@ def training_charts(curves: Curves, marks: list[float]) -> list[Chart]:
 def overlaid(runs: Mapping[str, Curves], *, loss: bool, by_time: bool = False) -> list[Chart]:
     """A chart for each validation metric of which two runs or more have finite values.
 
-    A run keeps its colour through all charts. The training `loss` is another sum in each stage;
-    `by_time` they run over minutes of training instead of steps.
+    A run keeps its colour through all charts. `loss` adds the training loss, which is another sum
+    in each stage; `by_time` puts minutes of training on x instead of steps.
     """
     charts = []
     for split, name in sorted({key for curves in runs.values() for key in curves}, key=_order):

@@ -208,8 +208,8 @@ def score_table(
 ) -> Table:
     """Rows and metrics with their intervals, the best of each metric marked.
 
-    Scores are metric -> row -> entry, whose "p" is shown; labels are row -> name, where rows are
-    runs. Of differences, which are `signed`, none is the best.
+    Scores are metric -> row -> entry, whose "p" is shown. Labels are row -> name where rows are
+    runs. Differences are `signed`, and none of them is the best.
     """
     columns, cells = [], {}
     for name, by_row in scores.items():

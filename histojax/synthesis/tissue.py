@@ -163,7 +163,7 @@ class Synthesizer:
     def strips(self, mask: np.ndarray, seed: Seed) -> Iterator[np.ndarray]:
         """What `image` makes, uint8 (h, W, 3) at a time from the top."""
         for strip in tiling.strips(self._tiles(mask, seed, seed)):
-            yield strip.outputs["image"]
+            yield strip["image"]
 
     def _tiles(self, mask: np.ndarray, seed: Seed, look: Seed) -> Iterator[tiling.Tile]:
         stage, network = self.stage, self._network

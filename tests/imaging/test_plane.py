@@ -37,19 +37,21 @@ def test_a_region_is_overwritten_alone(region):
         np.testing.assert_array_equal(plane.read(11, 0, 1, 7), expected[:1])
 
 
-def test_nothing_is_left_behind(tmp_path):
-    with Plane(3, np.uint8, folder=tmp_path) as plane:
+def test_nothing_is_left_behind(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    with Plane(3, np.uint8) as plane:
         plane.append(np.ones((2, 3)))
     assert os.listdir(tmp_path) == []
 
 
 @pytest.mark.faults
-def test_a_folder_that_is_not_there_and_a_full_disk_are_refused(tmp_path):
-    with pytest.raises(DiskError, match="absent"):
-        Plane(3, np.uint8, folder=tmp_path / "absent")
+def test_a_folder_that_is_not_there_and_a_full_disk_are_refused(tmp_path, monkeypatch):
     with Plane(3, np.uint8) as plane:
         plane._file.close()
         # Linux's device that is always full.
         plane._file = open("/dev/full", "r+b")  # noqa: SIM115
         with pytest.raises(DiskError, match="No space left"):
             plane.append(np.ones((2, 3)))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(DiskError, match="Writing to the temporary folder failed"):
+        Plane(3, np.uint8)

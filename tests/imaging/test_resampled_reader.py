@@ -2,7 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
-from histojax.imaging.scaling import ResampledReader
+from histojax.imaging.reader import ResampledReader
 
 
 class Array:

@@ -204,6 +204,13 @@ def by_darkness(windows):
 DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
 
 
+def index_of(path, made):
+    """The text of the index of one prediction."""
+    rows = [(made, prediction.preview(path, made))]
+    prediction.pages.prediction_index(path.with_name("index.html"), workdir="run", rows=rows)
+    return path.with_name("index.html").read_text()
+
+
 def predicted(joint, path, output, network=DARK, **options):
     return prediction.predict_file(joint, network, path, output, **options)
 
@@ -221,8 +228,7 @@ def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
     labels = read_labels(made.files["labels"])
     assert labels.shape == (70, 50)
     assert (labels == found).all()
-    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / "blank.png": made})
-    assert f"{found} nuc" in (tmp_path / "out" / "index.html").read_text()
+    assert f"{found} nuc" in index_of(tmp_path / "blank.png", made)
 
 
 @pytest.mark.faults
@@ -336,8 +342,7 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
         assert tiff.pages[0].dtype == np.uint8
     np.testing.assert_array_equal(read_labels(made.files["classes"]), index)
     assert (read_labels(made.files["labels"]) == (index > 0)).all()
-    prediction.write_index(tmp_path / "out", tmp_path, {tmp_path / f"{name}.png": made})
-    assert "0 background, 1 tumour, 2 stroma" in (tmp_path / "out" / "index.html").read_text()
+    assert "0 background, 1 tumour, 2 stroma" in index_of(tmp_path / f"{name}.png", made)
     preview = prediction.preview(tmp_path / f"{name}.png", made)
     assert {0, 127, 254} <= set(preview[:, -40:].ravel())
     with pytest.raises(UserError, match=r"a name has at most 255 bytes"):

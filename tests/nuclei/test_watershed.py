@@ -211,7 +211,7 @@ def test_the_tile_does_not_change_the_labels(core):
     parameters = InstanceParameters(marker_threshold=0.55, **ALL)
     with InstanceLabeller(53, parameters) as labeller:
         for strip in tiling.strips(tiling.tiled(network, image, core=core, halo=3)):
-            labeller.add({name: values[..., 0] for name, values in strip.outputs.items()})
+            labeller.add({name: values[..., 0] for name, values in strip.items()})
         with labeller.finish() as labels:
             found = labels.read(0, 0, 41, 53)
     np.testing.assert_array_equal(found, whole_image(maps, parameters))
@@ -301,20 +301,22 @@ def test_what_is_no_map_is_refused(changed, message):
         label_instances(maps)
 
 
-def test_absent_maps_and_other_widths_are_refused(tmp_path):
+def test_absent_maps_and_other_widths_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="no map 'marker' among"):
         label_instances({"mask": np.zeros((4, 5))})
     maps = {"mask": np.zeros((4, 5)), "marker": np.zeros((4, 5))}
     with pytest.raises(UserError, match="contour_weight=1 needs a map 'contour'"):
         label_instances(maps, InstanceParameters(contour_weight=1))
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     with (
-        InstanceLabeller(6, folder=tmp_path) as labeller,
+        InstanceLabeller(6) as labeller,
         pytest.raises(ValueError, match="does not have 6 columns"),
     ):
         labeller.add(maps)
     assert os.listdir(tmp_path) == []
-    with pytest.raises(UserError, match="absent"):
-        label_instances(maps, folder=tmp_path / "absent")
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))
+    with pytest.raises(UserError, match="Writing to the temporary folder failed"):
+        label_instances(maps)
 
 
 @pytest.mark.parametrize(
