@@ -18,8 +18,8 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 
 # Fields that wrapping sources add to records.
-_ADDED = (*targets.FIELDS, "labelled")
-FIELDS = ("hr", "lr", "mask", "instances", *_ADDED)
+_WRAPPERS = {**dict.fromkeys(targets.FIELDS, "TargetSource"), "labelled": "FlaggedSource"}
+FIELDS = ("hr", "lr", "mask", "instances", *_WRAPPERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,11 +81,12 @@ def example_spec(
         # The mask of what has none itself is made of its instances, and lr by degradation.
         kept = "instances" if field == "mask" and "mask" not in first else field
         if kept not in first and field != "lr":
-            wrapper = "TargetSource" if field in targets.FIELDS else "FlaggedSource"
-            labelled = "choose a labelled config.data.source"
+            remedy = "choose a labelled config.data.source"
+            if field in _WRAPPERS:
+                remedy = f"wrap the source in a {_WRAPPERS[field]}"
             raise UserError(
                 f"{field!r} is asked for, but image {first['name']!r} has no annotation for it; "
-                f"{f'wrap the source in a {wrapper}' if field in _ADDED else labelled}"
+                f"{remedy}"
             )
         if kept in first and kept not in stored:
             stored.append(kept)

@@ -116,7 +116,6 @@ def names_of_split(
     group in test and in another split that is no TCGA patient is warned of where test is opened.
 
     Args:
-        where: the data, to name them.
         roles: {name: split}; images in no split are left out or None.
         carve: whether `split_groups` takes val out of the train images.
         published: whether others made the splits: a group that trains and tests is then no error.
