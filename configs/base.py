@@ -1,7 +1,5 @@
 """Groups that every experiment has, with their defaults. No experiment of its own."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from ml_collections import ConfigDict, FieldReference

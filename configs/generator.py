@@ -11,8 +11,6 @@ laptop, one CPU core, 8 min 40 s: 30.66 dB, SSIM 0.870 on the 6 MoNuSeg val imag
 0.801). gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base

@@ -12,8 +12,6 @@ laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one slow CPU core, the la
 (docs/results/joint.md). gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, segmentation, srgan

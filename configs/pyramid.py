@@ -14,8 +14,6 @@ laptop: 26 min on one core for the scale of 64 px, 47 min on two for that of 128
 fidelity to masks in docs/results/pyramid.md. gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base

@@ -11,8 +11,6 @@ laptop, one slow CPU core, 55 min 2 s: Dice 0.829 on the 6 MoNuSeg val images, 0
 --ensemble (Otsu on haematoxylin 0.751); best at step 5,400. gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base

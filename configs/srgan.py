@@ -12,8 +12,6 @@ CPU core: 29.55 dB, spectrum error 4.0 dB (generator 11.9) on the 6 MoNuSeg val 
 paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, generator, segmentation

@@ -23,8 +23,6 @@ last stage on one slow CPU core, 10 min 32 s: 28.59 dB, SSIM 0.807 on the 6 MoNu
 where srgan.py comes to 29.55 and 0.845 (docs/results/super_resolution.md). gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, srgan, srresnet

@@ -15,8 +15,6 @@ generator.py comes to 30.66 in 16 min 42 s (docs/results/super_resolution.md). g
 paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base

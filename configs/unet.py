@@ -16,8 +16,6 @@ laptop, one slow CPU core, 48 min 25 s: Dice 0.834 on the 6 MoNuSeg val images, 
 segmentation.py comes to 0.829 (docs/results/nuclei.md). gpu and paper: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, segmentation

@@ -15,8 +15,6 @@ laptop, one CPU core, 59 min 35 s: AJI 0.633, Dice 0.834 on the 6 val images of 
 0.799 on TNBC, which it has not seen (docs/results/nuclei.md). gpu, paper, paper_code: not run.
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, segmentation

@@ -1,7 +1,5 @@
 """What every command shares: flags, help, failures in one sentence with exit status 2."""
 
-from __future__ import annotations
-
 import ctypes
 import functools
 import importlib

@@ -6,8 +6,6 @@ writes report.html (curves, tables with intervals and a paired test, the same pi
 run), comparison.json and comparison.csv, and prints the table. Differences are from the first DIR.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

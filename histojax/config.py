@@ -1,7 +1,5 @@
 """Configs as kept in a workdir: resolved, written, read back and compared."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from typing import Any

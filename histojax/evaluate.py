@@ -6,8 +6,6 @@ writes metrics.json (means with 95 % intervals), per_image.csv and figures/ to a
 workdir (val to evaluation, test to evaluation-test, ...), and prints the main results in words.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """Files that are whole or absent, refusals in one sentence, folders that one run at a time uses."""
 
-from __future__ import annotations
-
 import contextlib
 import errno
 import os

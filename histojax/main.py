@@ -21,8 +21,6 @@ default), gpu (full size, one accelerator or more) or paper (as the source has i
     --config.init_from.NETWORK=FOLDER    a trained run, in place of the stage that is trained first
 """
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from collections.abc import Sequence

@@ -10,8 +10,6 @@ takes the nuclei that RUN, a pyramid or a segmenter, finds with confidence in im
 `--with_images` writes the images too, as pairs that `folder:DIR` reads, such as for data.extra.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

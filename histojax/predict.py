@@ -11,8 +11,6 @@ writes what the run makes of each image NAME, and index.html:
 Images are read and written in strips, so the disk bounds their size and memory does not.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

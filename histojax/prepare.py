@@ -6,8 +6,6 @@ reads a folder or an archive as it was downloaded, writes array_record below DIR
 set's fingerprint, licence and citation.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from absl import flags

@@ -16,8 +16,6 @@ names other images with labels, given or predicted (`histojax.masks --kind=predi
 that pyramid.base='tissue' adds to.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

@@ -17,8 +17,6 @@ OUTPUT holds pyramids/, pairs/ and pupils/, which is a sweep with a table of its
 that of `augmented`, seed by seed. The same command continues what was stopped.
 """
 
-from __future__ import annotations
-
 import math
 import os
 import pathlib

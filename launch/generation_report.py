@@ -20,8 +20,6 @@ the table:
 Writes generation.json and samples.png to OUTPUT and prints the table.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable, Sequence
 from typing import Any

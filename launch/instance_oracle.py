@@ -7,8 +7,6 @@ post-processing finds the nuclei in them again. The table has the mean AJI over 
 form, that of the worst image, and the nuclei found for each annotated one.
 """
 
-from __future__ import annotations
-
 import collections
 import dataclasses
 from collections.abc import Sequence

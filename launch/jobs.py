@@ -4,8 +4,6 @@ A run has a name, a seed and a workdir, OUTPUT/NAME/seed_K, with its log beside 
 done does not run again, and a run that was stopped continues.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import json

@@ -16,8 +16,6 @@ The same command writes OUTPUT/table.csv (mean over seeds and its spread, for al
 organ where their names tell it), images.csv (a row for each image of each run) and sweep.html.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Sequence
 

@@ -1,7 +1,5 @@
 """The table and the plot of a sweep, from the scores that its runs left in their workdirs."""
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import itertools

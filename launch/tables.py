@@ -1,7 +1,5 @@
 """The one text table of the commands in launch/."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any

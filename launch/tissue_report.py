@@ -9,8 +9,6 @@ pairs of `histojax.synthesize`, takes the place of the built-in model, image by 
 has the numbers of each image too, null where there is nothing to measure.
 """
 
-from __future__ import annotations
-
 import functools
 import pathlib
 import time

@@ -11,8 +11,6 @@ run, at 900 steps and width 32: AJI 0.525, 0.533, 0.584, 0.595 on MoNuSeg val im
 (docs/results/nuclei.md).
 """
 
-from __future__ import annotations
-
 from ml_collections import ConfigDict
 
 from configs import base, use_net

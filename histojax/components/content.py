@@ -1,7 +1,5 @@
 """The content loss of a generator: its image against the real one, in pixels and in features."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any

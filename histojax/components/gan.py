@@ -1,7 +1,5 @@
 """The discriminator's side of adversarial training."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping

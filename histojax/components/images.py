@@ -1,7 +1,5 @@
 """From the uint8 images of a batch to the numbers inside a step, and back."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping, Sequence
 
 import jax

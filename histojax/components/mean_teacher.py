@@ -8,8 +8,6 @@ network that learns from noisy images alone, BatchNorm's statistics included, fi
 clean ones on which it is used.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import jax

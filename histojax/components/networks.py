@@ -1,7 +1,5 @@
 """From config groups to networks; a value that cannot be used is refused by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

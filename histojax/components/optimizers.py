@@ -1,7 +1,5 @@
 """From config groups to optimisers, and when each network learns."""
 
-from __future__ import annotations
-
 from collections.abc import Collection, Mapping
 
 import jax

@@ -1,7 +1,5 @@
 """The losses that a pyramid's generator and segmenter have from the discriminator of pairs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 from typing import Any, NamedTuple

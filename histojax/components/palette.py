@@ -1,7 +1,5 @@
 """Colours that labels have in training images, from which synthesis draws those of an image."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import jax.numpy as jnp

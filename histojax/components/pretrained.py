@@ -5,8 +5,6 @@ kernels C_out, C_in, kh, kw; VGG19 and ResNets as timm and torchvision publish t
 ("fire2/squeeze1x1/kernel", kernels kh, kw, C_in, C_out, as ours).
 """
 
-from __future__ import annotations
-
 import hashlib
 import pathlib
 import re

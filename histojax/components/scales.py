@@ -1,7 +1,5 @@
 """The scales of a pyramid: labels of its masks, and images and masks of every size."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import math

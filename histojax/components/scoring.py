@@ -3,8 +3,6 @@
 A pair of arrays has an entry for each class; its score is the mean of the quotients.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping, Sequence
 

@@ -5,8 +5,6 @@ A training step is a per-device program: arrays are this device's share of the b
 averaged (None: one device).
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any

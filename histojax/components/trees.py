@@ -1,7 +1,5 @@
 """Names and shapes of the arrays of a tree."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import jax

@@ -1,7 +1,5 @@
 """CPU cores that a process may use, and how several processes share them out."""
 
-from __future__ import annotations
-
 import os
 import re
 from pathlib import Path

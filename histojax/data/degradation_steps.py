@@ -4,8 +4,6 @@ Images (H, W, C) are in grey levels, 0 to 255; K is the side of a filter (odd). 
 `noisy` run on NumPy and JAX arrays; the rest is for the host, in NumPy.
 """
 
-from __future__ import annotations
-
 import functools
 import io
 from typing import Any

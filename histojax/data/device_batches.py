@@ -3,8 +3,6 @@
 JAX is imported inside the functions: grain's workers import this module and must not start JAX.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any, Self
 

@@ -1,7 +1,5 @@
 """Batches to watch a run by: fixed crops of a split, without augmentation, the same every time."""
 
-from __future__ import annotations
-
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

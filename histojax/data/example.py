@@ -3,8 +3,6 @@
 An example is a dict of the fields asked for, cut to one crop and registered with each other.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """An image and its low-resolution counterpart, always alike for the same image and seed."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

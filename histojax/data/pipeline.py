@@ -11,8 +11,6 @@ device, the whole set lies in the accelerator's memory and one jitted function m
 integer. Both streams are pure functions of (seed, position), so the position resumes either.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

@@ -5,8 +5,6 @@ One hr px already turns sharp edges into errors. The usual mistake, a reduction 
 r-th pixel, moves an image by (r - 1) / 2 hr px, which is always less than one lr px.
 """
 
-from __future__ import annotations
-
 import logging
 import math
 

@@ -1,7 +1,5 @@
 """Random draws from a NumPy generator on the host, or from a JAX key inside a jitted function."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

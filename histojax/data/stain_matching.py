@@ -1,7 +1,5 @@
 """Stain normalisation as a run's config asks for it, the same for training and for use."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

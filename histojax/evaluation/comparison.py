@@ -5,8 +5,6 @@ Every run is scored on the data, the degradation and the seed of the first. The 
 run is evaluated, and its scores go below the output folder.
 """
 
-from __future__ import annotations
-
 import csv
 import dataclasses
 import itertools

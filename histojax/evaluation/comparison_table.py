@@ -5,8 +5,6 @@ and "bicubic_to_s" are the masks that its segmenter finds in that image, in the 
 bicubic one. Rows of a chain's earlier stages have the names of those stages.
 """
 
-from __future__ import annotations
-
 import collections
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

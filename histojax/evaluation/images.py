@@ -1,7 +1,5 @@
 """Scores of images: each enhanced image and each mask against the real image and its annotation."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 

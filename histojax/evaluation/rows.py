@@ -1,7 +1,5 @@
 """The rows of a table of scores: ways from a low-resolution image to an enhanced one, to nuclei."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence

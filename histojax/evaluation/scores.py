@@ -5,8 +5,6 @@ same image, or read where the data has real ones. A chained workdir is scored ro
 every generator, every way to a mask, the mask found in the real image, and Otsu's threshold.
 """
 
-from __future__ import annotations
-
 import collections
 import hashlib
 import pathlib

@@ -1,7 +1,5 @@
 """The last words of a command: what was measured, in words, and where it lies."""
 
-from __future__ import annotations
-
 import pathlib
 import shlex
 from collections.abc import Mapping, Sequence

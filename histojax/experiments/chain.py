@@ -5,8 +5,6 @@ an earlier stage, which is trained first in a folder of its own below the chain'
 that is done is not trained again.
 """
 
-from __future__ import annotations
-
 import contextlib
 import pathlib
 import sys

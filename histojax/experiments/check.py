@@ -1,7 +1,5 @@
 """What is checked before anything is trained, so that a bad value costs seconds and not hours."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable, Mapping, Set
 from typing import Any

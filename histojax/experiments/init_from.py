@@ -1,7 +1,5 @@
 """What a stage starts from: the runs that `config.init_from` names, by network."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any

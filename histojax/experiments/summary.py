@@ -1,7 +1,5 @@
 """What came out of a trained stage or chain: its scores, summary.json and report.html."""
 
-from __future__ import annotations
-
 import pathlib
 import platform
 from typing import Any

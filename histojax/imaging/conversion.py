@@ -1,7 +1,5 @@
 """What every image format shares on its way to RGB: sample conversions and refusals."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import logging

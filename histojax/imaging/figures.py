@@ -4,8 +4,6 @@ Axes: H, W pixels of the high-resolution side, h = H / r and w = W / r. Sheets a
 also list what they hold (`read_sheet`), so that a report can caption them.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import json
 from collections.abc import Mapping, Sequence

@@ -3,8 +3,6 @@
 A file that ends before its pixels do is refused; Pillow would fill in what is missing.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 import struct

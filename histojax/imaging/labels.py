@@ -4,8 +4,6 @@ The values are those of the file, unchanged. What cannot be a label is refused b
 compression, channels that differ, fractions, numbers beyond int32.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 

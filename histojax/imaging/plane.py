@@ -1,7 +1,5 @@
 """An image-sized array on disk: written by strips, read and overwritten by region."""
 
-from __future__ import annotations
-
 import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator

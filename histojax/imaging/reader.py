@@ -7,8 +7,6 @@ Pillow decodes PNG, JPEG and BMP whole. TIFF (also BigTIFF and pyramids such as 
 resolution) is read by tile or strip: a region costs the memory of the tiles that it touches.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

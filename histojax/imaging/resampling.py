@@ -4,8 +4,6 @@ Axes: H, W pixels, h, w of the smaller image, r the scale factor, C channels. Ev
 NumPy arrays (by Pillow) and on jax.numpy arrays (each axis by a static weight matrix).
 """
 
-from __future__ import annotations
-
 import functools
 from typing import Any
 

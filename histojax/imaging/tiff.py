@@ -3,8 +3,6 @@
 tifffile finds and decodes pages; a bounded cache and the refusal of files that end early are added.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import itertools

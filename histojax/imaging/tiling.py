@@ -9,8 +9,6 @@ total stride: not where networks pool over the window (squeeze-and-excitation) o
 Axes: H, W image pixels, h, w window pixels, C channels, s output pixels per input pixel.
 """
 
-from __future__ import annotations
-
 import collections
 import concurrent.futures
 import itertools

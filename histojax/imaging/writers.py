@@ -4,8 +4,6 @@ Every file is written beside its final name and renamed, so that a run that is s
 nothing half-written under that name. Axes: H, W pixels.
 """
 
-from __future__ import annotations
-
 import concurrent.futures
 import contextlib
 import csv

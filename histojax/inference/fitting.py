@@ -1,7 +1,5 @@
 """Post-processing fitted to a trained run: the last step of its training."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar

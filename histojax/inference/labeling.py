@@ -1,7 +1,5 @@
 """From a run's maps to nuclei: in memory or strip by strip, with what was fitted for the run."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """A trained run on the user's own images: files in, files out, strip by strip."""
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import os

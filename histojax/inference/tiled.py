@@ -1,7 +1,5 @@
 """Trained networks on images of any size, tile by tile."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Iterator

@@ -3,8 +3,6 @@
 `real` and `fake` are the discriminator's logits, (B, h, w, 1), for real and generated images.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -8,8 +8,6 @@ any crop and any discriminator. Published weights are for images in [-1, 1], who
 that here.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Distance between images in the feature space of a network."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import jax

@@ -1,7 +1,5 @@
 """Distances between images, pixel by pixel: L1, squared error and Charbonnier."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -1,7 +1,5 @@
 """Losses of a predicted mask against the annotated one, besides optax's cross-entropy."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

@@ -7,8 +7,6 @@ mean. Background is a class like any other.
 Axes: N images, K classes (0 is background).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Sequence
 

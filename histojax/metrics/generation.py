@@ -5,8 +5,6 @@ whose estimate has no bias, so that small sets can be compared. The features are
 network is named beside the number; two numbers by different networks cannot be compared.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import numpy as np

@@ -8,8 +8,6 @@ pixels. Networks' outputs are quantised to uint8 (rounded, clipped) before they 
 low-resolution px.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Any

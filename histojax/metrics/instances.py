@@ -8,8 +8,6 @@ holds an instance, every score is 1. Where one of them holds some, it is 0.
 Axes: H, W pixels, N true and M predicted instances, K pairs that overlap.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from typing import NamedTuple
 

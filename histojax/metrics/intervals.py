@@ -1,7 +1,5 @@
 """Means over images with bootstrap 95 % intervals, and paired differences with a test."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 

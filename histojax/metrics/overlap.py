@@ -6,8 +6,6 @@ pooled score. Rows are the truth, columns the prediction.
 Axes: H, W pixels, K classes (0 is background).
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 

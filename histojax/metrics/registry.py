@@ -10,8 +10,6 @@ psnr_rgb_bicubic. The functions of a group take the same arguments, all arrays o
     glands     (table): the same, where the instances are glands
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal

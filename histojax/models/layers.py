@@ -4,8 +4,6 @@ B batch, H and W pixels, C channels. Kernels are (kh, kw, C_in / groups, C_out) 
 layout of `flax.linen.Conv`, so that trees are interchangeable.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Sequence

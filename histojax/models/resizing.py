@@ -3,8 +3,6 @@
 B batch, H and W pixels, C channels, r an integer scale factor.
 """
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 import numpy as np

@@ -5,8 +5,6 @@ torchvision and timm have it; squeeze-and-excitation after Hu et al. 2018 (eq. 2
 W pixels, C channels; map l of an encoder lies at 1 / 2^(l + 1) of the size.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

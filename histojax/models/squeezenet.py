@@ -1,7 +1,5 @@
 """SqueezeNet 1.1 without its classifier, as a small feature network (Iandola et al. 2016)."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

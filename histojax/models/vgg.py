@@ -3,8 +3,6 @@
 Simonyan & Zisserman 2015, table 1, column E.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any
 

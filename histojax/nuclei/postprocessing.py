@@ -1,7 +1,5 @@
 """Post-processing: how a network's maps become nuclei, by name."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any

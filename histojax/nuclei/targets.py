@@ -9,8 +9,6 @@ Labels are integers (H, W), 0 where there is background; a label's pixels need n
 Areas are px. Functions raise ValueError for anything that is no label image.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.ndimage
 import skimage.transform

@@ -5,8 +5,6 @@ background without bound, so this is for whole images only;
 `histojax.nuclei.watershed` takes images of any size, and finds nuclei better.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The report.html that compares several runs, from the content of comparison.json."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Learning curves of a workdir, and the charts that they belong to."""
 
-from __future__ import annotations
-
 import dataclasses
 import re
 from collections.abc import Mapping

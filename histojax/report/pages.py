@@ -4,8 +4,6 @@ A report shows config.json, metrics.jsonl, summary.json, samples/ and evaluation
 workdir, and names those that are missing. UserError where the disk refuses.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Mapping, Sequence

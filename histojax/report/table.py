@@ -4,8 +4,6 @@ The key of a score is <metric>_<row>, e.g. psnr_rgb_bicubic or dice_sr_to_s; `me
 the title, unit, decimals and direction of its metric.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple

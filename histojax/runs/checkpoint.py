@@ -5,8 +5,6 @@ checkpoints/best (to use). Orbax writes under another name and renames, so a kil
 checkpoint under a final name. A damaged one is passed over, with a warning, for the one before.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

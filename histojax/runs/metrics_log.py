@@ -1,7 +1,5 @@
 """The metrics.jsonl of a workdir, read back."""
 
-from __future__ import annotations
-
 import json
 import pathlib
 from typing import Any

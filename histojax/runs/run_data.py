@@ -1,7 +1,5 @@
 """The data of a run: its splits, opened as its config has them."""
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from collections.abc import Callable, Sequence

@@ -1,7 +1,5 @@
 """A trained run, read back from its workdir."""
 
-from __future__ import annotations
-
 import dataclasses
 import pathlib
 from typing import Any

@@ -3,8 +3,6 @@
 `base.Stage` says what each is made of.
 """
 
-from __future__ import annotations
-
 import importlib
 from collections.abc import Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """What every training stage is: pure functions over an explicit state, and what it can do."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, Protocol, TypeGuard

@@ -3,8 +3,6 @@
 python -m histojax.stages.generator --config=configs/generator.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar

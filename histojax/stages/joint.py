@@ -6,8 +6,6 @@ learns to draw for the segmenter, and the segmenter learns to read the generator
     python -m histojax.stages.joint --config=configs/joint.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Mapping

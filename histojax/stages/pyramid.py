@@ -8,8 +8,6 @@ the end all scales can be trained together.
 python -m histojax.stages.pyramid --config=configs/pyramid.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar

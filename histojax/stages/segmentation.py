@@ -3,8 +3,6 @@
 python -m histojax.stages.segmentation --config=configs/segmentation.py
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping

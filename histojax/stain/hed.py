@@ -5,8 +5,6 @@ times the stains' absorption vectors. The vectors are those of Ruifrok and Johns
 Cytol. Histol. 23, 2001) as scikit-image gives them: haematoxylin, eosin and a residual (DAB).
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """An image seen in other colours, region by region."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import numpy as np

@@ -7,8 +7,6 @@ Arrays are planes: optical density float (3, N), concentrations float (2, N), N 
 float (2, 3), unit length, non-negative.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 # Share of the pixels beyond each of the two extreme directions, percent (Macenko et al. 2009).

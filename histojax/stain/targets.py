@@ -1,7 +1,5 @@
 """What images are normalised to: a fit kept here under its name, or that of an image file."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from histojax.errors import UserError

@@ -1,7 +1,5 @@
 """The built-in model's tissue around the nuclei of a mask."""
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

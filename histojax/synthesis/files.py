@@ -1,7 +1,5 @@
 """Mask files in, pairs of image and mask out, as a folder that `folder:OUTPUT` reads."""
 
-from __future__ import annotations
-
 import pathlib
 import zlib
 from collections.abc import Iterable, Sequence

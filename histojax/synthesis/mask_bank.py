@@ -7,8 +7,6 @@ Both draw counts from the data, and the second sizes and shapes too. They read n
 source, so that masks of some labels know of no others.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import pathlib

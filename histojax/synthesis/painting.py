@@ -4,8 +4,6 @@ This is the baseline of a network that makes tissue for masks: right in colour, 
 without any structure.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

@@ -3,8 +3,6 @@
 With their images they are pairs to train on (Lee 2013).
 """
 
-from __future__ import annotations
-
 import functools
 import pathlib
 from collections.abc import Iterator

@@ -5,8 +5,6 @@ margin that the networks depend on: tiles agree with the whole image, whatever t
 built-in tissue of pyramid.base='tissue' is drawn whole.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 from collections.abc import Iterator

@@ -3,8 +3,6 @@
 Axes: S the side of the patch. Lengths in px.
 """
 
-from __future__ import annotations
-
 import numpy as np
 
 from histojax.tissue.noise import BANK, Noise, sample, step

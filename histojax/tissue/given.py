@@ -4,8 +4,6 @@ Axes: H, W the sides of the label image, S that of the square which is drawn, N 
 sides of a box around one nucleus. Lengths in px.
 """
 
-from __future__ import annotations
-
 import dataclasses
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Random fields for synthetic tissue: periodic textures of a seed, smooth fields of a patch."""
 
-from __future__ import annotations
-
 import functools
 
 import numpy as np

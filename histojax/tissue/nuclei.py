@@ -3,8 +3,6 @@
 Axes: S the side of the patch, N nuclei, E the side of a box around one nucleus. Lengths in px.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Sequence
 

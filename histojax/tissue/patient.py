@@ -1,7 +1,5 @@
 """Simulated patients: what all patches of one slide of synthetic tissue share."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 

@@ -10,8 +10,6 @@ from the patch's.
 Axes: S the side of a patch. Lengths are in px of 0.25 um.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from skimage.segmentation import relabel_sequential
 

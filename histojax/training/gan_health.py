@@ -4,8 +4,6 @@ They are read from metrics.jsonl, once generator and discriminator have played a
 for a whole window of steps. A sign is reported once, and again if it went away and came back.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """The one training loop, for every stage."""
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import math

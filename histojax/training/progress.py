@@ -1,7 +1,5 @@
 """What a run shows while it trains, on standard error, and the means of its metrics."""
 
-from __future__ import annotations
-
 import io
 import math
 import sys

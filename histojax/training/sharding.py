@@ -6,8 +6,6 @@ metrics and BatchNorm statistics over "data", as under pmap. shard_map's replica
 devices and averaging it again would be wrong.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any

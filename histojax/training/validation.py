@@ -1,7 +1,5 @@
 """Evaluation of a training run on fixed crops of its val split, which picks the best step."""
 
-from __future__ import annotations
-
 import math
 import pathlib
 from typing import Any

@@ -4,8 +4,6 @@ metrics.jsonl stays the record. A failure after training has begun (the network,
 reported in one line, and the run continues without W&B.
 """
 
-from __future__ import annotations
-
 import pathlib
 import secrets
 from collections.abc import Mapping

@@ -26,8 +26,6 @@ difference of neighbours across borders of tiles, over that inside. `times_first
 first row of equal batch and size.
 """
 
-from __future__ import annotations
-
 import os
 import pathlib
 import shlex

@@ -4,8 +4,6 @@ Networks are untrained, because weights do not change the time. Memory is bounde
 strip and the number of nuclei.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import pathlib

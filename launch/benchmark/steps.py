@@ -4,8 +4,6 @@ Networks are untrained, because weights do not change the time. Each `measure_` 
 resolved config as plain values and returns rows, so that it can run in a process of its own.
 """
 
-from __future__ import annotations
-
 import importlib.util
 import pathlib
 import time

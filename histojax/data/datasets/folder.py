@@ -1,7 +1,5 @@
 """Any set laid out as `folder:ROOT` expects (see `histojax.data.sources.folder`)."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """GlaS (Warwick-QU): colorectal glands at 20x, each image graded."""
 
-from __future__ import annotations
-
 import csv
 import functools
 import re

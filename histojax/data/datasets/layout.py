@@ -3,8 +3,6 @@
 Nothing is decoded before an example is loaded: missing files are named before the work begins.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import functools

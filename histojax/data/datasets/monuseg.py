@@ -1,7 +1,5 @@
 """MoNuSeg 2018: H&E of seven organs at 40x, nuclei outlined in Aperio XML."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """NuInsSeg: H&E of 31 human and mouse organs at 40x, nuclei as label images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from histojax.data.datasets import layout

@@ -4,8 +4,6 @@ The organs are those that the challenge states (Kumar et al. 2020, training and 
 six training images (18, 21, 38, 49, 50) say liver where the barcode's own study is of the lung.
 """
 
-from __future__ import annotations
-
 from histojax.data.sources.splits import tcga_patient
 
 _SITES = {

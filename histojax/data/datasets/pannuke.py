@@ -1,7 +1,5 @@
 """PanNuke: 256-px H&E patches of 19 tissues at 40x in three folds, nuclei of five classes."""
 
-from __future__ import annotations
-
 import functools
 import re
 from pathlib import Path

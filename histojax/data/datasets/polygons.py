@@ -1,7 +1,5 @@
 """Aperio ImageScope annotations (XML of polygons) drawn as a label image."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from xml.etree import ElementTree
 

@@ -1,7 +1,5 @@
 """Prepares a published set from its official files, so that it opens by its name."""
 
-from __future__ import annotations
-
 import dataclasses
 import importlib
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """TCIA pan-cancer patches: 1,356 manually segmented H&E patches of 14 TCGA cancer types at 40x."""
 
-from __future__ import annotations
-
 import logging
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """TNBC: H&E of triple-negative breast cancer at 40x (Naylor et al.), binary nuclear masks."""
 
-from __future__ import annotations
-
 import functools
 import re
 from pathlib import Path

@@ -4,8 +4,6 @@ A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json with th
 and digest of every record: a set is opened without decoding an image.
 """
 
-from __future__ import annotations
-
 import contextlib
 import functools
 import hashlib

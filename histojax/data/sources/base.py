@@ -1,7 +1,5 @@
 """What a source of images is, and what sources share."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol

@@ -17,8 +17,6 @@ Opening a source checks everything that the headers of its files show, so that a
 its data fails in its first second.
 """
 
-from __future__ import annotations
-
 import functools
 import hashlib
 import json

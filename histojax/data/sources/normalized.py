@@ -1,7 +1,5 @@
 """A data source whose images are stain-normalised as they are read."""
 
-from __future__ import annotations
-
 import functools
 import json
 

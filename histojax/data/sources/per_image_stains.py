@@ -4,8 +4,6 @@ Scaling a fixed vector of `histojax.stain.hed` changes hues in a way that no sta
 of the image's own stains keep hues between these two, and leave alone what they do not explain.
 """
 
-from __future__ import annotations
-
 import logging
 
 import numpy as np

@@ -1,7 +1,5 @@
 """Prepared data sets as sources: random access by tensorflow_datasets, without TensorFlow."""
 
-from __future__ import annotations
-
 import io
 import json
 import os

@@ -1,7 +1,5 @@
 """Opens the data that a SPEC names: a folder, a prepared set, synthetic tissue or a mixture."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which images train, which validate: groups of images of one patient, kept on one side."""
 
-from __future__ import annotations
-
 import hashlib
 import logging
 import re

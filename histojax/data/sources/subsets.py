@@ -1,7 +1,5 @@
 """Training on a share of the labels, by patient, and on further images, labelled or not."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Callable, Container
 

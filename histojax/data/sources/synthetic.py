@@ -1,7 +1,5 @@
 """The built-in data: synthetic H&E tissue as a source, one simulated patient in one split only."""
 
-from __future__ import annotations
-
 import functools
 import json
 

@@ -1,7 +1,5 @@
 """A source whose records hold the targets of a nuclei network, made of their instances."""
 
-from __future__ import annotations
-
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -1,7 +1,5 @@
 """What writes a run's outputs for one image, by name; `base.Sink` is what each is."""
 
-from __future__ import annotations
-
 from histojax.inference.sinks.base import Sink
 from histojax.inference.sinks.rasters import Classes, Enhanced, Labels
 

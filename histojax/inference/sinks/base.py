@@ -3,8 +3,6 @@
 Axes: H, W pixels of the outputs.
 """
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Mapping
 from typing import ClassVar, Protocol, Self

@@ -1,7 +1,5 @@
 """Outputs as TIFF on the grid of the output."""
 
-from __future__ import annotations
-
 import pathlib
 from collections.abc import Mapping
 from typing import ClassVar, Self

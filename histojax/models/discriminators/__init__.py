@@ -4,8 +4,6 @@ A discriminator is a linen module with the fields `bn_axis_name` and `dtype` and
 (B, H, W, 3) in [0, 1] to logits (B, h, w, 1). The pyramid stage has its own, `pairs`.
 """
 
-from __future__ import annotations
-
 from flax import linen as nn
 
 from histojax.models.discriminators.patch import PatchDiscriminator

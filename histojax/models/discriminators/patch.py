@@ -3,8 +3,6 @@
 Isola et al. 2017 (pix2pix, section 6.1.2: C64-C128-C256-C512 and a convolution to one channel).
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 

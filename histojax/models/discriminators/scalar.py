@@ -5,8 +5,6 @@ figure 4) halves the size at every second convolution and normalises before the 
 other halves it at every one, so that 256 pixels become one, and normalises after it.
 """
 
-from __future__ import annotations
-
 import flax.linen as nn
 import jax
 

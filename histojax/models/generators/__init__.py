@@ -4,8 +4,6 @@ A generator is a linen module with the fields `scale`, `bn_axis_name` and `dtype
 `stride` and `halo`, and a call from (B, H, W, 3) in [0, 1] to (B, r H, r W, 3).
 """
 
-from __future__ import annotations
-
 from flax import linen as nn
 
 from histojax.models.generators.juhong2021 import Juhong2021

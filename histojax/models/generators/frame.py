@@ -4,8 +4,6 @@ SRGAN's generator (Ledig et al. 2017, figure 4), whose blocks differ from networ
 B batch, H and W low-resolution pixels, C channels, r the scale factor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

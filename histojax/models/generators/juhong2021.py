@@ -4,8 +4,6 @@ SRGAN's with one convolution a block, nearest-neighbour upsampling and Keras' ba
 B batch, H and W low-resolution pixels, r the scale factor.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ pix2pixHD (Wang et al. 2018, section 3.1) fed with the image of the scale below,
 (Shaham et al. 2019, eq. 2). B batch, H and W pixels of this scale, C labels.
 """
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn

@@ -4,8 +4,6 @@ Juhong et al. 2023 (Biomed. Opt. Express 14:18), after SRGAN's generator with th
 (Xie et al. 2017, figure 3c). Every choice that the publication leaves open is a field.
 """
 
-from __future__ import annotations
-
 import functools
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """SRResNet, the generator of SRGAN (Ledig et al. 2017, figure 4): the baseline of ResNeXt."""
 
-from __future__ import annotations
-
 import functools
 from typing import ClassVar
 

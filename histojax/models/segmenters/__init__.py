@@ -5,8 +5,6 @@ A segmenter is a linen module with the fields `heads`, `bn_axis_name` and `dtype
 `encode`, which gives its feature maps by level. The pyramid stage has its own, `dense_unet`.
 """
 
-from __future__ import annotations
-
 from flax import linen as nn
 
 from histojax.models.segmenters.inception_unet import InceptionUNet

@@ -5,8 +5,6 @@ defaults and four labels it is the network of their development code. B batch, H
 labels.
 """
 
-from __future__ import annotations
-
 import functools
 import itertools
 import math

@@ -4,8 +4,6 @@ B batch, H and W pixels, C channels; level l of a network lies at 1 / (s 2^l) of
 stem's stride.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import ClassVar
 

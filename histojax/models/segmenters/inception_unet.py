@@ -4,8 +4,6 @@ The segmenter of Juhong et al. 2023, whose publication leaves depth, widths and 
 block is that of Szegedy et al. 2015 (figure 2b), the frame that of Ronneberger et al. 2015.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 

@@ -5,8 +5,6 @@ Rahmon, Toubal and Palaniappan 2021 as they coded it, with SE-ResNet-50, two hea
 lies at 1 / 2^(l + 1) of the size.
 """
 
-from __future__ import annotations
-
 import functools
 
 import flax.linen as nn

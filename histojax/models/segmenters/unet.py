@@ -3,8 +3,6 @@
 With its defaults it is the network of Juhong et al.'s earlier code (2021), 31,032,837 parameters.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import ClassVar
 
