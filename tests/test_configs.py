@@ -73,7 +73,7 @@ def test_configs_name_every_field_of_what_they_build(name, size):
     assert Degradation.from_config(config.data.degradation, 4) == Degradation(name=name)
 
 
-def test_what_all_scales_of_a_pyramid_have_in_common_is_set_once():
+def test_fields_common_to_all_scales_are_set_once():
     config = tiny.CONFIGS["pyramid"].get_config("gpu")
     config.pyramid.noise, config.loss.added_weight = 0.25, 2.0
     stages = chain.stages_of(config)
@@ -137,7 +137,7 @@ def test_what_a_chain_shares_is_set_in_one_place():
     assert stages["srgan"].collapse.window == stages["joint"].collapse.window == 77
 
 
-def test_only_the_segmentation_run_of_a_chain_may_have_a_teacher():
+def test_only_a_segmentation_stage_may_have_a_teacher():
     config = tiny.config("joint")
     config.data.labelled = 0.5
     config.data.synthetic.train = 4  # of two patients
@@ -178,7 +178,7 @@ def test_stages_of_a_chain_have_one_generator_and_one_segmenter(size):
         ),
     ],
 )
-def test_a_baseline_differs_in_its_networks_and_own_losses_alone(baseline, ours, allowed, size):
+def test_a_baseline_differs_in_networks_and_losses_alone(baseline, ours, allowed, size):
     old, new = (to_values(tiny.CONFIGS[name].get_config(size)) for name in (ours, baseline))
     # `differences` leaves out how long a run is.
     assert new["steps"] == old["steps"]

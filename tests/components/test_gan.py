@@ -38,7 +38,7 @@ def penalised(every, **changes):
 
 
 @pytest.mark.parametrize("kind", sorted(adversarial.KINDS))
-def test_a_step_against_the_gradient_tells_real_from_fake_better(kind, pair):
+def test_a_step_down_tells_real_from_fake_better(kind, pair):
     state, real, fake = pair
     made = judge(kind)
 

@@ -91,7 +91,7 @@ def test_without_a_weight_there_is_no_teacher():
         ("ema_decay", 0.0, r"ema_decay=0\.0 averages nothing"),
     ],
 )
-def test_an_unusable_teacher_is_refused_before_anything_is_written(tmp_path, field, value, match):
+def test_an_unusable_teacher_is_refused_at_once(tmp_path, field, value, match):
     found = settings(**{field: value})
     with pytest.raises(UserError, match=match):
         loop.check(found, devices=1)

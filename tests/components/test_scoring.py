@@ -39,7 +39,7 @@ def test_masks_are_pooled_over_pixels():
 
 
 @pytest.mark.faults
-def test_a_crop_that_is_met_exactly_counts_as_one_that_rounding_alone_changed():
+def test_an_exact_crop_counts_as_one_changed_by_rounding():
     hr = np.full((3, 16, 16, 3), 255, np.uint8)
     sr = hr.copy()
     sr[1, :, ::2] -= 1  # a mean squared error of 1/2
@@ -73,7 +73,7 @@ def test_a_map_that_is_not_a_number_finds_nothing():
     assert sums["aji"] == (0, 1)
 
 
-def test_classes_are_pooled_over_pixels_and_their_mean_is_taken_last():
+def test_classes_are_pooled_over_pixels_before_their_mean():
     mask = np.zeros((3, 4, 4), np.uint8)
     mask[0, :2], mask[1, 0] = 1, 2
     found = np.zeros((3, 4, 4), np.uint8)

@@ -80,7 +80,7 @@ def test_differences_are_paired_and_from_the_first():
     assert by_run["mixed"]["n"] == 6
 
 
-def test_an_image_without_a_finite_score_is_left_out_of_its_pair():
+def test_an_image_without_finite_score_leaves_its_pair():
     found = scores(a=[math.inf, 28.0, 29.0], b=[math.inf, 29.0, 31.0])
     shared = comparison_table.shared_rows(found)
     entry = comparison_table.differences(found, shared)["sr"]["psnr_rgb"]["b"]

@@ -127,7 +127,7 @@ def test_real_low_resolution_images_replace_the_degradation():
 
 
 @pytest.mark.faults
-def test_an_image_without_annotation_is_refused_where_masks_are_scored():
+def test_masks_are_not_scored_without_annotation():
     source = Two()
     del source[1]["instances"]
     segment = {"s": nothing}

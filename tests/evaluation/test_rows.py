@@ -6,7 +6,7 @@ from histojax.evaluation.rows import feature_metric
 
 
 @pytest.mark.parametrize("side", [250, 70])
-def test_features_are_compared_in_windows_that_the_network_takes(side):
+def test_features_are_compared_in_windows_that_fit(side):
     seen = []
 
     def features(variables, images, layers):

@@ -204,9 +204,7 @@ def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
 
 @pytest.mark.faults
 @pytest.mark.parametrize("size", [(1, 1), (18, 64)])
-def test_an_image_too_small_to_score_is_named_before_anything_is_written(
-    trained_chain, tmp_path, size
-):
+def test_an_image_too_small_to_score_is_named(trained_chain, tmp_path, size):
     data = annotated(
         tmp_path / "data", {"a": blank(9), "tiny": np.zeros((*size, 3), np.uint8), "z": blank(9)}
     )

@@ -76,7 +76,7 @@ def test_samples_show_what_there_is_at_one_size(tmp_path):
     assert set(sheet.legend) == set(figures.AGREEMENT)
 
 
-def test_focus_boxes_cut_out_the_predictions_of_the_row_with_most_detail(tmp_path):
+def test_focus_boxes_show_the_row_with_most_detail(tmp_path):
     flat = {"hr": np.full((160, 160, 3), 200, np.uint8), "predicted_sr": _image(160, 160, 1)}
     busy = {"hr": _image(160, 160, 2), "predicted_sr": _image(160, 160, 3)}
     figures.write_samples(tmp_path / "a.png", [flat, busy, flat], scale=4)
@@ -122,7 +122,7 @@ def test_samples_of_differing_sizes_and_of_nothing(tmp_path):
     assert not (tmp_path / "b.png").exists()
 
 
-def test_the_busiest_windows_are_the_textured_ones_and_do_not_overlap():
+def test_the_busiest_windows_have_texture_and_no_overlap():
     image = np.full((200, 300, 3), 128, np.uint8)
     image[100:140, 200:240] = _image(40, 40)
     image[20:60, 40:80] = _image(40, 40) // 4

@@ -132,7 +132,7 @@ def test_labels_of_a_float_type_are_read_where_they_are_whole(tmp_path, dtype):
 
 
 @pytest.mark.faults
-def test_float_labels_that_may_have_been_rounded_together_are_refused(tmp_path):
+def test_float_labels_that_may_be_rounded_are_refused(tmp_path):
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, np.array([[0, 7, 2049]], np.float16))  # kept as 2048
     _refusal(lambda: read_labels(path), path, "2048", "float16", "below 2048", "uint32 TIFF")

@@ -69,7 +69,7 @@ def whole(image):
     return cropped
 
 
-def test_tiles_agree_with_the_whole_at_any_size_and_one_compiled_shape():
+def test_tiles_agree_with_the_whole_at_any_size():
     shapes = []
 
     @jax.jit
@@ -90,7 +90,7 @@ def test_tiles_agree_with_the_whole_at_any_size_and_one_compiled_shape():
     assert shapes == [(1, 160, 160, 3)]
 
 
-def test_a_halo_below_the_radius_or_an_unaligned_origin_does_not_agree():
+def test_a_small_halo_or_unaligned_origin_does_not_agree():
     image = _image(96, 96)
     reference = whole(image)["logit"]
 
@@ -133,7 +133,7 @@ def _identity(windows):
     return {"copy": windows}
 
 
-def test_a_reader_is_asked_for_a_window_at_most_from_another_thread():
+def test_a_reader_is_asked_for_one_window_at_most():
     image = _image(300, 210)
     reader = CountingReader(image)
     tiles = tiling.tiled(_identity, reader, core=32, halo=8)

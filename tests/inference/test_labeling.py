@@ -173,7 +173,7 @@ def test_a_damaged_fit_is_named(text, trained, tmp_path):
         ({"contour_weight": 1.0}, "contour_weight=1 needs a map 'contour'"),
     ],
 )
-def test_parameters_that_cannot_be_used_are_refused_before_training(change, said, tmp_path):
+def test_unusable_parameters_are_refused_before_training(change, said, tmp_path):
     config = settings_with_markers()
     config.instances.watershed.update(change)
     with pytest.raises(UserError, match=said):
@@ -181,7 +181,7 @@ def test_parameters_that_cannot_be_used_are_refused_before_training(change, said
     assert not (tmp_path / "run").exists()
 
 
-def test_blank_glass_has_no_nuclei_whatever_the_network_says_of_it():
+def test_blank_glass_has_no_nuclei():
     run = untrained()
     blank = {head: np.zeros((64, 64, 1), np.float32) for head in ("mask", "marker")}
     assert not labeling.find(run, blank, labeling.parameters_of(run)).instances.any()
@@ -247,7 +247,7 @@ def test_masks_alone_are_refused_for_instances_before_training(tmp_path):
 
 @pytest.mark.parametrize("kind", ["watershed", "usenet"])
 @pytest.mark.parametrize("from_mask", [False, True])
-def test_classes_are_found_beside_the_nuclei_and_leave_them_alone(kind, from_mask):
+def test_classes_leave_nuclei_as_they_are(kind, from_mask):
     config = tiny.config("pyramid")
     config.pyramid.update(labels="classes", classes=3)
     config.instances.update(kind=kind, marker_from_mask=from_mask)

@@ -269,7 +269,7 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
 
 
 @pytest.mark.faults
-def test_an_image_beyond_max_pixels_is_refused_and_a_tiled_one_is_not(joint, tmp_path):
+def test_max_pixels_refuses_a_plain_image_and_not_a_tiled_one(joint, tmp_path):
     image = tiny.tissue(5, 64)[0]
     Image.fromarray(image).save(tmp_path / "a.png")
     tifffile.imwrite(tmp_path / "b.tif", image, photometric="rgb", tile=(16, 16))
@@ -280,7 +280,7 @@ def test_an_image_beyond_max_pixels_is_refused_and_a_tiled_one_is_not(joint, tmp
 
 
 @pytest.mark.faults
-def test_seventy_thousand_nuclei_are_seventy_thousand_across_tiles(joint, tmp_path):
+def test_seventy_thousand_nuclei_are_counted_across_tiles(joint, tmp_path):
     image = np.full((400, 800, 3), 255, np.uint8)
     image[::2, ::2] = 0  # dots, none of which touches another
     image[350:] = 255
@@ -307,7 +307,7 @@ def test_hidden_files_and_folders_are_no_images(tmp_path):
 
 
 @pytest.mark.faults
-def test_two_names_that_differ_in_how_accents_are_stored_are_two(joint, tmp_path):
+def test_names_differ_by_how_accents_are_stored(joint, tmp_path):
     names = [unicodedata.normalize(kind, "é") for kind in ("NFC", "NFD")]
     for shade, name in zip((0, 255), names, strict=True):
         Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")

@@ -116,7 +116,7 @@ def test_means_of_uint8_are_rounded():
     np.testing.assert_array_equal(mean[0, 1:3, 1:3, 0], 200)
 
 
-def test_an_ensemble_over_tiles_agrees_with_the_whole_and_with_its_parts(joint):
+def test_an_ensemble_over_tiles_agrees_with_the_whole(joint):
     image = lr_image(20, 28)
     together = tiled.predictor(joint, ensemble=True)
     whole = together(image)

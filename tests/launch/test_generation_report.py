@@ -56,7 +56,7 @@ def test_made_tissue_is_far_and_images_that_come_back_show(run, judge):
 
 
 @pytest.mark.faults
-def test_judge_without_colors_and_squares_of_one_kind_are_refused(run, judge):
+def test_a_judge_needs_colors_and_squares_of_two_kinds(run, judge):
     other = judge.config.copy_and_resolve_references()
     other.data.stain.method = "macenko"
     with pytest.raises(UserError, match=r"reads stain-normalised images.*--features=NAME=WEIGHTS"):

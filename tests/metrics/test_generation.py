@@ -41,7 +41,7 @@ def test_it_has_no_bias_and_grows_with_the_difference():
     assert apart[1] > 5 * error
 
 
-def test_subsets_are_drawn_by_the_seed_and_no_larger_than_the_sets():
+def test_subsets_are_drawn_by_seed_within_the_sets():
     x, y = draws(0, 30, 0), draws(1, 12, 1)
     assert kernel_distance(x, y, subsets=5, seed=3) == kernel_distance(x, y, subsets=5, seed=3)
     assert kernel_distance(x, y, subsets=5, seed=3) != kernel_distance(x, y, subsets=5, seed=4)

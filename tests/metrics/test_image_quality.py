@@ -126,14 +126,14 @@ def test_spectrum_excess_has_a_sign():
 
 
 @pytest.mark.faults
-def test_spectrum_error_of_a_flat_image_is_bounded_by_the_rounding():
+def test_spectrum_error_of_a_flat_image_is_bounded():
     # Grey +-20 has luma power (20 * 219 / 255)^2 per frequency, rounding has 1/12.
     power = (20 * 219 / 255) ** 2
     error = image_quality.power_spectrum_error(_gray(128, 96), _pattern(20, (96, 96)))
     assert error == pytest.approx(10 * math.log10(12 * power), abs=0.5)
 
 
-def test_spectrum_error_looks_above_the_low_resolution_nyquist_frequency_only():
+def test_spectrum_error_sees_frequencies_above_lr_alone():
     x, texture = np.arange(128), _pattern(10, (128, 128))
 
     def with_wave(period):

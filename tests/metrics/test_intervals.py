@@ -53,7 +53,7 @@ def test_values_that_are_not_finite_are_left_out_and_counted():
     assert (nothing.n, nothing.left_out) == (0, 1)
 
 
-def test_a_paired_difference_is_narrow_where_the_images_differ_more_than_the_methods():
+def test_pairing_narrows_what_images_spread():
     rng = np.random.default_rng(0)
     base = rng.normal(28, 3, 30)
     better = base + 0.5 + rng.normal(0, 0.1, 30)
@@ -66,7 +66,7 @@ def test_a_paired_difference_is_narrow_where_the_images_differ_more_than_the_met
         intervals.paired_difference([1.0], [1.0, 2.0])
 
 
-def test_the_p_of_six_images_that_agree_is_the_smallest_there_is():
+def test_the_p_of_six_images_that_agree_is_the_smallest():
     better = np.array([28.1, 30.2, 27.5, 29.9, 31.0, 28.8])
     # Of 2^6 signs, only all + and all - are as far from 0.
     assert intervals.paired_test(better + 0.1, better) == (2 / 64, 6, True)

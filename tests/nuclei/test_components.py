@@ -94,7 +94,7 @@ def test_area_counts_the_whole_component():
     assert components.label_mask(SPIRAL, min_area=int(SPIRAL.sum()) + 1).max() == 0
 
 
-def test_holes_are_filled_up_to_their_area_and_join_what_they_hold():
+def test_filled_holes_join_what_they_hold():
     # The ring's hole is 5 x 3 less the island, 14 px; the small ring's is 1 px.
     labels = components.label_mask(RING_WITH_ISLAND)
     assert labels.max() == 4
@@ -112,7 +112,7 @@ def test_a_bay_at_the_border_is_no_hole():
     np.testing.assert_array_equal(components.label_mask(mask, max_hole=9), mask)
 
 
-def test_a_hole_that_leaks_at_a_corner_is_a_hole_of_8_connected_tissue_only():
+def test_a_hole_leaks_at_a_corner_of_4_connected_tissue():
     mask = _mask(".....", ".###.", ".#.#.", ".##..", ".....")
     assert components.label_mask(mask, max_hole=1, connectivity=8)[2, 2] == 1
     assert components.label_mask(mask, max_hole=1, connectivity=4)[2, 2] == 0
@@ -187,7 +187,7 @@ def test_empty_and_full_masks(value):
     assert list(areas) == [63] * value
 
 
-def test_an_unknown_connectivity_and_an_unwritable_folder_are_refused(tmp_path, monkeypatch):
+def test_unknown_connectivity_and_unwritable_folder_are_refused(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="connectivity=6 is not known; choose one of 4, 8"):
         components.label_mask(U_SHAPE, connectivity=6)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "absent"))

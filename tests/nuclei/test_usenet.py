@@ -103,7 +103,7 @@ def test_sizes_at_their_bounds():
         assert usenet_instances(mask, marker).max() == expected
 
 
-def test_pieces_without_a_marker_and_two_pieces_of_a_zone_are_nuclei():
+def test_pieces_without_a_marker_are_nuclei():
     mask, marker = maps()
     mask[5:15, 5:15] = mask[5:15, 25:35] = 1
     marker[7:13, 7:13] = 1

@@ -236,7 +236,7 @@ def test_noise_of_a_higher_scale_follows_its_difference():
     assert float(got) == pytest.approx(expected, rel=1e-4)
 
 
-def test_noise_of_a_lowest_scale_on_tissue_follows_its_difference():
+def test_noise_of_the_lowest_scale_follows_its_tissue():
     config = tiny.config("pyramid").init_from.pyramid
     config.pyramid.update(base="tissue", noise=0.5)
     stage = build_stage(config, {})

@@ -34,7 +34,7 @@ def test_a_probability_is_given_for_every_pixel():
     assert 0 <= mask.min() <= mask.max() <= 1
 
 
-def test_a_perfect_mask_scores_one_and_padding_counts_for_nothing():
+def test_a_perfect_mask_scores_one_whatever_the_padding():
     stage, _, batch = tiny.built("segmentation")
     probability = batch["mask"][..., None].astype(np.float32)
     probability[3] = 1 - probability[3]
@@ -135,7 +135,7 @@ def pretrained_config(tmp_path):
     return config, arrays
 
 
-def test_an_encoder_starts_from_pretrained_weights_and_learns_on(tmp_path):
+def test_a_pretrained_encoder_learns_on(tmp_path):
     config, arrays = pretrained_config(tmp_path)
     stage, state, batch = tiny.built("use_net", config)
     kernel = arrays["conv1.weight"].transpose(2, 3, 1, 0)
@@ -233,7 +233,7 @@ def test_a_network_agrees_with_an_average_that_is_itself():
     assert metrics["loss"] == pytest.approx(total, rel=1e-6)
 
 
-def test_the_loss_of_labels_is_that_of_the_labelled_images_alone():
+def test_the_loss_of_labels_is_of_labelled_images_alone():
     stage, state, batch = taught()
     half = {field: array[:2] for field, array in batch.items()}
     plain, state_without, _ = tiny.built("unet", without_norm())

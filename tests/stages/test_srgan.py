@@ -54,7 +54,7 @@ def test_the_baseline_s_networks_learn_together():
             assert not tiny.same(old, new)
 
 
-def test_the_discriminator_of_2021_passes_no_gradient_of_one_image():
+def test_the_2021_discriminator_has_no_gradient_of_one_image():
     config = tiny.config("srgan_srresnet")
     # A crop of 16 px is one pixel after four halvings, as 256 px are after eight.
     config.discriminator.update(
@@ -95,7 +95,7 @@ def test_the_discriminator_may_learn_alone_at_first():
     assert not tiny.same(later.params["generator"], state.params["generator"])
 
 
-def test_the_discriminator_warms_up_without_the_adversarial_term():
+def test_a_discriminator_warms_up_without_adversarial_term():
     config = tiny.config("srgan")
     config.loss.features.weight = 0.0
     config.loss.adversarial.discriminator_warmup = 2

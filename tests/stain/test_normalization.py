@@ -192,9 +192,7 @@ ONE_STAIN = {
     + [(method, *case) for method in BY_STAINS for case in ONE_STAIN.values()]
     + [(Method("reinhard"), ONE_STAIN[case][0], "vary") for case in ("one colour", "gray")],
 )
-def test_what_cannot_be_fitted_keeps_its_colors_and_is_warned_of(
-    image, method, reason, other, caplog
-):
+def test_an_image_that_cannot_be_fitted_keeps_its_colors(image, method, reason, other, caplog):
     target = fit(other, method, name="target")
     with caplog.at_level(logging.WARNING):
         source = fit(image, method, name="slide 7")

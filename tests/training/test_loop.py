@@ -276,7 +276,7 @@ def test_a_set_too_large_for_the_device_leaves_no_workdir(tmp_path):
 
 
 @pytest.mark.faults
-def test_a_loss_that_is_not_finite_skips_its_step_and_is_counted(tmp_path, monkeypatch):
+def test_a_non_finite_loss_skips_its_step_and_counts(tmp_path, monkeypatch):
     config = tiny.config()
     made, error = pipeline.train_batches, pixel.KINDS[config.loss.pixel]
 

@@ -117,7 +117,7 @@ def tensorboard(monkeypatch):
         monkeypatch.setitem(sys.modules, name, module)
 
 
-def test_tensorboard_gets_finite_values_and_the_step_of_resuming(tmp_path, tensorboard):
+def test_tensorboard_gets_finite_values_and_a_resumed_step(tmp_path, tensorboard):
     writer = MetricWriter(tmp_path, resume_step=2, tensorboard=True)
     writer.write(3, "train", {"loss": 0.5, "psnr": float("nan")})
     writer.warn(3, "flat")
