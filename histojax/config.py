@@ -90,8 +90,10 @@ def check_format(found: int, place: object) -> None:
 def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     """Writes the config into a new workdir, or checks it against the one that is there.
 
-    UserError: the workdir was started with another config (every differing field is listed), or has
-    another format. DiskError: it cannot be written.
+    Raises:
+        UserError: the workdir was started with another config (every differing field is listed), or
+            has another format.
+        DiskError: it cannot be written.
     """
     path = workdir / "config.json"
     values = to_values(config)

@@ -54,7 +54,10 @@ def free_bytes(path: str | Path | None) -> int | None:
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """A path in the same folder to write to, renamed to `path` at the end, removed on failure.
 
-    The folder is made where it is missing. DiskError: the disk refuses.
+    The folder is made where it is missing.
+
+    Raises:
+        DiskError: the disk refuses.
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
@@ -75,8 +78,12 @@ def sole_use(folder: Path) -> Iterator[None]:
     """Holds a folder, made where it is missing, against every other process that asks for it.
 
     The lock belongs to the process and goes with it, however it ends. On NFS it holds between
-    machines too, as far as the server's lock service runs. A file system without locks is used
-    with a warning. UserError: another process holds it. DiskError: it cannot be made or written.
+    machines too, as far as the server's lock service runs. A file system without locks is used with
+    a warning.
+
+    Raises:
+        UserError: another process holds it.
+        DiskError: it cannot be made or written.
     """
     path = folder / ".lock"
     with contextlib.ExitStack() as stack:

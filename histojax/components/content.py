@@ -97,7 +97,8 @@ class Content:
 def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree]) -> Content:
     """Content from the config group `loss`: pixel, pixel_weight, and features where weighted.
 
-    UserError: an unknown kind, network or layer, or network "segmenter" without a start.
+    Raises:
+        UserError: an unknown kind, network or layer, or network "segmenter" without a start.
     """
     check(config, {"pixel": one_of(pixel.KINDS)}, "loss.")
     kind = pixel.KINDS[config.pixel]

@@ -162,7 +162,8 @@ _RULES = {
 def build_critic(config: ConfigDict) -> Critic | None:
     """The critic of groups `discriminator` and `loss.adversarial`; None where its weight is 0.
 
-    UserError: an unknown field or kind, or a value out of its range.
+    Raises:
+        UserError: an unknown field or kind, or a value out of its range.
     """
     group = config.loss.adversarial
     if group.weight == 0:

@@ -87,8 +87,9 @@ _RULES = {
 def build_teacher(config: ConfigDict) -> Teacher | None:
     """The teacher of group `teacher`; None where its weight is 0 or the stage has no such group.
 
-    UserError: a value out of its range, a teacher without unlabelled images or the other way
-    round, a stage that uses neither, or an average that is none.
+    Raises:
+        UserError: a value out of its range, a teacher without unlabelled images or the other way
+            round, a stage that uses neither, or an average that is none.
     """
     group, spec = config.get("teacher"), config.data.unlabelled
     if group is not None:

@@ -28,7 +28,10 @@ def module(
 ) -> Any:
     """A linen module of a config's precision, from the config group that holds its fields.
 
-    `named`: whether the group's field `kind` names it. UserError: a field that it does not have.
+    `named`: whether the group's field `kind` names it.
+
+    Raises:
+        UserError: a field that it does not have.
     """
     known = {f.name for f in dataclasses.fields(kind)} - {"parent", "name", "dtype", *fixed}
     fields = {key: v for key, v in config[group].items() if not (named and key == "kind")}

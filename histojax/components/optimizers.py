@@ -20,8 +20,9 @@ _RULES = {
 def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
     """The learning rate by step: warm-up, then the named schedule down to `end_factor`.
 
-    UserError: an unknown schedule, a warm-up as long as the run, or drops that are out of order or
-    missing.
+    Raises:
+        UserError: an unknown schedule, a warm-up as long as the run, or drops that are out of order
+            or missing.
     """
     check(config, {"schedule": _RULES["schedule"]}, f"{group}.")
     warmup = int(config.warmup_steps)
@@ -56,8 +57,10 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
 def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTransformation:
     """AdamW, with weight decay on kernels alone, behind gradient clipping (clip_norm=0: none).
 
-    `steps` is the length of the run and `group` the config group's name, for messages. UserError:
-    a value out of its range.
+    `steps` is the length of the run and `group` the config group's name, for messages.
+
+    Raises:
+        UserError: a value out of its range.
     """
     check(config, _RULES, f"{group}.")
     adamw = optax.adamw(

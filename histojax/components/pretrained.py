@@ -39,8 +39,9 @@ def read_arrays(
 ) -> dict[str, np.ndarray]:
     """All arrays of a .safetensors or .npz file, after its SHA-256 was compared.
 
-    UserError: the file is missing, has another SHA-256, another ending, holds pickled objects or
-    cannot be read.
+    Raises:
+        UserError: the file is missing, has another SHA-256, another ending, holds pickled objects
+            or cannot be read.
     """
     if not path.is_file():
         raise UserError(f"The weight file {path} does not exist: correct {path_field}.")
@@ -237,8 +238,9 @@ def fit_tree(
 ) -> dict[str, Any]:
     """Nests arrays, "module/submodule/parameter" -> array, in the form of a tree, as float32.
 
-    UserError lists every missing name (-) and every extra one (+) with its shape; a parameter of
-    another shape appears as both.
+    Raises:
+        UserError: lists every missing name (-) and every extra one (+) with its shape; a parameter
+            of another shape appears as both.
     """
     parameters = traverse_util.flatten_dict(expected, sep="/")
     wanted = {key: leaf.shape for key, leaf in parameters.items()}

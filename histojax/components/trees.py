@@ -21,7 +21,8 @@ def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
 def check_names(stored: Any, wanted: Any, place: Any) -> None:
     """Compares names and shapes of a stored tree with those of the tree that a model needs.
 
-    UserError lists every name that is missing (-), extra (+) or of another shape (~).
+    Raises:
+        UserError: lists every name that is missing (-), extra (+) or of another shape (~).
     """
     old, new = shapes(stored), shapes(wanted)
     lines = [f"- {name} {shape}" for name, shape in new.items() if name not in old]

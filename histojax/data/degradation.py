@@ -245,8 +245,11 @@ def _sample_order(
 def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) -> Any:
     """uint8 (H, W, 3), NumPy or JAX -> its low-resolution image (H/r, W/r, 3) of the same kind.
 
-    `parameters` is what `sample_parameters` drew for this image. UserError for a size that is no
-    multiple of r, or a traced array where the degradation runs on the host only.
+    `parameters` is what `sample_parameters` drew for this image.
+
+    Raises:
+        UserError: for a size that is no multiple of r, or a traced array where the degradation runs
+            on the host only.
     """
     scale = degradation.scale
     if degradation.name in FIXED:

@@ -46,13 +46,15 @@ def eval_batches(
     """Deterministic batches without augmentation, to watch a run by.
 
     Each batch holds `fields` and "weight", float32 (B,), 1, or 0 for the padding of the last batch.
-    UserError for a config value that breaks its rule, or fields that the source does not hold.
 
     Args:
         crop: side in hr px; None takes `config.data.crop`.
         limit: at most so many images, the first ones; None takes all.
         crops_per_image: 1 for the center, n^2 for a grid of n by n.
         seed: with the image's name, the seed of its degradation.
+
+    Raises:
+        UserError: for a config value that breaks its rule, or fields that the source does not hold.
     """
     spec = example_spec(source, data_config, fields, crop=crop, augment=False)
     sizes = {"batch_size": batch_size, "crops_per_image": crops_per_image, "limit": limit}

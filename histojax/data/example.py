@@ -65,8 +65,11 @@ def example_spec(
     """Reads `config.data` against what the first image of the source offers.
 
     `fields` are the batch's, out of `FIELDS`; `crop` None takes `config.data.crop`; `augment` is
-    whether `config.data.augmentation` applies. UserError for an empty source, a field that it does
-    not hold, or a config value that breaks its rule.
+    whether `config.data.augmentation` applies.
+
+    Raises:
+        UserError: for an empty source, a field that it does not hold, or a config value that breaks
+            its rule.
     """
     unknown = sorted(set(fields) - set(FIELDS))
     if unknown or not fields:

@@ -232,9 +232,6 @@ def train_batches(
 ) -> Batches:
     """Endless training batches with a position that can be saved.
 
-    UserError for a config value that breaks its rule, fields that the source does not hold, or
-    device placement where it is not possible. An unusable image is refused when it is read.
-
     Args:
         data_config: `config.data`. placement "auto" takes the device where there is an accelerator,
             the set fits device_bytes and every step can run there.
@@ -242,6 +239,10 @@ def train_batches(
         batch_size: B, of this process.
         process_index, process_count: all processes make B examples, all different.
         sharding: see `DeviceBatches`; host batches are NumPy arrays of this process's part.
+
+    Raises:
+        UserError: for a config value that breaks its rule, fields that the source does not hold, or
+            device placement where it is not possible. An unusable image is refused when it is read.
     """
     spec = example_spec(source, data_config, fields)
     if spec.augmentation.own_stains:

@@ -72,8 +72,9 @@ def _structure(image: np.ndarray) -> np.ndarray:
 def check_registration(source: Source, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
-    UserError names the pairs furthest off, where any is off by more than `max_shift` hr px; 0
-    checks nothing.
+    Raises:
+        UserError: names the pairs furthest off, where any is off by more than `max_shift` hr px; 0
+            checks nothing.
     """
     check({"max_shift": max_shift}, _RULES, "data.")
     if not max_shift or not len(source) or "lr" not in source[0]:

@@ -34,7 +34,8 @@ class Scored(NamedTuple):
 def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterator[Scored]:
     """Scores each image by a run's config: seed, data.scale, data.degradation.
 
-    UserError where the source lacks the masks that rows need.
+    Raises:
+        UserError: where the source lacks the masks that rows need.
     """
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     for index in range(len(source)):

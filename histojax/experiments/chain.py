@@ -36,8 +36,11 @@ FIELDS += ("eval", "checkpoint", "log")
 def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Trains what a config describes and everything it starts from; the summary of summary.json.
 
-    A chain's stages get folders below the workdir, named as configs are. UserError: a failure that
-    the user can mend. SystemExit with status 0: a signal stopped the run after its checkpoint.
+    A chain's stages get folders below the workdir, named as configs are.
+
+    Raises:
+        UserError: a failure that the user can mend.
+        SystemExit: with status 0, where a signal stopped the run after its checkpoint.
     """
     try:
         ordered = stages_of(config)
@@ -81,8 +84,9 @@ def _run_stages(ordered: list[ConfigDict], workdir: pathlib.Path) -> dict[str, A
 def stages_of(config: ConfigDict) -> list[ConfigDict]:
     """The config and all that it starts from, earliest first, each name once.
 
-    UserError: two different configs carry one name, or one lacks a field or has a scale factor that
-    is not offered.
+    Raises:
+        UserError: two different configs carry one name, or one lacks a field or has a scale factor
+            that is not offered.
     """
     found: dict[str, ConfigDict] = {}
 

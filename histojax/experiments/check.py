@@ -25,8 +25,11 @@ from histojax.training.validation import crop_step, fitting_crop
 def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None:
     """Goes through all stages, earliest first, by shape alone, and through their data.
 
-    `resumed` names the stages that resume from a checkpoint. UserError: a config value that a stage
-    refuses, a run that it cannot start from, or data that it cannot train on.
+    `resumed` names the stages that resume from a checkpoint.
+
+    Raises:
+        UserError: a config value that a stage refuses, a run that it cannot start from, or data
+            that it cannot train on.
     """
     shapes: dict[str, dict[str, Tree]] = {}
     registered: set[tuple[Any, ...]] = set()

@@ -34,7 +34,8 @@ def orient(pixels: np.ndarray, orientation: int) -> np.ndarray:
 def eight_bits(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
     """Converts full-range uint16 samples v to uint8 round(v / 257).
 
-    UserError where no colour sample reaches 2**15: the samples are likely 10 to 14-bit.
+    Raises:
+        UserError: where no colour sample reaches 2**15: the samples are likely 10 to 14-bit.
     """
     colors = samples[..., :-1] if samples.ndim == 3 and samples.shape[2] in (2, 4) else samples
     if colors.max() < 2**15:
@@ -108,7 +109,8 @@ def check_pixels(path: pathlib.Path, pixels: int, max_pixels: int, what: str = "
 def whole_numbers(path: pathlib.Path, values: np.ndarray) -> np.ndarray:
     """Returns float labels as int64, and others as they are.
 
-    UserError where some are no whole numbers, or their type may have rounded two into one.
+    Raises:
+        UserError: where some are no whole numbers, or their type may have rounded two into one.
     """
     if values.dtype.kind != "f":
         return values

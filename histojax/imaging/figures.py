@@ -55,7 +55,9 @@ def agreement(
     """Where two masks (H, W) agree: FOUND in both, EXTRA predicted only, MISSED annotated only.
 
     uint8 (H, W, 3); the image, uint8 (H, W, 3), is shown pale and grey beneath, None as white.
-    ValueError for shapes that differ.
+
+    Raises:
+        ValueError: for shapes that differ.
     """
     predicted, annotated = np.asarray(predicted) > 0, np.asarray(annotated) > 0
     if predicted.shape != annotated.shape:

@@ -25,8 +25,9 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     Takes 1, 2, 4, 8 and 16-bit grey PNG, palette PNG (its indices), BMP, integer TIFF, float TIFF
     whose values are whole numbers, and RGB whose three channels are equal, of `max_pixels` or less.
 
-    UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
-    negative, beyond int32 or the exact range of its float type, or too large.
+    Raises:
+        UserError: not a readable image, lossy (JPEG), of several different channels, of fractions,
+            negative, beyond int32 or the exact range of its float type, or too large.
     """
     path = pathlib.Path(path)
     kind = formats.kind(path)
@@ -60,8 +61,10 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
 def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np.ndarray:
     """Reads a region of a label map in TIFF as int32 (height, width), in the memory of its tiles.
 
-    The TIFF is upright and of one channel, as `writers.stream_tiff` makes it. ValueError where the
-    region is empty or reaches beyond the image.
+    The TIFF is upright and of one channel, as `writers.stream_tiff` makes it.
+
+    Raises:
+        ValueError: where the region is empty or reaches beyond the image.
     """
     path = pathlib.Path(path)
     if formats.kind(path) != "TIFF":

@@ -73,7 +73,9 @@ class RegionReader(contextlib.ExitStack):
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the pixels of a region from y, x on as a new uint8 array (height, width, 3).
 
-        ValueError: the region is not inside the image. UserError: the file is damaged there.
+        Raises:
+            ValueError: the region is not inside the image.
+            UserError: the file is damaged there.
         """
         if not (0 <= y < y + height <= self.height and 0 <= x < x + width <= self.width):
             raise ValueError(
@@ -120,8 +122,10 @@ def listed(
     """The files among files and folders, those of a folder in order of name.
 
     Files of a folder end in one of `suffixes` and are not hidden; a file may end in anything.
-    UserError for a path that is not there, or a folder without such files: it names the `flag` and
-    the `kind`, such as ("an image", "images").
+
+    Raises:
+        UserError: for a path that is not there, or a folder without such files: it names the `flag`
+            and the `kind`, such as ("an image", "images").
     """
     one, several = kind
     files: list[pathlib.Path] = []
@@ -156,7 +160,8 @@ def open_image(
         max_pixels: largest image, or single strip or tile, that is decoded whole, px.
         cache_bytes: bound on the decoded tiles that are kept for the next region.
 
-    UserError: not a readable image, truncated, not converted, or larger than max_pixels.
+    Raises:
+        UserError: not a readable image, truncated, not converted, or larger than max_pixels.
     """
     path = pathlib.Path(path)
     kind = formats.kind(path)

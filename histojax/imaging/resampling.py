@@ -118,7 +118,9 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
 
     (..., H/r, W/r, C): uint8 for uint8, rounded between the axes as Pillow does; float32 for float
     (float64 for a JAX array of that), unrounded and unclipped (bicubic and lanczos3 overshoot).
-    UserError for an unknown kernel or scale, or a size that is no multiple of the scale.
+
+    Raises:
+        UserError: for an unknown kernel or scale, or a size that is no multiple of the scale.
     """
     check_kernel(kernel)
     check_scale(scale)
@@ -130,8 +132,11 @@ def downsample(hr: Any, scale: int, kernel: str = "bicubic") -> Any:
 def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
     """Enlarges images (..., h, w, C) by r as Pillow's `Image.resize` does: the bicubic baseline.
 
-    (..., h r, w r, C), of types as in `downsample`. A JAX array is multiplied by a dense matrix
-    (h r, h) along each axis, which suits crops and tiles. UserError for an unknown kernel or scale.
+    The result is (..., h r, w r, C), of types as in `downsample`. A JAX array is multiplied by a
+    dense matrix (h r, h) along each axis, which suits crops and tiles.
+
+    Raises:
+        UserError: for an unknown kernel or scale.
     """
     check_kernel(kernel)
     check_scale(scale)

@@ -60,7 +60,10 @@ def core_size(
 
     Small images get a core of their own size rather than a mostly empty window, and long sides are
     cut into equal parts rather than into full tiles and a sliver. The core is a multiple of the
-    stride, and `largest` bounds the memory of one window. UserError: `largest` is below the stride.
+    stride, and `largest` bounds the memory of one window.
+
+    Raises:
+        UserError: `largest` is below the stride.
     """
     if largest < stride:
         raise UserError(

@@ -62,7 +62,8 @@ def stream_tiff(
         height, width: H, W, px.
         mpp: um per px, kept in the resolution tags (px per cm).
 
-    ValueError: strips of the wrong width, number of rows or type; a negative label.
+    Raises:
+        ValueError: strips of the wrong width, number of rows or type; a negative label.
     """
 
     def checked() -> Iterator[np.ndarray]:

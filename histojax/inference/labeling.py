@@ -86,7 +86,8 @@ class Labeller(contextlib.ExitStack):
     def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
         """For a run's maps of (height, width) px in all, of `mpp` um per px where it is known.
 
-        UserError: the image is too large for a post-processor that takes whole images.
+        Raises:
+            UserError: the image is too large for a post-processor that takes whole images.
         """
         super().__init__()
         assert segments(run.stage)

@@ -103,7 +103,9 @@ def predict_files(
 def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
     """The images among files and folders, in order of name.
 
-    UserError for a path that is not there, a folder without images, or two results of one name.
+    Raises:
+        UserError: for a path that is not there, a folder without images, or two results of one
+            name.
     """
     files = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
     names: dict[str, pathlib.Path] = {}
@@ -140,8 +142,9 @@ def predict_file(
         resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
         max_pixels: largest image that is decoded whole, px.
 
-    UserError: an image that cannot be read, whose scale does not fit, or whose name is too long or
-    no text; an output that the run does not make.
+    Raises:
+        UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
+            or no text; an output that the run does not make.
     """
     name = conversion.readable_name(path)
     sinks = _sinks(run, outputs)
@@ -229,7 +232,9 @@ def scale_factor(
 ) -> tuple[float, str]:
     """(factor to resample an image by, a sentence about it), from its um per px and the run's.
 
-    UserError where the scales of `path` and the run are further apart than 2 without `resample`.
+    Raises:
+        UserError: where the scales of `path` and the run are further apart than 2 without
+            `resample`.
     """
     if mpp is None:
         return 1.0, "scale unknown, taken as it is (--mpp=... gives it)"

@@ -35,7 +35,8 @@ def kernel_distance(
 ) -> float:
     """KID: mean of `squared_mmd` over random subsets of `size` rows (N or M where that is smaller).
 
-    ValueError: fewer than 2 rows, or features of two sizes.
+    Raises:
+        ValueError: fewer than 2 rows, or features of two sizes.
     """
     rng = np.random.default_rng(seed)
     x, y = np.asarray(x), np.asarray(y)

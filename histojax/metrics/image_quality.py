@@ -50,7 +50,10 @@ def ssim(a: np.ndarray, b: np.ndarray) -> float:
     """Structural similarity (Wang et al. 2004, eq. 13) of (H, W) or (H, W, C), by scikit-image.
 
     The mean over channels and over the windows that lie inside the image (the outer 5 px are
-    centres of none), with weighted population variances. UserError: H or W is below 11.
+    centres of none), with weighted population variances.
+
+    Raises:
+        UserError: H or W is below 11.
     """
     _check_same(a, b)
     if min(a.shape[:2]) < _WINDOW:
@@ -85,12 +88,20 @@ def ssim_rgb(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 
 
 def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """PSNR of protocol P2, dB; UserError: too little of the image is left."""
+    """PSNR of protocol P2, dB.
+
+    Raises:
+        UserError: too little of the image is left.
+    """
     return psnr(*_shaved_luma(sr, hr, scale))
 
 
 def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """SSIM of protocol P2; UserError: too little of the image is left."""
+    """SSIM of protocol P2.
+
+    Raises:
+        UserError: too little of the image is left.
+    """
     return ssim(*_shaved_luma(sr, hr, scale))
 
 

@@ -73,7 +73,10 @@ def overlap_table(prediction: np.ndarray, truth: np.ndarray) -> OverlapTable:
     Reads the integer images (H, W) piece by piece in raster order, as runs of pixels that agree in
     both labels, so that only runs are sorted. Memory beyond the images is bounded by a piece, by
     the number of pairs and by the pieces that each crosses; images that are not contiguous are
-    copied. ValueError: shapes that differ, labels that are negative or no integers.
+    copied.
+
+    Raises:
+        ValueError: shapes that differ, labels that are negative or no integers.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:
@@ -201,7 +204,9 @@ def f1(table: OverlapTable, *, threshold: float = 0.5) -> float:
     """Object F1, 2 TP / (N + M): TP pairs of IoU of at least `threshold`, each instance in one.
 
     At 0.5 and below an instance may have several such pairs; then as many as possible count.
-    ValueError: a threshold that is not above 0 and at most 1.
+
+    Raises:
+        ValueError: a threshold that is not above 0 and at most 1.
     """
     if not 0 < threshold <= 1:
         raise ValueError(f"a threshold of {threshold} is no IoU; give one above 0, at most 1")

@@ -12,7 +12,8 @@ import numpy as np
 def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int = 2) -> np.ndarray:
     """Pixel counts int64 (K, K): [i, j] pixels of true class i were called j.
 
-    ValueError: shapes that differ, or no integer or bool class in 0 .. K - 1.
+    Raises:
+        ValueError: shapes that differ, or no integer or bool class in 0 .. K - 1.
     """
     prediction, truth = np.asarray(prediction), np.asarray(truth)
     if prediction.shape != truth.shape:

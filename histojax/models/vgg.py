@@ -34,8 +34,10 @@ class VGG19(nn.Module):
         """{tap: (B, h, w, C) float32} of RGB (B, H, W, 3) in [0, 1]; no deeper layers run.
 
         Taps are "relu1_1" ... "relu5_4", or "conv1_1" ... before the ReLU; block b is at
-        1 / 2^(b - 1) of the size, rounded down. `train` is without effect. ValueError: a tap that
-        there is not, or an image too small for the deepest one.
+        1 / 2^(b - 1) of the size, rounded down. `train` is without effect.
+
+        Raises:
+            ValueError: a tap that there is not, or an image too small for the deepest one.
         """
         del train
         deepest = deepest_tap("VGG19", x, taps, TAPS, [2 ** (int(tap[4]) - 1) for tap in TAPS])

@@ -63,8 +63,11 @@ def usenet_instances(
     off. Its numbers run down the columns, which decides what is on top.
 
     Mask and marker are probabilities (H, W), floating point in [0, 1] or bool; the source's are
-    resized to the image's 1000 x 1000 px before. ValueError for other shapes, dtypes or ranges.
-    The nuclei are int32 (H, W), 1..n in raster order of their first pixels.
+    resized to the image's 1000 x 1000 px before. The nuclei are int32 (H, W), 1..n in raster order
+    of their first pixels.
+
+    Raises:
+        ValueError: for other shapes, dtypes or ranges.
     """
     p = parameters or USENetParameters()
     check_map("mask", mask, np.shape(mask))

@@ -223,7 +223,8 @@ class InstanceLabeller(contextlib.ExitStack):
 def check_maps(maps: Maps, parameters: InstanceParameters) -> None:
     """Raises ValueError for maps that are missing, of another shape or dtype, or not in [0, 1].
 
-    UserError: a weight is given to a map that is not there.
+    Raises:
+        UserError: a weight is given to a map that is not there.
     """
     for name in ("mask", "marker"):
         if name not in maps:

@@ -40,7 +40,8 @@ Curves = Mapping[tuple[str, str], Curve]
 def read_curves(workdir: Path) -> tuple[dict[tuple[str, str], Curve], list[tuple[float, str]]]:
     """(split, metric) -> curve, and (step, words) of each warning, of a workdir's metrics.jsonl.
 
-    OSError, ValueError: there is none, or it is no text.
+    Raises:
+        OSError, ValueError: there is none, or it is no text.
     """
     curves: dict[tuple[str, str], Curve] = {}
     warned: list[tuple[float, str]] = []

@@ -68,7 +68,9 @@ class Series:
         """Writes the checkpoint of a step and drops the oldest beyond `keep`.
 
         Checkpoints of this step or later, left by a run that has since gone back, are replaced.
-        DiskError: the disk will not take it; earlier checkpoints stay.
+
+        Raises:
+            DiskError: the disk will not take it; earlier checkpoints stay.
         """
         with self._refusals(step):
             manager = self._manager
@@ -118,8 +120,9 @@ class Series:
     def restore(self, template: Tree) -> Restored | None:
         """The newest checkpoint that can be read, in the form of `template`; None if there is none.
 
-        UserError: the checkpoint is of another architecture (every missing and extra name is
-        listed) or every checkpoint is damaged.
+        Raises:
+            UserError: the checkpoint is of another architecture (every missing and extra name is
+                listed) or every checkpoint is damaged.
         """
         restored = self._newest(lambda step: self._read(step, template))
         if restored is None and self.steps():

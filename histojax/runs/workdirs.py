@@ -37,7 +37,8 @@ class Run:
 def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
     """The folder of the run that a workdir stands for: itself, or a chain's last stage.
 
-    UserError: it is no workdir, or nothing is trained in it yet.
+    Raises:
+        UserError: it is no workdir, or nothing is trained in it yet.
     """
     if (workdir / "checkpoints").is_dir():
         return workdir
@@ -64,8 +65,9 @@ def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, Any]
 def fresh_state(stage: Stage, config: ConfigDict) -> State:
     """A stage's state before its first step.
 
-    UserError: its networks cannot be made as the config has them, or do not fit the crop or the
-    variables that they start from.
+    Raises:
+        UserError: its networks cannot be made as the config has them, or do not fit the crop or the
+            variables that they start from.
     """
     try:
         return stage.init(jax.random.key(config.seed), example_batch(config))
@@ -88,8 +90,10 @@ def without_pretrained(config: ConfigDict) -> ConfigDict:
 def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
     """The best checkpoint of a workdir, of a stage or a chain (the last where no best is kept).
 
-    `precision` is a compute dtype to use instead of the config's. UserError: there is none, it is
-    damaged, or of another architecture.
+    `precision` is a compute dtype to use instead of the config's.
+
+    Raises:
+        UserError: there is none, it is damaged, or of another architecture.
     """
     folder = stage_folder(workdir)
     config = from_values(read_config(folder / "config.json"))

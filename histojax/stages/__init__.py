@@ -18,7 +18,8 @@ STAGES = ("generator", "segmentation", "srgan", "joint", "pyramid")
 def build_stage(config: ConfigDict, initial: Mapping[str, Any]) -> Stage:
     """The stage named `config.stage`, started from the given variables by network.
 
-    UserError: a stage or value that cannot be used.
+    Raises:
+        UserError: a stage or value that cannot be used.
     """
     check(config, {"stage": one_of(STAGES)})
     return importlib.import_module(f"histojax.stages.{config.stage}").build_stage(config, initial)

@@ -165,7 +165,8 @@ def pixel_accuracy(logits: jax.Array, mask: jax.Array) -> jax.Array:
 def build_mask_loss(config: ConfigDict) -> MaskLoss:
     """The loss of fields bce_weight, dice_weight, squared_dice, mse_weight and smooth.
 
-    UserError: all weights are 0 or one is negative, or the smoothing is.
+    Raises:
+        UserError: all weights are 0 or one is negative, or the smoothing is.
     """
     weights = (config.bce_weight, config.dice_weight, config.mse_weight)
     if min(weights) < 0 or sum(weights) == 0:
@@ -195,8 +196,9 @@ def build_segmenter(config: ConfigDict) -> Any:
 def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
     """Pretrained variables of the segmenter's encoder, by group `pretrained`; None: none.
 
-    UserError: an unknown name, weights that cannot be read or fetched, or a segmenter that they do
-    not suit.
+    Raises:
+        UserError: an unknown name, weights that cannot be read or fetched, or a segmenter that they
+            do not suit.
     """
     group = config.get("pretrained")  # of use_net.py alone
     if group is None:
@@ -232,7 +234,8 @@ def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
 def build_instances(config: ConfigDict, heads: tuple[str, ...]) -> postprocessing.Parameters | None:
     """How maps of these heads become nuclei; None where there are no markers, predicted or made.
 
-    UserError: a parameter of group `instances` that breaks its rule.
+    Raises:
+        UserError: a parameter of group `instances` that breaks its rule.
     """
     group = config.instances
     if "marker" not in heads and not group.marker_from_mask:

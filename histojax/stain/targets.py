@@ -27,7 +27,8 @@ KNOWN: dict[str, dict[str, Fit]] = {
 def target_fit(target: str, method: Method) -> Fit:
     """The fit, by a method, of a target: a name in `KNOWN`, or the path of an image.
 
-    UserError for neither, an image that is no fit, or a known target of another sparsity.
+    Raises:
+        UserError: for neither, an image that is no fit, or a known target of another sparsity.
     """
     if target in KNOWN:
         if method.name.startswith("spcn") and method.sparsity != SPARSITY:

@@ -26,7 +26,8 @@ RULES = {"wandb.mode": checks.one_of(("online", "offline"))}
 def check(log: ConfigDict) -> None:
     """Checks what `config.log` asks for, before anything is trained.
 
-    UserError: a package that is not installed, or an unknown mode.
+    Raises:
+        UserError: a package that is not installed, or an unknown mode.
     """
     checks.check(log, RULES, "log.")
     if log.tensorboard and not _installed("tensorboardX"):

@@ -27,7 +27,8 @@ class WandbRun:
     def __init__(self, config: ConfigDict, workdir: pathlib.Path):
         """Starts the run, or goes on with the one that the workdir, which exists, names.
 
-        UserError: W&B takes no such run (nobody is logged in, a project name it refuses).
+        Raises:
+            UserError: W&B takes no such run (nobody is logged in, a project name it refuses).
         """
         import wandb
 

@@ -116,8 +116,9 @@ def pairs(
 ) -> list[tuple[str, Path, Path]]:
     """(key, image, annotation) in order of key; annotations without an image are left out.
 
-    UserError names the `layout` that a source without images or annotations was to hold, or the
-    annotation that an image lacks: `expected`, with {} for its key.
+    Raises:
+        UserError: names the `layout` that a source without images or annotations was to hold, or
+            the annotation that an image lacks: `expected`, with {} for its key.
     """
     if not images or not annotations:
         raise unrecognised(root, layout)

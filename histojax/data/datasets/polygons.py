@@ -12,7 +12,10 @@ from histojax.errors import UserError
 def read_regions(path: Path) -> list[np.ndarray]:
     """The polygons of an annotation file, float (vertices, 2) of (y, x) in px each.
 
-    Pixel centres are at whole numbers. UserError for a damaged file, or no Aperio annotation.
+    Pixel centres are at whole numbers.
+
+    Raises:
+        UserError: for a damaged file, or no Aperio annotation.
     """
     try:
         root = ElementTree.parse(path).getroot()

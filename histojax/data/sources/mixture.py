@@ -28,7 +28,10 @@ def open_mixture(
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
     Split "train" follows the weights, which need not add up to 1; the others hold every image once.
-    UserError for a malformed spec, a source that cannot be opened, or a patient in two of them.
+
+    Raises:
+        UserError: for a malformed spec, a source that cannot be opened, or a patient in two of
+            them.
     """
     weights = parse_mixture(spec)
     sources = {

@@ -23,7 +23,10 @@ def group_of(name: str, pattern: str | None = "") -> str:
 
     It is the first group, or else the whole match, of the regular expression `pattern`; of an empty
     one the first 12 characters of a TCGA barcode, else the text before the first "_", else the
-    name. UserError for a pattern that is malformed or does not match.
+    name.
+
+    Raises:
+        UserError: for a pattern that is malformed or does not match.
     """
     if not pattern:
         patient = _TCGA_PATIENT.match(name)
@@ -70,7 +73,9 @@ def checked_splits(
     """{split: names} from the content of splits.json; splits without names are left out.
 
     It lists names or file names by split; `images` is {name: path} of those that there are.
-    UserError for another split, an image that is not there, or one that is named twice.
+
+    Raises:
+        UserError: for another split, an image that is not there, or one that is named twice.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
     splits: dict[str, list[str]] = {}
@@ -110,13 +115,15 @@ def names_of_split(
 ) -> list[str]:
     """The sorted names of a split, no patient of which is on the other side of training.
 
-    UserError for a split that is not there, a single group to carve, or a group in two splits. A
-    group in test and in another split that is no TCGA patient is warned of where test is opened.
-
     Args:
         roles: {name: split}; images in no split are left out or None.
         carve: whether `split_groups` takes val out of the train images.
         published: whether others made the splits: a group that trains and tests is then no error.
+
+    Raises:
+        UserError: for a split that is not there, a single group to carve, or a group in two splits.
+            A group in test and in another split that is no TCGA patient is warned of where test is
+            opened.
     """
     if carve and split != "all":
         training = {name: groups[name] for name, role in roles.items() if role == "train"}

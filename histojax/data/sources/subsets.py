@@ -39,7 +39,10 @@ def labelled_part(source: Source, share: float, seed: int) -> Source:
     """The images of a training split whose labels are used: those of a share of the patients.
 
     They are the first groups by SHA-256 of (seed, group), at least one. A larger share of one seed
-    holds the smaller ones. UserError for a share out of range.
+    holds the smaller ones.
+
+    Raises:
+        UserError: for a share out of range.
     """
     check({"labelled": share}, _LABELLED, "data.")
     if share == 1:
@@ -56,8 +59,10 @@ def left_out(source: Source, share: float, seed: int) -> Subset:
 def with_extra(source: Source, extra: Source, weight: float) -> Source:
     """A training split and further images, which make up the share `weight` of the crops.
 
-    At weight 1 the extra images are all there is. UserError for a weight that is not above 0, up to
-    1, or sets of different classes.
+    At weight 1 the extra images are all there is.
+
+    Raises:
+        UserError: for a weight that is not above 0, up to 1, or sets of different classes.
     """
     check({"extra_weight": weight}, _EXTRA, "data.")
     # Nuclei without a class go with any classes: all are then nuclei alone.
@@ -106,8 +111,10 @@ def open_unlabelled(
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
     `spec` is "rest", the training patients that `labelled_part` leaves out of `labelled`, or a SPEC
-    of images, all of which are taken; `open_one` opens one without asking for labels. UserError
-    where nothing is left, or a patient is among the labelled or held-out ones too.
+    of images, all of which are taken; `open_one` opens one without asking for labels.
+
+    Raises:
+        UserError: where nothing is left, or a patient is among the labelled or held-out ones too.
     """
     rest = left_out(open_one(labelled, split="train"), share, seed)
     if spec == "rest":
@@ -140,7 +147,10 @@ def open_unlabelled(
 def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSource:
     """Labelled images and others whose labels are blanked, the share `weight` of the crops.
 
-    Scale and classes are those of the labelled images. UserError for a weight not between 0 and 1.
+    Scale and classes are those of the labelled images.
+
+    Raises:
+        UserError: for a weight not between 0 and 1.
     """
     check({"unlabelled_weight": weight}, _UNLABELLED, "data.")
     scales = (source.mpp, others.mpp)

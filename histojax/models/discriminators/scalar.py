@@ -45,8 +45,10 @@ class ScalarDiscriminator(Network):
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
         """Images (B, size, size, C) in [0, 1] to logits (B, 1, 1, 1) float32.
 
-        `train`: whether batch statistics are used and updated. ValueError: an image of another size
-        or a value that is not offered.
+        `train`: whether batch statistics are used and updated.
+
+        Raises:
+            ValueError: an image of another size or a value that is not offered.
         """
         check(vars(self), _RULES, error=ValueError)
         height, width = x.shape[1:3]

@@ -120,7 +120,10 @@ class SuperResolution(FullyConvolutional, Network):
         """Enhances images, (B, H, W, 3) in [0, 1] -> (B, r H, r W, 3) float32.
 
         The output is not clipped, so a skip or a linear output may leave [0, 1]. `train`: whether
-        BatchNorm uses and updates batch statistics. ValueError: a field breaks its rule.
+        BatchNorm uses and updates batch statistics.
+
+        Raises:
+            ValueError: a field breaks its rule.
         """
         check(vars(self), RULES, error=ValueError)
         images = x

@@ -107,7 +107,9 @@ class PyramidGenerator(frame.Windowed):
 
         `below` (B, H, W, 3) is the enlarged image of the scale below, at the lowest scale what a
         pyramid starts from; `noise` (B, H, W, 1) has variance 1 and `mask` (B, H, W, C) is one-hot.
-        ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`, or a field's value is not offered.
         """
         check(vars(self), _RULES, error=ValueError)
         if self.conditioning == "spade" and self.norm == "instance":

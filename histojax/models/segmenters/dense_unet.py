@@ -122,7 +122,9 @@ class DenseUNet(frame.Windowed):
         """Logits (B, H, W, C) float32 of images; dropout acts in training (rng "dropout").
 
         `below` (B, H, W, C) are enlarged probabilities of the scale below, zeros at the lowest.
-        ValueError: H or W is not a multiple of `stride`.
+
+        Raises:
+            ValueError: H or W is not a multiple of `stride`.
         """
         frame.check_size(x, self.stride)
         factors = None
