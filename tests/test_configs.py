@@ -143,10 +143,11 @@ def test_only_a_segmentation_stage_may_have_a_teacher():
     config.data.synthetic.train = 4  # of two patients
     own = config.init_from.segmenter
     own.data.unlabelled, own.teacher.weight = "rest", 1.0
-    check.rehearse(chain.stages_of(config))
+    check.rehearse([own])
+    config.init_from, config.loss.features.weight = {}, 0.0
     config.data.unlabelled = "rest"
     with pytest.raises(UserError, match=r"joint is of stage 'joint', which learns from labelled"):
-        check.rehearse(chain.stages_of(config))
+        check.rehearse([config])
 
 
 @pytest.mark.parametrize("size", base.SIZES)

@@ -56,32 +56,29 @@ def test_the_last_step_is_the_best_where_no_score_may_choose(tmp_path, monkeypat
     assert loop.train(config, tmp_path / "score", devices=ONE).step < config.steps
 
 
-def test_every_scale_of_a_pyramid_goes_on_exactly(tmp_path, monkeypatch):
-    top = tiny.config("pyramid")
-    lower = top.init_from.pyramid
-    initial = {}
-    for config in (lower, top):
-        for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
-            config[name].schedule = "constant"  # a linear one would know of the first length
-        config.steps = 2
-        undisturbed = loop.train(config, tmp_path / config.name / "whole", initial, devices=ONE)
-        stopped = tmp_path / config.name / "stopped"
-        config.steps = 1
-        kept = loop.train(config, stopped, initial, devices=ONE).meta["palette"]
-        source = run_data.open_split(config, "train", fields=("mask", "contour"))
-        assert kept == build_stage(config, initial).palette_of(source)
-        config.steps = 2
-        with monkeypatch.context() as patch:
-            patch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
-            resumed = loop.train(config, stopped, initial, devices=ONE)
-        assert resumed.meta["palette"] == kept
-        for part in ("params", "statistics", "ema"):
-            assert tiny.same(getattr(resumed.state, part), getattr(undisturbed.state, part)), part
-        last = [
-            [row for row in rows(run.workdir) if row["step"] == 2] for run in (undisturbed, resumed)
-        ]
-        assert last[0] == last[1] != []
-        initial = workdirs.initial_variables(stopped)
+def test_a_pyramid_goes_on_exactly_and_keeps_its_palette(tmp_path, monkeypatch):
+    config = tiny.config("pyramid")
+    lower = config.init_from.pyramid
+    below = workdirs.fresh_state(build_stage(lower, {}), lower)
+    initial = {name: below.variables(name) for name in below.params}
+    for name in ("optimizer", "discriminator_optimizer", "segmenter_optimizer"):
+        config[name].schedule = "constant"  # a linear one would know of the first length
+    config.steps = 2
+    undisturbed = loop.train(config, tmp_path / "whole", initial, devices=ONE)
+    config.steps = 1
+    kept = loop.train(config, tmp_path / "stopped", initial, devices=ONE).meta["palette"]
+    source = run_data.open_split(config, "train", fields=("mask", "contour"))
+    assert kept == build_stage(config, initial).palette_of(source)
+    config.steps = 2
+    monkeypatch.setattr(Pyramid, "palette_of", lambda *_: pytest.fail("asked again"))
+    resumed = loop.train(config, tmp_path / "stopped", initial, devices=ONE)
+    assert resumed.meta["palette"] == kept
+    for part in ("params", "statistics", "ema"):
+        assert tiny.same(getattr(resumed.state, part), getattr(undisturbed.state, part)), part
+    last = [
+        [row for row in rows(run.workdir) if row["step"] == 2] for run in (undisturbed, resumed)
+    ]
+    assert last[0] == last[1] != []
 
 
 class Poisoned:

@@ -208,12 +208,16 @@ def test_one_two_and_eight_devices_and_pmap_agree(name):
     [
         # BatchNorm is in both: its means over the devices are differentiated twice.
         {"penalty.kind": "r1", "penalty.weight": 3.0, "penalty.every": 2},
-        {
-            "penalty.kind": "one_centered",
-            "kind": "relativistic_pairwise",
-            "discriminator_warmup": 1,
-        },
+        pytest.param(
+            {
+                "penalty.kind": "one_centered",
+                "kind": "relativistic_pairwise",
+                "discriminator_warmup": 1,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
+    ids=lambda changes: changes["penalty.kind"],
 )
 def test_devices_agree_on_penalties_of_the_discriminator(changes):
     with jax.enable_x64(True):
