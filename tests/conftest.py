@@ -37,6 +37,11 @@ def pytest_configure(config):
         os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.2"
 
 
+def pytest_collection_modifyitems(items):
+    """Tests of the chain come first: one process trains it while the other has tests of its own."""
+    items.sort(key=lambda item: "trained_chain" not in getattr(item, "fixturenames", ()))
+
+
 def pytest_collection_finish(session):
     """A full collection goes through all that JAX keeps: rare ones save a twelfth of the time."""
     gc.freeze()
