@@ -224,10 +224,14 @@ def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.n
             "more that is marked as alpha: export the RGB bands alone"
         )
 
+    palette = None
+    if photometric == 3:
+        # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v.
+        palette = (page.colormap.T >> 8).astype(np.uint8)
+
     def convert(raw: np.ndarray) -> np.ndarray:
-        if photometric == 3:
-            # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v.
-            return (page.colormap.T >> 8).astype(np.uint8)[raw[..., 0].astype(np.intp)]
+        if palette is not None:
+            return palette[raw[..., 0].astype(np.intp)]
         if bits == 1:
             raw = raw.astype(np.uint8) * np.uint8(255)
         if bits == 16:

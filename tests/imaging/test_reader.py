@@ -414,6 +414,19 @@ def test_a_tiff_without_any_of_its_tiles_is_refused(tmp_path):
 
 
 @pytest.mark.faults
+def test_a_palette_tiff_without_its_colors_is_refused(tmp_path):
+    path = tmp_path / "a.tif"
+    image = Image.fromarray(np.zeros((16, 16), np.uint8))
+    image.putpalette([9, 9, 9, 200, 0, 0])
+    image.save(path)
+    # Entries of the directory are 12 bytes, of which the first two are the tag: ColorMap is 320.
+    content = path.read_bytes()
+    assert content.count(struct.pack("<HH", 320, 3)) == 1
+    path.write_bytes(content.replace(struct.pack("<HH", 320, 3), struct.pack("<HH", 65000, 3)))
+    _refusal(lambda: open_image(path), path, "cannot be decoded")
+
+
+@pytest.mark.faults
 def test_a_file_is_what_its_bytes_say_whatever_its_name(tmp_path):
     Image.fromarray(_smooth()).save(tmp_path / "a.jpg", quality=95)
     Image.fromarray(_smooth()).save(tmp_path / "b.png")
