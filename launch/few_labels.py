@@ -136,7 +136,9 @@ def _check_config(flag: str, run: str, stage: str) -> None:
         raise UserError(f"--{flag} is of stage {config.stage!r}; name a config of {stage!r}")
     size, crop = _SIZE.value, config.data.crop
     if size < crop:
-        raise UserError(f"--size={size} is smaller than the crops of --{flag}: give {crop} px")
+        raise UserError(
+            f"--size={size} is smaller than the crops of --{flag}: give {crop} px or more"
+        )
 
 
 def make_pairs(output: pathlib.Path, pupil: jobs.Job) -> None:

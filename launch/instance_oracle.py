@@ -73,7 +73,7 @@ def main(argv: Sequence[str]) -> None:
     found: collections.Counter[str] = collections.Counter()
     nuclei = 0
     for index in range(len(source)):
-        truth = instances_of(source[index])
+        truth = instances_of(source[index], _DATA.value)
         nuclei += len(np.setdiff1d(truth, 0))
         for kind, labels in found_in(truth).items():
             scores.setdefault(kind, []).append(aji(overlap_table(labels, truth)))

@@ -166,7 +166,7 @@ def _measured(spec: str, split: str, size: int) -> tuple[dict[str, Row], list[np
     rows, shown = {}, []
     for index in range(len(source)):
         sample = source[index]
-        image, instances = sample["hr"], instances_of(sample)
+        image, instances = sample["hr"], instances_of(sample, spec)
         height, width = instances.shape
         boxes = tiling.squares(height, width, size)
         if not boxes:

@@ -5,8 +5,6 @@ present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Parameters
 and applied by functions that run on NumPy arrays (host) and on jax.numpy arrays (jitted) alike.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -75,7 +73,7 @@ class Augmentation:
         object.__setattr__(self, "zoom", tuple(map(float, self.zoom)))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None) -> Augmentation:
+    def from_config(cls, config: Mapping[str, Any] | None) -> "Augmentation":
         """Reads `config.data.augmentation`; UserError for a field unknown or out of range."""
         check_names(config or {}, _RULES, "augmentation.")
         return cls(**(config or {}))

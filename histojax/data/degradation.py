@@ -37,8 +37,6 @@ A second of one core (AMD EPYC, Zen 5, CPU time of sampling and degrading) makes
 of the last two's is the blur, an FFT.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 from collections.abc import Mapping
@@ -138,7 +136,7 @@ class Degradation:
                 object.__setattr__(self, field, tuple(value))
 
     @classmethod
-    def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> Degradation:
+    def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> "Degradation":
         """Reads `config.data.degradation`; UserError for a field unknown or out of range."""
         check_names(config or {}, _RULES, "degradation.")
         return cls(**(config or {}), scale=scale)

@@ -82,13 +82,11 @@ def example_spec(
         # The mask of what has none itself is made of its instances, and lr by degradation.
         kept = "instances" if field == "mask" and "mask" not in first else field
         if kept not in first and field != "lr":
-            remedy = "choose a labelled config.data.source"
+            fault = f"image {first['name']!r} has no annotation for it"
+            fault += "; choose a labelled config.data.source"
             if field in _WRAPPERS:
-                remedy = f"wrap the source in a {_WRAPPERS[field]}"
-            raise UserError(
-                f"{field!r} is asked for, but image {first['name']!r} has no annotation for it; "
-                f"{remedy}"
-            )
+                fault = f"the source makes none; wrap it in a {_WRAPPERS[field]}"
+            raise UserError(f"{field!r} is asked for, but {fault}")
         if kept in first and kept not in stored:
             stored.append(kept)
 
@@ -169,8 +167,9 @@ def cut(
     cropped = {}
     for field in spec.stored:
         scale = spec.scale_of(field)
-        (top, bottom), (left, right) = ((i // scale, (i + size) // scale) for i in (y, x))
-        cropped[field] = image[field][top:bottom, left:right]
+        rows = slice(y // scale, (y + size) // scale)
+        columns = slice(x // scale, (x + size) // scale)
+        cropped[field] = image[field][rows, columns]
         if size != spec.crop:
             cropped[field] = augmentation_lib.resample(cropped[field], spec.crop)
     return cropped

@@ -93,8 +93,7 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
     if unjudged:
         _log.warning(
             f"{len(unjudged)} of {len(numbers)} lr images are too plain, too small or too unlike "
-            "their hr images for their registration to be checked: "
-            f"{_listed(unjudged, _MOST_NAMED)}"
+            f"their hr images for registration to be checked: {_listed(unjudged, _MOST_NAMED)}"
         )
     if not off:
         return

@@ -16,8 +16,6 @@ release of spcn: white is exactly 0 in it and an image put together again is not
 bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import logging
 import math
@@ -96,7 +94,7 @@ class StainFit:
         """The stains and what is perpendicular to both: float64 (3, 3), as `stain.jitter` takes."""
         return np.array([*self.stains, np.cross(*self.stains)])
 
-    def recolored(self, pixels: np.ndarray, target: StainFit) -> np.ndarray:
+    def recolored(self, pixels: np.ndarray, target: "StainFit") -> np.ndarray:
         """uint8 (N, 3) in other stains: I' = 255 exp(-W_t^T h'), h' = h max_t / max.
 
         What the two stains do not explain is dropped.
@@ -121,12 +119,12 @@ class ColorFit:
     spread: tuple[float, float, float]
 
     @classmethod
-    def of(cls, pixels: np.ndarray) -> ColorFit:
+    def of(cls, pixels: np.ndarray) -> "ColorFit":
         """The fit of uint8 (N, 3)."""
         lab = skimage.color.rgb2lab(pixels)
         return cls(_tuples(lab.mean(axis=0).tolist()), _tuples(lab.std(axis=0).tolist()))
 
-    def recolored(self, pixels: np.ndarray, target: ColorFit) -> np.ndarray:
+    def recolored(self, pixels: np.ndarray, target: "ColorFit") -> np.ndarray:
         """uint8 (N, 3) of another mean and spread; glass is moved with the tissue."""
         lab = skimage.color.rgb2lab(pixels.astype(np.float32) / np.float32(255.0))
         lab = (lab - self.mean) * np.divide(target.spread, self.spread) + target.mean

@@ -16,7 +16,7 @@ class NormalizedReader:
     """A reader of another's pixels, stain-normalised by one `fit_strips` of the whole image."""
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
-        """Reads the image for its fit, once; `target` is what it is to look like."""
+        """Reads the image for its fit; `reader` stays open, `target` is what it is to look like."""
         self._reader, self._target = reader, target
         self.height, self.width = reader.height, reader.width
         self.fit = fit_strips(looked_at(reader), method, name=name)

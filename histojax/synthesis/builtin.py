@@ -20,14 +20,14 @@ def draw(mask: np.ndarray, seed: Seed) -> np.ndarray:
 
 
 def check_mask(
-    mask: np.ndarray, name: str, maker: str, least: int, *, nuclei: bool = True, whole: bool = True
+    mask: np.ndarray, name: str, reason: str, least: int, *, nuclei: bool = True, whole: bool = True
 ) -> None:
     """Checks that tissue can be made for a label image.
 
     Args:
         mask: integer (H, W).
         name: of the mask, for the refusal.
-        maker: and its verb, for the refusal of sides below `least` px.
+        reason: said before "`least` px" of shorter sides, such as "the pyramid is trained on".
         least: shortest side, px.
         nuclei: whether each nucleus needs a label of its own.
         whole: whether tissue is drawn whole, in memory.
@@ -40,7 +40,7 @@ def check_mask(
     if not mask.any():
         raise UserError(f"the mask {name} is empty: give one with nuclei or classes in it")
     if min(mask.shape) < least:
-        raise UserError(f"{size}, and {maker} {least} px on each side: give a larger one")
+        raise UserError(f"{size}, and {reason} {least} px on each side: give a larger one")
     if whole and max(mask.shape) > _LONGEST:
         raise UserError(
             f"{size}, and the built-in model draws a whole square of up to {_LONGEST} px on each "

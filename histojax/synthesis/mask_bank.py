@@ -57,7 +57,8 @@ def collect(source: Source) -> Bank:
         sizes.append(instances.shape)
     if not any(nuclei):
         raise UserError(
-            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px: give more"
+            f"the {len(source)} labelled images hold no whole nucleus of {_SMALLEST} px or more: "
+            "give others"
         )
     return Bank(tuple(nuclei), tuple(places), tuple(sizes))
 
@@ -184,9 +185,11 @@ def _layout(
     return places[inside], images[inside]
 
 
-def instances_of(record: Mapping[str, Any]) -> np.ndarray:
-    """The label image of a record, integer (H, W); a UserError where it has none."""
+def instances_of(record: Mapping[str, Any], spec: str = "the data") -> np.ndarray:
+    """The label image of a record of `spec`, integer (H, W); a UserError where it has none."""
     if "instances" not in record:
-        name = record["name"]
-        raise UserError(f"image {name!r} has no instances: give label images (instances/)")
+        raise UserError(
+            f"image {record['name']!r} of {spec} has no instances: give label images (instances/), "
+            "not masks"
+        )
     return record["instances"]

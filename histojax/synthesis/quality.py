@@ -3,8 +3,6 @@
 Each method that is compared makes images for the masks of the same windows of real images.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 
@@ -43,7 +41,7 @@ class Windows:
         """Numbers of at most so many of them, evenly spread over all."""
         return np.unique(np.linspace(0, len(self) - 1, min(count, len(self))).round().astype(int))
 
-    def spread(self, count: int) -> Windows:
+    def spread(self, count: int) -> "Windows":
         """Those of `evenly`."""
         kept = self.evenly(count)
         return Windows(self.images[kept], self.labels[kept], tuple(self.names[i] for i in kept))
@@ -84,7 +82,8 @@ def pyramid_images(
     if synthesizer.classes is not None:
         known = ", ".join(synthesizer.classes)
         raise UserError(
-            f"the pyramid knows the classes {known}: name one of pyramid.labels='contour' or 'mask'"
+            f"the pyramid makes tissue of the classes {known}, and nuclei are measured: name one "
+            "of pyramid.labels='contour' or 'mask'"
         )
     made = [
         synthesizer.image(mask, seed=(seed, index, noise), look=(seed, index))

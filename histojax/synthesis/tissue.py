@@ -133,8 +133,10 @@ class Synthesizer:
             UserError: as `builtin.check_mask`, or for values outside of the known classes.
         """
         labels, classes = self.stage.labels, self.stage.labels.kind == "classes"
-        maker, whole = "the pyramid is trained on", self.stage.base == "tissue"
-        builtin.check_mask(mask, name, maker, self.stage.sizes[-1], nuclei=not classes, whole=whole)
+        reason, whole = "the pyramid is trained on", self.stage.base == "tissue"
+        builtin.check_mask(
+            mask, name, reason, self.stage.sizes[-1], nuclei=not classes, whole=whole
+        )
         if classes and not 0 <= mask.min() <= mask.max() < labels.count:
             raise UserError(
                 f"the mask {name} has the label {int(mask.max())}, and the pyramid knows "

@@ -238,7 +238,7 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
 
 
 def _draw(nuclei: Nuclei, reach: int, noise: Noise) -> tuple[np.ndarray, ...]:
-    """Depth below the outline in px, cover, dye and halo of nuclei, each (N, E, E) float32.
+    """Depth below the outline in px, cover, dye and halo of `columns`, each (N, E, E) float32.
 
     The outline in polar form about the ellipse is rho(t) = 1 + sum_k c_k cos kt + s_k sin kt; the
     distance to it is taken to first order, (outline - rho) / |grad rho|.
@@ -270,7 +270,7 @@ def columns(nuclei: Nuclei, part: np.ndarray) -> Nuclei:
 
 
 def frame_of(nuclei: Nuclei, dy: np.ndarray, dx: np.ndarray) -> tuple[np.ndarray, ...]:
-    """The pixels that lie (`dy`, `dx`) px from the middles of the nuclei, as these lie.
+    """The pixels that lie (`dy`, `dx`) px from the middles of nuclei (`columns`), as these lie.
 
     (u, v) along the major and the minor axis, in half axes, its length, the cosine and the sine of
     its direction; each (N, H, W) float32.
@@ -288,8 +288,8 @@ def paint(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Cover, dye and halo of nuclei in boxes around them, each (N, H, W) float32.
 
-    `depth` (N, H, W), px below the outline and negative outside, alone gives the outlines; `frame`
-    holds the same pixels. Each nucleus's grain is a crop of "chromatin".
+    `nuclei` are `columns`. `depth` (N, H, W), px below the outline and negative outside, alone
+    gives the outlines; `frame` holds the same pixels. Each grain is a crop of "chromatin".
     """
     u, v, _, cosine, sine = frame
     major, minor = nuclei.major, nuclei.minor

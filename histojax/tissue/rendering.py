@@ -115,7 +115,8 @@ def _renumbered(instances: np.ndarray) -> np.ndarray:
             f"{got} with label {instances.min()}, and labels must be 0 (background) or more; "
             "number the nuclei from 1."
         )
-    return relabel_sequential(instances.copy())[0].astype(np.int32)
+    native = instances.astype(instances.dtype.newbyteorder("="))  # a copy, as is needed
+    return relabel_sequential(native)[0].astype(np.int32)
 
 
 def _begin(

@@ -1,7 +1,5 @@
 """Time, memory and arithmetic of a run, measured in a process of its own, and rows of them."""
 
-from __future__ import annotations
-
 import concurrent.futures
 import multiprocessing
 import pathlib
@@ -57,7 +55,7 @@ class Clock:
     def __init__(self) -> None:
         self.spent = {"seconds": 0.0, "cpu_seconds": 0.0}
 
-    def __enter__(self) -> Clock:
+    def __enter__(self) -> "Clock":
         self._started = time.perf_counter(), time.process_time()
         return self
 

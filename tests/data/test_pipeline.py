@@ -190,6 +190,8 @@ def test_workers_give_what_threads_give(monkeypatch):
     assert_equal(take(workers, 3), expected[:3])
     assert "OMP_NUM_THREADS" not in os.environ
     state = workers.get_state()
+    workers.set_state(state)  # stops those that run
+    assert not multiprocessing.active_children()
     workers.close()
     resumed = host_batches(config={"workers": 1})
     resumed.set_state(state)

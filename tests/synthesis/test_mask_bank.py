@@ -157,5 +157,5 @@ def test_what_gives_no_masks_is_named():
         def __getitem__(self, index):
             return {"name": "m"}
 
-    with pytest.raises(UserError, match=r"image 'm' has no instances"):
+    with pytest.raises(UserError, match=r"image 'm' of the data has no instances"):
         mask_bank.collect(Masks(None))

@@ -33,8 +33,9 @@ Files = Mapping[str, Path]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image of a set, not yet decoded, of a `group` (a patient) and a `part` of the set's own.
+    """One image of a set, not yet decoded; `name` is unique, `part` one of the set's own.
 
+    `group` is the patient, or the smallest unit that is known to hold one.
     `load` gives "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
     "mask" uint8 (H, W) of class indices and "lr" uint8 (h, w, 3).
     """

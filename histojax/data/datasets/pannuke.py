@@ -2,6 +2,7 @@
 
 import functools
 import re
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -88,16 +89,13 @@ def _array(path: Path, channels: int) -> np.ndarray:
 
 def _arrangements(folds: list[str]) -> dict[str, dict[str, list[str]]]:
     """The official arrangements where all folds are there, else one fold after the other."""
+
+    def arranged(splits: Iterable[str], order: Iterable[object]) -> dict[str, list[str]]:
+        return {split: [f"fold{fold}"] for split, fold in zip(splits, order, strict=False)}
+
     if len(folds) < 3:
-        return {
-            "": {
-                role: [f"fold{fold}"] for role, fold in zip(("train", "test"), folds, strict=False)
-            }
-        }
-    official = {
-        variant: dict(zip(SPLITS, [[f"fold{fold}"] for fold in order], strict=True))
-        for variant, order in _SPLITS.items()
-    }
+        return {"": arranged(("train", "test"), folds)}
+    official = {variant: arranged(SPLITS, order) for variant, order in _SPLITS.items()}
     return {"": official["1"], **official}
 
 

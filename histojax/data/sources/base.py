@@ -1,6 +1,7 @@
 """What a source of images is, and what sources share."""
 
 import hashlib
+import operator
 from collections.abc import Sequence
 from typing import Any, Literal, Protocol
 
@@ -51,6 +52,7 @@ class CachedSource:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
+        index = operator.index(index)
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of a source of {len(self)}")
         index %= len(self)

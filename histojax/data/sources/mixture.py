@@ -1,7 +1,5 @@
 """Several sets as one source, mixed by weight, no patient of which is in two of them."""
 
-from __future__ import annotations
-
 import logging
 import math
 from collections.abc import Callable, Sequence
@@ -24,10 +22,11 @@ def open_mixture(
     split: str,
     require_labels: bool,
     crop: int | None,
-) -> MixedSource:
+) -> "MixedSource":
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
     Split "train" follows the weights, which need not add up to 1; the others hold every image once.
+    `open_one` is `specs.open_source` with its other arguments bound.
 
     Raises:
         UserError: for a malformed spec, a source that cannot be opened, or a patient in two of

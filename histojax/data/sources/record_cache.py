@@ -1,7 +1,5 @@
 """Decoded images kept in memory up to a bound in bytes, and values computed once for each image."""
 
-from __future__ import annotations
-
 import collections
 import threading
 from collections.abc import Callable, Hashable, Mapping
@@ -49,7 +47,7 @@ class RecordCache:
                 _, oldest = self._records.popitem(last=False)
                 self._bytes -= sum(array.nbytes for array in _arrays(oldest))
 
-    def __reduce__(self) -> tuple[type[RecordCache], tuple[int]]:
+    def __reduce__(self) -> tuple[type["RecordCache"], tuple[int]]:
         return RecordCache, (self._max_bytes,)
 
 
@@ -67,7 +65,7 @@ class ComputedOnce(Generic[Value]):
                 self._values[key] = compute()
             return self._values[key]
 
-    def __reduce__(self) -> tuple[type[ComputedOnce], tuple[dict[Hashable, Value]]]:
+    def __reduce__(self) -> tuple[type["ComputedOnce"], tuple[dict[Hashable, Value]]]:
         return ComputedOnce, (self._values,)
 
 

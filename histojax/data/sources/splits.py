@@ -15,7 +15,7 @@ _log = logging.getLogger(__name__)
 SPLITS = ("train", "val", "test")
 _TCGA_PATIENT = re.compile(r"TCGA-[A-Z0-9]{2}-[A-Z0-9]{4}")
 _VAL_FRACTION = 0.2
-_OWN_GROUPS = "data.group_pattern='.*' makes every image its own group"
+_OWN_GROUPS = "data.group_pattern (data.group_pattern='.*' makes every image its own group)"
 
 
 def group_of(name: str, pattern: str | None = "") -> str:
@@ -121,24 +121,28 @@ def names_of_split(
         published: whether others made the splits: a group that trains and tests is then no error.
 
     Raises:
-        UserError: for a split that is not there, a single group to carve, or a group in two splits.
-            A group in test and in another split that is no TCGA patient is warned of where test is
-            opened.
+        UserError: for a split that is not there, a single group to carve, or a group in two splits;
+            a TCGA patient may not even be in two of "all". A group in test and in another split
+            that is no TCGA patient is warned of where test is opened.
     """
     if carve and split != "all":
         training = {name: groups[name] for name, role in roles.items() if role == "train"}
         distinct = sorted(set(training.values()))
         if len(distinct) > 1:
-            val = split_groups(distinct, seed=seed)[1]
+            val = set(split_groups(distinct, seed=seed)[1])
             roles = {**roles, **{n: "val" for n, group in training.items() if group in val}}
         elif training and split != "test":
+            more = "prepare more of the set" if published else "write splits.json, add a patient"
             raise UserError(
                 f"the {len(training)} images of {where} that train are all of one group "
-                f"({distinct[0]!r}), so train and val cannot be of different patients: add "
-                f"another patient, write splits.json, or set data.group_pattern ({_OWN_GROUPS})"
+                f"({distinct[0]!r}), so train and val cannot be of different patients: {more}, or "
+                f"set {_OWN_GROUPS}"
             )
     side: dict[str, str] = {}
     shared = set()
+    remedy = "move its images to one split of splits.json"
+    if published:
+        remedy = "prepare the set without that group"
     for name, role in roles.items():
         group = groups[name]
         if role is None or side.setdefault(group, role) == role:
@@ -148,8 +152,7 @@ def names_of_split(
         if tcga_patient(group) or not allowed:
             raise UserError(
                 f"{where} has the group {group!r} in {side[group]!r} and, by {name!r}, in "
-                f"{role!r}: move its images to one split, prepare the set without them, or set "
-                f"data.group_pattern ({_OWN_GROUPS})"
+                f"{role!r}: {remedy}, or set {_OWN_GROUPS}"
             )
         if tests:
             shared.add(group)
@@ -157,8 +160,12 @@ def names_of_split(
         return sorted(groups)
     there = [role for role in SPLITS if role in roles.values()]
     if split not in there:
-        raise UserError(f"{where} has no split {split!r}: there are {', '.join([*there, 'all'])}")
+        without = "without splits.json " if carve and not published else ""
+        raise UserError(
+            f"{where} has no split {split!r}: {without}there are {', '.join([*there, 'all'])}"
+        )
     if shared and split == "test":
-        found = f"{len(shared)} groups of the test images are in training too"
-        _log.warning(f"{where}: {found}: {', '.join(map(repr, sorted(shared)))}")
+        few = ", ".join(map(repr, sorted(shared)[:3])) + (", ..." if len(shared) > 3 else "")
+        why = "as the set was published" if published else f"{remedy}, or set {_OWN_GROUPS}"
+        _log.warning(f"{where}: {len(shared)} groups of test are in training too ({few}): {why}")
     return sorted(name for name, role in roles.items() if role == split)

@@ -48,7 +48,7 @@ def labelled_part(source: Source, share: float, seed: int) -> Source:
     if share == 1:
         return source
     distinct = ordered_groups(source.groups, f"{seed}:labelled")
-    return Subset(source, distinct[: max(1, round(share * len(distinct)))])
+    return Subset(source, set(distinct[: max(1, round(share * len(distinct)))]))
 
 
 def left_out(source: Source, share: float, seed: int) -> Subset:

@@ -362,7 +362,7 @@ def test_a_group_on_both_sides_of_test_is_said_not_refused(root, caplog):
     _json(root / "splits.json", {"train": ["p1_a", "p2_a"], "test": ["p1_b"]})
     with caplog.at_level(logging.WARNING):
         assert open_source(f"folder:{root}", split="test").names == ["p1_b"]
-    assert any("'p1'" in line for line in caplog.messages)
+    assert any("'p1'" in line and "group_pattern='.*'" in line for line in caplog.messages)
 
 
 @pytest.mark.faults
@@ -382,7 +382,7 @@ def test_a_tcga_patient_in_two_splits_is_refused_by_every_split(tmp_path, split)
 
 
 def test_a_missing_split_is_refused_with_those_there(root):
-    _refusal(root, root, "'test'", "train, val, all", split="test")
+    _refusal(root, root, "'test'", "without splits.json there are train, val, all", split="test")
     _json(root / "splits.json", {"train": ["p1_a"], "test": ["p2_a"], "val": []})
     _refusal(root, "'val'", "there are train, test, all", split="val")
     _refusal(root, "'validation'", "train, test, all", split="validation")
@@ -390,7 +390,8 @@ def test_a_missing_split_is_refused_with_those_there(root):
 
 def test_a_single_group_is_refused_for_training(root):
     for split in ("train", "val"):
-        _refusal(root, "'p'", "6 images", "group_pattern='.*'", split=split, group_pattern="^p")
+        words = "'p'", "6 images", "write splits.json", "group_pattern='.*'"
+        _refusal(root, *words, split=split, group_pattern="^p")
     assert len(open_source(f"folder:{root}", split="all", group_pattern="^p")) == 6
 
 

@@ -60,7 +60,7 @@ def test_a_test_patient_who_trains_is_warned_of(data_dir, caplog):
         train = _open(data_dir, "glas", "train")
         assert not caplog.messages
         test = _open(data_dir, "glas", "test")
-    assert any("1 groups of the test images are in training" in line for line in caplog.messages)
+    assert any("1 groups of test are in training too" in line for line in caplog.messages)
     assert test.names == ["testA_1", "testB_1"]
     assert not set(train.groups) & set(_open(data_dir, "glas", "val").groups)
 
