@@ -6,8 +6,6 @@
 A value that breaks its rule is refused in one sentence: the field, the value and the rule.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 import numbers
@@ -25,7 +23,7 @@ class Rule:
     words: str
     holds: Callable[[Any], bool]
 
-    def or_none(self) -> Rule:
+    def or_none(self) -> "Rule":
         """The same rule, which None keeps too."""
         return Rule(f"{self.words}, or None", lambda value: value is None or self.holds(value))
 

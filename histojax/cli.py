@@ -254,10 +254,8 @@ def set_up_jax() -> None:
             pass
     except OSError as error:
         logging.warning(
-            "%s cannot be written (%s), so compiled programs are not kept: starting takes longer; "
-            "JAX_COMPILATION_CACHE_DIR names another folder",
-            folder,
-            error.strerror,
+            f"{folder} cannot be written ({error.strerror}), so compiled programs are not kept: "
+            "starting takes longer; JAX_COMPILATION_CACHE_DIR names another folder"
         )
         folder = None
     jax.config.update("jax_compilation_cache_dir", folder)

@@ -11,7 +11,7 @@ from ml_collections import ConfigDict
 
 from histojax.checks import check, number, one_of, whole
 from histojax.components.networks import network
-from histojax.components.state import State, Tree, apply, own_rows, step_key
+from histojax.components.state import Axis, State, Tree, apply, own_rows, step_key
 from histojax.losses import adversarial, gradient_penalty
 from histojax.models.discriminators import DISCRIMINATORS
 
@@ -57,13 +57,13 @@ class Critic:
             return None
         return max(self.warmup, learn_from_step["generator"], learn_from_step["discriminator"])
 
-    def _judge(self, state: State, axis_name: str | None) -> Callable[..., tuple[Any, Tree]]:
+    def _judge(self, state: State, axis_name: Axis) -> Callable[..., tuple[Any, Tree]]:
         """(parameters, statistics, images) -> (logits, updated statistics), in training."""
         discriminator = self.discriminator.clone(bn_axis_name=axis_name)
         return functools.partial(apply, discriminator, key=step_key(state, axis_name))
 
     def gradients(
-        self, state: State, real: jax.Array, fake: jax.Array, axis_name: str | None
+        self, state: State, real: jax.Array, fake: jax.Array, axis_name: Axis
     ) -> tuple[Tree, Tree, dict[str, jax.Array]]:
         """The discriminator's own (gradients, updated statistics, metrics), this device's share."""
         judge, start = self._judge(state, axis_name), state.statistics["discriminator"]
@@ -90,7 +90,7 @@ class Critic:
         return grads, stats, metrics
 
     def _penalised(
-        self, penalty: Penalty, state: State, real: jax.Array, fake: jax.Array, axis: str | None
+        self, penalty: Penalty, state: State, real: jax.Array, fake: jax.Array, axis_name: Axis
     ) -> tuple[jax.Array, Tree]:
         """(weighted penalty (), its gradient by the parameters), 0 at the steps left out.
 
@@ -98,9 +98,9 @@ class Critic:
         power iteration, and with the batch's own statistics where it has BatchNorm, whose means
         over the whole batch and all devices are differentiated too.
         """
-        judge, start = self._judge(state, axis), state.statistics["discriminator"]
+        judge, start = self._judge(state, axis_name), state.statistics["discriminator"]
         key = jax.random.fold_in(step_key(state, None), _WHOLE_BATCH)
-        mix = own_rows(lambda n: jax.random.uniform(key, (n, 1, 1, 1)), len(real), axis)
+        mix = own_rows(lambda n: jax.random.uniform(key, (n, 1, 1, 1)), len(real), axis_name)
         mix = mix.astype(real.dtype)
         measure = gradient_penalty.KINDS[penalty.kind]
 
@@ -121,9 +121,7 @@ class Critic:
             params,
         )
 
-    def loss(
-        self, state: State, real: jax.Array, fake: jax.Array, axis_name: str | None
-    ) -> jax.Array:
+    def loss(self, state: State, real: jax.Array, fake: jax.Array, axis_name: Axis) -> jax.Array:
         """The generator's weighted adversarial loss (), differentiable in `fake`."""
         judge, (_, loss_of) = self._judge(state, axis_name), losses(self.kind, axis_name)
         params, stats = state.params["discriminator"], state.statistics["discriminator"]
@@ -135,7 +133,7 @@ class Critic:
         return self.weight * loss
 
 
-def losses(kind: str, axis_name: str | None) -> tuple[Callable[..., jax.Array], ...]:
+def losses(kind: str, axis_name: Axis) -> tuple[Callable[..., jax.Array], ...]:
     """(discriminator's loss, generator's) of a kind, means taken over the mapped axis too."""
     pair = adversarial.KINDS[kind]
     if kind != "relativistic":

@@ -57,7 +57,7 @@ def ramp(step: jax.Array, steps: int) -> jax.Array:
 def consistency(logits: jax.Array, taught: jax.Array) -> jax.Array:
     """Mean squared difference of probabilities, (), by logits (B, H, W, C).
 
-    No gradient flows into those that the average taught.
+    `taught` are the average's, into which no gradient flows.
     """
     target = jax.lax.stop_gradient(jax.nn.sigmoid(taught))
     return jnp.mean(jnp.square(jax.nn.sigmoid(logits) - target))

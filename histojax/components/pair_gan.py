@@ -14,6 +14,7 @@ from histojax.checks import check, number, one_of
 from histojax.components import gan
 from histojax.components.content import Content
 from histojax.components.scales import moments
+from histojax.components.state import Axis
 from histojax.losses import adversarial
 from histojax.losses.pixel import absolute
 from histojax.models.layers import full_precision
@@ -62,7 +63,7 @@ class Contest:
     content: Content
 
     def compete(
-        self, module: Any, variables: Sequence[Tree], made: Made, truth: Truth, axis: str | None
+        self, module: Any, variables: Sequence[Tree], made: Made, truth: Truth, axis_name: Axis
     ) -> Competed:
         """Gradients of a scale: (those of `made`, the discriminator's, its statistics, metrics).
 
@@ -89,27 +90,29 @@ class Contest:
         on_mask, back_mask, _ = jax.vjp(judge, params, real, probability, has_aux=True)
 
         lost = jax.grad(self.loss, argnums=(0, 1), has_aux=True)
-        (of_made, of_judged), metrics = lost(made, (on_fake, on_mask), on_real, frozen, truth, axis)
+        (of_made, of_judged), metrics = lost(
+            made, (on_fake, on_mask), on_real, frozen, truth, axis_name
+        )
         (of_fake, of_added, of_logits), (of_fooled, of_found) = of_made, of_judged
         of_fake = of_fake + back_fake(of_fooled)[1]
         of_logits = of_logits + of_probability(back_mask(of_found)[2])[0]
 
         judged = jax.grad(self.judge_loss, argnums=(0, 1, 2), has_aux=True)
-        each, found = judged(on_real, on_fake, on_mask, axis)
+        each, found = judged(on_real, on_fake, on_mask, axis_name)
         backs = (back_real, back_fake, back_mask)
         parts = [back(judgement)[0] for back, judgement in zip(backs, each, strict=True)]
         grads = jax.tree.map(lambda *leaves: sum(leaves), *parts)
         return (of_fake, of_added, of_logits), grads, stats, {**metrics, **found}
 
     def loss(
-        self, made: Made, judged: Any, on_real: Any, frozen: Tree, truth: Truth, axis: str | None
+        self, made: Made, judged: Any, on_real: Any, frozen: Tree, truth: Truth, axis_name: Axis
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The generator's and the segmenter's losses together, given the judgements of pairs.
 
         `judged` are those of the made image with its mask, and of the real one with that made.
         """
         fake, added, logits = made
-        _, loss_of = gan.losses(self.kind, axis)
+        _, loss_of = gan.losses(self.kind, axis_name)
         real_logits, seen_real = lax.stop_gradient(on_real)
         real, mask = truth.image, truth.mask
 
@@ -142,7 +145,7 @@ class Contest:
         }
 
     def judge_loss(
-        self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: str | None
+        self, on_real: Any, on_fake: Any, on_mask: Any, axis_name: Axis
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """The discriminator's loss: real pairs against both others."""
         loss_of, _ = gan.losses(self.kind, axis_name)

@@ -60,9 +60,10 @@ def read_arrays(
             with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
                 return {key: archive[key] for key in archive.files}
     except (SafetensorError, ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+        other = ", or save it without pickled objects" if path.suffix == ".npz" else ""
         raise UserError(
             f"The weight file {path} is not complete or holds more than plain arrays ({error}): "
-            "fetch it again, or save it without pickled objects."
+            f"fetch it again{other}."
         ) from error
     raise UserError(
         f"The weight file {path} ends in {path.suffix or 'nothing'}: weights are read from "

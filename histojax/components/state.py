@@ -20,6 +20,7 @@ from jax.flatten_util import ravel_pytree
 from histojax.components import trees
 
 Tree = Any
+Axis = str | None  # name of the mapped axis; None: one device
 
 
 class State(struct.PyTreeNode):

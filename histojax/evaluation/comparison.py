@@ -65,8 +65,10 @@ def compare(
     reference = entries[0].config.copy_and_resolve_references()
     if data is not None:
         reference.data.source = data
+    _check_scales(entries)
     source = run_data.open_split(reference, split)
-    _check_alike(entries, source if data is None else None, split)
+    if data is None:
+        _check_data(entries, source, split)
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:
@@ -123,7 +125,8 @@ def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
     length = next(n for n in itertools.count(1) if len({p.parts[-n:] for p in paths}) == len(paths))
     labels = ["/".join(path.parts[-length:]).lstrip("/") for path in paths]
     configs = [read_config(workdirs.stage_folder(place) / "config.json") for place in places]
-    return list(map(Entry, labels, places, map(from_values, configs)))
+    made = zip(labels, places, configs, strict=True)
+    return [Entry(label, place, from_values(config)) for label, place, config in made]
 
 
 def recorded(
@@ -178,8 +181,7 @@ def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
     return [{k: v if k in words else float(v or "nan") for k, v in row.items()} for row in rows]
 
 
-def _check_alike(entries: Sequence[Entry], source: Source | None, split: str) -> None:
-    """Checks that runs have one scale and, in this split, the images of the source, if any."""
+def _check_scales(entries: Sequence[Entry]) -> None:
     first, *others = entries
     for entry in others:
         if entry.config.data.scale != first.config.data.scale:
@@ -188,8 +190,11 @@ def _check_alike(entries: Sequence[Entry], source: Source | None, split: str) ->
                 f"x{first.config.data.scale}, so they do not start from the same image; compare "
                 "runs of one scale"
             )
-        if source is None:
-            continue
+
+
+def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
+    first, *others = entries
+    for entry in others:
         own = run_data.open_split(entry.config, split)
         if own.fingerprint() != source.fingerprint():
             raise UserError(

@@ -81,6 +81,7 @@ def score_workdir(
         folders, source, config, enhancer=enhancer, features=networks, ensemble=ensemble
     )
     output = output or workdir / "evaluation"
+    record = data_record(config, source, split)
     results, matrices = [], collections.defaultdict(list)
     for row, pictures, found in score_images(methods, source, config):
         name = row["name"]
@@ -94,7 +95,7 @@ def score_workdir(
         "ensemble": ensemble,
         "enhancer": enhancer,
         "checkpoints": {name: run.step for name, run in folders.items()},
-        "data": data_record(config, source, split),
+        "data": record,
     }
     writers.write_csv(output / "per_image.csv", results)
     writers.write_json(output / "metrics.json", table)

@@ -53,7 +53,8 @@ def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False)
     """
     if pixels.ndim == 2:
         pixels = pixels[..., None]
-    colors, alpha = np.split(pixels, [(pixels.shape[2] - 1) // 2 * 2 + 1], axis=2)
+    count = 1 if pixels.shape[2] < 3 else 3  # of colours; what follows is alpha
+    colors, alpha = pixels[..., :count], pixels[..., count:]
     if (alpha < 255).any():
         log_once(path, "is transparent in places: composited over white")
         clear = 255 - alpha.astype(np.uint16)

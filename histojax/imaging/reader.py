@@ -20,15 +20,7 @@ import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import formats, tiff
-from histojax.imaging.conversion import (
-    check_pixels,
-    eight_bits,
-    flatten,
-    orient,
-    oriented_size,
-    refused_if_damaged,
-)
+from histojax.imaging import conversion, formats, tiff
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
@@ -169,7 +161,7 @@ def open_image(
         return _pillow_image(path, kind, max_pixels)
     file = tiff.open_tiff(path)
     try:
-        with refused_if_damaged(path):
+        with conversion.refused_if_damaged(path):
             return _tiff_image(path, file, max_pixels, cache_bytes)
     except BaseException:
         file.close()
@@ -184,7 +176,7 @@ def read_image(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
     orientation is applied. A pyramid is read at its full resolution. UserError as in `open_image`.
     """
     with open_image(path, max_pixels=max_pixels, cache_bytes=0) as image:
-        check_pixels(image.path, image.height * image.width, max_pixels)
+        conversion.check_pixels(image.path, image.height * image.width, max_pixels)
         return image.read(0, 0, image.height, image.width)
 
 
@@ -193,12 +185,14 @@ def image_size(path: Path) -> tuple[int, int]:
     path = pathlib.Path(path)
     kind = formats.kind(path)
     if kind == "TIFF":
-        with tiff.open_tiff(path) as file, refused_if_damaged(path):
+        with tiff.open_tiff(path) as file, conversion.refused_if_damaged(path):
             page = tiff.full_resolution_page(path, file)
-            return oriented_size(page.imagelength, page.imagewidth, tiff.orientation_of(page))
+            return conversion.oriented_size(
+                page.imagelength, page.imagewidth, tiff.orientation_of(page)
+            )
     with path.open("rb") as stream:
         image = formats.open_pillow(path, kind, stream)
-        return oriented_size(image.height, image.width, formats.exif_orientation(image))
+        return conversion.oriented_size(image.height, image.width, formats.exif_orientation(image))
 
 
 def _decoded_once(decode: Callable[[], np.ndarray]) -> _Region:
@@ -230,13 +224,17 @@ def _tiff_image(
         return to_rgb(segments.read(*region))
 
     if whole:
-        check_pixels(path, height * width, max_pixels)
+        conversion.check_pixels(path, height * width, max_pixels)
     else:
-        check_pixels(path, segments.rows * segments.columns, max_pixels, "a tile or strip of ")
+        conversion.check_pixels(
+            path, segments.rows * segments.columns, max_pixels, "a tile or strip of "
+        )
     return RegionReader(
         path,
-        oriented_size(height, width, orientation),
-        _decoded_once(lambda: orient(read(0, 0, height, width), orientation)) if whole else read,
+        conversion.oriented_size(height, width, orientation),
+        _decoded_once(lambda: conversion.orient(read(0, 0, height, width), orientation))
+        if whole
+        else read,
         mpp=tiff.mpp_of(file, page),
         orientation=orientation,
         segments=segments,
@@ -253,13 +251,13 @@ def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReade
             f"{path} is a {image.mode} image, and only grey, palette and RGB (with or without "
             "alpha) are converted: convert it to 8-bit RGB"
         )
-    check_pixels(path, image.height * image.width, max_pixels)
+    conversion.check_pixels(path, image.height * image.width, max_pixels)
 
     def decode() -> np.ndarray:
         with path.open("rb") as again:
             pixels = formats.decode_pillow(path, kind, again, deep)
-        pixels = eight_bits(path, pixels) if deep else pixels
-        return orient(flatten(path, pixels), orientation)
+        pixels = conversion.eight_bits(path, pixels) if deep else pixels
+        return conversion.orient(conversion.flatten(path, pixels), orientation)
 
-    size = oriented_size(image.height, image.width, orientation)
+    size = conversion.oriented_size(image.height, image.width, orientation)
     return RegionReader(path, size, _decoded_once(decode), orientation=orientation)

@@ -172,11 +172,15 @@ def _plain(value: Any) -> Any:
     """What JSON has no type for, in its own types."""
     if isinstance(value, (np.ndarray, np.generic)):
         return value.tolist()
-    return str(value) if isinstance(value, Path) else dict(value)
+    if isinstance(value, Mapping):
+        return dict(value)
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"JSON holds no {type(value).__name__}: {value!r}")
 
 
 def write_json(path: str | Path, value: Any) -> None:
-    """Writes JSON; NumPy values become plain ones, NaN and infinities null."""
+    """Writes JSON; NumPy values become plain ones, NaN and infinities null. Keys are text."""
     text = json.dumps(value, default=_plain)
     value = json.loads(text, parse_constant=lambda name: None)
     with atomic_path(path) as beside:

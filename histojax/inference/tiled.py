@@ -24,7 +24,7 @@ class TiledNetwork:
     """A network made ready for images of any size.
 
     Attributes:
-        windows: uint8 (1, h, w, 3) -> {name: (1, h s, w s, C)}, jitted.
+        windows: uint8 (1, h, w, 3) -> {name: (1, h s, w s, C)}, of jitted parts.
         halo, stride, largest: receptive-field radius, total stride and largest tile, input px.
         scale: output px per input px.
         matching: stain normalisation of every image before the network sees it.
@@ -133,7 +133,8 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
     """All that a run makes of an image: {"sr"} and a map by head, as far as it has the networks.
 
     Where a segmenter reads the generator's output, its halo is added to the generator's, so that
-    tiles agree with the whole here too. No tile is larger than `largest` output px.
+    tiles agree with the whole here too. Tiles have at most `largest` output px a side, or one
+    stride where that is more; `ensemble` is that of each network.
     """
     halo, stride, scale = 0, 1, 1
     enhance = segment = None

@@ -28,9 +28,11 @@ def feature_loss(
 
     Each layer's difference is divided by the mean magnitude of the target's features of that
     layer, so that weights mean the same whatever network the features come from. "raw_mse" is not
-    divided. The layers of `weights` are compared; no gradient flows into the target. ValueError:
-    a kind that is not in KINDS. Source: Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is
-    "raw_mse".
+    divided. The layers of `weights` are compared; no gradient flows into the target. Source:
+    Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
+
+    Raises:
+        ValueError: a kind that is not in KINDS.
     """
     check({"kind": kind}, {"kind": one_of(KINDS)}, error=ValueError)
     measure, relative = KINDS[kind]

@@ -43,7 +43,7 @@ def kernel_distance(
     size = min(size, len(x), len(y))
     found = []
     for _ in range(subsets):
-        drawn = (of[rng.choice(len(of), size, replace=False)] for of in (x, y))
+        drawn = (rows[rng.choice(len(rows), size, replace=False)] for rows in (x, y))
         found.append(squared_mmd(*drawn))
     return float(np.mean(found))
 

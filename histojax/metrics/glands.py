@@ -8,8 +8,6 @@ Where neither image holds an object, F1 and Dice are 1 and the distance is 0. Wh
 holds some, they are 0, 0 and infinite. N objects are true and M predicted.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import scipy.ndimage
 
@@ -87,7 +85,7 @@ class _Objects:
         # First and last row, and column, of each object; int64 (n, 4).
         self.edges = np.array([[e for s in box for e in (s.start, s.stop - 1)] for box in boxes])
 
-    def distance(self, i: int, others: _Objects, j: int) -> float:
+    def distance(self, i: int, others: "_Objects", j: int) -> float:
         """Hausdorff distance of an object to one of the others, px."""
         box = tuple(
             slice(min(a.start, b.start), max(a.stop, b.stop))
@@ -99,7 +97,7 @@ class _Objects:
             scipy.ndimage.distance_transform_edt(~one)[other].max(),
         )
 
-    def nearest(self, i: int, others: _Objects) -> float:
+    def nearest(self, i: int, others: "_Objects") -> float:
         """Smallest Hausdorff distance from an object to any of the others, px."""
         # No distance is below the offset of two boxes' edges: the pixel on the outer edge is so far
         # from every pixel of the other object.

@@ -164,7 +164,7 @@ def aji(table: OverlapTable) -> float:
 
     Each true instance takes the prediction of greatest IoU (of several the one with the lowest
     label, as in the challenge's code), also one that another has taken. The index is the sum of the
-    intersections over the sum of the unions; instances that are left alone add their areas to it.
+    intersections over that of the unions, to which instances left alone add their areas.
     """
     taken = best_pairs(table.truth_index, table.iou)
     predictions = table.prediction_index[taken]

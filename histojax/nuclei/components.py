@@ -6,8 +6,6 @@ so neither the tile nor the strip can change them. Foreground and background use
 where there is foreground; labels are int32 (H, W), 0 for background. Areas are px of the mask.
 """
 
-from __future__ import annotations
-
 import contextlib
 from collections.abc import Iterator
 
@@ -173,6 +171,7 @@ class StripLabeller(contextlib.AbstractContextManager):
         self, above: np.ndarray, filled: np.ndarray, below: np.ndarray, foreground: np.ndarray
     ) -> None:
         """Notes which parts of two rows meet across strips; `filled` is the foreground above."""
+        # A slice of the row above and one of the row below: straight, then both diagonals.
         for a, b in (np.s_[:, :], np.s_[:-1, 1:], np.s_[1:, :-1]):
             self._joins.append(_pairs(above[a], below[b], filled[a] & foreground[b]))
         if self.max_hole > 0:
@@ -186,7 +185,7 @@ class StripLabeller(contextlib.AbstractContextManager):
         self._contacts.append(_pairs(ids, others, foreground & ~filled))
         self._contacts.append(_pairs(others, ids, filled & ~foreground))
 
-    def finish(self) -> StripLabels:
+    def finish(self) -> "StripLabels":
         """Joins the parts, drops what is too small and numbers the rest."""
         areas, firsts, holes = map(np.concatenate, zip(*self._parts, strict=True))
         group = _components(self._count + 1, self._joins)

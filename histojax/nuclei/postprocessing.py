@@ -36,7 +36,7 @@ def kind_of(parameters: Parameters) -> str:
 
 
 def label(maps: Maps, parameters: Parameters, *, mpp: float | None = None) -> np.ndarray:
-    """The nuclei of the whole maps of an image, int32 (H, W), numbered from 1.
+    """The nuclei of an image's whole maps, int32 (H, W): 0 background, 1..n in raster order.
 
     Maps are "mask", "marker" and what else the parameters ask for, (H, W) in [0, 1]; others are
     ignored. A missing "marker" is made of the mask's components, each eroded by its size. mpp is um

@@ -9,8 +9,6 @@ Maps are (H, W), floating point in [0, 1] or bool, by name: "mask" and "marker" 
 "contour" (optional) is high between nuclei and "distance" (optional) in their middle. Areas are px.
 """
 
-from __future__ import annotations
-
 import contextlib
 import dataclasses
 import logging
@@ -80,7 +78,7 @@ class InstanceParameters:
     def __post_init__(self) -> None:
         check(vars(self), _RULES)
 
-    def at(self, mpp: float | None) -> InstanceParameters:
+    def at(self, mpp: float | None) -> "InstanceParameters":
         """The same with areas in px of an image at `mpp` um per px, where both scales are known."""
         if mpp is None or self.mpp is None:
             return self
@@ -213,10 +211,8 @@ class InstanceLabeller(contextlib.ExitStack):
                 plane.write(y, x, ids)
         if unreached:
             _log.warning(
-                "%d px of the mask are left out: their components are longer than %d px and have "
-                "no marker within that distance (a higher mask threshold divides them)",
-                unreached,
-                REACH,
+                f"{unreached} px of the mask are left out: their components are longer than "
+                f"{REACH} px and have no marker within that (a higher mask threshold divides them)"
             )
 
 

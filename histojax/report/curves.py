@@ -102,7 +102,7 @@ def _series(label: str, curve: Curve, by_time: bool) -> Series:
         return Series(label, curve.steps, curve.values)
     pairs = zip(curve.seconds, curve.values, strict=True)
     timed = [(seconds / 60, value) for seconds, value in pairs if seconds is not None]
-    return Series(label, *(zip(*timed, strict=True) if timed else ((), ())))
+    return Series(label, [minutes for minutes, _ in timed], [value for _, value in timed])
 
 
 def _title(split: str, name: str) -> str:

@@ -88,7 +88,10 @@ def render(template: str, **content: Any) -> Markup:
 
 def printable(value: object) -> str:
     """Any value as text; characters that a page cannot hold become replacement characters."""
-    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in str(value))
+    text = str(value)
+    if text.isprintable():  # a picture of megabytes too
+        return text
+    return "".join(c if c.isprintable() or c in "\n\t" else "\ufffd" for c in text)
 
 
 def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:

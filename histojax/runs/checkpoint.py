@@ -118,7 +118,9 @@ class Series:
             logging.set_verbosity(verbosity)
 
     def restore(self, template: Tree) -> Restored | None:
-        """The newest checkpoint that can be read, in the form of `template`; None if there is none.
+        """The newest checkpoint that can be read; None if there is none.
+
+        The state has the structure, dtypes and shardings of `template`, a tree of arrays.
 
         Raises:
             UserError: the checkpoint is of another architecture (every missing and extra name is

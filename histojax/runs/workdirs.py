@@ -87,18 +87,14 @@ def without_pretrained(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def load(workdir: pathlib.Path, *, precision: str | None = None) -> Run:
+def load(workdir: pathlib.Path) -> Run:
     """The best checkpoint of a workdir, of a stage or a chain (the last where no best is kept).
-
-    `precision` is a compute dtype to use instead of the config's.
 
     Raises:
         UserError: there is none, it is damaged, or of another architecture.
     """
     folder = stage_folder(workdir)
     config = from_values(read_config(folder / "config.json"))
-    if precision is not None:
-        config.precision = precision
     if "features" in config.loss:
         # Only training reads feature distances, so their network is not needed here.
         config.loss.features.weight = 0.0

@@ -53,7 +53,7 @@ class Stage(Protocol):
     def capabilities(self) -> frozenset[Capability]: ...
 
     def inputs(self, batch: Batch) -> Mapping[str, tuple[jax.Array, ...]]:
-        """Each network's inputs for a batch."""
+        """Each network's inputs for the first image of a batch, floats in [0, 1]."""
 
     def init(self, rng: jax.Array, batch: Batch) -> State: ...
 

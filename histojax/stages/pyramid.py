@@ -19,24 +19,19 @@ from ml_collections import ConfigDict
 
 from histojax import cli
 from histojax.checks import check, number
-from histojax.components import content, networks, optimizers, pair_gan, palette, scoring
+from histojax.components import content, networks, optimizers, pair_gan, palette, scales, scoring
 from histojax.components.images import quantize, unit
 from histojax.components.pair_gan import Made
-from histojax.components.scales import (
-    AllScales,
-    Labels,
-    build_labels,
-    check_base,
-    check_sizes,
-    enlarged,
-    generated,
-    grounds_of,
-    label_colors,
-    recolored,
-    reduced,
-    segmented,
+from histojax.components.state import (
+    Axis,
+    State,
+    Tree,
+    advance,
+    apply,
+    mean_over,
+    own_rows,
+    step_key,
 )
-from histojax.components.state import State, Tree, advance, apply, mean_over, own_rows, step_key
 from histojax.data.sources.base import Source
 from histojax.models.discriminators.pairs import PairDiscriminator
 from histojax.models.generators.pyramid import PyramidGenerator
@@ -66,9 +61,9 @@ class Pyramid(segmentation.FindsNuclei):
 
     sizes: tuple[int, ...]
     crop: int
-    labels: Labels
-    segmenter: AllScales
-    synthesizer: AllScales
+    labels: scales.Labels
+    segmenter: scales.AllScales
+    synthesizer: scales.AllScales
     discriminators: tuple[Any, ...]
     trained: tuple[int, ...]
     base: str
@@ -100,7 +95,7 @@ class Pyramid(segmentation.FindsNuclei):
         labels = self.labels.one_hot({f: batch[f][:1] for f in self.labels.fields}, self.dtype)
         found: dict[str, tuple[jax.Array, ...]] = {}
         for k, factor in enumerate(self.segmenter.factors):
-            x, y = reduced(image, factor), self.labels.reduced(labels, factor)
+            x, y = scales.reduced(image, factor), self.labels.reduced(labels, factor)
             found[f"generator_{k}"] = (x, x[..., :1], y)
             found[f"segmenter_{k}"] = found[f"discriminator_{k}"] = (x, y)
         return found
@@ -116,17 +111,19 @@ class Pyramid(segmentation.FindsNuclei):
     def train_step(self, state: State, batch: Batch, *, axis_name: str | None = None) -> Stepped:
         image = unit(batch["hr"], self.dtype)
         labels = self.labels.one_hot(batch, self.dtype)
-        real = [reduced(image, factor) for factor in self.segmenter.factors]
+        real = [scales.reduced(image, factor) for factor in self.segmenter.factors]
         masks = self.masks(labels)
-        colors = label_colors(real[0], masks[0])
-        grounds = grounds_of(self.base, masks, colors, self._tissue_of(batch))
+        colors = scales.label_colors(real[0], masks[0])
+        grounds = scales.grounds_of(self.base, masks, colors, self._tissue_of(batch))
         key = step_key(state, axis_name)
         noises = self.noises(step_key(state, None), masks, axis_name)
 
         def forward(params: Mapping[str, Tree]) -> tuple[Any, Any]:
             run = self._runner(state, params, key, axis_name)
-            fakes, added, generator_stats, squares = generated(run, grounds, masks, noises, real)
-            logits, segmenter_stats = segmented(run, real, self.labels.count)
+            fakes, added, generator_stats, squares = scales.generated(
+                run, grounds, masks, noises, real
+            )
+            logits, segmenter_stats = scales.segmented(run, real, self.labels.count)
             outputs = {k: (fakes[k], added[k], logits[k]) for k in self.trained}
             return outputs, ({**generator_stats, **segmenter_stats}, squares)
 
@@ -167,7 +164,7 @@ class Pyramid(segmentation.FindsNuclei):
         return [noise(k, *mask.shape[:3]) for k, mask in enumerate(masks)]
 
     def _runner(
-        self, state: State, params: Mapping[str, Tree], key: jax.Array, axis_name: str | None
+        self, state: State, params: Mapping[str, Tree], key: jax.Array, axis_name: Axis
     ) -> Any:
         """(network name, inputs) -> (output, statistics); networks of `params` are in training."""
 
@@ -182,16 +179,16 @@ class Pyramid(segmentation.FindsNuclei):
         return run
 
     def _compete(
-        self, state: State, k: int, made: Made, real: jax.Array, mask: jax.Array, axis: str | None
+        self, state: State, k: int, made: Made, real: jax.Array, mask: jax.Array, axis_name: Axis
     ) -> pair_gan.Competed:
         """`Contest.compete` of scale k."""
         name = f"discriminator_{k}"
-        module = self.discriminators[k].clone(bn_axis_name=axis)
+        module = self.discriminators[k].clone(bn_axis_name=axis_name)
         variables = (state.params[name], state.statistics[name], state.frozen)
         # Tissue is moved by whole nuclei: means of rim and middle are not tied to the image's.
         parts = self.labels.nuclei_as_one(mask) if self.base == "tissue" else mask
         truth = pair_gan.Truth(real, mask, parts)
-        return self.contest.compete(module, variables, made, truth, axis)
+        return self.contest.compete(module, variables, made, truth, axis_name)
 
     def _louder(self, stats: Tree, k: int, square: jax.Array) -> Tree:
         """Statistics with the noise's amplitude moved towards a share of this scale's difference.
@@ -217,8 +214,8 @@ class Pyramid(segmentation.FindsNuclei):
             return None
         # A nucleus that is moved as a whole keeps the contrast of its rim and its middle.
         labels = self.labels.nuclei_as_one(self.labels.one_hot(batch, self.dtype))
-        colors = label_colors(unit(batch["hr"], self.dtype), labels)
-        tissue = recolored(unit(batch["tissue"], self.dtype), labels, colors)
+        colors = scales.label_colors(unit(batch["hr"], self.dtype), labels)
+        tissue = scales.recolored(unit(batch["tissue"], self.dtype), labels, colors)
         return jnp.clip(tissue, 0, 1)
 
     def palette_of(self, source: Source) -> list[palette.Look]:
@@ -240,24 +237,24 @@ class Pyramid(segmentation.FindsNuclei):
         """
         run = self._runner(state, {}, jax.random.key(0), None)
         masks = self.masks(labels)
-        grounds = grounds_of(self.base, masks, colors, tissue)
-        return generated(run, grounds, masks, noises)[0][-1]
+        grounds = scales.grounds_of(self.base, masks, colors, tissue)
+        return scales.generated(run, grounds, masks, noises)[0][-1]
 
     def segment(self, state: State, image: jax.Array) -> jax.Array:
         """uint8 (B, H, W, 3) -> maps (B, H, W, len(heads)) in [0, 1], also below the top scale."""
         x = unit(image, self.dtype)
         run = self._runner(state, {}, jax.random.key(0), None)
-        images = [reduced(x, factor) for factor in self.segmenter.factors]
-        logits, _ = segmented(run, images, self.labels.count)
-        probability = enlarged(jax.nn.softmax(logits[-1]), self.segmenter.factors[-1])
+        images = [scales.reduced(x, factor) for factor in self.segmenter.factors]
+        logits, _ = scales.segmented(run, images, self.labels.count)
+        probability = scales.enlarged(jax.nn.softmax(logits[-1]), self.segmenter.factors[-1])
         return self.labels.maps(probability)
 
     def eval_step(self, state: State, batch: Batch) -> dict[str, jax.Array]:
         labels = self.labels.one_hot(batch, self.dtype)
         noises = self.noises(jax.random.key(0), self.masks(labels))
-        colors = label_colors(unit(batch["hr"], self.dtype), labels)
+        colors = scales.label_colors(unit(batch["hr"], self.dtype), labels)
         image = self.generate(state, labels, noises, colors, self._tissue_of(batch))
-        synthetic = quantize(enlarged(full_precision(image), self.segmenter.factors[-1]))
+        synthetic = quantize(scales.enlarged(full_precision(image), self.segmenter.factors[-1]))
         return {"synthetic": synthetic, **self.predict(state, batch["hr"])}
 
     def evaluate(self, outputs: Arrays, batch: Arrays) -> scoring.Sums:
@@ -275,7 +272,11 @@ class Pyramid(segmentation.FindsNuclei):
 def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Pyramid:
     """As `histojax.stages.build_stage`; `initial` has the networks of the scales below."""
     common = common_fields(config, initial)
-    sizes, labels, base = check_sizes(config), build_labels(config), check_base(config)
+    sizes, labels, base = (
+        scales.check_sizes(config),
+        scales.build_labels(config),
+        scales.check_base(config),
+    )
     check(config, {"pyramid.noise": number(0), "segmenter.dropout": number(0, below=1)})
     trained = tuple(range(len(sizes))) if config.pyramid.together else (len(sizes) - 1,)
 
@@ -289,12 +290,12 @@ def build_stage(config: ConfigDict, initial: Mapping[str, Tree]) -> Pyramid:
         sizes=sizes,
         crop=config.data.crop,
         labels=labels,
-        synthesizer=AllScales(
+        synthesizer=scales.AllScales(
             each_scale(PyramidGenerator, "generator", adds_nothing=base == "tissue"),
             tuple(sizes[-1] // size for size in sizes),
         ),
         discriminators=each_scale(PairDiscriminator, "discriminator"),
-        segmenter=AllScales(
+        segmenter=scales.AllScales(
             each_scale(DenseUNet, "segmenter", labels=labels.count),
             tuple(config.data.crop // size for size in sizes),
             labels.heads,

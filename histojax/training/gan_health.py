@@ -1,7 +1,8 @@
 """Signs in a run's metrics that its adversarial training goes wrong, as sentences.
 
 They are read from metrics.jsonl, once generator and discriminator have played against each other
-for a whole window of steps. A sign is reported once, and again if it went away and came back.
+for a whole window of steps. A sign is reported once, and again if it went away and came back. The
+run goes on in any case.
 """
 
 import dataclasses

@@ -31,7 +31,7 @@ class Validation:
         crop = fitting_crop(config.eval.crop, side, step=step)
         # As many an image as asked for, and no more than it takes to cover it.
         across = min(math.isqrt(max(config.eval.crops // len(source), 1)), -(-side // crop))
-        batches = eval_batches.eval_batches(
+        self._batches = eval_batches.eval_batches(
             source,
             config.data,
             fields=tuple(dict.fromkeys((*stage.fields, "hr", *stage.annotations))),
@@ -41,7 +41,6 @@ class Validation:
             limit=config.eval.crops,
             seed=config.seed,
         )
-        self._batches = list(batches)
         self._stage, self._mesh, self._workdir = stage, mesh, workdir
         self._step = sharding.eval_step(stage.eval_step, mesh)
         self._pictures = config.eval.pictures

@@ -194,7 +194,15 @@ def test_a_degradation_not_for_the_device_leaves_no_workdir(tmp_path, no_trainin
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("name", "scale"), [("generator", 2), ("joint", 3), ("srresnet", 8)])
+@pytest.mark.parametrize(
+    ("name", "scale"),
+    [
+        ("generator", 2),
+        ("joint", 3),
+        ("srresnet", 8),
+        pytest.param("srgan_srresnet", 8, marks=pytest.mark.slow),
+    ],
+)
 def test_every_scale_factor_is_rehearsed(name, scale):
     config = tiny.CONFIGS[name].get_config("smoke")
     config.data.scale = scale

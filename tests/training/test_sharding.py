@@ -90,6 +90,7 @@ def doubled(tree):
 def by_mesh(stage, state, batches, count):
     """(after one step, after all, the compiled step's text) on `count` devices."""
     mesh = sharding.data_mesh(jax.devices()[:count])
+    assert mesh.size == count
     state = sharding.replicate(jax.tree.map(jnp.copy, state), mesh)
     placed = [sharding.place_batch(batch, mesh) for batch in batches]
     step = sharding.train_step(stage.train_step, mesh).lower(state, placed[0]).compile()

@@ -51,11 +51,10 @@ class ScalarDiscriminator(Network):
             ValueError: an image of another size or a value that is not offered.
         """
         check(vars(self), _RULES, error=ValueError)
-        height, width = x.shape[1:3]
-        if (height, width) != (self.size, self.size):
+        if x.shape[1:3] != (self.size, self.size):
             raise ValueError(
-                f"an image of {height} x {width} pixels does not fit a scalar discriminator of "
-                f"size={self.size}, which judges images of that size alone"
+                f"an image of {x.shape[1]} x {x.shape[2]} pixels does not fit a scalar "
+                f"discriminator of size={self.size}, which judges images of that size alone"
             )
         x = (2 * x - 1).astype(self.dtype)
         for i, width in enumerate(self.widths):

@@ -62,7 +62,8 @@ class DenseBlock(Network):
         for n in range(self.layers):
             y = jnp.concatenate([x, *added], -1)
             y = normalize(self, "batch", y, f"norm_{n}", train=train)
-            y = Conv(self.growth, 3, True, _HE, self.dtype, name=f"conv_{n}")(nn.relu(y))
+            conv = Conv(self.growth, kernel_init=_HE, dtype=self.dtype, name=f"conv_{n}")
+            y = conv(nn.relu(y))
             added.append(y if factors is None else y * next(factors).astype(y.dtype))
         return jnp.concatenate(added, -1)
 

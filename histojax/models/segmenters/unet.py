@@ -77,7 +77,7 @@ class UNet(UNetFrame):
     def setup(self) -> None:
         super().setup()
         if self.head_features:
-            self.before_head = Conv(self.head_features, 3, True, _HE, self.wide, name="before_head")
+            self.before_head = Conv(self.head_features, kernel_init=_HE, dtype=self.wide)
 
     def enlarge(self, y: jax.Array, n: int) -> jax.Array:
         return nn.relu(self.up[n](nearest_upsample(y, 2)))
