@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import PIL.Image
 
 from histojax.checks import check, number, one_of
 from histojax.cli import say
@@ -161,6 +162,8 @@ def predict_file(
         scaled = opened if factor == 1.0 else reader.ResampledReader(opened, factor)
         height, width = scaled.height * network.scale, scaled.width * network.scale
         mpp_out = None if known is None else known / factor / network.scale
+        if factor != 1.0:
+            note += f"; outputs have {height} x {width} px"
         strips = tiling.strips(network.tiles(scaled, name=str(path)))
         with contextlib.ExitStack() as stack:
             opened_sinks = [
@@ -237,17 +240,19 @@ def scale_factor(
             `resample`.
     """
     if mpp is None:
-        return 1.0, "scale unknown, taken as it is (--mpp=... gives it)"
+        trained = "" if mpp_in is None else f", the run's {mpp_in:g} um/px"
+        return 1.0, f"scale unknown, taken as it is{trained} (--mpp=... gives it)"
     check({"mpp": mpp}, {"mpp": number(above=0, of="a number of micrometres per pixel")}, "--")
     if mpp_in is None:
         return 1.0, f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
     factor = mpp / mpp_in
     if abs(factor - 1) <= _SAME_SCALE:
         return 1.0, f"at {mpp:g} um/px, as the run was trained"
-    if not (0.5 <= factor <= 2 or resample):
+    limit, remedy = (16, "") if resample else (2, ", or add --resample")
+    if not 1 / limit <= factor <= limit:
         raise UserError(
             f"{path} has {mpp:g} um/px and the run was trained for {mpp_in:g}; that is more than a "
-            "factor of 2 apart: use a run for this scale, correct --mpp, or add --resample"
+            f"factor of {limit} apart: use a run for this scale, correct --mpp{remedy}"
         )
     return factor, f"resampled from {mpp:g} to {mpp_in:g} um/px"
 
@@ -270,7 +275,9 @@ def preview(
         with reader.open_image(made.files["sr"]) as image:
             shown = image.read(y, x, size, size)
         row.append(("enhanced", shown))
-    if "labels" in made.files and shown.shape[:2] == (size, size):
+    elif shown.shape[:2] != (size, size):  # the run saw it resampled
+        shown = np.asarray(PIL.Image.fromarray(shown).resize((size, size)))
+    if "labels" in made.files:
         labels = read_label_region(made.files["labels"], y, x, size, size)
         row.append(("nuclei", writers.overlay(shown, labels)))
     if "classes" in made.files:

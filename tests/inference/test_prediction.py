@@ -191,7 +191,7 @@ def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
     made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path)
     assert made.size == (4 * 20, 4 * 28)
     assert made.mpp == pytest.approx(0.5, rel=1e-3)
-    assert made.note == "resampled from 1 to 2 um/px"
+    assert made.note == "resampled from 1 to 2 um/px; outputs have 80 x 112 px"
     assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
 
 
@@ -202,6 +202,24 @@ def by_darkness(windows):
 
 
 DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
+
+
+def test_nuclei_are_shown_on_a_resampled_image(joint, tmp_path):
+    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
+    run = dataclasses.replace(joint, meta={**joint.meta, "mpp_in": 1.0})
+    options = {"mpp": 2.0, "outputs": ["labels"]}
+    made = predicted(run, tmp_path / "a.png", tmp_path / "out", **options)
+    assert made.size == (80, 80)
+    sheet = prediction.preview(tmp_path / "a.png", made)
+    assert sheet.shape[1] > 2 * 80  # input and nuclei
+    assert (sheet == (0, 255, 0)).all(-1).any()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mpp", [0.05, 17.0])
+def test_a_scale_that_resampling_would_not_mend_is_refused(tmp_path, mpp):
+    with pytest.raises(UserError, match=r"more than a factor of 16 apart: .* correct --mpp$"):
+        prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)
 
 
 def index_of(path, made):
