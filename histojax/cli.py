@@ -71,8 +71,12 @@ def console() -> None:
     word = sys.argv[1] if len(sys.argv) > 1 else "--help"
     names = ", ".join(COMMANDS)
     if word in ("-h", "--help"):
-        print(f"histojax COMMAND --flag=value ...\n\nCommands: {names}.")
-        print("Flags of a command: histojax COMMAND --help.")
+        print("histojax COMMAND --flag=value ...\n")
+        for name, module in COMMANDS.items():
+            source = pathlib.Path(__file__).with_name(f"{module}.py").read_text()
+            print(f"  {name:<12}{source.partition(chr(10))[0].strip(chr(34))}")
+        print("\nExample: histojax train --config=configs/joint.py:smoke")
+        print("Sizes of a config: smoke, laptop, gpu, paper. Flags: histojax COMMAND --help.")
     elif word in COMMANDS:
         del sys.argv[1]
         runpy.run_module(f"histojax.{COMMANDS[word]}", run_name="__main__", alter_sys=True)

@@ -5,7 +5,7 @@
 trains each stage in a folder of its own below the workdir, and writes summary.json and report.html
 there. The same command again resumes where the last one stopped.
 
-The size follows the config file: smoke (seconds, for a try), laptop (minutes on two cores; the
+The size follows the config file: smoke (a minute or two, a try), laptop (minutes on two cores; the
 default), gpu (full size, one accelerator or more) or paper (as the source has it).
 
 --config.FIELD=VALUE sets a field. The common ones are

@@ -1,8 +1,9 @@
 """Applies a trained run to images: enhanced image, nuclei and an index of them.
 
     python -m histojax.predict --workdir=DIR --input=PATH [--input=PATH ...] --output=DIR
+    python -m histojax.predict --workdir=runs/joint --input=field.png --mpp=1 --output=out
 
-writes what the run makes of each image NAME, and index.html:
+writes what the run makes of each image NAME, and index.html, and replaces files of these names:
 
     NAME.sr.tif         the enhanced image
     NAME.labels.tif     the nuclei, numbered from 1
@@ -20,7 +21,7 @@ from histojax import cli
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run, or of a chain of runs.")
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "An image, or a folder of images; repeat the flag for more."
+    "input", None, "An image, or a folder of images, such as --input=field.png"
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The folder that results are written to.")
 _OUTPUTS = flags.DEFINE_list(

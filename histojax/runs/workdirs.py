@@ -44,8 +44,10 @@ def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
         return workdir
     inner = workdir / read_config(workdir / "config.json")["name"]
     if not (inner / "checkpoints").is_dir():
+        done = ", ".join(sorted(str(path.parent) for path in workdir.glob("*/summary.json")))
         raise UserError(
-            f"{workdir} holds no trained stage yet; run histojax.main with --workdir={workdir}"
+            f"the stage {inner.name} of {workdir} is not trained yet: finish it with histojax.main"
+            + (f", or name one that is: {done}" if done else "")
         )
     return inner
 

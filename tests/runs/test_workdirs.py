@@ -48,7 +48,7 @@ def test_a_folder_without_a_run_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"is not a workdir: it holds no config\.json"):
         workdirs.load(tmp_path)
     (tmp_path / "config.json").write_text(json.dumps({"name": "joint"}))
-    with pytest.raises(UserError, match="holds no trained stage yet"):
+    with pytest.raises(UserError, match=r"the stage joint of .* is not trained yet: finish it"):
         workdirs.load(tmp_path)
 
 
