@@ -97,11 +97,7 @@ def psnr_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
 
 
 def ssim_y(sr: np.ndarray, hr: np.ndarray, scale: int = 4) -> float:
-    """SSIM of protocol P2.
-
-    Raises:
-        UserError: too little of the image is left.
-    """
+    """SSIM of protocol P2; raises as `psnr_y`."""
     return ssim(*_shaved_luma(sr, hr, scale))
 
 

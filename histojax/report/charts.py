@@ -4,8 +4,6 @@ Matplotlib draws axes, lines and points; the page's template adds title and lege
 chart.mplstyle become variables of the page's style, which has a light and a dark theme.
 """
 
-from __future__ import annotations
-
 import contextlib
 import io
 import itertools
@@ -151,7 +149,7 @@ def binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:
 
 
 @contextlib.contextmanager
-def _axes(salt: str, height: int, *, left: int) -> Iterator[Axes]:
+def _axes(salt: str, height: int, *, left: int) -> Iterator["Axes"]:
     """Axes in the style of all charts; ids come from `salt`, which differs between charts."""
     import matplotlib
     from matplotlib.figure import Figure
@@ -164,7 +162,7 @@ def _axes(salt: str, height: int, *, left: int) -> Iterator[Axes]:
         yield figure.add_axes((left / _WIDTH, _BOTTOM / height, wide / _WIDTH, high / height))
 
 
-def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:
+def _scale(axes: "Axes", low: float, high: float, log: bool, axis: str) -> None:
     """Limits, ticks and grid of curves with values from `low` to `high`."""
     from matplotlib import ticker
 
@@ -185,7 +183,7 @@ def _scale(axes: Axes, low: float, high: float, log: bool, axis: str) -> None:
     axes.grid(axis="y", clip_on=False)
 
 
-def _svg(axes: Axes, label: str, notes: Mapping[str, Sequence[str]]) -> str:
+def _svg(axes: "Axes", label: str, notes: Mapping[str, Sequence[str]]) -> str:
     """The markup of a drawing, with a note at each point; `notes` has their groups' ids."""
     from matplotlib import rcParams
     from matplotlib.figure import Figure

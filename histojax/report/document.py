@@ -1,7 +1,5 @@
 """Self-contained HTML documents from templates: style inside, pictures as data, no scripts."""
 
-from __future__ import annotations
-
 import base64
 import dataclasses
 import functools
@@ -140,7 +138,7 @@ def _read(path: Path) -> tuple[Sheet, np.ndarray] | None:
 
 
 @functools.cache
-def _environment() -> jinja2.Environment:
+def _environment() -> "jinja2.Environment":
     import jinja2
 
     environment = jinja2.Environment(

@@ -1,7 +1,5 @@
 """Metrics to disk: one JSON object a line always, TensorBoard and W&B when asked."""
 
-from __future__ import annotations
-
 import contextlib
 import importlib.util
 import json
@@ -61,7 +59,7 @@ class MetricWriter:
         *,
         resume_step: int = 0,
         tensorboard: bool = False,
-        wandb_run: WandbRun | None = None,
+        wandb_run: "WandbRun | None" = None,
     ):
         """Opens workdir/metrics.jsonl and drops its lines after `resume_step`."""
         self.path = workdir / "metrics.jsonl"

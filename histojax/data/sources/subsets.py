@@ -39,10 +39,7 @@ def labelled_part(source: Source, share: float, seed: int) -> Source:
     """The images of a training split whose labels are used: those of a share of the patients.
 
     They are the first groups by SHA-256 of (seed, group), at least one. A larger share of one seed
-    holds the smaller ones.
-
-    Raises:
-        UserError: for a share out of range.
+    holds the smaller ones. A share out of range is a UserError.
     """
     check({"labelled": share}, _LABELLED, "data.")
     if share == 1:
