@@ -73,7 +73,7 @@ def console() -> None:
     if word in ("-h", "--help"):
         print("histojax COMMAND --flag=value ...\n")
         for name, module in COMMANDS.items():
-            source = pathlib.Path(__file__).with_name(f"{module}.py").read_text()
+            source = pathlib.Path(__file__).with_name(f"{module}.py").read_text("utf-8")
             print(f"  {name:<12}{source.partition(chr(10))[0].strip(chr(34))}")
         print("\nExample: histojax train --config=configs/joint.py:smoke")
         print("Sizes of a config: smoke, laptop, gpu, paper. Flags: histojax COMMAND --help.")

@@ -31,7 +31,7 @@ _MPP = flags.DEFINE_float(
     "mpp", None, "Micrometres per pixel of the input, such as 0.25; by default the file states it."
 )
 _RESAMPLE = flags.DEFINE_bool(
-    "resample", False, "Resample inputs whose scale is more than a factor of 2 off the run's."
+    "resample", False, "Resample inputs whose scale is a factor of 2 to 16 off the run's."
 )
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",

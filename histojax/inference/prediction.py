@@ -236,8 +236,8 @@ def scale_factor(
     """(factor to resample an image by, a sentence about it), from its um per px and the run's.
 
     Raises:
-        UserError: where the scales of `path` and the run are further apart than 2 without
-            `resample`.
+        UserError: where the scales of `path` and the run are more than a factor of 2 apart, or of
+            16 with `resample`.
     """
     if mpp is None:
         trained = "" if mpp_in is None else f", the run's {mpp_in:g} um/px"
@@ -275,7 +275,7 @@ def preview(
         with reader.open_image(made.files["sr"]) as image:
             shown = image.read(y, x, size, size)
         row.append(("enhanced", shown))
-    elif shown.shape[:2] != (size, size):  # the run saw it resampled
+    elif shown.shape[:2] != (size, size):  # resampled, or enhanced and not kept
         shown = np.asarray(PIL.Image.fromarray(shown).resize((size, size)))
     if "labels" in made.files:
         labels = read_label_region(made.files["labels"], y, x, size, size)
