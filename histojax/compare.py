@@ -18,6 +18,9 @@ _DATA = flags.DEFINE_string(
     "data", None, "SPEC that all runs are scored on; default that of the runs, which must agree."
 )
 _SPLIT = flags.DEFINE_string("split", "val", "train, val, test or all.")
+_ALLOW_SEEN = flags.DEFINE_bool(
+    "allow_seen", False, "Score images that a run was trained on too; a note says which."
+)
 _PICTURES = flags.DEFINE_integer("pictures", 3, "Images shown through each run.", 1)
 
 
@@ -34,6 +37,7 @@ def main(argv: Sequence[str]) -> None:
         data=_DATA.value,
         split=_SPLIT.value,
         pictures=_PICTURES.value,
+        allow_seen=_ALLOW_SEEN.value,
     )
     print(comparison_table.table_text(result))
     print(f"\n{output / 'report.html'}")

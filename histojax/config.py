@@ -2,6 +2,7 @@
 
 import json
 import pathlib
+import re
 from typing import Any
 
 from ml_collections import ConfigDict
@@ -10,7 +11,7 @@ from histojax import files
 from histojax.errors import UserError
 
 # Of config.json and of checkpoints; raised when either can no longer be read as before.
-FORMAT = 2
+FORMAT = 3
 # A run may resume with other values of these. They change how long, how loudly or where it runs,
 # not its result (device_bytes can move the making of batches to the host).
 FREE = (
@@ -28,6 +29,8 @@ FREE = (
     "collapse",
     "pretrained.path",
 )
+# Fields that say where data lie.
+_PLACE = re.compile(r"(.*\.)?data\.(source|extra|unlabelled|data_dir)")
 _ABSENT = object()
 
 
@@ -87,8 +90,10 @@ def check_format(found: int, place: object) -> None:
         )
 
 
-def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
+def claim_workdir(config: ConfigDict, workdir: pathlib.Path, *, same_data: bool = False) -> None:
     """Writes the config into a new workdir, or checks it against the one that is there.
+
+    `same_data`: the images are known to be the same, so that their folder may have moved.
 
     Raises:
         UserError: the workdir was started with another config (every differing field is listed), or
@@ -99,6 +104,8 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path) -> None:
     values = to_values(config)
     if path.exists():
         found = differences(read_config(path), values)
+        if same_data:
+            found = [text for text in found if not _PLACE.fullmatch(text.partition(":")[0])]
         if found:
             raise UserError(
                 f"{workdir} was started with another config; use another --workdir or take back: "

@@ -45,6 +45,9 @@ _MAX_SHIFT = flags.DEFINE_float(
     "Largest shift of a real lr image, hr px; 0 skips the check. Example: 2. Default: the run's.",
     lower_bound=0,
 )
+_ALLOW_SEEN = flags.DEFINE_bool(
+    "allow_seen", False, "Score images that were seen in training too, marked in all results."
+)
 _ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
 )
@@ -67,6 +70,7 @@ def main(argv: Sequence[str]) -> None:
         features=_FEATURES.value,
         max_pixels=_MAX_PIXELS.value,
         max_shift=_MAX_SHIFT.value,
+        allow_seen=_ALLOW_SEEN.value,
         **own,
     )
     print(words.after_evaluation(table, workdir, output, split))

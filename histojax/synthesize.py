@@ -54,19 +54,23 @@ def main(argv: Sequence[str]) -> None:
             f"--looks={looks} is for a pyramid, and --builtin draws its own colours: leave it out"
         )
     # After the flags, so that --help and bad flags answer at once.
-    from histojax.runs import workdirs
+    from histojax.data.sources.base import Entry
+    from histojax.runs import run_data, workdirs
     from histojax.synthesis import builtin, files, tissue
 
     masks = files.mask_files([pathlib.Path(path) for path in _MASKS.value or ()])
     maker: files.TissueMaker
+    seen: list[Entry] = []
     if workdir is None:
         maker = builtin.BuiltinTissue(files.common_mpp(masks))
     else:
         cli.set_up_jax()
         run = workdirs.load(pathlib.Path(workdir))
         maker = tissue.Synthesizer(run, looks, tile=_TILE.value)
+        seen = run_data.seen_by(run.meta["data"])
     output, seed, count = pathlib.Path(str(_OUTPUT.value)), _SEED.value, _COUNT.value
-    files.write_pairs(maker, masks, output, seed=seed, count=count, max_pixels=_MAX_PIXELS.value)
+    options = {"seed": seed, "count": count, "max_pixels": _MAX_PIXELS.value}
+    files.write_pairs(maker, masks, output, **options, seen=seen)
 
 
 if __name__ == "__main__":

@@ -30,7 +30,6 @@ from absl import flags
 from histojax import cli
 from histojax.cli import say
 from histojax.components import content
-from histojax.config import read_config
 from histojax.data import stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
@@ -91,18 +90,8 @@ def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.Feature
 
 
 def check_unseen(judge: workdirs.Run, source: Source) -> None:
-    """Checks that the judge was not trained on the real images.
-
-    Raises:
-        UserError: if it was, by its manifest.
-    """
-    path = judge.workdir / "manifest.json"
-    both = sorted(set(read_config(path)["train"]) & set(source.names)) if path.is_file() else []
-    if both:
-        raise UserError(
-            f"--judge={judge.workdir} was trained on {both[0]}, which is among the {len(source)} "
-            "images: name a judge of the same split, or other images by --data or --split"
-        )
+    """Refuses a judge that has seen the real images in training."""
+    run_data.seen_in(source, [judge.meta["data"]], one_set=True, allowed=False)
 
 
 def made(

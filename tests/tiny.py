@@ -168,6 +168,7 @@ def run(name, scale=4):
     rng = np.random.default_rng(0)
     weights = jax.tree.map(lambda x: x + 0.05 * rng.standard_normal(x.shape, np.float32), state.ema)
     meta = {"thresholds": {"mask": 0.5}, "mpp_in": None, "mpp_out": None}
+    meta["data"] = {"train": [], "val": [], "before": [], "splits": {"train": [], "val": []}}
     return workdirs.Run(None, made, stage, state.replace(ema=weights), 0, meta)
 
 

@@ -48,6 +48,7 @@ def compare(
     data: str | None = None,
     split: str = "val",
     pictures: int = 3,
+    allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Compares runs and writes report.html, comparison.json, comparison.csv and figures/.
 
@@ -57,6 +58,7 @@ def compare(
         data, split: SPEC that all are scored on, and the part of it; by default that of the first
             run, on which the others have to be trained as well.
         pictures: number of images that are shown through each run, evenly chosen.
+        allow_seen: whether to score images that a run was trained on, which a note says.
 
     Returns:
         The content of comparison.json.
@@ -66,9 +68,14 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    source = run_data.open_split(reference, split)
+    kept = None
+    if reference.data.source == entries[0].config.data.source:
+        kept = run_data.kept_splits(workdirs.stage_folder(entries[0].workdir))
+    source = run_data.open_split(reference, split, kept=kept)
     if data is None:
         _check_data(entries, source, split)
+    allowed = allow_seen or split in scores.SEEN_SPLITS
+    seen = {entry.label: _seen(entry, reference, source, allowed) for entry in entries}
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:
@@ -76,7 +83,9 @@ def compare(
         if images is None:
             say(f"{entry.label}: scoring the {split} split")
             place = output / "scores" / entry.label
-            scores.score_workdir(entry.workdir, split=split, output=place, like=reference)
+            scores.score_workdir(
+                entry.workdir, split=split, output=place, like=reference, allow_seen=True
+            )
             images = read_per_image(place / "per_image.csv")
         config = entry.config
         found[entry.label], left_out = comparison_table.arranged(images, config.name, config.stage)
@@ -95,7 +104,7 @@ def compare(
         "data": wanted,
         "test": comparison_table.about_the_test(len(source)),
         "notes": [
-            *_warnings(entries, reference, source),
+            *_warnings(entries, reference, source, seen),
             *comparison_table.omissions(found, dropped),
         ],
         "scores": comparison_table.means(found, shared),
@@ -177,7 +186,7 @@ def read_per_image(path: pathlib.Path) -> list[dict[str, Any]]:
     """The rows of a per_image.csv; an empty cell is NaN."""
     with path.open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    words = ("name", "group")
+    words = ("name", "group", "seen")
     return [{k: v if k in words else float(v or "nan") for k, v in row.items()} for row in rows]
 
 
@@ -195,7 +204,8 @@ def _check_scales(entries: Sequence[Entry]) -> None:
 def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
     first, *others = entries
     for entry in others:
-        own = run_data.open_split(entry.config, split)
+        kept = run_data.kept_splits(workdirs.stage_folder(entry.workdir))
+        own = run_data.open_split(entry.config, split, kept=kept)
         if own.fingerprint() != source.fingerprint():
             raise UserError(
                 f"{entry.label} has other images in its {split} split ({len(own)} of "
@@ -205,7 +215,9 @@ def _check_data(entries: Sequence[Entry], source: Source, split: str) -> None:
             )
 
 
-def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -> list[str]:
+def _warnings(
+    entries: Sequence[Entry], reference: ConfigDict, source: Source, seen: Mapping[str, Any]
+) -> list[str]:
     """Reasons to doubt the numbers, one sentence each."""
     notes = []
     scored = to_values(reference.data.degradation)
@@ -221,11 +233,10 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
                 f"{entry.label} was trained for another degradation ({data.degradation.name}) than "
                 f"it is scored on ({reference.data.degradation.name}, of {entries[0].label})."
             )
-        seen = _seen_in_training(entry, reference, source)
-        if seen:
+        if of_entry := seen[entry.label]:
             notes.append(
-                f"{entry.label} was trained on {seen} of these {len(source)} images: its scores "
-                "are too good."
+                f"{entry.label} has seen {len(of_entry)} of these {len(source)} images in training "
+                f"({', '.join(list(of_entry)[:3])}): its scores are too good."
             )
     patients = len(set(source.groups))
     if patients < len(source):
@@ -236,14 +247,12 @@ def _warnings(entries: Sequence[Entry], reference: ConfigDict, source: Source) -
     return notes
 
 
-def _seen_in_training(entry: Entry, reference: ConfigDict, source: Source) -> int:
-    """The number of images a run was trained on, by name, in data of the same SPEC."""
-    own, scored = (config.data.source for config in (entry.config, reference))
-    # Of another seed, synthetic patients of one name are not the same.
-    if own != scored or (own == "synthetic" and entry.config.seed != reference.seed):
-        return 0
-    train = run_data.open_split(run_data.without_extra(entry.config), "train")
-    return len(set(train.names) & set(source.names))
+def _seen(entry: Entry, reference: ConfigDict, source: Source, allowed: bool) -> dict[str, str]:
+    """The images that a run has seen in training, as `run_data.seen_in` has them."""
+    folders = scores.stage_folders(entry.workdir).values()
+    known = [manifest for folder in folders if (manifest := run_data.manifest_of(folder))]
+    one_set = entry.config.data.source == reference.data.source
+    return run_data.seen_in(source, known, one_set=one_set, allowed=allowed)
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
+from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
 from histojax.config import read_config, to_values
@@ -26,6 +27,9 @@ from histojax.imaging import figures, writers
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 
+# Splits that ask for images of the training.
+SEEN_SPLITS = ("train", "all")
+SEEN = "seen in training"
 # The last bytes of a SPEC that the name of a folder takes over.
 _NAME_BYTES = 60
 
@@ -42,6 +46,7 @@ def score_workdir(
     max_shift: float | None = None,
     output: pathlib.Path | None = None,
     like: ConfigDict | None = None,
+    allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
 
@@ -54,6 +59,7 @@ def score_workdir(
         max_shift: how far a real lr image may lie off its hr image, hr px; default the run's own.
         output: default workdir/evaluation.
         like: a config of the same scale, whose data, degradation and seed replace the run's own.
+        allow_seen: whether to score images that were seen in training, which are marked.
 
     Returns:
         The content of metrics.json.
@@ -66,9 +72,18 @@ def score_workdir(
     if max_pixels is not None:
         config.data.max_pixels = max_pixels
     needs_masks = any(segments(run.stage) for run in folders.values())
-    source = run_data.open_split(config, split, fields=("instances",) if needs_masks else ())
+    own = config.data.source == last.config.data.source
+    kept = last.meta["data"]["splits"] if own else None
+    fields = ("instances",) if needs_masks else ()
+    source = run_data.open_split(config, split, fields=fields, kept=kept)
+    if source.left_out:
+        say(f"{config.data.source}: left out: {', '.join(source.left_out)}")
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
+    known = [run.meta["data"] for run in folders.values()]
+    if enhancer not in (None, "none", "bicubic"):
+        known.append(run_data.manifest_of(workdirs.stage_folder(pathlib.Path(enhancer))) or {})
+    seen = run_data.seen_in(source, known, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if enhancer != "none":
         shift = config.data.max_shift if max_shift is None else max_shift
         check_registration(source, config.data.scale, shift)
@@ -85,7 +100,8 @@ def score_workdir(
     results, matrices = [], collections.defaultdict(list)
     for row, pictures, found in score_images(methods, source, config):
         name = row["name"]
-        figures.write_comparison(output / "figures" / f"{name}.png", name, pictures)
+        title = f"{name} ({SEEN})" if name in seen else name
+        figures.write_comparison(output / "figures" / f"{name}.png", title, pictures)
         results.append(row)
         for segmenter, matrix in found.items():
             matrices[segmenter].append(matrix)
@@ -96,8 +112,10 @@ def score_workdir(
         "enhancer": enhancer,
         "checkpoints": {name: run.step for name, run in folders.items()},
         "data": record,
+        "seen": seen,
     }
-    writers.write_csv(output / "per_image.csv", results)
+    marked = ({**row, "seen": SEEN if row["name"] in seen else ""} for row in results)
+    writers.write_csv(output / "per_image.csv", list(marked))
     writers.write_json(output / "metrics.json", table)
     return table
 

@@ -30,7 +30,14 @@ def after_evaluation(
     """The last lines of an evaluation: results, their place, and a command to compare the run."""
     places = {"all scores": output / "metrics.json", "pictures": output / "figures"}
     options = [str(workdir), "OTHER_WORKDIR", f"--split={split}", "--output=FOLDER"]
-    return _closing(table, places, "histojax.compare", *options)
+    closing = _closing(table, places, "histojax.compare", *options)
+    if not (seen := table["seen"]):
+        return closing
+    names = ", ".join(list(seen)[:3]) + (", ..." if len(seen) > 3 else "")
+    return (
+        f"{len(seen)} of the {table['data']['images']} images were seen in training ({names}), so "
+        f"these scores are too good; per_image.csv marks them\n{closing}"
+    )
 
 
 def _closing(table: Mapping[str, Any], places: Mapping[str, pathlib.Path], *command: str) -> str:

@@ -21,11 +21,11 @@ from histojax.config import claim_workdir, differences, from_values, read_config
 from histojax.data import stain_matching
 from histojax.errors import DiskError, UserError
 from histojax.evaluation import words
-from histojax.experiments import check, summary
+from histojax.experiments import check, data, summary
 from histojax.experiments.init_from import initial_variables
 from histojax.imaging.resampling import check_scale
 from histojax.report import pages
-from histojax.runs import checkpoint, workdirs
+from histojax.runs import checkpoint, run_data, workdirs
 from histojax.training import loop
 
 # What every config has, whatever its stage.
@@ -44,17 +44,23 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """
     try:
         ordered = stages_of(config)
-        alone, resumed = len(ordered) == 1, set()
-        for stage in ordered:
-            folder = workdir if alone else workdir / stage.name
-            if checkpoint.Series(folder / "checkpoints" / "last").steps():
-                resumed.add(stage.name)
+        alone = len(ordered) == 1
+        folders = {stage.name: workdir if alone else workdir / stage.name for stage in ordered}
+        resumed = {
+            name
+            for name, folder in folders.items()
+            if checkpoint.Series(folder / "checkpoints" / "last").steps()
+        }
         check.rehearse(ordered, resumed)
+        known = data.study(ordered, folders)
         for stage in ordered:
             # A run that goes on has the fit of its stain target, whose image may be gone.
             if stage.name not in resumed:
                 stain_matching.build(stage)
-        result = run_stage(config, workdir, {}) if alone else _run_stages(ordered, workdir)
+        if alone:
+            result = run_stage(config, workdir, {}, known[config.name])
+        else:
+            result = _run_stages(ordered, workdir, known)
         if result:  # of the first process
             print(words.after_training(result, workdir, synthesizes="pyramid" in config))
         return result
@@ -69,15 +75,20 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         sys.exit(0)
 
 
-def _run_stages(ordered: list[ConfigDict], workdir: pathlib.Path) -> dict[str, Any]:
+def _run_stages(
+    ordered: list[ConfigDict], workdir: pathlib.Path, known: Mapping[str, run_data.Known]
+) -> dict[str, Any]:
     """Trains the stages that are not done; the summary of them all."""
     started = time.perf_counter()
     names = [stage.name for stage in ordered]
     check_lengths(ordered, workdir)
     with _sole_use(workdir):
-        claim_workdir(from_values({**to_values(ordered[-1]), "chain": names}), workdir)
+        begun = any((workdir / name / run_data.MANIFEST).is_file() for name in names)
+        whole = from_values({**to_values(ordered[-1]), "chain": names})
+        claim_workdir(whole, workdir, same_data=begun)
+        folders = {name: workdir / name for name in names}
         for stage in ordered:
-            run_stage(stage, workdir / stage.name, {name: workdir / name for name in names})
+            run_stage(stage, workdir / stage.name, folders, known[stage.name])
         return summary.summarize_chain(workdir, names, seconds=time.perf_counter() - started)
 
 
@@ -149,7 +160,10 @@ def done(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any] | None:
 
 
 def run_stage(
-    config: ConfigDict, workdir: pathlib.Path, folders: Mapping[str, pathlib.Path]
+    config: ConfigDict,
+    workdir: pathlib.Path,
+    folders: Mapping[str, pathlib.Path],
+    known: run_data.Known,
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
 
@@ -160,12 +174,13 @@ def run_stage(
     with _sole_use(workdir):
         old = done(config, workdir)
         if old is not None:
-            claim_workdir(config, workdir)
+            claim_workdir(config, workdir, same_data=True)
             say(f"{config.name}: done at step {old['steps']}, in {workdir}")
             if jax.process_index() == 0 and not (workdir / "report.html").exists():
                 pages.run_report(workdir)
             return old
-        trained = loop.train(config, workdir, initial_variables(config, variables_of))
+        initial = initial_variables(config, variables_of)
+        trained = loop.train(config, workdir, initial, known=known)
         if jax.process_index() != 0:
             return {}
         found = summary.summarize_stage(trained)

@@ -1,39 +1,73 @@
 """The data of a run: its splits, opened as its config has them."""
 
+import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from histojax.config import from_values, read_config
+from histojax.data import identity, survey
 from histojax.data.sources import specs, subsets, targets
-from histojax.data.sources.base import Source
-from histojax.runs.workdirs import stage_folder
+from histojax.data.sources.base import Entry, Source
+from histojax.errors import UserError
+from histojax.runs.workdirs import newest, stage_folder
+
+# In a workdir: the images that a run knows, see `Known.manifest`.
+MANIFEST = "manifest.json"
+Manifest = dict[str, Any]
+Kept = Mapping[str, Sequence[str]]
+# Parts of a manifest that a run has learnt from, itself or by what it starts from.
+_LEARNT = ("train", "unlabelled", "extra", "before")
+_LISTED = 10  # changes in a message
+
+
+@dataclasses.dataclass(frozen=True)
+class Known:
+    """What a run knows of its data before its first step.
+
+    Attributes:
+        manifest: lists of entries (see `identity.entries_of`) "train", "val", "unlabelled",
+            "extra", and "before", which were seen by what the run starts from; "splits" holds the
+            names of the train and val splits of data.source, labelled or not.
+        sentence: what it trains on.
+        nuclei: what checkpoints keep of their size, px; see `survey.to_meta`.
+    """
+
+    manifest: Manifest
+    sentence: str
+    nuclei: Mapping[str, float | None]
 
 
 def open_split(
-    config: ConfigDict, split: str, *, fields: Sequence[str] = (), crop: int | None = None
+    config: ConfigDict,
+    split: str,
+    *,
+    fields: Sequence[str] = (),
+    crop: int | None = None,
+    kept: Kept | None = None,
 ) -> Source:
     """A split ("train", "val", "test" or "all") of the data that a config names.
 
     A label among `fields`, the batch arrays that a stage needs, requires every image to be
     annotated. The field "labelled" adds the unlabelled images to the training split. Images with a
-    side below `crop` px are refused, as whatever else is wrong with the data (UserError).
+    side below `crop` px are refused, as whatever else is wrong with the data (UserError). `kept`
+    are the splits that a run was trained with, for a folder without splits.json.
     """
     data = config.data
     made = [field for field in targets.FIELDS if field in fields]
     required = bool(made) or "mask" in fields or "instances" in fields
     opened = _opener(config, require_labels=required, crop=crop)
-    source = opened(data.source, split=split)
+    source = opened(data.source, split=split, kept=kept)
     if split == "train":
         source = subsets.labelled_part(source, data.labelled, config.seed)
         if data.extra:
             extra = opened(data.extra, split="all")
             source = subsets.with_extra(source, extra, data.extra_weight)
     if "labelled" in fields and split == "train":
-        others = open_unlabelled(config, crop=crop)
+        others = open_unlabelled(config, crop=crop, kept=kept)
         source = subsets.with_unlabelled(source, others, data.unlabelled_weight)
     elif "labelled" in fields:
         source = subsets.FlaggedSource(source, labelled=True)
@@ -42,13 +76,16 @@ def open_split(
     return source
 
 
-def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
+def open_unlabelled(
+    config: ConfigDict, *, crop: int | None = None, kept: Kept | None = None
+) -> Source:
     """The images of `data.unlabelled`, learnt from without the labels that they may have."""
     data = config.data
     return subsets.open_unlabelled(
         data.unlabelled,
         _opener(config, require_labels=False, crop=crop),
         labelled=data.source,
+        kept=kept,
         share=data.labelled,
         seed=config.seed,
     )
@@ -56,17 +93,125 @@ def open_unlabelled(config: ConfigDict, *, crop: int | None = None) -> Source:
 
 def labelled_source(workdir: pathlib.Path) -> Source:
     """The labelled images that a run was trained on, without those of data.extra."""
-    config = from_values(read_config(stage_folder(workdir) / "config.json"))
-    return open_split(without_extra(config), "train", fields=("instances",))
+    folder = stage_folder(workdir)
+    config = without_extra(from_values(read_config(folder / "config.json")))
+    return open_split(config, "train", fields=("instances",), kept=kept_splits(folder))
 
 
-def manifest(config: ConfigDict) -> dict[str, Any]:
-    """Names of a run's images by split; `unlabelled`, where there are any, and the SPEC `extra`."""
-    plain = without_extra(config)
-    seen = {split: sorted(open_split(plain, split).names) for split in ("train", "val")}
+def manifest_of(folder: pathlib.Path) -> Manifest | None:
+    """The images that the run in a folder knows; None before it has begun."""
+    path = folder / MANIFEST
+    if path.is_file():
+        return read_config(path)
+    series = newest(folder)
+    return series.meta()["data"] if series.steps() else None
+
+
+def kept_splits(folder: pathlib.Path) -> Kept | None:
+    """{split: names} that the run in a folder was trained with; None before it has begun."""
+    known = manifest_of(folder)
+    return None if known is None else known["splits"]
+
+
+def seen_by(manifest: Manifest) -> list[Entry]:
+    """The images that a run has learnt from, and those that it starts from."""
+    return [entry for part in _LEARNT for entry in manifest.get(part, [])]
+
+
+def known_data(config: ConfigDict, *, kept: Kept | None, before: Sequence[Entry] = ()) -> Known:
+    """Reads all images and labels of a run, and checks that none that it trains on is scored.
+
+    Args:
+        kept: as in `open_split`.
+        before: images that were seen by the runs that it starts from.
+
+    Raises:
+        UserError: labels that cannot be meant, or an image of val that is seen in training.
+    """
+    plain, needs_labels = without_extra(config), "segmenter" in config or "pyramid" in config
+    train, val = (open_split(plain, split, kept=kept) for split in ("train", "val"))
+    others = {}
     if config.data.unlabelled:
-        seen["unlabelled"] = sorted(open_unlabelled(config).names)
-    return {**seen, "extra": config.data.extra}
+        others["unlabelled"] = open_unlabelled(config, kept=kept)
+    if config.data.extra:
+        others["extra"] = _opener(config, require_labels=False, crop=None)(
+            config.data.extra, split="all"
+        )
+    sources = {"train": train, "val": val, **others}
+    manifest: Manifest = {name: identity.entries_of(part) for name, part in sources.items()}
+    unique = {(entry["name"], entry["image"]): entry for entry in before}
+    for source in (train, *others.values()):
+        unique |= {(entry["name"], entry["image"]): entry for entry in source.seen}
+    manifest["before"] = list(unique.values())
+    with plain.ignore_type():
+        plain.data.labelled = 1.0
+    manifest["splits"] = {
+        "train": sorted(open_split(plain, "train", kept=kept).names),
+        "val": sorted(val.names),
+    }
+    check_held_out(val, manifest, config)
+    parts = {"train": train, "val": val}
+    found = {
+        split: survey.survey(part, f"{config.data.source} ({split})", needs_labels=needs_labels)
+        for split, part in parts.items()
+    }
+    further = [f"{len(part)} further images of data.{name}" for name, part in others.items()]
+    trains = " and ".join([found["train"].words(), *further])
+    scale = "unknown scale" if train.mpp is None else f"{train.mpp:g} um/px"
+    left_out = f"; left out: {', '.join(train.left_out)}" if train.left_out else ""
+    sentence = f"trains on {trains}, validates on {found['val'].words()}, {scale}{left_out}"
+    return Known(manifest, sentence, survey.to_meta(found["train"]))
+
+
+def check_held_out(val: Source, manifest: Manifest, config: ConfigDict) -> None:
+    """Refuses a val split that a run was trained on, by name, pixels or patient."""
+    identity.check_unseen(
+        identity.entries_of(val),
+        seen_by(manifest),
+        what=f"of the val split of {config.data.source}",
+        remedy="take them out of one of the two, by splits.json or in the data",
+    )
+
+
+def seen_in(
+    scored: Source, known: Sequence[Manifest], *, one_set: bool, allowed: bool
+) -> dict[str, str]:
+    """{name of an image to score: how one that a run has seen is the same}.
+
+    Args:
+        known: manifests of all the runs that are scored.
+        one_set: whether the images are of the data that these were trained on.
+        allowed: whether such images may be scored.
+
+    Raises:
+        UserError: they may not, and there are some.
+    """
+    entries = identity.entries_of(scored)
+    seen = [entry for manifest in known for entry in seen_by(manifest)]
+    if not allowed:
+        identity.check_unseen(
+            entries,
+            seen,
+            one_set=one_set,
+            what="to score",
+            remedy="score others, or give --allow_seen, which marks them in all results",
+        )
+    return identity.seen_among(entries, seen, one_set=one_set)
+
+
+def check_same(known: Manifest, now: Manifest, workdir: pathlib.Path) -> None:
+    """Refuses data that has changed since a run began, with the list."""
+    found = [
+        f"{part}: {change}"
+        for part in (*_LEARNT[:-1], "val")
+        for change in identity.changes(known.get(part, []), now.get(part, []))
+    ]
+    if found:
+        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+        raise UserError(
+            f"the data of {workdir} has changed since the run began ({'; '.join(found[:_LISTED])}"
+            f"{more}): put it back, or train in a new --workdir"
+        )
 
 
 def without_extra(config: ConfigDict) -> ConfigDict:

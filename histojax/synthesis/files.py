@@ -8,6 +8,8 @@ from typing import Protocol
 import numpy as np
 
 from histojax.cli import say
+from histojax.data import identity
+from histojax.data.sources.base import Entry
 from histojax.errors import UserError
 from histojax.imaging import reader, writers
 from histojax.imaging.labels import read_label_mpp, read_labels
@@ -38,11 +40,12 @@ def write_pairs(
     seed: int = 0,
     count: int = 1,
     max_pixels: int = reader.MAX_PIXELS,
+    seen: Sequence[Entry] = (),
 ) -> list[pathlib.Path]:
-    """Writes images/, instances/ (masks/ where there are classes) and dataset.json.
+    """Writes images/, instances/ (masks/ where there are classes), dataset.json and seen.json.
 
     `count` images are made for each mask, some rows at a time. The seed, the mask's name and the
-    number of the copy decide an image.
+    number of the copy decide an image. `seen` are the images that the maker has learnt from.
 
     Returns:
         The images' paths.
@@ -72,6 +75,8 @@ def write_pairs(
     stated = {"classes": maker.classes, "mpp": maker.mpp}
     known = {name: value for name, value in stated.items() if value is not None}
     writers.write_json(output / "dataset.json", known)
+    folders_of_masks = dict.fromkeys(path.parent for path in files)
+    identity.write_seen(output, seen, *map(identity.read_seen, folders_of_masks))
     return written
 
 

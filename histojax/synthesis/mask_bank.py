@@ -18,6 +18,7 @@ import scipy.ndimage
 from skimage.segmentation import relabel_sequential
 
 from histojax.cli import say
+from histojax.data import identity
 from histojax.data.augmentation import dihedral
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
@@ -74,7 +75,7 @@ def nuclei_of(instances: np.ndarray) -> Iterator[tuple[Any, np.ndarray, bool]]:
 def write_masks(
     source: Source, folder: pathlib.Path, kind: str, count: int, size: int, seed: int
 ) -> None:
-    """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32.
+    """Writes `count` of `masks` as folder/mask00000.tif and so on, uint32, and seen.json.
 
     Raises:
         UserError: as `masks`, or for a folder with files in it.
@@ -83,6 +84,7 @@ def write_masks(
     for number, mask in enumerate(itertools.islice(masks(source, kind, size, seed), count)):
         path = folder / f"mask{number:05d}.tif"
         writers.stream_tiff(path, [mask.astype(np.uint32)], height=size, width=size, mpp=source.mpp)
+    identity.write_seen(folder, source.seen, identity.entries_of(source))
     say(f"{count} masks in {folder}, of {len(source)} images")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from skimage.segmentation import relabel_sequential
 
 from histojax.cli import say
+from histojax.data import identity
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import tiling, writers
@@ -30,7 +31,7 @@ def unlabelled(run: workdirs.Run, spec: str) -> Source:
     """The images that a run would learn from with data.unlabelled=spec."""
     config = run.config.copy_and_resolve_references()
     config.data.unlabelled = spec
-    return run_data.open_unlabelled(config)
+    return run_data.open_unlabelled(config, kept=run.meta["data"]["splits"])
 
 
 def write_masks(
@@ -50,6 +51,7 @@ def write_masks(
     `least` (0 to 1) and holds a nucleus. Each image gives about as many, `count` in all at most.
     Labels of the source are not used. folder/predicted.json names the squares. With `images`, masks
     are in folder/instances and their images in folder/images: `folder:FOLDER` reads pairs.
+    folder/seen.json names the images that the run has learnt from, and these.
 
     Returns:
         How many were written.
@@ -72,6 +74,7 @@ def write_masks(
         known = {} if source.mpp is None else {"mpp": source.mpp}
         writers.write_json(folder / "dataset.json", known)
     writers.write_json(folder / "predicted.json", {"run": str(run.workdir), "squares": written})
+    identity.write_seen(folder, run_data.seen_by(run.meta["data"]), identity.entries_of(source))
     say(f"{len(written)} masks in {folder}, predicted in {len(source)} images")
     return len(written)
 

@@ -50,11 +50,13 @@ def train(
     workdir: pathlib.Path,
     initial: Mapping[str, Tree] | None = None,
     *,
+    known: run_data.Known | None = None,
     devices: list[jax.Device] | None = None,
 ) -> workdirs.Run:
     """Trains a stage in its workdir, from its last checkpoint on, and returns the run.
 
-    `initial` has the variables of earlier runs, by network; `devices` are used instead of all.
+    `initial` has the variables of earlier runs, by network; `known` is what has been read of its
+    data, None: what is found there now; `devices` are used instead of all.
 
     Raises:
         UserError: for whatever is wrong with config, data, workdir or checkpoint, and when too
@@ -63,7 +65,7 @@ def train(
         Stopped: after SIGTERM or SIGINT, once the checkpoint is written.
     """
     check(config, len(devices or jax.devices()))
-    training = Training(config, workdir, initial or {}, devices)
+    training = Training(config, workdir, initial or {}, known, devices)
     with stop_signals() as stop:
         try:
             training.run(stop)
@@ -90,6 +92,7 @@ class Training:
         config: ConfigDict,
         workdir: pathlib.Path,
         initial: Mapping[str, Tree],
+        known: run_data.Known | None,
         devices: list[jax.Device] | None,
     ):
         """Sets up the first step, or the one after the last checkpoint; claims the workdir."""
@@ -100,7 +103,15 @@ class Training:
         resumed = bool(self._last.steps())
         stage = build_stage(workdirs.without_pretrained(config) if resumed else config, initial)
         self._stage = stage
-        source, held_out, fits = _open_data(config, stage, self._last if resumed else None)
+        begun = run_data.manifest_of(workdir)
+        if known is None:
+            kept = None if begun is None else begun["splits"]
+            known = run_data.known_data(config, kept=kept)
+            if begun is not None:
+                run_data.check_same(begun, known.manifest, workdir)
+        say(f"{config.name}: {known.sentence}")
+        kept = known.manifest["splits"]
+        source, held_out, fits = _open_data(config, stage, self._last if resumed else None, kept)
         self._batches = pipeline.train_batches(
             source,
             config.data,
@@ -112,13 +123,15 @@ class Training:
             sharding=sharding.batch_sharding(self._mesh),
         )
         # Only now, so that a workdir stays free for another config until nothing refuses this one.
-        claim_workdir(config, workdir)
-        if jax.process_index() == 0:
-            writers.write_json(workdir / "manifest.json", run_data.manifest(config))
+        claim_workdir(config, workdir, same_data=begun is not None)
+        if jax.process_index() == 0 and not (workdir / run_data.MANIFEST).exists():
+            writers.write_json(workdir / run_data.MANIFEST, begun or known.manifest)
         # An enhanced image has r times finer pixels than its input.
         factor = config.data.scale if enhances(stage) else 1
         self._meta = {
             **fits,
+            **known.nuclei,
+            "data": known.manifest,
             "config": to_values(config),
             "thresholds": {"mask": config.get("threshold", 0.5)},
             "mpp_in": None if source.mpp is None else source.mpp * factor,
@@ -253,15 +266,16 @@ class Training:
 
 
 def _open_data(
-    config: ConfigDict, stage: Stage, last: checkpoint.Series | None
+    config: ConfigDict, stage: Stage, last: checkpoint.Series | None, kept: run_data.Kept
 ) -> tuple[Source, Source, dict[str, Any]]:
     """(train split, val split, what a checkpoint keeps of fits to the training data).
 
-    `last` is of a resumed run, which has the fits, whatever has become of their images.
+    `kept` are the splits that the run knows. `last` is of a resumed run, which has the fits,
+    whatever has become of their images.
     """
     fields, crop = stage.fields, config.data.crop
-    source = run_data.open_split(config, "train", fields=fields, crop=crop)
-    held_out = run_data.open_split(config, "val", fields=fields, crop=crop)
+    source = run_data.open_split(config, "train", fields=fields, crop=crop, kept=kept)
+    held_out = run_data.open_split(config, "val", fields=fields, crop=crop, kept=kept)
     matching = None
     # A checkpoint's meta, which may be damaged, is read only where it is needed.
     if stain_matching.check(config) is not None:

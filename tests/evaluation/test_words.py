@@ -87,12 +87,16 @@ def test_the_last_lines_say_where_and_what_next():
     assert following == (
         "next: python -m histojax.predict '--workdir=runs/a b' --input=PATH --output=FOLDER"
     )
-    lines = words.after_evaluation(chain(), run, run / "evaluation-test", "test").splitlines()
+    table = {**chain(), "seen": {}}
+    lines = words.after_evaluation(table, run, run / "evaluation-test", "test").splitlines()
     assert lines[-3:] == [
         "all scores: runs/a b/evaluation-test/metrics.json",
         "pictures: runs/a b/evaluation-test/figures",
         "next: python -m histojax.compare 'runs/a b' OTHER_WORKDIR --split=test --output=FOLDER",
     ]
+    table |= {"seen": {"p1": "", "p2": ""}, "data": {"images": 6}}
+    said = words.after_evaluation(table, run, run / "evaluation-test", "test")
+    assert said.startswith("2 of the 6 images were seen in training (p1, p2), so these scores are")
 
 
 def test_a_pyramid_is_followed_by_synthesis():

@@ -83,7 +83,7 @@ def test_a_run_of_a_newer_program_is_refused(trained_chain, tmp_path):
     # What a newer program may hold: a stage that this one has never heard of.
     values.update(format=FORMAT + 1, stage="diffusion")
     (folder / "config.json").write_text(json.dumps(values))
-    with pytest.raises(UserError, match=r"config\.json has format 3, .* update histojax"):
+    with pytest.raises(UserError, match=r"config\.json has format 4, .* update histojax"):
         workdirs.load(folder)
 
 

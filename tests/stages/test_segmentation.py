@@ -292,12 +292,11 @@ def test_a_run_with_a_teacher_trains_and_resumes(tmp_path):
     assert summary["steps"] == 4
     seen = json.loads((run / "manifest.json").read_text())
     patients = {
-        part: {image.rpartition("-")[0] for image in seen[part]}
-        for part in ("train", "unlabelled", "val")
+        part: {entry["group"] for entry in seen[part]} for part in ("train", "unlabelled", "val")
     }
     assert [len(patients[part]) for part in ("train", "unlabelled", "val")] == [1, 3, 1]
     assert len(set.union(*patients.values())) == 5
-    assert run_data.labelled_source(run).names == seen["train"]
+    assert run_data.labelled_source(run).names == [entry["name"] for entry in seen["train"]]
     undisturbed = tiny.last_state(run)
     rows = read_metrics(run / "metrics.jsonl")
     assert all(

@@ -1,28 +1,34 @@
 import itertools
+import json
 
 import numpy as np
 import pytest
 import scipy.ndimage
 
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging.labels import read_labels
 from histojax.synthesis import mask_bank
 from tests import tiny
 
 
-class Labelled:
+class Labelled(Source):
     """Images of given instances."""
 
     mpp = None
 
     def __init__(self, *instances):
         self.instances = instances
+        self.names = self.groups = [f"i{index}" for index in range(len(instances))]
 
     def __len__(self):
         return len(self.instances)
 
     def __getitem__(self, index):
         return {"name": f"i{index}", "instances": self.instances[index]}
+
+    def digests(self, index):
+        return f"pixels of {index}", "labels"
 
 
 def squares(size=64, side=8, step=16):
@@ -123,8 +129,9 @@ def test_masks_are_written_as_label_images_by_the_seed(tmp_path, kind):
     source = Labelled(squares(), squares(48))
     for name in ("a", "b"):
         mask_bank.write_masks(source, tmp_path / name, kind=kind, count=2, size=32, seed=5)
-    files = sorted((tmp_path / "a").iterdir())
+    *files, seen = sorted((tmp_path / "a").iterdir())
     assert [path.name for path in files] == ["mask00000.tif", "mask00001.tif"]
+    assert [entry["name"] for entry in json.loads(seen.read_text())["images"]] == ["i0", "i1"]
     found = [read_labels(path) for path in files]
     assert all(mask.shape == (32, 32) and mask.any() for mask in found)
     assert not np.array_equal(*found)

@@ -6,24 +6,29 @@ import pytest
 import tifffile
 
 from histojax.data.sources import specs
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.inference import labeling, tiled
 from histojax.synthesis import pseudo_labels
 from tests import tiny
 
 
-class Images:
+class Images(Source):
     """Images without labels; the value of a pixel is the foreground's probability, of 255."""
 
     def __init__(self, *images, mpp=None):
         self.images, self.mpp = images, mpp
         self.names = [f"i{index}" for index in range(len(images))]
+        self.groups = self.names
 
     def __len__(self):
         return len(self.images)
 
     def __getitem__(self, index):
         return {"name": self.names[index], "hr": self.images[index]}
+
+    def digests(self, index):
+        return f"pixels of {index}", ""
 
 
 def picture(unsure):
@@ -72,6 +77,8 @@ def test_masks_are_of_confident_squares_with_nuclei(run, tmp_path):
     assert places == [64] * 4
     assert {square["image"] for square in told["squares"].values()} == {"i0", "i1"}
     assert told["run"] == "runs/s"
+    seen = json.loads((folder / "seen.json").read_text())["images"]
+    assert [entry["image"] for entry in seen] == [f"pixels of {index}" for index in range(3)]
     some = tmp_path / "some"
     assert pseudo_labels.write_masks(run, images, some, count=2, size=32, least=0, seed=0) == 2
 

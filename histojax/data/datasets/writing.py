@@ -1,12 +1,11 @@
 """Writes a data set as array_record through tensorflow_datasets, which needs no TensorFlow for it.
 
-A prepared set is DIR/NAME/1.0.0: records of features, and metadata.json with the name, group, size
+A prepared set is DIR/NAME/2.0.0: records of features, and metadata.json with the name, group, size
 and digest of every record: a set is opened without decoding an image.
 """
 
 import contextlib
 import functools
-import hashlib
 import io
 import os
 import tempfile
@@ -21,6 +20,7 @@ import tqdm
 from PIL import Image
 
 from histojax.data.datasets.layout import Contents, Dataset, Example, Record
+from histojax.data.sources.base import digests_of
 from histojax.data.sources.prepared import VERSION
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
@@ -189,18 +189,15 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
 
 
 def _entry(example: Example, record: Record) -> dict[str, Any]:
-    digest = hashlib.sha256()
-    for field in sorted(record):
-        pixels = record[field]
-        digest.update(f"{field}\0{pixels.dtype}\0{pixels.shape}\0".encode())
-        digest.update(np.ascontiguousarray(pixels).data)
+    image, labels = digests_of(record)
     height, width = record["hr"].shape[:2]
     return {
         "name": example.name,
         "group": example.group,
         "height": height,
         "width": width,
-        "digest": digest.hexdigest(),
+        "image": image,
+        "labels": labels,
     }
 
 

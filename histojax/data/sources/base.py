@@ -12,6 +12,7 @@ from histojax.data.sources.record_cache import RecordCache
 Objects = Literal["nuclei", "glands"]
 
 Record = dict[str, Any]
+Entry = dict[str, str]  # what identifies an image: name, group, image, labels
 
 
 class Source(Protocol):
@@ -21,7 +22,8 @@ class Source(Protocol):
     "instances" (int32 (H, W), 0 = background), "mask" (uint8 (H, W), 0 = background, 1 or a class
     index elsewhere) and "lr" (uint8 (h, w, 3)). The arrays must not be written to. Images of a
     group (a patient) share a split; `mpp` is micrometres per pixel of "hr"; `classes` names the
-    mask's values.
+    mask's values. `left_out` says which files are not among them, and `seen` names the images that
+    these were made from, such as those that the run behind pseudo-labels was trained on.
     """
 
     names: list[str]
@@ -29,24 +31,32 @@ class Source(Protocol):
     mpp: float | None
     classes: list[str]
     objects: Objects
+    left_out: Sequence[str] = ()
+    seen: Sequence[Entry] = ()
 
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Record: ...
 
-    def fingerprint(self) -> str: ...
+    def digests(self, index: int) -> tuple[str, str]:
+        """16 hex digits of the pixels of an image, and of its labels ("" where it has none)."""
+        ...
+
+    def fingerprint(self) -> str:
+        """16 hex digits of SHA-256 over names, pixels and labels."""
+        parts = zip(self.names, map(self.digests, range(len(self))), strict=True)
+        return digest_of(*(text for name, digests in parts for text in (name, *digests)))
 
 
-class CachedSource:
+class CachedSource(Source):
     """Images that a subclass makes in `_read`; those used last are kept, up to `cache_bytes`.
 
     Safe to use from several threads. Records without a mask get that of their instances.
     """
 
-    names: list[str]
-
     def __init__(self, cache_bytes: int):
         self._cache = RecordCache(cache_bytes)
+        self._digests: dict[int, tuple[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.names)
@@ -64,29 +74,47 @@ class CachedSource:
             record["mask"] = (record["instances"] > 0).astype(np.uint8)
         return record
 
+    def digests(self, index: int) -> tuple[str, str]:
+        if index not in self._digests:
+            self._digests[index] = digests_of(self[index])
+        return self._digests[index]
+
     def _read(self, index: int) -> Record:
         raise NotImplementedError
 
 
-class WrappedSource:
+class WrappedSource(Source):
     """The images of another source, whose records a subclass changes in `__getitem__`."""
 
     def __init__(self, source: Source):
         self._source = source
         self.names, self.groups = source.names, source.groups
         self.mpp, self.classes, self.objects = source.mpp, source.classes, source.objects
+        self.left_out, self.seen = source.left_out, source.seen
 
     def __len__(self) -> int:
         return len(self.names)
 
-    def fingerprint(self) -> str:
-        """The source's own, because the images are the same."""
-        return self._source.fingerprint()
+    def digests(self, index: int) -> tuple[str, str]:
+        return self._source.digests(index)
 
 
 def digest_of(*parts: str) -> str:
     """16 hex digits of SHA-256 over the parts: a fingerprint."""
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def digests_of(record: Record) -> tuple[str, str]:
+    """16 hex digits of the pixels of a record's image, and of all else in it ("" for nothing)."""
+    image, labels = hashlib.sha256(), hashlib.sha256()
+    fields = sorted(field for field in record if field != "name")
+    for field in fields:
+        digest, pixels = image if field == "hr" else labels, np.ascontiguousarray(record[field])
+        # Labels of one value are the same in any type.
+        pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32)
+        digest.update(f"{field}\0{pixels.shape}\0".encode())
+        digest.update(pixels.data)
+    return image.hexdigest()[:16], labels.hexdigest()[:16] if len(fields) > 1 else ""
 
 
 def common_mpp(scales: Sequence[float | None]) -> float | None:

@@ -8,6 +8,8 @@
     ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...],
                                                        "objects": "nuclei" or "glands"}
     ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
+    ROOT/seen.json                                    images that these were made from, written by
+                                                      histojax.masks and histojax.synthesize
 
 A label image is upright, as viewers show its image: turned by the EXIF or TIFF orientation of the
 image file. Names are compared in Unicode's composed form (NFC), so that an accent typed on one
@@ -17,12 +19,11 @@ Opening a source checks everything that the headers of its files show, so that a
 its data fails in its first second.
 """
 
-import functools
-import hashlib
+import glob
 import json
 import logging
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,13 @@ import numpy as np
 
 from histojax.checks import Rule, number, one_of
 from histojax.data.sources.base import CachedSource, Objects, Record, common_mpp
-from histojax.data.sources.splits import checked_splits, group_of, names_of_split
+from histojax.data.sources.splits import (
+    check_grouping,
+    checked_splits,
+    group_of,
+    kept_splits,
+    names_of_split,
+)
 from histojax.errors import UserError
 from histojax.imaging.conversion import check_pixels, log_once, readable_name
 from histojax.imaging.labels import read_labels
@@ -40,6 +47,7 @@ from histojax.imaging.resampling import SCALES
 _log = logging.getLogger(__name__)
 
 _LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+SEEN = "seen.json"
 _DESCRIPTION = {
     "mpp": Rule(
         "a number of micrometres per pixel is due, such as 0.25",
@@ -77,6 +85,7 @@ class FolderSource(CachedSource):
         crop: int | None = None,
         scale: int | None = 4,
         max_pixels: int = MAX_PIXELS,
+        kept: Mapping[str, Sequence[str]] | None = None,
     ):
         """Checks the folder, as `open_source` has it; scale None takes lr images of any scale."""
         super().__init__(cache_bytes)
@@ -87,14 +96,20 @@ class FolderSource(CachedSource):
         content = _json_object(listed)
         self.splits = None if content is None else checked_splits(listed, content, images)
         mpp, self.classes, self.objects = _description(root)
+        self.seen = (_json_object(root / SEEN) or {}).get("images", [])
         groups = {name: group_of(name, group_pattern) for name in images}
         splits = {"train": list(images)} if self.splits is None else self.splits
+        carve = self.splits is None
+        if carve and kept is not None:
+            carve, splits = False, kept_splits(root, images, kept)
+        elif carve and split != "all" and not group_pattern:
+            check_grouping(f"data folder {root}", groups)
         self.names = names_of_split(
             f"data folder {root}",
             split,
             {name: role for role, names in splits.items() for name in names},
             groups,
-            carve=self.splits is None,
+            carve=carve,
             published=False,
             seed=seed,
         )
@@ -105,6 +120,7 @@ class FolderSource(CachedSource):
             "mask": _files(root / "masks", _LABEL_SUFFIXES),
             "lr": _files(root / "lr", SUFFIXES),
         }
+        self.left_out = _left_out(root, files, [n for names in splits.values() for n in names])
         self._paths = [
             {role: paths[name] for role, paths in files.items() if name in paths}
             for name in self.names
@@ -153,21 +169,6 @@ class FolderSource(CachedSource):
             if stamp != self._stamps[path]:
                 log_once(path, "has changed since the data were opened: read as it is now")
 
-    @functools.cached_property
-    def _digest(self) -> str:
-        digest = hashlib.sha256()
-        for name, paths in zip(self.names, self._paths, strict=True):
-            self._check_unchanged(paths)
-            for role, path in paths.items():
-                digest.update(f"{name}\0{role}\0{path.stat().st_size}\0".encode())
-                with path.open("rb") as stream:
-                    digest.update(hashlib.file_digest(stream, "sha256").digest())
-        return digest.hexdigest()[:16]
-
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over names, sizes and bytes of this split's files."""
-        return self._digest
-
 
 def _stamp(path: Path) -> tuple[int, int]:
     status = path.stat()
@@ -188,6 +189,25 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
             )
         files[name] = path
     return dict(sorted(files.items()))
+
+
+def _left_out(
+    root: Path, files: Mapping[str, Mapping[str, Path]], used: Sequence[str]
+) -> list[str]:
+    """What lies in the folder and is not used, a clause for each reason."""
+    images, found = files["image"], []
+    for role, folder in {"image": "images", "instances": "instances", "mask": "masks"}.items():
+        suffixes = SUFFIXES if role == "image" else _LABEL_SUFFIXES
+        visible = [path for path in (root / folder).glob("*") if not path.name.startswith(".")]
+        odd = [p.name for p in visible if p.is_dir() or p.suffix.lower() not in suffixes]
+        found += _clause(odd, f"of an unknown ending in {folder}/")
+        found += _clause(set(files[role]) - set(images), f"in {folder}/ without an image")
+    return found + _clause(set(images) - set(used), "in no split")
+
+
+def _clause(names: Collection[str], what: str) -> list[str]:
+    few = ", ".join(sorted(names)[:3]) + (", ..." if len(names) > 3 else "")
+    return [f"{len(names)} {what} ({few})"] if names else []
 
 
 def _images(root: Path) -> dict[str, Path]:
@@ -214,7 +234,8 @@ def _json_object(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        # Windows' editors begin a file with a byte-order mark.
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): mend it") from error
     if not isinstance(content, dict):
@@ -238,6 +259,12 @@ def _description(root: Path) -> tuple[float | None, list[str], Objects]:
 
 
 def _without_labels(root: Path, name: str, others: bool) -> UserError:
+    lossy = [p for d in ("instances", "masks") for p in (root / d).glob(f"{glob.escape(name)}.*")]
+    if lossy:
+        return UserError(
+            f"{lossy[0]} is no label image, because a {lossy[0].suffix[1:]} file changes the "
+            f"numbers of labels: save it as {', '.join(_LABEL_SUFFIXES)} from its source"
+        )
     if others:
         return UserError(
             f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
@@ -308,8 +335,11 @@ def _mask(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     if len(classes) == 2 and values.max() == 255 and ((values == 0) | (values == 255)).all():
         return (values == 255).astype(np.uint8)
     if values.max() >= len(classes):
+        odd = values[(values >= len(classes)) & (values != 255)]
+        value, count = (odd[0], len(np.unique(odd))) if odd.size else (255, 1)
+        more = f" and {count - 1} other such values" if count > 1 else ""
         raise UserError(
-            f"{path} holds the value {values.max()}, and a mask holds 0 and 1, 0 and 255, or "
+            f"{path} holds the value {value}{more}, and a mask holds 0 and 1, 0 and 255, or "
             f"indices of the {len(classes)} classes {list(classes)}: name the classes in "
             "dataset.json, or put label images in instances/"
         )

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from histojax.data.sources.base import Record, Source, common_mpp, digest_of
+from histojax.data.sources.base import Record, Source, common_mpp
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 
@@ -82,7 +82,7 @@ def parse_mixture(spec: str) -> dict[str, float]:
     return {name: weight / total for name, weight in weights.items()}
 
 
-class MixedSource:
+class MixedSource(Source):
     """Several sources as one.
 
     Where it is weighted, the images of each source are repeated until they make up its weight of
@@ -105,7 +105,6 @@ class MixedSource:
             for number, (source, count) in enumerate(zip(self._sources, counts, strict=True))
             for row in range(count)
         ]
-        self._counts = counts
         prefixes = _prefixes(list(sources))
         self.names, self.groups = [], []
         for number, row in self._rows:
@@ -126,6 +125,8 @@ class MixedSource:
         self.classes = ["background", "nucleus"] if self._binary else list(first)
         kinds = {source.objects for source in self._sources}
         self.objects = kinds.pop() if len(kinds) == 1 else "nuclei"
+        self.left_out = [text for source in self._sources for text in source.left_out]
+        self.seen = [entry for source in self._sources for entry in source.seen]
         held = [set(source[0]) for source in self._sources if len(source)]
         self._fields = [field for field in _FIELDS if all(field in have for have in held)]
 
@@ -142,12 +143,9 @@ class MixedSource:
             mixed["mask"].flags.writeable = False
         return mixed
 
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over the sources' own and their shares."""
-        parts = []
-        for source, count in zip(self._sources, self._counts, strict=True):
-            parts += [source.fingerprint(), str(count)]
-        return digest_of(*parts, "")
+    def digests(self, index: int) -> tuple[str, str]:
+        number, row = self._rows[index]
+        return self._sources[number].digests(row)
 
 
 def _prefixes(specs: Sequence[str]) -> list[str]:

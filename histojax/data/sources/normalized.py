@@ -1,11 +1,10 @@
 """A data source whose images are stain-normalised as they are read."""
 
 import functools
-import json
 
-from histojax.data.sources.base import Record, Source, WrappedSource, digest_of
+from histojax.data.sources.base import Record, Source, WrappedSource
 from histojax.data.sources.record_cache import ComputedOnce, RecordCache
-from histojax.stain.normalization import Fit, Method, fit, normalize, to_json
+from histojax.stain.normalization import Fit, Method, fit, normalize
 
 
 class NormalizedSource(WrappedSource):
@@ -27,11 +26,6 @@ class NormalizedSource(WrappedSource):
     def __getitem__(self, index: int) -> Record:
         index = range(len(self))[index]
         return self._cache.get_or_make(index, lambda: self._normalized(self._source[index]))
-
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over the source's own, the method and the target."""
-        target = json.dumps(to_json(self.target))
-        return digest_of(self._source.fingerprint(), repr(self.method), target)
 
     def _normalized(self, record: Record) -> Record:
         name = record["name"]

@@ -16,7 +16,7 @@ from histojax.data.sources.record_cache import ComputedOnce
 from histojax.data.sources.splits import group_of, names_of_split
 from histojax.errors import UserError
 
-VERSION = "1.0.0"  # of what is written; a change of parsing or features is another
+VERSION = "2.0.0"  # of what is written; a change of parsing or features is another
 NAME = re.compile(r"[a-z][a-z0-9_]*")
 # Sets that `histojax.prepare` knows how to read.
 DATASETS = ("folder", "glas", "monuseg", "nuinsseg", "pannuke", "tcia", "tnbc")
@@ -57,9 +57,9 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 
 
 def fingerprint_of(entries: Iterable[Mapping[str, Any]]) -> str:
-    """16 hex digits of SHA-256 over names and pixels of the entries of an index."""
+    """16 hex digits of SHA-256 over names, pixels and labels of the entries of an index."""
     named = sorted(entries, key=lambda entry: entry["name"])
-    return digest_of(*(e[field] for e in named for field in ("name", "digest")), "")
+    return digest_of(*(e[field] for e in named for field in ("name", "image", "labels")))
 
 
 class PreparedSource(CachedSource):
@@ -131,9 +131,9 @@ class PreparedSource(CachedSource):
         # Each process opens the files for itself.
         return {**self.__dict__, "_parts": ComputedOnce()}
 
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over names and pixels of this split's images."""
-        return fingerprint_of(self._entries)
+    def digests(self, index: int) -> tuple[str, str]:
+        entry = self._entries[index]
+        return entry["image"], entry["labels"]
 
     def _read(self, index: int) -> Record:
         entry = self._entries[index]

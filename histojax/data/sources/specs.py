@@ -1,7 +1,7 @@
 """Opens the data that a SPEC names: a folder, a prepared set, synthetic tissue or a mixture."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ def open_source(
     scale: int = 4,
     data_dir: str | Path = "",
     max_pixels: int = MAX_PIXELS,
+    kept: Mapping[str, Sequence[str]] | None = None,
 ) -> Source:
     """Opens the data that a SPEC names; UserError for an unknown one or a flaw in the data.
 
@@ -44,6 +45,7 @@ def open_source(
             floor(W / r) r px of "hr".
         data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         max_pixels: largest image or label map that a folder may hold, px.
+        kept: {split: names} that a run was trained with, for a folder without splits.json.
     """
     files: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "scale": scale}
     if spec.startswith("mix:"):
@@ -63,7 +65,8 @@ def open_source(
     files |= {"split": split, "cache_bytes": cache_bytes, "crop": crop}
     kind, _, root = spec.partition(":")
     if kind == "folder" and root:
-        return FolderSource(root, **files, require_labels=require_labels, max_pixels=max_pixels)
+        files |= {"require_labels": require_labels, "max_pixels": max_pixels, "kept": kept}
+        return FolderSource(root, **files)
     base = spec.partition("/")[0]
     if base in prepared_names(data_dir):
         return PreparedSource(spec, **files, data_dir=data_dir)

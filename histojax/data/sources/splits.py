@@ -4,7 +4,7 @@ import hashlib
 import logging
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +98,44 @@ def checked_splits(
                 )
             seen[name] = split
             splits.setdefault(split, []).append(name)
-    if left := len(images) - len(seen):
-        _log.warning("%s: %d of %d images are in no split and not used", path, left, len(images))
     return splits
+
+
+def kept_splits(
+    root: Path, images: Mapping[str, Path], kept: Mapping[str, Sequence[str]]
+) -> dict[str, list[str]]:
+    """The splits that a run was trained with; what a folder has gained since is in none.
+
+    Raises:
+        UserError: an image that the run knows is gone.
+    """
+    splits = {split: list(names) for split, names in kept.items()}
+    gone = sorted({name for names in splits.values() for name in names} - set(images))
+    if gone:
+        raise UserError(
+            f"data folder {root} lacks {len(gone)} images that the run was trained with "
+            f"({', '.join(gone[:3])}): put them back, or train in a new --workdir"
+        )
+    return splits
+
+
+def check_grouping(where: str, groups: Mapping[str, str]) -> None:
+    """Refuses names like patient01-roi1, whose patients the default pattern does not see.
+
+    Raises:
+        UserError: every image is a group of its own, and the names share beginnings as those of
+            several images of a patient do.
+    """
+    starts = {name: re.split(r"[-. ]", name)[0] for name in groups}
+    distinct = set(starts.values())
+    if len(set(groups.values())) < len(groups) or not 1 < len(distinct) <= len(groups) / 2:
+        return
+    name = min(groups)
+    raise UserError(
+        f"{where} has {len(groups)} images in {len(groups)} groups, though their names begin in "
+        f"{len(distinct)} ways, such as {name!r} with {starts[name]!r}: if these are patients, set "
+        "data.group_pattern='[^-. ]+', and if not, data.group_pattern='.*'"
+    )
 
 
 def names_of_split(

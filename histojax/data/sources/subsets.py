@@ -1,12 +1,12 @@
 """Training on a share of the labels, by patient, and on further images, labelled or not."""
 
 import logging
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Mapping, Sequence
 
 import numpy as np
 
 from histojax.checks import check, number
-from histojax.data.sources.base import Record, Source, WrappedSource, common_mpp, digest_of
+from histojax.data.sources.base import Record, Source, WrappedSource, common_mpp
 from histojax.data.sources.mixture import MixedSource, patients
 from histojax.data.sources.splits import ordered_groups
 from histojax.errors import UserError
@@ -30,9 +30,8 @@ class Subset(WrappedSource):
     def __getitem__(self, index: int) -> Record:
         return self._source[self._indices[index]]
 
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over the source's own and the names that are taken."""
-        return digest_of(self._source.fingerprint(), *self.names)
+    def digests(self, index: int) -> tuple[str, str]:
+        return self._source.digests(self._indices[index])
 
 
 def labelled_part(source: Source, share: float, seed: int) -> Source:
@@ -97,13 +96,19 @@ class FlaggedSource(WrappedSource):
             added["mask"] = np.broadcast_to(np.uint8(0), shape)
         return {**record, **added}
 
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over the source's own and whether it is labelled."""
-        return digest_of(self._source.fingerprint(), str(self._labelled))
+    def digests(self, index: int) -> tuple[str, str]:
+        image, labels = self._source.digests(index)
+        return image, labels if self._labelled else ""
 
 
 def open_unlabelled(
-    spec: str, open_one: Callable[..., Source], *, labelled: str, share: float, seed: int
+    spec: str,
+    open_one: Callable[..., Source],
+    *,
+    labelled: str,
+    share: float,
+    seed: int,
+    kept: Mapping[str, Sequence[str]] | None = None,
 ) -> Source:
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
@@ -113,7 +118,7 @@ def open_unlabelled(
     Raises:
         UserError: where nothing is left, or a patient is among the labelled or held-out ones too.
     """
-    rest = left_out(open_one(labelled, split="train"), share, seed)
+    rest = left_out(open_one(labelled, split="train", kept=kept), share, seed)
     if spec == "rest":
         if not len(rest):
             raise UserError(

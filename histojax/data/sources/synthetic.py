@@ -50,8 +50,7 @@ class SyntheticSource(CachedSource):
         self._draw = functools.partial(
             rendering.tissue, seed, size=size, patches_per_patient=patches_per_patient
         )
-        identity = {"model": rendering.MODEL_VERSION, "split": split, "counts": counts, **others}
-        self._digest = digest_of(json.dumps(identity, sort_keys=True))
+        self._identity = json.dumps({"model": rendering.MODEL_VERSION, **others}, sort_keys=True)
         self.classes = ["background", "nucleus"]
         self.objects: Objects = "nuclei"
         self.names: list[str] = []
@@ -71,6 +70,7 @@ class SyntheticSource(CachedSource):
         name, instances = self.names[index], drawn["instances"]
         return {"name": name, "hr": drawn["image"], "instances": instances}
 
-    def fingerprint(self) -> str:
-        """16 hex digits of SHA-256 over what decides the images."""
-        return self._digest
+    def digests(self, index: int) -> tuple[str, str]:
+        """Of what decides an image and its nuclei, so that none is drawn."""
+        digest = digest_of(self._identity, str(self._indices[index]))
+        return digest, digest

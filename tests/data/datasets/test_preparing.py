@@ -35,7 +35,7 @@ def _refusal(*args, match, **options):
 
 def test_what_is_prepared_opens_as_it_was_read(root, data_dir):
     folder = prepare("monuseg", root, data_dir)
-    assert folder == data_dir / "monuseg" / "1.0.0"
+    assert folder == data_dir / "monuseg" / "2.0.0"
     source = open_source("monuseg", split="all", data_dir=data_dir)
     assert source.names == list(official.MONUSEG)
     assert source.groups == ["TCGA-AA-0001", "TCGA-AA-0001", "TCGA-BB-0002"]

@@ -6,6 +6,7 @@ import pytest
 
 from histojax.data import augmentation
 from histojax.data.pipeline import train_batches
+from histojax.data.sources.base import Source
 from histojax.data.sources.per_image_stains import PerImageStains, stains_of
 from histojax.stain import hed
 from histojax.stain.normalization import Method, fit
@@ -16,7 +17,7 @@ ACROSS = np.cross(*stained.STAINS)
 OWN = np.array([2.0 * stained.HAEMATOXYLIN, 1.2 * stained.EOSIN, ACROSS], np.float32)
 
 
-class Images:
+class Images(Source):
     """Two images of known stains, and one of blank glass."""
 
     names, groups, mpp, classes = ("a", "b", "glass"), ("a", "b", "glass"), None, ()
@@ -30,8 +31,8 @@ class Images:
         images.append(np.full((64, 64, 3), 250, np.uint8))
         return {"name": self.names[index], "hr": images[index]}
 
-    def fingerprint(self):
-        return "f"
+    def digests(self, index):
+        return self.names[index], ""
 
 
 def jittered(density, alpha=(1, 1, 1), beta=(0, 0, 0)):
@@ -66,7 +67,7 @@ def test_stains_are_those_of_the_image_and_are_found_once(monkeypatch):
     again = pickle.loads(pickle.dumps(source))
     monkeypatch.setattr("histojax.data.sources.per_image_stains.stains_of", None)
     np.testing.assert_array_equal(again[1]["stains"], source[1]["stains"])
-    assert (len(again), again.fingerprint(), again.names) == (3, "f", Images.names)
+    assert (len(again), again.digests(1), again.names) == (3, ("b", ""), Images.names)
 
 
 @pytest.mark.faults

@@ -7,12 +7,13 @@ from PIL import Image
 
 from histojax.data import pipeline, stain_matching
 from histojax.data.sources import subsets
+from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.runs import run_data
 from tests import tiny
 
 
-class Images:
+class Images(Source):
     """Three images of each of ten patients."""
 
     mpp, classes, objects = 0.25, ["background", "nucleus"], "nuclei"
@@ -28,8 +29,8 @@ class Images:
         mask = np.zeros((4, 4), np.int32)
         return {"name": self.names[index], "hr": np.zeros((4, 4, 3), np.uint8), "instances": mask}
 
-    def fingerprint(self):
-        return "f"
+    def digests(self, index):
+        return self.names[index], "labels"
 
 
 @pytest.mark.parametrize(("share", "patients"), [(0.2, 2), (0.4, 4), (0.01, 1), (1.0, 10)])
@@ -87,16 +88,27 @@ def test_a_share_out_of_range_is_refused(share):
 
 def test_the_manifest_names_what_is_seen_and_nothing_else(tmp_path):
     tiny.folder(tmp_path / "data", count=6)
-    tiny.folder(tmp_path / "extra", count=3)
+    tiny.folder(tmp_path / "extra", count=6)
     config = tiny.config("segmentation")
     config.data.source, config.data.labelled = f"folder:{tmp_path / 'data'}", 0.4
     train = set(run_data.open_split(config, "train").names)
     config.data.extra = f"folder:{tmp_path / 'extra'}"
-    seen = run_data.manifest(config)
-    assert set(seen["train"]) == train
+    with pytest.raises(UserError, match=r"1 of the 1 images of the val split .*\('p5' has the pix"):
+        known = run_data.known_data(config, kept=None)
+    shutil.rmtree(tmp_path / "extra")
+    other = tiny.folder(tmp_path / "extra", count=3)
+    for path in (other / "images").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+        path.rename(path.with_stem(f"other{path.stem}"))
+        label = other / "instances" / path.name
+        label.rename(label.with_stem(f"other{label.stem}"))
+    (other / "splits.json").unlink()
+    known = run_data.known_data(config, kept=None)
+    names = {part: {entry["name"] for entry in known.manifest[part]} for part in ("train", "val")}
+    assert names == {"train": train, "val": {"p5"}}
     assert len(train) == 2
-    assert not train & set(seen["val"])
-    assert seen["extra"] == config.data.extra
+    assert len(known.manifest["splits"]["train"]) == 5
+    assert [entry["name"] for entry in known.manifest["extra"]] == ["otherp0", "otherp1", "otherp2"]
 
 
 def test_at_weight_one_only_the_extra_images_are_left():
@@ -175,7 +187,8 @@ def test_unlabelled_images_are_flagged_and_hold_no_label():
         assert not blank[0][field].any()
     assert blank[0]["hr"] is record["hr"]
     assert blank[0]["lr"] is record["lr"]
-    assert flagged.fingerprint() != blank.fingerprint()
+    assert flagged.digests(0) == (flagged.names[0], "labels")
+    assert blank.digests(0) == (blank.names[0], "")
 
 
 @pytest.mark.parametrize("placement", ["host", "device"])
@@ -235,9 +248,9 @@ def test_further_images_take_scale_and_classes_of_the_labelled(tmp_path, caplog)
     (tmp_path / "more" / "dataset.json").write_text('{"mpp": 0.5}')
     assert run_data.open_split(config, "train", fields=fields).mpp == 0.25
     assert "data.source has 0.25 um per px and data.unlabelled 0.5" in caplog.text
-    seen = run_data.manifest(config)
-    assert seen["unlabelled"] == ["q0", "q1"]
-    assert len(seen["train"]) == 2
+    manifest = run_data.known_data(config, kept=None).manifest
+    assert [entry["name"] for entry in manifest["unlabelled"]] == ["q0", "q1"]
+    assert len(manifest["train"]) == 2
 
 
 def test_unlabelled_images_are_normalized_like_the_others(tmp_path):

@@ -7,6 +7,7 @@ import scipy.ndimage
 
 from histojax.data import pipeline
 from histojax.data.sources import targets
+from histojax.data.sources.base import Source
 from histojax.data.sources.targets import TargetSource
 from histojax.errors import UserError
 from histojax.tissue import rendering
@@ -21,7 +22,7 @@ SETTINGS = {
 }
 
 
-class Two:
+class Two(Source):
     """A 5 x 5 nucleus, and an 11 x 30 one (330 px: eroded by the octagon of 37 px)."""
 
     names, groups, mpp, classes = ["a"], ["a"], 0.5, ["background", "nucleus"]
@@ -41,8 +42,8 @@ class Two:
         hr = np.zeros((64, 64, 3), np.uint8)
         return {"name": "a", "hr": hr, "instances": self.instances, "mask": self.instances > 0}
 
-    def fingerprint(self):
-        return "f"
+    def digests(self, index):
+        return "image", "labels"
 
 
 def test_targets_are_those_of_the_whole_image():
@@ -100,7 +101,7 @@ def test_targets_are_made_once_and_not_carried_to_workers():
     first = source[0]["marker"]
     assert source[0]["marker"] is first
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(source))[0]["marker"], first)
-    assert source.fingerprint() == "f"
+    assert source.digests(0) == ("image", "labels")
     assert (len(source), source.names, source.mpp) == (1, ["a"], 0.5)
 
 

@@ -1,0 +1,105 @@
+"""What identifies images: names, patients and pixels, by which a run knows what it has seen."""
+
+import concurrent.futures
+import json
+import pathlib
+import re
+from collections.abc import Iterable, Mapping, Sequence
+
+from histojax.data import cores
+from histojax.data.sources.base import Entry, Source
+from histojax.data.sources.folder import SEEN
+from histojax.data.sources.splits import tcga_patient
+from histojax.errors import UserError
+from histojax.imaging import writers
+
+# A bare number says nothing beyond its own set.
+_TELLS_NOTHING = re.compile(r"[\W\d_]*")
+Entries = Sequence[Entry]
+
+
+def entries_of(source: Source) -> list[Entry]:
+    """The images of a source, each name once: name, group, and digests of image and labels."""
+    first: dict[str, int] = {}
+    for index, name in enumerate(source.names):  # a mixture holds an image several times
+        first.setdefault(name, index)
+    with concurrent.futures.ThreadPoolExecutor(len(cores.usable())) as pool:
+        digests = pool.map(source.digests, first.values())
+        return [
+            {"name": name, "group": source.groups[index], "image": image, "labels": labels}
+            for (name, index), (image, labels) in zip(first.items(), digests, strict=True)
+        ]
+
+
+def seen_among(scored: Entries, seen: Entries, *, one_set: bool = False) -> dict[str, str]:
+    """{name of a scored image: how one that was seen in training is the same, a clause}.
+
+    They are the same by pixels, by name or by patient. Names and groups of other data are compared
+    where they say more than a number; `one_set`: both are known to be of the same data.
+    """
+    pixels = {entry["image"]: entry for entry in seen}
+    one_set = one_set or any(entry["image"] in pixels for entry in scored)
+
+    def telling(text: str) -> bool:
+        # Built-in tissue of one name is drawn anew for each seed.
+        return not text.startswith("synthetic-") and (one_set or not _TELLS_NOTHING.fullmatch(text))
+
+    names = {entry["name"]: entry for entry in seen if telling(entry["name"])}
+    groups = {_patient(entry): entry for entry in seen if telling(_patient(entry))}
+    found = {}
+    for entry in scored:
+        if (same := pixels.get(entry["image"])) is not None:
+            found[entry["name"]] = f"has the pixels of {same['name']!r}"
+        elif entry["name"] in names:
+            found[entry["name"]] = "is there under the same name"
+        elif (same := groups.get(_patient(entry))) is not None:
+            found[entry["name"]] = f"is of {_patient(entry)!r}, as {same['name']!r} is"
+    return found
+
+
+def check_unseen(
+    scored: Entries, seen: Entries, *, what: str, remedy: str, one_set: bool = False
+) -> None:
+    """Refuses images that are to be scored and were seen in training; see `seen_among`.
+
+    Args:
+        what: begins the sentence, such as "of the val split".
+        remedy: ends it.
+    """
+    if found := seen_among(scored, seen, one_set=one_set):
+        name, how = next(iter(found.items()))
+        more = f", and {len(found) - 1} more" if len(found) > 1 else ""
+        raise UserError(
+            f"{len(found)} of the {len(scored)} images {what} were seen in training ({name!r} "
+            f"{how}{more}): {remedy}"
+        )
+
+
+def changes(known: Entries, now: Entries) -> list[str]:
+    """What has changed between two lists of a split's images, a clause each."""
+    before, after = ({entry["name"]: entry for entry in part} for part in (known, now))
+    found = [f"{name!r} is gone" for name in before if name not in after]
+    found += [f"{name!r} is new" for name in after if name not in before]
+    for name, entry in before.items():
+        fields = ("group", "image", "labels") if name in after else ()
+        different = [field for field in fields if entry[field] != after[name][field]]
+        found += [f"{' and '.join(different)} of {name!r}"] if different else []
+    return found
+
+
+def write_seen(folder: pathlib.Path, *parts: Iterable[Mapping[str, str]]) -> None:
+    """Says in a folder of pairs which images these were made from, for runs that train on them."""
+    unique = {(entry["name"], entry["image"]): dict(entry) for part in parts for entry in part}
+    writers.write_json(folder / SEEN, {"images": list(unique.values())})
+
+
+def read_seen(folder: pathlib.Path) -> list[Entry]:
+    """What `write_seen` said in a folder, or in the one above; empty where it said nothing."""
+    for place in (folder, folder.parent):
+        if (path := place / SEEN).is_file():
+            return json.loads(path.read_text(encoding="utf-8"))["images"]
+    return []
+
+
+def _patient(entry: Entry) -> str:
+    return tcga_patient(entry["group"]) or tcga_patient(entry["name"]) or entry["group"]

@@ -1,0 +1,150 @@
+"""What a split holds, counted, and annotations that cannot be meant."""
+
+import dataclasses
+import logging
+from collections.abc import Mapping
+
+import numpy as np
+import scipy.ndimage
+
+from histojax.data.sources.base import Record, Source
+from histojax.errors import UserError
+
+_log = logging.getLogger(__name__)
+
+# Images that are looked at, evenly spread; those of a folder have been decoded for their digests.
+_MOST = 256
+# Built-in tissue is drawn, at some 20 ms an image, and is known to be right.
+_MOST_SYNTHETIC = 16
+# Median diameters of nuclei in tissue sections, um and, where the scale is unknown, px: lymphocytes
+# have 6 um, large tumour nuclei 20.
+_LIKELY_UM, _LIKELY_PX = (3.0, 20.0), (4.0, 200.0)
+# Times the largest training nucleus, beyond which an object is none.
+_BEYOND_LARGEST = 2.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Survey:
+    """What is known of a split.
+
+    Attributes:
+        images, groups: their numbers.
+        nuclei: in the images that were looked at, None where these have no instances.
+        share: of the px that is foreground, None without labels.
+        diameter: median of 2 sqrt(area / pi) over nuclei, px.
+        largest: area beyond which an object is no nucleus, px.
+        looked_at: images that were read for these.
+    """
+
+    images: int
+    groups: int
+    nuclei: int | None
+    share: float | None
+    diameter: float | None
+    largest: float | None
+    looked_at: int
+
+    def words(self) -> str:
+        """ "24 images of 19 groups (13,210 nuclei, median diameter 22 px)"."""
+        part = "" if self.looked_at == self.images else f" in {self.looked_at} of them"
+        what = "no labels"
+        if self.nuclei is not None and self.diameter is not None:
+            what = f"{self.nuclei:,} nuclei{part}, median diameter {self.diameter:.0f} px"
+        elif self.share is not None:
+            what = f"{self.share:.0%} foreground{part}"
+        images = f"{self.images} image{'s' * (self.images != 1)}"
+        return f"{images} of {self.groups} group{'s' * (self.groups != 1)} ({what})"
+
+
+def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
+    """Counts what a split holds and checks its labels; `where` names it in a message.
+
+    Raises:
+        UserError: labels that cannot be meant, where they are needed: a mask given as instances, an
+            inverted mask, not a single nucleus.
+    """
+    names = dict(zip(source.names, range(len(source)), strict=True))
+    synthetic = all(name.startswith("synthetic-") for name in names)
+    most = _MOST_SYNTHETIC if synthetic else _MOST
+    chosen = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
+    indices = np.array(list(names.values()), int)[chosen]
+    areas: list[np.ndarray] = []
+    masks, inverted, foreground, pixels = 0, [], 0, 0
+    for index in indices.tolist():
+        record = source[index]
+        if not record.get("labelled", np.uint8(1)).any() or "mask" not in record:
+            continue
+        mask = record["mask"] > 0
+        foreground, pixels = foreground + int(mask.sum()), pixels + mask.size
+        if source.objects == "nuclei" and len(source.classes) == 2 and _inverted(record, mask):
+            inverted.append(record["name"])
+        if "instances" in record:
+            areas.append(_areas(record["instances"]))
+            masks += len(areas[-1]) == 1 and scipy.ndimage.label(mask)[1] > 1
+    sizes = np.concatenate(areas) if areas else np.empty(0, int)
+    if needs_labels:
+        _check(where, len(areas), masks, inverted, foreground, len(indices))
+    diameter = float(np.median(2 * np.sqrt(sizes / np.pi))) if sizes.size else None
+    if diameter is not None and source.objects == "nuclei":
+        _check_size(where, diameter, source.mpp)
+    return Survey(
+        images=len(names),
+        groups=len(set(source.groups)),
+        nuclei=int(sizes.size) if areas else None,
+        share=foreground / pixels if pixels else None,
+        diameter=diameter,
+        largest=_BEYOND_LARGEST * float(sizes.max()) if sizes.size else None,
+        looked_at=len(indices),
+    )
+
+
+def _areas(instances: np.ndarray) -> np.ndarray:
+    """The area of each nucleus, px."""
+    if instances.max() > instances.size:  # numbers too large to count by
+        return np.unique(instances[instances > 0], return_counts=True)[1]
+    found = np.bincount(instances.ravel())[1:]
+    return found[found > 0]
+
+
+def _inverted(record: Record, mask: np.ndarray) -> bool:
+    """Whether most of an image is labelled, and is brighter than the rest: nuclei are dark."""
+    if not 0.5 < mask.mean() < 1.0:
+        return False
+    gray = record["hr"].mean(axis=2)
+    return bool(gray[mask].mean() > gray[~mask].mean())
+
+
+def _check(
+    where: str, instances: int, masks: int, inverted: list[str], foreground: int, count: int
+) -> None:
+    if instances and masks > instances / 2:
+        raise UserError(
+            f"{where}: {masks} of {instances} label images in instances/ hold one number for many "
+            "separate nuclei: they are masks, so move them to masks/, or number each nucleus"
+        )
+    if inverted and len(inverted) > count / 2:
+        raise UserError(
+            f"{where}: {len(inverted)} masks, such as that of {inverted[0]!r}, mark more than half "
+            "of the image, the bright part: they look inverted, so swap nuclei and background"
+        )
+    if not foreground:
+        raise UserError(
+            f"{where} holds no nucleus at all in {count} images: check that labels are not 0 "
+            "throughout"
+        )
+
+
+def _check_size(where: str, diameter: float, mpp: float | None) -> None:
+    (low, high), unit = (_LIKELY_PX, "px") if mpp is None else (_LIKELY_UM, "um")
+    size = diameter * (mpp or 1.0)
+    if not low <= size <= high:
+        _log.warning(
+            f"{where}: half of the nuclei are smaller than {size:.3g} {unit} across, and nuclei "
+            f"measure {low:g} to {high:g} {unit}: check the labels"
+            + ("" if mpp is None else f" and the scale of {mpp:g} um per px")
+        )
+
+
+def to_meta(found: Survey) -> Mapping[str, float | None]:
+    """What a checkpoint keeps of its training data."""
+    return {"nucleus_diameter": found.diameter, "nucleus_largest": found.largest}

@@ -1,0 +1,43 @@
+"""What the stages of a chain know of their data, read before any of them is trained."""
+
+import pathlib
+from collections.abc import Mapping
+
+from ml_collections import ConfigDict
+
+from histojax.data.sources.base import Entry
+from histojax.runs import run_data, workdirs
+
+
+def study(
+    ordered: list[ConfigDict], folders: Mapping[str, pathlib.Path]
+) -> dict[str, run_data.Known]:
+    """What each stage knows of its data; `folders` are those of the stages, by name.
+
+    A folder of images without splits.json keeps the splits that the first stage was trained with.
+
+    Raises:
+        UserError: data that cannot be trained on, or that has changed since a stage began.
+    """
+    begun = {name: run_data.manifest_of(folder) for name, folder in folders.items()}
+    first = {
+        stage.data.source: known["splits"]
+        for stage in reversed(ordered)
+        if (known := begun[stage.name]) is not None
+    }
+    found: dict[str, run_data.Known] = {}
+    for stage in ordered:
+        before: list[Entry] = []
+        for start in filter(None, stage.init_from.values()):
+            manifest = found[start.name].manifest if isinstance(start, ConfigDict) else _of(start)
+            before += run_data.seen_by(manifest)
+        known = begun[stage.name]
+        kept = first.get(stage.data.source) if known is None else known["splits"]
+        found[stage.name] = run_data.known_data(stage, kept=kept, before=before)
+        if known is not None:
+            run_data.check_same(known, found[stage.name].manifest, folders[stage.name])
+    return found
+
+
+def _of(workdir: str) -> run_data.Manifest:
+    return run_data.manifest_of(workdirs.stage_folder(pathlib.Path(workdir))) or {}
