@@ -2,12 +2,14 @@
 
 import dataclasses
 import logging
+import pathlib
 from collections.abc import Mapping
 
 import numpy as np
 import scipy.ndimage
 
 from histojax.data.sources.base import Record, Source
+from histojax.data.sources.folder import FolderSource
 from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
@@ -148,3 +150,20 @@ def _check_size(where: str, diameter: float, mpp: float | None) -> None:
 def to_meta(found: Survey) -> Mapping[str, float | None]:
     """What a checkpoint keeps of its training data."""
     return {"nucleus_diameter": found.diameter, "nucleus_largest": found.largest}
+
+
+def folder_lines(root: pathlib.Path) -> list[str]:
+    """What training on a data folder would read, a line for each split.
+
+    Raises:
+        UserError: as `open_source` and `survey`.
+    """
+    whole = FolderSource(root, split="all", require_labels=False)
+    lines, left_out = [], whole.left_out
+    for split in whole.splits or ("train", "val"):
+        source = FolderSource(root, split=split, require_labels=False)
+        scale = "unknown scale" if source.mpp is None else f"{source.mpp:g} um/px"
+        found = survey(source, f"{root} ({split})", needs_labels="mask" in source[0])
+        lines.append(f"{split}: {found.words()}, {scale}")
+        left_out = source.left_out
+    return lines + ([f"left out: {', '.join(left_out)}"] if left_out else [])

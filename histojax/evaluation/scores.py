@@ -12,12 +12,14 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from absl import logging
 from ml_collections import ConfigDict
 
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
 from histojax.config import read_config, to_values
+from histojax.data import identity
 from histojax.data.registration import check_registration
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
@@ -84,6 +86,10 @@ def score_workdir(
     if enhancer not in (None, "none", "bicubic"):
         known.append(run_data.manifest_of(workdirs.stage_folder(pathlib.Path(enhancer))) or {})
     seen = run_data.seen_in(source, known, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
+    if own and split == "val":
+        now = identity.entries_of(source)
+        for change in identity.changes(last.meta["data"]["val"], now)[:3]:
+            logging.warning("%s has changed since training: %s", config.data.source, change)
     if enhancer != "none":
         shift = config.data.max_shift if max_shift is None else max_shift
         check_registration(source, config.data.scale, shift)

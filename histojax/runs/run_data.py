@@ -129,7 +129,8 @@ def known_data(config: ConfigDict, *, kept: Kept | None, before: Sequence[Entry]
         UserError: labels that cannot be meant, or an image of val that is seen in training.
     """
     plain, needs_labels = without_extra(config), "segmenter" in config or "pyramid" in config
-    train, val = (open_split(plain, split, kept=kept) for split in ("train", "val"))
+    fields = ("instances",) if needs_labels else ()
+    train, val = (open_split(plain, split, fields=fields, kept=kept) for split in ("train", "val"))
     others = {}
     if config.data.unlabelled:
         others["unlabelled"] = open_unlabelled(config, kept=kept)

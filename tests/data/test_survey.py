@@ -103,3 +103,12 @@ def test_glands_may_be_bright_and_large(tmp_path, caplog):
     (root / "dataset.json").write_text(json.dumps({"objects": "glands"}))
     surveyed(root)
     assert not caplog.messages
+
+
+def test_a_folder_is_summed_up_a_line_a_split(tmp_path):
+    root = tiny.folder(tmp_path / "data", count=4, mpp=0.5)
+    (root / "instances" / "other.png").write_bytes((root / "instances" / "p0.png").read_bytes())
+    train, val, left_out = survey.folder_lines(root)
+    assert train == f"train: {surveyed(root).words()}, 0.5 um/px"
+    assert val == f"val: {surveyed(root, split='val').words()}, 0.5 um/px"
+    assert left_out == "left out: 1 in instances/ without an image (other)"

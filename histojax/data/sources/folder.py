@@ -338,6 +338,11 @@ def _mask(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
         odd = values[(values >= len(classes)) & (values != 255)]
         value, count = (odd[0], len(np.unique(odd))) if odd.size else (255, 1)
         more = f" and {count - 1} other such values" if count > 1 else ""
+        if len(classes) == 2 and count > 2 and values.max() <= 255:
+            raise UserError(
+                f"{path} holds the value {value}{more}, as a mask does that was once saved as JPEG:"
+                " save it from its source as {0, 255}, or set values from 128 on to 255"
+            )
         raise UserError(
             f"{path} holds the value {value}{more}, and a mask holds 0 and 1, 0 and 255, or "
             f"indices of the {len(classes)} classes {list(classes)}: name the classes in "
