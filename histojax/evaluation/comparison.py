@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import cli
+from histojax import cli, files
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
@@ -69,6 +69,7 @@ def compare(
     source = run_data.open_split(reference, split)
     if data is None:
         _check_data(entries, source, split)
+    files.check_writable(output)
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:
