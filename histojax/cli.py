@@ -10,6 +10,7 @@ import pathlib
 import re
 import runpy
 import shlex
+import signal
 import sys
 import tempfile
 import traceback
@@ -20,6 +21,7 @@ from absl import app, flags, logging
 from ml_collections import ConfigDict
 
 from histojax.errors import UserError
+from histojax.files import with_homes
 
 # --config.init_from.NETWORK=FOLDER: a run to start from, in place of the config to train first.
 # ml_collections itself takes only another config there.
@@ -49,7 +51,8 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     def guarded(argv: Sequence[str]) -> None:
         if len(argv) > 1 and not words:
             _fail(f"{argv[1]!r} is not a flag; flags are written --name=value (see --help)")
-        logging.set_verbosity(logging.WARNING if logging.get_verbosity() < 1 else logging.INFO)
+        loud = flags.FLAGS.verbose or logging.get_verbosity() > 0
+        logging.set_verbosity(logging.INFO if loud else logging.WARNING)
         try:
             main(argv)
         except UserError as error:
@@ -59,11 +62,18 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
                 raise
             where = error.filename or "a file or the terminal"
             _fail(f"{where}: {error.strerror}; check the path, its rights and the disk")
-        except KeyboardInterrupt:
-            sys.exit(130)
+        except Exception:
+            _check_platform()
+            raise
 
+    # Leaves what is open in order, and so without files that are half written.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _set_up_names()
-    app.run(guarded, flags_parser=functools.partial(_parse, main))
+    flags.DEFINE_bool("verbose", False, "Says what is read of each image: page, size and scale.")
+    try:
+        app.run(guarded, flags_parser=functools.partial(_parse, main))
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
 
 
 def console() -> None:
@@ -111,7 +121,7 @@ def _help(main: Callable[[Sequence[str]], None]) -> None:
     place = sys.argv[0] if module.__name__ == "__main__" else module.__name__
     listed = flags.FLAGS.module_help(place).partition(":\n")[2]
     print(f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n")
-    print("--helpfull lists those of libraries too.")
+    print("--verbose says what is read of each image. --helpfull lists flags of libraries too.")
     sys.exit(0)
 
 
@@ -119,7 +129,7 @@ def _parse(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> list[s
     """Parses flags; whatever a config file or override raises becomes one sentence."""
     if {"--help", "-help", "-h", "-?"} & set(argv[1:]):
         _help(main)
-    starts = []
+    argv, starts = [with_homes(word) for word in argv], []
     if "config" in flags.FLAGS:
         starts = [match for word in argv if (match := _START.fullmatch(word))]
         argv = [word for word in argv if not _START.fullmatch(word)]
@@ -148,7 +158,7 @@ def _parse(main: Callable[[Sequence[str]], None], argv: Sequence[str]) -> list[s
 
 def _with_config_file(argv: Sequence[str]) -> list[str]:
     """The words with the path of the config file, which may be an installed configs/NAME.py."""
-    found = list(argv)
+    found, beside = list(argv), []
     for place, word in enumerate(argv):
         flag, equals, value = word.lstrip("-").partition("=")
         if not word.startswith("-") or flag != "config":
@@ -162,10 +172,13 @@ def _with_config_file(argv: Sequence[str]) -> list[str]:
             if not path.is_file():
                 _fail(f"--config={name} is not a file; name one, such as configs/joint.py")
             found[place] = f"{'--config=' if equals else ''}{path}{colon}{size}"
-    # Config files import one another as `configs`, those of the current folder first.
+        beside.append(str(path.absolute().parent))
+    # Config files import one another as `configs`, those of the current folder first, and others
+    # that lie beside them by their names.
+    sys.path += beside
     if "configs" not in sys.modules:
         package = types.ModuleType("configs")
-        package.__path__ = [str(pathlib.Path("configs").absolute()), str(_CONFIGS)]
+        package.__path__ = [str(pathlib.Path("configs").absolute()), str(_CONFIGS), *beside]
         sys.modules["configs"] = package
     return found
 
@@ -220,6 +233,18 @@ def _sentence(message: str) -> str:
 def _fail(sentence: str) -> None:
     print(f"histojax: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
+
+
+def _check_platform() -> None:
+    """Ends the command in a sentence where JAX has no device of the platform that was asked for."""
+    asked = os.environ.get("JAX_PLATFORMS")
+    if asked and "jax" in sys.modules:
+        import jax
+
+        try:
+            jax.devices()
+        except Exception:  # of several kinds; of CUDA, an AssertionError without a word
+            _fail(f"JAX_PLATFORMS={asked} is not on this machine; unset it, or set it to cpu")
 
 
 def repeatable() -> str | None:

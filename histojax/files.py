@@ -2,10 +2,13 @@
 
 import contextlib
 import errno
+import functools
 import os
 import platform
+import re
 import shutil
 import tempfile
+import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,6 +19,17 @@ from absl import logging
 from histojax.errors import DiskError, UserError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
+# Where a path may begin: a word, the value of a flag, a SPEC, a list, a text of JSON.
+_HOME = re.compile(r'(?:^|(?<=[=:,"]))~[\w.-]*(?=[/,"]|$)')
+# Other machines, whose processes are not known here, may write to the same folder.
+_MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
+_PART = re.compile(r"\.[0-9a-f]{8}\.(?:([0-9a-f]{8})\.)?(\d+)\.part")
+_DAY = 86_400
+
+
+def with_homes(text: str) -> str:
+    """The text with ~ and ~NAME as the folders that they stand for, wherever a path may begin."""
+    return _HOME.sub(lambda found: os.path.expanduser(found[0]), text)
 
 
 @contextlib.contextmanager
@@ -61,9 +75,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
     """
     path = Path(path)
     # Not longer than a name may be, however long the final one is.
-    part = path.with_name(f".{zlib.crc32(os.fsencode(path.name)):08x}.{os.getpid()}.part")
+    name = f"{zlib.crc32(os.fsencode(path.name)):08x}"
+    part = path.with_name(f".{name}.{_MACHINE}.{os.getpid()}.part")
     with disk_errors(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _clear_parts(path.parent)
         try:
             yield part
             os.replace(part, path)
@@ -71,6 +87,28 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             with contextlib.suppress(OSError):
                 part.unlink(missing_ok=True)
             raise
+
+
+@functools.cache
+def _clear_parts(folder: Path) -> None:
+    """Removes what dead processes of this machine were writing, and others a day ago."""
+    for part in folder.glob(".*.part") if os.name == "posix" else ():
+        named = _PART.fullmatch(part.name)
+        with contextlib.suppress(OSError):
+            old = time.time() - part.stat().st_mtime > _DAY
+            if named and (named[1] in (None, _MACHINE) or old):
+                try:
+                    os.kill(int(named[2]), 0)  # sends nothing
+                except (ProcessLookupError, OverflowError):
+                    part.unlink()
+
+
+def check_writable(folder: Path) -> None:
+    """Makes a folder of results before the work begins; DiskError where it cannot be written."""
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
 
 
 @contextlib.contextmanager

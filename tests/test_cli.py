@@ -3,6 +3,7 @@
 import os
 import pathlib
 import platform
+import signal
 import subprocess
 import sys
 
@@ -310,3 +311,89 @@ def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):
     assert cli.repeatable() == "python -m histojax.main '--workdir=my runs/a'"
     monkeypatch.setattr(sys, "orig_argv", ["python", "-m", "pytest"])
     assert cli.repeatable() is None
+
+
+WRITES = """
+import time
+from absl import logging
+from histojax import cli, files
+def main(argv):
+    print(logging.get_verbosity(), flush=True)
+    with files.atomic_path(argv[1]) as part:
+        part.write_text("half")
+        print("writing", flush=True)
+        time.sleep(60)
+cli.run(main, words=True)
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(("number", "loud"), [(signal.SIGTERM, True), (signal.SIGINT, False)])
+def test_a_command_that_is_stopped_leaves_nothing_half_written(tmp_path, number, loud):
+    words = [str(tmp_path / "a.txt"), *(["--verbose"] if loud else [])]
+    with subprocess.Popen(
+        [sys.executable, "-c", WRITES, *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+    ) as command:
+        assert command.stdout.readline() == ("0\n" if loud else "-1\n")  # INFO, WARNING
+        assert command.stdout.readline() == "writing\n"
+        assert len(list(tmp_path.iterdir())) == 1
+        command.send_signal(number)
+        said = command.communicate(timeout=60)[1]
+    assert (command.returncode, said) == (128 + number, "")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.faults
+def test_a_platform_that_is_not_there_is_one_sentence():
+    program = "from histojax import cli\nimport jax\ncli.run(lambda argv: print(jax.devices()))"
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        cwd=ROOT,
+        env={**os.environ, "JAX_PLATFORMS": "abacus"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    said = sentence(done.returncode, done.stderr)
+    assert said == (
+        "histojax: JAX_PLATFORMS=abacus is not on this machine; unset it, or set it to cpu"
+    )
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("word", "where"),
+    [
+        ("--config.data.source=folder:~/d", "data folder {home}/d does not exist"),
+        (
+            "--config.data.source=mix:synthetic=0.5,folder:~/d=0.5",
+            "data folder {home}/d does not exist",
+        ),
+        ("--config.init_from.generator=~/run", "{home}/run is not a workdir"),
+    ],
+)
+def test_a_path_may_begin_at_home(tmp_path, monkeypatch, word, where):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    said = refused("main", SMOKE, EIGHT, word, "--workdir=~/w")
+    assert where.format(home=tmp_path) in said
+
+
+@pytest.mark.faults
+def test_a_config_may_lie_anywhere_and_import_its_neighbours(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "where_my_data_is.py").write_text("SOURCE = 'folder:~/d'")
+    (tmp_path / "mine.py").write_text(
+        "from configs import generator\n"
+        "import where_my_data_is\n"
+        "def get_config(size=''):\n"
+        "    config = generator.get_config(size)\n"
+        "    config.data.source = where_my_data_is.SOURCE\n"
+        "    return config\n"
+    )
+    said = refused("main", f"--config={tmp_path}/mine.py:smoke", EIGHT, f"--workdir={tmp_path}/w")
+    assert f"data folder {tmp_path}/d does not exist" in said

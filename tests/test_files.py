@@ -102,3 +102,50 @@ def test_a_folder_without_permission_is_one_sentence(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(DiskError, match="Permission denied"), files.sole_use(tmp_path / "run"):
         pass
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("~/x", "/home/me/x"),
+        ("--workdir=~/x", "--workdir=/home/me/x"),
+        ("--data=folder:~", "--data=folder:/home/me"),
+        ("mix:folder:~/a=0.7,folder:~/b=0.3", "mix:folder:/home/me/a=0.7,folder:/home/me/b=0.3"),
+        ('{"source": "folder:~/d", "crop": 3}', '{"source": "folder:/home/me/d", "crop": 3}'),
+        ("a~/x", "a~/x"),
+        ("out/~", "out/~"),
+        ("~nobody-of-this-name/x", "~nobody-of-this-name/x"),
+    ],
+)
+def test_home_is_known_wherever_a_path_may_begin(monkeypatch, text, expected):
+    monkeypatch.setenv("HOME", "/home/me")
+    assert files.with_homes(text) == expected
+
+
+def test_what_a_dead_process_was_writing_is_cleared(tmp_path):
+    with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+        pass
+    here, there = files._MACHINE, "00000000"
+    names = {
+        f".0123abcd.{here}.{ended.pid}.part": False,
+        f".0123abcd.{ended.pid}.part": False,
+        f".0123abcd.{here}.{os.getppid()}.part": True,  # that lives
+        f".0123abcd.{there}.{ended.pid}.part": True,  # of another machine, where it may live
+        f".4567abcd.{there}.{ended.pid}.part": False,  # more than a day ago
+        f".notes.{ended.pid}.part": True,  # none of ours
+    }
+    for name in names:
+        (tmp_path / name).write_text("half")
+    os.utime(tmp_path / f".4567abcd.{there}.{ended.pid}.part", (0, 0))
+    with files.atomic_path(tmp_path / "a.txt") as part:
+        part.write_text("whole")
+    kept = {name for name, stays in names.items() if stays}
+    assert {path.name for path in tmp_path.iterdir()} == {*kept, "a.txt"}
+
+
+def test_a_folder_of_results_is_tried_before_the_work(tmp_path):
+    files.check_writable(tmp_path / "a" / "b")
+    assert not list((tmp_path / "a" / "b").iterdir())
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match="Not a directory"):
+        files.check_writable(tmp_path / "file" / "b")

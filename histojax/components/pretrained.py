@@ -225,7 +225,7 @@ def _weights(
     name: str, path: str, sha256: str, path_field: str
 ) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
     """The file of a network, fetched where no path is given, and its arrays."""
-    file = pathlib.Path(path) if path else _fetch(name, path_field)
+    file = pathlib.Path(path).expanduser() if path else _fetch(name, path_field)
     return file, read_arrays(file, sha256, path_field=path_field)
 
 

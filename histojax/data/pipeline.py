@@ -176,9 +176,17 @@ class HostBatches(Batches):
             grain.MultiprocessingOptions(num_workers=self._workers, per_worker_buffer_size=4),
             worker_init_fn=_end_with_parent,
         )
-        with _single_threaded_children():
-            self._iterator = iter(batches)
-            return next(self._iterator)
+        try:
+            with _single_threaded_children():
+                self._iterator = iter(batches)
+                return next(self._iterator)
+        except OSError as error:
+            if error.filename is not None:  # a file of the data
+                raise
+            raise UserError(
+                f"config.data.workers={self._workers} needs shared memory in /dev/shm "
+                f"({error.strerror}): mount it, or give 0 for threads"
+            ) from error
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch; new workers make one that a dead worker leaves out, or UserError."""

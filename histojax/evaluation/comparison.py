@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from ml_collections import ConfigDict
 
-from histojax import cli
+from histojax import cli, files
 from histojax.cli import say
 from histojax.config import differences, from_values, read_config, to_values
 from histojax.data import degradation
@@ -76,6 +76,7 @@ def compare(
         _check_data(entries, source, split)
     allowed = allow_seen or split in scores.SEEN_SPLITS
     seen = {entry.label: _seen(entry, reference, source, allowed) for entry in entries}
+    files.check_writable(output)
     wanted = scores.data_record(reference, source, split)
     found, dropped = {}, set()
     for entry in entries:

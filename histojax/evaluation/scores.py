@@ -15,6 +15,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
+from histojax import files
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
@@ -103,6 +104,7 @@ def score_workdir(
     )
     output = output or workdir / "evaluation"
     record = data_record(config, source, split)
+    files.check_writable(output)
     results, matrices = [], collections.defaultdict(list)
     for row, pictures, found in score_images(methods, source, config):
         name = row["name"]

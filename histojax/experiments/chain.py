@@ -168,8 +168,9 @@ def run_stage(
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
 
     def variables_of(start: ConfigDict | str) -> Mapping[str, Any]:
-        folder = folders[start.name] if isinstance(start, ConfigDict) else pathlib.Path(start)
-        return workdirs.initial_variables(folder)
+        if isinstance(start, ConfigDict):
+            return workdirs.initial_variables(folders[start.name])
+        return workdirs.initial_variables(pathlib.Path(start).expanduser())
 
     with _sole_use(workdir):
         old = done(config, workdir)

@@ -37,7 +37,7 @@ def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None
     def variables_of(start: ConfigDict | str) -> Mapping[str, Tree]:
         if isinstance(start, ConfigDict):
             return shapes[start.name]
-        return workdirs.initial_variables(pathlib.Path(start))
+        return workdirs.initial_variables(pathlib.Path(start).expanduser())
 
     for config in ordered:
         loop.check(config, jax.device_count())

@@ -17,7 +17,8 @@ def config_of(start: ConfigDict | str) -> ConfigDict:
     """The config of an earlier stage, read from its folder where `start` names one."""
     if isinstance(start, ConfigDict):
         return start
-    return from_values(read_config(workdirs.stage_folder(pathlib.Path(start)) / "config.json"))
+    folder = workdirs.stage_folder(pathlib.Path(start).expanduser())
+    return from_values(read_config(folder / "config.json"))
 
 
 def initial_variables(

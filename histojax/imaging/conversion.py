@@ -67,10 +67,16 @@ def flatten(path: pathlib.Path, pixels: np.ndarray, premultiplied: bool = False)
     return np.ascontiguousarray(np.broadcast_to(colors, shape), np.uint8)
 
 
+def without_alpha(path: pathlib.Path, samples: np.ndarray) -> np.ndarray:
+    """Drops the last band, an alpha of 0 in the whole image: no image is meant to be unseen."""
+    log_once(path, "has an alpha of 0 everywhere: read as opaque")
+    return samples[..., :-1]
+
+
 @functools.cache
-def log_once(path: pathlib.Path, what: str) -> None:
-    """Warns of something about a file, the first time in this process."""
-    _log.warning("%s %s", path, what)
+def log_once(path: pathlib.Path, what: str, level: int = logging.WARNING) -> None:
+    """Warns of something about a file, or says it, the first time in this process."""
+    _log.log(level, "%s %s", path, what)
 
 
 def truncated(path: pathlib.Path) -> UserError:

@@ -5,6 +5,7 @@ A file that ends before its pixels do is refused; Pillow would fill in what is m
 
 import os
 import pathlib
+import re
 import struct
 from collections.abc import Callable
 from typing import BinaryIO
@@ -23,6 +24,8 @@ _PLUGINS: dict[str, Callable[[BinaryIO], Image.Image]] = {
     "JPEG": JpegImagePlugin.JpegImageFile,
     "BMP": BmpImagePlugin.BmpImageFile,
 }
+# Of JPEG: entropy-coded bytes FF are followed by 00 or by the number of a restart.
+_MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
 _MAGIC: dict[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
@@ -61,7 +64,7 @@ def open_pillow(path: pathlib.Path, kind: str, stream: BinaryIO) -> Image.Image:
 
 
 def _check_complete(path: pathlib.Path, kind: str, stream: BinaryIO) -> None:
-    """Refuses a PNG without its last chunk, and a JPEG without an end marker, undecoded."""
+    """Refuses a PNG without its last chunk, and a JPEG without its end marker, undecoded."""
     size = stream.seek(0, os.SEEK_END)
     if kind == "PNG":
         position, chunk = 8, b""
@@ -75,9 +78,25 @@ def _check_complete(path: pathlib.Path, kind: str, stream: BinaryIO) -> None:
         if position > size:
             raise truncated(path)
     elif kind == "JPEG":
-        stream.seek(max(0, size - 2**16))
-        if b"\xff\xd9" not in stream.read():
-            raise truncated(path)
+        stream.seek(max(0, size - 2))
+        # Where other bytes follow (of a video, of a block of the disk), the whole file is searched.
+        if stream.read() != b"\xff\xd9":
+            stream.seek(0)
+            if not jpeg_ends(stream.read()):
+                raise truncated(path)
+
+
+def jpeg_ends(data: bytes) -> bool:
+    """Whether a JPEG stream holds the end of its own image, whatever follows (ITU T.81, B.1.1).
+
+    The end of a thumbnail, which lies in a segment of its header, does not count.
+    """
+    position = 0
+    while found := _MARKER.search(data, position):
+        if found[1] == b"\xd9":
+            return True
+        position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
+    return False
 
 
 def exif_orientation(image: Image.Image) -> int:

@@ -6,6 +6,7 @@ compression, channels that differ, fractions, numbers beyond int32.
 
 import os
 import pathlib
+from typing import Any
 
 import numpy as np
 import tifffile
@@ -13,6 +14,7 @@ import tifffile
 from histojax.errors import UserError
 from histojax.imaging import formats, tiff
 from histojax.imaging.conversion import check_pixels, orient, refused_if_damaged, whole_numbers
+from histojax.imaging.mpp import first_plausible, stated_in_tiff
 from histojax.imaging.reader import MAX_PIXELS
 
 Path = str | os.PathLike[str]
@@ -35,9 +37,10 @@ def read_labels(path: Path, *, max_pixels: int = MAX_PIXELS) -> np.ndarray:
         raise _lossy(path)
     if kind == "TIFF":
         with tiff.open_tiff(path) as file, refused_if_damaged(path):
-            page = _label_page(path, file)
+            pages = _label_pages(path, file)
+            page = pages[0]
             check_pixels(path, page.imagelength * page.imagewidth, max_pixels)
-            raw = tiff.Segments(path, file, page).read(0, 0, page.imagelength, page.imagewidth)
+            raw = tiff.Segments(path, file, pages).read(0, 0, page.imagelength, page.imagewidth)
             values = orient(whole_numbers(path, raw), tiff.orientation_of(page))
     else:
         values = _pillow_labels(path, kind, max_pixels)
@@ -71,13 +74,14 @@ def read_label_region(path: Path, y: int, x: int, height: int, width: int) -> np
         raise UserError(f"{path} is not a TIFF: regions of labels are read from TIFF alone")
     with tiff.open_tiff(path) as file:
         with refused_if_damaged(path):
-            page = _label_page(path, file)
-        if page.samplesperpixel != 1 or tiff.orientation_of(page) != 1:
+            pages = _label_pages(path, file)
+        page = pages[0]
+        if page.samplesperpixel * len(pages) != 1 or tiff.orientation_of(page) != 1:
             raise UserError(f"{path} is not an upright label map of one channel: read it whole")
         if not (0 <= y < y + height <= page.imagelength and 0 <= x < x + width <= page.imagewidth):
             raise ValueError(f"region y={y} x={x} of {height} x {width} px is not inside {path}")
         with refused_if_damaged(path):
-            raw = tiff.Segments(path, file, page).read(y, x, height, width)
+            raw = tiff.Segments(path, file, pages).read(y, x, height, width)
             return whole_numbers(path, raw)[..., 0].astype(np.int32)
 
 
@@ -87,18 +91,20 @@ def read_label_mpp(path: Path) -> float | None:
     if formats.kind(path) != "TIFF":
         return None
     with tiff.open_tiff(path) as file, refused_if_damaged(path):
-        return tiff.mpp_of(file, _label_page(path, file))
+        stated = stated_in_tiff(file, _label_pages(path, file)[0])
+        return first_plausible(path, stated)[0]
 
 
-def _label_page(path: pathlib.Path, file: tifffile.TiffFile) -> tifffile.TiffPage:
-    page = tiff.full_resolution_page(path, file)
+def _label_pages(path: pathlib.Path, file: tifffile.TiffFile) -> list[Any]:
+    pages = tiff.image_pages(path, file)
+    page = pages[0]
     if page.dtype is None or page.dtype.kind not in "buif":
         raise UserError(
             f"{path} holds {page.dtype} samples, and labels are whole numbers: {_REMEDY}"
         )
     if page.compression in tiff.JPEG_COMPRESSIONS:
         raise _lossy(path)
-    return page
+    return pages
 
 
 def _pillow_labels(path: pathlib.Path, kind: str, max_pixels: int) -> np.ndarray:

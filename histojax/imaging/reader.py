@@ -9,6 +9,7 @@ resolution) is read by tile or strip: a region costs the memory of the tiles tha
 
 import contextlib
 import functools
+import logging
 import math
 import os
 import pathlib
@@ -20,7 +21,7 @@ import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import conversion, formats, tiff
+from histojax.imaging import conversion, formats, mpp, tiff
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
@@ -40,7 +41,10 @@ class RegionReader(contextlib.ExitStack):
     Attributes:
         path: the file.
         height, width: size in pixels, after EXIF or TIFF orientation.
+        page: which of the file's pages is the image, such as "page 2 of 3".
         mpp: micrometres per pixel as the file states it, or None; never guessed.
+        mpp_from: where it is stated: "OME", "Aperio", "ImageJ" or "resolution tags"; else "none",
+            with the reason in brackets where what is stated is not taken.
         orientation: the EXIF or TIFF tag by which the stored pixels were turned, 1 for upright.
         segments: of a TIFF, closed with it.
     """
@@ -51,16 +55,21 @@ class RegionReader(contextlib.ExitStack):
         size: tuple[int, int],
         region: _Region,
         *,
-        mpp: float | None = None,
+        page: str = "page 1 of 1",
+        scale: tuple[float | None, str] = (None, "none"),
         orientation: int = 1,
         segments: tiff.Segments | None = None,
     ):
         super().__init__()
-        self.path, (self.height, self.width), self.mpp = path, size, mpp
+        self.path, (self.height, self.width), self.page = path, size, page
+        self.mpp, self.mpp_from = scale
         self.orientation, self.segments = orientation, segments
         self._region = region
         if segments is not None:
             self.callback(segments.close)
+        known = "unknown" if self.mpp is None else f"{self.mpp:.4g} um/px"
+        what = f"is read from {page}, of {self.width} x {self.height} px, scale {known}"
+        conversion.log_once(path, f"{what}, from {self.mpp_from}", logging.INFO)
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the pixels of a region from y, x on as a new uint8 array (height, width, 3).
@@ -186,7 +195,7 @@ def image_size(path: Path) -> tuple[int, int]:
     kind = formats.kind(path)
     if kind == "TIFF":
         with tiff.open_tiff(path) as file, conversion.refused_if_damaged(path):
-            page = tiff.full_resolution_page(path, file)
+            page = tiff.image_pages(path, file)[0]
             return conversion.oriented_size(
                 page.imagelength, page.imagewidth, tiff.orientation_of(page)
             )
@@ -210,15 +219,16 @@ def _decoded_once(decode: Callable[[], np.ndarray]) -> _Region:
 def _tiff_image(
     path: pathlib.Path, file: tifffile.TiffFile, max_pixels: int, cache_bytes: int
 ) -> RegionReader:
-    page = tiff.full_resolution_page(path, file)
+    pages = tiff.image_pages(path, file)
+    page = pages[0]
     height, width, orientation = page.imagelength, page.imagewidth, tiff.orientation_of(page)
-    to_rgb = tiff.rgb_conversion(path, page)
     # The range of 16-bit samples is a property of all of them.
     whole = page.bitspersample == 16 or orientation != 1
     kept = 0 if whole else cache_bytes
     # Scanners show white where they left out a tile.
     white = 0 if page.photometric in (0, 3) else 2 ** min(page.bitspersample, 16) - 1
-    segments = tiff.Segments(path, file, page, cache_bytes=kept, background=white)
+    segments = tiff.Segments(path, file, pages, cache_bytes=kept, background=white)
+    to_rgb = tiff.rgb_conversion(path, page, segments)
 
     def read(*region: int) -> np.ndarray:
         return to_rgb(segments.read(*region))
@@ -235,7 +245,8 @@ def _tiff_image(
         _decoded_once(lambda: conversion.orient(read(0, 0, height, width), orientation))
         if whole
         else read,
-        mpp=tiff.mpp_of(file, page),
+        page=tiff.name_of(file, pages),
+        scale=mpp.first_plausible(path, mpp.stated_in_tiff(file, page)),
         orientation=orientation,
         segments=segments,
     )
@@ -246,6 +257,11 @@ def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReade
         image = formats.open_pillow(path, kind, stream)
         orientation = formats.exif_orientation(image)
         deep = kind == "PNG" and formats.png_header(stream)[0] == 16
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1:
+        raise UserError(
+            f"{path} is an animation of {frames} frames, and one image is read: export one frame"
+        )
     if image.mode not in ("1", "L", "P", "RGB", "LA", "PA", "RGBA") and not deep:
         raise UserError(
             f"{path} is a {image.mode} image, and only grey, palette and RGB (with or without "
@@ -257,7 +273,11 @@ def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReade
         with path.open("rb") as again:
             pixels = formats.decode_pillow(path, kind, again, deep)
         pixels = conversion.eight_bits(path, pixels) if deep else pixels
+        if pixels.shape[2:] in ((2,), (4,)) and not pixels[..., -1].any():
+            pixels = conversion.without_alpha(path, pixels)
         return conversion.orient(conversion.flatten(path, pixels), orientation)
 
     size = conversion.oriented_size(image.height, image.width, orientation)
-    return RegionReader(path, size, _decoded_once(decode), orientation=orientation)
+    x, y = (1 / float(dpi) if dpi else 0.0 for dpi in image.info.get("dpi", (0, 0)))
+    scale = mpp.first_plausible(path, [("resolution tags", x, y, "inch")])
+    return RegionReader(path, size, _decoded_once(decode), scale=scale, orientation=orientation)

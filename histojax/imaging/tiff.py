@@ -1,9 +1,9 @@
-"""TIFF pages: tiles and strips decoded as they are touched, conversion to RGB, physical scale.
+"""TIFF pages: which one is the image, its tiles decoded as they are touched, conversion to RGB.
 
-tifffile finds and decodes pages; a bounded cache and the refusal of files that end early are added.
+tifffile lists and decodes pages; the choice among them, a bounded cache and the refusal of files
+that end early are added.
 """
 
-import contextlib
 import functools
 import itertools
 import logging
@@ -12,7 +12,7 @@ import pathlib
 import re
 import struct
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from xml.etree import ElementTree
 
@@ -21,12 +21,24 @@ import tifffile
 from PIL import Image
 
 from histojax.errors import UserError
-from histojax.imaging.conversion import eight_bits, flatten, log_once, refused_if_damaged, truncated
+from histojax.imaging import formats
+from histojax.imaging.conversion import (
+    eight_bits,
+    flatten,
+    log_once,
+    refused_if_damaged,
+    truncated,
+    without_alpha,
+)
 
 # What it would log of a malformed file is checked here, and refused in one sentence.
 logging.getLogger("tifffile").setLevel(logging.CRITICAL)
 
-_MPP_RANGE = (0.05, 20.0)
+# Pages of a slide that show something else than the tissue, as scanners describe them.
+_ASIDE = re.compile(
+    r"^\W*(label|macro|thumbnail|overview|probability)|<ImageType>(label|overview|thumbnail)",
+    re.IGNORECASE | re.MULTILINE,
+)
 _APERIO_YCBCR_J2K = 33003
 JPEG_COMPRESSIONS = {6, 7, 34892, 33007}
 # Codecs whose stream names its own colours, so that the decoder has already returned RGB.
@@ -35,7 +47,7 @@ _VIRTUAL_STRIP_BYTES = 2**20
 
 
 class Segments:
-    """Tiles or strips of one TIFF page, as stored; those decoded last are kept.
+    """Tiles or strips of one image, as stored; those decoded last are kept.
 
     Usable from several threads: reading the file is locked, decoding is not.
 
@@ -47,13 +59,17 @@ class Segments:
         self,
         path: pathlib.Path,
         tiff: tifffile.TiffFile,
-        page: Any,
+        pages: Sequence[Any],
         *,
         cache_bytes: int = 0,
         background: int = 0,
     ):
-        """Segments that the file leaves out are filled with `background`."""
-        self._path, self._page, self._background = path, page, background
+        """Several pages, all alike, are the channels of one image.
+
+        Segments that the file leaves out are filled with `background`.
+        """
+        page = pages[0]
+        self._path, self._pages, self._background = path, pages, background
         self._tiff, self._lock = tiff, threading.Lock()
         self._row_bytes = page.imagewidth * page.samplesperpixel if _is_flat(page) else 0
         if page.is_tiled:
@@ -65,8 +81,9 @@ class Segments:
             self.rows = min(max(1, _VIRTUAL_STRIP_BYTES // self._row_bytes), page.imagelength)
         self._across = math.ceil(page.imagewidth / self.columns)
         self._down = math.ceil(page.imagelength / self.rows)
-        self._planes = page.samplesperpixel if page.planarconfig == 2 else 1
-        samples = self.rows * self.columns * page.samplesperpixel // self._planes
+        self._samples = page.samplesperpixel * len(pages)
+        self._planes = self._samples if page.planarconfig == 2 else len(pages)
+        samples = self.rows * self.columns * self._samples // self._planes
         kept = cache_bytes // (samples * page.dtype.itemsize)
         self._segment = functools.lru_cache(maxsize=kept)(self._decode)
 
@@ -77,7 +94,7 @@ class Segments:
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the region's stored samples (height, width, samples)."""
-        out = np.empty((height, width, self._page.samplesperpixel), self._page.dtype)
+        out = np.empty((height, width, self._samples), self._pages[0].dtype)
         rows = range(y // self.rows, (y + height - 1) // self.rows + 1)
         columns = range(x // self.columns, (x + width - 1) // self.columns + 1)
         for plane, row, column in itertools.product(range(self._planes), rows, columns):
@@ -90,13 +107,21 @@ class Segments:
             out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = part
         return out
 
+    @functools.cached_property
+    def ends_blank(self) -> bool:
+        """Whether the last channel is 0 in the whole image."""
+        height, width = self._pages[0].imagelength, self._pages[0].imagewidth
+        rows = ((y, min(self.rows, height - y)) for y in range(0, height, self.rows))
+        return not any(self.read(y, 0, count, width)[..., -1].any() for y, count in rows)
+
     def close(self) -> None:
         """Closes the file, and lets go of the segments that are kept."""
         self._segment.cache_clear()
         self._tiff.close()
 
     def _decode(self, index: int) -> np.ndarray:
-        page = self._page
+        of_page = self._down * self._across * self._planes // len(self._pages)
+        page, index = self._pages[index // of_page], index % of_page
         if self._row_bytes:
             top = index * self.rows
             count = min(self.rows, page.imagelength - top) * self._row_bytes
@@ -107,7 +132,7 @@ class Segments:
         if page.compression in JPEG_COMPRESSIONS:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             # The JPEG decoder fills what is missing with grey and does not say so.
-            if page.jpegheader is None and data and b"\xff\xd9" not in data[-64:]:
+            if page.jpegheader is None and data and not formats.jpeg_ends(data):
                 raise UserError(f"{self._path} is damaged (tile {index} is cut off): copy it again")
         with refused_if_damaged(self._path):
             decoded, _, shape = page.decode(data or None, index, **tables)
@@ -139,22 +164,108 @@ def _is_flat(page: Any) -> bool:
 def open_tiff(path: pathlib.Path) -> tifffile.TiffFile:
     """Opens a TIFF file, or raises UserError."""
     with refused_if_damaged(path):
-        return tifffile.TiffFile(path)
+        # Not as OME-TIFF: tifffile would open the files that its metadata names, also those that a
+        # copy or a renaming has left behind, and read one at the offsets of another.
+        return tifffile.TiffFile(path, is_ome=False)
 
 
-def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
-    """Returns the full-resolution page of the first image, having checked that it is all there."""
-    if not tiff.pages:
-        raise truncated(path)
-    level = tiff.series[0].levels[0]
-    page = level.keyframe
-    planes = level.size // page.size
-    _check_tags(path, tiff, page)
-    if planes != 1 or page.imagedepth != 1:
+def image_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
+    """Returns the page that is the image, checked to be all there, or three with a colour each.
+
+    It is the page with the most pixels, wherever it stands in the file; never a label, a macro
+    image, a mask or a thumbnail. UserError: a stack of planes, or not all of it is there.
+    """
+    if tiff.is_bif:
         raise UserError(
-            f"{path} holds {max(planes, page.imagedepth)} planes (axes {level.axes}), and one "
-            "image is read: export a single plane"
+            f"{path} is a Ventana slide, whose tiles overlap: export it as a pyramidal TIFF"
         )
+    pages = _own_pages(path, tiff)
+    page = _full_resolution(path, pages)
+    alike = [other for other in pages if _kind(other) == _kind(page)]
+    levels = [level for series in tiff.series for level in series.levels]
+    # Some writers describe a whole stack in its first page.
+    within = [level.size // page.size for level in levels if level.keyframe.offset == page.offset]
+    planes = max(len(alike), page.imagedepth, *within)
+    if (pixels := ome_pixels(tiff, page)) is not None:
+        z, t, channels = (int(pixels.get(f"Size{axis}", "1")) for axis in "ZTC")
+        planes = max(planes, z * t * channels // page.samplesperpixel)
+        # Those of fluorescence have other names.
+        names = "".join(e.get("Name", "")[:1] for e in pixels if e.tag.endswith("}Channel"))
+        colors = (z * t, channels, len(alike), page.samplesperpixel) == (1, 3, 3, 1)
+        if colors and names.upper() in ("", "RGB"):
+            return [_complete(path, tiff, plane) for plane in alike]
+    if planes > 1:
+        raise UserError(
+            f"{path} is an image of {planes} planes, and an image of one is read: export a single "
+            "plane, or all as one RGB image"
+        )
+    return [_complete(path, tiff, page)]
+
+
+def name_of(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> str:
+    """The pages of an image in words, numbered from 1; the first that hangs on page 1 is 1.1."""
+    numbers = [".".join(str(i + 1) for i in page.treeindex) for page in pages]
+    return f"page{'s' * (len(pages) > 1)} {', '.join(numbers)} of {len(tiff.pages)}"
+
+
+def _own_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
+    """The pages of the file itself, those that hang on others included."""
+    pages, following = list(tiff.pages), 0
+    for page in pages:
+        following = _check_tags(path, tiff, page)
+    # tifffile takes a page that should begin beyond the file's end for the end of the list.
+    if not pages or following >= tiff.filehandle.size:
+        raise truncated(path)
+    found = [each for page in pages for each in (page, *(page.pages or ()))]
+    return [page for page in found if page.imagelength and page.imagewidth]
+
+
+def _kind(page: Any) -> tuple[Any, ...]:
+    """What the planes of a stack have in common; a thumbnail is stored in another way."""
+    shape = (page.imagelength, page.imagewidth, page.samplesperpixel)
+    return *shape, page.dtype, page.is_tiled, page.subfiletype & 1
+
+
+def _full_resolution(path: pathlib.Path, pages: Sequence[Any]) -> Any:
+    """The page with the most pixels among those that show the tissue."""
+
+    def size(page: Any) -> tuple[int, int]:
+        return page.imagelength * page.imagewidth, page.samplesperpixel
+
+    def of_one_shape(page: Any, other: Any) -> bool:
+        height = page.imagelength * other.imagewidth / page.imagewidth
+        return abs(height - other.imagelength) <= 1 + 0.05 * other.imagelength
+
+    shown = [page for page in pages if not page.subfiletype & 4] or pages  # 4: a mask of another
+    plain = [p for p in shown if not (p.subfiletype & 1 or _ASIDE.search(p.description))] or shown
+    # Scanners store tissue in tiles, and in strips the macro image, which may have more pixels.
+    plain = [page for page in plain if page.is_tiled] or plain
+    chosen = max(plain, key=size)
+    # Nor is a reduction larger than its image, whatever the two are called.
+    chosen = max((page for page in shown if of_one_shape(page, chosen)), key=size)
+    for page in plain:
+        reduction = of_one_shape(page, chosen) and size(page)[0] < size(chosen)[0]
+        if not reduction and _kind(page) != _kind(chosen):
+            both = [f"{p.imagewidth} x {p.imagelength} px" for p in (chosen, page)]
+            log_once(path, f"holds several pictures: of {both[0]}, which is read, and of {both[1]}")
+    return chosen
+
+
+def ome_pixels(tiff: tifffile.TiffFile, page: Any) -> ElementTree.Element | None:
+    """The Pixels element (OME 2016-06 schema) of the image of a page's size, or None."""
+    text = tiff.pages.first.description or ""
+    if not text.rstrip().endswith("OME>"):
+        return None
+    try:
+        found = [e for e in ElementTree.fromstring(text).iter() if e.tag.endswith("}Pixels")]
+    except ElementTree.ParseError:
+        return None
+    size = (str(page.imagewidth), str(page.imagelength))
+    return next((e for e in found if (e.get("SizeX"), e.get("SizeY")) == size), None)
+
+
+def _complete(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> Any:
+    """Returns the page, or refuses one whose tiles or strips are not all in the file."""
     down = math.ceil(page.imagelength / (page.tilelength if page.is_tiled else page.rowsperstrip))
     across = math.ceil(page.imagewidth / page.tilewidth) if page.is_tiled else 1
     needed = down * across * (page.samplesperpixel if page.planarconfig == 2 else 1)
@@ -174,15 +285,19 @@ def full_resolution_page(path: pathlib.Path, tiff: tifffile.TiffFile) -> Any:
     return page
 
 
-def _check_tags(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> None:
-    """Refuses a page whose tags reach beyond the file: tifffile would go by their defaults."""
+def _check_tags(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> int:
+    """Returns where the next page begins (0: none).
+
+    A page whose tags reach beyond the file is refused: tifffile would go by their defaults.
+    """
     form, file = tiff.tiff, tiff.filehandle
     if form.is_ndpi:  # its entries are longer than those of the file's version
-        return
+        return 0
     file.seek(page.offset)
     count = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
     entries = file.read(count * form.tagsize)
-    if len(entries) < count * form.tagsize:
+    following = file.read(form.offsetsize)
+    if len(following) < form.offsetsize:
         raise truncated(path)
     inline = form.tagoffsetthreshold
     for start in range(0, len(entries), form.tagsize):
@@ -194,6 +309,7 @@ def _check_tags(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> None:
             offset = struct.unpack(form.offsetformat, value[: form.offsetsize])[0]
             if offset + size > file.size:
                 raise truncated(path)
+    return struct.unpack(form.offsetformat, following)[0]
 
 
 def orientation_of(page: Any) -> int:
@@ -202,7 +318,9 @@ def orientation_of(page: Any) -> int:
     return orientation if orientation in range(1, 9) else 1
 
 
-def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.ndarray]:
+def rgb_conversion(
+    path: pathlib.Path, page: Any, segments: Segments
+) -> Callable[[np.ndarray], np.ndarray]:
     """Returns the function from stored samples (h, w, samples) to uint8 RGB (h, w, 3)."""
     bits, photometric = page.bitspersample, page.photometric
     if page.sampleformat != 1 or bits not in (1, 8, 16):
@@ -218,76 +336,35 @@ def rgb_conversion(path: pathlib.Path, page: Any) -> Callable[[np.ndarray], np.n
             "only grey, palette, RGB and JPEG's YCbCr are converted: convert it to 8-bit RGB"
         )
     extras = [int(extra) for extra in page.extrasamples]
-    if page.samplesperpixel != colors + (extras in ([1], [2])):
+    alpha = extras in ([1], [2])
+    unspecified = colors == 3 and page.samplesperpixel == 4 and extras in ([], [0])
+    if page.samplesperpixel != colors + (alpha or unspecified):
         raise UserError(
             f"{path} holds {page.samplesperpixel} bands, and an image has 1 or 3, and at most one "
             "more that is marked as alpha: export the RGB bands alone"
         )
+    if unspecified:
+        log_once(path, "has a fourth band of unspecified meaning: left out")
 
     palette = None
     if photometric == 3:
-        # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v.
-        palette = (page.colormap.T >> 8).astype(np.uint8)
+        # The high byte: writers disagree on whether 8-bit v is stored as 257 v or 256 v. Some store
+        # v itself, and then no value has a high byte.
+        colormap = page.colormap.T
+        palette = (colormap if colormap.max() < 256 else colormap >> 8).astype(np.uint8)
 
     def convert(raw: np.ndarray) -> np.ndarray:
+        if alpha and not raw[..., -1].any() and segments.ends_blank:
+            raw = without_alpha(path, raw)
         if palette is not None:
-            return palette[raw[..., 0].astype(np.intp)]
+            indexed = palette[raw[..., 0].astype(np.intp)]
+            return flatten(path, np.concatenate([indexed, raw[..., 1:].astype(np.uint8)], -1))
         if bits == 1:
             raw = raw.astype(np.uint8) * np.uint8(255)
         if bits == 16:
             raw = eight_bits(path, raw)
         if photometric == 0:
-            raw = 255 - raw
-        return flatten(path, raw, premultiplied=extras == [1])
+            raw = np.concatenate([255 - raw[..., :1], raw[..., 1:]], -1)
+        return flatten(path, raw[..., :3] if unspecified else raw, premultiplied=extras == [1])
 
     return convert
-
-
-def mpp_of(tiff: tifffile.TiffFile, page: Any) -> float | None:
-    """Returns um per px from OME-XML, Aperio's description, ImageJ's unit or resolution tags."""
-    description = page.description or ""
-    x, y = _ome_mpp(tiff.ome_metadata or "") if tiff.is_ome else (None, None)
-    if x is None and (aperio := re.search(r"\bMPP\s*=\s*([0-9.]+)", description)):
-        x = y = _number(aperio[1])
-    if x is None:
-        x, y = _resolution_mpp(tiff, page)
-    if x is None or y is None or not all(_MPP_RANGE[0] <= v <= _MPP_RANGE[1] for v in (x, y)):
-        return None
-    if abs(x - y) > 0.01 * max(x, y):
-        path = pathlib.Path(tiff.filehandle.path)
-        log_once(path, f"has pixels of {x:.4g} x {y:.4g} um: scale taken as unknown")
-        return None
-    return float(x)
-
-
-def _number(text: str) -> float | None:
-    with contextlib.suppress(ValueError):
-        return float(text)
-    return None
-
-
-def _ome_mpp(xml: str) -> tuple[float | None, float | None]:
-    """Returns PhysicalSizeX and Y of the first image, um (OME 2016-06 schema, Pixels)."""
-    try:
-        pixels = next(e for e in ElementTree.fromstring(xml).iter() if e.tag.endswith("Pixels"))
-    except (ElementTree.ParseError, StopIteration):
-        return None, None
-    sizes = []
-    for axis in "XY":
-        size = _number(pixels.get(f"PhysicalSize{axis}", ""))
-        unit = pixels.get(f"PhysicalSize{axis}Unit", "µm")
-        um = {"nm": 1e-3, "µm": 1.0, "μm": 1.0, "um": 1.0, "mm": 1e3, "cm": 1e4}.get(unit)
-        sizes.append(size * um if size is not None and um else None)
-    return sizes[0], sizes[1] if sizes[1] is not None else sizes[0]
-
-
-def _resolution_mpp(tiff: tifffile.TiffFile, page: Any) -> tuple[float | None, float | None]:
-    unit = {2: 25400.0, 3: 10000.0}.get(int(page.tags.valueof(296, 2)))
-    if tiff.is_imagej:
-        named = (tiff.imagej_metadata or {}).get("unit", "")
-        unit = 1.0 if named in ("micron", "um", "µm", "\\u00B5m") else None
-    values = []
-    for tag in (282, 283):
-        numerator, denominator = page.tags.valueof(tag, (0, 1))
-        values.append(unit * denominator / numerator if unit and numerator else None)
-    return values[0], values[1]

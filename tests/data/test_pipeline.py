@@ -1,3 +1,4 @@
+import errno
 import json
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
+from histojax.data import pipeline
 from histojax.data.device_batches import DeviceBatches
 from histojax.data.pipeline import HostBatches, ImageOrder, train_batches
 from histojax.errors import UserError
@@ -152,6 +154,20 @@ if __name__ == "__main__":
     print(multiprocessing.active_children()[0].pid, flush=True)
     time.sleep(600)
 """
+
+
+@pytest.mark.faults
+def test_workers_without_shared_memory_are_one_sentence(monkeypatch):
+    def full():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(pipeline, "_single_threaded_children", full)
+    expected = (
+        r"config\.data\.workers=1 needs shared memory in /dev/shm \(No space left on device\): "
+        r"mount it, or give 0 for threads"
+    )
+    with pytest.raises(UserError, match=expected):
+        next(host_batches(config={"workers": 1}))
 
 
 @pytest.mark.faults

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from histojax.errors import UserError
+from histojax.errors import DiskError, UserError
 from histojax.evaluation import comparison, scores
 from tests import tiny
 
@@ -77,6 +77,14 @@ def test_what_is_written_holds_the_same_numbers(trained_chain, tmp_path):
     # Learning curves of the last stages, and of the stage that both have.
     assert "dice_pooled (val)" in page
     assert "Stage segmentation, by step" in page
+
+
+@pytest.mark.faults
+def test_a_folder_that_cannot_be_written_is_refused_at_once(trained_chain, tmp_path, no_scoring):
+    (tmp_path / "file").write_text("")
+    runs = [trained_chain, trained_chain / "joint"]
+    with pytest.raises(DiskError, match=r"file/out failed \(Not a directory"):
+        comparison.compare(runs, tmp_path / "file" / "out")
 
 
 def test_recorded_scores_of_another_checkpoint_are_ignored(trained_chain, tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from histojax.errors import UserError
+from histojax.errors import DiskError, UserError
 from histojax.evaluation import scores as evaluation
 from histojax.evaluation import words
 from histojax.evaluation.rows import otsu
@@ -309,3 +309,13 @@ def test_data_of_other_classes_are_refused(trained_classes, tmp_path, classes):
     with pytest.raises(UserError, match=said):
         scored(workdir, tmp_path, data=data)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.faults
+def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_scored(
+    trained_chain, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(evaluation, "score_images", None)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DiskError, match=r"file/out failed \(Not a directory"):
+        scored(trained_chain / "generator", tmp_path / "file")
