@@ -9,7 +9,7 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.experiments import chain
 from histojax.inference import fitting, labeling, tiled
-from histojax.inference.prediction import predict_files
+from histojax.inference.batch import predict_files
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters

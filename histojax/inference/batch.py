@@ -1,0 +1,239 @@
+"""A trained run on files and folders of images, and the page about them."""
+
+import contextlib
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from histojax.checks import check, number, one_of
+from histojax.cli import say
+from histojax.errors import UserError
+from histojax.files import disk_errors
+from histojax.imaging import reader
+from histojax.inference import prediction, record, tiled
+from histojax.inference.prediction import RECORD, Prediction
+from histojax.inference.scale import Estimate, agreed
+from histojax.inference.sinks import SINKS
+from histojax.report import pages
+from histojax.runs import workdirs
+from histojax.stages.base import segments
+
+_MOST_NAMED = 8
+_OURS = ("index.html", RECORD)
+_ABOVE_0 = {
+    "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
+    "nucleus_diameter": number(above=0, of="a number of px").or_none(),
+}
+
+
+def predict_files(
+    workdir: pathlib.Path,
+    inputs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    outputs: Sequence[str] | None = None,
+    mpp: float | None = None,
+    nucleus_diameter: float | None = None,
+    tile: int = tiled.LARGEST_TILE,
+    ensemble: bool = False,
+    max_pixels: int = reader.MAX_PIXELS,
+    overwrite: bool = False,
+) -> list[Prediction]:
+    """Predicts every image and writes index.html; see `histojax.predict`.
+
+    An image that cannot be read or whose scale does not fit raises UserError once the others are
+    done. One that was predicted before, by the same model and flags, is left as it is unless
+    `overwrite` is set.
+    """
+    for name in outputs or ():
+        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
+    check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
+    files, left = image_files(inputs)
+    if left:
+        say(_named("not taken", left.items()))
+    run = workdirs.load(workdir)
+    check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
+    network = tiled.predictor(run, largest=tile, ensemble=ensemble)
+    flags = {"outputs": outputs, "mpp": mpp, "tile": tile, "ensemble": ensemble}
+    flags["model"] = record.model_digest(run)
+    made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
+    records = {path: output / f"{path.stem}{RECORD}" for path in files}
+    if nucleus_diameter is None:
+        own = _estimates(run, made_of, records, mpp=mpp, max_pixels=max_pixels)
+        together = agreed(list(own.values())) if own else None
+    else:
+        own, together = dict.fromkeys(files, _given(run, nucleus_diameter)), None
+    done: dict[pathlib.Path, Prediction] = {}
+    refused: dict[str, str] = {}
+    for count, path in enumerate(files, 1):
+        say(f"{count}/{len(files)} {path}")
+        used = own.get(path)
+        if used is not None and together is not None and together.sure:
+            used = together
+        made = None if overwrite else record.standing(records[path], made_of[path], used)
+        options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
+        try:
+            if made is None:
+                # So that it does not outlive the results that it is about.
+                with disk_errors(records[path]):
+                    records[path].unlink(missing_ok=True)
+                made = prediction.predict_file(run, network, path, output, estimate=used, **options)
+                record.write(records[path], made, made_of[path], own=own.get(path), used=used)
+        except UserError as failure:
+            refused[str(path)] = str(failure)
+            continue
+        done[path] = made
+        found = "" if made.nuclei is None else f"; {made.nuclei} nuclei"
+        say(f"  {'made before: ' * made.before}{made.note}{found}")
+    _report(workdir, output, done, refused, left, max_pixels)
+    if len(refused) == 1:
+        raise UserError(*refused.values())
+    if refused:
+        names = ", ".join(pathlib.Path(path).name for path in refused)
+        raise UserError(f"{len(refused)} of {len(files)} images could not be predicted: {names}")
+    return list(done.values())
+
+
+def _report(
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    done: Mapping[pathlib.Path, Prediction],
+    refused: Mapping[str, str],
+    left: Mapping[str, str],
+    max_pixels: int,
+) -> None:
+    """Writes index.html, and says in the last lines what was not made, and why."""
+    unsummed = ""
+    if any(made.nuclei for made in done.values()) and (pairs := overlapping(list(done))):
+        shared = [f"{a} and {b} share {100 * part:.0f} %" for a, b, part in pairs]
+        more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
+        unsummed = f"fields overlap ({', '.join(shared[:3])}{more}): nuclei are not summed"
+    if done:
+        index, pixels = output / "index.html", max_pixels
+        rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
+        pages.prediction_index(
+            index, workdir=str(workdir), rows=rows, left={**refused, **left}, unsummed=unsummed
+        )
+        say(str(index))
+    if unsummed:
+        say(unsummed)
+    if before := [(path.name, "") for path, made in done.items() if made.before]:
+        say(_named("left as made before (--overwrite makes them again)", before))
+    if left:
+        say(_named("not taken", left.items()))
+    for name, reason in refused.items():
+        say(f"not predicted: {name}: {reason}")
+
+
+def _named(what: str, items: Iterable[tuple[str, str]]) -> str:
+    """A line with the first few names, each with its reason."""
+    texts = [f"{name} ({reason})" if reason else name for name, reason in items]
+    more = f" and {len(texts) - _MOST_NAMED:,} more" if len(texts) > _MOST_NAMED else ""
+    return f"{what}: {', '.join(texts[:_MOST_NAMED])}{more}"
+
+
+def overlapping(files: Sequence[pathlib.Path]) -> list[tuple[str, str, float]]:
+    """Pairs of fields that show the same tissue: names, and the share of the smaller one."""
+    return []
+
+
+def image_files(
+    inputs: Sequence[pathlib.Path],
+) -> tuple[list[pathlib.Path], dict[str, str]]:
+    """The images among files and folders, in order of name, and what of folders is left out, why.
+
+    What an earlier prediction has written into a folder is no image, unless a file is named itself.
+
+    Raises:
+        UserError: for a path that is not there, or a folder without images.
+    """
+    files: dict[str, pathlib.Path] = {}
+    left: dict[str, str] = {}
+    for path in inputs:
+        found = reader.listed([path], "--input", ("an image", "images"), reader.SUFFIXES)
+        if path.is_dir():
+            for other in sorted(set(path.iterdir()) - set(found)):
+                if other.is_dir():
+                    left[f"{other}/"] = "a folder inside a folder, to be named itself"
+                elif not (other.name[0] == "." or other.name.endswith(_OURS)):
+                    left[str(other)] = "its ending is not that of an image"
+            images = [file for file in found if not _made_before(file)]
+            if len(images) < len(found):
+                left[f"{len(found) - len(images)} files of {path}"] = "made by earlier predictions"
+            found = images
+            if not found:
+                raise UserError(
+                    f"--input={path} holds only results of earlier predictions; name a folder of "
+                    "images, or the files themselves"
+                )
+        for file in found:
+            files.setdefault(os.path.abspath(file), file)
+    return list(files.values()), left
+
+
+def _made_before(path: pathlib.Path) -> bool:
+    """Whether a file is what a prediction wrote, by the record that lies beside it."""
+    return any(
+        path.name.endswith(sink.suffix)
+        and path.with_name(path.name.removesuffix(sink.suffix) + RECORD).is_file()
+        for sink in SINKS.values()
+    )
+
+
+def check_names(
+    files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
+) -> None:
+    """Raises UserError where two results would have one name, or one that of an input."""
+    inputs = {os.path.abspath(path) for path in files}
+    owners: dict[str, pathlib.Path] = {}
+    for path in files:
+        for suffix in suffixes:
+            made = output / f"{path.stem}{suffix}"
+            other = owners.setdefault(made.name, path)
+            if other is not path:
+                raise UserError(
+                    f"{other} and {path} would both be written as {made.name}; rename one or "
+                    "predict them into two folders"
+                )
+            if os.path.abspath(made) in inputs:
+                raise UserError(
+                    f"{made} is an --input, and the result of {path} would replace it; name "
+                    "another --output"
+                )
+
+
+def _given(run: workdirs.Run, diameter: float) -> Estimate:
+    """The diameter that the user gives; UserError for a run that has no use for it."""
+    if not segments(run.stage) or not run.meta.get("nucleus_diameter"):
+        raise UserError(
+            f"--nucleus_diameter={diameter:g} needs a run that knows the size of its nuclei, and "
+            f"{run.workdir} does not; give --mpp instead"
+        )
+    return Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
+
+
+def _estimates(
+    run: workdirs.Run,
+    made_of: Mapping[pathlib.Path, Mapping[str, Any]],
+    records: Mapping[pathlib.Path, pathlib.Path],
+    *,
+    mpp: float | None,
+    max_pixels: int,
+) -> dict[pathlib.Path, Estimate]:
+    """Of each image where its scale or the run's is unknown, if the run knows its nuclei."""
+    trained, found = run.meta["mpp_out"], {}
+    if not segments(run.stage) or not run.meta.get("nucleus_diameter"):
+        return {}
+    for path, each in made_of.items():
+        # An image that cannot be read is refused when its turn comes.
+        with (
+            contextlib.suppress(UserError),
+            reader.open_image(path, max_pixels=max_pixels) as image,
+        ):
+            if trained is None or (mpp is None and image.mpp is None):
+                known = record.estimate_of(records[path], each)
+                estimate = known or prediction.estimated(run, image)
+                if estimate is not None:
+                    found[path] = estimate
+    return found
