@@ -123,7 +123,7 @@ def _report(
     if left:
         say(_named("not taken", left.items()))
     for name, reason in refused.items():
-        say(f"not predicted: {name}: {reason}")
+        say(f"not predicted: {reason if name in reason else f'{name}: {reason}'}")
 
 
 def _named(what: str, items: Iterable[tuple[str, str]]) -> str:

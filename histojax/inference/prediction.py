@@ -210,11 +210,12 @@ def _write(
         if labeller is None:
             return None, ""
         with labeller.finish() as found:
-            grid, covered = NearestRows(seen, size), np.zeros(found.count + 1, bool)
+            # Of nuclei, whether the input's grid shows any of them.
+            grid, covered = NearestRows(seen, size), np.full(found.count + 1, seen == size)
 
             def counted() -> Iterator[dict[str, np.ndarray]]:
                 for labels in found.strips():
-                    for piece in grid.pieces(labels):
+                    for piece in grid.pieces(labels) if seen != size else ():
                         covered[piece] = True
                     yield {"labels": labels}
 
