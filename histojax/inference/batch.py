@@ -1,6 +1,7 @@
 """A trained run on files and folders of images, and the page about them."""
 
 import contextlib
+import math
 import os
 import pathlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -55,44 +56,43 @@ def predict_files(
     run = workdirs.load(workdir)
     check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
-    flags = {"outputs": outputs, "mpp": mpp, "tile": tile, "ensemble": ensemble}
-    flags["model"] = record.model_digest(run)
+    flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
+    flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
-    if nucleus_diameter is None:
-        own = _estimates(run, made_of, records, mpp=mpp, max_pixels=max_pixels)
-        together = agreed(list(own.values())) if own else None
-    else:
-        own, together = dict.fromkeys(files, _given(run, nucleus_diameter)), None
-    done: dict[pathlib.Path, Prediction] = {}
+    done = {
+        path: None if overwrite else record.standing(records[path], made_of[path]) for path in files
+    }
+    missing = [path for path in files if done[path] is None]
+    sizes = _sizes(run, missing, mpp=mpp, diameter=nucleus_diameter, max_pixels=max_pixels)
+    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
     refused: dict[str, str] = {}
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
-        used = own.get(path)
-        if used is not None and together is not None and together.sure:
-            used = together
-        made = None if overwrite else record.standing(records[path], made_of[path], used)
-        options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
+        estimate, made = sizes.get(path), done[path]
         try:
             if made is None:
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
-                made = prediction.predict_file(run, network, path, output, estimate=used, **options)
-                record.write(records[path], made, made_of[path], own=own.get(path), used=used)
+                made = prediction.predict_file(
+                    run, network, path, output, estimate=estimate, **options
+                )
+                record.write(records[path], made, made_of[path], estimate)
         except UserError as failure:
             refused[str(path)] = str(failure)
             continue
         done[path] = made
         found = "" if made.nuclei is None else f"; {made.nuclei} nuclei"
         say(f"  {'made before: ' * made.before}{made.note}{found}")
-    _report(workdir, output, done, refused, left, max_pixels)
+    whole = {path: made for path, made in done.items() if made is not None}
+    _report(workdir, output, whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
     if refused:
         names = ", ".join(pathlib.Path(path).name for path in refused)
         raise UserError(f"{len(refused)} of {len(files)} images could not be predicted: {names}")
-    return list(done.values())
+    return list(whole.values())
 
 
 def _report(
@@ -110,7 +110,9 @@ def _report(
         more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
         unsummed = f"fields overlap ({', '.join(shared[:3])}{more}): nuclei are not summed"
     if done:
-        index, pixels = output / "index.html", max_pixels
+        index = output / "index.html"
+        # An earlier call may have allowed larger ones.
+        pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
         rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
         pages.prediction_index(
             index, workdir=str(workdir), rows=rows, left={**refused, **left}, unsummed=unsummed
@@ -203,37 +205,39 @@ def check_names(
                 )
 
 
-def _given(run: workdirs.Run, diameter: float) -> Estimate:
-    """The diameter that the user gives; UserError for a run that has no use for it."""
-    if not segments(run.stage) or not run.meta.get("nucleus_diameter"):
+def _sizes(
+    run: workdirs.Run,
+    files: Sequence[pathlib.Path],
+    *,
+    mpp: float | None,
+    diameter: float | None,
+    max_pixels: int,
+) -> dict[pathlib.Path, Estimate]:
+    """The diameter of nuclei of images, as given; of those of unknown scale else, as estimated.
+
+    Images that agree share one estimate. A run that does not know its own nuclei has none.
+
+    Raises:
+        UserError: a diameter is given to such a run.
+    """
+    knows, trained = segments(run.stage) and run.meta.get("nucleus_diameter"), run.meta["mpp_out"]
+    if diameter is not None and not knows:
         raise UserError(
             f"--nucleus_diameter={diameter:g} needs a run that knows the size of its nuclei, and "
             f"{run.workdir} does not; give --mpp instead"
         )
-    return Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
-
-
-def _estimates(
-    run: workdirs.Run,
-    made_of: Mapping[pathlib.Path, Mapping[str, Any]],
-    records: Mapping[pathlib.Path, pathlib.Path],
-    *,
-    mpp: float | None,
-    max_pixels: int,
-) -> dict[pathlib.Path, Estimate]:
-    """Of each image where its scale or the run's is unknown, if the run knows its nuclei."""
-    trained, found = run.meta["mpp_out"], {}
-    if not segments(run.stage) or not run.meta.get("nucleus_diameter"):
-        return {}
-    for path, each in made_of.items():
+    if diameter is not None:
+        given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
+        return dict.fromkeys(files, given)
+    found: dict[pathlib.Path, Estimate] = {}
+    for path in files if knows else ():
         # An image that cannot be read is refused when its turn comes.
         with (
             contextlib.suppress(UserError),
             reader.open_image(path, max_pixels=max_pixels) as image,
         ):
-            if trained is None or (mpp is None and image.mpp is None):
-                known = record.estimate_of(records[path], each)
-                estimate = known or prediction.estimated(run, image)
-                if estimate is not None:
-                    found[path] = estimate
-    return found
+            unknown = trained is None or (mpp is None and image.mpp is None)
+            if unknown and (estimate := prediction.estimated(run, image)) is not None:
+                found[path] = estimate
+    together = agreed(list(found.values())) if found else None
+    return dict.fromkeys(found, together) if together is not None and together.sure else found

@@ -221,14 +221,14 @@ def test_an_image_is_predicted_once_by_a_model(finder, tmp_path, capsys):
     page = (tmp_path / "out" / "index.html").read_text()
     assert page.count("made before: scale unknown") == 2
     assert "2 images predicted" in page
+    # It still stands where its image would now be too large.
+    assert again(tmp_path, max_pixels=100) == [True, True]
     assert again(tmp_path, overwrite=True) == [False, False]
     assert again(tmp_path, outputs=["labels"]) == [False, False]
     assert again(tmp_path, mpp=0.5, outputs=["labels"]) == [False, False]
     assert again(tmp_path, mpp=0.5, outputs=["labels"]) == [True, True]
-    # Another size of nuclei, and one that is nearly the same.
     assert again(tmp_path, nucleus_diameter=10.0) == [False, False]
-    assert again(tmp_path, nucleus_diameter=10.1) == [True, True]
-    assert again(tmp_path, nucleus_diameter=12.0) == [False, False]
+    assert again(tmp_path, nucleus_diameter=10.0) == [True, True]
 
 
 def test_what_has_changed_since_is_predicted_again(finder, tmp_path):
@@ -291,14 +291,12 @@ def test_an_unknown_scale_is_estimated_once(finder, tmp_path, monkeypatch):
     ]
     assert asked == ["a.png", "b.png"]
     kept = json.loads((tmp_path / "out" / "a.predicted.json").read_text())
-    assert kept["used"] == kept["own"] == vars(sure(24))
+    assert kept["estimate"] == vars(sure(24))
     assert notes(tmp_path) == first
     assert asked == ["a.png", "b.png"]
-    # What the user gives is not estimated, and is no estimate afterwards.
-    assert (
-        "nuclei of 12 px (--nucleus_diameter), as the run"
-        in notes(tmp_path, nucleus_diameter=12.0)[0]
-    )
+    # What the user gives is not estimated.
+    (note, _) = notes(tmp_path, nucleus_diameter=12.0)
+    assert note == "nuclei of 12 px (--nucleus_diameter), as the run was trained"
     assert asked == ["a.png", "b.png"]
     notes(tmp_path)
     assert asked == ["a.png", "b.png"] * 2

@@ -21,32 +21,15 @@ def written(tmp_path):
     files = {"sr": tmp_path / "a.sr.tif"}
     made = Prediction("a", (4, 5), 0.5, 4, files, None, "as it is", ("background", "x"))
     path = tmp_path / "a.predicted.json"
-    record.write(path, made, MADE_OF, own=SURE, used=None)
+    record.write(path, made, MADE_OF, SURE)
     return path, made
 
 
 def test_a_record_tells_the_prediction_again(written):
     path, made = written
-    assert record.standing(path, MADE_OF, None) == dataclasses.replace(made, before=True)
-    assert record.standing(path, {**MADE_OF, "mpp": 0.5}, None) is None
-    assert record.estimate_of(path, {**MADE_OF, "mpp": 0.5}) == SURE
-    assert record.estimate_of(path, {**MADE_OF, "image": "j"}) is None
-
-
-@pytest.mark.parametrize(
-    ("before", "now", "stands"),
-    [
-        (SURE, dataclasses.replace(SURE, diameter=20.9), True),
-        (SURE, dataclasses.replace(SURE, diameter=21.1), False),
-        (SURE, dataclasses.replace(SURE, sure=False), False),
-        (dataclasses.replace(SURE, sure=False), None, True),
-        (None, SURE, False),
-    ],
-)
-def test_what_was_made_at_nearly_the_same_scale_stands(written, before, now, stands):
-    path, made = written
-    record.write(path, made, MADE_OF, own=None, used=before)
-    assert (record.standing(path, MADE_OF, now) is not None) == stands
+    assert record.standing(path, MADE_OF) == dataclasses.replace(made, before=True)
+    assert record.standing(path, {**MADE_OF, "mpp": 0.5}) is None
+    assert json.loads(path.read_text())["estimate"]["nuclei"] == 40
 
 
 @pytest.mark.faults
@@ -54,8 +37,7 @@ def test_what_was_made_at_nearly_the_same_scale_stands(written, before, now, sta
 def test_a_damaged_record_tells_nothing(written, text):
     path, _ = written
     path.write_text(text)
-    assert record.standing(path, MADE_OF, None) is None
-    assert record.estimate_of(path, MADE_OF) is None
+    assert record.standing(path, MADE_OF) is None
 
 
 @pytest.mark.faults
@@ -63,7 +45,7 @@ def test_a_damaged_record_tells_nothing(written, text):
 def test_a_record_of_other_files_tells_nothing(written, change):
     path, _ = written
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
-    assert record.standing(path, MADE_OF, None) is None
+    assert record.standing(path, MADE_OF) is None
 
 
 def test_digests_follow_bytes_weights_and_meta(tmp_path):
