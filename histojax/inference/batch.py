@@ -106,9 +106,8 @@ def _report(
     """Writes index.html, and says in the last lines what was not made, and why."""
     unsummed = ""
     if any(made.nuclei for made in done.values()) and (pairs := overlapping(list(done))):
-        shared = [f"{a} and {b} share {100 * part:.0f} %" for a, b, part in pairs]
         more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
-        unsummed = f"fields overlap ({', '.join(shared[:3])}{more}): nuclei are not summed"
+        unsummed = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
     if done:
         index = output / "index.html"
         # An earlier call may have allowed larger ones.
@@ -135,8 +134,8 @@ def _named(what: str, items: Iterable[tuple[str, str]]) -> str:
     return f"{what}: {', '.join(texts[:_MOST_NAMED])}{more}"
 
 
-def overlapping(files: Sequence[pathlib.Path]) -> list[tuple[str, str, float]]:
-    """Pairs of fields that show the same tissue: names, and the share of the smaller one."""
+def overlapping(files: Sequence[pathlib.Path]) -> list[str]:
+    """Clauses, such as "a.png and b.png share 50 %", on fields that show the same tissue."""
     return []
 
 
@@ -186,22 +185,16 @@ def _made_before(path: pathlib.Path) -> bool:
 def check_names(
     files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
 ) -> None:
-    """Raises UserError where two results would have one name, or one that of an input."""
-    inputs = {os.path.abspath(path) for path in files}
-    owners: dict[str, pathlib.Path] = {}
+    """Raises UserError where a result would replace another, or an input."""
+    owners = {os.path.abspath(path): path for path in files}
     for path in files:
         for suffix in suffixes:
             made = output / f"{path.stem}{suffix}"
-            other = owners.setdefault(made.name, path)
+            other = owners.setdefault(os.path.abspath(made), path)
             if other is not path:
                 raise UserError(
-                    f"{other} and {path} would both be written as {made.name}; rename one or "
-                    "predict them into two folders"
-                )
-            if os.path.abspath(made) in inputs:
-                raise UserError(
-                    f"{made} is an --input, and the result of {path} would replace it; name "
-                    "another --output"
+                    f"{other} and {path} would both be {made}; rename one, or predict them into "
+                    "two other folders"
                 )
 
 
@@ -213,12 +206,9 @@ def _sizes(
     diameter: float | None,
     max_pixels: int,
 ) -> dict[pathlib.Path, Estimate]:
-    """The diameter of nuclei of images, as given; of those of unknown scale else, as estimated.
+    """The diameter of nuclei of images: as given, or of those of unknown scale as estimated.
 
-    Images that agree share one estimate. A run that does not know its own nuclei has none.
-
-    Raises:
-        UserError: a diameter is given to such a run.
+    Images that agree share one estimate. UserError for a diameter that the run cannot use.
     """
     knows, trained = segments(run.stage) and run.meta.get("nucleus_diameter"), run.meta["mpp_out"]
     if diameter is not None and not knows:

@@ -158,13 +158,10 @@ def test_what_is_not_taken_of_a_folder_is_named(tmp_path):
     ("names", "said"),
     [
         (["a.1.tif", "a.2.tif", "a.tif"], None),
-        (["x.png", "x.tif"], r"x\.png and .*x\.tif would both be written as x\.sr\.tif; rename"),
-        (["a/x.png", "b/x.png"], r"a/x\.png and .*b/x\.png would both be written as x\.sr\.tif"),
-        (["a.png", "a.sr.png"], r"both be written as a\.sr\.labels\.tif"),
-        (
-            ["out/a.tif", "out/a.sr.tif"],
-            r"out/a\.sr\.tif is an --input, and the result of .*a\.tif",
-        ),
+        (["x.png", "x.tif"], r"x\.png and .*x\.tif would both be .*out/x\.sr\.tif; rename one"),
+        (["a/x.png", "b/x.png"], r"a/x\.png and .*b/x\.png would both be .*out/x\.sr\.tif"),
+        (["a.png", "a.sr.png"], r"would both be .*out/a\.sr\.labels\.tif"),
+        (["out/a.tif", "out/a.sr.tif"], r"a\.sr\.tif and .*a\.tif would both be .*a\.sr\.tif"),
     ],
 )
 def test_no_result_replaces_another_or_an_input(tmp_path, names, said):
@@ -340,7 +337,7 @@ def test_nuclei_of_fields_that_overlap_are_not_summed(finder, tmp_path, monkeypa
     folder = two_fields(tmp_path / "in")
     again(tmp_path)
     assert "2 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
-    pairs = [("a.png", "b.png", 0.5)]
+    pairs = ["a.png and b.png share 50 %"]
     monkeypatch.setattr(batch, "overlapping", lambda files: pairs if len(files) == 2 else [])
     again(tmp_path)
     said = "fields overlap (a.png and b.png share 50 %): nuclei are not summed"
