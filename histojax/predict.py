@@ -5,10 +5,13 @@
 
 writes what the run makes of each image NAME, and index.html, and replaces files of these names:
 
-    NAME.sr.tif         the enhanced image
-    NAME.labels.tif     the nuclei, numbered from 1
-    NAME.classes.tif    the number of each pixel's class
+    NAME.sr.tif             the enhanced image
+    NAME.labels.tif         the nuclei over the image, numbered from 1
+    NAME.sr.labels.tif      the same nuclei over the enhanced image
+    NAME.classes.tif        the number of each pixel's class
+    NAME.predicted.json     what they were made of: an image is predicted once by a model
 
+Nuclei are looked for at the scale that the run was trained for.
 Images are read and written in strips, so the disk bounds their size and memory does not.
 """
 
@@ -30,8 +33,11 @@ _OUTPUTS = flags.DEFINE_list(
 _MPP = flags.DEFINE_float(
     "mpp", None, "Micrometres per pixel of the input, such as 0.25; by default the file states it."
 )
-_RESAMPLE = flags.DEFINE_bool(
-    "resample", False, "Resample inputs whose scale is a factor of 2 to 16 off the run's."
+_DIAMETER = flags.DEFINE_float(
+    "nucleus_diameter", None, "Median diameter of the input's nuclei, px, where mpp is unknown."
+)
+_OVERWRITE = flags.DEFINE_bool(
+    "overwrite", False, "Predict images again that this model has predicted with the same flags."
 )
 _MAX_PIXELS = flags.DEFINE_integer(
     "max_pixels",
@@ -49,19 +55,20 @@ def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
     # After the flags, so that --help and wrong flags answer at once.
-    from histojax.inference import prediction
+    from histojax.inference import batch
 
     cli.set_up_jax()
-    prediction.predict_files(
+    batch.predict_files(
         pathlib.Path(_WORKDIR.value or ""),
         [pathlib.Path(path) for path in _INPUT.value or ()],
         pathlib.Path(_OUTPUT.value or ""),
         outputs=_OUTPUTS.value,
         mpp=_MPP.value,
-        resample=_RESAMPLE.value,
+        nucleus_diameter=_DIAMETER.value,
         tile=_TILE.value,
         ensemble=_ENSEMBLE.value,
         max_pixels=_MAX_PIXELS.value,
+        overwrite=_OVERWRITE.value,
     )
 
 

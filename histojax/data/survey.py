@@ -34,7 +34,7 @@ class Survey:
         nuclei: in the images that were looked at, None where these have no instances.
         share: of the px that is foreground, None without labels.
         diameter: median of 2 sqrt(area / pi) over nuclei, px.
-        largest: area beyond which an object is no nucleus, px.
+        largest: area beyond which an object is no nucleus, px; None for glands.
         looked_at: images that were read for these.
     """
 
@@ -67,7 +67,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     """
     names = dict(zip(source.names, range(len(source)), strict=True))
     synthetic = all(name.startswith("synthetic-") for name in names)
-    most = _MOST_SYNTHETIC if synthetic else _MOST
+    most, glands = _MOST_SYNTHETIC if synthetic else _MOST, source.objects == "glands"
     chosen = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)
     indices = np.array(list(names.values()), int)[chosen]
     areas: list[np.ndarray] = []
@@ -78,7 +78,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
             continue
         mask = record["mask"] > 0
         foreground, pixels = foreground + int(mask.sum()), pixels + mask.size
-        if source.objects == "nuclei" and len(source.classes) == 2 and _inverted(record, mask):
+        if not glands and len(source.classes) == 2 and _inverted(record, mask):
             inverted.append(record["name"])
         if "instances" in record:
             areas.append(_areas(record["instances"]))
@@ -87,7 +87,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     if needs_labels:
         _check(where, len(areas), masks, inverted, foreground, len(indices))
     diameter = float(np.median(2 * np.sqrt(sizes / np.pi))) if sizes.size else None
-    if diameter is not None and source.objects == "nuclei":
+    if diameter is not None and not glands:
         _check_size(where, diameter, source.mpp)
     return Survey(
         images=len(names),
@@ -95,7 +95,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
         nuclei=int(sizes.size) if areas else None,
         share=foreground / pixels if pixels else None,
         diameter=diameter,
-        largest=_BEYOND_LARGEST * float(sizes.max()) if sizes.size else None,
+        largest=None if glands or not sizes.size else _BEYOND_LARGEST * float(sizes.max()),
         looked_at=len(indices),
     )
 

@@ -5,6 +5,7 @@ NumPy arrays (by Pillow) and on jax.numpy arrays (each axis by a static weight m
 """
 
 import functools
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -141,3 +142,27 @@ def upsample(lr: Any, scale: int, kernel: str = "bicubic") -> Any:
     check_kernel(kernel)
     check_scale(scale)
     return resize(lr, lr.shape[-3] * scale, lr.shape[-2] * scale, kernel)
+
+
+class NearestRows:
+    """Labels on another grid: each pixel takes the one that its centre lies in, strip by strip."""
+
+    def __init__(self, size_in: tuple[int, int], size_out: tuple[int, int]):
+        """From the grid of (H, W) px that the strips have in all, to that of another (H, W)."""
+        # In whole numbers: the centre of pixel i of n lies at (i + 1/2) N / n of N.
+        self._rows, self._columns = (
+            (2 * np.arange(n) + 1) * before // (2 * n)
+            for before, n in zip(size_in, size_out, strict=True)
+        )
+        self._y = 0
+
+    def pieces(self, strip: np.ndarray, most: int = 512) -> Iterator[np.ndarray]:
+        """The next strip (rows, W), top to bottom, as what it holds of the other grid.
+
+        Pieces have at most `most` rows, since a strip may become many times as high.
+        """
+        begin, end = np.searchsorted(self._rows, (self._y, self._y + len(strip)))
+        for row in range(begin, end, most):
+            rows = self._rows[row : min(row + most, end)] - self._y
+            yield strip[rows[:, None], self._columns]
+        self._y += len(strip)

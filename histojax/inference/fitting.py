@@ -69,11 +69,11 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
         hr, lr, truth = image_pair(source[index], recipe, config.seed)
         assert truth is not None  # the source was opened for its instances
         found = network(lr if enhances(stage) else hr)
-        maps.append({head: found[head][..., 0] for head in postprocessing.MAPS if head in found})
+        maps.append({head: found[head] for head in postprocessing.MAPS if head in found})
         truths.append(truth)
 
     def score(parameters: postprocessing.Parameters) -> float:
-        labels = (postprocessing.label(one, parameters) for one in maps)
+        labels = (labeling.find(run, one, parameters).instances for one in maps)
         tables = map(overlap_table, labels, truths)
         return float(np.mean(list(map(aji, tables))))
 

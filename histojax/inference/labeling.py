@@ -64,13 +64,18 @@ def find(
     *,
     mpp: float | None = None,
 ) -> Found:
-    """Nuclei in the whole maps of an image, head -> (H, W, 1) in [0, 1]; mpp as in `Labeller`."""
+    """Nuclei in the whole maps of an image, head -> (H, W, 1) in [0, 1]; mpp as in `Labeller`.
+
+    What is larger than `largest_area` is dropped.
+    """
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
     if parameters is None:
         instances = components.label_mask(mask, **component_sizes(run.config))
     else:
         instances = postprocessing.label(flat, parameters, mpp=mpp)
+    if (largest := largest_area(run, mpp)) is not None:
+        instances = components.drop_larger(instances, largest)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
     return Found(mask, instances, classes)
 
@@ -80,8 +85,24 @@ def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -
     return run.meta["thresholds"]["mask"] if parameters is None else parameters.mask_threshold
 
 
+def largest_area(run: workdirs.Run, mpp: float | None = None) -> float | None:
+    """The area that no nucleus exceeds, px at `mpp` um per px where it is known; None: unknown.
+
+    Pen and folds are larger. A run's checkpoint has it from the nuclei of its training.
+    """
+    largest: float | None = run.meta.get("nucleus_largest")
+    if largest is None or mpp is None or run.meta["mpp_out"] is None:
+        return largest
+    return largest * (run.meta["mpp_out"] / mpp) ** 2
+
+
 class Labeller(contextlib.ExitStack):
-    """Nuclei in maps that come in strips, top to bottom; a context manager."""
+    """Nuclei in maps that come in strips, top to bottom; a context manager.
+
+    Attributes:
+        largest: `largest_area` of the maps.
+        dropped: how many objects were larger, known after `finish`.
+    """
 
     def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
         """For a run's maps of (height, width) px in all, of `mpp` um per px where it is known.
@@ -93,6 +114,7 @@ class Labeller(contextlib.ExitStack):
         assert segments(run.stage)
         heads = run.stage.segmenter.heads
         self._run, self._parameters, self._mpp = run, parameters_of(run), mpp
+        self.largest, self.dropped = largest_area(run, mpp), 0
         self._labeller: components.StripLabeller | InstanceLabeller | None = None
         # Of a post-processor that takes whole images.
         self._strips: list[Maps] = []
@@ -123,6 +145,12 @@ class Labeller(contextlib.ExitStack):
 
     def finish(self) -> components.StripLabels:
         """The labels, to be read strip by strip and closed."""
+        labels = self._finish()
+        if self.largest is not None:
+            self.dropped = labels.drop_larger(self.largest)
+        return labels
+
+    def _finish(self) -> components.StripLabels:
         if self._labeller is not None:
             return self._labeller.finish()
         assert self._parameters is not None

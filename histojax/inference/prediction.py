@@ -1,30 +1,33 @@
-"""A trained run on the user's own images: files in, files out, strip by strip."""
+"""A trained run on one of the user's own images: file in, files out, strip by strip."""
 
 import contextlib
 import dataclasses
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
-import PIL.Image
+from absl import logging
 
-from histojax.checks import check, number, one_of
-from histojax.cli import say
 from histojax.components.images import likeliest_class, tells_classes
 from histojax.errors import UserError
+from histojax.files import disk_errors
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
+from histojax.imaging.resampling import NearestRows
 from histojax.inference import labeling, tiled
+from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.sinks.base import Sink
-from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
-# Scales this close are taken as equal: resampling would cost more than it mends.
+# What tells how a file's outputs were made is called NAME + this.
+RECORD = ".predicted.json"
 _SAME_SCALE = 0.05
+# Scales further apart than this factor are taken for a mistake.
+_MOST_APART = 32
 _PREVIEW = 384
 _LONGEST_NAME = 255  # bytes, of the usual file systems
 
@@ -35,89 +38,25 @@ class Prediction:
 
     Attributes:
         name: of the input file, without its ending.
-        size: (H, W) of the outputs, px.
-        mpp: um per output px, None where unknown.
+        size: (H, W) of the input, px.
+        mpp: um per px of the input, None where unknown.
+        scale: px of the enhanced image per px of the input a side, 1 where none is made.
         files: by the name of their sink, in the order of `SINKS`.
         nuclei: how many were found, None where none were looked for.
-        note: what was done about the scale, a sentence.
+        note: what was done about the scale, and what was left out, a sentence.
         class_names: of the run, from 0; empty where it predicts no classes.
+        before: whether an earlier call made it, by the same model and flags.
     """
 
     name: str
     size: tuple[int, int]
     mpp: float | None
+    scale: int
     files: Mapping[str, pathlib.Path]
     nuclei: int | None
     note: str
     class_names: tuple[str, ...] = ()
-
-
-def predict_files(
-    workdir: pathlib.Path,
-    inputs: Sequence[pathlib.Path],
-    output: pathlib.Path,
-    *,
-    outputs: Sequence[str] | None = None,
-    mpp: float | None = None,
-    resample: bool = False,
-    tile: int = tiled.LARGEST_TILE,
-    ensemble: bool = False,
-    max_pixels: int = reader.MAX_PIXELS,
-) -> list[Prediction]:
-    """Predicts every image and writes index.html; see `histojax.predict`.
-
-    An image that cannot be read or whose scale does not fit raises UserError once the others are
-    done, and is not in the index.
-    """
-    for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
-    files = image_files(inputs)
-    run = workdirs.load(workdir)
-    network = tiled.predictor(run, largest=tile, ensemble=ensemble)
-    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "resample": resample}
-    done: dict[pathlib.Path, Prediction] = {}
-    failures: list[UserError] = []
-    for count, path in enumerate(files, 1):
-        say(f"{count}/{len(files)} {path}")
-        try:
-            made = predict_file(run, network, path, output, max_pixels=max_pixels, **options)
-        except UserError as failure:
-            failures.append(failure)
-            continue
-        done[path] = made
-        say(f"  {made.note}" + ("" if made.nuclei is None else f"; {made.nuclei} nuclei"))
-    if done:
-        index = output / "index.html"
-        rows = [(made, preview(path, made, max_pixels=max_pixels)) for path, made in done.items()]
-        pages.prediction_index(index, workdir=str(workdir), rows=rows)
-        say(str(index))
-    if len(failures) == 1:
-        raise failures[0]
-    if failures:
-        raise UserError(
-            f"{len(failures)} of {len(files)} images could not be predicted: "
-            + "; ".join(map(str, failures))
-        )
-    return list(done.values())
-
-
-def image_files(inputs: Sequence[pathlib.Path]) -> list[pathlib.Path]:
-    """The images among files and folders, in order of name.
-
-    Raises:
-        UserError: for a path that is not there, a folder without images, or two results of one
-            name.
-    """
-    files = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
-    names: dict[str, pathlib.Path] = {}
-    for path in files:
-        other = names.setdefault(path.stem, path)
-        if other is not path:
-            raise UserError(
-                f"{other} and {path} would both be written as {path.stem}.sr.tif; rename one or "
-                "predict them into two folders"
-            )
-    return files
+    before: bool = False
 
 
 def predict_file(
@@ -128,10 +67,13 @@ def predict_file(
     *,
     outputs: Sequence[str] | None = None,
     mpp: float | None = None,
-    resample: bool = False,
+    estimate: Estimate | None = None,
     max_pixels: int = reader.MAX_PIXELS,
 ) -> Prediction:
     """Enhances and segments one image, strip by strip, into the folder `output`.
+
+    An enhancer takes the image as it is. A segmenter reads it, or its enhanced image, at the scale
+    of the run's training. Labels are on the grid of the input, and again on the enhanced one.
 
     Args:
         run: whose parameters turn maps into nuclei.
@@ -140,39 +82,79 @@ def predict_file(
         output: folder, made where it is missing.
         outputs: names in `SINKS`; None: all that the run makes.
         mpp: of the image, um per px; None: as the file states it.
-        resample: whether to resample an image whose scale is more than a factor of 2 off the run's.
+        estimate: of its nuclei; where it is sure it decides before `mpp` does.
         max_pixels: largest image that is decoded whole, px.
 
     Raises:
         UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
             or no text; an output that the run does not make.
     """
+    sinks = sinks_of(run, outputs)
+    files = output_files(path, output, sinks)
+    scale = network.scale
+    with contextlib.ExitStack() as stack:
+        source = stack.enter_context(reader.open_image(path, max_pixels=max_pixels))
+        stated, size = source.mpp, (source.height, source.width)
+        known = stated if mpp is None else mpp
+        factor, note = scale_factor(run, scale, known, estimate, path=path)
+        if mpp is not None and stated is not None and not is_near(mpp / stated):
+            logging.warning("%s states %g um/px, and --mpp=%g is taken", path, stated, mpp)
+            note += f"; the file states {stated:g} um/px"
+        # Of the files: (size, mpp) on the grid of the input, and on the enhanced one.
+        fine = (size[0] * scale, size[1] * scale), None if known is None else known / scale
+        grids = {False: (size, known), True: fine}
+        nuclei = None
+        if factor != 1.0 and enhances(run.stage):
+            assert network.parts is not None
+            enhancer, network = network.parts
+            with disk_errors(None):  # of what is not asked for
+                scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            sr = files.get("sr", scratch / "sr.tif")
+            with SINKS["sr"](sr, size=fine[0], seen=fine[0], mpp=fine[1]) as enhanced:
+                _feed(tiling.strips(enhancer.tiles(source, name=str(path))), [enhanced])
+            source = stack.enter_context(reader.open_image(sr, max_pixels=max_pixels))
+            sinks = {kind: sink for kind, sink in sinks.items() if kind != "sr"}
+        if sinks:
+            image = source if factor == 1.0 else reader.ResampledReader(source, factor)
+            seen = image.height * network.scale, image.width * network.scale
+            opened = []
+            for kind, sink in sinks.items():
+                of, each = grids[sink.enhanced]
+                opened.append(stack.enter_context(sink(files[kind], size=of, seen=seen, mpp=each)))
+            strips = tiling.strips(network.tiles(image, name=str(path)))
+            at = None if fine[1] is None else fine[1] / factor
+            nuclei, left_out = _write(run, strips, opened, seen, size, at)
+            note += left_out
+    names = tuple(run.meta["classes"]) if "classes" in _outputs(run) else ()
+    return Prediction(path.stem, size, known, scale, files, nuclei, note, names)
+
+
+def output_files(
+    path: pathlib.Path, output: pathlib.Path, sinks: Mapping[str, type[Sink]]
+) -> dict[str, pathlib.Path]:
+    """The files that are made of an image, by the name of their sink.
+
+    Raises:
+        UserError: the name of the image is too long for them, or no text.
+    """
     name = conversion.readable_name(path)
-    sinks = _sinks(run, outputs)
     files = {kind: output / f"{name}{sink.suffix}" for kind, sink in sinks.items()}
-    longest = max((file.name for file in files.values()), key=len)
+    longest = max((*(file.name for file in files.values()), name + RECORD), key=len)
     if len(os.fsencode(longest)) > _LONGEST_NAME:
         raise UserError(
             f"{path} would be written as {longest}, and a name has at most {_LONGEST_NAME} bytes: "
             "shorten the name of the image"
         )
-    with reader.open_image(path, max_pixels=max_pixels) as opened:
-        known = mpp if mpp is not None else opened.mpp
-        factor, note = scale_factor(known, run.meta["mpp_in"], path, resample=resample)
-        scaled = opened if factor == 1.0 else reader.ResampledReader(opened, factor)
-        height, width = scaled.height * network.scale, scaled.width * network.scale
-        mpp_out = None if known is None else known / factor / network.scale
-        if factor != 1.0:
-            note += f"; outputs have {height} x {width} px"
-        strips = tiling.strips(network.tiles(scaled, name=str(path)))
-        with contextlib.ExitStack() as stack:
-            opened_sinks = [
-                stack.enter_context(sink(files[kind], height=height, width=width, mpp=mpp_out))
-                for kind, sink in sinks.items()
-            ]
-            nuclei = _write(run, strips, opened_sinks, (height, width), mpp_out)
-    names = tuple(run.meta["classes"]) if "classes" in _outputs(run) else ()
-    return Prediction(name, (height, width), mpp_out, files, nuclei, note, names)
+    return files
+
+
+def _feed(strips: Iterable[dict[str, np.ndarray]], sinks: Sequence[Sink]) -> None:
+    """Hands all strips to the sinks and closes them."""
+    for outputs in strips:
+        for sink in sinks:
+            sink.add(outputs)
+    for sink in sinks:
+        sink.close()
 
 
 def _outputs(run: workdirs.Run) -> set[str]:
@@ -184,7 +166,7 @@ def _outputs(run: workdirs.Run) -> set[str]:
     return made
 
 
-def _sinks(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
+def sinks_of(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type[Sink]]:
     """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
     made = _outputs(run)
     known = {name: sink for name, sink in SINKS.items() if made.issuperset(sink.reads)}
@@ -200,88 +182,140 @@ def _write(
     run: workdirs.Run,
     strips: Iterable[dict[str, np.ndarray]],
     sinks: Sequence[Sink],
+    seen: tuple[int, int],
     size: tuple[int, int],
     mpp: float | None,
-) -> int | None:
-    """Feeds the network's strips to the sinks, then the labels, whose number it returns."""
+) -> tuple[int | None, str]:
+    """Feeds the network's strips to the sinks, then the labels.
+
+    Strips have `seen` (H, W) px of `mpp` um in all, and the input `size`. Returns the number of
+    nuclei, None where none were looked for, and a clause about what was left out.
+    """
     # Labels are known only after the network has seen the whole image.
     late = [sink for sink in sinks if "labels" in sink.reads]
     early = [sink for sink in sinks if sink not in late]
     heads = run.stage.segmenter.heads if segments(run.stage) else ()
-    with labeling.Labeller(run, *size, mpp=mpp) if late else contextlib.nullcontext() as labeller:
-        for outputs in strips:
-            maps = {head: outputs[head] for head in heads}
-            if tells_classes(heads):
-                outputs["classes"] = likeliest_class(maps)
-            for sink in early:
-                sink.add(outputs)
-            if labeller is not None:
-                labeller.add(maps)
-        for sink in early:
-            sink.close()
+    with labeling.Labeller(run, *seen, mpp=mpp) if late else contextlib.nullcontext() as labeller:
+
+        def labelled() -> Iterator[dict[str, np.ndarray]]:
+            for outputs in strips:
+                maps = {head: outputs[head] for head in heads}
+                if tells_classes(heads):
+                    outputs["classes"] = likeliest_class(maps)
+                yield outputs
+                if labeller is not None:
+                    labeller.add(maps)
+
+        _feed(labelled(), early)
         if labeller is None:
-            return None
+            return None, ""
         with labeller.finish() as found:
-            for labels in found.strips():
-                for sink in late:
-                    sink.add({"labels": labels})
-        for sink in late:
-            sink.close()
-        return found.count
+            # Of nuclei, whether the input's grid shows any of them.
+            grid, covered = NearestRows(seen, size), np.full(found.count + 1, seen == size)
+
+            def counted() -> Iterator[dict[str, np.ndarray]]:
+                for labels in found.strips():
+                    for piece in grid.pieces(labels) if seen != size else ():
+                        covered[piece] = True
+                    yield {"labels": labels}
+
+            _feed(counted(), late)
+            left_out = ""
+            if labeller.largest is not None and labeller.dropped:
+                left_out += f"; {labeller.dropped} object{'s' * (labeller.dropped > 1)} larger "
+                left_out += f"than a nucleus can be (over {labeller.largest:,.0f} px) dropped"
+            if tiny := np.count_nonzero(~covered[1:]):
+                left_out += f"; {tiny} of the nuclei too small to cover a px of the input"
+            return found.count, left_out
 
 
 def scale_factor(
-    mpp: float | None, mpp_in: float | None, path: pathlib.Path, *, resample: bool
+    run: workdirs.Run,
+    scale: int,
+    mpp: float | None,
+    estimate: Estimate | None = None,
+    *,
+    path: pathlib.Path | str = "the image",
 ) -> tuple[float, str]:
-    """(factor to resample an image by, a sentence about it), from its um per px and the run's.
+    """(factor to resample by the image in which nuclei are looked for, a sentence about it).
+
+    The image is the input, or the enhanced image of `scale` px per px. A sure estimate of the
+    input's nuclei tells its scale, else `mpp` does.
 
     Raises:
-        UserError: where the scales of `path` and the run are more than a factor of 2 apart, or of
-            16 with `resample`.
+        UserError: the scales of `path` and of the run are more than a factor of 32 apart.
     """
-    if mpp is None:
-        trained = "" if mpp_in is None else f", the run's {mpp_in:g} um/px"
-        return 1.0, f"scale unknown, taken as it is{trained} (--mpp=... gives it)"
-    check({"mpp": mpp}, {"mpp": number(above=0, of="a number of micrometres per pixel")}, "--")
-    if mpp_in is None:
-        return 1.0, f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
-    factor = mpp / mpp_in
-    if abs(factor - 1) <= _SAME_SCALE:
-        return 1.0, f"at {mpp:g} um/px, as the run was trained"
-    limit, remedy = (16, "") if resample else (2, ", or add --resample")
-    if not 1 / limit <= factor <= limit:
+    trained, usual = run.meta["mpp_out"], run.meta.get("nucleus_diameter")
+    if segments(run.stage) and estimate is not None and estimate.sure:
+        assert usual is not None
+        assert estimate.diameter is not None
+        factor, target = usual / (estimate.diameter * scale), f"nuclei of {usual:.3g} px"
+        spread = f"{estimate.low:.3g} to {estimate.high:.3g} px, estimated from {estimate.nuclei}"
+        words = spread if estimate.nuclei else estimate.reason
+        given = f"nuclei of {estimate.diameter:.3g} px ({words})"
+    elif segments(run.stage) and mpp is not None and trained is not None:
+        factor, target = mpp / scale / trained, f"{trained:g} um/px"
+        given = f"at {mpp:g} um/px"
+    else:
+        return 1.0, _as_it_is(run, mpp, estimate)
+    if is_near(factor):
+        return 1.0, f"{given}, as the run was trained"
+    if not 1 / _MOST_APART <= factor <= _MOST_APART:
         raise UserError(
-            f"{path} has {mpp:g} um/px and the run was trained for {mpp_in:g}; that is more than a "
-            f"factor of {limit} apart: use a run for this scale, correct --mpp{remedy}"
+            f"{path}: {given} and the run's {target} are more than a factor of {_MOST_APART} "
+            "apart: correct --mpp or --nucleus_diameter, or use a run for this scale"
         )
-    return factor, f"resampled from {mpp:g} to {mpp_in:g} um/px"
+    image = "enhanced as it is, nuclei found in that" if enhances(run.stage) else "nuclei found"
+    return factor, f"{given}; {image} resampled by {factor:.3g} to the run's {target}"
+
+
+def is_near(factor: float) -> bool:
+    """Whether a ratio of scales is close to 1: resampling would cost more than it mends."""
+    return abs(factor - 1) <= _SAME_SCALE
+
+
+def _as_it_is(run: workdirs.Run, mpp: float | None, estimate: Estimate | None) -> str:
+    """The sentence about an image that is not resampled, whatever its scale."""
+    trained = run.meta["mpp_in"]
+    if mpp is None:
+        own = "" if trained is None else f", the run's {trained:g} um/px"
+        said = f"scale unknown, taken as it is{own} (--mpp=... gives it)"
+    elif trained is None:
+        said = f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
+    elif is_near(mpp / trained):
+        said = f"at {mpp:g} um/px, as the run was trained"
+    else:
+        said = f"at {mpp:g} um/px, enhanced as it is; the run was trained at {trained:g} um/px"
+    return said if estimate is None else f"{said}; its nuclei do not tell: {estimate.reason}"
+
+
+def estimated(run: workdirs.Run, image: tiling.RegionReader) -> Estimate | None:
+    """The median diameter of an image's nuclei, None where the run does not know its own."""
+    return None
 
 
 def preview(
     path: pathlib.Path, made: Prediction, *, max_pixels: int = reader.MAX_PIXELS
 ) -> np.ndarray:
     """Input | enhanced | nuclei | classes at the middle of the image, uint8 (h, w, 3)."""
-    size = min(_PREVIEW, *made.size)
-    y, x = (made.size[0] - size) // 2, (made.size[1] - size) // 2
+    side = max(1, min(_PREVIEW // made.scale, *made.size))
+    y, x = ((length - side) // 2 for length in made.size)
     with reader.open_image(path, max_pixels=max_pixels) as image:
-        step = image.height / made.size[0]
-        side = max(1, round(size * step))
-        top = min(round(y * step), image.height - 1)
-        left = min(round(x * step), image.width - 1)
-        before = image.read(top, left, min(side, image.height - top), min(side, image.width - left))
-    row = [("input", before)]
-    shown = before
+        shown = image.read(y, x, side, side)
+    row = [("input", shown)]
+    fine = [made.scale * value for value in (y, x, side, side)]
     if "sr" in made.files:
         with reader.open_image(made.files["sr"]) as image:
-            shown = image.read(y, x, size, size)
+            shown = image.read(*fine)
         row.append(("enhanced", shown))
-    elif shown.shape[:2] != (size, size):  # resampled, or enhanced and not kept
-        shown = np.asarray(PIL.Image.fromarray(shown).resize((size, size)))
-    if "labels" in made.files:
-        labels = read_label_region(made.files["labels"], y, x, size, size)
+    if {"sr", "sr.labels"} <= made.files.keys():
+        labels = read_label_region(made.files["sr.labels"], *fine)
         row.append(("nuclei", writers.overlay(shown, labels)))
+    elif "labels" in made.files:
+        labels = read_label_region(made.files["labels"], y, x, side, side)
+        row.append(("nuclei", writers.overlay(row[0][1], labels)))
     if "classes" in made.files:
-        numbers = read_label_region(made.files["classes"], y, x, size, size)
+        numbers = read_label_region(made.files["classes"], y, x, side, side)
         gray = numbers * (255 // (len(made.class_names) - 1))
         row.append(("classes", gray.astype(np.uint8)))
-    return writers.panels([row], cell=size)
+    return writers.panels([row], cell=made.scale * side)

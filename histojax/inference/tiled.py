@@ -28,6 +28,7 @@ class TiledNetwork:
         halo, stride, largest: receptive-field radius, total stride and largest tile, input px.
         scale: output px per input px.
         matching: stain normalisation of every image before the network sees it.
+        parts: of a network that enhances and segments at once, the enhancer and the segmenter.
     """
 
     windows: Callable[[np.ndarray], dict[str, Any]]
@@ -36,6 +37,7 @@ class TiledNetwork:
     scale: int
     largest: int
     matching: stain_matching.StainMatching | None = None
+    parts: "tuple[TiledNetwork, TiledNetwork] | None" = None
 
     def core(self, sizes: Iterable[tuple[int, int]]) -> int:
         """One tile size for all images of these (H, W), so that one window shape is compiled."""
@@ -110,21 +112,22 @@ def _compiled(
     return symmetric_mean(compiled) if ensemble else compiled
 
 
-def enhancer(run: Run, *, ensemble: bool = False) -> TiledNetwork:
-    """A run's generator: {"sr": uint8}; `ensemble` as in `symmetric_mean`."""
+def enhancer(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
+    """A run's generator: {"sr": uint8}; `largest` tile, output px, `ensemble` as above."""
     assert enhances(run.stage)
     generator, scale = run.stage.generator, run.config.data.scale
     enhance = _compiled(run.stage.enhance, run, ensemble)
-    geometry = generator.halo, generator.stride, scale, LARGEST_TILE // scale
+    largest = max(largest // scale, generator.stride)
+    geometry = generator.halo, generator.stride, scale, largest
     return TiledNetwork(lambda lr: {"sr": enhance(lr)}, *geometry)
 
 
-def segmenter(run: Run, *, ensemble: bool = False) -> TiledNetwork:
-    """A run's segmenter: {head: its map (H, W, 1) in [0, 1]}; `ensemble` as above."""
+def segmenter(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
+    """A run's segmenter: {head: its map (H, W, 1) in [0, 1]}; the rest as above."""
     assert segments(run.stage)
     network = run.stage.segmenter
     segment = _compiled(run.stage.segment, run, ensemble)
-    geometry = network.halo, network.stride, 1, LARGEST_TILE
+    geometry = network.halo, network.stride, 1, max(largest, network.stride)
     matching = stain_matching.build(run.config, run.meta)
     return TiledNetwork(lambda image: by_head(segment(image), network.heads), *geometry, matching)
 
@@ -137,7 +140,7 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
     stride where that is more; `ensemble` is that of each network.
     """
     halo, stride, scale = 0, 1, 1
-    enhance = segment = None
+    enhance = segment = parts = None
     if enhances(run.stage):
         scale = run.config.data.scale
         halo = run.stage.generator.halo
@@ -148,6 +151,11 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
         stride = network.stride // math.gcd(network.stride, scale)
         halo += -(-network.halo // scale)
         segment = _compiled(run.stage.segment, run, ensemble)
+    if enhance is not None and segment is not None:
+        parts = (
+            enhancer(run, largest=largest, ensemble=ensemble),
+            segmenter(run, largest=largest, ensemble=ensemble),
+        )
 
     def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
         outputs = {} if enhance is None else {"sr": enhance(image)}
@@ -157,4 +165,5 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
 
     windows = by_parts if ensemble else _compiled(run.stage.predict, run, False)
     matching = stain_matching.build(run.config, run.meta)
-    return TiledNetwork(windows, halo, stride, scale, max(largest // scale, stride), matching)
+    largest = max(largest // scale, stride)
+    return TiledNetwork(windows, halo, stride, scale, largest, matching, parts)

@@ -238,6 +238,24 @@ class StripLabels(contextlib.ExitStack):
         for y in range(0, self.height, rows):
             yield self.read(y, 0, rows, self.width)
 
+    def drop_larger(self, area: float) -> int:
+        """Drops instances of more than `area` px, numbers the rest again; how many it dropped."""
+        numbers, dropped = _without_larger(self.areas, area)
+        self._table, self.areas = numbers[self._table], self.areas[self.areas <= area]
+        return dropped
+
+
+def drop_larger(labels: np.ndarray, area: float) -> np.ndarray:
+    """Labels 1..n, int32 (H, W), without instances of more than `area` px, numbered again."""
+    return _without_larger(np.bincount(labels.ravel())[1:], area)[0][labels]
+
+
+def _without_larger(areas: np.ndarray, area: float) -> tuple[np.ndarray, int]:
+    """(new number of each label 0..n, 0 for those above `area`, int32; how many are)."""
+    kept = areas <= area
+    numbers = np.append(0, np.where(kept, np.cumsum(kept), 0)).astype(np.int32)
+    return numbers, int(np.count_nonzero(~kept))
+
 
 def _pairs(a: np.ndarray, b: np.ndarray, where: np.ndarray) -> np.ndarray:
     """Distinct (a, b) at the places where the condition holds, int64 (n, 2)."""

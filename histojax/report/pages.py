@@ -55,10 +55,18 @@ def chain_report(workdir: str | Path) -> Path:
     return _write(workdir, config, summary, lead=lead, stages=stages)
 
 
-def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any, Any]]) -> None:
+def prediction_index(
+    path: str | Path,
+    *,
+    workdir: str,
+    rows: Sequence[tuple[Any, Any]],
+    left: Mapping[str, str] | None = None,
+    unsummed: str = "",
+) -> None:
     """Writes the index.html of predictions by the run in a workdir, beside their files.
 
-    Rows are (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3)).
+    Rows are (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3)). `left` says why
+    other files were not predicted, `unsummed` why numbers of nuclei are not added up.
     """
     counts = [made.nuclei for made, _ in rows if made.nuclei is not None]
     total = f", {sum(counts):,} nuclei in all" if counts else ""
@@ -68,8 +76,9 @@ def prediction_index(path: str | Path, *, workdir: str, rows: Sequence[tuple[Any
         path,
         "predictions",
         title="histojax: predictions",
-        lead=f"{number} predicted by the run in {workdir}{total}.",
+        lead=f"{number} predicted by the run in {workdir}{f'; {unsummed}' if unsummed else total}.",
         images=list(zip([made for made, _ in rows], pictures, strict=True)),
+        left=left or {},
         pictures=pictures,
     )
 

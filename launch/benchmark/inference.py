@@ -108,9 +108,10 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
         outputs = network(patch[:size, :size], core=network.core([(size, size)]))
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
-            made = prediction.predict_file(run, network, source, root, mpp=None, resample=False)
-        fields = dict(tile=tile, nuclei=made.nuclei, output_size=made.size[0])
-        pixels = made.size[0] * made.size[1]
+            made = prediction.predict_file(run, network, source, root)
+        side = made.size[0] * made.scale
+        fields = dict(tile=tile, nuclei=made.nuclei, output_size=side)
+        pixels = side * made.size[1] * made.scale
         return [_row(f"joint, {size:,} px", clock.spent, pixels, **fields)]
 
 

@@ -2,6 +2,7 @@ import numpy as np
 import PIL.Image
 import pytest
 
+from histojax.imaging import reader as reading
 from histojax.imaging.reader import ResampledReader
 
 
@@ -53,3 +54,12 @@ def test_a_region_costs_the_pixels_around_it():
     source = Array(np.zeros((1000, 1000, 3), np.uint8))
     ResampledReader(source, 0.5).read(200, 200, 20, 20)
     assert source.largest <= (40 + 2 * 8) ** 2
+
+
+def test_a_strong_reduction_reads_few_pixels_at_once(image, monkeypatch):
+    whole = ResampledReader(Array(image), 0.1).read(0, 0, 10, 13).astype(int)
+    monkeypatch.setattr(reading, "_AT_ONCE", 80 * 131)
+    source = Array(image)
+    parts = ResampledReader(source, 0.1).read(0, 0, 10, 13).astype(int)
+    assert source.largest <= 80 * 131
+    assert np.abs(parts - whole).max() <= 2

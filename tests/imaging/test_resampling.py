@@ -97,3 +97,22 @@ def test_bad_sizes_and_names_are_refused():
         resampling.downsample(np.zeros((32, 32, 3), np.uint8), 4, "area")
     with pytest.raises(UserError, match="scale factor 6"):
         resampling.upsample(np.zeros((32, 32, 3), np.uint8), 6)
+
+
+@pytest.mark.parametrize("rows", [1, 3, 8])
+def test_labels_take_the_pixel_that_each_centre_lies_in(rows):
+    labels = np.arange(8 * 6, dtype=np.int32).reshape(8, 6)
+
+    def on(size, most=512):
+        grid = resampling.NearestRows((8, 6), size)
+        strips = (labels[y : y + rows] for y in range(0, 8, rows))
+        pieces = [piece for strip in strips for piece in grid.pieces(strip, most)]
+        assert max(map(len, pieces)) <= most
+        return np.concatenate(pieces)
+
+    np.testing.assert_array_equal(on((8, 6)), labels)
+    np.testing.assert_array_equal(on((24, 12), most=2), labels.repeat(3, 0).repeat(2, 1))
+    # Centres at 1, 3, 5, 7 of 8 rows and at 1.5, 4.5 of 6 columns.
+    np.testing.assert_array_equal(on((4, 2)), labels[1::2, 1::3])
+    # Centres at 0.8, 2.4, 4, 5.6, 7.2 and at 0.75, 2.25, 3.75, 5.25.
+    np.testing.assert_array_equal(on((5, 4)), labels[[0, 2, 4, 5, 7]][:, [0, 2, 3, 5]])

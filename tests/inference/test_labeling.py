@@ -9,7 +9,7 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.experiments import chain
 from histojax.inference import fitting, labeling, tiled
-from histojax.inference.prediction import predict_files
+from histojax.inference.batch import predict_files
 from histojax.nuclei import components
 from histojax.nuclei.usenet import USENetParameters, usenet_instances
 from histojax.nuclei.watershed import InstanceParameters
@@ -91,6 +91,30 @@ def test_areas_hold_for_the_scale_of_training():
     assert labeling.find(run, maps, parameters, mpp=0.5).instances.max() == 1
     assert labeling.find(run, maps, parameters, mpp=0.25).instances.max() == 0
     assert labeling.find(run, maps, parameters).instances.max() == 1
+
+
+@pytest.mark.parametrize("markers", [True, False])
+def test_what_is_larger_than_a_nucleus_can_be_is_dropped(markers):
+    run = untrained() if markers else tiny.run("segmentation")
+    heads = run.stage.segmenter.heads
+    y, x = np.mgrid[:40, :60]
+    pen = (y < 12).astype(np.float32)  # 720 px
+    disc = np.hypot(y - 26, x - 30) <= 8  # 197 px
+    maps = dict.fromkeys(heads, np.maximum(pen, disc)[..., None])
+    assert run.meta.get("nucleus_largest") is None
+    both = labeling.find(run, maps, labeling.parameters_of(run)).instances
+    assert both.max() == 2
+    # At half the mpp of training a limit of 100 px allows 400.
+    run.meta.update(nucleus_largest=100, mpp_out=0.5)
+    found = labeling.find(run, maps, labeling.parameters_of(run), mpp=0.25)
+    np.testing.assert_array_equal(found.instances, disc)
+    with labeling.Labeller(run, 40, 60, mpp=0.25) as labeller:
+        for row in range(0, 40, 7):
+            labeller.add({head: values[row : row + 7] for head, values in maps.items()})
+        with labeller.finish() as labels:
+            np.testing.assert_array_equal(labels.read(0, 0, 40, 60), disc)
+    assert (labeller.largest, labeller.dropped) == (400, 1)
+    assert labeling.find(run, maps, labeling.parameters_of(run)).instances.max() == 0
 
 
 def test_a_trained_run_is_fitted_to_its_val_split(trained):

@@ -1,6 +1,7 @@
 import dataclasses
 import os
-import unicodedata
+import tempfile
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,8 @@ from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
 from histojax.inference import prediction, tiled
+from histojax.inference.scale import Estimate
+from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
@@ -21,65 +24,24 @@ def joint(trained_chain):
     return workdirs.load(trained_chain / "joint")
 
 
-def write_inputs(folder):
-    """One image of 40 x 56 px as PNG, JPEG and TIFF (which tells its scale)."""
-    folder.mkdir()
-    image = tiny.tissue(5, 64)[0][:40, :56]
-    Image.fromarray(image).save(folder / "a.png")
-    Image.fromarray(image).save(folder / "b.jpg", quality=95)
-    tiny.write_tiff(folder / "c.tif", image, mpp=1.0)
-    return image
-
-
-def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_path):
-    write_inputs(tmp_path / "in")
-    made = prediction.predict_files(trained_chain, [tmp_path / "in"], tmp_path / "out")
-    assert [p.name for p in made] == ["a", "b", "c"]
-    assert {p.size for p in made} == {(160, 224)}
-    for one in made:
-        sr = reader.read_image(one.files["sr"])
-        labels = read_labels(one.files["labels"])
-        assert sr.shape == (160, 224, 3)
-        assert labels.shape == (160, 224)
-        assert set(np.unique(labels)) - {0} == set(range(1, one.nuclei + 1))
-    np.testing.assert_array_equal(
-        reader.read_image(made[0].files["sr"]), reader.read_image(made[2].files["sr"])
-    )
-    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
-        [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels")] + ["index.html"]
-    )
-    assert (made[0].mpp, made[1].mpp) == (None, None)
-    assert "scale unknown" in made[0].note
-    with reader.open_image(made[2].files["sr"]) as image:
-        assert image.mpp == pytest.approx(0.25, rel=1e-3)
-    index = (tmp_path / "out" / "index.html").read_text()
-    assert all(f"{name}.sr.tif" in index for name in "abc")
+@pytest.fixture(scope="module")
+def segmenting(trained_chain):
+    return workdirs.load(trained_chain / "segmentation")
 
 
 @pytest.mark.parametrize("scale", [2, 3, 8])
 def test_size_and_micrometres_follow_the_scale_factor(scale, tmp_path):
-    write_inputs(tmp_path / "in")
+    tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0][:40, :56], mpp=1.0)
     run = tiny.run("generator", scale)
-    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path)
-    assert made.size == (40 * scale, 56 * scale)
-    assert made.mpp == pytest.approx(1 / scale, rel=1e-3)
+    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "a.tif", tmp_path / "out")
+    assert made.size == (40, 56)
+    assert made.scale == scale
+    assert made.mpp == pytest.approx(1, rel=1e-3)
     with reader.open_image(made.files["sr"]) as image:
-        assert (image.height, image.width) == made.size
+        assert (image.height, image.width) == (40 * scale, 56 * scale)
         assert image.mpp == pytest.approx(1 / scale, rel=1e-3)
-    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
-
-
-def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
-    write_inputs(tmp_path / "in")
-    made = [
-        prediction.predict_files(
-            trained_chain / "generator", [tmp_path / "in" / "a.png"], tmp_path / str(t), tile=t
-        )[0]
-        for t in (64, 1024)
-    ]
-    assert set(made[0].files) == {"sr"}
-    tiles, whole = (reader.read_image(one.files["sr"]).astype(int) for one in made)
-    assert np.abs(tiles - whole).max() <= 1
+    sheet = prediction.preview(tmp_path / "a.tif", made)
+    assert sheet.shape[1] > 2 * 40 * scale  # input and enhanced, as large
 
 
 def test_nuclei_are_joined_across_tiles(joint, tmp_path):
@@ -108,93 +70,6 @@ def test_nuclei_are_joined_across_tiles(joint, tmp_path):
     np.testing.assert_array_equal(reader.read_image(made.files["sr"]), image)
 
 
-@pytest.mark.faults
-def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path):
-    write_inputs(tmp_path / "in")
-    broken = tmp_path / "in" / "b.jpg"
-    broken.write_bytes(broken.read_bytes()[:600])
-    with pytest.raises(UserError, match=r"b\.jpg"):
-        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
-    made = sorted(p.name for p in (tmp_path / "out").iterdir())
-    assert made == ["a.sr.tif", "c.sr.tif", "index.html"]
-    index = (tmp_path / "out" / "index.html").read_text()
-    assert "a.sr.tif" in index
-    assert "c.sr.tif" in index
-    assert "b.sr.tif" not in index
-
-
-@pytest.mark.faults
-def test_all_failures_are_counted(trained_chain, tmp_path):
-    write_inputs(tmp_path / "in")
-    for name in ("a.png", "b.jpg"):
-        file = tmp_path / "in" / name
-        file.write_bytes(file.read_bytes()[:300])
-    with pytest.raises(UserError, match="2 of 3 images could not be predicted") as failure:
-        prediction.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
-    assert "a.png" in str(failure.value)
-    assert "b.jpg" in str(failure.value)
-
-
-@pytest.mark.faults
-def test_inputs_that_are_not_there_are_named(tmp_path):
-    with pytest.raises(UserError, match="does not exist"):
-        prediction.image_files([tmp_path / "none.png"])
-    with pytest.raises(UserError, match=r"is a folder without images; images end in \.png"):
-        prediction.image_files([tmp_path])
-    for name in ("x.png", "x.tif"):
-        (tmp_path / name).write_bytes(b"")
-    with pytest.raises(UserError, match=r"would both be written as x\.sr\.tif"):
-        prediction.image_files([tmp_path])
-    (tmp_path / "X2.PNG").write_bytes(b"")
-    (tmp_path / "notes.txt").write_bytes(b"")
-    (tmp_path / "x.tif").unlink()
-    assert [p.name for p in prediction.image_files([tmp_path])] == ["X2.PNG", "x.png"]
-
-
-@pytest.mark.parametrize(
-    ("mpp", "mpp_in", "factor"),
-    [
-        (None, 1.0, 1.0),
-        (0.5, None, 1.0),
-        (1.0, 1.0, 1.0),
-        (1.04, 1.0, 1.0),
-        (0.5, 1.0, 0.5),
-        (2.0, 1.0, 2.0),
-        (1.5, 1.0, 1.5),
-    ],
-)
-def test_an_image_is_brought_to_the_scale_of_the_run(tmp_path, mpp, mpp_in, factor):
-    found, note = prediction.scale_factor(mpp, mpp_in, tmp_path, resample=False)
-    assert found == pytest.approx(factor)
-    assert note
-
-
-@pytest.mark.parametrize("mpp", [0.4, 2.5])
-def test_a_scale_beyond_a_factor_of_two_needs_resample(tmp_path, mpp):
-    with pytest.raises(UserError, match=r"more than a factor of 2 apart: .*--resample"):
-        prediction.scale_factor(mpp, 1.0, tmp_path, resample=False)
-    assert prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)[0] == pytest.approx(mpp)
-
-
-@pytest.mark.parametrize("mpp", [0.0, -1.0, float("nan"), float("inf")])
-def test_a_scale_that_is_no_scale_is_refused(tmp_path, mpp):
-    with pytest.raises(
-        UserError, match=r"--mpp=\S+ has to be a number of micrometres per pixel above 0"
-    ):
-        prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)
-
-
-def test_a_resampled_image_has_the_run_s_scale(trained_chain, tmp_path):
-    write_inputs(tmp_path / "in")
-    run = workdirs.load(trained_chain / "generator")
-    run = dataclasses.replace(run, meta={**run.meta, "mpp_in": 2.0})
-    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "in" / "c.tif", tmp_path)
-    assert made.size == (4 * 20, 4 * 28)
-    assert made.mpp == pytest.approx(0.5, rel=1e-3)
-    assert made.note == "resampled from 1 to 2 um/px; outputs have 80 x 112 px"
-    assert prediction.preview(tmp_path / "in" / "c.tif", made).ndim == 3
-
-
 def by_darkness(windows):
     """A hand-made run: the image as it is, and a probability that is low on white."""
     gray = windows.astype(np.float32).mean(-1, keepdims=True)
@@ -204,28 +79,10 @@ def by_darkness(windows):
 DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
 
 
-def test_nuclei_are_shown_on_a_resampled_image(joint, tmp_path):
-    Image.new("RGB", (40, 40)).save(tmp_path / "a.png")
-    run = dataclasses.replace(joint, meta={**joint.meta, "mpp_in": 1.0})
-    options = {"mpp": 2.0, "outputs": ["labels"]}
-    made = predicted(run, tmp_path / "a.png", tmp_path / "out", **options)
-    assert made.size == (80, 80)
-    sheet = prediction.preview(tmp_path / "a.png", made)
-    assert sheet.shape[1] > 2 * 80  # input and nuclei
-    assert (sheet == (0, 255, 0)).all(-1).any()
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("mpp", [0.05, 17.0])
-def test_a_scale_that_resampling_would_not_mend_is_refused(tmp_path, mpp):
-    with pytest.raises(UserError, match=r"more than a factor of 16 apart: .* correct --mpp$"):
-        prediction.scale_factor(mpp, 1.0, tmp_path, resample=True)
-
-
 def index_of(path, made):
     """The text of the index of one prediction."""
     rows = [(made, prediction.preview(path, made))]
-    prediction.pages.prediction_index(path.with_name("index.html"), workdir="run", rows=rows)
+    pages.prediction_index(path.with_name("index.html"), workdir="run", rows=rows)
     return path.with_name("index.html").read_text()
 
 
@@ -250,16 +107,6 @@ def test_blank_glass_has_no_nuclei(joint, tmp_path, color, noise, found):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
-def test_an_image_of_a_pixel_is_predicted(trained_chain, tmp_path, size):
-    Image.new("RGB", size[::-1], (250, 249, 251)).save(tmp_path / "a.png")
-    made = prediction.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
-    assert made.size == (4 * size[0], 4 * size[1])
-    assert reader.read_image(made.files["sr"]).shape == (*made.size, 3)
-    assert read_labels(made.files["labels"]).shape == made.size
-
-
-@pytest.mark.faults
 def test_a_photograph_is_predicted_as_it_is_shown(joint, tmp_path):
     stored = tiny.tissue(5, 64)[0][:40, :56]
     exif = Image.Exif()
@@ -273,7 +120,7 @@ def test_a_photograph_is_predicted_as_it_is_shown(joint, tmp_path):
 @pytest.mark.faults
 def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     image = Image.fromarray(tiny.tissue(5, 64)[0])
-    fits, long = "ü" * 122, "ü" * 122 + "x"  # of two bytes each; .labels.tif is 11 more
+    fits, long = "ü" * 120, "ü" * 120 + "x"  # of two bytes each; .predicted.json is 15 more
     for name in (fits, long):
         image.save(tmp_path / f"{name}.png")
     assert predicted(joint, tmp_path / f"{fits}.png", tmp_path / "out").nuclei is not None
@@ -283,7 +130,8 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     os.rename(tmp_path / f"{long}.png", bad)
     with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
         predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}.labels.tif", f"{fits}.sr.tif"]
+    kinds = ("labels", "sr.labels", "sr")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}.{kind}.tif" for kind in kinds]
 
 
 @pytest.mark.faults
@@ -316,25 +164,6 @@ def test_seventy_thousand_nuclei_are_counted_across_tiles(joint, tmp_path):
     assert np.count_nonzero(labels) == 70_000
 
 
-@pytest.mark.faults
-def test_hidden_files_and_folders_are_no_images(tmp_path):
-    (tmp_path / "._a.png").write_bytes(b"what macOS leaves on other disks")
-    (tmp_path / "folder.png").mkdir()
-    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
-    assert prediction.image_files([tmp_path]) == [tmp_path / "a.png"]
-
-
-@pytest.mark.faults
-def test_names_differ_by_how_accents_are_stored(joint, tmp_path):
-    names = [unicodedata.normalize(kind, "é") for kind in ("NFC", "NFD")]
-    for shade, name in zip((0, 255), names, strict=True):
-        Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
-    if len(os.listdir(tmp_path)) == 1:
-        pytest.skip("this file system takes both forms for one name")
-    made = prediction.image_files([tmp_path])
-    assert {path.stem for path in made} == set(names)
-
-
 @pytest.mark.parametrize("tile", [16, 1024])
 def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
     config = tiny.config("pyramid")
@@ -344,7 +173,7 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
     run = workdirs.Run(None, config, build_stage(config, {}), None, 0, meta)
     index = np.zeros((40, 56), np.uint8)
     index[4:30, 6:20], index[10:38, 20:50] = 1, 2
-    name = "n" * 243  # .classes.tif is 12 more
+    name = "n" * 240  # .predicted.json is 15 more
     Image.fromarray(np.stack([index * 100] * 3, -1)).save(tmp_path / f"{name}.png")
 
     def windows(image):
@@ -376,10 +205,222 @@ def test_only_the_outputs_asked_for_are_written(joint, tmp_path):
 
 
 @pytest.mark.faults
-def test_outputs_that_no_run_makes_are_refused(trained_chain, joint, tmp_path):
+def test_outputs_that_a_run_does_not_make_are_refused(joint, tmp_path):
     Image.fromarray(tiny.tissue(5, 64)[0]).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"--outputs=classes is not made .* among sr, labels"):
+    with pytest.raises(UserError, match=r"=classes is not made .* among sr, labels, sr.labels"):
         predicted(joint, tmp_path / "a.png", tmp_path / "out", outputs=["classes"])
-    with pytest.raises(UserError, match=r"'geojson' is not known; choose one of sr, labels"):
-        prediction.predict_files(trained_chain, [tmp_path], tmp_path / "out", outputs=["geojson"])
     assert not (tmp_path / "out").exists()
+
+
+def with_meta(run, **meta):
+    return dataclasses.replace(run, meta={**run.meta, **meta})
+
+
+def stub(*capabilities, **meta):
+    """A run of which only the scale is asked."""
+    meta = {"mpp_in": None, "mpp_out": None, **meta}
+    return SimpleNamespace(
+        stage=SimpleNamespace(capabilities=frozenset(capabilities)), meta=meta, workdir="run"
+    )
+
+
+SURE = Estimate(40, 36, 44, 120, True, "")
+UNSURE = Estimate(40, 20, 80, 7, False, "only 7 nuclei")
+AT_1 = {"mpp_in": 1.0, "mpp_out": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("mpp", "estimate", "meta", "factor", "said"),
+    [
+        (1.0, None, AT_1, 1, "at 1 um/px, as the run was trained"),
+        (1.04, None, AT_1, 1, "at 1.04 um/px, as the run was trained"),
+        (2.0, None, AT_1, 2, "at 2 um/px; nuclei found resampled by 2 to the run's 1 um/px"),
+        (0.263, None, {"mpp_out": 0.5}, 0.526, "resampled by 0.526 to the run's 0.5 um/px"),
+        (31.0, None, AT_1, 31, "resampled by 31"),
+        (None, None, AT_1, 1, "scale unknown, taken as it is, the run's 1 um/px (--mpp=... gives"),
+        (0.5, None, {}, 1, "at 0.5 um/px; the run does not know its own scale, taken as it is"),
+        (None, SURE, {}, 0.5, "nuclei of 40 px (36 to 44 px, estimated from 120); nuclei found"),
+        (0.5, SURE, {}, 0.5, "resampled by 0.5 to the run's nuclei of 20 px"),
+        (
+            None,
+            UNSURE,
+            AT_1,
+            1,
+            "taken as it is, the run's 1 um/px (--mpp=... gives it); its nucle",
+        ),
+        (None, UNSURE, {}, 1, "its nuclei do not tell: only 7 nuclei"),
+        # What the user says of nuclei wins over what the file says of its scale.
+        (1.0, Estimate(5, 5, 5, 0, True, "--nucleus_diameter"), AT_1, 4, "of 5 px (--nucleus_di"),
+    ],
+)
+def test_a_segmenter_reads_images_at_the_scale_of_its_training(mpp, estimate, meta, factor, said):
+    run = stub("segment", nucleus_diameter=20, **meta)
+    found, note = prediction.scale_factor(run, 1, mpp, estimate)
+    assert found == pytest.approx(factor)
+    assert said in note
+    # Behind an enhancer of factor 4 the enhanced image has a quarter of the input's mpp.
+    if found != 1:
+        both = stub("segment", "enhance", nucleus_diameter=20, **meta)
+        found, note = prediction.scale_factor(both, 4, mpp, estimate)
+        assert found == pytest.approx(factor / 4)
+        assert found == 1 or "enhanced as it is, nuclei found in that resampled by" in note
+
+
+@pytest.mark.parametrize("mpp", [None, 0.1, 1.0, 3.0])
+def test_an_enhancer_takes_images_as_they_are(mpp):
+    factor, note = prediction.scale_factor(stub("enhance", **AT_1), 4, mpp)
+    assert factor == 1
+    assert {None: "unknown", 1.0: "as the run was"}.get(mpp, "enhanced as it is; the run") in note
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mpp", [0.03, 33.0])
+def test_a_scale_that_must_be_a_mistake_is_refused(mpp):
+    with pytest.raises(UserError, match=r"more than a factor of 32 apart: correct --mpp or"):
+        prediction.scale_factor(stub("segment", **AT_1), 1, mpp)
+
+
+def discs(folder, *, scale, mpp):
+    """A file of three dark discs on white, of a radius of 4, 6 and 8 px times the scale."""
+    y, x = (np.mgrid[: 40 * scale, : 80 * scale] + 0.5) / scale
+    places = ((12, 14, 4), (20, 40, 6), (28, 66, 8))
+    inside = np.array([np.hypot(y - a, x - b) <= radius for a, b, radius in places])
+    image = np.where(inside.any(0)[..., None], 0, 255).repeat(3, -1).astype(np.uint8)
+    tiny.write_tiff(folder / "a.tif", image, mpp=mpp)
+    return folder / "a.tif", (inside * np.array([1, 2, 3])[:, None, None]).sum(0)
+
+
+def mpp_of(path):
+    with tifffile.TiffFile(path) as tiff:
+        return 1e4 / tiff.pages[0].resolution[0]  # of px per cm
+
+
+def agree(labels, truth):
+    """Whether two label images show the same objects with the same numbers, but for outlines."""
+    ids = np.unique(labels)
+    assert ids.tolist() == np.unique(truth).tolist()
+    each = [
+        (np.sum((labels == i) & (truth == i)), np.sum((labels == i) | (truth == i))) for i in ids
+    ]
+    return all(both > 0.85 * either for both, either in each)
+
+
+@pytest.mark.parametrize(("scale", "mpp"), [(1, 3.0), (1, 1.0), (5, 0.2), (3, 1 / 3)])
+def test_labels_of_a_resampled_image_are_on_its_own_grid(segmenting, tmp_path, scale, mpp):
+    path, truth = discs(tmp_path, scale=scale, mpp=mpp)
+    run = with_meta(segmenting, **AT_1)
+    made = predicted(run, path, tmp_path / "out")
+    assert made.size == truth.shape
+    assert made.nuclei == 3
+    assert agree(read_labels(made.files["labels"]), truth)
+    assert mpp_of(made.files["labels"]) == pytest.approx(mpp, rel=1e-3)
+    sheet = prediction.preview(path, made)
+    assert (sheet == (0, 255, 0)).all(-1).any()
+
+
+def doubled(image):
+    return {"sr": image.repeat(2, 1).repeat(2, 2)}
+
+
+def both_at(*, own):
+    """A network that doubles images and finds what is dark, in one pass or apart."""
+    apart = [tiled.TiledNetwork(doubled, 2, 1, 2, 16), DARK]
+    return tiled.TiledNetwork(
+        lambda image: {**doubled(image), "mask": by_darkness(doubled(image)["sr"])["mask"]},
+        *(own, 1, 2, 16),
+        parts=tuple(apart),
+    )
+
+
+@pytest.mark.parametrize("mpp", [1.0, 3.0, 0.4])
+def test_an_enhanced_image_is_never_resampled_and_its_labels_come_on_both_grids(
+    joint, tmp_path, mpp
+):
+    path, truth = discs(tmp_path, scale=2, mpp=mpp)
+    run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
+    made = predicted(run, path, tmp_path / "out", both_at(own=2))
+    image = reader.read_image(path)
+    np.testing.assert_array_equal(
+        reader.read_image(made.files["sr"]), doubled(image[None])["sr"][0]
+    )
+    assert (made.size, made.scale, made.nuclei) == (truth.shape, 2, 3)
+    assert agree(read_labels(made.files["labels"]), truth)
+    fine = read_labels(made.files["sr.labels"])
+    assert agree(fine, truth.repeat(2, 0).repeat(2, 1))
+    if mpp == 1.0:  # one pass; pixel i of the input has its centre in pixel 2 i + 1
+        np.testing.assert_array_equal(read_labels(made.files["labels"]), fine[1::2, 1::2])
+    for kind, own in (("sr", mpp / 2), ("sr.labels", mpp / 2), ("labels", mpp)):
+        assert mpp_of(made.files[kind]) == pytest.approx(own, rel=1e-3)
+    assert (prediction.preview(path, made) == (0, 255, 0)).all(-1).any()
+
+
+@pytest.mark.parametrize("outputs", [["labels"], ["sr"], ["sr.labels"]])
+def test_two_passes_leave_what_was_asked_for(joint, tmp_path, monkeypatch, outputs):
+    (tmp_path / "scratch").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+    path, _ = discs(tmp_path, scale=2, mpp=3.0)
+    run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
+    made = predicted(run, path, tmp_path / "out", both_at(own=2), outputs=outputs)
+    assert list(made.files) == outputs
+    assert os.listdir(tmp_path / "out") == [f"a.{outputs[0]}.tif"]
+    assert os.listdir(tmp_path / "scratch") == []
+    assert made.nuclei == (None if outputs == ["sr"] else 3)
+
+
+def test_a_trained_run_enhances_and_segments_the_same_in_two_passes(joint, tmp_path):
+    path = tmp_path / "a.tif"
+    tiny.write_tiff(path, tiny.tissue(5, 64)[0][:40, :56], mpp=1.0)
+    network = tiled.predictor(joint)
+    one = predicted(joint, path, tmp_path / "one", network)
+    # An enhanced image resampled by 1.1 and back is not the same; by 1.06 the first is.
+    run = with_meta(joint, mpp_in=1 / 1.06, mpp_out=0.25 / 1.06)
+    two = predicted(run, path, tmp_path / "two", network)
+    np.testing.assert_array_equal(*(reader.read_image(made.files["sr"]) for made in (one, two)))
+    assert "nuclei found in that resampled by 1.06" in two.note
+    assert read_labels(two.files["labels"]).shape == (40, 56)
+
+
+@pytest.mark.faults
+def test_an_mpp_that_contradicts_the_file_is_a_warning(segmenting, tmp_path, caplog):
+    path, _ = discs(tmp_path, scale=1, mpp=0.5)
+    run = with_meta(segmenting, **AT_1)
+    assert "states" not in predicted(run, path, tmp_path / "out", mpp=0.51).note
+    assert not caplog.records
+    made = predicted(run, path, tmp_path / "out", mpp=1.0)
+    assert made.note == "at 1 um/px, as the run was trained; the file states 0.5 um/px"
+    assert "a.tif states 0.5 um/px, and --mpp=1 is taken" in caplog.text
+    assert made.mpp == 1.0
+
+
+def test_what_is_left_out_is_counted(segmenting, tmp_path):
+    path, truth = discs(tmp_path, scale=1, mpp=1.0)
+    run = with_meta(segmenting, **AT_1, nucleus_largest=150)
+    made = predicted(run, path, tmp_path / "out")
+    # Of the discs of 49, 113 and 197 px the last is too large.
+    assert made.nuclei == 2
+    assert "; 1 object larger than a nucleus can be (over 150 px) dropped" in made.note
+    assert not read_labels(made.files["labels"])[truth == 3].any()
+    # One px in the corner of what a px of the input becomes: it covers no centre of the input.
+    one = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
+    one.config.nuclei.update(min_area=1, max_hole=0)
+
+    def corner(image):
+        mask = np.zeros((*image.shape[:3], 1), np.float32)
+        mask[:, :1, :1] = 1
+        return {"mask": mask}
+
+    network = tiled.TiledNetwork(corner, halo=0, stride=1, scale=1, largest=1024)
+    tiny.write_tiff(tmp_path / "b.tif", np.zeros((40, 40, 3), np.uint8), mpp=4.0)
+    made = predicted(one, tmp_path / "b.tif", tmp_path / "out", network)
+    assert made.nuclei == 1
+    assert "; 1 of the nuclei too small to cover a px of the input" in made.note
+    assert not read_labels(made.files["labels"]).any()
+
+
+def test_a_slide_is_labelled_row_by_row(segmenting, tmp_path):
+    path, truth = discs(tmp_path, scale=4, mpp=0.25)
+    run = with_meta(segmenting, **AT_1)
+    whole = predicted(run, path, tmp_path / "whole", dataclasses.replace(DARK, largest=1024))
+    tiles = predicted(run, path, tmp_path / "tiles", dataclasses.replace(DARK, largest=16))
+    assert agree(read_labels(tiles.files["labels"]), truth)
+    assert agree(read_labels(tiles.files["labels"]), read_labels(whole.files["labels"]))

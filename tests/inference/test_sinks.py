@@ -21,9 +21,10 @@ def strips():
     ]
 
 
-def opened(name, folder):
+def opened(name, folder, seen=None):
     kind = SINKS[name]
-    return kind(folder / f"a{kind.suffix}", height=HEIGHT, width=WIDTH, mpp=0.25)
+    size = HEIGHT, WIDTH
+    return kind(folder / f"a{kind.suffix}", size=size, seen=seen or size, mpp=0.25)
 
 
 def write(name, folder, count=None):
@@ -35,15 +36,26 @@ def write(name, folder, count=None):
         sink.close()
 
 
-@pytest.mark.parametrize("name", ["sr", "labels", "classes"])
+@pytest.mark.parametrize("name", SINKS)
 def test_a_raster_is_the_output_that_it_reads(name, tmp_path):
     write(name, tmp_path / "out")
     path = tmp_path / "out" / f"a.{name}.tif"
     assert os.listdir(tmp_path / "out") == [path.name]
-    expected = np.concatenate([strip[name] for strip in strips()])
+    expected = np.concatenate([strip[SINKS[name].reads[0]] for strip in strips()])
     np.testing.assert_array_equal(tifffile.imread(path), expected)
     with tifffile.TiffFile(path) as tiff:
         assert tiff.pages[0].resolution == pytest.approx((40_000, 40_000))  # px per cm
+
+
+@pytest.mark.parametrize("name", ["labels", "classes"])
+def test_a_raster_of_another_grid_takes_the_nearest_pixel(name, tmp_path):
+    # The network saw each pixel of the file as 3 x 2.
+    with opened(name, tmp_path, seen=(3 * HEIGHT, 2 * WIDTH)) as sink:
+        for strip in strips():
+            sink.add({key: values.repeat(3, 0).repeat(2, 1) for key, values in strip.items()})
+        sink.close()
+    expected = np.concatenate([strip[name] for strip in strips()])
+    np.testing.assert_array_equal(tifffile.imread(tmp_path / f"a.{name}.tif"), expected)
 
 
 @pytest.mark.faults

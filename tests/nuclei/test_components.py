@@ -169,6 +169,22 @@ def test_the_tile_does_not_change_the_labels(core):
 
 
 @pytest.mark.faults
+def test_objects_larger_than_a_nucleus_are_dropped_and_the_rest_numbered_again():
+    # Of the U (11 px), the upper right (2 px) and the lower right (1 px) the largest goes.
+    labels = components.label_mask(U_SHAPE)
+    rest = np.zeros_like(labels)
+    rest[:2, 7], rest[3, 7] = 1, 2
+    np.testing.assert_array_equal(components.drop_larger(labels, 10), rest)
+    np.testing.assert_array_equal(components.drop_larger(labels, 11), labels)
+    with label_strips([U_SHAPE], rows=2) as found:
+        assert found.drop_larger(10) == 1
+        np.testing.assert_array_equal(np.concatenate(list(found.strips(3))), rest)
+        assert found.areas.tolist() == [2, 1]
+        assert found.drop_larger(0.5) == 2
+        assert found.count == 0
+    assert not components.drop_larger(np.zeros((2, 3), np.int32), 5).any()
+
+
 def test_many_components():
     mask = np.zeros((800, 1400), np.uint8)
     mask[::4, ::4] = 1

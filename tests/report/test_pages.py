@@ -312,14 +312,17 @@ def test_the_index_of_predictions(tmp_path):
         name="a <b>",
         size=(1000, 2000),
         mpp=0.5,
+        scale=4,
         files={name: tmp_path / f"a b.{name}.tif" for name in ("sr", "labels", "classes")},
         nuclei=1500,
         note="at 0.5 um/px",
         class_names=("background", "<tumour>"),
+        before=True,
     )
     bare = SimpleNamespace(
-        name="c", size=(10, 20), mpp=None, files={}, nuclei=None, note="", class_names=()
+        **{**vars(made), "name": "c", "size": (10, 20), "mpp": None, "scale": 1, "files": {}},
     )
+    vars(bare).update(nuclei=None, note="fresh", class_names=(), before=False)
     preview = np.asarray(PIL.Image.fromarray(_image(30, 90)))
     path = tmp_path / "index.html"
     pages.prediction_index(path, workdir="runs/joint", rows=[(made, preview), (bare, preview)])
@@ -330,8 +333,19 @@ def test_the_index_of_predictions(tmp_path):
     # 1000 x 2000 px of 0.5 um are half a mm2.
     assert "3,000 per mm²" in parsed.text
     assert "2 images predicted by the run in runs/joint, 1,500 nuclei in all" in parsed.text
-    assert "2,000 × 1,000 px" in parsed.text
+    assert "2,000 × 1,000 px, enhanced to 8,000 × 4,000 px" in parsed.text
+    assert "made before: at 0.5 um/px" in parsed.text
+    assert "made before: fresh" not in parsed.text
+    assert "Not predicted" not in parsed.text
     assert len(parsed.all("img")) == 2
+    unsummed = "fields overlap (a and c share 50 %): nuclei are not summed"
+    left = {"in/<x>.txt": "its ending is not that of an image"}
+    pages.prediction_index(path, workdir="r", rows=[(made, preview)], left=left, unsummed=unsummed)
+    _, parsed = _read(path)
+    assert f"1 image predicted by the run in r; {unsummed}." in parsed.text
+    assert "Not predicted" in parsed.text
+    assert "in/<x>.txt" in parsed.text
+    assert left["in/<x>.txt"] in parsed.text
 
 
 def test_warnings_are_listed_and_make_no_curve(tmp_path):

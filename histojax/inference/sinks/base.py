@@ -1,6 +1,6 @@
 """The seam between a prediction and its files: strips in, a file out.
 
-Axes: H, W pixels of the outputs.
+Axes: H, W pixels of the file.
 """
 
 import pathlib
@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from typing import ClassVar, Protocol, Self
 
 import numpy as np
+
+Size = tuple[int, int]  # H, W
 
 
 class Sink(Protocol):
@@ -19,18 +21,18 @@ class Sink(Protocol):
             runs that make all of them. Labels are known only after the network has seen the whole
             image, so a sink that reads them gets labels alone.
         suffix: the file is called NAME + suffix.
+        enhanced: whether the file is on the grid of the enhanced image, or on that of the input.
     """
 
     reads: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str]
+    enhanced: ClassVar[bool]
 
-    def __init__(
-        self, path: pathlib.Path, *, height: int, width: int, mpp: float | None = None
-    ) -> None:
-        """Opens the file of outputs of (H, W) px, `mpp` um a px (None: unknown)."""
+    def __init__(self, path: pathlib.Path, *, size: Size, seen: Size, mpp: float | None) -> None:
+        """Opens a file of `size` (H, W) px of `mpp` um (None: unknown) for outputs of `seen` px."""
 
     def add(self, outputs: Mapping[str, np.ndarray]) -> None:
-        """Takes the next rows of the outputs, top to bottom.
+        """Takes the next rows of the outputs, top to bottom, on the grid that the network saw.
 
         Raises:
             DiskError: the disk refuses.

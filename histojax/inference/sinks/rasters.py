@@ -1,4 +1,4 @@
-"""Outputs as TIFF on the grid of the output."""
+"""Outputs as TIFF."""
 
 import pathlib
 from collections.abc import Mapping
@@ -6,20 +6,26 @@ from typing import ClassVar, Self
 
 import numpy as np
 
+from histojax.imaging.resampling import NearestRows
 from histojax.imaging.writers import TiffStream
+from histojax.inference.sinks.base import Size
 
 
 class Raster:
-    """One output, strip by strip."""
+    """The first of the outputs that it reads, strip by strip."""
 
     reads: ClassVar[tuple[str, ...]]
     suffix: ClassVar[str]
+    enhanced: ClassVar[bool] = False
 
-    def __init__(self, path: pathlib.Path, *, height: int, width: int, mpp: float | None = None):
-        self._tiff = TiffStream(path, height=height, width=width, mpp=mpp)
+    def __init__(self, path: pathlib.Path, *, size: Size, seen: Size, mpp: float | None):
+        self._tiff = TiffStream(path, height=size[0], width=size[1], mpp=mpp)
+        self._grid = None if seen == size else NearestRows(seen, size)
 
     def add(self, outputs: Mapping[str, np.ndarray]) -> None:
-        self._tiff.add(outputs[self.reads[0]])
+        strip = outputs[self.reads[0]]
+        for piece in [strip] if self._grid is None else self._grid.pieces(strip):
+            self._tiff.add(piece)
 
     def close(self) -> None:
         self._tiff.close()
@@ -36,6 +42,7 @@ class Enhanced(Raster):
 
     reads: ClassVar[tuple[str, ...]] = ("sr",)
     suffix = ".sr.tif"
+    enhanced = True
 
 
 class Classes(Raster):
@@ -46,7 +53,18 @@ class Classes(Raster):
 
 
 class Labels(Raster):
-    """The nuclei, uint32: 0 background, 1..n in raster order of each nucleus's first pixel."""
+    """The nuclei, uint32: 0 background, 1..n in raster order of each nucleus's first pixel.
+
+    That order is of the image in which they were found; one that covers no pixel here is missing.
+    """
 
     reads: ClassVar[tuple[str, ...]] = ("labels",)
     suffix = ".labels.tif"
+
+
+class EnhancedLabels(Labels):
+    """The same nuclei and numbers over the enhanced image."""
+
+    reads: ClassVar[tuple[str, ...]] = ("labels", "sr")
+    suffix = ".sr.labels.tif"
+    enhanced = True

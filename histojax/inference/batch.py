@@ -1,0 +1,233 @@
+"""A trained run on files and folders of images, and the page about them."""
+
+import contextlib
+import math
+import os
+import pathlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from histojax.checks import check, number, one_of
+from histojax.cli import say
+from histojax.errors import UserError
+from histojax.files import disk_errors
+from histojax.imaging import reader
+from histojax.inference import prediction, record, tiled
+from histojax.inference.prediction import RECORD, Prediction
+from histojax.inference.scale import Estimate, agreed
+from histojax.inference.sinks import SINKS
+from histojax.report import pages
+from histojax.runs import workdirs
+from histojax.stages.base import segments
+
+_MOST_NAMED = 8
+_OURS = ("index.html", RECORD)
+_ABOVE_0 = {
+    "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
+    "nucleus_diameter": number(above=0, of="a number of px").or_none(),
+}
+
+
+def predict_files(
+    workdir: pathlib.Path,
+    inputs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    *,
+    outputs: Sequence[str] | None = None,
+    mpp: float | None = None,
+    nucleus_diameter: float | None = None,
+    tile: int = tiled.LARGEST_TILE,
+    ensemble: bool = False,
+    max_pixels: int = reader.MAX_PIXELS,
+    overwrite: bool = False,
+) -> list[Prediction]:
+    """Predicts every image and writes index.html; see `histojax.predict`.
+
+    An image that cannot be read or whose scale does not fit raises UserError once the others are
+    done. One that was predicted before, by the same model and flags, is left as it is unless
+    `overwrite` is set.
+    """
+    for name in outputs or ():
+        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
+    check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
+    files, left = image_files(inputs)
+    if left:
+        say(_named("not taken", left.items()))
+    run = workdirs.load(workdir)
+    check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
+    network = tiled.predictor(run, largest=tile, ensemble=ensemble)
+    flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
+    flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
+    made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
+    records = {path: output / f"{path.stem}{RECORD}" for path in files}
+    done = {
+        path: None if overwrite else record.standing(records[path], made_of[path]) for path in files
+    }
+    missing = [path for path in files if done[path] is None]
+    sizes = _sizes(run, missing, mpp=mpp, diameter=nucleus_diameter, max_pixels=max_pixels)
+    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
+    refused: dict[str, str] = {}
+    for count, path in enumerate(files, 1):
+        say(f"{count}/{len(files)} {path}")
+        estimate, made = sizes.get(path), done[path]
+        try:
+            if made is None:
+                # So that it does not outlive the results that it is about.
+                with disk_errors(records[path]):
+                    records[path].unlink(missing_ok=True)
+                made = prediction.predict_file(
+                    run, network, path, output, estimate=estimate, **options
+                )
+                record.write(records[path], made, made_of[path], estimate)
+        except UserError as failure:
+            refused[str(path)] = str(failure)
+            continue
+        done[path] = made
+        found = "" if made.nuclei is None else f"; {made.nuclei} nuclei"
+        say(f"  {'made before: ' * made.before}{made.note}{found}")
+    whole = {path: made for path, made in done.items() if made is not None}
+    _report(workdir, output, whole, refused, left, max_pixels)
+    if len(refused) == 1:
+        raise UserError(*refused.values())
+    if refused:
+        names = ", ".join(pathlib.Path(path).name for path in refused)
+        raise UserError(f"{len(refused)} of {len(files)} images could not be predicted: {names}")
+    return list(whole.values())
+
+
+def _report(
+    workdir: pathlib.Path,
+    output: pathlib.Path,
+    done: Mapping[pathlib.Path, Prediction],
+    refused: Mapping[str, str],
+    left: Mapping[str, str],
+    max_pixels: int,
+) -> None:
+    """Writes index.html, and says in the last lines what was not made, and why."""
+    unsummed = ""
+    if any(made.nuclei for made in done.values()) and (pairs := overlapping(list(done))):
+        more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
+        unsummed = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
+    if done:
+        index = output / "index.html"
+        # An earlier call may have allowed larger ones.
+        pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
+        rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
+        pages.prediction_index(
+            index, workdir=str(workdir), rows=rows, left={**refused, **left}, unsummed=unsummed
+        )
+        say(str(index))
+    if unsummed:
+        say(unsummed)
+    if before := [(path.name, "") for path, made in done.items() if made.before]:
+        say(_named("left as made before (--overwrite makes them again)", before))
+    if left:
+        say(_named("not taken", left.items()))
+    for name, reason in refused.items():
+        say(f"not predicted: {reason if name in reason else f'{name}: {reason}'}")
+
+
+def _named(what: str, items: Iterable[tuple[str, str]]) -> str:
+    """A line with the first few names, each with its reason."""
+    texts = [f"{name} ({reason})" if reason else name for name, reason in items]
+    more = f" and {len(texts) - _MOST_NAMED:,} more" if len(texts) > _MOST_NAMED else ""
+    return f"{what}: {', '.join(texts[:_MOST_NAMED])}{more}"
+
+
+def overlapping(files: Sequence[pathlib.Path]) -> list[str]:
+    """Clauses, such as "a.png and b.png share 50 %", on fields that show the same tissue."""
+    return []
+
+
+def image_files(
+    inputs: Sequence[pathlib.Path],
+) -> tuple[list[pathlib.Path], dict[str, str]]:
+    """The images among files and folders, in order of name, and what of folders is left out, why.
+
+    What an earlier prediction has written into a folder is no image, unless a file is named itself.
+
+    Raises:
+        UserError: for a path that is not there, or a folder without images.
+    """
+    files: dict[str, pathlib.Path] = {}
+    left: dict[str, str] = {}
+    for path in inputs:
+        found = reader.listed([path], "--input", ("an image", "images"), reader.SUFFIXES)
+        if path.is_dir():
+            for other in sorted(set(path.iterdir()) - set(found)):
+                if other.is_dir():
+                    left[f"{other}/"] = "a folder inside a folder, to be named itself"
+                elif not (other.name[0] == "." or other.name.endswith(_OURS)):
+                    left[str(other)] = "its ending is not that of an image"
+            images = [file for file in found if not _made_before(file)]
+            if len(images) < len(found):
+                left[f"{len(found) - len(images)} files of {path}"] = "made by earlier predictions"
+            found = images
+            if not found:
+                raise UserError(
+                    f"--input={path} holds only results of earlier predictions; name a folder of "
+                    "images, or the files themselves"
+                )
+        for file in found:
+            files.setdefault(os.path.abspath(file), file)
+    return list(files.values()), left
+
+
+def _made_before(path: pathlib.Path) -> bool:
+    """Whether a file is what a prediction wrote, by the record that lies beside it."""
+    return any(
+        path.name.endswith(sink.suffix)
+        and path.with_name(path.name.removesuffix(sink.suffix) + RECORD).is_file()
+        for sink in SINKS.values()
+    )
+
+
+def check_names(
+    files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
+) -> None:
+    """Raises UserError where a result would replace another, or an input."""
+    owners = {os.path.abspath(path): path for path in files}
+    for path in files:
+        for suffix in suffixes:
+            made = output / f"{path.stem}{suffix}"
+            other = owners.setdefault(os.path.abspath(made), path)
+            if other is not path:
+                raise UserError(
+                    f"{other} and {path} would both be {made}; rename one, or predict them into "
+                    "two other folders"
+                )
+
+
+def _sizes(
+    run: workdirs.Run,
+    files: Sequence[pathlib.Path],
+    *,
+    mpp: float | None,
+    diameter: float | None,
+    max_pixels: int,
+) -> dict[pathlib.Path, Estimate]:
+    """The diameter of nuclei of images: as given, or of those of unknown scale as estimated.
+
+    Images that agree share one estimate. UserError for a diameter that the run cannot use.
+    """
+    knows, trained = segments(run.stage) and run.meta.get("nucleus_diameter"), run.meta["mpp_out"]
+    if diameter is not None and not knows:
+        raise UserError(
+            f"--nucleus_diameter={diameter:g} needs a run that knows the size of its nuclei, and "
+            f"{run.workdir} does not; give --mpp instead"
+        )
+    if diameter is not None:
+        given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
+        return dict.fromkeys(files, given)
+    found: dict[pathlib.Path, Estimate] = {}
+    for path in files if knows else ():
+        # An image that cannot be read is refused when its turn comes.
+        with (
+            contextlib.suppress(UserError),
+            reader.open_image(path, max_pixels=max_pixels) as image,
+        ):
+            unknown = trained is None or (mpp is None and image.mpp is None)
+            if unknown and (estimate := prediction.estimated(run, image)) is not None:
+                found[path] = estimate
+    together = agreed(list(found.values())) if found else None
+    return dict.fromkeys(found, together) if together is not None and together.sure else found

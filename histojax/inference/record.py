@@ -1,0 +1,67 @@
+"""What a prediction was made of, in NAME.predicted.json, so that it is made once."""
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+
+from histojax import __version__
+from histojax.imaging import writers
+from histojax.inference import labeling
+from histojax.inference.prediction import Prediction
+from histojax.inference.scale import Estimate
+from histojax.runs import workdirs
+from histojax.stages.base import segments
+
+
+def model_digest(run: workdirs.Run) -> str:
+    """SHA-256 of all that a run's predictions follow from: weights, meta and what was fitted."""
+    fitted = labeling.parameters_of(run) if segments(run.stage) else None
+    digest = hashlib.sha256(repr((__version__, run.step, run.meta, fitted)).encode())
+    for name in sorted(run.state.params):
+        for leaf in jax.tree.leaves(run.state.variables(name, averaged=True)):
+            digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
+
+
+def image_digest(path: pathlib.Path) -> str:
+    """SHA-256 of a file's bytes; empty where it cannot be read, which its reader will refuse."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError:
+        return ""
+
+
+def write(
+    path: pathlib.Path, made: Prediction, made_of: Mapping[str, Any], estimate: Estimate | None
+) -> None:
+    """Writes the record of results that are whole, as they follow from `made_of`.
+
+    `estimate` is the size of nuclei by which the scale was told, for the user to read.
+    """
+    sizes = {kind: (file.name, file.stat().st_size) for kind, file in made.files.items()}
+    more = {"files": sizes, "made_of": made_of, "estimate": estimate and vars(estimate)}
+    writers.write_json(path, vars(made) | more)
+
+
+def standing(path: pathlib.Path, made_of: Mapping[str, Any]) -> Prediction | None:
+    """What a record tells, if it was made of the same and its files are there and whole."""
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        files = {kind: path.with_name(name) for kind, (name, _) in values["files"].items()}
+        sizes = [size for _, size in values["files"].values()]
+        if [file.stat().st_size for file in files.values()] != sizes:
+            return None
+        if values["made_of"] != json.loads(json.dumps(made_of)):
+            return None
+        kept = {field.name: values[field.name] for field in dataclasses.fields(Prediction)}
+        kept |= {name: tuple(kept[name]) for name in ("size", "class_names")}
+        return Prediction(**kept | {"files": files, "before": True})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # missing, damaged, or of another version

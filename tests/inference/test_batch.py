@@ -1,0 +1,350 @@
+import json
+import os
+import shutil
+import unicodedata
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from histojax.errors import UserError
+from histojax.imaging import reader
+from histojax.imaging.labels import read_labels
+from histojax.inference import batch, prediction, tiled
+from histojax.inference.scale import Estimate
+from histojax.runs import workdirs
+from tests import tiny
+
+
+def write_inputs(folder):
+    """One image of 40 x 56 px as PNG, JPEG and TIFF (which tells its scale)."""
+    folder.mkdir()
+    image = tiny.tissue(5, 64)[0][:40, :56]
+    Image.fromarray(image).save(folder / "a.png")
+    Image.fromarray(image).save(folder / "b.jpg", quality=95)
+    tiny.write_tiff(folder / "c.tif", image, mpp=1.0)
+    return image
+
+
+def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    made = batch.predict_files(trained_chain, [tmp_path / "in"], tmp_path / "out")
+    assert [p.name for p in made] == ["a", "b", "c"]
+    assert {(p.size, p.scale) for p in made} == {((40, 56), 4)}
+    for one in made:
+        sr = reader.read_image(one.files["sr"])
+        labels = read_labels(one.files["sr.labels"])
+        assert sr.shape == (160, 224, 3)
+        assert labels.shape == (160, 224)
+        np.testing.assert_array_equal(read_labels(one.files["labels"]), labels[2::4, 2::4])
+        assert set(np.unique(labels)) - {0} == set(range(1, one.nuclei + 1))
+    np.testing.assert_array_equal(
+        reader.read_image(made[0].files["sr"]), reader.read_image(made[2].files["sr"])
+    )
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
+        [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels", "sr.labels")]
+        + [f"{n}.predicted.json" for n in "abc"]
+        + ["index.html"]
+    )
+    assert (made[0].mpp, made[1].mpp) == (None, None)
+    assert "scale unknown" in made[0].note
+    with reader.open_image(made[2].files["sr"]) as image:
+        assert image.mpp == pytest.approx(0.25, rel=1e-3)
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert all(f"{name}.sr.tif" in index for name in "abc")
+
+
+def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    made = [
+        batch.predict_files(
+            trained_chain / "generator", [tmp_path / "in" / "a.png"], tmp_path / str(t), tile=t
+        )[0]
+        for t in (64, 1024)
+    ]
+    assert set(made[0].files) == {"sr"}
+    tiles, whole = (reader.read_image(one.files["sr"]).astype(int) for one in made)
+    assert np.abs(tiles - whole).max() <= 1
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("size", [(1, 1), (3, 2)])
+def test_an_image_of_a_pixel_is_predicted(trained_chain, tmp_path, size):
+    Image.new("RGB", size[::-1], (250, 249, 251)).save(tmp_path / "a.png")
+    made = batch.predict_files(trained_chain, [tmp_path / "a.png"], tmp_path / "out")[0]
+    assert made.size == size
+    assert reader.read_image(made.files["sr"]).shape == (4 * size[0], 4 * size[1], 3)
+    assert read_labels(made.files["labels"]).shape == size
+
+
+@pytest.mark.faults
+def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path, capsys):
+    write_inputs(tmp_path / "in")
+    broken = tmp_path / "in" / "b.jpg"
+    broken.write_bytes(broken.read_bytes()[:600])
+    with pytest.raises(UserError, match=r"b\.jpg.* is truncated"):
+        batch.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+    made = sorted(p.name for p in (tmp_path / "out").iterdir())
+    names = ["a.predicted.json", "a.sr.tif", "c.predicted.json", "c.sr.tif", "index.html"]
+    assert made == names
+    index = (tmp_path / "out" / "index.html").read_text()
+    assert "a.sr.tif" in index
+    assert "c.sr.tif" in index
+    assert "b.sr.tif" not in index
+    assert "b.jpg is truncated" in index
+    last = capsys.readouterr().err.splitlines()[-1]
+    assert last.startswith(f"not predicted: {broken} is truncated")
+
+
+@pytest.mark.faults
+def test_all_failures_are_counted(trained_chain, tmp_path):
+    write_inputs(tmp_path / "in")
+    for name in ("a.png", "b.jpg"):
+        file = tmp_path / "in" / name
+        file.write_bytes(file.read_bytes()[:300])
+    with pytest.raises(UserError, match="2 of 3 images could not be predicted") as failure:
+        batch.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
+    assert "a.png" in str(failure.value)
+    assert "b.jpg" in str(failure.value)
+
+
+@pytest.mark.faults
+def test_names_differ_by_how_accents_are_stored(tmp_path):
+    names = [unicodedata.normalize(kind, "é") for kind in ("NFC", "NFD")]
+    for shade, name in zip((0, 255), names, strict=True):
+        Image.new("RGB", (8, 8), (shade,) * 3).save(tmp_path / f"{name}.png")
+    if len(os.listdir(tmp_path)) == 1:
+        pytest.skip("this file system takes both forms for one name")
+    made, _ = batch.image_files([tmp_path])
+    assert {path.stem for path in made} == set(names)
+
+
+@pytest.mark.faults
+def test_inputs_that_are_not_there_are_named(tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        batch.image_files([tmp_path / "none.png"])
+    with pytest.raises(UserError, match=r"is a folder without images; images end in \.png"):
+        batch.image_files([tmp_path])
+
+
+@pytest.mark.faults
+def test_what_is_not_taken_of_a_folder_is_named(tmp_path):
+    for name in ("a.tif", "B.PNG", "notes.txt", "c.svs2", ".DS_Store", "._a.png", "index.html"):
+        (tmp_path / name).write_bytes(b"")
+    # Of a the record is there, of the file a.b it is not.
+    for name in ("a.sr.tif", "a.sr.labels.tif", "a.predicted.json", "a.b.sr.tif"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "sub.png").mkdir()
+    files, left = batch.image_files([tmp_path])
+    assert [path.name for path in files] == ["B.PNG", "a.b.sr.tif", "a.tif"]
+    ending = "its ending is not that of an image"
+    assert left == {
+        f"{tmp_path}/c.svs2": ending,
+        f"{tmp_path}/notes.txt": ending,
+        f"{tmp_path}/sub.png/": "a folder inside a folder, to be named itself",
+        f"2 files of {tmp_path}": "made by earlier predictions",
+    }
+    # A file that is named itself is an image, and counts once.
+    files, _ = batch.image_files([tmp_path / "a.sr.tif", tmp_path / "a.tif", tmp_path])
+    assert [path.name for path in files] == ["a.sr.tif", "a.tif", "B.PNG", "a.b.sr.tif"]
+    for name in ("a.tif", "B.PNG", "a.b.sr.tif"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match="holds only results of earlier predictions; name a folder"):
+        batch.image_files([tmp_path])
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (["a.1.tif", "a.2.tif", "a.tif"], None),
+        (["x.png", "x.tif"], r"x\.png and .*x\.tif would both be .*out/x\.sr\.tif; rename one"),
+        (["a/x.png", "b/x.png"], r"a/x\.png and .*b/x\.png would both be .*out/x\.sr\.tif"),
+        (["a.png", "a.sr.png"], r"would both be .*out/a\.sr\.labels\.tif"),
+        (["out/a.tif", "out/a.sr.tif"], r"a\.sr\.tif and .*a\.tif would both be .*a\.sr\.tif"),
+    ],
+)
+def test_no_result_replaces_another_or_an_input(tmp_path, names, said):
+    files = [tmp_path / name for name in names]
+    suffixes = [".sr.tif", ".labels.tif", ".sr.labels.tif"]
+    if said is None:
+        batch.check_names(files, tmp_path / "out", suffixes)
+        return
+    with pytest.raises(UserError, match=said):
+        batch.check_names(files, tmp_path / "out", suffixes)
+
+
+def dark(image):
+    gray = image.astype(np.float32).mean(-1, keepdims=True)
+    return {"mask": 1 / (1 + np.exp((gray - 128) / 16))}
+
+
+@pytest.fixture
+def finder(trained_chain, monkeypatch):
+    """The meta of a trained run whose network is replaced by one that finds what is dark."""
+    run = workdirs.load(trained_chain / "segmentation")
+    run.meta.update(mpp_in=None, mpp_out=None, nucleus_diameter=12)
+    network = tiled.TiledNetwork(dark, halo=2, stride=1, scale=1, largest=64)
+    monkeypatch.setattr(batch.workdirs, "load", lambda _: run)
+    monkeypatch.setattr(batch.tiled, "predictor", lambda *_, **__: network)
+    return run.meta
+
+
+def two_fields(folder):
+    """Two images with one dark disc each, of 12 px in a.png and of 8 px in b.png."""
+    folder.mkdir()
+    y, x = np.mgrid[:40, :40] - 19.5
+    for name, radius in (("a", 6), ("b", 4)):
+        disc = np.where(np.hypot(y, x) <= radius, 0, 255).astype(np.uint8)
+        Image.fromarray(disc).convert("RGB").save(folder / f"{name}.png")
+    return folder
+
+
+def again(tmp_path, **options):
+    """Which of the two fields are made, and which stand as they were made before."""
+    made = batch.predict_files(tmp_path, [tmp_path / "in"], tmp_path / "out", **options)
+    assert [one.nuclei for one in made] == [1, 1]
+    return [one.before for one in made]
+
+
+def test_an_image_is_predicted_once_by_a_model(finder, tmp_path, capsys):
+    two_fields(tmp_path / "in")
+    assert again(tmp_path) == [False, False]
+    first = (tmp_path / "out" / "a.labels.tif").stat().st_mtime_ns
+    assert again(tmp_path) == [True, True]
+    assert (tmp_path / "out" / "a.labels.tif").stat().st_mtime_ns == first
+    left = "left as made before (--overwrite makes them again): a.png, b.png"
+    assert left in capsys.readouterr().err
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert page.count("made before: scale unknown") == 2
+    assert "2 images predicted" in page
+    # It still stands where its image would now be too large.
+    assert again(tmp_path, max_pixels=100) == [True, True]
+    assert again(tmp_path, overwrite=True) == [False, False]
+    assert again(tmp_path, outputs=["labels"]) == [False, False]
+    assert again(tmp_path, mpp=0.5, outputs=["labels"]) == [False, False]
+    assert again(tmp_path, mpp=0.5, outputs=["labels"]) == [True, True]
+    assert again(tmp_path, nucleus_diameter=10.0) == [False, False]
+    assert again(tmp_path, nucleus_diameter=10.0) == [True, True]
+
+
+def test_what_has_changed_since_is_predicted_again(finder, tmp_path):
+    folder = two_fields(tmp_path / "in")
+    out = tmp_path / "out"
+    assert again(tmp_path) == [False, False]
+    labels = out / "a.labels.tif"
+    labels.write_bytes(labels.read_bytes()[:-10])
+    assert again(tmp_path) == [False, True]
+    labels.unlink()
+    assert again(tmp_path) == [False, True]
+    (out / "b.predicted.json").write_text("[1")
+    assert again(tmp_path) == [True, False]
+    shutil.copy(folder / "a.png", folder / "b.png")
+    assert again(tmp_path) == [True, False]
+    finder["thresholds"] = {"mask": 0.4}
+    assert again(tmp_path) == [False, False]
+
+
+@pytest.mark.faults
+def test_a_prediction_that_fails_leaves_no_record_of_the_one_before(finder, tmp_path, monkeypatch):
+    two_fields(tmp_path / "in")
+    again(tmp_path)
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(batch.record, "write", stopped)
+        with pytest.raises(KeyboardInterrupt):
+            again(tmp_path, overwrite=True)
+    assert not (tmp_path / "out" / "a.predicted.json").exists()
+    assert again(tmp_path) == [False, True]
+
+
+def sure(diameter, nuclei=50):
+    return Estimate(diameter, diameter - 1, diameter + 1, nuclei, True, "")
+
+
+def notes(tmp_path, **options):
+    made = batch.predict_files(tmp_path, [tmp_path / "in"], tmp_path / "out", **options)
+    return [one.note for one in made]
+
+
+def test_an_unknown_scale_is_estimated_once(finder, tmp_path, monkeypatch):
+    two_fields(tmp_path / "in")
+    asked = []
+
+    def estimated(run, image):
+        asked.append(image.path.name)
+        return sure(24) if image.path.name == "a.png" else sure(6)
+
+    monkeypatch.setattr(prediction, "estimated", estimated)
+    first = notes(tmp_path)
+    assert first == [
+        "nuclei of 24 px (23 to 25 px, estimated from 50); nuclei found resampled by 0.5 to the "
+        "run's nuclei of 12 px",
+        "nuclei of 6 px (5 to 7 px, estimated from 50); nuclei found resampled by 2 to the run's "
+        "nuclei of 12 px",
+    ]
+    assert asked == ["a.png", "b.png"]
+    kept = json.loads((tmp_path / "out" / "a.predicted.json").read_text())
+    assert kept["estimate"] == vars(sure(24))
+    assert notes(tmp_path) == first
+    assert asked == ["a.png", "b.png"]
+    # What the user gives is not estimated.
+    (note, _) = notes(tmp_path, nucleus_diameter=12.0)
+    assert note == "nuclei of 12 px (--nucleus_diameter), as the run was trained"
+    assert asked == ["a.png", "b.png"]
+    notes(tmp_path)
+    assert asked == ["a.png", "b.png"] * 2
+    # Where both scales are known there is nothing to estimate.
+    finder.update(mpp_in=0.5, mpp_out=0.5)
+    assert notes(tmp_path, mpp=0.5) == ["at 0.5 um/px, as the run was trained"] * 2
+    assert asked == ["a.png", "b.png"] * 2
+
+
+def test_fields_that_agree_share_one_estimate(finder, tmp_path, monkeypatch):
+    two_fields(tmp_path / "in")
+    few = Estimate(20, 10, 40, 3, False, "only 3 nuclei")
+    found = {"a.png": sure(24), "b.png": few}
+    monkeypatch.setattr(prediction, "estimated", lambda run, image: found[image.path.name])
+    monkeypatch.setattr(
+        batch, "agreed", lambda estimates: sure(24, sum(e.nuclei for e in estimates))
+    )
+    assert all("estimated from 53" in note for note in notes(tmp_path))
+    monkeypatch.setattr(batch, "agreed", lambda estimates: few)
+    made = notes(tmp_path, overwrite=True)
+    assert "estimated from 50" in made[0]
+    assert made[1].endswith("its nuclei do not tell: only 3 nuclei")
+
+
+@pytest.mark.faults
+def test_a_diameter_needs_a_run_that_knows_its_own(finder, tmp_path):
+    two_fields(tmp_path / "in")
+    del finder["nucleus_diameter"]
+    with pytest.raises(UserError, match=r"=9 needs a run that knows the size of its nuclei, and"):
+        again(tmp_path, nucleus_diameter=9.0)
+    for name in ("mpp", "nucleus_diameter"):
+        for value in (0.0, -1.0, float("nan"), float("inf")):
+            with pytest.raises(UserError, match=rf"--{name}=\S+ has to be a number of .* above 0"):
+                again(tmp_path, **{name: value})
+    with pytest.raises(UserError, match=r"'geojson' is not known; choose one of sr, labels"):
+        again(tmp_path, outputs=["geojson"])
+    assert not (tmp_path / "out").exists()
+
+
+def test_nuclei_of_fields_that_overlap_are_not_summed(finder, tmp_path, monkeypatch, capsys):
+    folder = two_fields(tmp_path / "in")
+    again(tmp_path)
+    assert "2 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
+    pairs = ["a.png and b.png share 50 %"]
+    monkeypatch.setattr(batch, "overlapping", lambda files: pairs if len(files) == 2 else [])
+    again(tmp_path)
+    said = "fields overlap (a.png and b.png share 50 %): nuclei are not summed"
+    assert said in capsys.readouterr().err
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert said in page
+    assert "in all" not in page
+    (folder / "b.png").unlink()
+    batch.predict_files(tmp_path, [folder], tmp_path / "out")
+    assert "1 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
