@@ -132,7 +132,8 @@ class Segments:
         if page.compression in JPEG_COMPRESSIONS:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             # The JPEG decoder fills what is missing with grey and does not say so.
-            if page.jpegheader is None and data and not formats.jpeg_ends(data):
+            ended = b"\xff\xd9" in data[-64:] or not data or formats.jpeg_ends(data)
+            if page.jpegheader is None and not ended:
                 raise UserError(f"{self._path} is damaged (tile {index} is cut off): copy it again")
         with refused_if_damaged(self._path):
             decoded, _, shape = page.decode(data or None, index, **tables)
