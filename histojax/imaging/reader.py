@@ -69,9 +69,10 @@ class RegionReader(contextlib.ExitStack):
         self._region = region
         if segments is not None:
             self.callback(segments.close)
-        known = "unknown" if self.mpp is None else f"{self.mpp:.4g} um/px"
-        what = f"is read from {page}, of {self.width} x {self.height} px, scale {known}"
-        conversion.log_once(path, f"{what}, from {self.mpp_from}", logging.INFO)
+        known = f"{self.mpp:.4g} um/px from {self.mpp_from}" if self.mpp else "unknown"
+        what = f"is read: {page}, {self.width} x {self.height} px, scale {known}"
+        reason = "" if self.mpp else self.mpp_from.removeprefix("none")
+        conversion.log_once(path, what + reason, logging.INFO)
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """Returns the pixels of a region from y, x on as a new uint8 array (height, width, 3).

@@ -132,7 +132,8 @@ class Segments:
         if page.compression in JPEG_COMPRESSIONS:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             # The JPEG decoder fills what is missing with grey and does not say so.
-            if page.jpegheader is None and data and not formats.jpeg_ends(data):
+            ended = b"\xff\xd9" in data[-64:] or not data or formats.jpeg_ends(data)
+            if page.jpegheader is None and not ended:
                 raise UserError(f"{self._path} is damaged (tile {index} is cut off): copy it again")
         with refused_if_damaged(self._path):
             decoded, _, shape = page.decode(data or None, index, **tables)
@@ -191,8 +192,8 @@ def image_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
         planes = max(planes, z * t * channels // page.samplesperpixel)
         # Those of fluorescence have other names.
         names = "".join(e.get("Name", "")[:1] for e in pixels if e.tag.endswith("}Channel"))
-        colors = (z * t, channels, len(alike), page.samplesperpixel) == (1, 3, 3, 1)
-        if colors and names.upper() in ("", "RGB"):
+        gray = page.samplesperpixel == page.photometric == 1
+        if gray and (z * t, channels, len(alike)) == (1, 3, 3) and names.upper() in ("", "RGB"):
             return [_complete(path, tiff, plane) for plane in alike]
     if planes > 1:
         raise UserError(
@@ -213,8 +214,8 @@ def _own_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
     pages, following = list(tiff.pages), 0
     for page in pages:
         following = _check_tags(path, tiff, page)
-    # tifffile takes a page that should begin beyond the file's end for the end of the list.
-    if not pages or following >= tiff.filehandle.size:
+    # tifffile ends the list before a page that cannot be read, which may be the image.
+    if not pages or following not in (0, *(page.offset for page in pages)):
         raise truncated(path)
     found = [each for page in pages for each in (page, *(page.pages or ()))]
     return [page for page in found if page.imagelength and page.imagewidth]
@@ -248,6 +249,7 @@ def _full_resolution(path: pathlib.Path, pages: Sequence[Any]) -> Any:
         if not reduction and _kind(page) != _kind(chosen):
             both = [f"{p.imagewidth} x {p.imagelength} px" for p in (chosen, page)]
             log_once(path, f"holds several pictures: of {both[0]}, which is read, and of {both[1]}")
+            break
     return chosen
 
 
@@ -297,7 +299,7 @@ def _check_tags(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> int:
     count = struct.unpack(form.tagnoformat, file.read(form.tagnosize))[0]
     entries = file.read(count * form.tagsize)
     following = file.read(form.offsetsize)
-    if len(following) < form.offsetsize:
+    if not count or len(following) < form.offsetsize:
         raise truncated(path)
     inline = form.tagoffsetthreshold
     for start in range(0, len(entries), form.tagsize):

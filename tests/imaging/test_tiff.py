@@ -92,11 +92,16 @@ def test_a_label_map_is_the_largest_page_too(tmp_path):
 @pytest.mark.faults
 def test_a_pyramid_from_small_to_large_that_is_cut_is_refused(tmp_path):
     path = _write(tmp_path / "a.tif", (HALF, REDUCED), (PIXELS, TILES))
+    with tifffile.TiffFile(path) as tiff:
+        small, large = (page.offset for page in tiff.pages)
     data = path.read_bytes()
     for length in range(0, len(data), len(data) // 40):
         path.write_bytes(data[:length])
         with pytest.raises(UserError):
             read_image(path)
+    for length in range(small + 400, large, 300):  # room was made on the disk, and not used
+        path.write_bytes(data[:length] + bytes(len(data) - length))
+        _refusal(lambda: read_image(path), "truncated", "copy it again")
 
 
 @pytest.mark.faults
@@ -216,8 +221,8 @@ def test_what_is_read_is_said_at_verbosity(tmp_path, caplog):
     path = _write(tmp_path / "a.tif", (HALF, REDUCED), (PIXELS, options))
     with caplog.at_level(logging.INFO):
         open_image(path).close()
-    said = f"{path} is read from page 2 of 2, of 64 x 48 px, scale 0.25 um/px, from resolution tags"
-    assert said in caplog.text
+    said = f"{path} is read: page 2 of 2, 64 x 48 px, scale 0.25 um/px from resolution tags"
+    assert caplog.messages == [said]
 
 
 def test_tiles_with_bytes_after_their_jpeg_are_read(tmp_path):
