@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histojax.metrics.image_quality import luma_bt601
 
-# A pair takes some 2 ms; beyond these a caller says that it did not search.
+# A pair takes 2 to 3 ms; beyond these a caller says that it did not search.
 MOST_PAIRS = 200_000
 
 # Each states the size of its image, so that an array of landmarks is a whole signature.
@@ -27,7 +27,7 @@ _LEAST_CONTRAST = 1.0  # grey levels, above the noise of cameras and JPEG
 _MOST_UNLIKE = 10  # of 64 bits
 # Pairs of different tissue, 29,161, agree in 5 landmarks at most. Labels burnt into images agree in
 # more, which lie closer together than the landmarks where the images overlap.
-_LEAST_AGREEING, _LEAST_SPREAD = 6, 0.5
+_LEAST_AGREEING, _LEAST_SPREAD = 6, 0.35
 _TOLERANCE = 2.0  # of a landmark's place, in its sigma
 _MOST_CHANGE = 0.4  # of its scale against the image's, in log, and of its turn, in radians
 _PAIRED = 40  # matches that propose where one image lies in the other
