@@ -69,9 +69,11 @@ def main(argv: Sequence[str]) -> None:
     if not _TABLE_ONLY.value:
         mine = wanted[_HOST.value :: _HOSTS.value]
         failed = jobs.run_all(mine, _DEVICES.value, _JOBS.value)
-    rows = sweep_table.collect(jobs.finished(output))
+    finished = jobs.finished(output)
+    rows = sweep_table.collect(finished)
     if rows:
-        print(sweep_table.write(output, rows, _METRICS.value))
+        notes = sweep_table.same_runs(finished, rows)
+        print(sweep_table.write(output, rows, _METRICS.value, notes))
     waiting = sum(not job.done for job in wanted) - len(failed)
     if waiting:
         say(f"{waiting} of {len(wanted)} runs are not done yet; the same command continues them")

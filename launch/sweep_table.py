@@ -9,8 +9,10 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from histojax.config import read_config
 from histojax.data.datasets.organs import organ_of
 from histojax.errors import UserError
+from histojax.evaluation import comparison_table
 from histojax.imaging import writers
 from histojax.metrics import registry
 from histojax.report import charts, document, table
@@ -46,6 +48,19 @@ def collect(folders: Mapping[tuple[str, int], pathlib.Path]) -> list[Row]:
             row: Row = {"run": name, "seed": seed, "image": stem, "organ": organ_of(stem) or ""}
             rows.append(row | {key: float(value or "nan") for key, value in image.items()})
     return rows
+
+
+def same_runs(folders: Mapping[tuple[str, int], pathlib.Path], rows: Sequence[Row]) -> list[str]:
+    """A sentence for every two runs that are one, from the `rows` collected of these folders."""
+    configs, scores = {}, {}
+    for run, folder in folders.items():
+        if (folder / "config.json").is_file():
+            label = "{}, seed {},".format(*run)
+            configs[label] = read_config(folder / "config.json")
+            # The names of scores may have that of the run.
+            own = [row for row in rows if (row["run"], row["seed"]) == run]
+            scores[label] = [list(row.values())[1:] for row in own]
+    return comparison_table.same_runs(configs, scores)
 
 
 def main_metrics(rows: Sequence[Row]) -> list[str]:
@@ -114,8 +129,10 @@ def cell_text(entry: Row) -> str:
     return f"{entry['mean']:.4f}{spread} ({entry['seeds']})"
 
 
-def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -> str:
-    """Writes images.csv, table.csv and sweep.html; returns the table as text.
+def write(
+    output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = (), notes: Sequence[str] = ()
+) -> str:
+    """Writes images.csv, table.csv and sweep.html; returns the table as text, with the notes.
 
     Raises:
         UserError: for a score that no run has, or where the disk refuses.
@@ -143,6 +160,6 @@ def write(output: pathlib.Path, rows: Sequence[Row], keys: Sequence[str] = ()) -
         *([document.Section("By organ", tables=by_organ)] if by_organ else []),
     ]
     runs = len({(row["run"], row["seed"]) for row in rows})
-    lead = f"{runs} runs; mean ± standard deviation (seeds)."
+    lead = " ".join([f"{runs} runs; mean ± standard deviation (seeds).", *notes])
     document.write(output / "sweep.html", "sections", title="Sweep", lead=lead, sections=sections)
-    return f"{whole.text()}\n\n{output / 'sweep.html'}"
+    return "\n".join([whole.text(), "", *notes, str(output / "sweep.html")])

@@ -105,6 +105,10 @@ def compare(
         "data": wanted,
         "test": comparison_table.about_the_test(len(source)),
         "notes": [
+            *comparison_table.same_runs(
+                {entry.label: to_values(entry.config) for entry in entries},
+                {label: {k: v.tolist() for k, v in own.items()} for label, own in found.items()},
+            ),
             *_warnings(entries, reference, source, seen),
             *comparison_table.omissions(found, dropped),
         ],

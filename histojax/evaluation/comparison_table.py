@@ -6,11 +6,13 @@ bicubic one. Rows of a chain's earlier stages have the names of those stages.
 """
 
 import collections
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from histojax.config import differences as config_differences
 from histojax.errors import UserError
 from histojax.metrics import intervals, registry
 from histojax.report import table
@@ -159,6 +161,8 @@ def about_the_test(images: int) -> str:
     """What p is, for readers, with the smallest that so many images allow."""
     smallest = min(2 / 2**images, 1.0) if images < 15 else 0.0
     bound = f" With {images} images no p can be below {smallest:.2g}." if smallest > 0.001 else ""
+    if images < intervals.LEAST_IMAGES:
+        bound += " Intervals of so few images show no sign, even where they leave out 0."
     return (
         "p is two-sided, of the paired permutation test of the mean difference over images (all "
         "sign choices up to 14 images, 16,384 drawn beyond), and is not corrected for the number "
@@ -181,6 +185,16 @@ def omissions(scores: Mapping[str, Scores], dropped: set[str]) -> list[str]:
             "each run."
         )
     return notes
+
+
+def same_runs(configs: Mapping[str, Any], scores: Mapping[str, Any]) -> list[str]:
+    """A sentence for every two runs of equal scores, as lists, and configs but for the name."""
+    return [
+        f"{one} and {other} are the same run: they train alike, and their scores are equal."
+        for one, other in itertools.combinations(configs, 2)
+        if repr(scores[one]) == repr(scores[other])  # in which NaN equals NaN
+        and not config_differences({**configs[one], "name": ""}, {**configs[other], "name": ""})
+    ]
 
 
 def check_baselines(scores: Mapping[str, Scores]) -> None:

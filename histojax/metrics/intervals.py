@@ -9,6 +9,9 @@ _DRAWS_AT_ONCE = 2**22
 _ENDS = [(1 - 0.95) / 2, (1 + 0.95) / 2]
 # All 2^n signs are tried up to this many, and so many are drawn beyond.
 _SIGNS = 2**14
+# Images from which on an interval may show a sign: all of 4 fall on one side of 0 by chance once in
+# 8 times, and their interval with them.
+LEAST_IMAGES = 5
 
 
 class Interval(NamedTuple):

@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from histojax.metrics import registry
+from histojax.metrics.intervals import LEAST_IMAGES
 from histojax.metrics.registry import Metric
 
 MISSING = "–"
@@ -227,8 +228,8 @@ def score_table(
 
 
 def difference_table(differences: Mapping[str, Any]) -> Table:
-    """A row for each of {"key - key": entry}, with a verdict on the sign."""
-    rows = []
+    """A row for each of {"key - key": entry}, with a verdict on the sign, if images suffice."""
+    rows, few = [], False
     for name, value in differences.items():
         entry = value if isinstance(value, Mapping) else {"mean": value}
         one, _, other = name.partition(" - ")
@@ -240,10 +241,16 @@ def difference_table(differences: Mapping[str, Any]) -> Table:
         verdict = MISSING
         if MISSING not in (low, high):
             verdict = "not clear of 0" if entry["low"] <= 0 <= entry["high"] else "clear of 0"
+            if (finite(entry.get("n")) or 0) < LEAST_IMAGES:
+                verdict, few = "too few images", True
         cells = (f"{mean} {metric.unit}", f"{low} to {high}", count_text(entry.get("n")), verdict)
         rows.append(Row(label, [Cell(cell) for cell in cells]))
     titles = ("mean", "95 % interval", "images", "sign")
     caption = "Paired differences over the same images"
+    if few:
+        caption += (
+            f"; fewer than {LEAST_IMAGES} show no sign, because 4 agree on one by chance once in 8"
+        )
     return Table("difference", [Column(title) for title in titles], rows, caption)
 
 

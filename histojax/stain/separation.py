@@ -16,6 +16,10 @@ _ITERATIONS = 1000
 _TOLERANCE = 1e-5
 # Sweeps over the two atoms at given concentrations; they cost little compared with finding those.
 _SWEEPS = 5
+# The fan of most pixels: percentile of its angles, and turns to find it.
+_TAIL, _TURNS = 10.0, 8
+# Green is absorbed so many times as red, and as blue, where a colour is purple or pink.
+_PURPLE = 1.3, 1.8
 
 
 def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: float) -> np.ndarray:
@@ -79,6 +83,32 @@ def extreme_stains(density: np.ndarray) -> np.ndarray:
     along, across = plane.T @ density
     angles = np.percentile(np.arctan2(across, along), [_BEYOND, 100.0 - _BEYOND])
     return haematoxylin_first((plane @ [np.cos(angles), np.sin(angles)]).T)
+
+
+def foreign(density: np.ndarray, tolerance: float) -> np.ndarray:
+    """Which pixels no two stains explain, such as ink, dust and the border of a scan: bool (N,).
+
+    They are further than `tolerance`, an optical density, from a fan of hues in a plane through the
+    origin, and not as purple as haematoxylin and eosin. Plane and fan are of the other pixels, of
+    equal weight however dense, by turns; up to a tenth may be foreign. `density` is without pixels
+    so pale that their direction is noise.
+    """
+    hues = density / np.linalg.norm(density, axis=0)
+    # A few nuclei in much stroma, or the reverse, lie outside the fan of most pixels.
+    purple = (hues[1] >= _PURPLE[0] * hues[0]) & (hues[1] >= _PURPLE[1] * hues[2])
+    outside = np.zeros(density.shape[1], bool)
+    for _ in range(_TURNS):
+        _, vectors = np.linalg.eigh(hues[:, ~outside] @ hues[:, ~outside].T)
+        off, across, along = vectors.T @ density
+        along *= np.sign(along.sum())
+        angles = np.arctan2(across, along)
+        low, high = np.percentile(angles[~outside], [_TAIL, 100.0 - _TAIL])
+        beyond = np.clip(np.maximum(low - angles, angles - high), 0, np.pi / 2)
+        distance = np.hypot(off, np.hypot(along, across) * np.sin(beyond))
+        before, outside = outside, (distance > tolerance) & ~purple
+        if outside.all() or np.array_equal(outside, before):
+            break
+    return outside
 
 
 def haematoxylin_first(stains: np.ndarray) -> np.ndarray:

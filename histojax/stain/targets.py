@@ -44,7 +44,7 @@ def target_fit(target: str, method: Method) -> Fit:
             f"of an image, or {' or '.join(KNOWN)}"
         )
     try:
-        return fitted([read_image(path)], method)
+        return fitted([read_image(path)], method, name=target)
     except Unfit as reason:
         raise UserError(
             f"{target} cannot be a stain target, because {reason}: give an image of tissue in two "

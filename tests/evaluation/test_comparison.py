@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from histojax.errors import DiskError, UserError
-from histojax.evaluation import comparison, scores
+from histojax.evaluation import comparison, comparison_table, scores
 from tests import tiny
 
 
@@ -142,6 +142,20 @@ def test_another_degradation_than_the_first_is_flagged(trained_chain, tmp_path):
     assert result["data"]["degradation"]["name"] == "bicubic"
     assert any("trained for another degradation (microscope)" in note for note in result["notes"])
     assert result["runs"][1]["differs_in"] == ["data.degradation.name: 'bicubic' -> 'microscope'"]
+
+
+def test_a_run_beside_itself_under_another_name_is_marked(trained_chain, tmp_path):
+    first = trained_chain / "generator"
+    other = altered(first, tmp_path / "other")
+    result = comparison.compare([first, other], tmp_path / "out", pictures=1)
+    sentence = "generator and other are the same run: they train alike, and their scores are equal."
+    assert result["notes"][0] == sentence
+    assert sentence in json.loads((tmp_path / "out" / "comparison.json").read_text())["notes"]
+    assert sentence in (tmp_path / "out" / "report.html").read_text()
+    assert sentence in comparison_table.table_text(result).splitlines()
+    # Runs of two stages share neither config nor scores.
+    result = comparison.compare([first, trained_chain / "srgan"], tmp_path / "two", pictures=1)
+    assert not any("same run" in note for note in result["notes"])
 
 
 def test_other_data_are_refused_until_one_is_named(trained_chain, tmp_path):

@@ -118,6 +118,26 @@ def test_the_smallest_p_is_said_where_it_matters():
     assert "below" not in comparison_table.about_the_test(200)
 
 
+def test_few_images_show_no_sign():
+    assert "show no sign" in comparison_table.about_the_test(4)
+    assert "show no sign" not in comparison_table.about_the_test(5)
+
+
+def test_runs_that_train_and_score_alike_are_one():
+    config = {"seed": 0, "segmenter": {"encoder": "resnet18"}}
+    configs = {
+        "a": {**config, "name": "exp4"},
+        "b": {**config, "name": "exp5", "log": {"every": 9}},  # which changes no result
+        "c": {**config, "name": "exp4", "seed": 1},
+        "d": {**config, "name": "exp4"},
+    }
+    equal = [0.5, math.nan]
+    scores = {"a": equal, "b": list(equal), "c": list(equal), "d": [0.5, 0.25]}
+    assert comparison_table.same_runs(configs, scores) == [
+        "a and b are the same run: they train alike, and their scores are equal."
+    ]
+
+
 def result():
     found = scores(first=[28.0, 30.0, math.nan], second=[28.5, 30.5, 29.0])
     shared = comparison_table.shared_rows(found)

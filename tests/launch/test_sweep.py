@@ -1,4 +1,5 @@
 import csv
+import json
 import math
 import os
 import signal
@@ -105,6 +106,34 @@ def test_an_unknown_metric_is_refused_with_those_there_are(tmp_path):
 def test_a_run_without_scores_is_named(tmp_path):
     with pytest.raises(UserError, match=r"per_image.csv cannot be read .* histojax.evaluate"):
         sweep_table.collect({("a", 0): tmp_path})
+
+
+def test_runs_that_differ_in_name_alone_are_marked(tmp_path):
+    folders = {}
+    for name, seed, dice in (
+        ("exp4", 0, 0.5),
+        ("exp5", 0, 0.5),
+        ("exp4", 1, 0.5),
+        ("exp7", 0, 0.6),
+    ):
+        folder = folders[name, seed] = tmp_path / name / f"seed_{seed}"
+        (folder / "evaluation").mkdir(parents=True)
+        (folder / "evaluation" / "per_image.csv").write_text(
+            f"name,group,dice_hr_to_{name}\nx,a,{dice}\ny,b,\n"
+        )
+        (folder / "config.json").write_text(json.dumps({"name": name, "seed": seed}))
+    rows = sweep_table.collect(folders)
+    notes = sweep_table.same_runs(folders, rows)
+    assert notes == [
+        "exp4, seed 0, and exp5, seed 0, are the same run: they train alike, and their scores are "
+        "equal."
+    ]
+    keys = [key for key in rows[0] if key.startswith("dice")]
+    assert notes[0] in sweep_table.write(tmp_path / "out", rows, keys, notes)
+    assert notes[0] in (tmp_path / "out" / "sweep.html").read_text()
+    # A run whose config is gone is compared with none.
+    (folders["exp4", 0] / "config.json").unlink()
+    assert sweep_table.same_runs(folders, rows) == []
 
 
 def words_of(*words):

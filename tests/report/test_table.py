@@ -111,6 +111,18 @@ def test_differences_say_whether_their_interval_holds_zero():
     assert table.difference_table({}).rows == []
 
 
+@pytest.mark.parametrize(
+    ("n", "verdict"),
+    [(1, "too few images"), (4, "too few images"), (5, "clear of 0"), (None, "too few images")],
+)
+def test_few_images_show_no_sign(n, verdict):
+    # Two or more of 4 or fewer images on one side of 0 may be chance: 2 / 2^4 = 1 in 8 for four.
+    entry = {"mean": 0.03, "low": 0.01, "high": 0.05, "n": n}
+    found = table.difference_table({"dice_joint - dice_hr_to_s": entry})
+    assert found.rows[0].cells[-1].value == verdict
+    assert ("4 agree on one by chance once in 8" in found.caption) == (verdict != "clear of 0")
+
+
 def test_a_table_for_a_terminal_is_aligned():
     columns = [table.Column("Dice"), table.Column("PSNR RGB", "dB")]
     rows = [

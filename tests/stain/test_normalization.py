@@ -6,6 +6,7 @@ import pytest
 import skimage.color
 
 from histojax.errors import UserError
+from histojax.imaging.reader import read_image
 from histojax.stain import normalization
 from histojax.stain.normalization import (
     ColorFit,
@@ -213,6 +214,120 @@ def test_glass_that_is_not_quite_white_is_left_out_of_a_fit(image, method):
     for stain, other in zip(*_arrays(got, expected), strict=True):
         assert angle(stain, other) < 0.3
     np.testing.assert_allclose(got.maxima, expected.maxima, rtol=0.02)
+
+
+# Grey levels of pens, of dust and of the border of a scan; each is drawn with noise of 3 levels.
+FOREIGN = {
+    "blue pen": (30, 40, 160),
+    "green pen": (25, 120, 60),
+    "red pen": (190, 30, 40),
+    "black pen": (35, 35, 40),
+    "dust": (50, 42, 38),
+    "border": (8, 8, 8),
+}
+
+
+def with_foreign(image, color, share):
+    """The image with the upper rows, a share of it, in a colour."""
+    rng = np.random.default_rng(3)
+    out, rows = image.copy(), round(share * len(image))
+    out[:rows] = np.clip(color + rng.normal(0, 3, out[:rows].shape), 1, 255)
+    return out
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("share", [0.02, 0.06])
+@pytest.mark.parametrize("name", FOREIGN)
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_pens_dust_and_borders_are_left_out_of_a_fit(image, method, name, share, caplog):
+    clean = fit(image, method, name="")
+    with caplog.at_level(logging.WARNING):
+        found = fit(with_foreign(image, FOREIGN[name], share), method, name="slide 7")
+    if method.name == "reinhard":
+        # Of all pixels, blue ones of 6 % alone would move b* by 3.
+        assert np.abs(np.subtract(found.mean, clean.mean)).max() < 0.6
+    else:
+        assert max(angle(*pair) for pair in zip(*_arrays(found, clean), strict=True)) < 5.0
+        np.testing.assert_allclose(found.maxima, clean.maxima, rtol=0.15)
+    # What is left out is said, and what moves the fit by little stays in it.
+    for message in caplog.messages:
+        assert message.startswith("slide 7 is stain-normalised by the others, because ")
+        assert message.endswith("have colours that no two stains have (ink, dust or a border)")
+    if share == 0.06:
+        assert f"because {100 / 64 * 4:.1f} %" in caplog.text
+
+
+@pytest.mark.parametrize("method", BY_STAINS, ids=named)
+def test_the_few_nuclei_of_a_stroma_are_no_ink(method):
+    # One pixel in thirty is of haematoxylin, and dense.
+    rng = np.random.default_rng(0)
+    few = (np.arange(64 * 64) % 30 == 0)[:, None]
+    amounts = np.where(few, 2.0, 0.8) * rng.uniform(0.5, 1.0, few.shape)
+    density = amounts * np.where(few, stained.HAEMATOXYLIN, stained.EOSIN)
+    strip = np.rint(255 * np.exp(-density)).astype(np.uint8)[None]
+    found = fit(strip, method, name="stroma")
+    for stain, expected in zip(found.stains, stained.STAINS, strict=True):
+        assert angle(np.array(stain), expected) < 2.0
+
+
+def brown():
+    """Haematoxylin, and DAB in the place of eosin: an immunostain."""
+    dab = np.array([0.27, 0.57, 0.78])
+    return stained.image(stains=np.stack([stained.HAEMATOXYLIN, dab / np.linalg.norm(dab)]))
+
+
+def pen(color):
+    return with_foreign(np.full((64, 64, 3), 255, np.uint8), color, 0.5)
+
+
+NO_HE = {
+    "negative": (lambda: 255 - stained.image(), "are not those of haematoxylin and eosin"),
+    "brown": (brown, "are not those of haematoxylin and eosin"),
+    "blue": (lambda: pen(FOREIGN["blue pen"]), ""),
+    "green": (lambda: pen(FOREIGN["green pen"]), ""),
+    "red": (lambda: pen(FOREIGN["red pen"]), ""),
+    "black": (lambda: pen(FOREIGN["black pen"]), ""),
+    "half green": (
+        lambda: with_foreign(stained.image(), FOREIGN["green pen"], 0.5),
+        "are not those of haematoxylin and eosin (",
+    ),
+}
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("case", NO_HE)
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_what_is_no_he_keeps_its_colors(method, case, caplog):
+    make, reason = NO_HE[case]
+    assert fit(make(), method, name="slide 7") is None
+    (message,) = caplog.messages
+    assert message.startswith("slide 7 keeps its colours, because ")
+    assert reason in message
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("method", METHODS, ids=named)
+def test_colors_of_which_many_are_of_no_two_stains_are_not_fitted(image, method):
+    # Three hues, each as far from the plane of the others as hues can be.
+    thirds = image.copy().reshape(-1, 3)
+    thirds[::4] = FOREIGN["green pen"]
+    thirds[1::8] = (120, 200, 30)
+    with pytest.raises(Unfit):
+        normalization.fitted([thirds[None]], method)
+
+
+@pytest.mark.parametrize("method", [Method("macenko"), Method("reinhard")], ids=named)
+def test_ink_on_real_tissue_leaves_its_fit(real_data, method, caplog):
+    (path,) = (real_data / "monuseg" / "images").glob("TCGA-18-5592-*")
+    tissue = read_image(path)[:400, :400]
+    clean = fit(tissue, method, name="")
+    assert not caplog.messages
+    for name, color in FOREIGN.items():
+        found = fit(with_foreign(tissue, color, 0.03), method, name=name)
+        if method.name == "reinhard":
+            assert np.abs(np.subtract(found.mean, clean.mean)).max() < 1.0
+        else:
+            assert max(angle(*pair) for pair in zip(*_arrays(found, clean), strict=True)) < 5.0
 
 
 @pytest.mark.faults

@@ -43,7 +43,7 @@ def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
     the textbook's, of length 1, with a warning.
     """
     try:
-        fit = fitted([image], _METHOD)
+        fit = fitted([image], _METHOD, name=name)
     except Unfit as reason:
         _log.warning("%s is jittered in the textbook's stains, because %s", name, reason)
         return hed.RGB_FROM_HED.astype(np.float32)
