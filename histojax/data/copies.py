@@ -13,7 +13,7 @@ from scipy import ndimage
 
 from histojax.metrics.image_quality import luma_bt601
 
-# A pair takes some 2 ms; beyond these a caller says that it did not search.
+# A pair takes 2 to 3 ms; beyond these a caller says that it did not search.
 MOST_PAIRS = 200_000
 
 # Each states the size of its image, so that an array of landmarks is a whole signature.

@@ -19,7 +19,7 @@ _SWEEPS = 5
 # The fan of most pixels: percentile of its angles, and turns to find it.
 _TAIL, _TURNS = 10.0, 8
 # Green is absorbed so many times as red, and as blue, where a colour is purple or pink.
-_PURPLE = 1.1, 1.8
+_PURPLE = 1.3, 1.8
 
 
 def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: float) -> np.ndarray:
