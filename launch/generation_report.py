@@ -91,7 +91,7 @@ def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.Feature
 
 def check_unseen(judge: workdirs.Run, source: Source) -> None:
     """Refuses a judge that has seen the real images in training."""
-    run_data.seen_in(source, [judge.meta["data"]], one_set=True, allowed=False)
+    run_data.seen_in(source, [judge.workdir], one_set=True, allowed=False)
 
 
 def made(

@@ -2,20 +2,31 @@
 
 import concurrent.futures
 import json
+import logging
 import pathlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
-from histojax.data import cores
+import numpy as np
+
+from histojax.data import copies, cores
 from histojax.data.sources.base import Entry, Source
 from histojax.data.sources.folder import SEEN
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
 from histojax.imaging import writers
 
+_log = logging.getLogger(__name__)
+
 # A bare number says nothing beyond its own set.
 _TELLS_NOTHING = re.compile(r"[\W\d_]*")
 Entries = Sequence[Entry]
+# `copies.signature_of` images by the digest of their pixels.
+Landmarks = Mapping[str, Any]
+# Half a second for an image of 1000 x 1000 px.
+_MOST_SEARCHED = 1000
+_found: dict[str, np.ndarray | None] = {}
 
 
 def entries_of(source: Source) -> list[Entry]:
@@ -31,11 +42,34 @@ def entries_of(source: Source) -> list[Entry]:
         ]
 
 
-def seen_among(scored: Entries, seen: Entries, *, one_set: bool = False) -> dict[str, str]:
+def landmarks_of(source: Source, entries: Entries) -> dict[str, np.ndarray]:
+    """What near copies of a source's images are found by, kept for the life of the process.
+
+    There are none of built-in tissue, of blank images, and of sets too large to be searched.
+    """
+    drawn = all(entry["name"].startswith("synthetic-") for entry in entries)
+    if drawn or len(entries) > _MOST_SEARCHED:
+        return {}
+    for entry in entries:
+        if entry["image"] not in _found:
+            image = source[source.names.index(entry["name"])]["hr"]
+            _found[entry["image"]] = copies.signature_of(image)
+    signatures = {entry["image"]: _found[entry["image"]] for entry in entries}
+    return {digest: found for digest, found in signatures.items() if found is not None}
+
+
+def seen_among(
+    scored: Entries,
+    seen: Entries,
+    *,
+    one_set: bool = False,
+    landmarks: tuple[Landmarks, Landmarks] = ({}, {}),
+) -> dict[str, str]:
     """{name of a scored image: how one that was seen in training is the same, a clause}.
 
-    They are the same by pixels, by name or by patient. Names and groups of other data are compared
-    where they say more than a number; `one_set`: both are known to be of the same data.
+    They are the same by pixels, by name, by patient, or by the tissue that they show. Names and
+    groups of other data are compared where they say more than a number; `one_set`: both are known
+    to be of the same data. `landmarks` are those of scored and of seen images, as far as known.
     """
     pixels = {entry["image"]: entry for entry in seen}
     one_set = one_set or any(entry["image"] in pixels for entry in scored)
@@ -46,6 +80,7 @@ def seen_among(scored: Entries, seen: Entries, *, one_set: bool = False) -> dict
 
     names = {entry["name"]: entry for entry in seen if telling(entry["name"])}
     groups = {_patient(entry): entry for entry in seen if telling(_patient(entry))}
+    near = _near_copies(scored, seen, *landmarks)
     found = {}
     for entry in scored:
         if (same := pixels.get(entry["image"])) is not None:
@@ -54,19 +89,39 @@ def seen_among(scored: Entries, seen: Entries, *, one_set: bool = False) -> dict
             found[entry["name"]] = "is there under the same name"
         elif (same := groups.get(_patient(entry))) is not None:
             found[entry["name"]] = f"is of {_patient(entry)!r}, as {same['name']!r} is"
+        elif entry["name"] in near:
+            found[entry["name"]] = near[entry["name"]]
     return found
 
 
-def check_unseen(
-    scored: Entries, seen: Entries, *, what: str, remedy: str, one_set: bool = False
-) -> None:
+def _near_copies(
+    scored: Entries, seen: Entries, first: Landmarks, second: Landmarks
+) -> dict[str, str]:
+    ones = [entry for entry in scored if entry["image"] in first]
+    others = [entry for entry in seen if entry["image"] in second]
+    if len(ones) * len(others) > copies.MOST_PAIRS:
+        _log.warning(
+            "%d x %d images are too many to search for near copies", len(ones), len(others)
+        )
+        return {}
+    pairs = copies.copies_among(
+        [first[entry["image"]] for entry in ones], [second[entry["image"]] for entry in others]
+    )
+    return {
+        ones[i]["name"]: f"shows tissue of {others[j]['name']!r}, on {share:.0%} of the smaller one"
+        for i, j, share in pairs
+    }
+
+
+def check_unseen(scored: Entries, seen: Entries, *, what: str, remedy: str, **options: Any) -> None:
     """Refuses images that are to be scored and were seen in training; see `seen_among`.
 
     Args:
         what: begins the sentence, such as "of the val split".
         remedy: ends it.
+        options: as in `seen_among`.
     """
-    if found := seen_among(scored, seen, one_set=one_set):
+    if found := seen_among(scored, seen, **options):
         name, how = next(iter(found.items()))
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise UserError(

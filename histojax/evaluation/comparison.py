@@ -255,9 +255,8 @@ def _warnings(
 def _seen(entry: Entry, reference: ConfigDict, source: Source, allowed: bool) -> dict[str, str]:
     """The images that a run has seen in training, as `run_data.seen_in` has them."""
     folders = scores.stage_folders(entry.workdir).values()
-    known = [manifest for folder in folders if (manifest := run_data.manifest_of(folder))]
     one_set = entry.config.data.source == reference.data.source
-    return run_data.seen_in(source, known, one_set=one_set, allowed=allowed)
+    return run_data.seen_in(source, folders, one_set=one_set, allowed=allowed)
 
 
 def _described(entry: Entry, first: Entry) -> dict[str, Any]:

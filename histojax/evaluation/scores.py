@@ -83,10 +83,10 @@ def score_workdir(
         say(f"{config.data.source}: left out: {', '.join(source.left_out)}")
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
-    known = [run.meta["data"] for run in folders.values()]
+    places = [run.workdir for run in folders.values()]
     if enhancer not in (None, "none", "bicubic"):
-        known.append(run_data.manifest_of(workdirs.stage_folder(pathlib.Path(enhancer))) or {})
-    seen = run_data.seen_in(source, known, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
+        places.append(workdirs.stage_folder(pathlib.Path(enhancer)))
+    seen = run_data.seen_in(source, places, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if own and split == "val":
         now = identity.entries_of(source)
         for change in identity.changes(last.meta["data"]["val"], now)[:3]:

@@ -3,6 +3,7 @@
 import pathlib
 from collections.abc import Mapping
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.data.sources.base import Entry
@@ -28,16 +29,20 @@ def study(
     found: dict[str, run_data.Known] = {}
     for stage in ordered:
         before: list[Entry] = []
+        marks: dict[str, np.ndarray] = {}
         for start in filter(None, stage.init_from.values()):
-            manifest = found[start.name].manifest if isinstance(start, ConfigDict) else _of(start)
-            before += run_data.seen_by(manifest)
+            if isinstance(start, ConfigDict):
+                before += run_data.seen_by(found[start.name].manifest)
+                marks |= found[start.name].landmarks
+            else:
+                place = workdirs.stage_folder(pathlib.Path(start).expanduser())
+                before += run_data.seen_by(run_data.manifest_of(place) or {})
+                marks |= run_data.landmarks_in(place)
         known = begun[stage.name]
         kept = first.get(stage.data.source) if known is None else known["splits"]
-        found[stage.name] = run_data.known_data(stage, kept=kept, before=before)
+        search = marks if known is None else None
+        now = run_data.known_data(stage, kept=kept, before=before, landmarks=search)
         if known is not None:
-            run_data.check_same(known, found[stage.name].manifest, folders[stage.name])
+            now = run_data.unchanged(known, now, folders[stage.name])
+        found[stage.name] = now
     return found
-
-
-def _of(workdir: str) -> run_data.Manifest:
-    return run_data.manifest_of(workdirs.stage_folder(pathlib.Path(workdir))) or {}

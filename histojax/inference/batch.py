@@ -9,6 +9,7 @@ from typing import Any
 
 from histojax.checks import check, number, one_of
 from histojax.cli import say
+from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import reader
@@ -21,6 +22,8 @@ from histojax.runs import workdirs
 from histojax.stages.base import segments
 
 _MOST_NAMED = 8
+# Fields that are searched for common tissue, and the largest, px; slides are not fields.
+_MOST_FIELDS, _LARGEST_FIELD = 400, 2**25
 _OURS = ("index.html", RECORD)
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
@@ -136,7 +139,14 @@ def _named(what: str, items: Iterable[tuple[str, str]]) -> str:
 
 def overlapping(files: Sequence[pathlib.Path]) -> list[str]:
     """Clauses, such as "a.png and b.png share 50 %", on fields that show the same tissue."""
-    return []
+    small = []
+    for path in files if 1 < len(files) <= _MOST_FIELDS else ():
+        with reader.open_image(path) as image:
+            if image.height * image.width <= _LARGEST_FIELD:
+                small.append((path.name, copies.signature_of(reader.read_image(path))))
+    names, signatures = zip(*small, strict=True) if small else ((), ())
+    pairs = copies.copies_among(signatures, signatures)
+    return [f"{names[i]} and {names[j]} share {share:.0%}" for i, j, share in pairs if i < j]
 
 
 def image_files(

@@ -59,7 +59,7 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
         return known
     manifest = run.meta["data"]
     source = run_data.open_split(config, "val", fields=("instances",), kept=manifest["splits"])
-    run_data.check_held_out(source, manifest, config)
+    run_data.check_held_out(source, manifest, config, {})
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     network = tiled.predictor(run)
     maps, truths = [], []

@@ -3,20 +3,25 @@
 import dataclasses
 import functools
 import pathlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
+from histojax import files
 from histojax.config import from_values, read_config
 from histojax.data import identity, survey
 from histojax.data.sources import specs, subsets, targets
 from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
+from histojax.imaging import writers
 from histojax.runs.workdirs import newest, stage_folder
 
 # In a workdir: the images that a run knows, see `Known.manifest`.
 MANIFEST = "manifest.json"
+# Landmarks of the images that it has learnt from, by the digest of their pixels.
+LANDMARKS = "landmarks.npz"
 Manifest = dict[str, Any]
 Kept = Mapping[str, Sequence[str]]
 # Parts of a manifest that a run has learnt from, itself or by what it starts from.
@@ -34,11 +39,13 @@ class Known:
             names of the train and val splits of data.source, labelled or not.
         sentence: what it trains on.
         nuclei: what checkpoints keep of their size, px; see `survey.to_meta`.
+        landmarks: of the images that it learns from, and those before.
     """
 
     manifest: Manifest
     sentence: str
     nuclei: Mapping[str, float | None]
+    landmarks: identity.Landmarks
 
 
 def open_split(
@@ -107,6 +114,13 @@ def manifest_of(folder: pathlib.Path) -> Manifest | None:
     return series.meta()["data"] if series.steps() else None
 
 
+def write(known: Known, workdir: pathlib.Path) -> None:
+    """Writes what a new run knows of its data; DiskError where the disk refuses."""
+    with files.atomic_path(workdir / LANDMARKS) as part, part.open("wb") as stream:
+        np.savez_compressed(stream, **known.landmarks)
+    writers.write_json(workdir / MANIFEST, known.manifest)
+
+
 def kept_splits(folder: pathlib.Path) -> Kept | None:
     """{split: names} that the run in a folder was trained with; None before it has begun."""
     known = manifest_of(folder)
@@ -118,12 +132,19 @@ def seen_by(manifest: Manifest) -> list[Entry]:
     return [entry for part in _LEARNT for entry in manifest.get(part, [])]
 
 
-def known_data(config: ConfigDict, *, kept: Kept | None, before: Sequence[Entry] = ()) -> Known:
+def known_data(
+    config: ConfigDict,
+    *,
+    kept: Kept | None,
+    before: Sequence[Entry] = (),
+    landmarks: identity.Landmarks | None = None,
+) -> Known:
     """Reads all images and labels of a run, and checks that none that it trains on is scored.
 
     Args:
         kept: as in `open_split`.
         before: images that were seen by the runs that it starts from.
+        landmarks: of these; None where near copies are not searched for, as in a run that goes on.
 
     Raises:
         UserError: labels that cannot be meant, or an image of val that is seen in training.
@@ -150,7 +171,11 @@ def known_data(config: ConfigDict, *, kept: Kept | None, before: Sequence[Entry]
         "train": sorted(open_split(plain, "train", kept=kept).names),
         "val": sorted(val.names),
     }
-    check_held_out(val, manifest, config)
+    marks = dict(landmarks or {})
+    if landmarks is not None:
+        for name in ("train", *others):
+            marks |= identity.landmarks_of(sources[name], manifest[name])
+    check_held_out(val, manifest, config, marks)
     parts = {"train": train, "val": val}
     found = {
         split: survey.survey(part, f"{config.data.source} ({split})", needs_labels=needs_labels)
@@ -161,58 +186,74 @@ def known_data(config: ConfigDict, *, kept: Kept | None, before: Sequence[Entry]
     scale = "unknown scale" if train.mpp is None else f"{train.mpp:g} um/px"
     left_out = f"; left out: {', '.join(train.left_out)}" if train.left_out else ""
     sentence = f"trains on {trains}, validates on {found['val'].words()}, {scale}{left_out}"
-    return Known(manifest, sentence, survey.to_meta(found["train"]))
+    return Known(manifest, sentence, survey.to_meta(found["train"]), marks)
 
 
-def check_held_out(val: Source, manifest: Manifest, config: ConfigDict) -> None:
-    """Refuses a val split that a run was trained on, by name, pixels or patient."""
+def landmarks_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
+    """The landmarks that the run in a folder keeps of what it has learnt from."""
+    path = folder / LANDMARKS
+    if not path.is_file():
+        return {}
+    with np.load(path) as kept:
+        return dict(kept)
+
+
+def check_held_out(
+    val: Source, manifest: Manifest, config: ConfigDict, landmarks: identity.Landmarks
+) -> None:
+    """Refuses a val split that a run was trained on; `landmarks` are of what it learns from."""
+    entries = identity.entries_of(val)
+    own = identity.landmarks_of(val, entries) if landmarks else {}
     identity.check_unseen(
-        identity.entries_of(val),
+        entries,
         seen_by(manifest),
+        landmarks=(own, landmarks),
         what=f"of the val split of {config.data.source}",
         remedy="take them out of one of the two, by splits.json or in the data",
     )
 
 
 def seen_in(
-    scored: Source, known: Sequence[Manifest], *, one_set: bool, allowed: bool
+    scored: Source, folders: Iterable[pathlib.Path], *, one_set: bool, allowed: bool
 ) -> dict[str, str]:
     """{name of an image to score: how one that a run has seen is the same}.
 
     Args:
-        known: manifests of all the runs that are scored.
+        folders: of all the runs that are scored.
         one_set: whether the images are of the data that these were trained on.
         allowed: whether such images may be scored.
 
     Raises:
         UserError: they may not, and there are some.
     """
-    entries = identity.entries_of(scored)
-    seen = [entry for manifest in known for entry in seen_by(manifest)]
+    entries, seen = identity.entries_of(scored), []
+    kept: dict[str, np.ndarray] = {}
+    for folder in folders:
+        seen += seen_by(manifest_of(folder) or {})
+        kept |= landmarks_in(folder)
+    own = identity.landmarks_of(scored, entries) if kept else {}
+    options: dict[str, Any] = {"one_set": one_set, "landmarks": (own, kept)}
     if not allowed:
-        identity.check_unseen(
-            entries,
-            seen,
-            one_set=one_set,
-            what="to score",
-            remedy="score others, or give --allow_seen, which marks them in all results",
-        )
-    return identity.seen_among(entries, seen, one_set=one_set)
+        remedy = "score others, or give --allow_seen, which marks them in all results"
+        identity.check_unseen(entries, seen, what="to score", remedy=remedy, **options)
+    return identity.seen_among(entries, seen, **options)
 
 
-def check_same(known: Manifest, now: Manifest, workdir: pathlib.Path) -> None:
-    """Refuses data that has changed since a run began, with the list."""
-    found = [
+def unchanged(known: Manifest, found: Known, workdir: pathlib.Path) -> Known:
+    """What a run knew as it began, if the data are the same; UserError with the list of changes."""
+    now = found.manifest
+    listed = [
         f"{part}: {change}"
         for part in (*_LEARNT[:-1], "val")
         for change in identity.changes(known.get(part, []), now.get(part, []))
     ]
-    if found:
-        more = f"; and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
+    if listed:
+        more = f"; and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""
         raise UserError(
-            f"the data of {workdir} has changed since the run began ({'; '.join(found[:_LISTED])}"
+            f"the data of {workdir} has changed since the run began ({'; '.join(listed[:_LISTED])}"
             f"{more}): put it back, or train in a new --workdir"
         )
+    return dataclasses.replace(found, manifest=known)
 
 
 def without_extra(config: ConfigDict) -> ConfigDict:

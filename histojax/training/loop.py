@@ -22,7 +22,6 @@ from histojax.config import claim_workdir, to_values
 from histojax.data import pipeline, stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.imaging import writers
 from histojax.runs import checkpoint, run_data, workdirs
 from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage
@@ -106,9 +105,10 @@ class Training:
         begun = run_data.manifest_of(workdir)
         if known is None:
             kept = None if begun is None else begun["splits"]
-            known = run_data.known_data(config, kept=kept)
+            marks: dict[str, Any] | None = {} if begun is None else None
+            known = run_data.known_data(config, kept=kept, landmarks=marks)
             if begun is not None:
-                run_data.check_same(begun, known.manifest, workdir)
+                known = run_data.unchanged(begun, known, workdir)
         say(f"{config.name}: {known.sentence}")
         kept = known.manifest["splits"]
         source, held_out, fits = _open_data(config, stage, self._last if resumed else None, kept)
@@ -125,7 +125,7 @@ class Training:
         # Only now, so that a workdir stays free for another config until nothing refuses this one.
         claim_workdir(config, workdir, same_data=begun is not None)
         if jax.process_index() == 0 and not (workdir / run_data.MANIFEST).exists():
-            writers.write_json(workdir / run_data.MANIFEST, begun or known.manifest)
+            run_data.write(known, workdir)
         # An enhanced image has r times finer pixels than its input.
         factor = config.data.scale if enhances(stage) else 1
         self._meta = {

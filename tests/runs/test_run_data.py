@@ -166,3 +166,22 @@ def test_what_the_start_of_a_run_has_seen_counts_as_seen(trained, tmp_path):
     made.init_from.generator = str(run)
     with pytest.raises(UserError, match=r"1 of the 1 images of the val split of .* were seen in"):
         chain.run(made, tmp_path / "run")
+
+
+@pytest.mark.faults
+def test_a_val_image_that_overlaps_a_training_image_is_refused(tmp_path):
+    root = tmp_path / "data"
+    size = 128
+    image, labels = tiny.tissue(3, 3 * size)
+    for folder in ("images", "instances"):
+        (root / folder).mkdir(parents=True)
+    # A window at (30, 45) from another has 0.766 x 0.648 of it in common.
+    for name, (y, x) in {"a": (0, 0), "b": (2 * size, 2 * size), "c": (30, 45)}.items():
+        part = np.s_[y : y + size, x : x + size]
+        Image.fromarray(image[part]).save(root / "images" / f"{name}.png")
+        Image.fromarray(labels[part].astype(np.uint16)).save(root / "instances" / f"{name}.png")
+    (root / "splits.json").write_text(json.dumps({"train": ["a", "b"], "val": ["c"]}))
+    with pytest.raises(UserError, match=r"'c' shows tissue of 'a', on (49|50)% of the smaller one"):
+        run_data.known_data(config(root), kept=None, landmarks={})
+    (root / "splits.json").write_text(json.dumps({"train": ["a", "c"], "val": ["b"]}))
+    assert len(run_data.known_data(config(root), kept=None, landmarks={}).landmarks) == 2
