@@ -316,9 +316,11 @@ def test_the_command_is_recorded_as_it_can_be_typed(monkeypatch):
 
 
 WRITES = """
-import time
+import signal, time
 from absl import logging
 from histojax import cli, files
+# A shell's background jobs start with Ctrl-C ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def main(argv):
     print(logging.get_verbosity(), flush=True)
     with files.atomic_path(argv[1]) as part:

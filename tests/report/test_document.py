@@ -32,7 +32,8 @@ def test_a_picture_without_room_is_named(tmp_path, monkeypatch):
         name="A <b>", size=(1, 1), mpp=None, files={}, nuclei=None, note="<script>", class_names=()
     )
     path, images = tmp_path / "a.html", [(made, picture)]
-    document.write(path, "predictions", title="<i>", lead="", pictures=[picture], images=images)
+    parts = {"images": images, "left": {}, "unsummed": ""}
+    document.write(path, "predictions", title="<i>", lead="", pictures=[picture], **parts)
     page = (tmp_path / "a.html").read_text()
     assert "noise. Left out here to keep the page small." in page
     assert "&lt;script&gt;" in page
