@@ -29,7 +29,15 @@ def test_a_picture_without_room_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(document, "encode", lambda pictures: None)
     picture = Picture("noise.", np.zeros((1, 1, 3)))
     made = SimpleNamespace(
-        name="A <b>", size=(1, 1), mpp=None, files={}, nuclei=None, note="<script>", class_names=()
+        name="A <b>",
+        size=(1, 1),
+        scale=1,
+        mpp=None,
+        files={},
+        nuclei=None,
+        note="<script>",
+        class_names=(),
+        before=False,
     )
     path, images = tmp_path / "a.html", [(made, picture)]
     parts = {"images": images, "left": {}, "unsummed": ""}
