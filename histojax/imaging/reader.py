@@ -20,7 +20,7 @@ import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import conversion, formats, tiff
+from histojax.imaging import conversion, formats, tiff, tiling
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
@@ -41,9 +41,12 @@ class RegionReader(contextlib.ExitStack):
         path: the file.
         height, width: size in pixels, after EXIF or TIFF orientation.
         mpp: micrometres per pixel as the file states it, or None; never guessed.
+        page, mpp_from: which page is the image, and where its scale is stated.
         orientation: the EXIF or TIFF tag by which the stored pixels were turned, 1 for upright.
         segments: of a TIFF, closed with it.
     """
+
+    page, mpp_from = "page 1 of 1", "none"
 
     def __init__(
         self,
@@ -84,7 +87,7 @@ class ResampledReader:
     region does not depend on how the image is cut, to within rounding.
     """
 
-    def __init__(self, reader: RegionReader, factor: float):
+    def __init__(self, reader: tiling.RegionReader, factor: float):
         self._reader, self._factor = reader, factor
         self.height = max(1, round(reader.height * factor))
         self.width = max(1, round(reader.width * factor))
