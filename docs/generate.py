@@ -18,7 +18,7 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by docs/generate.py; edit the code and run it again. -->\n"
-CORE = ("main", "evaluate", "predict", "compare", "prepare", "masks", "synthesize")
+CORE = ("main", "evaluate", "predict", "compare", "prepare", "masks", "synthesize", "inspect")
 # Name of an assigned or returned group in configs/ -> the groups of a config that it fills.
 GROUPS = {"network": ("generator", "segmenter", "discriminator")}
 # Share of the configs in which a field has one value: the page lists that value once.
@@ -312,7 +312,7 @@ def commands_page() -> str:
         "Paths may begin with `~`, also inside a SPEC.",
         "A failure that you can mend ends in one sentence and exit status 2.",
         "Ctrl-C ends a command with status 130, SIGTERM with 143.\n",
-        "After `pip install .` the first seven are also `histojax train` (for `histojax.main`),",
+        "After `pip install .` the first eight are also `histojax train` (for `histojax.main`),",
         "`histojax evaluate`, `histojax predict` and so on.",
         "Commands of `launch` need a clone of the repository.\n",
     ]

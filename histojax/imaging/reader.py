@@ -21,7 +21,7 @@ import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import conversion, formats, mpp, tiff
+from histojax.imaging import conversion, formats, mpp, tiff, tiling
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
@@ -96,7 +96,7 @@ class ResampledReader:
     region does not depend on how the image is cut, to within rounding.
     """
 
-    def __init__(self, reader: RegionReader, factor: float):
+    def __init__(self, reader: tiling.RegionReader, factor: float):
         self._reader, self._factor = reader, factor
         self.height = max(1, round(reader.height * factor))
         self.width = max(1, round(reader.width * factor))

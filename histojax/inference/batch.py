@@ -13,9 +13,9 @@ from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import reader
-from histojax.inference import prediction, record, tiled
+from histojax.inference import prediction, record, scale, tiled
 from histojax.inference.prediction import RECORD, Prediction
-from histojax.inference.scale import Estimate, agreed
+from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.report import pages
 from histojax.runs import workdirs
@@ -230,14 +230,15 @@ def _sizes(
         given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
         return dict.fromkeys(files, given)
     found: dict[pathlib.Path, Estimate] = {}
-    for path in files if knows else ():
+    estimate = scale.estimator(run) if knows else None
+    for path in files if estimate is not None else ():
         # An image that cannot be read is refused when its turn comes.
         with (
             contextlib.suppress(UserError),
             reader.open_image(path, max_pixels=max_pixels) as image,
         ):
             unknown = trained is None or (mpp is None and image.mpp is None)
-            if unknown and (estimate := prediction.estimated(run, image)) is not None:
-                found[path] = estimate
-    together = agreed(list(found.values())) if found else None
-    return dict.fromkeys(found, together) if together is not None and together.sure else found
+            if unknown:
+                found[path] = estimate(image)
+    together = scale.agreed(list(found.values()))
+    return dict.fromkeys(found, together) if together.sure else found

@@ -289,11 +289,6 @@ def _as_it_is(run: workdirs.Run, mpp: float | None, estimate: Estimate | None) -
     return said if estimate is None else f"{said}; its nuclei do not tell: {estimate.reason}"
 
 
-def estimated(run: workdirs.Run, image: tiling.RegionReader) -> Estimate | None:
-    """The median diameter of an image's nuclei, None where the run does not know its own."""
-    return None
-
-
 def preview(
     path: pathlib.Path, made: Prediction, *, max_pixels: int = reader.MAX_PIXELS
 ) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
-from histojax.inference import batch, prediction, tiled
+from histojax.inference import batch, scale, tiled
 from histojax.inference.scale import Estimate
 from histojax.runs import workdirs
 from tests import tiny
@@ -274,11 +274,11 @@ def test_an_unknown_scale_is_estimated_once(finder, tmp_path, monkeypatch):
     two_fields(tmp_path / "in")
     asked = []
 
-    def estimated(run, image):
+    def estimated(image):
         asked.append(image.path.name)
         return sure(24) if image.path.name == "a.png" else sure(6)
 
-    monkeypatch.setattr(prediction, "estimated", estimated)
+    monkeypatch.setattr(scale, "estimator", lambda run: estimated)
     first = notes(tmp_path)
     assert first == [
         "nuclei of 24 px (23 to 25 px, estimated from 50); nuclei found resampled by 0.5 to the "
@@ -307,12 +307,9 @@ def test_fields_that_agree_share_one_estimate(finder, tmp_path, monkeypatch):
     two_fields(tmp_path / "in")
     few = Estimate(20, 10, 40, 3, False, "only 3 nuclei")
     found = {"a.png": sure(24), "b.png": few}
-    monkeypatch.setattr(prediction, "estimated", lambda run, image: found[image.path.name])
-    monkeypatch.setattr(
-        batch, "agreed", lambda estimates: sure(24, sum(e.nuclei for e in estimates))
-    )
-    assert all("estimated from 53" in note for note in notes(tmp_path))
-    monkeypatch.setattr(batch, "agreed", lambda estimates: few)
+    monkeypatch.setattr(scale, "estimator", lambda run: lambda image: found[image.path.name])
+    assert all("estimated from 50" in note for note in notes(tmp_path))
+    monkeypatch.setattr(scale, "agreed", lambda estimates: few)
     made = notes(tmp_path, overwrite=True)
     assert "estimated from 50" in made[0]
     assert made[1].endswith("its nuclei do not tell: only 3 nuclei")
