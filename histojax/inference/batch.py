@@ -230,8 +230,10 @@ def _sizes(
         given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
         return dict.fromkeys(files, given)
     found: dict[pathlib.Path, Estimate] = {}
-    estimate = scale.estimator(run) if knows else None
-    for path in files if estimate is not None else ():
+    if not (knows and files):
+        return found
+    estimate = scale.estimator(run)
+    for path in files:
         # An image that cannot be read is refused when its turn comes.
         with (
             contextlib.suppress(UserError),

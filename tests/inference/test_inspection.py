@@ -117,7 +117,7 @@ def test_nuclei_are_estimated_by_a_run(field, tmp_path, monkeypatch, capsys):
         (sure, "22.0 px (19.0 to 25.0), because 40 nuclei are the same"),
         (unsure, "not estimated, because it shows no tissue"),
     ):
-        monkeypatch.setattr(inspection.scale, "estimate", lambda run, image, e=estimate: e)
+        monkeypatch.setattr(scale, "estimator", lambda run, e=estimate: lambda image: e)
         inspection.inspect([tmp_path / "a.png"], workdir=tmp_path)
         assert f"nuclei   {words}" in capsys.readouterr().out
     run = tiny.run("generator")
