@@ -102,7 +102,7 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     if nuclei["diameter"] is not None:
         size = "{diameter:.1f} px ({low:.1f} to {high:.1f}), because {reason}"
         size = size if nuclei["sure"] else "perhaps {diameter:.1f} px, not sure because {reason}"
-    fine = "cannot be determined" if factor is None else f"of {2 * factor:.1f} px"
+    fine = "cannot be determined" if factor is None else f"the finest is {2 * factor:.1f} px across"
     if factor is not None and factor >= _BLOWN_UP:
         less = f"{round(height / factor)} x {round(width / factor)} px"
         fine += f": blown up about {factor:.1f} times, or out of focus; enhancing adds nothing, so "
@@ -110,11 +110,13 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     if not isinstance(stains, str):
         hue = "{} {:.2f} {:.2f} {:.2f} ({:.0f} degrees off)"
         stains = ", ".join(hue.format(k, *s["vector"], s["degrees"]) for k, s in stains.items())
-    known = "unknown" if mpp is None else f"{mpp:.4g} um/px"
+    known = f"unknown{facts['mpp_from'].removeprefix('none')}"
+    if mpp is not None:
+        known = f"{mpp:.4g} um/px, stated by {facts['mpp_from']}"
     shares = (name for name in ("tissue", "pen", "blurred") if facts[name] is not None)
     return [
         f"{facts['path']}: {facts['page']}, {height} x {width} px",
-        f"scale    {known}; stated by {facts['mpp_from']}",
+        f"scale    {known}",
         f"nuclei   {size.format(**nuclei)}",
         f"detail   {fine}",
         f"stains   {stains}",
