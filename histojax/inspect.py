@@ -27,7 +27,7 @@ _MAX_PIXELS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and inspects."""
     if len(argv) < 2:
-        raise UserError("no image is named; give images or folders, such as histojax.inspect DIR")
+        raise UserError("no image is named; give images or folders, such as fields/")
     from histojax.inference import inspection
 
     cli.set_up_jax()

@@ -241,6 +241,11 @@ def test_a_truncated_image_in_the_data_is_one_sentence(tmp_path):
 
 
 @pytest.mark.faults
+def test_inspect_refuses_to_look_at_nothing():
+    assert "no image is named" in refused("inspect")
+
+
+@pytest.mark.faults
 def test_evaluate_and_predict_refuse_what_is_no_workdir(tmp_path):
     assert "holds no config.json" in refused("evaluate", f"--workdir={tmp_path}")
     said = refused(

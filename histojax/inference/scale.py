@@ -129,7 +129,7 @@ def ladder(find: Find, image: tiling.RegionReader, side: int = _SIDE) -> list[Ag
 def judged(agreements: Sequence[Agreement], diameter: float) -> Estimate:
     """The estimate from a whole ladder, for a network of this training diameter, px."""
     if not agreements:
-        return _unknown("it shows no tissue")
+        return _unknown(f"none of {_PLACES**2} places in it shows tissue")
     scores = [pair.score(diameter) for pair in agreements]
     at = int(np.argmax(scores))
     best = agreements[at]

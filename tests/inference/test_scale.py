@@ -75,7 +75,10 @@ def test_nothing_is_told_where_there_are_no_nuclei():
     rng = np.random.default_rng(0)
     glass = Image(np.clip(rng.normal(245, 3, (300, 300, 3)), 0, 255).astype(np.uint8))
     stroma = discs([0])
-    for image, reason in ((glass, "it shows no tissue"), (stroma, "no nuclei are found in it")):
+    for image, reason in (
+        (glass, "none of 36 places in it shows tissue"),
+        (stroma, "no nuclei are found in it"),
+    ):
         found = estimate(image)
         assert (found.diameter, found.nuclei, found.sure) == (None, 0, False)
         assert found.reason == reason
@@ -231,3 +234,8 @@ def test_a_nucleus_counts_once_where_windows_overlap():
     for windows, nuclei in (([first], 1), ([first, first], 1), ([first, second], 1)):
         assert len(scale.agreement(windows, windows, 1.0).diameters) == nuclei
     assert len(scale.agreement([second], [second], 1.0).diameters) == 2
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (3, 200), (20, 20)])
+def test_small_images_are_not_sure(shape):
+    assert not estimate(Image(np.full((*shape, 3), 120, np.uint8))).sure
