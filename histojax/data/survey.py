@@ -33,7 +33,7 @@ class Survey:
         images, groups: their numbers.
         nuclei: in the images that were looked at, None where these have no instances.
         share: of the px that is foreground, None without labels.
-        diameter: median of 2 sqrt(area / pi) over nuclei, px.
+        diameter: of nuclei, 2 sqrt(area / pi), px: the median of the images' medians.
         largest: area beyond which an object is no nucleus, px; None for glands.
         looked_at: images that were read for these.
     """
@@ -86,7 +86,8 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     sizes = np.concatenate(areas) if areas else np.empty(0, int)
     if needs_labels:
         _check(where, len(areas), masks, inverted, foreground, len(indices))
-    diameter = float(np.median(2 * np.sqrt(sizes / np.pi))) if sizes.size else None
+    medians = [np.median(2 * np.sqrt(found / np.pi)) for found in areas if found.size]
+    diameter = float(np.median(medians)) if medians else None
     if diameter is not None and not glands:
         _check_size(where, diameter, source.mpp)
     return Survey(

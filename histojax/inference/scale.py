@@ -26,10 +26,10 @@ _BLOCKS, _SIDE = (2, 2), 384
 _PLACES, _GLANCE = 6, 64
 # IoU from which nuclei of two rungs are the same, and F1 from which two rungs agree.
 _SAME, _AGREE = 0.5, 0.6
-_LEAST_NUCLEI, _LEAST_FIELDS = 10, 3
-# Rungs agree best on nuclei so many times as large as in training; others are trusted less, by a
-# standard deviation of the logarithm. From 24 MoNuSeg training fields at seven scales.
-_BEST_SIZE, _TRUST = 1.4, 0.5
+_LEAST_NUCLEI, _LEAST_FIELDS = 6, 3
+# Rungs agree best on nuclei as large as in training; others are trusted less, by a standard
+# deviation of the logarithm.
+_TRUST = 0.5
 # Sizes up to `_NEAR` apart agree; those beyond `_APART` are two answers, of which the second counts
 # from this share of the best score on.
 _NEAR, _APART, _RIVAL = 1.3, 1.5, 0.75
@@ -86,7 +86,7 @@ class Agreement:
         """How far to trust the median, for a network of this training diameter, px."""
         if not len(self.diameters):
             return 0.0
-        off = math.log(self.median * self.factor / (_BEST_SIZE * diameter)) / _TRUST
+        off = math.log(self.median * self.factor / diameter) / _TRUST
         return self.f1**2 * math.sqrt(self.cover) * math.exp(-off * off / 2)
 
 
@@ -156,7 +156,7 @@ def judged(agreements: Sequence[Agreement], diameter: float) -> Estimate:
     ]
     reason = ""
     if at in (0, len(agreements) - 1):
-        limits = [_BEST_SIZE * diameter / factor for factor in (LADDER[-2], LADDER[1])]
+        limits = [diameter / factor for factor in (LADDER[-2], LADDER[1])]
         reason = "it is outside the range of {:.0f} to {:.0f} px".format(*limits)
     elif len(near) == 1 or best.f1 < _AGREE:
         reason = "neighbouring scales do not find the same nuclei"
