@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histojax.data import copies
-from histojax.data.copies import copies_among, shared_area, signature_of
+from histojax.imaging import copies
+from histojax.imaging.copies import copies_among, shared_area, signature_of
 from histojax.tissue import rendering
 
 
