@@ -29,8 +29,6 @@ FREE = (
     "collapse",
     "pretrained.path",
 )
-# Fields that say where data lie.
-_PLACE = re.compile(r"(.*\.)?data\.(source|extra|unlabelled|data_dir)")
 _ABSENT = object()
 
 
@@ -57,6 +55,12 @@ def differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> l
         else:
             found.append(f"{path}: {_brief(before)} -> {_brief(after)}")
     return found
+
+
+def _without_places(values: dict[str, Any]) -> dict[str, Any]:
+    """The values without the folders in which data lie."""
+    text = re.sub(r'folder:[^=,"]*', "folder:", json.dumps(values))
+    return json.loads(re.sub(r'"data_dir": "[^"]*"', '"data_dir": ""', text))
 
 
 def _brief(value: Any) -> str:
@@ -103,9 +107,8 @@ def claim_workdir(config: ConfigDict, workdir: pathlib.Path, *, same_data: bool 
     path = workdir / "config.json"
     values = to_values(config)
     if path.exists():
-        found = differences(read_config(path), values)
-        if same_data:
-            found = [text for text in found if not _PLACE.fullmatch(text.partition(":")[0])]
+        old = read_config(path)
+        found = differences(*(map(_without_places, (old, values)) if same_data else (old, values)))
         if found:
             raise UserError(
                 f"{workdir} was started with another config; use another --workdir or take back: "

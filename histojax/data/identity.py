@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from histojax.data import cores
-from histojax.data.sources.base import Entry, Source
+from histojax.data.sources.base import BLANK, Entry, Source
 from histojax.data.sources.folder import SEEN
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
@@ -19,8 +19,10 @@ from histojax.imaging import copies, writers
 
 _log = logging.getLogger(__name__)
 
-# A bare number says nothing beyond its own set.
-_TELLS_NOTHING = re.compile(r"[\W\d_]*")
+# Words that say nothing about an image beyond its own set, as numbers and short words do.
+_COMMON = {"image", "img", "tile", "patch", "crop", "field", "fov", "case", "slide", "scan", "roi"}
+_COMMON |= {"patient", "sample", "frame", "region", "mask", "train", "val", "test", "tissue"}
+_BUILT_IN = "synthetic-"
 Entries = Sequence[Entry]
 # `copies.signature_of` images by the digest of their pixels.
 Landmarks = Mapping[str, Any]
@@ -31,14 +33,12 @@ _found: dict[str, np.ndarray | None] = {}
 
 def entries_of(source: Source) -> list[Entry]:
     """The images of a source, each name once: name, group, and digests of image and labels."""
-    first: dict[str, int] = {}
-    for index, name in enumerate(source.names):  # a mixture holds an image several times
-        first.setdefault(name, index)
+    places = _places(source)
     with concurrent.futures.ThreadPoolExecutor(len(cores.usable())) as pool:
-        digests = pool.map(source.digests, first.values())
+        digests = pool.map(source.digests, places.values())
         return [
             {"name": name, "group": source.groups[index], "image": image, "labels": labels}
-            for (name, index), (image, labels) in zip(first.items(), digests, strict=True)
+            for (name, index), (image, labels) in zip(places.items(), digests, strict=True)
         ]
 
 
@@ -47,13 +47,19 @@ def landmarks_of(source: Source, entries: Entries) -> dict[str, np.ndarray]:
 
     There are none of built-in tissue, of blank images, and of sets too large to be searched.
     """
-    drawn = all(entry["name"].startswith("synthetic-") for entry in entries)
-    if drawn or len(entries) > _MOST_SEARCHED:
+    if all(entry["name"].startswith(_BUILT_IN) for entry in entries):
         return {}
-    for entry in entries:
+    if len(entries) > _MOST_SEARCHED:
+        _log.warning("%d images are too many, so near copies are not looked for", len(entries))
+        return {}
+    places = _places(source)
+
+    def find(entry: Entry) -> None:
         if entry["image"] not in _found:
-            image = source[source.names.index(entry["name"])]["hr"]
-            _found[entry["image"]] = copies.signature_of(image)
+            _found[entry["image"]] = copies.signature_of(source[places[entry["name"]]]["hr"])
+
+    with concurrent.futures.ThreadPoolExecutor(len(cores.usable())) as pool:
+        list(pool.map(find, entries))
     signatures = {entry["image"]: _found[entry["image"]] for entry in entries}
     return {digest: found for digest, found in signatures.items() if found is not None}
 
@@ -68,18 +74,14 @@ def seen_among(
     """{name of a scored image: how one that was seen in training is the same, a clause}.
 
     They are the same by pixels, by name, by patient, or by the tissue that they show. Names and
-    groups of other data are compared where they say more than a number; `one_set`: both are known
+    groups of other data are compared where they say more than "image_12"; `one_set`: both are known
     to be of the same data. `landmarks` are those of scored and of seen images, as far as known.
     """
-    pixels = {entry["image"]: entry for entry in seen}
+    # Images of one colour are all alike.
+    pixels = {entry["image"]: entry for entry in seen if not entry["image"].startswith(BLANK)}
     one_set = one_set or any(entry["image"] in pixels for entry in scored)
-
-    def telling(text: str) -> bool:
-        # Built-in tissue of one name is drawn anew for each seed.
-        return not text.startswith("synthetic-") and (one_set or not _TELLS_NOTHING.fullmatch(text))
-
-    names = {entry["name"]: entry for entry in seen if telling(entry["name"])}
-    groups = {_patient(entry): entry for entry in seen if telling(_patient(entry))}
+    names = {entry["name"]: entry for entry in seen if _tells(entry["name"], one_set)}
+    groups = {_patient(entry): entry for entry in seen if _tells(_patient(entry), one_set)}
     near = _near_copies(scored, seen, *landmarks)
     found = {}
     for entry in scored:
@@ -94,39 +96,14 @@ def seen_among(
     return found
 
 
-def _near_copies(
-    scored: Entries, seen: Entries, first: Landmarks, second: Landmarks
-) -> dict[str, str]:
-    ones = [entry for entry in scored if entry["image"] in first]
-    others = [entry for entry in seen if entry["image"] in second]
-    if len(ones) * len(others) > copies.MOST_PAIRS:
-        _log.warning(
-            "%d x %d images are too many to search for near copies", len(ones), len(others)
-        )
-        return {}
-    pairs = copies.copies_among(
-        [first[entry["image"]] for entry in ones], [second[entry["image"]] for entry in others]
-    )
-    return {
-        ones[i]["name"]: f"shows tissue of {others[j]['name']!r}, on {share:.0%} of the smaller one"
-        for i, j, share in pairs
-    }
-
-
-def check_unseen(scored: Entries, seen: Entries, *, what: str, remedy: str, **options: Any) -> None:
-    """Refuses images that are to be scored and were seen in training; see `seen_among`.
-
-    Args:
-        what: begins the sentence, such as "of the val split".
-        remedy: ends it.
-        options: as in `seen_among`.
-    """
-    if found := seen_among(scored, seen, **options):
+def refuse(found: Mapping[str, str], count: int, what: str, remedy: str) -> None:
+    """Refuses what `seen_among` found among `count` images, such as those `what`="to score"."""
+    if found:
         name, how = next(iter(found.items()))
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise UserError(
-            f"{len(found)} of the {len(scored)} images {what} were seen in training ({name!r} "
-            f"{how}{more}): {remedy}"
+            f"{len(found)} of the {count} images {what} were seen in training ({name!r} {how}"
+            f"{more}): {remedy}"
         )
 
 
@@ -138,7 +115,7 @@ def changes(known: Entries, now: Entries) -> list[str]:
     for name, entry in before.items():
         fields = ("group", "image", "labels") if name in after else ()
         different = [field for field in fields if entry[field] != after[name][field]]
-        found += [f"{' and '.join(different)} of {name!r}"] if different else []
+        found += [f"{' and '.join(different)} of {name!r} changed"] if different else []
     return found
 
 
@@ -152,9 +129,45 @@ def read_seen(folder: pathlib.Path) -> list[Entry]:
     """What `write_seen` said in a folder, or in the one above; empty where it said nothing."""
     for place in (folder, folder.parent):
         if (path := place / SEEN).is_file():
-            return json.loads(path.read_text(encoding="utf-8"))["images"]
+            try:
+                return list(json.loads(path.read_text(encoding="utf-8"))["images"])
+            except (ValueError, KeyError, TypeError) as error:
+                raise UserError(f"{path} is damaged ({error}): make its folder again") from error
     return []
+
+
+def _near_copies(
+    scored: Entries, seen: Entries, first: Landmarks, second: Landmarks
+) -> dict[str, str]:
+    ones = [entry for entry in scored if entry["image"] in first]
+    others = list({entry["image"]: entry for entry in seen if entry["image"] in second}.values())
+    if len(ones) * len(others) > copies.MOST_PAIRS:
+        _log.warning("%d x %d images are too many to look for copies", len(ones), len(others))
+        return {}
+    pairs = copies.copies_among(
+        [first[entry["image"]] for entry in ones], [second[entry["image"]] for entry in others]
+    )
+    return {
+        ones[i]["name"]: f"shows tissue of {others[j]['name']!r}, on {share:.0%} of the smaller one"
+        for i, j, share in pairs
+    }
+
+
+def _places(source: Source) -> dict[str, int]:
+    """{name: index}, the first of each: a mixture holds an image several times."""
+    places: dict[str, int] = {}
+    for index, name in enumerate(source.names):
+        places.setdefault(name, index)
+    return places
 
 
 def _patient(entry: Entry) -> str:
     return tcga_patient(entry["group"]) or tcga_patient(entry["name"]) or entry["group"]
+
+
+def _tells(text: str, one_set: bool) -> bool:
+    """Whether a name or group says which image or patient it is."""
+    if text.startswith(_BUILT_IN):  # drawn anew for each seed
+        return False
+    words = re.findall(r"[^\W\d_]{3,}", text.lower())
+    return one_set or any(word.rstrip("s") not in _COMMON for word in words)

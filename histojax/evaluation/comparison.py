@@ -85,7 +85,12 @@ def compare(
             say(f"{entry.label}: scoring the {split} split")
             place = output / "scores" / entry.label
             scores.score_workdir(
-                entry.workdir, split=split, output=place, like=reference, allow_seen=True
+                entry.workdir,
+                split=split,
+                output=place,
+                like=reference,
+                kept=kept,
+                allow_seen=True,
             )
             images = read_per_image(place / "per_image.csv")
         config = entry.config

@@ -49,6 +49,7 @@ def score_workdir(
     max_shift: float | None = None,
     output: pathlib.Path | None = None,
     like: ConfigDict | None = None,
+    kept: run_data.Kept | None = None,
     allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
@@ -61,7 +62,8 @@ def score_workdir(
         max_pixels: largest image of a folder, px; default the run's own.
         max_shift: how far a real lr image may lie off its hr image, hr px; default the run's own.
         output: default workdir/evaluation.
-        like: a config of the same scale, whose data, degradation and seed replace the run's own.
+        like: a config of the same scale, whose data, degradation and seed replace the run's own,
+            with its splits `kept`.
         allow_seen: whether to score images that were seen in training, which are marked.
 
     Returns:
@@ -76,7 +78,8 @@ def score_workdir(
         config.data.max_pixels = max_pixels
     needs_masks = any(segments(run.stage) for run in folders.values())
     own = config.data.source == last.config.data.source
-    kept = last.meta["data"]["splits"] if own else None
+    if like is None:
+        kept = last.meta["data"]["splits"] if own else None
     fields = ("instances",) if needs_masks else ()
     source = run_data.open_split(config, split, fields=fields, kept=kept)
     if source.left_out:
@@ -89,8 +92,11 @@ def score_workdir(
     seen = run_data.seen_in(source, places, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if own and split == "val":
         now = identity.entries_of(source)
-        for change in identity.changes(last.meta["data"]["val"], now)[:3]:
-            logging.warning("%s has changed since training: %s", config.data.source, change)
+        if changed := identity.changes(last.meta["data"]["val"], now):
+            few = "; ".join(changed[:3]) + (
+                f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+            )
+            logging.warning("%s has changed since training: %s", config.data.source, few)
     if enhancer != "none":
         shift = config.data.max_shift if max_shift is None else max_shift
         check_registration(source, config.data.scale, shift)

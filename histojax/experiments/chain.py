@@ -51,8 +51,9 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             for name, folder in folders.items()
             if checkpoint.Series(folder / "checkpoints" / "last").steps()
         }
-        check.rehearse(ordered, resumed)
-        known = data.study(ordered, folders)
+        kept = data.kept_splits(ordered, folders)
+        check.rehearse(ordered, resumed, kept)
+        known = data.study(ordered, folders, kept)
         for stage in ordered:
             # A run that goes on has the fit of its stain target, whose image may be gone.
             if stage.name not in resumed:

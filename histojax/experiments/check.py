@@ -22,10 +22,14 @@ from histojax.training import loop
 from histojax.training.validation import crop_step, fitting_crop
 
 
-def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None:
+def rehearse(
+    ordered: list[ConfigDict],
+    resumed: Set[str] = frozenset(),
+    kept: Mapping[str, run_data.Kept | None] | None = None,
+) -> None:
     """Goes through all stages, earliest first, by shape alone, and through their data.
 
-    `resumed` names the stages that resume from a checkpoint.
+    `resumed` names the stages that resume from a checkpoint; `kept` has their splits.
 
     Raises:
         UserError: a config value that a stage refuses, a run that it cannot start from, or data
@@ -47,7 +51,7 @@ def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None
         own = workdirs.without_pretrained(config) if config.name in resumed else config
         stage = build_stage(own, initial_variables(config, variables_of))
         state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
-        _check_data(config, stage, registered)
+        _check_data(config, stage, registered, (kept or {}).get(config.name))
         _check_steps(config, stage, state)
         shapes[config.name] = {
             name: jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), state.variables(name))
@@ -55,10 +59,16 @@ def rehearse(ordered: list[ConfigDict], resumed: Set[str] = frozenset()) -> None
         }
 
 
-def _check_data(config: ConfigDict, stage: Stage, registered: set[tuple[Any, ...]]) -> None:
+def _check_data(
+    config: ConfigDict,
+    stage: Stage,
+    registered: set[tuple[Any, ...]],
+    kept: run_data.Kept | None,
+) -> None:
     """Opens both splits; `registered` names those whose pairs were checked for an earlier stage."""
     for split in ("train", "val"):
-        source = run_data.open_split(config, split, fields=stage.fields, crop=config.data.crop)
+        crop = config.data.crop
+        source = run_data.open_split(config, split, fields=stage.fields, crop=crop, kept=kept)
         wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
         spec = example_spec(source, config.data, wanted, augment=split == "train")
         if "pyramid" in config:

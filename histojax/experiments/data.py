@@ -10,22 +10,29 @@ from histojax.data.sources.base import Entry
 from histojax.runs import run_data, workdirs
 
 
-def study(
+def kept_splits(
     ordered: list[ConfigDict], folders: Mapping[str, pathlib.Path]
-) -> dict[str, run_data.Known]:
-    """What each stage knows of its data; `folders` are those of the stages, by name.
+) -> dict[str, run_data.Kept | None]:
+    """{stage: splits that it was trained with, or an earlier stage of its data}; None: neither."""
+    own = {stage.name: run_data.kept_splits(folders[stage.name]) for stage in ordered}
+    first = {
+        stage.data.source: kept
+        for stage in reversed(ordered)
+        if (kept := own[stage.name]) is not None
+    }
+    return {stage.name: own[stage.name] or first.get(stage.data.source) for stage in ordered}
 
-    A folder of images without splits.json keeps the splits that the first stage was trained with.
+
+def study(
+    ordered: list[ConfigDict],
+    folders: Mapping[str, pathlib.Path],
+    kept: Mapping[str, run_data.Kept | None],
+) -> dict[str, run_data.Known]:
+    """What each stage knows of its data, by name, as are their `folders` and `kept_splits`.
 
     Raises:
         UserError: data that cannot be trained on, or that has changed since a stage began.
     """
-    begun = {name: run_data.manifest_of(folder) for name, folder in folders.items()}
-    first = {
-        stage.data.source: known["splits"]
-        for stage in reversed(ordered)
-        if (known := begun[stage.name]) is not None
-    }
     found: dict[str, run_data.Known] = {}
     for stage in ordered:
         before: list[Entry] = []
@@ -38,10 +45,9 @@ def study(
                 place = workdirs.stage_folder(pathlib.Path(start).expanduser())
                 before += run_data.seen_by(run_data.manifest_of(place) or {})
                 marks |= run_data.landmarks_in(place)
-        known = begun[stage.name]
-        kept = first.get(stage.data.source) if known is None else known["splits"]
+        known = run_data.manifest_of(folders[stage.name])
         search = marks if known is None else None
-        now = run_data.known_data(stage, kept=kept, before=before, landmarks=search)
+        now = run_data.known_data(stage, kept=kept[stage.name], before=before, landmarks=search)
         if known is not None:
             now = run_data.unchanged(known, now, folders[stage.name])
         found[stage.name] = now

@@ -57,9 +57,9 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     known = labeling.fitted_parameters(run)
     if known is not None:
         return known
-    manifest = run.meta["data"]
-    source = run_data.open_split(config, "val", fields=("instances",), kept=manifest["splits"])
-    run_data.check_held_out(source, manifest, config, {})
+    kept = run.meta["data"]["splits"]
+    source = run_data.open_split(config, "val", fields=("instances",), kept=kept)
+    run_data.seen_in(source, [run.workdir], one_set=True, allowed=False)
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
     network = tiled.predictor(run)
     maps, truths = [], []

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import pathlib
+import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -34,9 +35,10 @@ class Known:
     """What a run knows of its data before its first step.
 
     Attributes:
-        manifest: lists of entries (see `identity.entries_of`) "train", "val", "unlabelled",
-            "extra", and "before", which were seen by what the run starts from; "splits" holds the
-            names of the train and val splits of data.source, labelled or not.
+        manifest: lists of entries (see `identity.entries_of`) "train", "val", where there are any
+            "unlabelled" and "extra", and "before", seen by what the run starts from; "splits" has
+            the names of the train and val splits of data.source, labelled or not, and "kind" mpp,
+            classes and objects.
         sentence: what it trains on.
         nuclei: what checkpoints keep of their size, px; see `survey.to_meta`.
         landmarks: of the images that it learns from, and those before.
@@ -151,8 +153,11 @@ def known_data(
     """
     plain, needs_labels = without_extra(config), "segmenter" in config or "pyramid" in config
     fields = ("instances",) if needs_labels else ()
-    train, val = (open_split(plain, split, fields=fields, kept=kept) for split in ("train", "val"))
-    others = {}
+    with plain.ignore_type():
+        plain.data.labelled = 1.0
+    whole, val = (open_split(plain, split, fields=fields, kept=kept) for split in ("train", "val"))
+    train = subsets.labelled_part(whole, config.data.labelled, config.seed)
+    others: dict[str, Source] = {}
     if config.data.unlabelled:
         others["unlabelled"] = open_unlabelled(config, kept=kept)
     if config.data.extra:
@@ -165,18 +170,16 @@ def known_data(
     for source in (train, *others.values()):
         unique |= {(entry["name"], entry["image"]): entry for entry in source.seen}
     manifest["before"] = list(unique.values())
-    with plain.ignore_type():
-        plain.data.labelled = 1.0
-    manifest["splits"] = {
-        "train": sorted(open_split(plain, "train", kept=kept).names),
-        "val": sorted(val.names),
-    }
-    marks = dict(landmarks or {})
+    parts = {"train": whole, "val": val}
+    manifest["splits"] = {name: sorted(set(part.names)) for name, part in parts.items()}
+    manifest["kind"] = {"mpp": train.mpp, "classes": list(train.classes), "objects": train.objects}
+    marks, own = dict(landmarks or {}), {}
     if landmarks is not None:
+        own = identity.landmarks_of(val, manifest["val"])
         for name in ("train", *others):
             marks |= identity.landmarks_of(sources[name], manifest[name])
-    check_held_out(val, manifest, config, marks)
-    parts = {"train": train, "val": val}
+    _check_held_out(manifest, (own, marks), config.data.source)
+    parts["train"] = train
     found = {
         split: survey.survey(part, f"{config.data.source} ({split})", needs_labels=needs_labels)
         for split, part in parts.items()
@@ -194,23 +197,29 @@ def landmarks_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
     path = folder / LANDMARKS
     if not path.is_file():
         return {}
-    with np.load(path) as kept:
-        return dict(kept)
+    try:
+        with np.load(path) as kept:
+            return dict(kept)
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise UserError(
+            f"{path} is damaged ({error}): remove it, and near copies of these images are no "
+            "longer found"
+        ) from error
 
 
-def check_held_out(
-    val: Source, manifest: Manifest, config: ConfigDict, landmarks: identity.Landmarks
+def _check_held_out(
+    manifest: Manifest, landmarks: tuple[identity.Landmarks, identity.Landmarks], spec: str
 ) -> None:
-    """Refuses a val split that a run was trained on; `landmarks` are of what it learns from."""
-    entries = identity.entries_of(val)
-    own = identity.landmarks_of(val, entries) if landmarks else {}
-    identity.check_unseen(
-        entries,
-        seen_by(manifest),
-        landmarks=(own, landmarks),
-        what=f"of the val split of {config.data.source}",
-        remedy="take them out of one of the two, by splits.json or in the data",
-    )
+    """Refuses a val split that is trained on, or that what the run starts from has seen."""
+    what, val = f"of the val split of {spec}", manifest["val"]
+    own = manifest["train"] + manifest.get("unlabelled", [])
+    found = identity.seen_among(val, own, one_set=True, landmarks=landmarks)
+    remedy = "take them out of one of the two, by splits.json or in the data"
+    identity.refuse(found, len(val), what, remedy)
+    others = manifest.get("extra", []) + manifest["before"]
+    found = identity.seen_among(val, others, landmarks=landmarks)
+    remedy = "name other images in data.extra, start from another run, or move them to train"
+    identity.refuse(found, len(val), what, remedy)
 
 
 def seen_in(
@@ -232,17 +241,19 @@ def seen_in(
         seen += seen_by(manifest_of(folder) or {})
         kept |= landmarks_in(folder)
     own = identity.landmarks_of(scored, entries) if kept else {}
-    options: dict[str, Any] = {"one_set": one_set, "landmarks": (own, kept)}
+    found = identity.seen_among(entries, seen, one_set=one_set, landmarks=(own, kept))
     if not allowed:
         remedy = "score others, or give --allow_seen, which marks them in all results"
-        identity.check_unseen(entries, seen, what="to score", remedy=remedy, **options)
-    return identity.seen_among(entries, seen, **options)
+        identity.refuse(found, len(entries), "to score", remedy)
+    return found
 
 
 def unchanged(known: Manifest, found: Known, workdir: pathlib.Path) -> Known:
     """What a run knew as it began, if the data are the same; UserError with the list of changes."""
     now = found.manifest
-    listed = [
+    kinds = known["kind"].items()
+    listed = [f"{k}: {v} -> {now['kind'][k]}" for k, v in kinds if now["kind"][k] != v]
+    listed += [
         f"{part}: {change}"
         for part in (*_LEARNT[:-1], "val")
         for change in identity.changes(known.get(part, []), now.get(part, []))
@@ -253,7 +264,7 @@ def unchanged(known: Manifest, found: Known, workdir: pathlib.Path) -> Known:
             f"the data of {workdir} has changed since the run began ({'; '.join(listed[:_LISTED])}"
             f"{more}): put it back, or train in a new --workdir"
         )
-    return dataclasses.replace(found, manifest=known)
+    return dataclasses.replace(found, manifest=known, landmarks=landmarks_in(workdir))
 
 
 def without_extra(config: ConfigDict) -> ConfigDict:

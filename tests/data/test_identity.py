@@ -1,6 +1,8 @@
 import json
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from histojax.data import identity
 from histojax.data.sources import specs
@@ -17,7 +19,7 @@ def entry(name, group=None, image=None, labels="l"):
     ("scored", "seen", "how"),
     [
         (entry("b", image="x"), entry("a", image="x"), "has the pixels of 'a'"),
-        (entry("scan7", image="y"), entry("scan7", image="x"), "is there under the same name"),
+        (entry("liver7", image="y"), entry("liver7", image="x"), "is there under the same name"),
         (
             entry("TCGA-AA-0001-01Z-DX2", "TCGA-AA-0001"),
             entry("TCGA-AA-0001-01Z-DX1", "TCGA-AA-0001"),
@@ -29,7 +31,7 @@ def entry(name, group=None, image=None, labels="l"):
             entry("monuseg-TCGA-AA-0001-01Z", "monuseg-TCGA-AA-0001-01Z"),
             "is of 'TCGA-AA-0001', as",
         ),
-        (entry("p1_b", "p1"), entry("p1_a", "p1"), "is of 'p1', as 'p1_a' is"),
+        (entry("smith_b", "smith"), entry("smith_a", "smith"), "is of 'smith', as 'smith_a' is"),
     ],
 )
 def test_an_image_is_known_by_pixels_name_or_patient(scored, seen, how):
@@ -38,11 +40,15 @@ def test_an_image_is_known_by_pixels_name_or_patient(scored, seen, how):
     assert found[scored["name"]].startswith(how)
 
 
-def test_a_bare_number_tells_nothing_about_other_data():
-    scored, seen = [entry("12", image="x")], [entry("12", image="y")]
+@pytest.mark.parametrize("name", ["12", "image_012", "Tile-3", "p1", "case7 slide 2"])
+def test_common_names_tell_nothing_about_other_data(name):
+    scored, seen = [entry(name, image="x")], [entry(name, image="y")]
     assert not identity.seen_among(scored, seen)
-    assert list(identity.seen_among(scored, seen, one_set=True)) == ["12"]
-    # One common image shows that both are of one set.
+    assert list(identity.seen_among(scored, seen, one_set=True)) == [name]
+
+
+def test_a_common_image_shows_that_both_are_of_one_set():
+    scored, seen = [entry("12", image="x")], [entry("12", image="y")]
     both = identity.seen_among([*scored, entry("3", image="z")], [*seen, entry("4", image="z")])
     assert list(both) == ["12", "3"]
 
@@ -58,9 +64,10 @@ def test_built_in_tissue_of_another_seed_is_other_tissue():
 
 def test_what_was_seen_is_refused_with_the_number_and_a_name():
     seen = [entry("a"), entry("b")]
+    found = identity.seen_among([*seen, entry("c")], seen, one_set=True)
     with pytest.raises(UserError, match=r"2 of the 3 images to score were seen in training \('a' "):
-        identity.check_unseen([*seen, entry("c")], seen, what="to score", remedy="score others")
-    identity.check_unseen([entry("c")], seen, what="to score", remedy="score others")
+        identity.refuse(found, 3, "to score", "score others")
+    identity.refuse({}, 3, "to score", "score others")
 
 
 def test_changes_are_listed():
@@ -69,8 +76,8 @@ def test_changes_are_listed():
     assert identity.changes(known, now) == [
         "'d' is gone",
         "'e' is new",
-        "image of 'b'",
-        "labels of 'c'",
+        "image of 'b' changed",
+        "labels of 'c' changed",
     ]
 
 
@@ -89,7 +96,7 @@ def test_entries_are_of_pixels_and_labels_not_of_files(tmp_path):
     image[0, 0] ^= 1
     tiny.write_tiff(root / "images" / "p1.tif", image)
     changed = identity.entries_of(specs.open_source(f"folder:{root}", split="all"))
-    assert identity.changes(before, changed) == ["image of 'p1'"]
+    assert identity.changes(before, changed) == ["image of 'p1' changed"]
 
 
 def test_what_pairs_were_made_from_is_carried_along(tmp_path):
@@ -100,3 +107,27 @@ def test_what_pairs_were_made_from_is_carried_along(tmp_path):
     assert identity.read_seen(tmp_path) == []
     source = specs.open_source(f"folder:{root}", split="train")
     assert source.seen == [entry("a"), entry("b")]
+
+
+def test_images_of_one_colour_are_no_copies_of_each_other(tmp_path):
+    entries = []
+    for name in ("a", "b"):
+        root = tiny.folder(tmp_path / name, count=1)
+        Image.fromarray(np.full((64, 64, 3), 255, np.uint8)).save(root / "images" / "p0.png")
+        (root / "splits.json").unlink()
+        entries.append(identity.entries_of(specs.open_source(f"folder:{root}", split="all")))
+    assert entries[0][0]["image"] == entries[1][0]["image"]
+    assert not identity.seen_among(*entries)
+
+
+@pytest.mark.faults
+def test_a_damaged_list_of_seen_images_is_refused(tmp_path):
+    (tmp_path / "seen.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"seen\.json is damaged .*: make its folder again"):
+        identity.read_seen(tmp_path)
+
+
+def test_sets_too_large_to_be_searched_are_named(monkeypatch, caplog):
+    monkeypatch.setattr(identity, "_MOST_SEARCHED", 1)
+    assert identity.landmarks_of(None, [entry("a"), entry("b")]) == {}
+    assert "2 images are too many, so near copies are not looked for" in caplog.messages

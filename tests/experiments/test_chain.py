@@ -365,7 +365,7 @@ def test_a_disk_that_fills_at_any_file_is_one_sentence(tmp_path, monkeypatch):
         ), said
 
     refused_by(loop, "claim_workdir", 1, r"config\.json")
-    refused_by(loop.writers, "write_json", 1, r"manifest\.json")
+    refused_by(summary.writers, "write_json", 1, r"manifest\.json")
     refused_by(loop.MetricWriter, "write", 2, r"metrics\.jsonl")
     refused_by(validation.figures, "write_samples", 1, r"samples/step_0000002\.png")
     # The first two are of step 2: best and last. The next run saves both again, and then step 4.

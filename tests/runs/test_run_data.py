@@ -91,7 +91,7 @@ def test_data_that_changed_are_refused_with_the_list(copy):
     labels = np.array(Image.open(path))
     labels[labels == labels.max()] = 0
     Image.fromarray(labels).save(path)
-    said = rf"data of .*run has changed since the run began \(train: labels of '{first}'\): put it"
+    said = rf"data of .*run has changed since the run began \(train: labels of '{first}' changed\)"
     with pytest.raises(UserError, match=said):
         chain.run(config(moved, steps=6), run)
     (moved / "images" / f"{second}.png").unlink()
@@ -185,3 +185,26 @@ def test_a_val_image_that_overlaps_a_training_image_is_refused(tmp_path):
         run_data.known_data(config(root), kept=None, landmarks={})
     (root / "splits.json").write_text(json.dumps({"train": ["a", "c"], "val": ["b"]}))
     assert len(run_data.known_data(config(root), kept=None, landmarks={}).landmarks) == 2
+
+
+@pytest.mark.faults
+def test_another_scale_is_a_change(copy):
+    run, moved = copy
+    (moved / "dataset.json").write_text('{"mpp": 0.5}')
+    with pytest.raises(UserError, match=r"changed since the run began \(mpp: None -> 0\.5\): put"):
+        chain.run(config(moved, steps=6), run)
+
+
+def test_what_has_grown_without_labels_is_left_out(copy):
+    run, moved = copy
+    image, _ = tiny.tissue(20)
+    Image.fromarray(image).save(moved / "images" / "p20.png")
+    assert chain.run(config(moved, steps=4), run)["steps"] == 4
+
+
+@pytest.mark.faults
+def test_damaged_landmarks_are_refused(tmp_path):
+    assert run_data.landmarks_in(tmp_path) == {}
+    (tmp_path / "landmarks.npz").write_bytes(b"PK not a zip")
+    with pytest.raises(UserError, match=r"landmarks\.npz is damaged"):
+        run_data.landmarks_in(tmp_path)

@@ -12,6 +12,7 @@ from histojax.data.sources.record_cache import RecordCache
 Objects = Literal["nuclei", "glands"]
 
 Record = dict[str, Any]
+BLANK = "blank-"  # begins the digest of an image of one colour
 Entry = dict[str, str]  # what identifies an image: name, group, image, labels
 
 
@@ -39,7 +40,7 @@ class Source(Protocol):
     def __getitem__(self, index: int) -> Record: ...
 
     def digests(self, index: int) -> tuple[str, str]:
-        """16 hex digits of the pixels of an image, and of its labels ("" where it has none)."""
+        """16 hex digits of the pixels of an image, and of its labels and lr ("" without any)."""
         ...
 
     def fingerprint(self) -> str:
@@ -114,7 +115,8 @@ def digests_of(record: Record) -> tuple[str, str]:
         pixels = pixels if pixels.dtype == np.uint8 else pixels.astype(np.int32)
         digest.update(f"{field}\0{pixels.shape}\0".encode())
         digest.update(pixels.data)
-    return image.hexdigest()[:16], labels.hexdigest()[:16] if len(fields) > 1 else ""
+    blank = BLANK if record["hr"].min() == record["hr"].max() else ""
+    return blank + image.hexdigest()[:16], labels.hexdigest()[:16] if len(fields) > 1 else ""
 
 
 def common_mpp(scales: Sequence[float | None]) -> float | None:
