@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from histojax.cli import say
 from histojax.data import cores
 from histojax.data.sources.base import BLANK, Entry, Source
 from histojax.data.sources.folder import SEEN
@@ -28,12 +29,15 @@ Entries = Sequence[Entry]
 Landmarks = Mapping[str, Any]
 # Half a second for an image of 1000 x 1000 px.
 _MOST_SEARCHED = 1000
+_MANY = 500  # images that take so long to read that it is said
 _found: dict[str, np.ndarray | None] = {}
 
 
 def entries_of(source: Source) -> list[Entry]:
     """The images of a source, each name once: name, group, and digests of image and labels."""
     places = _places(source)
+    if len(places) > _MANY:
+        say(f"reading {len(places):,} images and their labels")
     with concurrent.futures.ThreadPoolExecutor(len(cores.usable())) as pool:
         digests = pool.map(source.digests, places.values())
         return [
