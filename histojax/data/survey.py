@@ -21,8 +21,9 @@ _MOST_SYNTHETIC = 16
 # Median diameters of nuclei in tissue sections, um and, where the scale is unknown, px: lymphocytes
 # have 6 um, large tumour nuclei 20.
 _LIKELY_UM, _LIKELY_PX = (3.0, 20.0), (4.0, 200.0)
-# Times the largest training nucleus, beyond which an object is none.
-_BEYOND_LARGEST = 2.0
+# Times this percentile of the training nuclei's areas, beyond which an object is none. The largest
+# of 16,959 nuclei of MoNuSeg has 1.9 times that, and of 2,891 of TNBC 1.3 times.
+_LARGE, _BEYOND_LARGE = 99.9, 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,7 +97,9 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
         nuclei=int(sizes.size) if areas else None,
         share=foreground / pixels if pixels else None,
         diameter=diameter,
-        largest=None if glands or not sizes.size else _BEYOND_LARGEST * float(sizes.max()),
+        largest=None
+        if glands or not sizes.size
+        else _BEYOND_LARGE * float(np.percentile(sizes, _LARGE)),
         looked_at=len(indices),
     )
 
