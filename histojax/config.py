@@ -34,7 +34,7 @@ _ABSENT = object()
 
 def to_values(config: ConfigDict) -> dict[str, Any]:
     """The config as plain JSON values: references and ~ resolved, tuples as lists."""
-    return json.loads(files.with_homes(json.dumps(config.to_dict())))
+    return files.with_homes(json.loads(json.dumps(config.to_dict())))
 
 
 def from_values(values: dict[str, Any]) -> ConfigDict:
@@ -72,7 +72,7 @@ def _brief(value: Any) -> str:
 def read_config(path: pathlib.Path) -> dict[str, Any]:
     """The resolved config of a workdir; UserError: missing, no JSON object or of another format."""
     try:
-        values = json.loads(files.with_homes(path.read_text(encoding="utf-8")))
+        values = files.with_homes(json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise UserError(
             f"{path.parent} is not a workdir: it holds no config.json; name the folder of a run"

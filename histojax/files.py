@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 from absl import logging
@@ -19,17 +20,20 @@ from absl import logging
 from histojax.errors import DiskError, UserError
 
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
-# Where a path may begin: a word, the value of a flag, a SPEC, a list, a text of JSON.
-_HOME = re.compile(r'(?:^|(?<=[=:,"]))~[\w.-]*(?=[/,"]|$)')
-# Other machines, whose processes are not known here, may write to the same folder.
+# Where a path may begin: a word, the value of a flag, a SPEC, a list.
+_HOME = re.compile(r"(?:^|(?<=[=:,]))~[\w.-]*(?=[/,]|$)")
+# Others may write to the same folder, and containers of one name: their processes are unknown here.
 _MACHINE = f"{zlib.crc32(platform.node().encode()):08x}"
-_PART = re.compile(r"\.[0-9a-f]{8}\.(?:([0-9a-f]{8})\.)?(\d+)\.part")
-_DAY = 86_400
+_PART = re.compile(rf"\.[0-9a-f]{{8}}\.{_MACHINE}\.(\d+)\.part")
 
 
-def with_homes(text: str) -> str:
-    """The text with ~ and ~NAME as the folders that they stand for, wherever a path may begin."""
-    return _HOME.sub(lambda found: os.path.expanduser(found[0]), text)
+def with_homes(value: Any) -> Any:
+    """Text, also in lists and dicts, with ~ and ~NAME as their folders where a path may begin."""
+    if isinstance(value, str):
+        return _HOME.sub(lambda found: os.path.expanduser(found[0]), value)
+    if isinstance(value, dict):
+        return {name: with_homes(entry) for name, entry in value.items()}
+    return [with_homes(entry) for entry in value] if isinstance(value, list) else value
 
 
 @contextlib.contextmanager
@@ -91,14 +95,13 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 @functools.cache
 def _clear_parts(folder: Path) -> None:
-    """Removes what dead processes of this machine were writing, and others a day ago."""
+    """Removes what dead processes of this machine wrote over an hour ago."""
     for part in folder.glob(".*.part") if os.name == "posix" else ():
         named = _PART.fullmatch(part.name)
         with contextlib.suppress(OSError):
-            old = time.time() - part.stat().st_mtime > _DAY
-            if named and (named[1] in (None, _MACHINE) or old):
+            if named and time.time() - part.stat().st_mtime > 3600:
                 try:
-                    os.kill(int(named[2]), 0)  # sends nothing
+                    os.kill(int(named[1]), 0)  # sends nothing
                 except (ProcessLookupError, OverflowError):
                     part.unlink()
 

@@ -89,9 +89,14 @@ def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.Feature
     return f"encoder of {judge.workdir}", own["segmenter"]
 
 
-def check_unseen(judge: workdirs.Run, source: Source) -> None:
-    """Refuses a judge that has seen the real images in training."""
-    run_data.seen_in(source, [judge.workdir], one_set=True, allowed=False)
+def check_unseen(judge: workdirs.Run, source: Source, spec: str) -> None:
+    """Refuses a judge that has seen the real images, of a SPEC, in training."""
+    one_set = judge.config.data.source == spec
+    if seen := run_data.seen_in(source, [judge.workdir], one_set=one_set, allowed=True):
+        raise UserError(
+            f"--judge={judge.workdir} has learnt from {len(seen)} of the {len(source)} real images "
+            f"({', '.join(list(seen)[:3])}): name another judge, --data or --split"
+        )
 
 
 def made(
@@ -185,10 +190,11 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(f"--judge={judge.workdir} is of stage {stage}: name one of segmentation")
     name, network = network_of(judge, _FEATURES.value)
     config = run_data.without_extra(run.config)
-    if _DATA.value:
-        config.data.source = _DATA.value
-    source = run_data.open_split(config, _SPLIT.value, fields=("instances",))
-    check_unseen(judge, source)
+    spec = _DATA.value or config.data.source
+    kept = run_data.kept_splits(run.workdir) if spec == config.data.source else None
+    config.data.source = spec
+    source = run_data.open_split(config, _SPLIT.value, fields=("instances",), kept=kept)
+    check_unseen(judge, source, spec)
     known = run_data.labelled_source(run.workdir)
     matching = stain_matching.build(run.config, run.meta)
     if matching is not None:  # the pyramid's tissue has the stain of its target
@@ -207,7 +213,7 @@ def main(argv: Sequence[str]) -> None:
         "step": run.step,
         "judge": judge.workdir,
         "features": f"{name}: {', '.join(network.layers)}",
-        "data": f"{config.data.source}, {_SPLIT.value}, {len(real)} squares of {size} px",
+        "data": f"{spec}, {_SPLIT.value}, {len(real)} squares of {size} px",
         "subset": subset,
         "seed": seed,
         "diversity": diversity,

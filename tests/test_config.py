@@ -18,6 +18,18 @@ def test_a_resolved_config_is_plain_json_and_comes_back():
     assert to_values(from_values(values)) == values
 
 
+def test_homes_are_known_in_text_at_any_depth(tmp_path, monkeypatch):
+    monkeypatch.setattr("os.path.expanduser", lambda path: path.replace("~", r"C:\Users\me"))
+    config = settings(paths={"source": "folder:~/d", "list": ["~/a", 'x "~/b"', 3, None]})
+    values = to_values(config)
+    home = r"C:\Users\me"
+    expected = {"source": f"folder:{home}/d", "list": [f"{home}/a", 'x "~/b"', 3, None]}
+    assert values["paths"] == expected
+    assert values["name"] == "x"
+    (tmp_path / "config.json").write_text(json.dumps({"format": FORMAT, **config.to_dict()}))
+    assert read_config(tmp_path / "config.json") == values
+
+
 def test_differences_name_every_field_but_length_and_logging():
     old = to_values(settings())
     new = to_values(settings(steps=9, log={"every": 1}, data={"crop": 64, "range": (1, 3)}))

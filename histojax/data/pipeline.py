@@ -13,6 +13,7 @@ integer. Both streams are pure functions of (seed, position), so the position re
 
 import contextlib
 import dataclasses
+import errno
 import functools
 import multiprocessing
 import os
@@ -45,6 +46,7 @@ _RULES = {
 }
 # Visits of `crops_per_image` crops whose order is mixed: so many images are in use at a time.
 _MIXED_VISITS = 16
+_NO_SHM = {errno.ENOSPC, errno.ENOENT, errno.EACCES, errno.EPERM, errno.ENOSYS, errno.EROFS}
 _BLAS_THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 
@@ -181,7 +183,7 @@ class HostBatches(Batches):
                 self._iterator = iter(batches)
                 return next(self._iterator)
         except OSError as error:
-            if error.filename is not None:  # a file of the data
+            if error.filename is not None or error.errno not in _NO_SHM:  # of the data, or memory
                 raise
             raise UserError(
                 f"config.data.workers={self._workers} needs shared memory in /dev/shm "

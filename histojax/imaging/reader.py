@@ -240,12 +240,10 @@ def _tiff_image(
     def read(*region: int) -> np.ndarray:
         return to_rgb(segments.read(*region))
 
-    if whole:
-        conversion.check_pixels(path, height * width, max_pixels)
-    else:
-        conversion.check_pixels(
-            path, segments.rows * segments.columns, max_pixels, "a tile or strip of "
-        )
+    pixels, what = height * width, ""
+    if not whole:
+        pixels, what = segments.rows * segments.columns, "a tile or strip of "
+    conversion.check_pixels(path, pixels, max_pixels, what)
     return RegionReader(
         path,
         conversion.oriented_size(height, width, orientation),

@@ -171,6 +171,20 @@ def test_workers_without_shared_memory_are_one_sentence(monkeypatch):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize(
+    "error", [OSError(errno.EMFILE, "Too many open files"), OSError(errno.ENOENT, "none", "a.png")]
+)
+def test_what_is_not_shared_memory_is_not_blamed_on_it(monkeypatch, error):
+    def failing():
+        raise error
+
+    monkeypatch.setattr(pipeline, "_single_threaded_children", failing)
+    with pytest.raises(OSError, match=error.strerror) as raised:
+        next(host_batches(config={"workers": 1}))
+    assert raised.value is error
+
+
+@pytest.mark.faults
 def test_workers_do_not_outlive_a_run_that_is_killed(tmp_path):
     script = tmp_path / "working.py"
     script.write_text(WORKING)

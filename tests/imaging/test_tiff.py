@@ -1,5 +1,6 @@
 """Which page of a TIFF is the image, and what its bands mean."""
 
+import concurrent.futures
 import logging
 import re
 import shutil
@@ -10,6 +11,7 @@ import tifffile
 from PIL import Image
 
 from histojax.errors import UserError
+from histojax.imaging import tiff
 from histojax.imaging.labels import read_label_region, read_labels
 from histojax.imaging.reader import image_size, open_image, read_image
 
@@ -183,6 +185,37 @@ def test_an_alpha_of_zero_everywhere_is_opaque(tmp_path, tile, caplog):
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("planarconfig", ["contig", "separate"])
+def test_few_tiles_tell_that_an_alpha_is_not_zero_everywhere(tmp_path, planarconfig):
+    # Tissue in the lower half of 32 x 32 tiles: none of ten random ones lies there once in 1,000.
+    pixels = np.zeros((512, 512, 4), np.uint8)
+    pixels[256:] = 255, 0, 0, 255
+    if planarconfig == "separate":
+        pixels = np.moveaxis(pixels, 2, 0)
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "planarconfig": planarconfig}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, compression="zlib", **options, **TILES)
+    with open_image(tmp_path / "a.tif") as reader:
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            parts = pool.map(lambda x: reader.read(0, x, 16, 16), range(0, 64, 16))
+            assert all((part == 255).all() for part in parts)
+        planes = {"contig": 1, "separate": 4}[planarconfig]
+        assert 4 * planes < reader.segments.decoded <= 4 * planes + 10
+        assert (reader.read(300, 0, 9, 9) == (255, 0, 0)).all()
+
+
+@pytest.mark.faults
+def test_an_alpha_of_zero_is_looked_for_in_so_many_tiles(tmp_path, monkeypatch):
+    monkeypatch.setattr(tiff, "_MOST_TRIED", 5)
+    pixels = np.concatenate([PIXELS, np.zeros((48, 64, 1), np.uint8)], -1)
+    options = {"photometric": "rgb", "extrasamples": ["unassalpha"], "compression": "zlib"}
+    tifffile.imwrite(tmp_path / "a.tif", pixels, **options, **TILES)
+    with open_image(tmp_path / "a.tif", cache_bytes=0) as reader:
+        for _ in range(2):
+            np.testing.assert_array_equal(reader.read(0, 0, 16, 16), PIXELS[:16, :16])
+        assert reader.segments.decoded == 2 + 5
+
+
+@pytest.mark.faults
 def test_a_fourth_band_without_meaning_is_left_out_and_said(tmp_path, caplog):
     path = tmp_path / "a.tif"
     four = np.concatenate([PIXELS, PIXELS[..., :1]], -1)
@@ -199,6 +232,23 @@ def test_a_color_map_of_any_range_is_read(tmp_path, factor):
     indices = PIXELS[..., 0] % 3
     tifffile.imwrite(tmp_path / "a.tif", indices, photometric="palette", colormap=colormap)
     np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), colors[indices])
+
+
+@pytest.mark.parametrize("alpha", [0, 255])
+def test_a_palette_with_alpha_is_composited(tmp_path, alpha):
+    colors = np.array([[10, 20, 30], [250, 128, 0], [1, 2, 3]], np.uint16)
+    colormap = np.zeros((3, 256), np.uint16)
+    colormap[:, :3] = colors.T * 257
+    stored = np.stack([PIXELS[..., 0] % 3, np.full((48, 64), 255, np.uint8)], -1)
+    stored[:9, :, 1] = alpha
+    expected = colors[stored[..., 0]]
+    expected[:9] = expected[:9] if alpha else 255
+    extratags = [(320, 3, 768, colormap.ravel().tolist(), True)]
+    options = {"photometric": "minisblack", "planarconfig": "contig", "extratags": extratags}
+    tifffile.imwrite(tmp_path / "a.tif", stored, extrasamples=["unassalpha"], **options)
+    with tifffile.TiffFile(tmp_path / "a.tif", mode="r+") as file:
+        file.pages[0].tags[262].overwrite(3)  # a palette, to which tifffile adds no alpha
+    np.testing.assert_array_equal(read_image(tmp_path / "a.tif"), expected)
 
 
 def test_white_is_zero_leaves_alpha_alone(tmp_path):

@@ -5,6 +5,7 @@ import pytest
 
 from histojax.errors import UserError
 from histojax.evaluation import rows as scored
+from histojax.runs import run_data, workdirs
 from histojax.synthesis import quality
 from tests import tiny
 from tests.launch.commands import load
@@ -53,6 +54,16 @@ def test_made_tissue_is_far_and_images_that_come_back_show(run, judge):
     assert all(0 <= row[name] <= 1 for row in rows for name in quality.FIDELITY)
     assert diversity > 0
     assert report.sheet(real, train, images, closest).dtype == np.uint8
+
+
+@pytest.mark.faults
+def test_a_judge_that_has_seen_the_real_images_is_refused(trained_chain):
+    judge = workdirs.load(trained_chain / "segmentation")
+    spec = judge.config.data.source
+    val, train = (run_data.open_split(judge.config, split) for split in ("val", "train"))
+    report.check_unseen(judge, val, spec)
+    with pytest.raises(UserError, match=rf"learnt from {len(train)} of the .* another judge, --da"):
+        report.check_unseen(judge, train, spec)
 
 
 @pytest.mark.faults

@@ -168,7 +168,6 @@ def test_the_tile_does_not_change_the_labels(core):
         assert labels.count == expected.max()
 
 
-@pytest.mark.faults
 def test_objects_larger_than_a_nucleus_are_dropped_and_the_rest_numbered_again():
     # Of the U (11 px), the upper right (2 px) and the lower right (1 px) the largest goes.
     labels = components.label_mask(U_SHAPE)
@@ -185,6 +184,7 @@ def test_objects_larger_than_a_nucleus_are_dropped_and_the_rest_numbered_again()
     assert not components.drop_larger(np.zeros((2, 3), np.int32), 5).any()
 
 
+@pytest.mark.faults
 def test_many_components():
     mask = np.zeros((800, 1400), np.uint8)
     mask[::4, ::4] = 1

@@ -95,7 +95,7 @@ def test_data_that_changed_are_refused_with_the_list(copy):
     with pytest.raises(UserError, match=said):
         chain.run(config(moved, steps=6), run)
     (moved / "images" / f"{second}.png").unlink()
-    with pytest.raises(UserError, match=rf"lacks 1 images .* trained with \({second}\)"):
+    with pytest.raises(UserError, match=rf"lacks images .* trained with \(1: {second}\)"):
         chain.run(config(moved, steps=6), run)
     after = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
     assert {p: b for p, b in after.items() if p.name != ".lock"} == {

@@ -19,7 +19,6 @@ Opening a source checks everything that the headers of its files show, so that a
 its data fails in its first second.
 """
 
-import glob
 import json
 import logging
 import unicodedata
@@ -30,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from histojax.checks import Rule, number, one_of
-from histojax.data.sources.base import CachedSource, Objects, Record, common_mpp
+from histojax.data.sources.base import CachedSource, Entry, Objects, Record, common_mpp
 from histojax.data.sources.splits import (
     check_grouping,
     checked_splits,
@@ -46,7 +45,7 @@ from histojax.imaging.resampling import SCALES
 
 _log = logging.getLogger(__name__)
 
-_LABEL_SUFFIXES = (".png", ".tif", ".tiff", ".bmp")
+_LABEL_SUFFIXES, _LOSSY = (".png", ".tif", ".tiff", ".bmp"), (".jpg", ".jpeg", ".webp")
 SEEN = "seen.json"
 _DESCRIPTION = {
     "mpp": Rule(
@@ -96,7 +95,7 @@ class FolderSource(CachedSource):
         content = _json_object(listed)
         self.splits = None if content is None else checked_splits(listed, content, images)
         mpp, self.classes, self.objects = _description(root)
-        self.seen = (_json_object(root / SEEN) or {}).get("images", [])
+        self.seen = _seen(root / SEEN)
         groups = {name: group_of(name, group_pattern) for name in images}
         splits = {"train": list(images)} if self.splits is None else self.splits
         carve = self.splits is None
@@ -258,8 +257,22 @@ def _description(root: Path) -> tuple[float | None, list[str], Objects]:
     return (None if mpp is None else float(mpp)), classes, content.get("objects", "nuclei")
 
 
+def _seen(path: Path) -> list[Entry]:
+    """The images that seen.json names; none where there is no file."""
+    content = _json_object(path)
+    images: Any = [] if content is None else content.get("images")
+    fields = ("name", "group", "image", "labels")
+    try:
+        return [{field: str(entry[field]) for field in fields} for entry in images]
+    except (TypeError, KeyError):
+        raise UserError(
+            f"{path} lists no images as histojax writes them: make its folder again"
+        ) from None
+
+
 def _without_labels(root: Path, name: str, others: bool) -> UserError:
-    lossy = [p for d in ("instances", "masks") for p in (root / d).glob(f"{glob.escape(name)}.*")]
+    found = [path for folder in ("instances", "masks") for path in (root / folder).glob("*")]
+    lossy = [path for path in found if path.suffix.lower() in _LOSSY and path.stem == name]
     if lossy:
         return UserError(
             f"{lossy[0]} is no label image, because a {lossy[0].suffix[1:]} file changes the "
@@ -312,8 +325,7 @@ def _check_files(
                 f"of its image's {height} x {width} px is due, rounded down: crop or resample one "
                 "of them, or set data.scale"
             )
-        with open_image(paths["lr"], max_pixels=max_pixels):
-            pass
+        open_image(paths["lr"], max_pixels=max_pixels).close()
     return mpp
 
 
@@ -337,12 +349,12 @@ def _mask(path: Path, values: np.ndarray, classes: Sequence[str]) -> np.ndarray:
     if values.max() >= len(classes):
         odd = values[(values >= len(classes)) & (values != 255)]
         value, count = (odd[0], len(np.unique(odd))) if odd.size else (255, 1)
-        more = f" and {count - 1} other such values" if count > 1 else ""
         if len(classes) == 2 and count > 2 and values.max() <= 255:
             raise UserError(
-                f"{path} holds the value {value}{more}, as a mask does that was once saved as JPEG:"
-                " save it from its source as {0, 255}, or set values from 128 on to 255"
+                f"{path} holds {count} of the values 2 to 254, as after JPEG: threshold it at 128, "
+                "or take its source"
             )
+        more = f" and {count - 1} other such values" if count > 1 else ""
         raise UserError(
             f"{path} holds the value {value}{more}, and a mask holds 0 and 1, 0 and 255, or "
             f"indices of the {len(classes)} classes {list(classes)}: name the classes in "

@@ -113,8 +113,8 @@ def kept_splits(
     gone = sorted({name for names in splits.values() for name in names} - set(images))
     if gone:
         raise UserError(
-            f"data folder {root} lacks {len(gone)} images that the run was trained with "
-            f"({', '.join(gone[:3])}): put them back, or train in a new --workdir"
+            f"data folder {root} lacks images that the run was trained with ({len(gone)}: "
+            f"{', '.join(gone[:3])}): put them back, or train in a new --workdir"
         )
     return splits
 
@@ -126,15 +126,13 @@ def check_grouping(where: str, groups: Mapping[str, str]) -> None:
         UserError: every image is a group of its own, and the names share beginnings as those of
             several images of a patient do.
     """
-    starts = {name: re.split(r"[-. ]", name)[0] for name in groups}
-    distinct = set(starts.values())
+    starts = [re.split(r"[-. ]", name)[0] for name in groups]
+    distinct = sorted(set(starts))
     if len(set(groups.values())) < len(groups) or not 1 < len(distinct) <= len(groups) / 2:
         return
-    name = min(groups)
     raise UserError(
-        f"{where} has {len(groups)} images in {len(groups)} groups, though their names begin in "
-        f"{len(distinct)} ways, such as {name!r} with {starts[name]!r}: if these are patients, set "
-        "data.group_pattern='[^-. ]+', and if not, data.group_pattern='.*'"
+        f"{where} may hold several images of {max(distinct, key=starts.count)!r}: write "
+        "splits.json, or set data.group_pattern='[^-. ]+' (a patient) or '.*' (not one)"
     )
 
 

@@ -134,6 +134,18 @@ def test_masks_of_other_values_are_refused_by_name(tmp_path, values, told):
 
 
 @pytest.mark.faults
+def test_the_fringe_that_jpeg_leaves_on_a_mask_is_told(tmp_path):
+    mask = np.full((24, 32), 255, np.uint8)
+    mask[:, :3] = 0, 3, 252
+    mask[0, 0] = 97
+    _write(tmp_path / "images" / "a.png", _image("a"))
+    _write(tmp_path / "masks" / "a.png", mask)
+    source = open_source(f"folder:{tmp_path}", split="all")
+    with pytest.raises(UserError, match=r"a\.png holds 3 of the values 2 to 254, as after JPEG: "):
+        source[0]
+
+
+@pytest.mark.faults
 def test_labels_belong_to_the_upright_image(tmp_path, caplog):
     stored = _image("a")  # 24 x 32 px, which orientation 6 shows as 32 x 24
     exif = Image.Exif()
@@ -335,6 +347,41 @@ def test_splits_json(root):
     assert open_source(spec, split="train").left_out == ["2 in no split (p4_a, p5_a)"]
 
 
+def test_a_byte_order_mark_is_no_flaw(root):
+    contents = {"dataset": {"mpp": 0.5}, "splits": {"train": ["p1_a"], "val": ["p2_a"]}}
+    for name, content in contents.items():
+        (root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8-sig")
+    source = open_source(f"folder:{root}", split="val")
+    assert (source.names, source.mpp) == (["p2_a"], 0.5)
+
+
+@pytest.mark.faults
+def test_names_of_unseen_patients_are_refused_until_something_says_who_they_are(tmp_path):
+    names = [f"p{patient}-{region}" for patient in range(3) for region in range(2)]
+    for name in names:
+        _write(tmp_path / "images" / f"{name}.png", _image(name))
+        _write(tmp_path / "instances" / f"{name}.png", _labels())
+    _refusal(tmp_path, tmp_path, "'p0'", "splits.json", "'[^-. ]+'", split="train")
+    spec = f"folder:{tmp_path}"
+    assert len(open_source(spec, split="all")) == 6
+    assert len(open_source(spec, split="train", group_pattern="[^-. ]+")) == 4
+    assert len(open_source(spec, split="train", group_pattern=".*")) == 5
+    _json(tmp_path / "splits.json", {"train": names[:4], "val": names[4:]})
+    assert open_source(spec, split="val").names == names[4:]
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    "content", [{}, {"images": None}, {"images": 3}, {"images": ["a"]}, {"images": [{"name": "a"}]}]
+)
+def test_seen_json_of_another_shape_is_refused(root, content):
+    entry = {"name": "a", "group": "g", "image": "0", "labels": ""}
+    _json(root / "seen.json", {"images": [entry]})
+    assert open_source(f"folder:{root}", split="all").seen == [entry]
+    _json(root / "seen.json", content)
+    _refusal(root, root / "seen.json", "make its folder again")
+
+
 @pytest.mark.faults
 def test_splits_json_with_flaws_is_refused(root):
     path = root / "splits.json"
@@ -419,6 +466,17 @@ def test_missing_labels_are_refused_by_name(root):
     for path in [*(root / "instances").iterdir(), *(root / "masks").iterdir()]:
         path.unlink()
     _refusal(root, root, "has no labels", "instances/ or masks/", "data.unlabelled")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("ending", ["jpg", "JPEG", "webp"])
+def test_labels_in_lossy_files_are_refused_as_such(root, ending):
+    (root / "instances" / "p3_a.png").unlink()
+    for other in ("p3_a.b.jpg", "p3_a.xml"):  # of another image, and no image
+        (root / "instances" / other).write_bytes(b"")
+    _refusal(root, "'p3_a'", "has no label image")
+    _write(root / "instances" / f"p3_a.{ending}", _image("p3_a"))
+    _refusal(root, f"p3_a.{ending} is no label image", "changes the numbers", "save it as .png")
 
 
 @pytest.mark.faults

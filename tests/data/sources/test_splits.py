@@ -1,6 +1,7 @@
 import pytest
 
-from histojax.data.sources.splits import group_of, split_groups
+from histojax.data.sources.splits import check_grouping, group_of, split_groups
+from histojax.errors import UserError
 
 
 @pytest.mark.parametrize(
@@ -31,3 +32,25 @@ def test_how_many_groups_go_to_val(groups, val):
 )
 def test_group_of_a_name(name, pattern, group):
     assert group_of(name, pattern) == group
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("sign", "-. ")
+def test_names_that_share_beginnings_need_a_word_on_patients(sign):
+    names = [f"p1{sign}a", *(f"p2{sign}{region}" for region in "abc")]
+    with pytest.raises(
+        UserError, match=r"of 'p2': write splits\.json, or set data\.group_pattern="
+    ):
+        check_grouping("data folder x", {name: name for name in names})
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [f"img-{i}" for i in range(1, 10)],  # one beginning says nothing
+        ["p1-a", "p2-a", "p3-b"],  # nor do as many as images
+        ["p1-a_1", "p1-a_2", "p2-a_1", "p2-b_1"],  # patients are seen, of which one has two
+    ],
+)
+def test_other_names_need_none(names):
+    check_grouping("data folder x", {name: group_of(name) for name in names})
