@@ -6,6 +6,7 @@ every generator, every way to a mask, the mask found in the real image, and Otsu
 """
 
 import collections
+import contextlib
 import hashlib
 import pathlib
 import re
@@ -77,11 +78,14 @@ def score_workdir(
     if max_pixels is not None:
         config.data.max_pixels = max_pixels
     needs_masks = any(segments(run.stage) for run in folders.values())
+    fields, known = ("instances",) if needs_masks else (), last.meta["data"]
     own = config.data.source == last.config.data.source
-    if like is None:
-        kept = last.meta["data"]["splits"] if own else None
-    fields = ("instances",) if needs_masks else ()
-    source = run_data.open_split(config, split, fields=fields, kept=kept)
+    if like is None and own:
+        kept = known["splits"]
+    if like is None and not own:
+        source, own = _opened_elsewhere(config, split, known, fields)
+    else:
+        source = run_data.open_split(config, split, fields=fields, kept=kept)
     if source.left_out:
         say(f"{config.data.source}: left out: {', '.join(source.left_out)}")
     for run in folders.values():
@@ -91,12 +95,7 @@ def score_workdir(
         places.append(workdirs.stage_folder(pathlib.Path(enhancer)))
     seen = run_data.seen_in(source, places, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if own and split == "val":
-        now = identity.entries_of(source)
-        if changed := identity.changes(last.meta["data"]["val"], now):
-            few = "; ".join(changed[:3]) + (
-                f" and {len(changed) - 3} more" if len(changed) > 3 else ""
-            )
-            logging.warning("%s has changed since training: %s", config.data.source, few)
+        _warn_of_changes(known["val"], source, config.data.source)
     if enhancer != "none":
         shift = config.data.max_shift if max_shift is None else max_shift
         check_registration(source, config.data.scale, shift)
@@ -132,6 +131,25 @@ def score_workdir(
     writers.write_csv(output / "per_image.csv", list(marked))
     writers.write_json(output / "metrics.json", table)
     return table
+
+
+def _opened_elsewhere(
+    config: ConfigDict, split: str, known: run_data.Manifest, fields: Sequence[str]
+) -> tuple[Source, bool]:
+    """A split of other data than a run's, and whether these are the run's, in another place."""
+    with contextlib.suppress(UserError):
+        source = run_data.open_split(config, split, fields=fields, kept=known["splits"])
+        pixels = {entry["image"] for part in ("train", "val") for entry in known[part]}
+        if any(entry["image"] in pixels for entry in identity.entries_of(source)):
+            return source, True
+    return run_data.open_split(config, split, fields=fields), False
+
+
+def _warn_of_changes(known: identity.Entries, source: Source, spec: str) -> None:
+    if changed := identity.changes(known, identity.entries_of(source)):
+        more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""
+        text = f"{'; '.join(changed[:3])}{more}"
+        logging.warning("%s has changed since training: %s", spec, text)
 
 
 def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:

@@ -208,3 +208,22 @@ def test_damaged_landmarks_are_refused(tmp_path):
     (tmp_path / "landmarks.npz").write_bytes(b"PK not a zip")
     with pytest.raises(UserError, match=r"landmarks\.npz is damaged"):
         run_data.landmarks_in(tmp_path)
+
+
+def test_data_that_moved_and_grew_are_scored_by_the_runs_own_splits(copy, caplog):
+    run, moved = copy
+    kept = run_data.kept_splits(run)
+    for index in range(10, 15):
+        image, labels = tiny.tissue(index)
+        Image.fromarray(image).save(moved / "images" / f"p{index}.png")
+        Image.fromarray(labels.astype(np.uint16)).save(moved / "instances" / f"p{index}.png")
+    output = run.parent / "out"
+    table = scores.score_workdir(run, data=f"folder:{moved}", output=output)
+    assert (table["data"]["images"], table["seen"]) == (len(kept["val"]), {})
+    assert not caplog.messages
+    image = np.array(Image.open(moved / "images" / f"{kept['val'][0]}.png"))
+    image[0, 0] ^= 1
+    Image.fromarray(image).save(moved / "images" / f"{kept['val'][0]}.png")
+    scores.score_workdir(run, data=f"folder:{moved}", output=output)
+    (said,) = caplog.messages
+    assert said.endswith(f"has changed since training: image of '{kept['val'][0]}' changed")
