@@ -100,13 +100,16 @@ def seen_among(
     return found
 
 
-def refuse(found: Mapping[str, str], count: int, what: str, remedy: str) -> None:
-    """Refuses what `seen_among` found among `count` images, such as those `what`="to score"."""
+def refuse(found: Mapping[str, str], count: int, what: str, remedy: str, by: str = "") -> None:
+    """Refuses what `seen_among` found among `count` images, such as those `what`="to score".
+
+    `by` says in whose training they were seen.
+    """
     if found:
         name, how = next(iter(found.items()))
         more = f", and {len(found) - 1} more" if len(found) > 1 else ""
         raise UserError(
-            f"{len(found)} of the {count} images {what} were seen in training ({name!r} {how}"
+            f"{len(found)} of the {count} images {what} were seen in training{by} ({name!r} {how}"
             f"{more}): {remedy}"
         )
 

@@ -68,9 +68,10 @@ def compare(
     if data is not None:
         reference.data.source = data
     _check_scales(entries)
-    kept = None
-    if reference.data.source == entries[0].config.data.source:
-        kept = run_data.kept_splits(workdirs.stage_folder(entries[0].workdir))
+    known = run_data.manifest_of(workdirs.stage_folder(entries[0].workdir)) or {}
+    kept = known.get("splits")
+    if reference.data.source != entries[0].config.data.source:
+        kept = kept if scores.opened_elsewhere(reference, split, known, ())[1] else None
     source = run_data.open_split(reference, split, kept=kept)
     if data is None:
         _check_data(entries, source, split)
@@ -251,7 +252,7 @@ def _warnings(
     patients = len(set(source.groups))
     if patients < len(source):
         notes.append(
-            f"The {len(source)} images come from {patients} patient{'s' * (patients > 1)} and are "
+            f"The {len(source)} images come from {patients} group{'s' * (patients > 1)} and are "
             "taken as independent: intervals are somewhat narrow and p somewhat small."
         )
     return notes

@@ -83,7 +83,7 @@ def score_workdir(
     if like is None and own:
         kept = known["splits"]
     if like is None and not own:
-        source, own = _opened_elsewhere(config, split, known, fields)
+        source, own = opened_elsewhere(config, split, known, fields)
     else:
         source = run_data.open_split(config, split, fields=fields, kept=kept)
     if source.left_out:
@@ -133,7 +133,7 @@ def score_workdir(
     return table
 
 
-def _opened_elsewhere(
+def opened_elsewhere(
     config: ConfigDict, split: str, known: run_data.Manifest, fields: Sequence[str]
 ) -> tuple[Source, bool]:
     """A split of other data than a run's, and whether these are the run's, in another place."""

@@ -131,7 +131,12 @@ def kept_splits(folder: pathlib.Path) -> Kept | None:
 
 def seen_by(manifest: Manifest) -> list[Entry]:
     """The images that a run has learnt from, and those that it starts from."""
-    return [entry for part in _LEARNT for entry in manifest.get(part, [])]
+    return [*manifest.get("train", []), *_of_others(manifest)]
+
+
+def _of_others(manifest: Manifest) -> list[Entry]:
+    """Those that need not be of the set that it trains on, whose numbers mean other images."""
+    return [entry for part in _LEARNT[1:] for entry in manifest.get(part, [])]
 
 
 def known_data(
@@ -212,13 +217,11 @@ def _check_held_out(
 ) -> None:
     """Refuses a val split that is trained on, or that what the run starts from has seen."""
     what, val = f"of the val split of {spec}", manifest["val"]
-    own = manifest["train"] + manifest.get("unlabelled", [])
-    found = identity.seen_among(val, own, one_set=True, landmarks=landmarks)
+    found = identity.seen_among(val, manifest["train"], one_set=True, landmarks=landmarks)
     remedy = "take them out of one of the two, by splits.json or in the data"
     identity.refuse(found, len(val), what, remedy)
-    others = manifest.get("extra", []) + manifest["before"]
-    found = identity.seen_among(val, others, landmarks=landmarks)
-    remedy = "name other images in data.extra, start from another run, or move them to train"
+    found = identity.seen_among(val, _of_others(manifest), landmarks=landmarks)
+    remedy = "name other further images, start from another run, or move them to train"
     identity.refuse(found, len(val), what, remedy)
 
 
@@ -235,17 +238,17 @@ def seen_in(
     Raises:
         UserError: they may not, and there are some.
     """
-    entries, seen = identity.entries_of(scored), []
-    kept: dict[str, np.ndarray] = {}
+    entries, seen = identity.entries_of(scored), dict[str, str]()
+    remedy = "score others, or give --allow_seen, which marks them in all results"
     for folder in folders:
-        seen += seen_by(manifest_of(folder) or {})
-        kept |= landmarks_in(folder)
-    own = identity.landmarks_of(scored, entries) if kept else {}
-    found = identity.seen_among(entries, seen, one_set=one_set, landmarks=(own, kept))
-    if not allowed:
-        remedy = "score others, or give --allow_seen, which marks them in all results"
-        identity.refuse(found, len(entries), "to score", remedy)
-    return found
+        manifest, kept = manifest_of(folder) or {"train": []}, landmarks_in(folder)
+        marks = (identity.landmarks_of(scored, entries) if kept else {}, kept)
+        own = identity.seen_among(entries, manifest["train"], one_set=one_set, landmarks=marks)
+        found = identity.seen_among(entries, _of_others(manifest), landmarks=marks) | own
+        if not allowed:
+            identity.refuse(found, len(entries), "to score", remedy, by=f" of {folder}")
+        seen |= found
+    return seen
 
 
 def unchanged(known: Manifest, found: Known, workdir: pathlib.Path) -> Known:

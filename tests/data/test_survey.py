@@ -91,6 +91,16 @@ def test_nuclei_of_an_absurd_size_are_warned_of(tmp_path, caplog, mpp):
         assert f"and nuclei measure 3 to 20 um: check the labels and the scale of {mpp:g}" in said
 
 
+@pytest.mark.faults
+def test_labels_of_other_images_are_warned_of(tmp_path, caplog):
+    root = tiny.folder(tmp_path / "data", count=3)
+    for path in (root / "images").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    surveyed(root)
+    (said,) = caplog.messages
+    assert "in 2 images, such as 'p0', what is labelled is no darker than the rest" in said
+
+
 def test_built_in_tissue_is_looked_at_in_part():
     source = specs.open_source("synthetic", split="train", synthetic={"size": 32, "train": 40})
     found = survey.survey(source, "data", needs_labels=True)

@@ -54,7 +54,7 @@ def test_stages_of_a_chain_are_compared_on_what_they_share(trained_chain, tmp_pa
     )
     assert any("Only joint has: Nuclei in the enhanced image" in note for note in result["notes"])
     # Both val images of this source are of one patient.
-    assert any("come from 1 patient and" in note for note in result["notes"])
+    assert any("come from 1 group and" in note for note in result["notes"])
 
 
 def test_what_is_written_holds_the_same_numbers(trained_chain, tmp_path):

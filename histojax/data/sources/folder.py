@@ -100,7 +100,7 @@ class FolderSource(CachedSource):
         splits = {"train": list(images)} if self.splits is None else self.splits
         carve = self.splits is None
         if carve and kept is not None:
-            carve, splits = False, kept_splits(root, images, kept)
+            carve, splits = False, kept_splits(root, images, kept, split)
         elif carve and split != "all" and not group_pattern:
             check_grouping(f"data folder {root}", groups)
         self.names = names_of_split(
@@ -119,7 +119,8 @@ class FolderSource(CachedSource):
             "mask": _files(root / "masks", _LABEL_SUFFIXES),
             "lr": _files(root / "lr", SUFFIXES),
         }
-        self.left_out = _left_out(root, files, [n for names in splits.values() for n in names])
+        used = images if split == "all" else [n for names in splits.values() for n in names]
+        self.left_out = _left_out(root, files, used)
         self._paths = [
             {role: paths[name] for role, paths in files.items() if name in paths}
             for name in self.names
@@ -191,15 +192,17 @@ def _files(folder: Path, suffixes: Sequence[str]) -> dict[str, Path]:
 
 
 def _left_out(
-    root: Path, files: Mapping[str, Mapping[str, Path]], used: Sequence[str]
+    root: Path, files: Mapping[str, Mapping[str, Path]], used: Collection[str]
 ) -> list[str]:
     """What lies in the folder and is not used, a clause for each reason."""
     images, found = files["image"], []
     for role, folder in {"image": "images", "instances": "instances", "mask": "masks"}.items():
         suffixes = SUFFIXES if role == "image" else _LABEL_SUFFIXES
         visible = [path for path in (root / folder).glob("*") if not path.name.startswith(".")]
-        odd = [p.name for p in visible if p.is_dir() or p.suffix.lower() not in suffixes]
+        odd = [p.name for p in visible if p.is_file() and p.suffix.lower() not in suffixes]
         found += _clause(odd, f"of an unknown ending in {folder}/")
+        nested = [path.name for path in visible if path.is_dir()]
+        found += _clause(nested, f"folders in {folder}/, which are not searched")
         found += _clause(set(files[role]) - set(images), f"in {folder}/ without an image")
     return found + _clause(set(images) - set(used), "in no split")
 
@@ -211,7 +214,10 @@ def _clause(names: Collection[str], what: str) -> list[str]:
 
 def _images(root: Path) -> dict[str, Path]:
     if not root.exists():
-        raise UserError(f"data folder {root} does not exist: give the path of a folder")
+        raise UserError(
+            f"data folder {root} does not exist: if it has moved, give its place by --data or "
+            "--config.data.source"
+        )
     if not root.is_dir():
         raise UserError(f"data folder {root} is a file: give the folder that holds images/")
     folder = root / "images"

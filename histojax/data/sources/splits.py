@@ -102,16 +102,15 @@ def checked_splits(
 
 
 def kept_splits(
-    root: Path, images: Mapping[str, Path], kept: Mapping[str, Sequence[str]]
+    root: Path, images: Mapping[str, Path], kept: Mapping[str, Sequence[str]], opened: str
 ) -> dict[str, list[str]]:
     """The splits that a run was trained with; what a folder has gained since is in none.
 
     Raises:
-        UserError: an image that the run knows is gone.
+        UserError: an image of the split that is `opened` is gone.
     """
-    splits = {split: list(names) for split, names in kept.items()}
-    gone = sorted({name for names in splits.values() for name in names} - set(images))
-    if gone:
+    splits = {split: [n for n in names if n in images] for split, names in kept.items()}
+    if gone := sorted(set(kept.get(opened, ())) - set(images)):
         raise UserError(
             f"data folder {root} lacks images that the run was trained with ({len(gone)}: "
             f"{', '.join(gone[:3])}): put them back, or train in a new --workdir"
@@ -123,17 +122,22 @@ def check_grouping(where: str, groups: Mapping[str, str]) -> None:
     """Refuses names like patient01-roi1, whose patients the default pattern does not see.
 
     Raises:
-        UserError: every image is a group of its own, and the names share beginnings as those of
-            several images of a patient do.
+        UserError: every image is a group of its own, and the names, of one form, share beginnings
+            as those of several images of a patient do.
     """
-    starts = [re.split(r"[-. ]", name)[0] for name in groups]
-    distinct = sorted(set(starts))
-    if len(set(groups.values())) < len(groups) or not 1 < len(distinct) <= len(groups) / 2:
+    parts = [re.findall(r"[^\W\d_]+|\d+|[\W_]+", name) for name in groups]
+    forms = {tuple("a" if p.isalpha() else "0" if p.isdigit() else p for p in own) for own in parts}
+    if len(set(groups.values())) < len(groups) or len(forms) > 1:
         return
-    raise UserError(
-        f"{where} may hold several images of {max(distinct, key=starts.count)!r}: write "
-        "splits.json, or set data.group_pattern='[^-. ]+' (a patient) or '.*' (not one)"
-    )
+    for count in range(1, len(parts[0])):
+        starts = ["".join(own[:count]) for own in parts]
+        if 1 < len(set(starts)) <= len(groups) / 2:
+            kinds = {"a": "[A-Za-z]+", "0": "[0-9]+"}
+            pattern = "".join(kinds.get(p, re.escape(p)) for p in [*forms.pop()][:count])
+            raise UserError(
+                f"{where} may hold several images of {max(starts, key=starts.count)!r}: write "
+                f"splits.json, or set data.group_pattern={pattern!r} (a patient) or '.*' (not one)"
+            )
 
 
 def names_of_split(
@@ -195,7 +199,8 @@ def names_of_split(
     if split not in there:
         without = "without splits.json " if carve and not published else ""
         raise UserError(
-            f"{where} has no split {split!r}: {without}there are {', '.join([*there, 'all'])}"
+            f"{where} has no split {split!r}: {without}there are {', '.join([*there, 'all'])}, "
+            f"so name one of these, or images of {split!r} in splits.json"
         )
     if shared and split == "test":
         few = ", ".join(map(repr, sorted(shared)[:3])) + (", ..." if len(shared) > 3 else "")

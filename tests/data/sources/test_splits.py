@@ -47,6 +47,7 @@ def test_names_that_share_beginnings_need_a_word_on_patients(sign):
 @pytest.mark.parametrize(
     "names",
     [
+        ["a3f9", "07bc", "a31e", "a3b7"],  # numbers in hexadecimals
         [f"img-{i}" for i in range(1, 10)],  # one beginning says nothing
         ["p1-a", "p2-a", "p3-b"],  # nor do as many as images
         ["p1-a_1", "p1-a_2", "p2-a_1", "p2-b_1"],  # patients are seen, of which one has two
@@ -54,3 +55,22 @@ def test_names_that_share_beginnings_need_a_word_on_patients(sign):
 )
 def test_other_names_need_none(names):
     check_grouping("data folder x", {name: group_of(name) for name in names})
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("form", "patient", "pattern"),
+    [
+        ("Patient {:02d} ({})", "Patient 01", r"[A-Za-z]+\\ [0-9]+"),
+        ("Slide{:02d}ROI{}", "Slide01", "[A-Za-z]+[0-9]+"),
+        ("2023-{:02d}-A{}", "2023-01", r"[0-9]+\\-[0-9]+"),
+    ],
+)
+def test_patients_in_names_of_one_form_are_seen(form, patient, pattern):
+    names = [form.format(p, i) for p in range(1, 4) for i in range(1, 4)]
+    with pytest.raises(UserError) as refusal:
+        check_grouping("data folder x", {name: name for name in names})
+    assert f"several images of {patient!r}" in str(refusal.value)
+    assert f"group_pattern='{pattern}' (a patient)" in str(refusal.value)
+    groups = {group_of(name, pattern.replace(r"\\", "\\")) for name in names}
+    assert len(groups) == 3
