@@ -22,7 +22,7 @@ from histojax.stages.base import segments
 
 _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
-_MOST_FIELDS, _LARGEST_FIELD = 400, 2**25
+_MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
 _OURS = ("index.html", RECORD)
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
@@ -88,7 +88,7 @@ def predict_files(
             refused[str(path)] = str(failure)
             continue
         done[path] = made
-        nuclei = "" if made.nuclei is None else f"; {made.nuclei} nuclei"
+        nuclei = "" if made.nuclei is None else f"; nuclei found: {made.nuclei:,}"
         say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
     whole = {path: done[path] for path in files if path in done}
     _report(workdir, output, whole, refused, left, max_pixels)

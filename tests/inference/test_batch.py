@@ -352,7 +352,7 @@ def test_nuclei_of_fields_that_overlap_are_not_summed(finder, tmp_path, monkeypa
     assert "in all" not in page
     (folder / "b.png").unlink()
     batch.predict_files(tmp_path, [folder], tmp_path / "out")
-    assert "1 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
+    assert "1 nucleus in all" in (tmp_path / "out" / "index.html").read_text()
 
 
 def test_fields_that_overlap_are_named_with_what_they_share(tmp_path, monkeypatch):
