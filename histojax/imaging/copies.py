@@ -94,26 +94,20 @@ def _packed(bits: np.ndarray) -> np.ndarray:
 
 
 def copies_among(
-    first: Sequence[np.ndarray | None], second: Sequence[np.ndarray | None]
+    first: Sequence[np.ndarray | None], second: Sequence[np.ndarray | None] | None = None
 ) -> list[tuple[int, int, float]]:
-    """Pairs of signatures of the same tissue: (index in first, index in second, `shared_area`)."""
+    """Pairs of signatures of the same tissue; without `second`, those among `first`, i < j.
+
+    Each is (i in first, j in second, the share of the smaller image that both show).
+    """
     uprights = [(i, _views(own)[0]) for i, own in enumerate(first) if own is not None]
     found = []
-    for j, other in enumerate(second):
+    for j, other in enumerate(first if second is None else second):
         views = [] if other is None else _views(other)
-        shares = ((i, j, _shared(upright, views)) for i, upright in uprights)
-        found += [pair for pair in shares if pair[2]]
+        for i, upright in uprights:
+            if (second is not None or i < j) and (share := _shared(upright, views)):
+                found.append((i, j, share))
     return sorted(found)
-
-
-def shared_area(first: np.ndarray, second: np.ndarray) -> float:
-    """The share of the smaller image that both show; 0 where they show different tissue."""
-    return _shared(_views(first)[0], _views(second))
-
-
-def sentence(first: str, second: str, share: float) -> str:
-    """A pair of images by their names, and their `shared_area`."""
-    return f"{first} and {second} show the same tissue, on {share:.0%} of the smaller image."
 
 
 def _views(signature: np.ndarray) -> list[_View]:
@@ -133,7 +127,7 @@ def _views(signature: np.ndarray) -> list[_View]:
 
 
 def _shared(first: _View, views: Sequence[_View]) -> float:
-    """`shared_area` of two signatures, from all views of the second."""
+    """The share of the smaller image that both show, from all views of the second."""
     placed = [(*place, view) for view in views if (place := _placed(first, view))]
     if not placed:
         return 0.0

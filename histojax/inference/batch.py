@@ -4,7 +4,7 @@ import contextlib
 import math
 import os
 import pathlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from histojax.checks import check, number, one_of
@@ -22,7 +22,7 @@ from histojax.stages.base import segments
 
 _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
-_MOST_FIELDS, _LARGEST_FIELD = 400, 2**25
+_MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
 _OURS = ("index.html", RECORD)
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
@@ -53,8 +53,6 @@ def predict_files(
         check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
-    if left:
-        say(_named("not taken", left.items()))
     run = workdirs.load(workdir)
     check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
@@ -62,16 +60,21 @@ def predict_files(
     flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
-    done = {
-        path: None if overwrite else record.standing(records[path], made_of[path]) for path in files
-    }
-    missing = [path for path in files if done[path] is None]
-    sizes = _sizes(run, missing, mpp=mpp, diameter=nucleus_diameter, max_pixels=max_pixels)
+    found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
+    stand = {path: one for path, one in found.items() if one is not None}
+    done = {path: made for path, (made, _) in stand.items()}
+    if nucleus_diameter is not None:
+        own = sizes = _given(run, files, nucleus_diameter)
+    else:
+        missing = [path for path in files if path not in stand]
+        own = {path: size for path, (_, size) in stand.items() if size is not None}
+        own |= _estimated(run, missing, mpp=mpp, max_pixels=max_pixels)
+        sizes = scale.shared(own)
     options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
     refused: dict[str, str] = {}
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
-        estimate, made = sizes.get(path), done[path]
+        estimate, made = sizes.get(path), done.get(path)
         try:
             if made is None:
                 # So that it does not outlive the results that it is about.
@@ -80,14 +83,14 @@ def predict_files(
                 made = prediction.predict_file(
                     run, network, path, output, estimate=estimate, **options
                 )
-                record.write(records[path], made, made_of[path], estimate)
+                record.write(records[path], made, made_of[path], own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
             continue
         done[path] = made
-        found = "" if made.nuclei is None else f"; {made.nuclei} nuclei"
-        say(f"  {'made before: ' * made.before}{made.note}{found}")
-    whole = {path: made for path, made in done.items() if made is not None}
+        nuclei = "" if made.nuclei is None else f"; nuclei found: {made.nuclei:,}"
+        say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
+    whole = {path: done[path] for path in files if path in done}
     _report(workdir, output, whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
@@ -106,10 +109,7 @@ def _report(
     max_pixels: int,
 ) -> None:
     """Writes index.html, and says in the last lines what was not made, and why."""
-    unsummed = ""
-    if any(made.nuclei for made in done.values()) and (pairs := overlapping(list(done))):
-        more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
-        unsummed = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
+    unsummed = overlapping(done) if any(made.nuclei for made in done.values()) else ""
     if done:
         index = output / "index.html"
         # An earlier call may have allowed larger ones.
@@ -121,31 +121,33 @@ def _report(
         say(str(index))
     if unsummed:
         say(unsummed)
-    if before := [(path.name, "") for path, made in done.items() if made.before]:
+    if before := [path.name for path, made in done.items() if made.before]:
         say(_named("left as made before (--overwrite makes them again)", before))
     if left:
-        say(_named("not taken", left.items()))
+        say(_named("not taken", [f"{name} ({reason})" for name, reason in left.items()]))
     for name, reason in refused.items():
         say(f"not predicted: {reason if name in reason else f'{name}: {reason}'}")
 
 
-def _named(what: str, items: Iterable[tuple[str, str]]) -> str:
-    """A line with the first few names, each with its reason."""
-    texts = [f"{name} ({reason})" if reason else name for name, reason in items]
+def _named(what: str, texts: Sequence[str]) -> str:
+    """A line with the first few texts."""
     more = f" and {len(texts) - _MOST_NAMED:,} more" if len(texts) > _MOST_NAMED else ""
     return f"{what}: {', '.join(texts[:_MOST_NAMED])}{more}"
 
 
-def overlapping(files: Sequence[pathlib.Path]) -> list[str]:
-    """Clauses, such as "a.png and b.png share 50 %", on fields that show the same tissue."""
-    small = []
-    for path in files if 1 < len(files) <= _MOST_FIELDS else ():
-        with reader.open_image(path) as image:
-            if image.height * image.width <= _LARGEST_FIELD:
-                small.append((path.name, copies.signature_of(reader.read_image(path))))
-    names, signatures = zip(*small, strict=True) if small else ((), ())
-    pairs = copies.copies_among(signatures, signatures)
-    return [f"{names[i]} and {names[j]} share {share:.0%}" for i, j, share in pairs if i < j]
+def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
+    """Why nuclei are not summed over fields, such as where two show the same tissue; or nothing."""
+    fields = [path for path, made in done.items() if math.prod(made.size) <= _LARGEST_FIELD]
+    if len(fields) > _MOST_FIELDS:
+        return f"over {_MOST_FIELDS} fields are not searched for overlaps: nuclei are not summed"
+    signatures = [copies.signature_of(reader.read_image(p)) for p in fields if len(fields) > 1]
+    pairs = [
+        f"{fields[i].name} and {fields[j].name} share {share:.0%}"
+        for i, j, share in copies.copies_among(signatures)
+    ]
+    more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
+    named = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
+    return named if pairs else ""
 
 
 def image_files(
@@ -169,8 +171,8 @@ def image_files(
                 elif not (other.name[0] == "." or other.name.endswith(_OURS)):
                     left[str(other)] = "its ending is not that of an image"
             images = [file for file in found if not _made_before(file)]
-            if len(images) < len(found):
-                left[f"{len(found) - len(images)} files of {path}"] = "made by earlier predictions"
+            if count := len(found) - len(images):
+                left[f"{count} file{'s' * (count > 1)} of {path}"] = "made by earlier predictions"
             found = images
             if not found:
                 raise UserError(
@@ -207,29 +209,25 @@ def check_names(
                 )
 
 
-def _sizes(
-    run: workdirs.Run,
-    files: Sequence[pathlib.Path],
-    *,
-    mpp: float | None,
-    diameter: float | None,
-    max_pixels: int,
+def _given(
+    run: workdirs.Run, files: Sequence[pathlib.Path], diameter: float
 ) -> dict[pathlib.Path, Estimate]:
-    """The diameter of nuclei of images: as given, or of those of unknown scale as estimated.
-
-    Images that agree share one estimate. UserError for a diameter that the run cannot use.
-    """
-    knows, trained = segments(run.stage) and run.meta.get("nucleus_diameter"), run.meta["mpp_out"]
-    if diameter is not None and not knows:
+    """The diameter that the user gives, for all images; UserError where the run cannot use it."""
+    if not (segments(run.stage) and run.meta.get("nucleus_diameter")):
         raise UserError(
             f"--nucleus_diameter={diameter:g} needs a run that knows the size of its nuclei, and "
             f"{run.workdir} does not; give --mpp instead"
         )
-    if diameter is not None:
-        given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
-        return dict.fromkeys(files, given)
+    given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
+    return dict.fromkeys(files, given)
+
+
+def _estimated(
+    run: workdirs.Run, files: Sequence[pathlib.Path], *, mpp: float | None, max_pixels: int
+) -> dict[pathlib.Path, Estimate]:
+    """The diameter of nuclei of those images whose scale is unknown."""
     found: dict[pathlib.Path, Estimate] = {}
-    if not (knows and files):
+    if not (files and segments(run.stage) and run.meta.get("nucleus_diameter")):
         return found
     estimate = scale.estimator(run)
     for path in files:
@@ -238,8 +236,6 @@ def _sizes(
             contextlib.suppress(UserError),
             reader.open_image(path, max_pixels=max_pixels) as image,
         ):
-            unknown = trained is None or (mpp is None and image.mpp is None)
-            if unknown:
+            if run.meta["mpp_out"] is None or (mpp is None and image.mpp is None):
                 found[path] = estimate(image)
-    together = scale.agreed(list(found.values()))
-    return dict.fromkeys(found, together) if together.sure else found
+    return found

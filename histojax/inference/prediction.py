@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import math
 import os
 import pathlib
 import tempfile
@@ -15,7 +16,6 @@ from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
-from histojax.imaging.resampling import NearestRows
 from histojax.inference import labeling, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
@@ -103,28 +103,40 @@ def predict_file(
         # Of the files: (size, mpp) on the grid of the input, and on the enhanced one.
         fine = (size[0] * scale, size[1] * scale), None if known is None else known / scale
         grids = {False: (size, known), True: fine}
-        nuclei = None
+        nuclei = labeller = None
+        # Of the image in which nuclei are looked for.
+        seen = max(1, round(fine[0][0] * factor)), max(1, round(fine[0][1] * factor))
+        if any("labels" in sink.reads for sink in sinks.values()):
+            at = None if fine[1] is None else fine[1] / factor
+            # By the size of nuclei they lie on the grid of the training, whatever the file states.
+            if estimate is not None and estimate.sure:
+                at = run.meta["mpp_out"]
+            labeller = stack.enter_context(labeling.Labeller(run, *seen, mpp=at))
         if factor != 1.0 and enhances(run.stage):
             assert network.parts is not None
             enhancer, network = network.parts
-            with disk_errors(None):  # of what is not asked for
-                scratch = pathlib.Path(stack.enter_context(tempfile.TemporaryDirectory()))
-            sr = files.get("sr", scratch / "sr.tif")
+            sr = files.get("sr")
+            if sr is None:
+                with disk_errors(output):
+                    output.mkdir(parents=True, exist_ok=True)
+                    scratch = tempfile.TemporaryDirectory(dir=output, prefix=".")
+                sr = pathlib.Path(stack.enter_context(scratch)) / "sr.tif"
             with SINKS["sr"](sr, size=fine[0], seen=fine[0], mpp=fine[1]) as enhanced:
                 _feed(tiling.strips(enhancer.tiles(source, name=str(path))), [enhanced])
             source = stack.enter_context(reader.open_image(sr, max_pixels=max_pixels))
             sinks = {kind: sink for kind, sink in sinks.items() if kind != "sr"}
         if sinks:
             image = source if factor == 1.0 else reader.ResampledReader(source, factor)
-            seen = image.height * network.scale, image.width * network.scale
             opened = []
             for kind, sink in sinks.items():
                 of, each = grids[sink.enhanced]
                 opened.append(stack.enter_context(sink(files[kind], size=of, seen=seen, mpp=each)))
             strips = tiling.strips(network.tiles(image, name=str(path)))
-            at = None if fine[1] is None else fine[1] / factor
-            nuclei, left_out = _write(run, strips, opened, seen, size, at)
-            note += left_out
+            nuclei = _write(run, strips, opened, labeller)
+        if labeller is not None and labeller.largest is not None and labeller.dropped:
+            most = labeller.largest * math.prod(size) / math.prod(seen)
+            note += f"; {labeller.dropped} object{'s' * (labeller.dropped > 1)} larger "
+            note += f"than a nucleus can be (over {most:,.0f} px of the input) dropped"
     names = tuple(run.meta["classes"]) if "classes" in _outputs(run) else ()
     return Prediction(path.stem, size, known, scale, files, nuclei, note, names)
 
@@ -182,51 +194,29 @@ def _write(
     run: workdirs.Run,
     strips: Iterable[dict[str, np.ndarray]],
     sinks: Sequence[Sink],
-    seen: tuple[int, int],
-    size: tuple[int, int],
-    mpp: float | None,
-) -> tuple[int | None, str]:
-    """Feeds the network's strips to the sinks, then the labels.
-
-    Strips have `seen` (H, W) px of `mpp` um in all, and the input `size`. Returns the number of
-    nuclei, None where none were looked for, and a clause about what was left out.
-    """
+    labeller: labeling.Labeller | None,
+) -> int | None:
+    """Feeds the network's strips to the sinks, then the labels; the number of nuclei, or None."""
     # Labels are known only after the network has seen the whole image.
     late = [sink for sink in sinks if "labels" in sink.reads]
     early = [sink for sink in sinks if sink not in late]
     heads = run.stage.segmenter.heads if segments(run.stage) else ()
-    with labeling.Labeller(run, *seen, mpp=mpp) if late else contextlib.nullcontext() as labeller:
 
-        def labelled() -> Iterator[dict[str, np.ndarray]]:
-            for outputs in strips:
-                maps = {head: outputs[head] for head in heads}
-                if tells_classes(heads):
-                    outputs["classes"] = likeliest_class(maps)
-                yield outputs
-                if labeller is not None:
-                    labeller.add(maps)
+    def labelled() -> Iterator[dict[str, np.ndarray]]:
+        for outputs in strips:
+            maps = {head: outputs[head] for head in heads}
+            if tells_classes(heads):
+                outputs["classes"] = likeliest_class(maps)
+            yield outputs
+            if labeller is not None:
+                labeller.add(maps)
 
-        _feed(labelled(), early)
-        if labeller is None:
-            return None, ""
-        with labeller.finish() as found:
-            # Of nuclei, whether the input's grid shows any of them.
-            grid, covered = NearestRows(seen, size), np.full(found.count + 1, seen == size)
-
-            def counted() -> Iterator[dict[str, np.ndarray]]:
-                for labels in found.strips():
-                    for piece in grid.pieces(labels) if seen != size else ():
-                        covered[piece] = True
-                    yield {"labels": labels}
-
-            _feed(counted(), late)
-            left_out = ""
-            if labeller.largest is not None and labeller.dropped:
-                left_out += f"; {labeller.dropped} object{'s' * (labeller.dropped > 1)} larger "
-                left_out += f"than a nucleus can be (over {labeller.largest:,.0f} px) dropped"
-            if tiny := np.count_nonzero(~covered[1:]):
-                left_out += f"; {tiny} of the nuclei too small to cover a px of the input"
-            return found.count, left_out
+    _feed(labelled(), early)
+    if labeller is None:
+        return None
+    with labeller.finish() as found:
+        _feed(({"labels": labels} for labels in found.strips()), late)
+        return found.count
 
 
 def scale_factor(
@@ -249,24 +239,24 @@ def scale_factor(
     if segments(run.stage) and estimate is not None and estimate.sure:
         assert usual is not None
         assert estimate.diameter is not None
-        factor, target = usual / (estimate.diameter * scale), f"nuclei of {usual:.3g} px"
-        spread = f"{estimate.low:.3g} to {estimate.high:.3g} px, estimated from {estimate.nuclei}"
-        words = spread if estimate.nuclei else estimate.reason
-        given = f"nuclei of {estimate.diameter:.3g} px ({words})"
+        factor, own = usual / (estimate.diameter * scale), f"{usual:.3g} px"
+        spread = f"{estimate.low:.3g} to {estimate.high:.3g}, estimated from {estimate.nuclei}"
+        words = f"{spread} of them" if estimate.nuclei else estimate.reason
+        given = f"its nuclei measure {estimate.diameter:.3g} px ({words})"
     elif segments(run.stage) and mpp is not None and trained is not None:
-        factor, target = mpp / scale / trained, f"{trained:g} um/px"
+        factor, own = mpp / scale / trained, f"{trained:g} um/px"
         given = f"at {mpp:g} um/px"
     else:
         return 1.0, _as_it_is(run, mpp, estimate)
     if is_near(factor):
-        return 1.0, f"{given}, as the run was trained"
+        return 1.0, f"{given}, as in the training"
     if not 1 / _MOST_APART <= factor <= _MOST_APART:
         raise UserError(
-            f"{path}: {given} and the run's {target} are more than a factor of {_MOST_APART} "
-            "apart: correct --mpp or --nucleus_diameter, or use a run for this scale"
+            f"{path}: {given}, more than a factor of {_MOST_APART} from the {own} of the training: "
+            "correct --mpp or --nucleus_diameter, or use a run for this scale"
         )
-    image = "enhanced as it is, nuclei found in that" if enhances(run.stage) else "nuclei found"
-    return factor, f"{given}; {image} resampled by {factor:.3g} to the run's {target}"
+    read = "enhanced as it is, then read" if enhances(run.stage) else "read"
+    return factor, f"{given}: {read} {factor:.3g} times as large, like the {own} of the training"
 
 
 def is_near(factor: float) -> bool:
@@ -278,15 +268,16 @@ def _as_it_is(run: workdirs.Run, mpp: float | None, estimate: Estimate | None) -
     """The sentence about an image that is not resampled, whatever its scale."""
     trained = run.meta["mpp_in"]
     if mpp is None:
-        own = "" if trained is None else f", the run's {trained:g} um/px"
-        said = f"scale unknown, taken as it is{own} (--mpp=... gives it)"
+        own = "as it is" if trained is None else f"as if it had the run's {trained:g} um/px"
+        gives = "--mpp=..." if estimate is None else "--mpp or --nucleus_diameter"
+        said = f"its scale is unknown, so it is read {own}; {gives} gives it"
     elif trained is None:
-        said = f"at {mpp:g} um/px; the run does not know its own scale, taken as it is"
+        said = f"at {mpp:g} um/px, read as it is: the run does not know its own scale"
     elif is_near(mpp / trained):
-        said = f"at {mpp:g} um/px, as the run was trained"
+        said = f"at {mpp:g} um/px, as in the training"
     else:
-        said = f"at {mpp:g} um/px, enhanced as it is; the run was trained at {trained:g} um/px"
-    return said if estimate is None else f"{said}; its nuclei do not tell: {estimate.reason}"
+        said = f"at {mpp:g} um/px, enhanced as it is; the training had {trained:g} um/px"
+    return said if estimate is None else f"{said}; its nuclei do not tell it: {estimate.reason}"
 
 
 def preview(

@@ -43,15 +43,17 @@ def write(
 ) -> None:
     """Writes the record of results that are whole, as they follow from `made_of`.
 
-    `estimate` is the size of nuclei by which the scale was told, for the user to read.
+    `estimate` is the size of the image's own nuclei, where it was asked for.
     """
     sizes = {kind: (file.name, file.stat().st_size) for kind, file in made.files.items()}
     more = {"files": sizes, "made_of": made_of, "estimate": estimate and vars(estimate)}
     writers.write_json(path, vars(made) | more)
 
 
-def standing(path: pathlib.Path, made_of: Mapping[str, Any]) -> Prediction | None:
-    """What a record tells, if it was made of the same and its files are there and whole."""
+def standing(
+    path: pathlib.Path, made_of: Mapping[str, Any]
+) -> tuple[Prediction, Estimate | None] | None:
+    """What `write` was given, if it was made of the same and its files are there and whole."""
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
         files = {kind: path.with_name(name) for kind, (name, _) in values["files"].items()}
@@ -62,6 +64,7 @@ def standing(path: pathlib.Path, made_of: Mapping[str, Any]) -> Prediction | Non
             return None
         kept = {field.name: values[field.name] for field in dataclasses.fields(Prediction)}
         kept |= {name: tuple(kept[name]) for name in ("size", "class_names")}
-        return Prediction(**kept | {"files": files, "before": True})
+        estimate = values["estimate"] and Estimate(**values["estimate"])
+        return Prediction(**kept | {"files": files, "before": True}), estimate
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None  # missing, damaged, or of another version

@@ -8,7 +8,8 @@ rung to rung. Diameters are 2 sqrt(area / pi), in px of the image as it is given
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Sequence
+import pathlib
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -26,13 +27,15 @@ _BLOCKS, _SIDE = (2, 2), 384
 _PLACES, _GLANCE = 6, 64
 # IoU from which nuclei of two rungs are the same, and F1 from which two rungs agree.
 _SAME, _AGREE = 0.5, 0.6
-_LEAST_NUCLEI, _LEAST_FIELDS = 6, 3
+# Nuclei of a field that counts among others, and of one that is sure by itself: sizes told by 6 to
+# 9 nuclei were off by up to 2, those told by more by up to 1.5.
+_LEAST_NUCLEI, _LEAST_ALONE, _LEAST_FIELDS = 6, 10, 3
 # Rungs agree best on nuclei as large as in training; others are trusted less, by a standard
 # deviation of the logarithm.
 _TRUST = 0.5
 # Sizes up to `_NEAR` apart agree; those beyond `_APART` are two answers, of which the second counts
-# from this share of the best score on.
-_NEAR, _APART, _RIVAL = 1.3, 1.5, 0.75
+# from this share of the best score on. Tissues of one scale seldom differ by as much as two scales.
+_NEAR, _APART, _TWO_SCALES, _RIVAL = 1.3, 1.5, 1.8, 0.75
 # Parts of one field differ by as much.
 _LEAST_SPREAD = 0.15
 # Two groups of sizes: the distance of their means in standard deviations (halves of one normal
@@ -167,33 +170,56 @@ def judged(agreements: Sequence[Agreement], diameter: float) -> Estimate:
     if reason:
         return _unknown(reason, len(most))
     low, high = min(*medians, size / spread), max(*medians, size * spread)
-    sure = len(most) >= _LEAST_NUCLEI
+    sure = len(most) >= _LEAST_ALONE
     reason = f"{len(most)} nuclei are the same at neighbouring scales"
     if not sure:
-        reason = f"only {len(most)} nuclei tell it, of {_LEAST_NUCLEI} needed"
+        reason = f"only {len(most)} nuclei tell it, of {_LEAST_ALONE} needed"
     return Estimate(size, low, high, len(most), sure, reason)
 
 
-def agreed(estimates: Sequence[Estimate]) -> Estimate:
-    """One estimate for the fields of one batch.
+def shared(own: Mapping[pathlib.Path, Estimate]) -> dict[pathlib.Path, Estimate]:
+    """What images of one batch go by: the estimate on which they agree.
 
-    It is sure where all fields that are sure agree. Where none is, fields of few nuclei tell it
-    together: three or more, with twice the nuclei that one field needs, two thirds of them in
-    fields whose interval holds it.
+    An image that is sure of another size by itself keeps its own, as all do where none is agreed.
     """
-    sure = [e for e in estimates if e.sure]
-    used = sure or [e for e in estimates if e.diameter is not None]
+    together = agreed(list(own.values()))
+    size = together.diameter if together.sure else None
+    return {
+        path: one if size is None or (one.sure and not _holds(one, size)) else together
+        for path, one in own.items()
+    }
+
+
+def agreed(estimates: Sequence[Estimate]) -> Estimate:
+    """One estimate for the fields of one batch: their median.
+
+    Fields of six nuclei count as one each. Unless one of them is sure or there are three, all
+    fields count by their nuclei, three with 12 nuclei at least. It is sure where two thirds hold it
+    and none of six nuclei is of another scale.
+    """
+    known = [e for e in estimates if e.diameter is not None]
+    telling = [e for e in known if e.nuclei >= _LEAST_NUCLEI]
+    if len(telling) < _LEAST_FIELDS and not any(e.sure for e in telling):
+        telling = []
+    used = telling or known
     sizes, counts = [e.diameter or 0.0 for e in used], [e.nuclei for e in used]
-    if not sure and (len(used) < _LEAST_FIELDS or sum(counts) < 2 * _LEAST_NUCLEI):
+    if not telling and (len(used) < _LEAST_FIELDS or sum(counts) < 2 * _LEAST_NUCLEI):
         return _unknown(f"none of {len(estimates)} fields is sure of it")
-    size = float(np.median(np.repeat(sizes, counts)))
-    held = sum(e.nuclei for e in used if e.low <= size <= e.high)
-    fits = all(_within(_NEAR, one, size) for one in sizes) if sure else 3 * held >= 2 * sum(counts)
-    reason = f"{len(used)} of {len(estimates)} fields agree on it"
-    if not fits:
-        reason = f"the fields differ, from {min(sizes):.0f} to {max(sizes):.0f} px"
-    low, high = min(e.low for e in used), max(e.high for e in used)
-    return Estimate(size, low, high, sum(counts), fits, reason)
+    votes = [1] * len(used) if telling else counts
+    size = float(np.median(np.repeat(sizes, votes)))
+    holds = [_holds(e, size) for e in used]
+    alike = all(_within(_TWO_SCALES, e.diameter or 0.0, size) for e in telling)
+    if not alike or np.average(holds, weights=votes) < 2 / 3:
+        return _unknown(f"the fields differ, from {min(sizes):.0f} to {max(sizes):.0f} px")
+    reason = f"{sum(holds)} of {len(estimates)} fields agree on it"
+    agreeing = [e for e, held in zip(used, holds, strict=True) if held]
+    low, high = min(e.low for e in agreeing), max(e.high for e in agreeing)
+    return Estimate(size, low, high, sum(e.nuclei for e in agreeing), True, reason)
+
+
+def _holds(estimate: Estimate, size: float) -> bool:
+    known = estimate.diameter is not None and _within(_NEAR, estimate.diameter, size)
+    return known or estimate.low <= size <= estimate.high
 
 
 def agreement(coarse: Sequence[Window], fine: Sequence[Window], factor: float) -> Agreement:

@@ -139,31 +139,21 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
     tiles agree with the whole here too. Tiles have at most `largest` output px a side, or one
     stride where that is more; `ensemble` is that of each network.
     """
-    halo, stride, scale = 0, 1, 1
-    enhance = segment = parts = None
-    if enhances(run.stage):
-        scale = run.config.data.scale
-        halo = run.stage.generator.halo
-        enhance = _compiled(run.stage.enhance, run, ensemble)
-    if segments(run.stage):
-        network = run.stage.segmenter
-        # The segmenter's grid is aligned to its stride; `scale` px of its input are one px here.
-        stride = network.stride // math.gcd(network.stride, scale)
-        halo += -(-network.halo // scale)
-        segment = _compiled(run.stage.segment, run, ensemble)
-    if enhance is not None and segment is not None:
-        parts = (
-            enhancer(run, largest=largest, ensemble=ensemble),
-            segmenter(run, largest=largest, ensemble=ensemble),
-        )
+    options: dict[str, Any] = {"largest": largest, "ensemble": ensemble}
+    if not enhances(run.stage):
+        return segmenter(run, **options)
+    enhance = enhancer(run, **options)
+    if not segments(run.stage):
+        return enhance
+    segment, scale = segmenter(run, **options), enhance.scale
 
-    def by_parts(image: np.ndarray) -> dict[str, jax.Array]:
-        outputs = {} if enhance is None else {"sr": enhance(image)}
-        if segment is not None:
-            outputs |= by_head(segment(outputs.get("sr", image)), network.heads)
-        return outputs
+    def by_parts(image: np.ndarray) -> dict[str, Any]:
+        enhanced = enhance.windows(image)
+        return enhanced | segment.windows(enhanced["sr"])
 
     windows = by_parts if ensemble else _compiled(run.stage.predict, run, False)
-    matching = stain_matching.build(run.config, run.meta)
-    largest = max(largest // scale, stride)
-    return TiledNetwork(windows, halo, stride, scale, largest, matching, parts)
+    # The segmenter's grid is aligned to its stride; `scale` px of its input are one px here.
+    stride = segment.stride // math.gcd(segment.stride, scale)
+    halo = enhance.halo + -(-segment.halo // scale)
+    geometry = halo, stride, scale, max(largest // scale, stride)
+    return TiledNetwork(windows, *geometry, parts=(enhance, segment))

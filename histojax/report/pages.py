@@ -69,7 +69,7 @@ def prediction_index(
     other files were not predicted, `unsummed` why numbers of nuclei are not added up.
     """
     counts = [made.nuclei for made, _ in rows if made.nuclei is not None]
-    total = f", {sum(counts):,} nuclei in all" if counts else ""
+    total = f", {sum(counts):,} nucle{'us' if sum(counts) == 1 else 'i'} in all" if counts else ""
     number = "1 image" if len(rows) == 1 else f"{len(rows):,} images"
     pictures = [Picture(f"The middle of {made.name}.", preview) for made, preview in rows]
     document.write(

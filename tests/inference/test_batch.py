@@ -1,5 +1,7 @@
+import dataclasses
 import json
 import os
+import re
 import shutil
 import unicodedata
 
@@ -10,9 +12,10 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
-from histojax.inference import batch, scale, tiled
+from histojax.inference import batch, prediction, scale, tiled
 from histojax.inference.scale import Estimate
 from histojax.runs import workdirs
+from histojax.tissue import rendering
 from tests import tiny
 
 
@@ -47,7 +50,7 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
         + ["index.html"]
     )
     assert (made[0].mpp, made[1].mpp) == (None, None)
-    assert "scale unknown" in made[0].note
+    assert "its scale is unknown" in made[0].note
     with reader.open_image(made[2].files["sr"]) as image:
         assert image.mpp == pytest.approx(0.25, rel=1e-3)
     index = (tmp_path / "out" / "index.html").read_text()
@@ -216,7 +219,7 @@ def test_an_image_is_predicted_once_by_a_model(finder, tmp_path, capsys):
     left = "left as made before (--overwrite makes them again): a.png, b.png"
     assert left in capsys.readouterr().err
     page = (tmp_path / "out" / "index.html").read_text()
-    assert page.count("made before: scale unknown") == 2
+    assert page.count("made before: its scale is unknown") == 2
     assert "2 images predicted" in page
     # It still stands where its image would now be too large.
     assert again(tmp_path, max_pixels=100) == [True, True]
@@ -281,10 +284,10 @@ def test_an_unknown_scale_is_estimated_once(finder, tmp_path, monkeypatch):
     monkeypatch.setattr(scale, "estimator", lambda run: estimated)
     first = notes(tmp_path)
     assert first == [
-        "nuclei of 24 px (23 to 25 px, estimated from 50); nuclei found resampled by 0.5 to the "
-        "run's nuclei of 12 px",
-        "nuclei of 6 px (5 to 7 px, estimated from 50); nuclei found resampled by 2 to the run's "
-        "nuclei of 12 px",
+        "its nuclei measure 24 px (23 to 25, estimated from 50 of them): read 0.5 times as large, "
+        "like the 12 px of the training",
+        "its nuclei measure 6 px (5 to 7, estimated from 50 of them): read 2 times as large, "
+        "like the 12 px of the training",
     ]
     assert asked == ["a.png", "b.png"]
     kept = json.loads((tmp_path / "out" / "a.predicted.json").read_text())
@@ -293,13 +296,13 @@ def test_an_unknown_scale_is_estimated_once(finder, tmp_path, monkeypatch):
     assert asked == ["a.png", "b.png"]
     # What the user gives is not estimated.
     (note, _) = notes(tmp_path, nucleus_diameter=12.0)
-    assert note == "nuclei of 12 px (--nucleus_diameter), as the run was trained"
+    assert note == "its nuclei measure 12 px (--nucleus_diameter), as in the training"
     assert asked == ["a.png", "b.png"]
     notes(tmp_path)
     assert asked == ["a.png", "b.png"] * 2
     # Where both scales are known there is nothing to estimate.
     finder.update(mpp_in=0.5, mpp_out=0.5)
-    assert notes(tmp_path, mpp=0.5) == ["at 0.5 um/px, as the run was trained"] * 2
+    assert notes(tmp_path, mpp=0.5) == ["at 0.5 um/px, as in the training"] * 2
     assert asked == ["a.png", "b.png"] * 2
 
 
@@ -308,11 +311,17 @@ def test_fields_that_agree_share_one_estimate(finder, tmp_path, monkeypatch):
     few = Estimate(20, 10, 40, 3, False, "only 3 nuclei")
     found = {"a.png": sure(24), "b.png": few}
     monkeypatch.setattr(scale, "estimator", lambda run: lambda image: found[image.path.name])
-    assert all("estimated from 50" in note for note in notes(tmp_path))
+    first = notes(tmp_path)
+    assert all("estimated from 50" in note for note in first)
+    # An image that is made again by itself goes by the same estimate: the other's is kept.
+    (tmp_path / "out" / "b.labels.tif").unlink()
+    del found["a.png"]
+    assert notes(tmp_path) == first
+    found["a.png"] = sure(24)
     monkeypatch.setattr(scale, "agreed", lambda estimates: few)
     made = notes(tmp_path, overwrite=True)
     assert "estimated from 50" in made[0]
-    assert made[1].endswith("its nuclei do not tell: only 3 nuclei")
+    assert made[1].endswith("its nuclei do not tell it: only 3 nuclei")
 
 
 @pytest.mark.faults
@@ -334,14 +343,35 @@ def test_nuclei_of_fields_that_overlap_are_not_summed(finder, tmp_path, monkeypa
     folder = two_fields(tmp_path / "in")
     again(tmp_path)
     assert "2 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
-    pairs = ["a.png and b.png share 50 %"]
-    monkeypatch.setattr(batch, "overlapping", lambda files: pairs if len(files) == 2 else [])
+    said = "fields overlap (a.png and b.png share 50%): nuclei are not summed"
+    monkeypatch.setattr(batch, "overlapping", lambda done: said if len(done) == 2 else "")
     again(tmp_path)
-    said = "fields overlap (a.png and b.png share 50 %): nuclei are not summed"
     assert said in capsys.readouterr().err
     page = (tmp_path / "out" / "index.html").read_text()
     assert said in page
     assert "in all" not in page
     (folder / "b.png").unlink()
     batch.predict_files(tmp_path, [folder], tmp_path / "out")
-    assert "1 nuclei in all" in (tmp_path / "out" / "index.html").read_text()
+    assert "1 nucleus in all" in (tmp_path / "out" / "index.html").read_text()
+
+
+def test_fields_that_overlap_are_named_with_what_they_share(tmp_path, monkeypatch):
+    tissue = rendering.tissue(0, 0, 400)["image"]
+    other = rendering.tissue(0, 2, 240)["image"]
+    images = {"a.png": tissue[:240, :240], "b.png": tissue[:240, 120:360], "c.png": other}
+    done = {
+        tmp_path / name: prediction.Prediction(name[0], (240, 240), *[None] * 5) for name in images
+    }
+    for path in done:
+        Image.fromarray(images[path.name]).save(path)
+    said = batch.overlapping(done)
+    found = re.fullmatch(r"fields overlap \(a.png and b.png share (\d+)%\): nuclei are .*", said)
+    assert int(found[1]) == pytest.approx(50, abs=5)
+    # A slide is not read for it.
+    slide = dataclasses.replace(done[tmp_path / "a.png"], size=(17_000, 17_000))
+    assert batch.overlapping({tmp_path / "slide.png": slide, **done}) == said
+    del done[tmp_path / "a.png"]
+    assert batch.overlapping(done) == ""
+    monkeypatch.setattr(batch, "_MOST_FIELDS", 1)
+    said = "over 1 fields are not searched for overlaps: nuclei are not summed"
+    assert batch.overlapping(done) == said

@@ -1,6 +1,5 @@
 import dataclasses
 import os
-import tempfile
 from types import SimpleNamespace
 
 import numpy as np
@@ -238,25 +237,26 @@ AT_1 = {"mpp_in": 1.0, "mpp_out": 1.0}
 @pytest.mark.parametrize(
     ("mpp", "estimate", "meta", "factor", "said"),
     [
-        (1.0, None, AT_1, 1, "at 1 um/px, as the run was trained"),
-        (1.04, None, AT_1, 1, "at 1.04 um/px, as the run was trained"),
-        (2.0, None, AT_1, 2, "at 2 um/px; nuclei found resampled by 2 to the run's 1 um/px"),
-        (0.263, None, {"mpp_out": 0.5}, 0.526, "resampled by 0.526 to the run's 0.5 um/px"),
-        (31.0, None, AT_1, 31, "resampled by 31"),
-        (None, None, AT_1, 1, "scale unknown, taken as it is, the run's 1 um/px (--mpp=... gives"),
-        (0.5, None, {}, 1, "at 0.5 um/px; the run does not know its own scale, taken as it is"),
-        (None, SURE, {}, 0.5, "nuclei of 40 px (36 to 44 px, estimated from 120); nuclei found"),
-        (0.5, SURE, {}, 0.5, "resampled by 0.5 to the run's nuclei of 20 px"),
+        (1.0, None, AT_1, 1, "at 1 um/px, as in the training"),
+        (1.04, None, AT_1, 1, "at 1.04 um/px, as in the training"),
+        (2.0, None, AT_1, 2, "at 2 um/px: read 2 times as large, like the 1 um/px of the training"),
+        (0.263, None, {"mpp_out": 0.5}, 0.526, "read 0.526 times as large, like the 0.5 um/px of"),
+        (31.0, None, AT_1, 31, "read 31 times as large"),
+        (None, None, AT_1, 1, "so it is read as if it had the run's 1 um/px; --mpp=... gives it"),
+        (0.5, None, {}, 1, "at 0.5 um/px, read as it is: the run does not know its own scale"),
         (
             None,
-            UNSURE,
-            AT_1,
-            1,
-            "taken as it is, the run's 1 um/px (--mpp=... gives it); its nucle",
+            SURE,
+            {},
+            0.5,
+            "its nuclei measure 40 px (36 to 44, estimated from 120 of them): read",
         ),
-        (None, UNSURE, {}, 1, "its nuclei do not tell: only 7 nuclei"),
+        (0.5, SURE, {}, 0.5, "read 0.5 times as large, like the 20 px of the training"),
+        (None, UNSURE, AT_1, 1, "the run's 1 um/px; --mpp or --nucleus_diameter gives it; its nuc"),
+        (None, UNSURE, {}, 1, "so it is read as it is; --mpp or --nucleus_diameter gives it"),
+        (0.5, UNSURE, {}, 1, "its own scale; its nuclei do not tell it: only 7 nuclei"),
         # What the user says of nuclei wins over what the file says of its scale.
-        (1.0, Estimate(5, 5, 5, 0, True, "--nucleus_diameter"), AT_1, 4, "of 5 px (--nucleus_di"),
+        (1.0, Estimate(5, 5, 5, 0, True, "--nucleus_diameter"), AT_1, 4, "measure 5 px (--nuc"),
     ],
 )
 def test_a_segmenter_reads_images_at_the_scale_of_its_training(mpp, estimate, meta, factor, said):
@@ -269,20 +269,22 @@ def test_a_segmenter_reads_images_at_the_scale_of_its_training(mpp, estimate, me
         both = stub("segment", "enhance", nucleus_diameter=20, **meta)
         found, note = prediction.scale_factor(both, 4, mpp, estimate)
         assert found == pytest.approx(factor / 4)
-        assert found == 1 or "enhanced as it is, nuclei found in that resampled by" in note
+        assert found == 1 or "enhanced as it is, then read" in note
 
 
 @pytest.mark.parametrize("mpp", [None, 0.1, 1.0, 3.0])
 def test_an_enhancer_takes_images_as_they_are(mpp):
     factor, note = prediction.scale_factor(stub("enhance", **AT_1), 4, mpp)
     assert factor == 1
-    assert {None: "unknown", 1.0: "as the run was"}.get(mpp, "enhanced as it is; the run") in note
+    assert {None: "unknown", 1.0: "as in the training"}.get(
+        mpp, "enhanced as it is; the tr"
+    ) in note
 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("mpp", [0.03, 33.0])
 def test_a_scale_that_must_be_a_mistake_is_refused(mpp):
-    with pytest.raises(UserError, match=r"more than a factor of 32 apart: correct --mpp or"):
+    with pytest.raises(UserError, match=r"um/px, more than a factor of 32 from the 1 um/px of"):
         prediction.scale_factor(stub("segment", **AT_1), 1, mpp)
 
 
@@ -361,16 +363,30 @@ def test_an_enhanced_image_is_never_resampled_and_its_labels_come_on_both_grids(
 
 
 @pytest.mark.parametrize("outputs", [["labels"], ["sr"], ["sr.labels"]])
-def test_two_passes_leave_what_was_asked_for(joint, tmp_path, monkeypatch, outputs):
-    (tmp_path / "scratch").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "scratch"))
+def test_two_passes_leave_what_was_asked_for(joint, tmp_path, outputs):
     path, _ = discs(tmp_path, scale=2, mpp=3.0)
     run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
     made = predicted(run, path, tmp_path / "out", both_at(own=2), outputs=outputs)
     assert list(made.files) == outputs
     assert os.listdir(tmp_path / "out") == [f"a.{outputs[0]}.tif"]
-    assert os.listdir(tmp_path / "scratch") == []
     assert made.nuclei == (None if outputs == ["sr"] else 3)
+
+
+@pytest.mark.faults
+def test_what_cannot_be_labelled_is_refused_before_it_is_enhanced(joint, tmp_path, monkeypatch):
+    path, _ = discs(tmp_path, scale=2, mpp=3.0)
+    run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
+
+    class Full(prediction.labeling.Labeller):
+        def __init__(self, run, height, width, *, mpp):
+            assert (height, width, mpp) == (480, 960, 0.5)  # 80 x 160 px, twice and thrice as large
+            raise UserError("too large")
+
+    monkeypatch.setattr(prediction.labeling, "Labeller", Full)
+    with pytest.raises(UserError, match="too large"):
+        predicted(run, path, tmp_path / "out", both_at(own=2))
+    assert not (tmp_path / "out").exists()
+    predicted(run, path, tmp_path / "out", both_at(own=2), outputs=["sr"])
 
 
 def test_a_trained_run_enhances_and_segments_the_same_in_two_passes(joint, tmp_path):
@@ -382,7 +398,7 @@ def test_a_trained_run_enhances_and_segments_the_same_in_two_passes(joint, tmp_p
     run = with_meta(joint, mpp_in=1 / 1.06, mpp_out=0.25 / 1.06)
     two = predicted(run, path, tmp_path / "two", network)
     np.testing.assert_array_equal(*(reader.read_image(made.files["sr"]) for made in (one, two)))
-    assert "nuclei found in that resampled by 1.06" in two.note
+    assert "enhanced as it is, then read 1.06 times as large" in two.note
     assert read_labels(two.files["labels"]).shape == (40, 56)
 
 
@@ -393,7 +409,7 @@ def test_an_mpp_that_contradicts_the_file_is_a_warning(segmenting, tmp_path, cap
     assert "states" not in predicted(run, path, tmp_path / "out", mpp=0.51).note
     assert not caplog.records
     made = predicted(run, path, tmp_path / "out", mpp=1.0)
-    assert made.note == "at 1 um/px, as the run was trained; the file states 0.5 um/px"
+    assert made.note == "at 1 um/px, as in the training; the file states 0.5 um/px"
     assert "a.tif states 0.5 um/px, and --mpp=1 is taken" in caplog.text
     assert made.mpp == 1.0
 
@@ -404,23 +420,21 @@ def test_what_is_left_out_is_counted(segmenting, tmp_path):
     made = predicted(run, path, tmp_path / "out")
     # Of the discs of 49, 113 and 197 px the last is too large.
     assert made.nuclei == 2
-    assert "; 1 object larger than a nucleus can be (over 150 px) dropped" in made.note
+    said = "; 1 object larger than a nucleus can be (over {} px of the input) dropped"
+    assert said.format(150) in made.note
     assert not read_labels(made.files["labels"])[truth == 3].any()
-    # One px in the corner of what a px of the input becomes: it covers no centre of the input.
-    one = dataclasses.replace(run, config=run.config.copy_and_resolve_references())
-    one.config.nuclei.update(min_area=1, max_hole=0)
-
-    def corner(image):
-        mask = np.zeros((*image.shape[:3], 1), np.float32)
-        mask[:, :1, :1] = 1
-        return {"mask": mask}
-
-    network = tiled.TiledNetwork(corner, halo=0, stride=1, scale=1, largest=1024)
-    tiny.write_tiff(tmp_path / "b.tif", np.zeros((40, 40, 3), np.uint8), mpp=4.0)
-    made = predicted(one, tmp_path / "b.tif", tmp_path / "out", network)
-    assert made.nuclei == 1
-    assert "; 1 of the nuclei too small to cover a px of the input" in made.note
-    assert not read_labels(made.files["labels"]).any()
+    # Twice as large a side, an area of the input has four times the pixels.
+    path, truth = discs(tmp_path, scale=2, mpp=0.5)
+    made = predicted(run, path, tmp_path / "out")
+    assert made.nuclei == 2
+    assert said.format(600) in made.note
+    # Where the size of nuclei decides, a wrong scale of the file changes nothing.
+    path, truth = discs(tmp_path, scale=2, mpp=4.0)
+    run = with_meta(run, nucleus_diameter=12)
+    given = Estimate(24, 24, 24, 0, True, "--nucleus_diameter")
+    made = predicted(run, path, tmp_path / "out", estimate=given)
+    assert made.nuclei == 2
+    assert said.format(600) in made.note
 
 
 def test_a_slide_is_labelled_row_by_row(segmenting, tmp_path):

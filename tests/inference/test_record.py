@@ -27,7 +27,7 @@ def written(tmp_path):
 
 def test_a_record_tells_the_prediction_again(written):
     path, made = written
-    assert record.standing(path, MADE_OF) == dataclasses.replace(made, before=True)
+    assert record.standing(path, MADE_OF) == (dataclasses.replace(made, before=True), SURE)
     assert record.standing(path, {**MADE_OF, "mpp": 0.5}) is None
     assert json.loads(path.read_text())["estimate"]["nuclei"] == 40
 
@@ -41,7 +41,10 @@ def test_a_damaged_record_tells_nothing(written, text):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("change", [{"files": {"sr": ["gone.tif", 3]}}, {"files": 3}, {"size": 3}])
+@pytest.mark.parametrize(
+    "change",
+    [{"files": {"sr": ["gone.tif", 3]}}, {"files": 3}, {"size": 3}, {"estimate": {"low": 3}}],
+)
 def test_a_record_of_other_files_tells_nothing(written, change):
     path, _ = written
     path.write_text(json.dumps({**json.loads(path.read_text()), **change}))
