@@ -21,7 +21,7 @@ _MOST_SYNTHETIC = 16
 # Median diameters of nuclei in tissue sections, um and, where the scale is unknown, px: lymphocytes
 # have 6 um, large tumour nuclei 20.
 _LIKELY_UM, _LIKELY_PX = (3.0, 20.0), (4.0, 200.0)
-# Grey levels of green, by which nuclei are darker than the rest: 15 or more in 243 images of 5 sets.
+# Levels of green by which nuclei are darker than the rest: 15 or more in 243 images of 5 sets.
 _LEAST_DARKER = 3.0
 # Times this percentile of the training nuclei's areas, beyond which an object is none. The largest
 # of 16,959 nuclei of MoNuSeg has 1.9 times that, and of 2,891 of TNBC 1.3 times.
