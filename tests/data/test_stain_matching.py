@@ -9,7 +9,7 @@ from histojax.data import stain_matching
 from histojax.errors import UserError
 from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
-from histojax.inference.prediction import predict_files
+from histojax.inference.batch import predict_files
 from histojax.runs import workdirs
 from histojax.stain.normalization import fit, normalize, to_json
 from tests import stained, tiny

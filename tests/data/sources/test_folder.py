@@ -361,10 +361,10 @@ def test_names_of_unseen_patients_are_refused_until_something_says_who_they_are(
     for name in names:
         _write(tmp_path / "images" / f"{name}.png", _image(name))
         _write(tmp_path / "instances" / f"{name}.png", _labels())
-    _refusal(tmp_path, tmp_path, "'p0'", "splits.json", "'[^-. ]+'", split="train")
+    _refusal(tmp_path, tmp_path, "'p0'", "splits.json", "'[A-Za-z]+[0-9]+'", split="train")
     spec = f"folder:{tmp_path}"
     assert len(open_source(spec, split="all")) == 6
-    assert len(open_source(spec, split="train", group_pattern="[^-. ]+")) == 4
+    assert len(open_source(spec, split="train", group_pattern="[A-Za-z]+[0-9]+")) == 4
     assert len(open_source(spec, split="train", group_pattern=".*")) == 5
     _json(tmp_path / "splits.json", {"train": names[:4], "val": names[4:]})
     assert open_source(spec, split="val").names == names[4:]
@@ -444,7 +444,7 @@ def test_a_single_group_is_refused_for_training(root):
 
 @pytest.mark.faults
 def test_folders_with_flaws_are_refused(root, tmp_path):
-    _refusal(tmp_path / "none", tmp_path / "none", "does not exist", "give the path")
+    _refusal(tmp_path / "none", tmp_path / "none", "does not exist", "give its place")
     _refusal(root / "images" / "p1_a.png", "is a file", "give the folder")
     _refusal(root / "instances", "no images/ folder", "put the images in")
     empty = tmp_path / "empty"
