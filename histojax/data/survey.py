@@ -79,7 +79,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     pale: list[str] = []
     for index in indices.tolist():
         record = source[index]
-        if not record.get("labelled", np.uint8(1)).any() or "mask" not in record:
+        if "mask" not in record:
             continue
         mask = record["mask"] > 0
         foreground, pixels = foreground + int(mask.sum()), pixels + mask.size

@@ -22,7 +22,7 @@ from histojax.data import stain_matching
 from histojax.errors import DiskError, UserError
 from histojax.evaluation import words
 from histojax.experiments import check, data, summary
-from histojax.experiments.init_from import initial_variables
+from histojax.experiments.init_from import folder_of, initial_variables
 from histojax.imaging.resampling import check_scale
 from histojax.report import pages
 from histojax.runs import checkpoint, run_data, workdirs
@@ -61,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
         if alone:
             result = run_stage(config, workdir, {}, known[config.name])
         else:
-            result = _run_stages(ordered, workdir, known)
+            result = _run_stages(ordered, workdir, folders, known)
         if result:  # of the first process
             print(words.after_training(result, workdir, synthesizes="pyramid" in config))
         return result
@@ -77,19 +77,21 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
 
 
 def _run_stages(
-    ordered: list[ConfigDict], workdir: pathlib.Path, known: Mapping[str, run_data.Known]
+    ordered: list[ConfigDict],
+    workdir: pathlib.Path,
+    folders: Mapping[str, pathlib.Path],
+    known: Mapping[str, run_data.Known],
 ) -> dict[str, Any]:
     """Trains the stages that are not done; the summary of them all."""
     started = time.perf_counter()
     names = [stage.name for stage in ordered]
     check_lengths(ordered, workdir)
     with _sole_use(workdir):
-        begun = any((workdir / name / run_data.MANIFEST).is_file() for name in names)
+        begun = any((folder / run_data.MANIFEST).is_file() for folder in folders.values())
         whole = from_values({**to_values(ordered[-1]), "chain": names})
         claim_workdir(whole, workdir, same_data=begun)
-        folders = {name: workdir / name for name in names}
         for stage in ordered:
-            run_stage(stage, workdir / stage.name, folders, known[stage.name])
+            run_stage(stage, folders[stage.name], folders, known[stage.name])
         return summary.summarize_chain(workdir, names, seconds=time.perf_counter() - started)
 
 
@@ -169,9 +171,8 @@ def run_stage(
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
 
     def variables_of(start: ConfigDict | str) -> Mapping[str, Any]:
-        if isinstance(start, ConfigDict):
-            return workdirs.initial_variables(folders[start.name])
-        return workdirs.initial_variables(pathlib.Path(start).expanduser())
+        folder = folders[start.name] if isinstance(start, ConfigDict) else folder_of(start)
+        return workdirs.initial_variables(folder)
 
     with _sole_use(workdir):
         old = done(config, workdir)

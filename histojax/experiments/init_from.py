@@ -13,12 +13,16 @@ from histojax.runs import workdirs
 Tree = Any
 
 
+def folder_of(start: str) -> pathlib.Path:
+    """The folder of the run that `init_from` names, a stage or a chain."""
+    return pathlib.Path(start).expanduser()
+
+
 def config_of(start: ConfigDict | str) -> ConfigDict:
     """The config of an earlier stage, read from its folder where `start` names one."""
     if isinstance(start, ConfigDict):
         return start
-    folder = workdirs.stage_folder(pathlib.Path(start).expanduser())
-    return from_values(read_config(folder / "config.json"))
+    return from_values(read_config(workdirs.stage_folder(folder_of(start)) / "config.json"))
 
 
 def initial_variables(
