@@ -1,7 +1,6 @@
 """What identifies images: names, patients and pixels, by which a run knows what it has seen."""
 
 import concurrent.futures
-import json
 import logging
 import pathlib
 import re
@@ -29,7 +28,8 @@ Entries = Sequence[Entry]
 Landmarks = Mapping[str, Any]
 # Half a second for an image of 1000 x 1000 px.
 _MOST_SEARCHED = 1000
-_MANY = 500  # images that take so long to read that it is said
+# Images that take long to read, and pairs that take long to compare, so that it is said.
+_MANY, _MANY_PAIRS = 500, 5000
 _found: dict[str, np.ndarray | None] = {}
 
 
@@ -126,21 +126,22 @@ def changes(known: Entries, now: Entries) -> list[str]:
     return found
 
 
+def repeated(entries: Entries) -> list[str]:
+    """Images that are there under two names, pixel by pixel, a clause each."""
+    first: dict[str, Entry] = {}
+    found = []
+    for entry in entries:
+        other = first.setdefault(entry["image"], entry)
+        if other is not entry and not entry["image"].startswith(BLANK):
+            labels = "" if other["labels"] == entry["labels"] else ", with other labels"
+            found.append(f"{entry['name']!r} is {other['name']!r}{labels}")
+    return found
+
+
 def write_seen(folder: pathlib.Path, *parts: Iterable[Mapping[str, str]]) -> None:
     """Says in a folder of pairs which images these were made from, for runs that train on them."""
     unique = {(entry["name"], entry["image"]): dict(entry) for part in parts for entry in part}
     writers.write_json(folder / SEEN, {"images": list(unique.values())})
-
-
-def read_seen(folder: pathlib.Path) -> list[Entry]:
-    """What `write_seen` said in a folder, or in the one above; empty where it said nothing."""
-    for place in (folder, folder.parent):
-        if (path := place / SEEN).is_file():
-            try:
-                return list(json.loads(path.read_text(encoding="utf-8"))["images"])
-            except (ValueError, KeyError, TypeError) as error:
-                raise UserError(f"{path} is damaged ({error}): make its folder again") from error
-    return []
 
 
 def _near_copies(
@@ -151,6 +152,8 @@ def _near_copies(
     if len(ones) * len(others) > copies.MOST_PAIRS:
         _log.warning("%d x %d images are too many to look for copies", len(ones), len(others))
         return {}
+    if len(ones) * len(others) > _MANY_PAIRS:
+        say(f"looking for copies among {len(ones) * len(others):,} pairs of images")
     pairs = copies.copies_among(
         [first[entry["image"]] for entry in ones], [second[entry["image"]] for entry in others]
     )

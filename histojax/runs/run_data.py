@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import logging
 import pathlib
 import zipfile
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -18,6 +19,8 @@ from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.runs.workdirs import newest, stage_folder
+
+_log = logging.getLogger(__name__)
 
 # In a workdir: the images that a run knows, see `Known.manifest`.
 MANIFEST = "manifest.json"
@@ -183,6 +186,9 @@ def known_data(
         own = identity.landmarks_of(val, manifest["val"])
         for name in ("train", *others):
             marks |= identity.landmarks_of(sources[name], manifest[name])
+    if twice := identity.repeated(manifest["train"]):
+        more = f" and {len(twice) - 1} more" if len(twice) > 1 else ""
+        _log.warning("%s (train): %s%s; take one out", config.data.source, twice[0], more)
     _check_held_out(manifest, (own, marks), config.data.source)
     parts["train"] = train
     found = {

@@ -9,6 +9,7 @@ import numpy as np
 
 from histojax.cli import say
 from histojax.data import identity
+from histojax.data.sources import folder
 from histojax.data.sources.base import Entry
 from histojax.errors import UserError
 from histojax.imaging import reader, writers
@@ -75,8 +76,9 @@ def write_pairs(
     stated = {"classes": maker.classes, "mpp": maker.mpp}
     known = {name: value for name, value in stated.items() if value is not None}
     writers.write_json(output / "dataset.json", known)
-    folders_of_masks = dict.fromkeys(path.parent for path in files)
-    identity.write_seen(output, seen, *map(identity.read_seen, folders_of_masks))
+    # A mask lies in masks/ of a data folder, or in the folder that `histojax.masks` wrote.
+    places = {place for path in files for place in path.parents[:2]}
+    identity.write_seen(output, seen, *map(folder.read_seen, sorted(places)))
     return written
 
 

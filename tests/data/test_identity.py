@@ -103,10 +103,16 @@ def test_what_pairs_were_made_from_is_carried_along(tmp_path):
     root = tiny.folder(tmp_path / "data", count=2)
     identity.write_seen(root, [entry("a"), entry("b")], [entry("a")])
     assert json.loads((root / "seen.json").read_text()) == {"images": [entry("a"), entry("b")]}
-    assert identity.read_seen(root / "instances") == [entry("a"), entry("b")]
-    assert identity.read_seen(tmp_path) == []
     source = specs.open_source(f"folder:{root}", split="train")
     assert source.seen == [entry("a"), entry("b")]
+
+
+def test_one_picture_under_two_names_is_named():
+    other = entry("b", image="a", labels="m")
+    blank = {"image": identity.BLANK + "1"}
+    entries = [entry("a"), other, {**other, "name": "c", "labels": entry("a")["labels"]}]
+    assert identity.repeated(entries) == ["'b' is 'a', with other labels", "'c' is 'a'"]
+    assert not identity.repeated([entry("a"), entry("a") | blank, entry("b") | blank])
 
 
 def test_images_of_one_colour_are_no_copies_of_each_other(tmp_path):
@@ -118,13 +124,6 @@ def test_images_of_one_colour_are_no_copies_of_each_other(tmp_path):
         entries.append(identity.entries_of(specs.open_source(f"folder:{root}", split="all")))
     assert entries[0][0]["image"] == entries[1][0]["image"]
     assert not identity.seen_among(*entries)
-
-
-@pytest.mark.faults
-def test_a_damaged_list_of_seen_images_is_refused(tmp_path):
-    (tmp_path / "seen.json").write_text("[1]")
-    with pytest.raises(UserError, match=r"seen\.json is damaged .*: make its folder again"):
-        identity.read_seen(tmp_path)
 
 
 def test_sets_too_large_to_be_searched_are_named(monkeypatch, caplog):

@@ -95,7 +95,7 @@ class FolderSource(CachedSource):
         content = _json_object(listed)
         self.splits = None if content is None else checked_splits(listed, content, images)
         mpp, self.classes, self.objects = _description(root)
-        self.seen = _seen(root / SEEN)
+        self.seen = read_seen(root)
         groups = {name: group_of(name, group_pattern) for name in images}
         splits = {"train": list(images)} if self.splits is None else self.splits
         carve = self.splits is None
@@ -239,8 +239,7 @@ def _json_object(path: Path) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        # Windows' editors begin a file with a byte-order mark.
-        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        content = json.loads(path.read_bytes())  # of UTF-8, 16 or 32, with or without a mark
     except (ValueError, OSError) as error:
         raise UserError(f"{path} is not valid JSON ({error}): mend it") from error
     if not isinstance(content, dict):
@@ -263,8 +262,9 @@ def _description(root: Path) -> tuple[float | None, list[str], Objects]:
     return (None if mpp is None else float(mpp)), classes, content.get("objects", "nuclei")
 
 
-def _seen(path: Path) -> list[Entry]:
-    """The images that seen.json names; none where there is no file."""
+def read_seen(root: Path) -> list[Entry]:
+    """The images that a folder's seen.json names; none where there is no file."""
+    path = root / SEEN
     content = _json_object(path)
     images: Any = [] if content is None else content.get("images")
     fields = ("name", "group", "image", "labels")
@@ -285,10 +285,13 @@ def _without_labels(root: Path, name: str, others: bool) -> UserError:
             f"numbers of labels: save it as {', '.join(_LABEL_SUFFIXES)} from its source"
         )
     if others:
+        labels = [path for path in found if path.suffix.lower() in _LABEL_SUFFIXES]
+        alike = [path.name for path in labels if path.stem.startswith(name)]
+        hint = f"; or is it {alike[0]}, to be renamed?" if len(alike) == 1 else ""
         return UserError(
             f"image {name!r} of {root} has no label image instances/{name} or masks/{name} "
             f"({', '.join(_LABEL_SUFFIXES)}): add it, or move the image to a folder of its own and "
-            "name that in data.unlabelled"
+            f"name that in data.unlabelled{hint}"
         )
     return UserError(
         f"data folder {root} has no labels: put label images of the same names in instances/ or "

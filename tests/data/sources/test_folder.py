@@ -347,10 +347,11 @@ def test_splits_json(root):
     assert open_source(spec, split="train").left_out == ["2 in no split (p4_a, p5_a)"]
 
 
-def test_a_byte_order_mark_is_no_flaw(root):
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_no_flaw(root, encoding):
     contents = {"dataset": {"mpp": 0.5}, "splits": {"train": ["p1_a"], "val": ["p2_a"]}}
     for name, content in contents.items():
-        (root / f"{name}.json").write_text(json.dumps(content), encoding="utf-8-sig")
+        (root / f"{name}.json").write_text(json.dumps(content), encoding=encoding)
     source = open_source(f"folder:{root}", split="val")
     assert (source.names, source.mpp) == (["p2_a"], 0.5)
 
@@ -459,6 +460,8 @@ def test_folders_with_flaws_are_refused(root, tmp_path):
 def test_missing_labels_are_refused_by_name(root):
     (root / "instances" / "p3_a.png").unlink()
     _refusal(root, "'p3_a'", "instances/p3_a or masks/p3_a", "add it", "data.unlabelled")
+    _write(root / "instances" / "p3_a_mask.png", _labels())
+    _refusal(root, "'p3_a'", "or is it p3_a_mask.png, to be renamed?")
     source = open_source(f"folder:{root}", split="all", require_labels=False)
     assert set(source[3]) == {"name", "hr"}
     _write(root / "masks" / "p3_a.png", (_labels() > 0).astype(np.uint8))
