@@ -27,12 +27,13 @@ _PICTURES = flags.DEFINE_integer("pictures", 3, "Images shown through each run."
 def main(argv: Sequence[str]) -> None:
     """Parses flags and compares."""
     from histojax.evaluation import comparison, comparison_table
+    from histojax.runs import workdirs
 
     cli.set_up_jax()
     cli.keep_freed_memory()
     output = pathlib.Path(str(_OUTPUT.value))
     result = comparison.compare(
-        [pathlib.Path(word) for word in argv[1:]],
+        [workdirs.place_of(word) for word in argv[1:]],
         output,
         data=_DATA.value,
         split=_SPLIT.value,

@@ -15,7 +15,9 @@ from absl import flags
 from histojax import cli
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "Folder of the run or chain to score. Example: runs/joint. Required."
+    "workdir",
+    None,
+    "Folder of a run or chain, or a model, to score. Example: runs/joint or nuclei-40x. Required.",
 )
 _DATA = flags.DEFINE_string(
     "data", None, "SPEC of the images to score. Example: folder:DIR. Default: the run's own."
@@ -24,8 +26,8 @@ _SPLIT = flags.DEFINE_string("split", "val", "Split to score: train, val, test o
 _ENHANCER = flags.DEFINE_string(
     "enhancer",
     None,
-    "Enhancer that the segmenter reads: bicubic, none (the real image alone) or a run's folder. "
-    "Example: runs/srgan. Default: all of the workdir.",
+    "Enhancer that the segmenter reads: bicubic, none (the real image alone), a run's folder or a "
+    "model. Example: runs/srgan. Default: all of the workdir.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the results. Example: out. Default: evaluation... in the workdir."
@@ -57,10 +59,11 @@ def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates."""
     del argv
     from histojax.evaluation import scores, words  # after flags: --help answers at once
+    from histojax.runs import workdirs
 
     cli.set_up_jax()
     cli.keep_freed_memory()
-    workdir, split = pathlib.Path(_WORKDIR.value or ""), _SPLIT.value
+    workdir, split = workdirs.place_of(_WORKDIR.value or ""), _SPLIT.value
     own: dict[str, Any] = {"data": _DATA.value, "enhancer": _ENHANCER.value}
     own |= {"split": split, "ensemble": _ENSEMBLE.value}
     output = pathlib.Path(_OUTPUT.value or scores.own_folder(workdir, **own))

@@ -16,7 +16,9 @@ from histojax import cli
 from histojax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string(
-    "workdir", None, "A run that finds nuclei, whose size is then estimated, such as runs/use_net."
+    "workdir",
+    None,
+    "A run or model that finds nuclei, whose size is then estimated, such as nuclei-40x.",
 )
 _JSON = flags.DEFINE_bool("json", False, "Print one JSON list instead of lines.")
 _MAX_PIXELS = flags.DEFINE_integer(
@@ -29,9 +31,10 @@ def main(argv: Sequence[str]) -> None:
     if len(argv) < 2:
         raise UserError("no image is named; give images or folders, such as fields/")
     from histojax.inference import inspection
+    from histojax.runs import workdirs
 
     cli.set_up_jax()
-    workdir = pathlib.Path(_WORKDIR.value) if _WORKDIR.value else None
+    workdir = workdirs.place_of(_WORKDIR.value) if _WORKDIR.value else None
     paths = [pathlib.Path(word) for word in argv[1:]]
     inspection.inspect(paths, workdir=workdir, as_json=_JSON.value, max_pixels=_MAX_PIXELS.value)
 

@@ -60,7 +60,7 @@ def main(argv: Sequence[str]) -> None:
 
     if predicted:
         cli.set_up_jax()
-        run = workdirs.load(pathlib.Path(str(workdir)))
+        run = workdirs.load(workdirs.place_of(str(workdir)))
         source = pseudo_labels.unlabelled(run, _IMAGES.value)
         least, images = _CONFIDENCE.value, _WITH_IMAGES.value
         pseudo_labels.write_masks(run, source, output, *size, least=least, images=images)
@@ -68,7 +68,7 @@ def main(argv: Sequence[str]) -> None:
     if workdir is None:
         source = specs.open_source(str(data), split=_SPLIT.value)
     else:
-        source = run_data.labelled_source(pathlib.Path(workdir))
+        source = run_data.labelled_source(workdirs.place_of(workdir))
     mask_bank.write_masks(source, output, _KIND.value, *size)
 
 

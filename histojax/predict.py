@@ -1,6 +1,7 @@
 """Applies a trained run to images: enhanced image, nuclei and an index of them.
 
-    python -m histojax.predict --workdir=DIR --input=PATH [--input=PATH ...] --output=DIR
+    python -m histojax.predict --model=NAME --input=PATH [--input=PATH ...] --output=DIR
+    python -m histojax.predict --model=nuclei-40x --input=sample --output=out
     python -m histojax.predict --workdir=runs/joint --input=field.png --mpp=1 --output=out
 
 writes what the run makes of each image NAME, and index.html, and replaces files of these names:
@@ -21,10 +22,17 @@ from collections.abc import Sequence
 from absl import flags
 
 from histojax import cli
+from histojax.errors import UserError
 
 _WORKDIR = flags.DEFINE_string("workdir", None, "The folder of a run, or of a chain of runs.")
+_MODEL = flags.DEFINE_string(
+    "model", None, "A model in the box, such as nuclei-40x, or a model's file; list names them all."
+)
+_CARD = flags.DEFINE_bool("card", False, "Print the card of --model and do nothing else.")
 _INPUT = flags.DEFINE_multi_string(
-    "input", None, "An image, or a folder of images, such as --input=field.png"
+    "input",
+    None,
+    "An image, or a folder of images, such as --input=field.png; sample is fields in the box.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The folder that results are written to.")
 _OUTPUTS = flags.DEFINE_list(
@@ -55,13 +63,28 @@ def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
     # After the flags, so that --help and wrong flags answer at once.
+    from histojax.zoo import registry
+
+    if _MODEL.value == "list":
+        print(registry.listing())
+        return
+    if _CARD.value:
+        print(registry.entry_named(_MODEL.value or "").card)
+        return
+    if (_MODEL.value is None) == (_WORKDIR.value is None):
+        raise UserError("--model=NAME or --workdir=DIR says what predicts: give one of the two")
+    inputs, output = _INPUT.value, _OUTPUT.value
+    if not (inputs and output):
+        missing = "output" if inputs else "input"
+        raise UserError(f"--{missing} is missing, and has no default; give it as --{missing}=...")
     from histojax.inference import batch
+    from histojax.runs import workdirs
 
     cli.set_up_jax()
     batch.predict_files(
-        pathlib.Path(_WORKDIR.value or ""),
-        [pathlib.Path(path) for path in _INPUT.value or ()],
-        pathlib.Path(_OUTPUT.value or ""),
+        workdirs.place_of(_MODEL.value or str(_WORKDIR.value)),
+        [registry.SAMPLES if path == "sample" else pathlib.Path(path) for path in inputs],
+        pathlib.Path(output),
         outputs=_OUTPUTS.value,
         mpp=_MPP.value,
         nucleus_diameter=_DIAMETER.value,
@@ -73,5 +96,4 @@ def main(argv: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
-    flags.mark_flags_as_required(["workdir", "input", "output"])
     cli.run(main)

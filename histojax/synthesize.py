@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> None:
         maker = builtin.BuiltinTissue(files.common_mpp(masks))
     else:
         cli.set_up_jax()
-        run = workdirs.load(pathlib.Path(workdir))
+        run = workdirs.load(workdirs.place_of(workdir))
         maker = tissue.Synthesizer(run, looks, tile=_TILE.value)
         seen = run_data.seen_by(run.meta["data"])
     output, seed, count = pathlib.Path(str(_OUTPUT.value)), _SEED.value, _COUNT.value

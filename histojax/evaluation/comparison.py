@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 
 from histojax import cli, files
 from histojax.cli import say
-from histojax.config import differences, from_values, read_config, to_values
+from histojax.config import differences, read_config, to_values
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
@@ -144,9 +144,7 @@ def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
             raise UserError(f"{place} is named twice; name each workdir once")
     length = next(n for n in itertools.count(1) if len({p.parts[-n:] for p in paths}) == len(paths))
     labels = ["/".join(path.parts[-length:]).lstrip("/") for path in paths]
-    configs = [read_config(workdirs.stage_folder(place) / "config.json") for place in places]
-    made = zip(labels, places, configs, strict=True)
-    return [Entry(label, place, from_values(config)) for label, place, config in made]
+    return [Entry(label, p, workdirs.config_of(p)) for label, p in zip(labels, places, strict=True)]
 
 
 def recorded(
@@ -164,7 +162,7 @@ def recorded(
     except (OSError, ValueError, KeyError):
         return None
     folders = scores.stage_folders(workdir)
-    steps = {name: workdirs.newest(place).steps()[-1] for name, place in folders.items()}
+    steps = {name: workdirs.step_of(place) for name, place in folders.items()}
     fits = (
         isinstance(table, dict)
         and table.get("checkpoints") == steps
@@ -277,7 +275,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
         "name": entry.config.name,
         "stage": entry.config.stage,
         "steps": entry.config.steps,
-        "checkpoint_step": workdirs.newest(folder).steps()[-1],
+        "checkpoint_step": workdirs.step_of(folder),
         "seconds": summary.get("seconds"),
         "parameters": sum((summary.get("parameters") or {}).values()) or None,
         "differs_in": differences(other, own) if entry is not first else [],

@@ -72,7 +72,7 @@ def methods_of(
         for name, run in generators.items():
             enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
     elif enhancer not in ("bicubic", "none"):
-        outside = workdirs.load(pathlib.Path(enhancer))
+        outside = workdirs.load(workdirs.place_of(enhancer))
         if not enhances(outside.stage):
             raise UserError(
                 f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "

@@ -92,7 +92,7 @@ def score_workdir(
         check_same_classes(run, source, config.data.source)
     places = [run.workdir for run in folders.values()]
     if enhancer not in (None, "none", "bicubic"):
-        places.append(workdirs.stage_folder(pathlib.Path(enhancer)))
+        places.append(workdirs.stage_folder(workdirs.place_of(enhancer)))
     seen = run_data.seen_in(source, places, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if own and split == "val":
         _warn_of_changes(known["val"], source, config.data.source)
@@ -154,9 +154,9 @@ def _warn_of_changes(known: identity.Entries, source: Source, spec: str) -> None
 
 def stage_folders(workdir: pathlib.Path) -> dict[str, pathlib.Path]:
     """The folders of the trained runs below a workdir by name: those of a chain, or the one."""
+    if workdirs.is_stage(workdir):
+        return {workdirs.config_of(workdir).name: workdir}
     config = read_config(workdir / "config.json")
-    if (workdir / "checkpoints").is_dir():
-        return {config["name"]: workdir}
     chain = {name: workdir / name for name in config.get("chain", [])}
     found = {name: folder for name, folder in chain.items() if (folder / "checkpoints").is_dir()}
     if not found:
@@ -188,7 +188,11 @@ def own_folder(
     Scores of other images, or found in another way, do not replace those of training, which
     reports show: evaluation-test, evaluation-enhancer_none-ensemble.
     """
-    own = read_config(workdirs.stage_folder(workdir) / "config.json")["data"]["source"]
+    if workdir.is_file():
+        raise UserError(
+            f"--output is missing: {workdirs.name_of(workdir)} has no folder for scores"
+        )
+    own = workdirs.config_of(workdir).data.source
     words = [
         *([_file_word(data)] if data not in (None, own) else []),
         *([split] if split != "val" else []),

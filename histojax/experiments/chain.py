@@ -22,7 +22,7 @@ from histojax.data import stain_matching
 from histojax.errors import DiskError, UserError
 from histojax.evaluation import words
 from histojax.experiments import check, data, summary
-from histojax.experiments.init_from import folder_of, initial_variables
+from histojax.experiments.init_from import initial_variables
 from histojax.imaging.resampling import check_scale
 from histojax.report import pages
 from histojax.runs import checkpoint, run_data, workdirs
@@ -171,8 +171,9 @@ def run_stage(
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
 
     def variables_of(start: ConfigDict | str) -> Mapping[str, Any]:
-        folder = folders[start.name] if isinstance(start, ConfigDict) else folder_of(start)
-        return workdirs.initial_variables(folder)
+        if isinstance(start, ConfigDict):
+            return workdirs.initial_variables(folders[start.name])
+        return workdirs.initial_variables(workdirs.place_of(start))
 
     with _sole_use(workdir):
         old = done(config, workdir)

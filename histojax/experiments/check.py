@@ -13,7 +13,7 @@ from histojax.data import pipeline, stain_matching
 from histojax.data.example import example_spec
 from histojax.data.registration import check_registration
 from histojax.errors import UserError
-from histojax.experiments.init_from import config_of, folder_of, initial_variables
+from histojax.experiments.init_from import config_of, initial_variables
 from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage
 from histojax.stages.base import Stage
@@ -40,7 +40,7 @@ def rehearse(
     def variables_of(start: ConfigDict | str) -> Mapping[str, Tree]:
         if isinstance(start, ConfigDict):
             return shapes[start.name]
-        return workdirs.initial_variables(folder_of(start))
+        return workdirs.initial_variables(workdirs.place_of(start))
 
     for config in ordered:
         loop.check(config, jax.device_count())

@@ -7,7 +7,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.data.sources.base import Entry
-from histojax.experiments.init_from import folder_of
 from histojax.runs import run_data, workdirs
 
 
@@ -43,7 +42,7 @@ def study(
                 before += run_data.seen_by(found[start.name].manifest)
                 marks |= found[start.name].landmarks
             else:
-                place = workdirs.stage_folder(folder_of(start))
+                place = workdirs.stage_folder(workdirs.place_of(start))
                 before += run_data.seen_by(run_data.manifest_of(place) or {})
                 marks |= run_data.landmarks_in(place)
         known = run_data.manifest_of(folders[stage.name])

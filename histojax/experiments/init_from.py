@@ -1,28 +1,19 @@
 """What a stage starts from: the runs that `config.init_from` names, by network."""
 
-import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from ml_collections import ConfigDict
 
-from histojax.config import from_values, read_config
 from histojax.errors import UserError
 from histojax.runs import workdirs
 
 Tree = Any
 
 
-def folder_of(start: str) -> pathlib.Path:
-    """The folder of the run that `init_from` names, a stage or a chain."""
-    return pathlib.Path(start).expanduser()
-
-
 def config_of(start: ConfigDict | str) -> ConfigDict:
-    """The config of an earlier stage, read from its folder where `start` names one."""
-    if isinstance(start, ConfigDict):
-        return start
-    return from_values(read_config(workdirs.stage_folder(folder_of(start)) / "config.json"))
+    """The config of an earlier stage, read from its place where `start` names one."""
+    return start if isinstance(start, ConfigDict) else workdirs.config_of(workdirs.place_of(start))
 
 
 def initial_variables(

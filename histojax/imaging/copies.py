@@ -18,7 +18,7 @@ MOST_PAIRS = 200_000
 
 # Each states the size of its image, so that an array of landmarks is a whole signature.
 _FIELDS = [("height", "<i2"), ("width", "<i2"), ("y", "<i2"), ("x", "<i2"), ("sigma", "<f2")]
-_LANDMARK = np.dtype([*_FIELDS, ("bits", "<u8")])
+LANDMARK = np.dtype([*_FIELDS, ("bits", "<u8")])
 # Glass has fewer than the least, and those are dust.
 _LEAST_LANDMARKS, _MOST_LANDMARKS = 12, 224
 _LONGEST_SIDE = 2048  # px; larger images are reduced
@@ -49,7 +49,7 @@ def signature_of(image: np.ndarray) -> np.ndarray | None:
         plane = ndimage.uniform_filter(plane, 2)[1::2, 1::2]
     size = plane.shape
     plane = ndimage.gaussian_filter(plane, _SIGMA)
-    found, contrasts = [np.zeros(0, _LANDMARK)], [np.zeros(0)]
+    found, contrasts = [np.zeros(0, LANDMARK)], [np.zeros(0)]
     for octave in range(_OCTAVES):
         # The scale space of Lowe (Int. J. Comput. Vis. 60, 2004).
         sigmas = _SIGMA * np.sqrt(4.0 ** (np.arange(1, _LEVELS + 3) / _LEVELS) - 1)
@@ -82,7 +82,7 @@ def _blobs(differences: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
         y, x = y + margin, x + margin
         around = np.broadcast_arrays(y[:, None, None] + grid[:, None], x[:, None, None] + grid)
         values = ndimage.map_coordinates(differences[level], around, order=1).reshape(-1, 64)
-        landmarks = np.zeros(len(y), _LANDMARK)
+        landmarks = np.zeros(len(y), LANDMARK)
         landmarks["y"], landmarks["x"], landmarks["sigma"] = y, x, sigma
         landmarks["bits"] = _packed(values > np.median(values, axis=1, keepdims=True))
         found.append((landmarks, contrast[level, y, x]))

@@ -54,6 +54,8 @@ def predict_files(
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
+    if notice := workdirs.notice_of(run):
+        say(notice)
     check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
@@ -116,7 +118,11 @@ def _report(
         pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
         rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
         pages.prediction_index(
-            index, workdir=str(workdir), rows=rows, left={**refused, **left}, unsummed=unsummed
+            index,
+            workdir=workdirs.name_of(workdir),
+            rows=rows,
+            left={**refused, **left},
+            unsummed=unsummed,
         )
         say(str(index))
     if unsummed:

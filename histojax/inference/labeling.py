@@ -182,12 +182,13 @@ def component_sizes(config: ConfigDict) -> dict[str, Any]:
 
 def fitted_parameters(run: workdirs.Run) -> postprocessing.Parameters | None:
     """What was fitted to a run's best checkpoint and left in its workdir, if it was."""
-    path = workdirs.stage_folder(run.workdir) / FILE
+    place = workdirs.stage_folder(run.workdir)
+    path = place if place.is_file() else place / FILE
     if not path.is_file():
         return None
-    found = read_config(path)
+    found = run.meta.get("instances") if path is place else read_config(path)
     try:
-        if found["checkpoint"] != checkpoint_of(run):
+        if found is None or found["checkpoint"] != checkpoint_of(run):
             return None
         return postprocessing.read_parameters(found["kind"], found["parameters"])
     except (KeyError, TypeError, UserError) as error:

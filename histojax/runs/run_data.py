@@ -12,13 +12,14 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax import files
-from histojax.config import from_values, read_config
+from histojax.config import read_config
 from histojax.data import identity, survey
 from histojax.data.sources import specs, subsets, targets
 from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
-from histojax.imaging import writers
-from histojax.runs.workdirs import newest, stage_folder
+from histojax.imaging import copies, writers
+from histojax.runs.workdirs import config_of, newest, stage_folder
+from histojax.zoo import model_file
 
 _log = logging.getLogger(__name__)
 
@@ -106,12 +107,14 @@ def open_unlabelled(
 def labelled_source(workdir: pathlib.Path) -> Source:
     """The labelled images that a run was trained on, without those of data.extra."""
     folder = stage_folder(workdir)
-    config = without_extra(from_values(read_config(folder / "config.json")))
+    config = without_extra(config_of(folder))
     return open_split(config, "train", fields=("instances",), kept=kept_splits(folder))
 
 
 def manifest_of(folder: pathlib.Path) -> Manifest | None:
-    """The images that the run in a folder knows; None before it has begun."""
+    """The images that the run in a folder or model file knows; None before it has begun."""
+    if folder.is_file():
+        return model_file.read(folder).meta["data"]
     path = folder / MANIFEST
     if path.is_file():
         return read_config(path)
@@ -204,7 +207,10 @@ def known_data(
 
 
 def landmarks_in(folder: pathlib.Path) -> dict[str, np.ndarray]:
-    """The landmarks that the run in a folder keeps of what it has learnt from."""
+    """The landmarks that the run in a folder or model file keeps of what it has learnt from."""
+    if folder.is_file():
+        kept = model_file.read(folder).landmarks
+        return {digest: array.view(copies.LANDMARK) for digest, array in kept.items()}
     path = folder / LANDMARKS
     if not path.is_file():
         return {}

@@ -1,4 +1,7 @@
-"""A trained run, read back from its workdir."""
+"""A trained run, read back from its workdir, or from the one file of a model.
+
+A place is the path of either. Commands take the name of a model in the box as well.
+"""
 
 import dataclasses
 import pathlib
@@ -9,6 +12,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from histojax.components import trees
 from histojax.components.state import State, Tree
 from histojax.config import from_values, read_config
 from histojax.data.sources import targets
@@ -16,14 +20,15 @@ from histojax.errors import UserError
 from histojax.runs import checkpoint
 from histojax.stages import build_stage
 from histojax.stages.base import Stage
+from histojax.zoo import model_file, registry
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """What a workdir holds, with the config as it was trained.
+    """What a workdir or a model file holds, with the config as it was trained.
 
-    `state`, `step` and `meta` (thresholds, mpp_in, mpp_out, ...) are of the checkpoint; optimiser
-    states and frozen networks are left out.
+    `workdir` is its place; `state`, `step` and `meta` (thresholds, mpp_in, mpp_out, ...) are of the
+    checkpoint; optimiser states and frozen networks are left out.
     """
 
     workdir: pathlib.Path
@@ -34,13 +39,50 @@ class Run:
     meta: dict[str, Any]
 
 
+def place_of(text: str) -> pathlib.Path:
+    """The place that a flag or `init_from` names: a workdir, a model file, or a model in the box.
+
+    Raises:
+        UserError: there is none of these.
+    """
+    path = pathlib.Path(text).expanduser()
+    if path.exists():
+        return path
+    if text in registry.entries():
+        return registry.path_of(text)
+    names = ", ".join(registry.entries())
+    raise UserError(
+        f"{text or 'an empty path'} is not a workdir, and no file: name the folder of a run, a "
+        f"model file, or a model in the box ({names})"
+    )
+
+
+def name_of(place: pathlib.Path) -> str:
+    """What a user calls a place."""
+    entry = registry.entry_of(place)
+    return str(place) if entry is None else entry.name
+
+
+def notice_of(run: Run) -> str:
+    """What the user of a model file has to know of it; empty for a workdir."""
+    if not run.workdir.is_file():
+        return ""
+    licence = model_file.read(run.workdir).about.get("licence") or "no stated licence"
+    return f"{name_of(run.workdir)}: weights under {licence}; for research, not for diagnosis"
+
+
+def is_stage(place: pathlib.Path) -> bool:
+    """Whether a place holds one trained stage, and not a chain."""
+    return place.is_file() or (place / "checkpoints").is_dir()
+
+
 def stage_folder(workdir: pathlib.Path) -> pathlib.Path:
-    """The folder of the run that a workdir stands for: itself, or a chain's last stage.
+    """The place of the run that a workdir stands for: itself, or a chain's last stage.
 
     Raises:
         UserError: it is no workdir, or nothing is trained in it yet.
     """
-    if (workdir / "checkpoints").is_dir():
+    if is_stage(workdir):
         return workdir
     inner = workdir / read_config(workdir / "config.json")["name"]
     if not (inner / "checkpoints").is_dir():
@@ -96,7 +138,7 @@ def load(workdir: pathlib.Path) -> Run:
         UserError: there is none, it is damaged, or of another architecture.
     """
     folder = stage_folder(workdir)
-    config = from_values(read_config(folder / "config.json"))
+    config = config_of(folder)
     if "features" in config.loss:
         # Only training reads feature distances, so their network is not needed here.
         config.loss.features.weight = 0.0
@@ -107,11 +149,45 @@ def load(workdir: pathlib.Path) -> Run:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         jax.eval_shape(lambda: fresh_state(stage, config)),
     )
+    if folder.is_file():
+        return _opened(folder, config, stage, template)
     restored = newest(folder).restore(template)
     if restored is None:
         raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
     state = restored.state.replace(opt_state={})
     return Run(folder, config, stage, state, restored.step, restored.meta)
+
+
+def _opened(path: pathlib.Path, config: ConfigDict, stage: Stage, template: State) -> Run:
+    """The run in a model file."""
+    model = model_file.read(path)
+    for name, variables in model.variables.items():
+        if name not in template.params:
+            raise UserError(f"{path} holds a network {name!r} that its config does not have")
+        trees.check_names(variables, template.variables(name), path)
+    variables = jax.tree.map(jax.numpy.asarray, model.variables)
+    state = template.replace(
+        step=jax.numpy.int32(model.about["step"]),
+        params={name: found["params"] for name, found in variables.items()},
+        statistics={n: {k: v for k, v in f.items() if k != "params"} for n, f in variables.items()},
+        opt_state={},
+        ema={},
+        frozen={},
+    )
+    return Run(path, config, stage, state, model.about["step"], model.meta)
+
+
+def config_of(place: pathlib.Path) -> ConfigDict:
+    """The config of a run, of a chain's last stage."""
+    folder = stage_folder(place)
+    if folder.is_file():
+        return from_values(model_file.read(folder).config)
+    return from_values(read_config(folder / "config.json"))
+
+
+def step_of(folder: pathlib.Path) -> int:
+    """The step of the checkpoint to use of a stage's folder, or of a model."""
+    return model_file.read(folder).about["step"] if folder.is_file() else newest(folder).steps()[-1]
 
 
 def newest(folder: pathlib.Path) -> checkpoint.Series:

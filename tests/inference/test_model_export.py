@@ -1,0 +1,147 @@
+import json
+
+import numpy as np
+import pytest
+
+from histojax.errors import UserError
+from histojax.evaluation import scores
+from histojax.experiments import chain
+from histojax.imaging.labels import read_labels
+from histojax.inference import batch, labeling, model_export
+from histojax.runs import run_data, workdirs
+from histojax.zoo import model_file
+from tests import commands, tiny
+
+ABOUT = {"licence": "CC0-1.0", "summary": "A test."}
+
+
+@pytest.fixture(scope="module")
+def exported(trained_chain, tmp_path_factory):
+    """A joint run as a file, parameters in 32 bits."""
+    path = tmp_path_factory.mktemp("models") / "joint.safetensors"
+    model_export.export(trained_chain, path, ABOUT, half=False)
+    return path
+
+
+@pytest.fixture(scope="module")
+def trained_use_net(tmp_path_factory):
+    """A run whose post-processing was fitted."""
+    workdir = tmp_path_factory.mktemp("use_net") / "run"
+    chain.run(tiny.config("use_net"), workdir)
+    return workdir
+
+
+def test_a_model_is_opened_as_its_run_is(trained_chain, exported):
+    run, model = workdirs.load(trained_chain), workdirs.load(exported)
+    assert (model.workdir, model.step, model.config.name) == (exported, run.step, "joint")
+    for name in ("thresholds", "mpp_in", "mpp_out", "classes", "data", "nucleus_diameter"):
+        assert model.meta[name] == run.meta[name]
+    assert sorted(model.state.params) == ["generator", "segmenter"]
+    for name in model.state.params:
+        averaged = (r.state.variables(name, averaged=True) for r in (run, model))
+        assert tiny.same(*averaged)
+    assert model_export.agrees(model_file.read(exported), model)
+    assert workdirs.step_of(exported) == run.step
+    assert run_data.manifest_of(exported) == run.meta["data"]
+
+
+def test_a_model_predicts_what_its_run_predicts(trained_chain, exported, tmp_path):
+    tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0], mpp=1.0)
+    made = [
+        batch.predict_files(place, [tmp_path / "a.tif"], tmp_path / name)[0]
+        for name, place in (("run", trained_chain), ("model", exported))
+    ]
+    for kind in ("labels", "sr.labels"):
+        first, second = (read_labels(one.files[kind]) for one in made)
+        np.testing.assert_array_equal(first, second)
+    assert "joint.safetensors" in (tmp_path / "model" / "index.html").read_text()
+
+
+def test_what_was_fitted_goes_along(trained_use_net, tmp_path):
+    path = tmp_path / "a.safetensors"
+    run = workdirs.load(trained_use_net)
+    model_export.export(trained_use_net, path, ABOUT)
+    assert labeling.parameters_of(workdirs.load(path)) == labeling.parameters_of(run)
+    # Exported once more from the file, it is the same model.
+    model_export.export(path, tmp_path / "b.safetensors", ABOUT)
+    first, second = (model_file.read(tmp_path / f"{n}.safetensors") for n in "ab")
+    assert (first.meta, tiny.same(first.variables, second.variables)) == (second.meta, True)
+
+
+def test_a_model_knows_the_images_it_has_seen(exported, tmp_path):
+    source = run_data.open_split(workdirs.config_of(exported), "train")
+    said = rf"seen in training of .*joint\.safetensors \({source.names[0]!r}"
+    with pytest.raises(UserError, match=said):
+        run_data.seen_in(source, [exported], one_set=True, allowed=False)
+
+
+@pytest.mark.faults
+def test_scores_of_a_model_need_a_folder(exported):
+    with pytest.raises(UserError, match=r"--output is missing, and .*joint.safetensors has no"):
+        scores.own_folder(exported)
+
+
+def test_a_run_starts_from_a_model(exported, tmp_path):
+    config = tiny.config("generator")
+    config.init_from.generator = str(exported)
+    chain.run(config, tmp_path / "run")
+    before = run_data.manifest_of(tmp_path / "run")["before"]
+    seen = {entry["name"] for entry in run_data.manifest_of(exported)["train"]}
+    assert seen <= {entry["name"] for entry in before}
+
+
+def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
+    assert str(trained_chain).encode() not in exported.read_bytes()
+    values = {
+        "source": "mix:folder:/a/b c/d=0.5,folder:e/=0.5,synthetic=1",
+        "init_from": {"generator": "/home/me/run"},
+        "pretrained": {"path": "/x"},
+    }
+    assert model_export.without_places({"data": values}) == {
+        "data": {
+            "source": "mix:folder:d=0.5,folder:e=0.5,synthetic=1",
+            "init_from": {},
+            "pretrained": {"path": ""},
+        }
+    }
+
+
+def test_the_command_writes_a_file_that_predict_takes(trained_use_net, tmp_path):
+    path = tmp_path / "mine.safetensors"
+    flags = [f"--workdir={trained_use_net}", "--licence=CC0-1.0"]
+    status, out, _ = commands.run("export", *flags, f"--output={path}")
+    assert (status, out.startswith(f"{path}: {path.stat().st_size:,} bytes, SHA-256 ")) == (0, True)
+    tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0], mpp=0.25)
+    flags = [f"--input={tmp_path / 'a.tif'}", f"--output={tmp_path / 'out'}"]
+    status, _, err = commands.run("predict", f"--model={path}", *flags)
+    assert (status, "weights under CC0-1.0; for research, not for diagnosis" in err) == (0, True)
+
+
+@pytest.mark.faults
+def test_another_architecture_is_refused(exported, tmp_path):
+    model = model_file.read(exported)
+    config = json.loads(json.dumps(model.config))
+    config["generator"]["features"] = 16
+    other = model_file.Model(
+        config, *(getattr(model, f) for f in ("meta", "about", "variables")), {}, {}
+    )
+    model_file.write(tmp_path / "a.safetensors", other, half=False)
+    with pytest.raises(UserError, match=r"~ params/head/kernel stored .* needed"):
+        workdirs.load(tmp_path / "a.safetensors")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        (["--model=nucle1", "--input=a", "--output=b"], "nucle1 is not a workdir, and no file"),
+        (["--input=a", "--output=b"], "give one of the two"),
+        (["--model=a", "--workdir=b", "--input=a", "--output=b"], "give one of the two"),
+        (["--workdir=b", "--output=b"], "--input is missing"),
+        (["--workdir=b", "--input=b"], "--output is missing"),
+        (["--model=x", "--card"], "'x' is no model in the box"),
+    ],
+)
+def test_predict_says_which_flag_is_missing(flags, said):
+    status, _, err = commands.run("predict", *flags)
+    assert (status, said in err) == (2, True)
