@@ -12,18 +12,21 @@ laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one slow CPU core, the la
 (docs/results/joint.md). gpu and paper: not run.
 """
 
+from types import ModuleType
+
 from ml_collections import ConfigDict
 
 from configs import base, segmentation, srgan
 
 
-def get_config(size: str = "laptop") -> ConfigDict:
-    """Sizes smoke, laptop, gpu, paper."""
+def get_config(size: str = "laptop", nuclei: ModuleType = segmentation) -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper; `nuclei` is the config module of the segmenter."""
     size = base.check_size(size)
-    config = base.base("joint", "joint")
-    start = srgan.get_config(size)
+    name = "joint" if nuclei is segmentation else f"joint_{nuclei.__name__.rpartition('.')[2]}"
+    config = base.base(name, "joint")
+    start = srgan.get_config(size, nuclei)
     config.generator = start.generator.copy_and_resolve_references()
-    config.segmenter = segmentation.segmenter(size)
+    config.segmenter = nuclei.segmenter(size)
     config.discriminator = srgan.discriminator(size)
     config.threshold = 0.5  # of the foreground probability
     # Connected components of the mask; px.
@@ -50,7 +53,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.ema_decay = 0.99
     config.data.augmentation = segmentation.augmentation()
     side = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
-    config.data.crop = base.crop(config, side, segmentation.stride(config.segmenter))
+    config.data.crop = base.crop(config, side, nuclei.stride(config.segmenter))
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]

@@ -12,6 +12,8 @@ CPU core: 29.55 dB, spectrum error 4.0 dB (generator 11.9) on the 6 MoNuSeg val 
 paper: not run.
 """
 
+from types import ModuleType
+
 from ml_collections import ConfigDict
 
 from configs import base, generator, segmentation
@@ -69,13 +71,13 @@ def collapse_group() -> dict[str, object]:
     }
 
 
-def get_config(size: str = "laptop") -> ConfigDict:
-    """Sizes smoke, laptop, gpu, paper."""
+def get_config(size: str = "laptop", nuclei: ModuleType = segmentation) -> ConfigDict:
+    """Sizes smoke, laptop, gpu, paper; `nuclei` is the config module of the segmenter."""
     size = base.check_size(size)
     config = base.base("srgan", "srgan")
     config.generator = generator.generator(size)
     config.discriminator = discriminator(size)
-    config.segmenter = segmentation.segmenter(size)
+    config.segmenter = nuclei.segmenter(size)
     config.loss = {
         "pixel": "l1",
         "pixel_weight": 1.0,
@@ -87,7 +89,7 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.ema_decay = 0.995
     config.data.augmentation = base.augmentation()
     side = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
-    config.data.crop = base.crop(config, side, segmentation.stride(config.segmenter))
+    config.data.crop = base.crop(config, side, nuclei.stride(config.segmenter))
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 20_000, "paper": 20_000}[size]
     rate = {"smoke": 2e-4, "laptop": 2e-4, "gpu": 1e-4, "paper": 2e-4}[size]
@@ -95,6 +97,6 @@ def get_config(size: str = "laptop") -> ConfigDict:
     rate = {"smoke": 2e-4, "laptop": 4e-4, "gpu": 2e-4, "paper": 2e-4}[size]
     config.discriminator_optimizer = base.optimizer(rate, b1=0.5)
     config.init_from.generator = generator.get_config(size)
-    config.init_from.segmenter = segmentation.get_config(size)
+    config.init_from.segmenter = nuclei.get_config(size)
     base.share(config, (config.init_from.generator, config.init_from.segmenter))
     return base.paced(config, size)

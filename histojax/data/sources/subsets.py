@@ -55,7 +55,7 @@ def left_out(source: Source, share: float, seed: int) -> Subset:
 def with_extra(source: Source, extra: Source, weight: float) -> Source:
     """A training split and further images, which make up the share `weight` of the crops.
 
-    At weight 1 the extra images are all there is.
+    At weight 1 the extra images are all there is. The scale is that of the training split.
 
     Raises:
         UserError: for a weight that is not above 0, up to 1, or sets of different classes.
@@ -70,7 +70,9 @@ def with_extra(source: Source, extra: Source, weight: float) -> Source:
         )
     if weight == 1:
         return extra
-    return MixedSource({"real": source, "extra": extra}, [1 - weight, weight], weighted=True)
+    mixed = MixedSource({"real": source, "extra": extra}, [1 - weight, weight], weighted=True)
+    mixed.mpp = source.mpp
+    return mixed
 
 
 class FlaggedSource(WrappedSource):

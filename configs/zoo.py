@@ -1,0 +1,83 @@
+"""The models in the box, each by its name in the place of a size.
+
+    python -m launch.train_zoo --model=nuclei-40x --data=$SETS
+
+trains one, scores it, and puts it into the box. $SETS is a folder that holds monuseg/, tnbc/ and
+dsb2018_he/, laid out as docs/reference/data_formats.md says, and what else is scored. A card in
+docs/models/ has each model's hours, hardware and scores. The networks are those of use_net.py and
+generator.py at their laptop size, trained longer and on pictures as people have them.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import base, generator, joint_use_net, use_net
+
+# Nuclei of 24 px at 0.25 um per px measure 6 px in a x4 smaller image, at 0.05 um per px 30 px.
+_FINE = (0.05, 0.25)
+
+
+def get_config(name: str = "nuclei-40x") -> ConfigDict:
+    """The config of a model, whose data lie in folders called as the sets are."""
+    return MODELS[base.check_size(name, tuple(MODELS))](name)
+
+
+def _nuclei(name: str) -> ConfigDict:
+    config = use_net.get_config("laptop")
+    config.name = name
+    config.data.source = "folder:monuseg" if name == "nuclei-40x" else "folder:tnbc_open"
+    config.data.extra = "mix:folder:dsb2018_he=0.5,synthetic=0.5"
+    config.data.extra_weight = 0.3
+    config.data.synthetic.update(train=96, val=0, test=0)
+    # As a picture of 20x looks once it is resampled to 40x, and as files are stored.
+    config.data.augmentation.update(zoom=(0.6, 1.4), coarse=(1.0, 2.5), jpeg_quality=(40, 95))
+    config.eval.every = 1_000
+    config.steps = 20_000 if name == "nuclei-40x" else 12_000
+    return config
+
+
+def _microscope(config: ConfigDict) -> None:
+    """The low-resolution images of real fields, a third of them clean."""
+    config.data.degradation.update(
+        name="blind",
+        kernels=("bicubic", "bilinear", "box", "lanczos3"),
+        # Real fields carry a blur of 1.0 to 1.3 low-resolution px.
+        blur_sigma=(0.5, 5.5),
+        clean_probability=1 / 3,
+    )
+
+
+def _enhancer(name: str) -> ConfigDict:
+    config = generator.get_config("laptop")
+    config.name = name
+    config.generator.anchor = 3.0
+    config.data.source = "folder:monuseg"
+    config.data.extra, config.data.extra_weight = "synthetic", 0.3
+    config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)
+    if name == "enhance-x4-microscope":
+        _microscope(config)
+    config.eval.every = 1_000
+    config.steps = 40_000
+    return config
+
+
+def _joint(name: str) -> ConfigDict:
+    config = joint_use_net.get_config("laptop")
+    config.name = name
+    config.generator = _enhancer("enhance-x4-microscope").generator
+    config.data.source = "folder:monuseg"
+    _microscope(config)
+    with config.init_from.unlocked(), config.init_from.ignore_type():
+        config.init_from = {"generator": "enhance-x4-microscope", "segmenter": "nuclei-40x"}
+    config.loss.adversarial.weight = 0.0
+    config.eval.every = 500
+    config.steps = 5_000
+    return config
+
+
+MODELS = {
+    "enhance-x4-clean": _enhancer,
+    "enhance-x4-microscope": _enhancer,
+    "nuclei-40x": _nuclei,
+    "nuclei-joint-x4": _joint,
+    "nuclei-open": _nuclei,
+}
