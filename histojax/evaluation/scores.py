@@ -189,9 +189,8 @@ def own_folder(
     reports show: evaluation-test, evaluation-enhancer_none-ensemble.
     """
     if workdir.is_file():
-        raise UserError(
-            f"--output is missing: {workdirs.name_of(workdir)} has no folder for scores"
-        )
+        name = workdirs.name_of(workdir)
+        raise UserError(f"--output is missing: {name} has no folder for scores, so name one")
     own = workdirs.config_of(workdir).data.source
     words = [
         *([_file_word(data)] if data not in (None, own) else []),

@@ -76,6 +76,8 @@ def _read(path: pathlib.Path, size: int, changed: int) -> Model:
     try:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
+            check_format(header["format"], path)
+            config, meta, about = (header[part] for part in ("config", "meta", "about"))
             for key in file.keys():  # noqa: SIM118 (no mapping)
                 part, _, name = key.partition("/")
                 arrays.setdefault(part, {})[name] = file.get_tensor(key)
@@ -87,10 +89,8 @@ def _read(path: pathlib.Path, size: int, changed: int) -> Model:
         raise UserError(
             f"{path} holds arrays, and no model of histojax: make one with histojax.export"
         ) from error
-    check_format(header["format"], path)
     landmarks, probe = (arrays.pop(f".{part}", {}) for part in ("landmarks", "probe"))
     variables = {network: _tree(named) for network, named in arrays.items()}
-    config, meta, about = (header[part] for part in ("config", "meta", "about"))
     return Model(config, meta, about, variables, landmarks, probe)
 
 

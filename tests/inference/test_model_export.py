@@ -77,7 +77,7 @@ def test_a_model_knows_the_images_it_has_seen(exported, tmp_path):
 
 @pytest.mark.faults
 def test_scores_of_a_model_need_a_folder(exported):
-    with pytest.raises(UserError, match=r"--output is missing, and .*joint.safetensors has no"):
+    with pytest.raises(UserError, match=r"--output is missing: .*joint\.safetensors has no folder"):
         scores.own_folder(exported)
 
 
