@@ -1,0 +1,123 @@
+r"""Writes images with low-resolution partners of many kinds, as a data folder to score on.
+
+    python -m launch.degrade --data=folder:$MONUSEG --output=drawn --ways=20
+    python -m launch.degrade --data=folder:$MONUSEG --output=other --kind=other
+    python -m histojax.evaluate --workdir=enhance-x4-microscope --data=folder:drawn --split=all \
+        --output=scores
+
+Each image of the split, its middle of --size px, is degraded in --ways ways (kind drawn: by the
+recipe of enhance-x4-microscope, none of them clean), or in ways that training never draws (kind
+other): motion, a defocused disc, uneven light, strong JPEG at another size, a colour cast.
+"""
+
+import functools
+import io
+import pathlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from absl import flags
+from PIL import Image
+from scipy import ndimage
+
+from configs import zoo
+from histojax import cli
+from histojax.data import degradation
+from histojax.data.sources import specs
+from histojax.errors import UserError
+from histojax.imaging import resampling, writers
+
+_DATA = flags.DEFINE_string("data", None, "SPEC of the images. Example: --data=folder:/data/tnbc")
+_SPLIT = flags.DEFINE_string("split", "val", "Split of it: train, val, test or all.")
+_OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the pairs. Example: --output=drawn")
+_KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other"], "Ways that training draws, or not.")
+_WAYS = flags.DEFINE_integer("ways", 20, "Ways to degrade each image, of kind drawn.", 1)
+_SIZE = flags.DEFINE_integer("size", 512, "Side that is cut out of the middle, px.", 64)
+_SEED = flags.DEFINE_integer("seed", 0, "Seed of what is drawn.", 0)
+_SCALE = 4
+
+
+def _reduced(image: np.ndarray) -> np.ndarray:
+    return resampling.downsample(np.clip(image + 0.5, 0, 255).astype(np.uint8), _SCALE)
+
+
+def motion(image: np.ndarray, length: int = 17) -> np.ndarray:
+    """The stage moved while the shutter was open: a line of `length` px along the rows."""
+    return _reduced(ndimage.uniform_filter1d(image.astype(np.float32), length, axis=1))
+
+
+def defocus(image: np.ndarray, radius: int = 7) -> np.ndarray:
+    """Out of focus by geometry: the mean over a disc."""
+    y, x = np.mgrid[-radius : radius + 1, -radius : radius + 1]
+    disc = (y**2 + x**2 <= radius**2).astype(np.float32)
+    planes = np.moveaxis(image.astype(np.float32), -1, 0)
+    return _reduced(np.stack([ndimage.convolve(p, disc / disc.sum()) for p in planes], -1))
+
+
+def uneven_light(image: np.ndarray) -> np.ndarray:
+    """A lamp off the middle: half the light in one corner."""
+    y, x = (np.linspace(0, 1, side, dtype=np.float32) for side in image.shape[:2])
+    return _reduced(image * (1 - 0.25 * (y[:, None] + x))[..., None])
+
+
+def strong_jpeg(image: np.ndarray) -> np.ndarray:
+    """JPEG of quality 20 at half the size, as a chat program sends it, and then smaller still."""
+    half, buffer = resampling.downsample(image, 2), io.BytesIO()
+    Image.fromarray(half).save(buffer, "JPEG", quality=20)
+    return resampling.downsample(np.asarray(Image.open(buffer)), _SCALE // 2)
+
+
+def color_cast(image: np.ndarray) -> np.ndarray:
+    """A camera's white balance gone wrong."""
+    return _reduced(image * np.float32([1.0, 0.88, 0.78]))
+
+
+OTHER: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "motion": motion,
+    "defocus": defocus,
+    "light": uneven_light,
+    "jpeg": strong_jpeg,
+    "cast": color_cast,
+}
+
+
+def drawn(image: np.ndarray, key: str, recipe: degradation.Degradation, seed: int) -> np.ndarray:
+    """One degradation of the recipe, always alike for a key."""
+    rng = degradation.evaluation_rng(seed, key)
+    shape = (image.shape[0] // _SCALE, image.shape[1] // _SCALE, 3)
+    return degradation.degrade(image, recipe, degradation.sample_parameters(recipe, rng, shape))
+
+
+def main(argv: Sequence[str]) -> None:
+    """Writes the folder."""
+    del argv
+    output = pathlib.Path(str(_OUTPUT.value))
+    writers.check_empty(output)
+    source = specs.open_source(str(_DATA.value), split=_SPLIT.value)
+    config = zoo.get_config("enhance-x4-microscope").data.degradation.to_dict()
+    recipe = degradation.Degradation.from_config(config | {"clean_probability": 0.0}, _SCALE)
+    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = OTHER
+    for index in range(len(source)):
+        sample = source[index]
+        height, width = sample["hr"].shape[:2]
+        side = min(_SIZE.value, height, width) // _SCALE * _SCALE
+        if "instances" not in sample:
+            raise UserError(f"{sample['name']} has no instances, and nuclei are to be scored too")
+        top, left = (height - side) // 2, (width - side) // 2
+        square = np.s_[top : top + side, left : left + side]
+        image, labels = sample["hr"][square], sample["instances"][square]
+        if _KIND.value == "drawn":
+            keys = (f"{sample['name']}-{k:02d}" for k in range(_WAYS.value))
+            draw = functools.partial(drawn, recipe=recipe, seed=_SEED.value)
+            ways = {key[-2:]: functools.partial(draw, key=key) for key in keys}
+        for way, degrade in ways.items():
+            name = f"{sample['name']}-{way}.png"
+            for folder, array in (("images", image), ("lr", degrade(image))):
+                writers.write_png(output / folder / name, array)
+            writers.write_png(output / "instances" / name, labels.astype(np.uint16))
+    writers.write_json(output / "dataset.json", {} if source.mpp is None else {"mpp": source.mpp})
+
+
+if __name__ == "__main__":
+    flags.mark_flags_as_required(["data", "output"])
+    cli.run(main)

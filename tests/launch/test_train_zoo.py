@@ -1,0 +1,100 @@
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from configs import zoo
+from histojax.errors import UserError
+from histojax.experiments import chain
+from histojax.inference import model_export
+from histojax.zoo import model_file, registry
+from tests import tiny
+from tests.launch.commands import load
+
+train_zoo = load("launch.train_zoo")
+
+
+@pytest.fixture
+def sets(tmp_path):
+    """Folders of the sets, tiny; TNBC of four patients of two images each."""
+    root = tmp_path / "sets"
+    for name in ("monuseg", "dsb2018_he", "gbm40"):
+        tiny.folder(root / name, count=3, mpp=0.25)
+    tnbc = root / "tnbc"
+    for folder in ("images", "instances"):
+        (tnbc / folder).mkdir(parents=True)
+    for number, patient in enumerate(("01", "02", "08", "09")):
+        for k in (1, 2):
+            image, instances = tiny.tissue(20 + 2 * number + k)
+            Image.fromarray(image).save(tnbc / "images" / f"{patient}_{k}.png")
+            labels = instances.astype(np.uint16)
+            Image.fromarray(labels).save(tnbc / "instances" / f"{patient}_{k}.png")
+    (tnbc / "dataset.json").write_text(json.dumps({"mpp": 0.25}))
+    return root
+
+
+@pytest.fixture
+def box(tmp_path, monkeypatch):
+    """An empty box."""
+    place = tmp_path / "box"
+    place.mkdir()
+    (place / "models.json").write_text("{}")
+    monkeypatch.setattr(registry, "FOLDER", place)
+    monkeypatch.setattr(registry, "LISTING", place / "models.json")
+    monkeypatch.setattr(registry, "CARDS", place / "cards")
+    registry.entries.cache_clear()
+    yield place
+    registry.entries.cache_clear()
+
+
+def small(name):
+    """The recipe of a model, so small that it trains in seconds."""
+    recipe, config = zoo.get_config(name), tiny.config("use_net")
+    config.name = name
+    for field in ("source", "extra", "extra_weight"):
+        config.data[field] = recipe.data[field]
+    return config
+
+
+@pytest.mark.parametrize("name", zoo.MODELS)
+def test_every_model_has_a_recipe_and_says_what_it_is(name):
+    config = zoo.get_config(name)
+    assert (config.name, name in train_zoo.ABOUT) == (name, True)
+    assert train_zoo.ABOUT[name].licence == ("CC-BY-4.0" if "open" in name else "CC-BY-NC-SA-4.0")
+
+
+def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path, monkeypatch):
+    monkeypatch.setattr(zoo, "get_config", small)
+    name, output = "nuclei-open", tmp_path / "out"
+    config = train_zoo.config_of(name, sets, output)
+    chain.run(config, output / name)
+    path = train_zoo.export(name, output / name)
+    found = train_zoo.scored(name, path, sets, output)
+    # lgg28 is not there, and TNBC is scored on the patients that no choice used.
+    assert {key: (table["split"], table["images"]) for key, table in found.items()} == {
+        "monuseg": ("val", 1),
+        "tnbc_open": ("test", 2),
+        "gbm40": ("all", 3),
+    }
+    train_zoo.ship(name, path, output / name, found)
+    registry.entries.cache_clear()
+    entry = registry.entry_named(name)
+    model = model_file.read(registry.path_of(name))
+    assert (entry.licence, entry.mpp) == ("CC-BY-4.0", 0.25)
+    assert {e["group"] for e in model.meta["data"]["train"]} == {"01", "02"}
+    assert {e["group"] for e in model.meta["data"]["val"]} == {"08"}
+    card = entry.card
+    aji = found["gbm40"]["metrics"]["aji_hr_to_s"]["mean"]
+    assert f"| gbm40 (all, 3 images) | AJI | hr_to_s | {aji:.3f} |" in card
+    assert "It learns from 4 images of 2 patients (tnbc_open) and 23 further ones (20 of" in card
+    assert (box / "cards" / f"{name}.jpg").is_file()
+    assert str(tmp_path) not in card
+    assert model_export.digest_of(box / entry.file) == entry.sha256
+
+
+@pytest.mark.faults
+def test_a_missing_set_is_named(sets, tmp_path):
+    (sets / "monuseg" / "images").rename(sets / "monuseg" / "pictures")
+    with pytest.raises(UserError, match=r"has no set monuseg with images/: put it there"):
+        train_zoo.config_of("nuclei-40x", sets, tmp_path)
