@@ -87,6 +87,7 @@ def degradation() -> dict[str, object]:
     return {
         "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
         # bicubic and bilinear have no use for what follows.
+        "clean_probability": 0.0,  # share of the images that are plain bicubic
         "kernel": "bicubic",  # of microscope: bicubic | bilinear | box | lanczos3
         "kernels": ("bicubic", "bilinear", "box"),  # blind, second_order: drawn evenly
         "blur_sigma": (0.5, 2.0),  # hr px; suits x4
