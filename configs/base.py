@@ -57,6 +57,7 @@ def base(name: str, stage: str) -> ConfigDict:
         },
         "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
     }
+    config.data.synthetic.mpp = (0.25, 0.25)  # um per px, each patient's in between; from 0.03 on
     config.eval = {
         "every": 300,
         "crops": 24,
