@@ -139,6 +139,8 @@ def augmentation(**changes: object) -> dict[str, object]:
         "zoom": (1.0, 1.0),
         "rotate": 0.0,  # degrees
         "translate": 0.0,  # sides of the crop; what lies outside of the image is black
+        "coarse": (1.0, 1.0),  # factor by which hr images lose detail, not with lr; (1, 2): 40x-20x
+        "jpeg_quality": (100, 100),  # in half of the crops, after coarse; not with lr
         **changes,
     }
 
