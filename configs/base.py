@@ -57,6 +57,7 @@ def base(name: str, stage: str) -> ConfigDict:
         },
         "synthetic": {"train": 512, "val": 8, "test": 16, "size": 256},
     }
+    config.data.synthetic.mpp = (0.25, 0.25)  # um per px, each patient's in between; from 0.03 on
     config.eval = {
         "every": 300,
         "crops": 24,
@@ -87,6 +88,7 @@ def degradation() -> dict[str, object]:
     return {
         "name": "bicubic",  # bicubic | bilinear | microscope | blind | second_order
         # bicubic and bilinear have no use for what follows.
+        "clean_probability": 0.0,  # share of the images that are plain bicubic
         "kernel": "bicubic",  # of microscope: bicubic | bilinear | box | lanczos3
         "kernels": ("bicubic", "bilinear", "box"),  # blind, second_order: drawn evenly
         "blur_sigma": (0.5, 2.0),  # hr px; suits x4
@@ -137,6 +139,8 @@ def augmentation(**changes: object) -> dict[str, object]:
         "zoom": (1.0, 1.0),
         "rotate": 0.0,  # degrees
         "translate": 0.0,  # sides of the crop; what lies outside of the image is black
+        "coarse": (1.0, 1.0),  # factor by which hr images lose detail, not with lr; (1, 2): 40x-20x
+        "jpeg_quality": (100, 100),  # in half of the crops, after coarse; not with lr
         **changes,
     }
 

@@ -1,4 +1,4 @@
-"""Random crops, the eight flips and rotations, stain and light jitter.
+"""Random crops, the eight flips and rotations, stain and light jitter, lost sharpness.
 
 An example is a dict of registered arrays of one field of view: "hr" (H, W, 3) uint8 and, where
 present, "instances" and "mask" (H, W), and "lr" (H/r, W/r, 3) uint8. Parameters are drawn first,
@@ -14,7 +14,9 @@ from PIL import Image
 
 from histojax.checks import check, check_names, flag, number, pair
 from histojax.data import sampling
+from histojax.data.degradation_steps import jpeg
 from histojax.errors import UserError
+from histojax.imaging import resampling
 from histojax.stain import hed
 
 IMAGES = ("hr", "lr")
@@ -26,12 +28,14 @@ _RULES = {
     "zoom": pair(number(0.25, 4)),
     "rotate": number(0, 180, of="a number of degrees"),
     "translate": _SHARE,
+    "coarse": pair(number(1, 8)),
+    "jpeg_quality": pair(number(1, 100)),
 }
 
 
 @dataclasses.dataclass(frozen=True)
 class Augmentation:
-    """Ranges of random variation, checked; 0, or (1, 1), is off.
+    """Ranges of random variation, checked; 0, (1, 1), or (100, 100) of quality, is off.
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
@@ -49,6 +53,9 @@ class Augmentation:
         rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
+        coarse: factor by which hr is reduced and enlarged again, and not its labels (host only, and
+            not with lr): at (1, 2) a 40x grid holds the detail of 20x to 40x.
+        jpeg_quality: of JPEG with 4:2:0 chroma after it, in half of the crops (as `coarse`).
     """
 
     flips: bool = True
@@ -62,6 +69,8 @@ class Augmentation:
     zoom: tuple[float, float] = (1.0, 1.0)
     rotate: float = 0.0
     translate: float = 0.0
+    coarse: tuple[float, float] = (1.0, 1.0)
+    jpeg_quality: tuple[float, float] = (100, 100)
 
     def __post_init__(self):
         check(vars(self), _RULES, "augmentation.")
@@ -70,7 +79,8 @@ class Augmentation:
                 "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
                 "stain_bias above 0, or own_stains=False"
             )
-        object.__setattr__(self, "zoom", tuple(map(float, self.zoom)))
+        for field in ("zoom", "coarse", "jpeg_quality"):
+            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> "Augmentation":
@@ -89,6 +99,10 @@ class Augmentation:
     @property
     def warps(self) -> bool:
         return self.rotate > 0 or self.translate > 0
+
+    @property
+    def dulls(self) -> bool:
+        return self.coarse != (1.0, 1.0) or self.jpeg_quality != (100, 100)
 
 
 NONE = Augmentation(flips=False, rotations=False)
@@ -141,26 +155,34 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
 
     "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift" float32
     of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation warps
-    (host only), "angle" in radians and "offset" (2,) in sides of the crop.
+    (host only), "angle" in radians and "offset" (2,) in sides of the crop; where it dulls (host
+    only), "coarse", "kernel" "bilinear" or "bicubic", and "jpeg_quality", 0 for none.
     """
     rng, stain_rng = sampling.split(rng, 2)
     u = sampling.uniform(rng, (4,))
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
     low, high = augmentation.zoom
-    warp = {}
+    on_host = {}
     if augmentation.warps:
         v = 2.0 * sampling.uniform(rng, (3,)) - 1.0
-        warp["angle"] = np.deg2rad(augmentation.rotate) * v[0]
-        warp["offset"] = augmentation.translate * v[1:]
+        on_host["angle"] = np.deg2rad(augmentation.rotate) * v[0]
+        on_host["offset"] = augmentation.translate * v[1:]
     drawn = sampling.uniform(stain_rng, (2, 3))
     stains = hed.jitter_parameters(augmentation.stain_sigma, augmentation.stain_bias, drawn)
     if augmentation.own_stains:
         # What an image's two stains do not explain is left alone.
         stains["alpha"] = xp.where(_TWO, stains["alpha"], 1.0).astype(xp.float32)
         stains["beta"] = xp.where(_TWO, stains["beta"], 0.0).astype(xp.float32)
+    if augmentation.dulls:
+        w = sampling.uniform(rng, (4,))
+        (finest, coarsest), (worst, best) = augmentation.coarse, augmentation.jpeg_quality
+        passes = w[2] < 0.5 and worst < 100
+        on_host["coarse"] = finest * (coarsest / finest) ** w[0]
+        on_host["kernel"] = "bilinear" if w[1] < 0.5 else "bicubic"
+        on_host["jpeg_quality"] = int(worst + (best - worst + 1) * w[3]) if passes else 0
     return {
-        **warp,
+        **on_host,
         **stains,
         "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
         "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
@@ -184,7 +206,7 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
 def apply(
     example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
 ) -> dict[str, Any]:
-    """Moves and recolours the arrays of an example; NumPy arrays may become views.
+    """Moves, recolours and dulls the arrays of an example; NumPy arrays may become views.
 
     `parameters` are those that `sample_parameters` drew, and "stains" (3, 3) of the image where
     they are to be its own. `augmentation` says what is on; its ranges are not read again.
@@ -197,7 +219,19 @@ def apply(
             moved[name] = hed.jitter(moved[name], parameters, stains)
         if relights:
             moved[name] = light(moved[name], parameters)
+    if augmentation.dulls:
+        moved["hr"] = dulled(moved["hr"], parameters)
     return moved
+
+
+def dulled(image: np.ndarray, parameters: Mapping[str, Any]) -> np.ndarray:
+    """uint8 (H, W, 3) with 1 / "coarse" of its resolution and through JPEG -> the same (host)."""
+    height, width = image.shape[:2]
+    coarse, kernel = float(parameters["coarse"]), parameters["kernel"]
+    rows, columns = (max(1, round(side / coarse)) for side in (height, width))
+    small = resampling.resize(image, rows, columns, kernel)
+    image = resampling.resize(small, height, width, kernel)
+    return jpeg(image, parameters["jpeg_quality"]) if parameters["jpeg_quality"] else image
 
 
 def warped(

@@ -25,6 +25,9 @@ Degradations, by name:
                    Its last two steps are a ringing sinc filter (section 3.3) and JPEG, in an order
                    drawn by a coin.
 
+A share `clean_probability` of the last three's images is made by `bicubic` instead, whatever their
+kernels, so that an enhancer meets sharp images too.
+
 The ranges are those of microscopes and of the software behind them, and not of photographs in the
 web. Blur is Gaussian alone, being an objective's point spread or its defocus: nothing moves on the
 stage. Noise is independent from channel to channel, as a camera's is; photons are counted once, so
@@ -81,6 +84,7 @@ _RULES = {
     "kernels": _KERNELS,
     **_STEP_RULES,
     **{f"second_{field}": rule for field, rule in _STEP_RULES.items()},
+    "clean_probability": _SHARE,
     "anisotropic_probability": _SHARE,
     "resize": pair(number(0.25, 8)),
     "sinc_probability": _SHARE,
@@ -105,6 +109,7 @@ class Degradation:
 
     name: str = "bicubic"
     scale: int = 4
+    clean_probability: float = 0.0
     kernel: str = "bicubic"
     kernels: tuple[str, ...] = ("bicubic", "bilinear", "box")
     blur_sigma: tuple[float, float] = (0.5, 2.0)
@@ -168,14 +173,20 @@ def sample_parameters(
     for none, and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
     "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
     "kernel" and "noise" of the size that the order makes; "sinc" (a filter or None) and
-    "jpeg_last".
+    "jpeg_last". Where clean_probability > 0 also "clean", for these two alone where it is true.
     """
     if degradation.name in FIXED:
         return {}
-    if degradation.name == "microscope":
-        return _sample_microscope(degradation, rng, shape)
-    if not isinstance(rng, np.random.Generator):
+    if degradation.name != "microscope" and not isinstance(rng, np.random.Generator):
         raise UserError(f"{needs_host(degradation)}; set data.placement to 'host'")
+    clean = {}
+    if degradation.clean_probability > 0:
+        rng, clean_rng = sampling.split(rng, 2)
+        clean["clean"] = sampling.uniform(clean_rng, ()) < degradation.clean_probability
+    if degradation.name == "microscope":
+        return clean | _sample_microscope(degradation, rng, shape)
+    if clean.get("clean"):
+        return clean
     if degradation.name == "blind":
         orders = [_sample_order(degradation, "", rng, shape)]
         return {"orders": orders, "sinc": None, "jpeg_last": True}
@@ -257,6 +268,8 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
         raise UserError(f"{reason}; set data.placement to 'host'")
     height, width = hr.shape[-3:-1]
     resampling.check_size(height, width, scale)
+    if xp is np and parameters.get("clean"):
+        return resampling.downsample(hr, scale)
     if degradation.name == "microscope":
         return _microscope(hr, degradation, parameters)
     return _in_orders(hr, parameters)
@@ -280,6 +293,8 @@ def _microscope(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]
     lr = resampling.round_to_uint8(noisy(lr, *camera))
     if xp is np and parameters["jpeg_quality"] > 0:
         lr = jpeg(lr, int(parameters["jpeg_quality"]))
+    if xp is not np and "clean" in parameters:  # a traced step makes both
+        lr = xp.where(parameters["clean"], resampling.downsample(hr, degradation.scale), lr)
     return lr
 
 

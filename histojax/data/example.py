@@ -112,6 +112,11 @@ def example_spec(
             "augmentation.rotate and translate cannot be used with real lr images, which would be "
             "resampled; set them to 0"
         )
+    if "lr" in fields and augmentation.dulls:
+        raise UserError(
+            "augmentation.coarse and jpeg_quality cannot be used with lr images, whose hr images "
+            "have to be sharp; set them to (1, 1) and (100, 100)"
+        )
     return ExampleSpec(crop, tuple(fields), tuple(stored), degradation, augmentation)
 
 

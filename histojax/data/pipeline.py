@@ -226,6 +226,8 @@ def _needs_host(spec: ExampleSpec) -> str | None:
         return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
     if spec.augmentation.warps:
         return "augmentation.rotate and translate run on the host only (0 switches them off)"
+    if spec.augmentation.dulls:
+        return "augmentation.coarse and jpeg_quality run on the host only ((1, 1), (100, 100): off)"
     return None
 
 

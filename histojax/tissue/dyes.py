@@ -44,7 +44,7 @@ def dyes_of(
     _distract(rng, haematoxylin, eosin, patient, covered)
     dyes = [haematoxylin, eosin]
     if rng.random() < 0.25:
-        dyes.append(_blood(rng, ground, patient.scale) * (1 - np.float32(0.9) * marks.cover))
+        dyes.append(_blood(rng, ground, patient) * (1 - np.float32(0.9) * marks.cover))
     return dyes
 
 
@@ -100,7 +100,8 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
     unseen = np.flatnonzero(nuclei.density[cells] == 0)
     basophil[unseen] = np.minimum(basophil[unseen], 1.0)
     eosinophil = np.exp(0.18 * rng.standard_normal(number)).astype(np.float32)
-    gaps = washed.astype(np.float32).take(owner) * step(gap + 1.2 * fine, 4.5 * scale, 4.0 * scale)
+    ragged = gap + 1.2 * np.float32(patient.magnification) * fine
+    gaps = washed.astype(np.float32).take(owner) * step(ragged, 4.5 * scale, 4.0 * scale)
     gaps *= np.clip(0.85 + 0.35 * mid + 0.25 * fine, 0, 1)
     usual = max(0.0, 1.0 - 1.6 * patient.cohesion)
     loose = {"discohesive": 1.0, "clear": 0.1}.get(ground.kind, usual)
@@ -122,13 +123,12 @@ def _cytoplasm(rng, ground, nuclei, patient, textures) -> tuple[np.ndarray, ...]
 def _collagen(rng, noise, ground, patient, textures) -> tuple[np.ndarray, ...]:
     """Haematoxylin and eosin of stroma, and its clefts (0 to 1)."""
     coarse, other, mid, fine = textures
-    offset = rng.integers(0, BANK, 2)
+    offset = rng.integers(0, BANK, 2).astype(np.int32)
     stretch = 1.0 / (patient.scale * rng.uniform(0.8, 1.5))
-    v = (ground.across * np.float32(stretch)).astype(np.int32) + np.int32(offset[0])
-    u = (ground.along * np.float32(stretch)).astype(np.int32) + np.int32(offset[1])
-    strand = (v & (BANK - 1)) * (2 * BANK) + (u & (BANK - 1))
-    fibre = noise.fields["fibre"].ravel().take(strand)
-    cleft = noise.fields["cleft"].ravel().take(strand)
+    v, u = ground.across * np.float32(stretch), ground.along * np.float32(stretch)
+    fibre, cleft = (noise.strands(name, v, u, offset) for name in ("fibre", "cleft"))
+    finer = noise.magnification
+    fibre = noise.with_detail(fibre, noise.strands("fibre", finer * v, finer * u, offset))
     dense = rng.beta(1.3, 1.0)
     contrast = np.float32(patient.texture * (0.8 + 0.6 * (1 - dense)))
     bundle = np.float32(0.75) + np.float32(0.35) * other
@@ -192,11 +192,11 @@ def _distract(rng, haematoxylin, eosin, patient: Patient, covered: np.ndarray) -
     _discs(eosin, y, x, radius, rng.uniform(2, 6, count), globule)
 
 
-def _blood(rng: np.random.Generator, ground: Ground, scale: float) -> np.ndarray:
+def _blood(rng: np.random.Generator, ground: Ground, patient: Patient) -> np.ndarray:
     """Red cells, paler in the middle, in a loose cluster outside the epithelium."""
-    size = len(ground.form)
+    size, scale = len(ground.form), patient.scale
     blood = np.zeros((size, size), np.float32)
-    count = int(rng.integers(3, 22) * max((size / 256.0) ** 2, 0.3))
+    count = int(rng.integers(3, 22) * max((size / 256.0 / patient.magnification) ** 2, 0.3))
     y, x = (rng.uniform(0, size, 2) + rng.normal(0, 26.0 * scale, (count, 2))).T
     keep = sample(ground.epithelium * (1 - ground.lumen), y, x) < 0.5
     y, x = y[keep], x[keep]

@@ -110,7 +110,8 @@ def draw_appearance(
         vesicular=vesicular,
         clumping=patient.clumping * uniform(0.6, 1.4, count),
         membrane=uniform(0.05, 0.6, count) * ~faint,
-        edge=edge * max(patient.scale, 0.7),
+        # Edges widen by the root of a magnification alone, so that they are sharp at its px.
+        edge=edge * max(patient.scale / patient.magnification, 0.7) * patient.magnification**0.5,
         nucleolus=nucleolus * uniform(0.2, 0.9, count),
         spot=0.28 * normal((count, 2)),
         tilt=0.14 * normal((count, 2)),
@@ -206,7 +207,7 @@ def render_nuclei(nuclei: Nuclei, noise: Noise) -> tuple[Marks, np.ndarray]:
     Instances are exact: a pixel belongs to the uppermost nucleus whose outline holds its centre.
     """
     size = noise.size
-    rim = 5
+    rim = int(np.ceil(5 * noise.magnification))
     reach = np.ceil(1.12 * np.maximum(nuclei.major, nuclei.minor)).astype(int) + rim
     pad = int(reach.max(initial=0)) * 2 + 2
     corner_y = np.rint(nuclei.y).astype(int) - reach + pad
@@ -294,19 +295,20 @@ def paint(
     u, v, _, cosine, sine = frame
     major, minor = nuclei.major, nuclei.minor
     grain = np.stack(noise.crops("chromatin", *depth.shape))
-    alpha = (depth + 1.1) / nuclei.edge + (0.5 + np.float32(0.10) * grain)
+    unit = np.float32(noise.magnification)
+    alpha = (depth + 1.1 * np.sqrt(unit)) / nuclei.edge + (0.5 + np.float32(0.10) * grain)
     np.clip(alpha, 0.0, 1.0, out=alpha)
     vesicular = nuclei.vesicular
     core = grain * (nuclei.clumping * (0.8 + 0.5 * vesicular)) + (1 - 0.72 * vesicular)
     core += nuclei.tilt[0] * u + nuclei.tilt[1] * v
     np.maximum(core, 0.2, out=core)
-    rim = np.maximum(1 - np.abs(depth - 1.0) * np.float32(0.4), 0)
+    rim = np.maximum(1 - np.abs(depth / unit - 1.0) * np.float32(0.4), 0)
     core += rim * ((0.2 + 1.7 * vesicular) * nuclei.membrane)
     spot_y, spot_x = nuclei.spot
     off = (u - spot_x) ** 2 * (major / minor) + (v - spot_y) ** 2 * (minor / major)
     core += nuclei.nucleolus * np.maximum(1 - 14.0 * off, 0)
     dye = alpha * core * nuclei.density
-    ring = np.maximum(1 - np.abs(depth + 3.2) * np.float32(0.45), 0) * nuclei.halo
+    ring = np.maximum(1 - np.abs(depth / unit + 3.2) * np.float32(0.45), 0) * nuclei.halo
     facing = nuclei.tilt[0] * cosine + nuclei.tilt[1] * sine
     ring *= np.clip(0.6 + 4.0 * facing, 0, 1)
     return alpha, dye, ring

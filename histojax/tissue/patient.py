@@ -23,7 +23,7 @@ class Patient:
     stains: np.ndarray  # (3, 3): dye, RGB
     glass: np.ndarray  # (3,): light that passes where there is no tissue, in [0, 1]
     kinds: np.ndarray  # (len(KINDS),): how often each kind of tissue is met
-    scale: float  # magnification against 0.25 um/px
+    scale: float  # px of nuclei and architecture against those that are usual at 0.25 um/px
     radius: float  # mean nuclear radius
     pleomorphism: float  # standard deviation of log radius
     elongation: float  # mean ratio of the axes of epithelial nuclei
@@ -43,10 +43,11 @@ class Patient:
     blur: float  # sigma of the optics
     sharpening: float  # strength of the scanner's unsharp mask
     noise: float  # standard deviation in grey levels
+    magnification: float = 1.0  # px in 0.25 um, which `scale` and `radius` hold too
 
 
 @functools.lru_cache(maxsize=256)
-def draw_patient(seed: int, number: int) -> Patient:
+def draw_patient(seed: int, number: int, magnification: float = 1.0) -> Patient:
     """The patient `number` (0 or more) of `seed`; see `Patient` for the units."""
     rng = tissue_noise.generator(seed, tissue_noise.STREAM_PATIENT, number)
     normal, uniform = rng.standard_normal, rng.uniform
@@ -79,7 +80,7 @@ def draw_patient(seed: int, number: int) -> Patient:
     cytoplasm[0] = min(cytoplasm[0], 0.55 * nuclear)
     stroma[0] = min(stroma[0], 0.45 * nuclear)
 
-    scale = uniform(0.37, 0.56) if rng.random() < 0.15 else uniform(0.88, 1.1)
+    scale = magnification * (uniform(0.37, 0.56) if rng.random() < 0.15 else uniform(0.88, 1.1))
     return Patient(
         stains=stains,
         glass=np.clip(0.955 + 0.015 * normal(3) + 0.02 * normal(), 0.88, 1.0),
@@ -104,4 +105,5 @@ def draw_patient(seed: int, number: int) -> Patient:
         blur=blur,
         sharpening=sharpening,
         noise=uniform(0.8, 2.2),
+        magnification=magnification,
     )

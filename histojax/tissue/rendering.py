@@ -7,8 +7,11 @@ Johnston 2001, eq. 1). What all patches of one patient share (dyes, nuclear size
 architecture, optics) is drawn from the patient's own random stream; what a patch holds is drawn
 from the patch's.
 
-Axes: S the side of a patch. Lengths are in px of 0.25 um.
+Axes: S the side of a patch. Lengths are in px of 0.25 um. At a finer `mpp` those of the tissue are
+0.25 / mpp times as many px, and optics and sensor keep theirs, so that an image is sharp.
 """
+
+from collections.abc import Sequence
 
 import numpy as np
 from skimage.segmentation import relabel_sequential
@@ -17,7 +20,7 @@ from histojax.checks import check, whole
 from histojax.errors import UserError
 from histojax.tissue import given
 from histojax.tissue.dyes import dyes_of
-from histojax.tissue.noise import STREAM_PATCH, Noise, banks, generator, step
+from histojax.tissue.noise import STREAM_PATCH, STREAM_SCALE, Noise, banks, generator, step
 from histojax.tissue.nuclei import Ground, place_nuclei, render_nuclei
 from histojax.tissue.patient import KINDS, Patient, draw_patient
 
@@ -35,7 +38,12 @@ _RULES = {
 
 
 def tissue(
-    seed: int, index: int, size: int = 256, *, patches_per_patient: int = PATCHES_PER_PATIENT
+    seed: int,
+    index: int,
+    size: int = 256,
+    *,
+    patches_per_patient: int = PATCHES_PER_PATIENT,
+    mpp: Sequence[float] = (MPP, MPP),
 ) -> dict[str, np.ndarray]:
     """Draws patch `index` of the tissue of `seed`, independently of every other patch.
 
@@ -44,6 +52,7 @@ def tissue(
         index: 0 or more; patch `index` belongs to patient `index // patches_per_patient`.
         size: side S of the square patch in px, at least 16.
         patches_per_patient: consecutive indices that share a patient.
+        mpp: two um per px of at most 0.25; each patient's is drawn log-uniformly between them.
 
     Returns:
         "image" uint8 (S, S, 3) RGB, and "instances" int32 (S, S): 0 background, then 1..n with no
@@ -54,7 +63,7 @@ def tissue(
     Raises:
         UserError: an argument is out of range.
     """
-    rng, noise, patient = _begin(seed, index, size, patches_per_patient)
+    rng, noise, patient = _begin(seed, index, size, patches_per_patient, mpp)
     ground = _lay_out(rng, noise, patient)
     nuclei = place_nuclei(rng, ground, patient)
     marks, instances = render_nuclei(nuclei, noise)
@@ -120,14 +129,17 @@ def _renumbered(instances: np.ndarray) -> np.ndarray:
 
 
 def _begin(
-    seed: int, index: int, size: int, patches_per_patient: int
+    seed: int, index: int, size: int, patches_per_patient: int, mpp: Sequence[float] = (MPP, MPP)
 ) -> tuple[np.random.Generator, Noise, Patient]:
     """The random stream of a patch, its noise, and its patient."""
     values = dict(seed=seed, index=index, size=size, patches_per_patient=patches_per_patient)
     check(values, _RULES, "tissue ")
-    patient = draw_patient(int(seed), int(index) // int(patches_per_patient))
-    rng = generator(int(seed), STREAM_PATCH, int(index))
-    return rng, Noise(rng, banks(int(seed)), int(size)), patient
+    seed, number = int(seed), int(index) // int(patches_per_patient)
+    share = generator(seed, STREAM_SCALE, number).random()  # so a patient is one at every scale
+    magnification = MPP / (mpp[0] * (mpp[1] / mpp[0]) ** share)
+    patient = draw_patient(seed, number, magnification)
+    rng = generator(seed, STREAM_PATCH, int(index))
+    return rng, Noise(rng, banks(seed), int(size), magnification), patient
 
 
 def _lay_out(rng: np.random.Generator, noise: Noise, patient: Patient) -> Ground:

@@ -4,8 +4,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from PIL import Image
 
 from histojax.data import augmentation
+from histojax.data.degradation_steps import jpeg
 from histojax.errors import UserError
 from histojax.imaging import resampling
 from histojax.stain import hed
@@ -209,6 +211,8 @@ def test_config_is_read_and_checked():
         ({"zoom": 2.0}, "zoom=2.0"),
         ({"rotate": 181}, "rotate=181 has to be a number of degrees from 0 to 180"),
         ({"translate": 1.0}, "translate=1.0"),
+        ({"coarse": (0.5, 1.0)}, r"coarse=\(0.5, 1.0\) .* from 1 to 8"),
+        ({"jpeg_quality": 60}, "jpeg_quality=60 has to be two numbers"),
     ],
 )
 def test_bad_config_is_refused(config, match):
@@ -272,3 +276,48 @@ def test_angles_and_offsets_fill_their_ranges_alone():
     assert offsets.shape == (1000, 2)
     assert -0.2 <= offsets.min() < -0.198 < 0.198 < offsets.max() <= 0.2
     assert "angle" not in augmentation.sample_parameters(augmentation.NONE, rng)
+
+
+DULL = augmentation.Augmentation(coarse=(1.0, 2.0), jpeg_quality=(60, 63))
+
+
+def test_detail_finer_than_the_factor_is_lost_of_hr_alone():
+    checks = (np.indices((32, 32)).sum(0) % 2 * 200).astype(np.uint8)
+    fields = {"hr": np.repeat(checks[..., None], 3, -1), "instances": checks.astype(np.int32)}
+    half = {"dihedral": 0, "coarse": 2.0, "kernel": "bilinear", "jpeg_quality": 0}
+    dulled = augmentation.apply(fields, half, DULL)
+    # Every 2 x 2 pixels have a mean of 100; the borders cut the kernel.
+    assert np.abs(dulled["hr"][4:-4, 4:-4].astype(int) - 100).max() <= 1
+    np.testing.assert_array_equal(dulled["instances"], fields["instances"])
+    same = augmentation.apply(fields, half | {"coarse": 1.0}, DULL)
+    np.testing.assert_array_equal(same["hr"], fields["hr"])
+
+
+def test_jpeg_comes_after_the_loss_of_detail():
+    hr = example()["hr"]
+    half = {"coarse": 2.0, "kernel": "bicubic", "jpeg_quality": 60}
+    image = Image.fromarray(hr).resize((16, 16), Image.Resampling.BICUBIC)
+    expected = jpeg(np.asarray(image.resize((32, 32), Image.Resampling.BICUBIC)), 60)
+    np.testing.assert_array_equal(augmentation.dulled(hr, half), expected)
+
+
+def test_losses_fill_their_ranges_and_are_drawn_after_all_else():
+    rng = np.random.default_rng(0)
+    drawn = [augmentation.sample_parameters(DULL, rng) for _ in range(2000)]
+    coarse = np.array([parameters["coarse"] for parameters in drawn])
+    assert 1 <= coarse.min() < 1.01 < 1.99 < coarse.max() <= 2
+    assert np.median(coarse) == pytest.approx(2**0.5, abs=0.04)
+    assert np.mean([p["kernel"] == "bicubic" for p in drawn]) == pytest.approx(0.5, abs=0.04)
+    qualities = np.array([parameters["jpeg_quality"] for parameters in drawn])
+    assert (qualities > 0).mean() == pytest.approx(0.5, abs=0.04)
+    assert set(qualities.tolist()) == {0, 60, 61, 62, 63}
+    only = augmentation.Augmentation(coarse=(1.0, 2.0))
+    assert {augmentation.sample_parameters(only, rng)["jpeg_quality"] for _ in range(50)} == {0}
+    # What is drawn without them stays what it is.
+    for seed in range(5):
+        plain = augmentation.sample_parameters(
+            augmentation.Augmentation(), np.random.default_rng(seed)
+        )
+        dull = augmentation.sample_parameters(DULL, np.random.default_rng(seed))
+        for name, value in plain.items():
+            np.testing.assert_array_equal(dull[name], value)

@@ -109,6 +109,40 @@ def test_drawn_parameters_fill_their_ranges():
         assert np.asarray(drawn["noise"]).std() == pytest.approx(1, abs=0.03)
 
 
+@pytest.mark.parametrize("name", ["microscope", "blind", "second_order"])
+def test_a_clean_image_is_bicubic_whatever_the_kernel(name):
+    image = picture(64, 48)
+    kernels = {"kernel": "box", "kernels": ("box",)}
+    clean = D.Degradation(name=name, clean_probability=1.0, **kernels)
+    np.testing.assert_array_equal(run(clean, image), pillow(image, 16, 12, "bicubic"))
+    third = D.Degradation(name=name, clean_probability=1 / 3, **kernels)
+    rng = np.random.default_rng(0)
+    drawn = [D.sample_parameters(third, rng, (2, 2, 3)) for _ in range(1500)]
+    share = np.mean([parameters.get("clean", False) for parameters in drawn])
+    assert share == pytest.approx(1 / 3, abs=0.04)
+    seen = {(run(third, image, seed) == run(clean, image)).all() for seed in range(20)}
+    assert seen == {True, False}
+    # Nothing is drawn for it where it is off, so that the others stay as they were.
+    off = D.Degradation(name=name, **kernels)
+    assert "clean" not in D.sample_parameters(off, np.random.default_rng(0), (2, 2, 3))
+
+
+def test_clean_images_of_a_jitted_step_are_bicubic():
+    images = jnp.stack([picture(32, 32)] * 64)
+    mixed = microscope(
+        clean_probability=0.5, noise_sigma=(9.0, 9.0), noise_probability=1.0, kernel="box"
+    )  # fmt: skip
+
+    def make(key, image):
+        return D.degrade(image, mixed, D.sample_parameters(mixed, key, (8, 8, 3)))
+
+    made = np.asarray(jax.jit(jax.vmap(make))(jax.random.split(jax.random.key(0), 64), images))
+    bicubic = np.asarray(jax.jit(lambda image: D.degrade(image, D.Degradation(), {}))(images[0]))
+    clean = (made == bicubic).all((1, 2, 3))
+    assert 20 <= clean.sum() <= 44
+    assert (np.abs(made[~clean].astype(int) - bicubic).max((1, 2, 3)) > 9).all()
+
+
 OFF = dict.fromkeys(
     [f"{order}{step}_probability" for order in ("", "second_") for step in D._STEPS]
     + ["anisotropic_probability", "sinc_probability"],
@@ -299,6 +333,7 @@ def test_config_is_read_and_checked():
         ({"second_jpeg_probability": -1}, 4, "second_jpeg_probability=-1"),
         ({"sinc_probability": "often"}, 4, "sinc_probability='often'"),
         ({"sinc_cutoff": (0.5, 1.5)}, 4, "sinc_cutoff"),
+        ({"clean_probability": 2}, 4, "clean_probability=2"),
         ({}, 5, r"5.*\[2, 3, 4, 8\]"),
     ],
 )

@@ -70,6 +70,8 @@ def test_host_and_device_agree_for_equal_parameters():
         (Coordinates(), {"degradation": {"name": "x"}}, ("hr",), "'x'"),
         (Coordinates(), {"augmentation": {"x": 1}}, ("hr",), "augmentation.x is not known"),
         (Coordinates(fields=("lr",)), {"augmentation": {"zoom": (1, 2)}}, ("lr",), "zoom"),
+        (Coordinates(), {"augmentation": {"coarse": (1, 2)}}, ("hr", "lr"), "coarse .* lr images"),
+        (Coordinates(), {"augmentation": {"jpeg_quality": (60, 95)}}, ("lr",), r"\(100, 100\)"),
     ],
 )
 def test_what_cannot_be_made_is_refused(source, config, fields, match):

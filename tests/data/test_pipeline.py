@@ -309,6 +309,22 @@ def test_turning_is_refused_where_it_cannot_be_done():
         host_batches(Coordinates(fields=("lr",)), {"augmentation": {"translate": 0.1}})
 
 
+def test_dulled_crops_keep_their_labels():
+    config = {"degradation": {}, "augmentation": {"coarse": (4.0, 4.0)}}
+    fields = ("hr", "instances")
+    plain = take(host_batches(config={"degradation": {}, "augmentation": {}}, fields=fields), 2)
+    dull = take(host_batches(config=config, fields=fields), 2)
+    for sharp, soft in zip(plain, dull, strict=True):
+        places = [(batch["instances"] - 1) // 64 for batch in (sharp, soft)]
+        # The rows of the source are a ramp, which a linear kernel keeps but for the borders.
+        assert (
+            np.abs(soft["hr"][:, 4:-4, 4:-4, 0].astype(int) - places[1][:, 4:-4, 4:-4]).max() <= 1
+        )
+        assert sharp["hr"].shape == soft["hr"].shape
+    with pytest.raises(UserError, match="coarse and jpeg_quality run on the host only"):
+        host_batches(config={**config, "placement": "device"}, fields=fields)
+
+
 def test_placement_is_chosen_and_refused():
     device = host_batches(config={"placement": "device", "degradation": {}})
     assert isinstance(device, DeviceBatches)

@@ -131,6 +131,59 @@ def test_model_version_1_draws_what_it_drew(arguments):
     assert rendering.MODEL_VERSION == 1
 
 
+def test_patients_have_scales_of_their_own_log_uniformly():
+    def magnifications(mpp):
+        drawn = [rendering._begin(1, index, 16, 2, mpp)[2] for index in range(400)]
+        return np.array([patient.magnification for patient in drawn]), drawn
+
+    times, patients = magnifications((0.05, 0.2))
+    assert (times[::2] == times[1::2]).all()
+    assert 1.25 <= times.min() < 1.3 < 4.8 < times.max() <= 5
+    assert np.median(times) == pytest.approx(2.5, rel=0.1)
+    plain = draw_patient(1, 7)
+    expected = dataclasses.asdict(plain)
+    for name in ("scale", "radius", "magnification"):
+        expected[name] *= times[14]
+    got = dataclasses.asdict(patients[14])
+    for name, value in expected.items():
+        np.testing.assert_allclose(got[name], value, rtol=1e-12)
+    assert (magnifications((0.25, 0.25))[0] == 1).all()
+    assert (magnifications((0.125, 0.125))[0] == 2).all()
+
+
+def test_nuclei_have_as_many_more_pixels_at_a_finer_scale():
+    def sizes(size, mpp):
+        """Areas in um2 of whole nuclei, and their number, over fields of view of one size."""
+        areas = []
+        for index in range(24):
+            instances = tissue(2, index, size, patches_per_patient=1, mpp=(mpp, mpp))["instances"]
+            inner = set(np.unique(instances)) - set(np.unique(instances[[0, -1]]))
+            inner -= set(np.unique(instances[:, [0, -1]]))
+            areas += [(instances == number).sum() * mpp**2 for number in inner]
+        return np.mean(areas), len(areas)
+
+    (usual, count), (fine, fine_count) = sizes(96, 0.25), sizes(384, 0.0625)
+    assert fine == pytest.approx(usual, rel=0.15)
+    assert fine_count == pytest.approx(count, rel=0.2)
+
+
+def test_magnified_textures_keep_fine_detail():
+    plain = _noise(256)
+    large = tissue_noise.Noise(np.random.default_rng(0), tissue_noise.banks(0), 256, 4.0)
+    coarse, stretched = plain.crop("coarse")[:64, :64], large.crop("coarse")
+    # Four pixels lie around the middle of one of the bank, whose wavelengths are ten times as long.
+    means = stretched.reshape(64, 4, 64, 4).mean((1, 3))
+    np.testing.assert_allclose(means, coarse, atol=0.05)
+    for name in ("chromatin", "fine"):
+        textures = [[noise.crop(name) for _ in range(8)] for noise in (plain, large)]
+        usual, magnified = (np.mean([np.diff(t).var() / t.var() for t in ts]) for ts in textures)
+        assert np.var(textures[1]) == pytest.approx(1, abs=0.25)
+        # Detail holds 0.7^2 / (1 + 0.7^2) of the variance; stretched alone it would be a sixteenth.
+        assert magnified / usual == pytest.approx(0.33 + 0.67 / 16, abs=0.08)
+    # The sensor has its own grain at any scale.
+    np.testing.assert_array_equal(plain.crop("grain"), large.crop("grain"))
+
+
 def test_upper_nucleus_hides_the_lower():
     size, radius = 64, 10.0
     nuclei = _nuclei([30, 30], [24, 36], [radius] * 2, [radius] * 2, [0, 0])

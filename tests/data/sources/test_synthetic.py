@@ -106,6 +106,25 @@ def test_fingerprint_tells_data_apart():
     assert _source().fingerprint() == _source(cache_bytes=0).fingerprint()
 
 
+def test_the_usual_scale_changes_no_image_and_no_digest():
+    # As of the code before there was a choice of scale.
+    assert SyntheticSource(train=6, size=128).fingerprint() == "6b70b3c5d0599669"
+    usual = _source()
+    for mpp in (0.25, (0.25,), (0.25, 0.25), [0.25, 0.25]):
+        source = _source(mpp=mpp)
+        assert source.fingerprint() == usual.fingerprint()
+        assert source.mpp == 0.25
+        np.testing.assert_array_equal(source[1]["hr"], usual[1]["hr"])
+
+
+def test_a_finer_scale_is_stated_where_all_images_share_it():
+    fine, mixed = _source(mpp=0.0625), _source(mpp=(0.0625, 0.25))
+    assert (fine.mpp, mixed.mpp) == (0.0625, None)
+    assert len({source.fingerprint() for source in (_source(), fine, mixed)}) == 3
+    assert (fine[0]["hr"] != _source()[0]["hr"]).any()
+    assert pickle.loads(pickle.dumps(mixed)).fingerprint() == mixed.fingerprint()
+
+
 def test_index_beyond_the_end_is_refused():
     source = _source("val")
     np.testing.assert_array_equal(source[-1]["hr"], source[2]["hr"])
@@ -123,6 +142,11 @@ def test_index_beyond_the_end_is_refused():
         ({"train": -2}, "train=-2"),
         ({"val": 1.5}, "val=1.5"),
         ({"patches_per_patient": 0}, "patches_per_patient=0"),
+        ({"mpp": 0.5}, r"mpp=\(0.5, 0.5\) has to be two numbers.* from 0.03 to 0.25"),
+        ({"mpp": (0.2, 0.1)}, r"mpp=\(0.2, 0.1\)"),
+        ({"mpp": "0.1"}, "'0.1'"),
+        ({"mpp": ()}, r"mpp=\(\)"),
+        ({"mpp": (0.1, 0.1, 0.1)}, r"mpp=\(0.1, 0.1, 0.1\)"),
     ],
 )
 def test_values_out_of_range_are_named(options, words):
