@@ -50,7 +50,7 @@ def box(tmp_path, monkeypatch):
 
 def small(name):
     """The recipe of a model, so small that it trains in seconds."""
-    recipe, config = zoo.get_config(name), tiny.config("use_net")
+    recipe, config = zoo.MODELS[name](name), tiny.config("use_net")
     config.name = name
     for field in ("source", "extra", "extra_weight"):
         config.data[field] = recipe.data[field]
