@@ -87,12 +87,15 @@ def tissue(index, size=64):
     return sample["image"], sample["instances"]
 
 
-def folder(root, count=4, size=64, *, mpp=None, lr=None):
-    """A folder source of `count` annotated images, the last one for val; `lr`: pairs at 1/lr."""
+def folder(root, count=4, size=64, *, mpp=None, lr=None, first=0):
+    """A folder source of `count` annotated images, the last one for val; `lr`: pairs at 1/lr.
+
+    They show the tissue from number `first` on.
+    """
     (root / "images").mkdir(parents=True)
     (root / "instances").mkdir()
     names = [f"p{index}" for index in range(count)]
-    for index, name in enumerate(names):
+    for index, name in enumerate(names, first):
         image, instances = tissue(index, size)
         Image.fromarray(image).save(root / "images" / f"{name}.png")
         Image.fromarray(instances.astype(np.uint16)).save(root / "instances" / f"{name}.png")
