@@ -243,6 +243,7 @@ The row names the enhancer, the segmenter or both:
 | `bicubic_to_s`, `generator_to_s`, `srgan_to_s` | the segmenter S on that image |
 | `joint` | also the nuclei that the joint model finds |
 | `hr_to_s`, `hr_to_joint` | a segmenter on the real high-resolution image |
+| `hr` | the real high-resolution image itself, which `grid` alone scores |
 | `otsu` | Otsu's threshold on haematoxylin, on the real image |
 
 Each score is a mean over whole images with a bootstrap interval of 95 %.

@@ -13,7 +13,7 @@ from histojax.errors import UserError
 from histojax.evaluation.rows import Image, Methods
 from histojax.imaging import writers
 from histojax.inference import labeling
-from histojax.metrics import classes, instances, intervals, overlap, registry
+from histojax.metrics import classes, image_quality, instances, intervals, overlap, registry
 
 Row = dict[str, Any]
 
@@ -51,6 +51,8 @@ def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterat
                 scores[f"feature_distance_{network}"] = distance(sr, hr)
             row |= {f"{metric}_{name}": value for metric, value in scores.items()}
             pictures[f"{name} {scores['psnr_rgb']:.2f} dB"] = sr
+        if enhanced:
+            row["grid_hr"] = image_quality.grid(hr, hr, config.data.scale)
         pictures["hr"] = hr
         if methods.rows:
             if truth is None:

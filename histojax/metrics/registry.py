@@ -59,6 +59,7 @@ _KNOWN = (
         image_quality.power_spectrum_error,
         higher_is_better=False,
     ),
+    Metric("grid", "grid", "image", image_quality.grid, decimals=2, higher_is_better=False),
     # In features of a network, by components.content; others are of a family below.
     *(
         Metric(f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False)

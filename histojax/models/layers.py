@@ -162,7 +162,8 @@ class Conv(nn.Module):
     """Convolution at stride 1, zero padding that keeps the size; parameters as `flax.linen.Conv`.
 
     The kernel's side is odd, and parameters are float32. `features` are a multiple of `groups`, the
-    cardinality (aggregated transformations, Xie et al. 2017, figure 3c).
+    cardinality (aggregated transformations, Xie et al. 2017, figure 3c). Every `alike` neighbouring
+    output channels, such as the phases of a pixel shuffle, answer a constant input alike.
     """
 
     features: int
@@ -171,6 +172,7 @@ class Conv(nn.Module):
     kernel_init: Initializer = nn.initializers.lecun_normal()
     dtype: Any = jnp.float32
     groups: int = 1
+    alike: int = 1
 
     @nn.compact
     def __call__(self, x: jax.Array) -> jax.Array:
@@ -180,13 +182,24 @@ class Conv(nn.Module):
                 f"{self.groups} groups: both must be multiples of the cardinality"
             )
         shape = (self.kernel_size, self.kernel_size, x.shape[-1] // self.groups, self.features)
-        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32).astype(self.dtype)
+        kernel = self.param("kernel", self.kernel_init, shape, jnp.float32)
+        if self.alike > 1:
+            answer = kernel.mean((0, 1))
+            kernel = kernel - answer + _shared(answer, self.alike)
+        kernel = kernel.astype(self.dtype)
         x = x.astype(self.dtype)
         y = convolve(x, kernel) if self.groups == 1 else grouped_convolve(x, kernel, self.groups)
         if self.use_bias:
             bias = self.param("bias", nn.initializers.zeros, (self.features,), jnp.float32)
+            if self.alike > 1:
+                bias = _shared(bias, self.alike)
             y = y + bias.astype(self.dtype)
         return y
+
+
+def _shared(x: jax.Array, count: int) -> jax.Array:
+    # (..., C) with the mean of every `count` neighbours in their place.
+    return jnp.repeat(x.reshape(*x.shape[:-1], -1, count).mean(-1), count, -1)
 
 
 class PReLU(nn.Module):

@@ -1,7 +1,9 @@
-"""Images and maps at r times the size, or at 1/r: pixel shuffle, nearest, bilinear, bicubic.
+"""Images and maps at r times the size, or at 1/r: pixel shuffle, nearest, bilinear, bicubic, blur.
 
 B batch, H and W pixels, C channels, r an integer scale factor.
 """
+
+import math
 
 import jax
 import jax.numpy as jnp
@@ -100,4 +102,27 @@ def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
         raise ValueError(f"method {method!r} is not one of {', '.join(methods)}")
     for axis in (1, 2):
         x = _upsample_axis(x, axis, methods[method](x.shape[axis]))
+    return x
+
+
+def block_mean(x: jax.Array, r: int) -> jax.Array:
+    """Means over r x r pixels: (B, r H, r W, C) to (B, H, W, C)."""
+    b, h, w, c = x.shape
+    return x.reshape(b, h // r, r, w // r, r, c).mean((2, 4))
+
+
+def gaussian_radius(sigma: float) -> int:
+    """Where `gaussian_blur` is cut off, px: at 3 sigma."""
+    return math.ceil(3 * sigma)
+
+
+def gaussian_blur(x: jax.Array, sigma: float) -> jax.Array:
+    """Gaussian of `sigma` > 0 px of (B, H, W, C); weights outside the image as in `upsample`."""
+
+    def kernel(t: np.ndarray) -> np.ndarray:
+        return np.exp(-0.5 * (t / sigma) ** 2)
+
+    for axis in (1, 2):
+        weights = _half_pixel_weights(x.shape[axis], 1, kernel, gaussian_radius(sigma))
+        x = _upsample_axis(x, axis, weights)
     return x

@@ -17,7 +17,8 @@ def row_title(row: str) -> str:
     """What the scores of a row are of; rows of earlier stages have the stages' names."""
     images, _, segmenter = row.partition("_to_")
     if not segmenter:
-        return "Enhanced image" if row == "sr" else f"Image enhanced by the {images} stage"
+        known = {"sr": "Enhanced image", "hr": "Real image"}
+        return known.get(row, f"Image enhanced by the {images} stage")
     seen = {"bicubic": "bicubic", "hr": "real", "sr": "enhanced"}.get(images, f"{images} stage's")
     own = "" if segmenter == "s" else f", by the {segmenter} stage"
     return f"Nuclei in the {seen} image{own}"

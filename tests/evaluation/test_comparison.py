@@ -37,7 +37,7 @@ def means(workdir, metric):
 def test_stages_of_a_chain_are_compared_on_what_they_share(trained_chain, tmp_path, no_scoring):
     names = ["generator", "srgan", "joint"]
     result = comparison.compare([trained_chain / name for name in names], tmp_path / "out")
-    assert list(result["scores"]) == ["sr"]
+    assert list(result["scores"]) == ["sr", "hr"]
     psnr = result["scores"]["sr"]["psnr_rgb"]
     assert list(psnr) == names
     for name in names:
@@ -60,8 +60,8 @@ def test_stages_of_a_chain_are_compared_on_what_they_share(trained_chain, tmp_pa
 def test_what_is_written_holds_the_same_numbers(trained_chain, tmp_path):
     workdirs = [trained_chain, trained_chain / "segmentation"]
     result = comparison.compare(workdirs, tmp_path / "out", pictures=1)
-    # A joint run and a segmenter have the mask of the real image in common, and nothing else.
-    assert list(result["scores"]) == ["hr_to_s"]
+    # A joint run and a segmenter have the real image and its mask in common, and nothing else.
+    assert list(result["scores"]) == ["hr_to_s", "hr"]
     assert json.loads((tmp_path / "out" / "comparison.json").read_text()) == result
     with (tmp_path / "out" / "comparison.csv").open() as file:
         lines = list(csv.DictReader(file))

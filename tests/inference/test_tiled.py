@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -51,6 +53,17 @@ def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
         assert whole["mask"].shape == (19 * scale, 26 * scale, 1)
         assert network.stride * scale % run.stage.segmenter.stride == 0
         assert np.abs(whole["mask"] - tiles["mask"]).max() < 1e-2
+
+
+def test_tiles_of_an_anchored_generator_agree_with_the_whole():
+    free = tiny.run("generator")
+    generator = free.stage.generator.clone(anchor=1.0, phases="alike")
+    run = dataclasses.replace(free, stage=dataclasses.replace(free.stage, generator=generator))
+    network, image = tiled.enhancer(run), lr_image(19, 26)
+    assert network.halo == tiled.enhancer(free).halo + 2 * 3 + 2
+    whole = network(image, core=32)["sr"].astype(int)
+    assert np.abs(whole - network(image, core=8)["sr"]).max() <= 1
+    assert np.abs(whole - tiled.enhancer(free)(image, core=32)["sr"]).max() > 2
 
 
 def test_segmenter_tiles_agree_with_the_whole(joint):

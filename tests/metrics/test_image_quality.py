@@ -203,6 +203,57 @@ def test_bicubic_enlargement_of_real_tissue(real_data):
     assert ssim == pytest.approx(0.801, abs=0.001)
 
 
+def _grainy(side=192, sigma=6.0, seed=0):
+    """A gray image of white noise, and the variance of its luma, rounding included."""
+    noise = np.random.default_rng(seed).normal(128, sigma, (side, side, 1))
+    return np.broadcast_to(noise, (side, side, 3)), (sigma**2 + 1 / 12) * (219 / 255) ** 2
+
+
+def _rounded(image):
+    return np.round(image).astype(np.uint8)
+
+
+@pytest.mark.parametrize("scale", [2, 3, 4, 8])
+def test_white_noise_has_no_grid(scale):
+    noise, _ = _grainy()
+    assert image_quality.grid(_rounded(noise), _gray(128, 192), scale) == pytest.approx(1, abs=0.1)
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_grid_of_known_amplitude(axis):
+    noise, variance = _grainy()
+    amplitude = 2.0
+    wave = amplitude * np.cos(np.pi / 2 * np.arange(192) + 0.4)
+    wave = np.expand_dims(wave, [i for i in range(3) if i != axis])
+    found = image_quality.grid(_rounded(noise + wave), _gray(128, 192), 4)
+    # A Hann window of n px a side lifts a sinusoid by (2 n / 3)^2 over white noise. It has two of
+    # the fifteen lines, of a fourth of its square each.
+    power = 2 * (amplitude * 219 / 255) ** 2 / 4 * (2 * 32 / 3) ** 2
+    assert found == pytest.approx(1 + power / (15 * (variance + 1)), rel=0.05)
+
+
+def test_a_grid_of_another_period_is_none():
+    noise, _ = _grainy()
+    image = _rounded(noise + 2 * np.cos(2 * np.pi / 3 * np.arange(192))[:, None])
+    assert image_quality.grid(image, _gray(128, 192), 4) == pytest.approx(1, abs=0.15)
+    assert image_quality.grid(image, _gray(128, 192), 3) > 2
+
+
+def test_a_grid_counts_where_the_real_image_is_flat():
+    hr = _gray(128, 128)
+    hr[:64] = np.random.default_rng(0).choice([60, 200], (16, 32, 1)).repeat(4, 0).repeat(4, 1)
+    grid = np.tile(np.array([6, 0, 0, 0], np.uint8), 32)[:, None]
+    above, below = hr.copy(), hr.copy()
+    above[:56] += grid
+    below[64:] += grid
+    assert image_quality.grid(above, hr) == pytest.approx(1, abs=0.05)
+    assert image_quality.grid(below, hr) > 10
+    assert math.isnan(image_quality.grid(above[:64], hr[:64]))
+    assert math.isnan(image_quality.grid(hr[:31], hr[:31]))
+    with pytest.raises(ValueError, match="float32"):
+        image_quality.grid(hr.astype(np.float32), hr)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_blank_images_have_scores(value):
@@ -213,6 +264,7 @@ def test_blank_images_have_scores(value):
         "psnr_y": math.inf,
         "ssim_y": 1.0,
         "power_spectrum_error": 0,
+        "grid": pytest.approx(1),
     }
     scores = registry.scores("image", image, image, 4)
     assert {name: scores[name] for name in expected} == expected

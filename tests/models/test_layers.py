@@ -114,6 +114,19 @@ def test_conv_trees_are_interchangeable_with_linens():
         np.testing.assert_allclose(ours.apply(variables, x), theirs.apply(variables, x), atol=1e-5)
 
 
+def test_channels_that_are_alike_differ_in_detail_alone():
+    conv = layers.Conv(6, alike=3)
+    x = jax.random.normal(jax.random.key(0), (1, 5, 5, 4))
+    params = conv.init(jax.random.key(1), x)
+    params["params"]["bias"] = jnp.arange(6.0)
+    y = conv.apply(params, jnp.ones_like(x))[0, 2, 2].reshape(2, 3)
+    np.testing.assert_allclose(y, jnp.broadcast_to(y.mean(1, keepdims=True), (2, 3)), atol=1e-5)
+    # The mean of the three is that of free channels, whatever the input.
+    means = [c.apply(params, x).reshape(5, 5, 2, 3).mean(-1) for c in (conv, layers.Conv(6))]
+    np.testing.assert_allclose(*means, atol=1e-5)
+    assert float(conv.apply(params, x).reshape(5, 5, 2, 3).std(-1).mean()) > 0.1
+
+
 def test_a_width_that_does_not_divide_is_refused():
     with pytest.raises(ValueError, match="multiples of the cardinality"):
         layers.Conv(16, groups=3).init(jax.random.key(0), jnp.zeros((1, 4, 4, 16)))

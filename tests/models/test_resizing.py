@@ -2,6 +2,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import scipy.ndimage
 from PIL import Image
 
 from histojax.models import resizing
@@ -60,6 +61,22 @@ def test_align_corners_interpolates_between_the_corner_pixels(r, size):
 def test_nearest_repeats_pixels():
     y = resizing.nearest_upsample(jnp.arange(4.0).reshape(1, 2, 2, 1), 2)
     np.testing.assert_array_equal(y[0, :, :, 0], np.kron([[0, 1], [2, 3]], np.ones((2, 2))))
+
+
+def test_block_means_undo_repetition():
+    x = jax.random.uniform(jax.random.key(0), (2, 3, 4, 3))
+    np.testing.assert_allclose(resizing.block_mean(resizing.nearest_upsample(x, 3), 3), x, 1e-6)
+
+
+def test_gaussian_blur_is_normalized_over_the_image():
+    x = np.random.default_rng(0).random((1, 9, 14, 2), np.float32)
+    y = jax.jit(lambda x: resizing.gaussian_blur(x, 1.5))(x)
+
+    def blurred(image):
+        return scipy.ndimage.gaussian_filter(image, (0, 1.5, 1.5, 0), mode="constant", radius=5)
+
+    assert resizing.gaussian_radius(1.5) == 5
+    np.testing.assert_allclose(y, blurred(x) / blurred(np.ones_like(x)), rtol=1e-5)
 
 
 def test_an_unknown_method_is_refused_with_the_choices():

@@ -11,9 +11,15 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from histojax.checks import Rule, check, one_of, whole
+from histojax.checks import Rule, check, number, one_of, whole
 from histojax.models.layers import Conv, Network, activate, full_precision, normalize, submodule
-from histojax.models.resizing import pixel_shuffle, upsample
+from histojax.models.resizing import (
+    block_mean,
+    gaussian_blur,
+    gaussian_radius,
+    pixel_shuffle,
+    upsample,
+)
 
 _SMALL = nn.initializers.variance_scaling(0.01, "fan_in", "truncated_normal")
 UPSAMPLING_STEPS = {2: (2,), 3: (3,), 4: (2, 2), 8: (2, 2, 2)}
@@ -26,6 +32,8 @@ RULES = {
     "upsampling": one_of(("pixel_shuffle", "direct")),
     "skip": one_of(("none", "bicubic")),
     "output": one_of(("tanh", "linear")),
+    "phases": one_of(("free", "alike")),
+    "anchor": number(0, 16, of="a sigma in px"),
     "head_kernel": _ODD,
     "tail_kernel": _ODD,
 }
@@ -75,12 +83,16 @@ class SuperResolution(FullyConvolutional, Network):
       upsampling: "pixel_shuffle" (a 3x3 convolution to 4 x features, pixel shuffle and activation
         for each doubling) or "direct" (one 3x3 convolution to 3 r^2 channels and one pixel
         shuffle: all the work at low resolution).
+      phases: whether the r^2 pixels that a pixel shuffle makes of one are "free", or answer a
+        constant "alike": free ones leave a grid of r px where an image is flat.
       scale: r, one of 2, 3, 4, 8.
       skip: "none", or "bicubic": the network predicts what bicubic interpolation lacks. Its last
         kernel then starts at zero, so an untrained network is bicubic interpolation.
       output: "tanh" (mapped to [0, 1] as (tanh + 1) / 2; with a skip, the residual itself is
         tanh) or "linear".
       residual_scale: factor of a block's branch; below 1 it steadies deep networks without norm.
+      anchor: sigma of a Gaussian, low-resolution px: what it keeps of the input is kept in the
+        output, which cannot drift in color or brightness. 0: nothing is.
     """
 
     blocks: int = 16
@@ -90,10 +102,12 @@ class SuperResolution(FullyConvolutional, Network):
     head_kernel: int = 9
     tail_kernel: int = 9
     upsampling: str = "pixel_shuffle"
+    phases: str = "free"
     scale: int = 4
     skip: str = "none"
     output: str = "tanh"
     residual_scale: float = 1.0
+    anchor: float = 0.0
 
     rules: ClassVar[Mapping[str, Rule]] = RULES
     # The residual block, (B, H, W, features) to the same shape, and its receptive-field radius.
@@ -114,6 +128,12 @@ class SuperResolution(FullyConvolutional, Network):
         if self.skip == "bicubic":
             low, high = min(low, -2), max(high, 2)
         return low, high
+
+    @property
+    def halo(self) -> int:
+        """As of the network, and beyond it what the anchor blurs and enlarges."""
+        beyond = 2 * gaussian_radius(self.anchor) + 2 if self.anchor else 0
+        return super().halo + beyond
 
     @nn.compact
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:
@@ -140,16 +160,25 @@ class SuperResolution(FullyConvolutional, Network):
             y = jnp.tanh(y) if self.skip == "bicubic" else (jnp.tanh(y) + 1) / 2
         if self.skip == "bicubic":
             y = y + upsample(full_precision(images), self.scale, "bicubic")
+        if self.anchor:
+            missing = full_precision(images) - block_mean(y, self.scale)
+            # Twice: of what the Gaussian passes by a share g, one pass leaves 1 - g, two (1 - g)^2.
+            low = gaussian_blur(missing, self.anchor)
+            low = low + gaussian_blur(missing - low, self.anchor)
+            y = y + upsample(low, self.scale, "bicubic")
         return y
 
     def _enlarge(self, x: jax.Array) -> jax.Array:
         # Trunk features (B, H, W, C) to the output before its activation, (B, r H, r W, 3).
         init = nn.initializers.zeros if self.skip == "bicubic" else nn.initializers.lecun_normal()
+        steps = (self.scale,) if self.upsampling == "direct" else UPSAMPLING_STEPS[self.scale]
+        alike = [r * r if self.phases == "alike" else 1 for r in steps]
         if self.upsampling == "direct":
             channels = 3 * self.scale**2
-            x = Conv(channels, 3, kernel_init=init, dtype=self.dtype, name="tail")(x)
-            return pixel_shuffle(x, self.scale)
-        for i, r in enumerate(UPSAMPLING_STEPS[self.scale]):
-            x = Conv(self.features * r * r, 3, dtype=self.dtype, name=f"upsample_{i}")(x)
+            conv = Conv(channels, kernel_init=init, dtype=self.dtype, alike=alike[0], name="tail")
+            return pixel_shuffle(conv(x), self.scale)
+        for i, r in enumerate(steps):
+            channels = self.features * r * r
+            x = Conv(channels, dtype=self.dtype, alike=alike[i], name=f"upsample_{i}")(x)
             x = activate(self.activation, pixel_shuffle(x, r), name=f"upsample_{i}_act")
         return Conv(3, self.tail_kernel, kernel_init=init, dtype=self.dtype, name="tail")(x)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from histojax.models.generators.resnext import ResNeXt, ResNeXtBlock
-from histojax.models.resizing import upsample
+from histojax.models.resizing import gaussian_blur, upsample
 from tests.models.generators.measured import count, reach, shapes
 from tests.models.synchronised import check_two_devices_are_one
 
@@ -82,6 +82,8 @@ def test_tanh_is_mapped_to_zero_one_and_linear_is_not_clipped():
         {"scale": 3},
         {"scale": 8, "tail_kernel": 5},
         {"upsampling": "direct", "skip": "bicubic"},
+        {"upsampling": "direct", "skip": "bicubic", "phases": "alike", "anchor": 1.0},
+        {"scale": 3, "anchor": 0.5, "blocks": 0},
     ],
 )
 def test_halo_is_the_receptive_field(fields):
@@ -93,6 +95,46 @@ def test_halo_is_the_receptive_field(fields):
 def test_halo_of_the_default_generator():
     # 9x9 head 4, sixteen blocks 16, trunk 1, doublings 1 and 1/2, 9x9 tail 4/4, in phases: 24.
     assert ResNeXt().halo == 24
+
+
+def _with_random_tail(model, x, scale):
+    """Variables whose last kernel and biases are random too, as training leaves them."""
+    variables = jax.jit(partial(model.init, train=False))(jax.random.key(1), x)
+    leaves, tree = jax.tree.flatten(variables)
+    keys = jax.random.split(jax.random.key(2), len(leaves))
+    noisy = [a + scale * jax.random.normal(k, a.shape) for a, k in zip(leaves, keys, strict=True)]
+    return jax.tree.unflatten(tree, noisy)
+
+
+@pytest.mark.parametrize("upsampling", ["pixel_shuffle", "direct"])
+def test_alike_phases_leave_no_grid_where_an_image_is_flat(upsampling):
+    fields = {**SMALL, "norm": "none", "upsampling": upsampling, "skip": "bicubic"}
+    x = jnp.broadcast_to(jnp.array([0.8, 0.6, 0.7]), (1, 30, 30, 3))
+    spread = {}
+    for phases in ("free", "alike"):
+        model = ResNeXt(**fields, phases=phases)
+        variables = _with_random_tail(model, x, 0.1)
+        y = jax.jit(partial(model.apply, train=False))(variables, x)
+        spread[phases] = float(y[:, 56:64, 56:64].std((1, 2)).max())
+        assert float(jnp.abs(y - upsample(x, 4, "bicubic"))[:, 56:64, 56:64].max()) > 0.01
+    assert spread["free"] > 0.01
+    assert spread["alike"] < 1e-5
+
+
+def test_an_anchor_keeps_low_frequencies():
+    x = gaussian_blur(jax.random.uniform(jax.random.key(0), (1, 40, 40, 3)), 1.0)
+    model = ResNeXt(
+        **{**SMALL, "norm": "none", "upsampling": "direct", "skip": "bicubic"}, output="linear"
+    )
+    variables = _with_random_tail(model, x, 0.05)
+    bicubic = upsample(x, 4, "bicubic")
+    drift = {}
+    for anchor in (0.0, 3.0):
+        y = jax.jit(partial(model.clone(anchor=anchor).apply, train=False))(variables, x)
+        drift[anchor] = 255 * jnp.abs(gaussian_blur(y - bicubic, 12.0))[:, 48:-48, 48:-48].mean()
+    # In levels of 255. Of the network's own contrast (1 - g)^2 g is left, g the Gaussian.
+    assert drift[0.0] > 8
+    assert drift[3.0] < 0.3
 
 
 def test_bfloat16_computes_near_float32_and_returns_it():
@@ -118,3 +160,5 @@ def test_a_field_value_that_is_not_offered_is_refused():
         shapes(ResNeXt(scale=5))
     with pytest.raises(ValueError, match="tail_kernel=4 is even"):
         shapes(ResNeXt(tail_kernel=4))
+    with pytest.raises(ValueError, match="anchor=-1 has to be a sigma in px"):
+        shapes(ResNeXt(anchor=-1))
