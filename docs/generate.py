@@ -242,7 +242,7 @@ The row names the enhancer, the segmenter or both:
 | `bicubic_to_s`, `generator_to_s`, `srgan_to_s` | the segmenter S on that image |
 | `joint` | also the nuclei that the joint model finds |
 | `hr_to_s`, `hr_to_joint` | a segmenter on the real high-resolution image |
-| `otsu` | Otsu's threshold on haematoxylin, on the real image |
+| `classical` | threshold and watershed, without a network, on the real image |
 
 Each score is a mean over whole images with a bootstrap interval of 95 %.
 `_y` scores are of luma, without r pixels at each border (r is `data.scale`).
