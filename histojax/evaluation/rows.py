@@ -92,9 +92,8 @@ def methods_of(
     fitted = None
     if masks:
         fitted = fitting.fit_classical(next(reversed(masks.values())))
-        segmenters["classical"] = by_classical(
-            classical.Parameters(**fitted["parameters"]), source.mpp
-        )
+        parameters = classical.Parameters(**fitted["parameters"])
+        segmenters["classical"] = by_classical(parameters, source.mpp)
         rows.append(("classical", None, "classical"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)

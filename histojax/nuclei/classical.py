@@ -1,7 +1,4 @@
-"""Nuclei without a network: haematoxylin above a threshold, divided where a nucleus is narrow.
-
-The baseline of every table. Its few parameters are fitted on training images, as a network is.
-"""
+"""Nuclei without a network, the baseline of tables; its parameters are fitted as a network is."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -18,8 +15,7 @@ from histojax.metrics.instances import aji, overlap_table
 from histojax.nuclei.components import first_pixels, label_mask, renumbered
 from histojax.nuclei.search import search
 
-# Range of density without tissue to divide: what pale cytoplasm absorbs (optical density 0.2, in
-# units of ln 1e6). Glass has half of it; the palest of 68 MoNuSeg and TNBC fields four times.
+# Range below which there is no tissue: pale cytoplasm's density. MoNuSeg and TNBC have 4 times it.
 _LEAST_CONTRAST = 0.2 / np.log(1e6)
 _LENGTHS = ("sigma", "surround", "opening", "smoothing", "depth")
 _AREAS = ("min_area", "max_hole")
@@ -31,8 +27,7 @@ _RULES = {
 }
 _STEPS = 16  # Levels of distance that are flooded, a px.
 _SIDE = 300  # of the windows that are fitted to, px
-# The values that are tried, in the order of their fields.
-GRID = {
+GRID = {  # the values that are tried, field by field
     "contrast": (0.0, 1.0, 1.05, 1.1, 1.15, 1.2),
     "surround": (10.0, 15.0, 20.0, 25.0),
     "threshold": (0.8, 0.9, 1.0, 1.1),
@@ -113,10 +108,9 @@ def find(image: np.ndarray, parameters: Parameters, mpp: float | None = None) ->
     peaks = np.bincount(domes[above >= np.minimum(height, rise)], minlength=domes.max() + 1) > 0
     markers = np.where(peaks[domes], domes, 0)
     labels = skimage.segmentation.watershed(-height, markers, mask=mask)
-    areas = np.bincount(labels.ravel())
-    kept = areas >= p.min_area
+    kept = np.bincount(labels.ravel()) >= p.min_area
     kept[0] = False
-    return renumbered(kept, first_pixels(labels, len(areas) - 1))[1][labels]
+    return renumbered(kept, first_pixels(labels, len(kept) - 1))[1][labels]
 
 
 def fit(
@@ -124,10 +118,8 @@ def fit(
 ) -> tuple[Parameters, float]:
     """The parameters of the best mean AJI over pairs, and this; a minute or two.
 
-    Args:
-        pairs: of an image, uint8 (H, W, 3), and its nuclei, int32 (H, W). A window of each is
-            read, always the same.
-        mpp: um per px of the images, where it is known.
+    Pairs are an image, uint8 (H, W, 3), and its nuclei, int32 (H, W), of `mpp` um per px where it
+    is known. A window of each is read, always the same.
     """
     rng = np.random.default_rng(0)
     windows = []

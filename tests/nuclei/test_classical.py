@@ -50,11 +50,8 @@ def test_parts_below_the_smallest_area_are_dropped_and_holes_filled():
 
 def test_lengths_and_areas_follow_the_scale():
     p = Parameters().at(0.5)
-    assert (p.sigma, p.surround, p.min_area) == (
-        1,
-        Parameters.surround / 2,
-        Parameters.min_area / 4,
-    )
+    q = Parameters
+    assert (p.sigma, p.surround, p.min_area) == (q.sigma / 2, q.surround / 2, q.min_area / 4)
     assert (p.threshold, p.contrast, p.mpp) == (Parameters.threshold, Parameters.contrast, 0.5)
     assert Parameters().at(None) == Parameters()
     assert Parameters(mpp=None).at(0.5) == Parameters(mpp=None)
