@@ -11,11 +11,11 @@ Not run at any size but smoke.
 
 from ml_collections import ConfigDict
 
-from configs import base, joint, use_net
+from configs import joint, use_net
 
 
 def get_config(size: str = "laptop") -> ConfigDict:
-    """Sizes smoke, laptop, gpu."""
-    config = joint.get_config(base.check_size(size, ("smoke", "laptop", "gpu")), use_net)
+    """Sizes smoke, laptop, gpu; paper, of which there is no source, as the other configs."""
+    config = joint.get_config(size, use_net)
     config.instances.watershed.update(use_net.FLOODED)  # of all stages
     return config

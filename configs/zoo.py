@@ -18,7 +18,7 @@ _FINE = (0.05, 0.25)
 
 def get_config(name: str = "nuclei-40x") -> ConfigDict:
     """The config of a model, whose data lie in folders called as the sets are."""
-    return MODELS[base.check_size(name, tuple(MODELS))](name)
+    return MODELS[base.check_size(name, SIZES)](name)
 
 
 def _nuclei(name: str) -> ConfigDict:
@@ -84,3 +84,4 @@ MODELS = {
     "nuclei-joint-x4": _joint,
     "nuclei-open": _nuclei,
 }
+SIZES = tuple(MODELS)

@@ -187,7 +187,8 @@ def config_page() -> str:
     heads = {}
     for file in sorted((ROOT / "configs").glob("*.py")):
         module = importlib.import_module(f"configs.{file.stem}")
-        if not hasattr(module, "get_config"):
+        # The models of the box are no sizes of one experiment.
+        if not hasattr(module, "get_config") or file.stem == "zoo":
             continue
         heads[file.stem] = (module.__doc__ or "").strip().splitlines()[0]
         configs[file.stem] = {
@@ -244,7 +245,7 @@ The row names the enhancer, the segmenter or both:
 | `joint` | also the nuclei that the joint model finds |
 | `hr_to_s`, `hr_to_joint` | a segmenter on the real high-resolution image |
 | `hr` | the real high-resolution image itself, which `grid` alone scores |
-| `otsu` | Otsu's threshold on haematoxylin, on the real image |
+| `classical` | threshold and watershed, without a network, on the real image |
 
 Each score is a mean over whole images with a bootstrap interval of 95 %.
 `_y` scores are of luma, without r pixels at each border (r is `data.scale`).

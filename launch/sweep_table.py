@@ -17,7 +17,7 @@ from histojax.imaging import writers
 from histojax.metrics import registry
 from histojax.report import charts, document, table
 
-_BASELINES = ("bicubic", "otsu")
+_BASELINES = ("bicubic", "classical")
 ALL = "all"
 
 Row = dict[str, Any]

@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -14,9 +15,9 @@ from histojax.data import stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
-from histojax.inference import labeling, tiled
+from histojax.inference import fitting, labeling, tiled
 from histojax.metrics import image_quality
-from histojax.nuclei import components
+from histojax.nuclei import classical
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -34,12 +35,14 @@ class Methods:
         segmenters: of an image uint8 (H, W, 3) to its nuclei.
         rows: (row's name, enhancer or None for the real image, segmenter).
         features: networks' distances of sr and hr, uint8 (H, W, 3).
+        classical: of the row of that name, as `fitting.fit_classical`; None without such a row.
     """
 
     enhancers: Mapping[str, Callable[[Image], Image]]
     segmenters: Mapping[str, Callable[[Image], labeling.Found]]
     rows: Sequence[tuple[str, str | None, str]]
     features: Mapping[str, Callable[[Image, Image], float]]
+    classical: Mapping[str, Any] | None = None
 
 
 def methods_of(
@@ -86,9 +89,12 @@ def methods_of(
         enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
+    fitted = None
     if masks:
-        segmenters["otsu"] = otsu(config)
-        rows.append(("otsu", None, "otsu"))
+        fitted = fitting.fit_classical(next(reversed(masks.values())))
+        parameters = classical.Parameters(**fitted["parameters"])
+        segmenters["classical"] = by_classical(parameters, source.mpp)
+        rows.append(("classical", None, "classical"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)
         label = "s" if run.config.stage == "segmentation" else name
@@ -100,7 +106,7 @@ def methods_of(
             rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
     distances = {name: feature_metric(network) for name, network in (features or {}).items()}
-    return Methods(enhancers, segmenters, rows, distances)
+    return Methods(enhancers, segmenters, rows, distances, fitted)
 
 
 def sizes_of(source: Source, scale: int, *, smallest: int) -> list[tuple[int, int]]:
@@ -145,13 +151,14 @@ def run_segmenter(
     return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)
 
 
-def otsu(config: ConfigDict) -> Callable[[Image], labeling.Found]:
-    """Otsu's threshold on haematoxylin, the baseline; connected components are its nuclei."""
-    sizes = labeling.component_sizes(config)
+def by_classical(
+    parameters: classical.Parameters, mpp: float | None
+) -> Callable[[Image], labeling.Found]:
+    """Nuclei without a network, the baseline, in images of `mpp` um per px where it is known."""
 
     def find(image: Image) -> labeling.Found:
-        mask = components.otsu_haematoxylin(image)
-        return labeling.Found(mask > 0, components.label_mask(mask, **sizes))
+        instances = classical.find(image, parameters, mpp)
+        return labeling.Found(instances > 0, instances)
 
     return find
 
@@ -206,6 +213,6 @@ def comparisons(methods: Methods) -> list[tuple[str, str]]:
     own = [row for row, enhancer, segmenter in methods.rows if row == enhancer == segmenter]
     for joint in own:
         for row, _, segmenter in methods.rows:
-            if segmenter != joint and row != "otsu":
+            if segmenter != joint and row != "classical":
                 pairs.append((f"dice_{joint}", f"dice_{row}"))
     return pairs

@@ -2,7 +2,7 @@
 
 The low-resolution input is made from each image by the run's own degradation, always alike for the
 same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic,
-every generator, every way to a mask, the mask found in the real image, and Otsu's threshold.
+every generator, every way to a mask, the mask found in the real image, and the classical method.
 """
 
 import collections
@@ -126,6 +126,7 @@ def score_workdir(
         "checkpoints": {name: run.step for name, run in folders.items()},
         "data": record,
         "seen": seen,
+        "classical": methods.classical,
     }
     marked = ({**row, "seen": SEEN if row["name"] in seen else ""} for row in results)
     writers.write_csv(output / "per_image.csv", list(marked))

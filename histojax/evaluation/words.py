@@ -10,7 +10,7 @@ from histojax.metrics.registry import Metric
 from histojax.report.table import finite
 
 Entry = Mapping[str, Any]
-_OTSU = "by Otsu's threshold"
+_CLASSICAL = "by the classical method"
 _SUBJECTS = {"image": "image", "classes": "classes"}
 
 
@@ -79,9 +79,9 @@ def _chosen(rows: Sequence[str], metric: Metric) -> tuple[str, str | None]:
     """(the run's own row, its baseline or None) of a metric's rows."""
     bicubic = next((row for row in rows if row.split("_to_")[0] == "bicubic"), None)
     real = [row for row in rows if row.startswith("hr_to_")]
-    enhanced = [row for row in rows if row not in (bicubic, "otsu", *real)]
+    enhanced = [row for row in rows if row not in (bicubic, "classical", *real)]
     own = [*real, *enhanced] or rows
-    baselines = [bicubic, "otsu"] if enhanced else ["otsu"]
+    baselines = [bicubic, "classical"] if enhanced else ["classical"]
     return own[-1], next((row for row in baselines if row in rows and row != own[-1]), None)
 
 
@@ -92,7 +92,7 @@ def _score_text(entry: Entry, metric: Metric, row: str) -> str:
     left_out = entry["left_out"]
     without = f" ({left_out} of {entry['n'] + left_out} images left out)" if left_out else ""
     value = "undefined" if finite(entry["mean"]) is None else _number(entry["mean"], metric)
-    return f"{value} {place if row != 'otsu' else _OTSU}{without}"
+    return f"{value} {place if row != 'classical' else _CLASSICAL}{without}"
 
 
 def _difference_text(entry: Entry, metric: Metric) -> str:

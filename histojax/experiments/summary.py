@@ -25,6 +25,7 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if segments(trained.stage):
         fitting.fit_instances(trained)
+        fitting.fit_classical(trained)
     say(f"{trained.config.name}: scoring the val split")
     table = scores.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")

@@ -1,22 +1,23 @@
-"""Post-processing fitted to a trained run: the last step of its training."""
+"""What is fitted to a trained run: its post-processing, and the baseline of its tables."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from histojax.cli import say
+from histojax.config import read_config
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
+from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.inference import labeling, tiled
 from histojax.metrics.instances import aji, overlap_table
-from histojax.nuclei import postprocessing
+from histojax.nuclei import classical, postprocessing
+from histojax.nuclei.search import search
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
-
-P = TypeVar("P", bound=Any)
 
 # The parameters that are fitted, in this order, and the values that are tried.
 GRID = {
@@ -30,8 +31,10 @@ GRID = {
     "distance_weight": (0.0, 1.0, 10.0),
     "contour_weight": (0.0, 1.0, 10.0),
 }
-# Images of the val split that are labelled, each some tens of times.
+# Images that are labelled, each some tens of times.
 _MOST_IMAGES = 24
+# In a workdir: the parameters of `classical` that were fitted to its training images.
+CLASSICAL = "classical.json"
 
 
 def fitted_grid(
@@ -93,31 +96,34 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
     return best
 
 
-def search(
-    start: P,
-    grid: Mapping[str, Sequence[float]],
-    score: Callable[[P], float],
-    *,
-    rounds: int = 3,
-) -> tuple[P, dict[P, float]]:
-    """The parameters that score best, and the score of each that was tried, in order.
+def fit_classical(run: workdirs.Run) -> dict[str, Any]:
+    """The "parameters" of the classical method for a run, and what they were "fitted" to.
 
-    Each field of the grid in turn goes to its best value with the others held; rounds follow until
-    nothing changes. This tries tens of combinations where the whole grid has thousands, and may
-    stop where only two fields changed together would do better. `start` is a frozen dataclass, the
-    grid holds values of its fields, and `rounds` bounds the passes over them.
+    They are fitted once, to up to 24 images of the run's training split, and kept in its workdir.
+    The published ones serve where these cannot be opened or have no instances ("fitted" is None).
     """
-    best, scores = start, {start: score(start)}
-    for _ in range(rounds):
-        before = best
-        for name, values in grid.items():
-            for value in values:
-                tried = dataclasses.replace(best, **{name: value})
-                if tried not in scores:
-                    scores[tried] = score(tried)
-                # Of equal scores the earlier stays, so that the result does not wander.
-                if scores[tried] > scores[best]:
-                    best = tried
-        if best == before:
-            break
-    return best, scores
+    path, chosen = run.workdir / CLASSICAL, list[int]()
+    if path.is_file():
+        kept = read_config(path)
+        try:
+            classical.Parameters(**kept["parameters"])
+            return {name: kept[name] for name in ("parameters", "fitted")}
+        except (KeyError, TypeError, UserError) as error:
+            raise UserError(
+                f"{path} is damaged ({error}): remove it, and the run's command fits it again"
+            ) from error
+    try:
+        source = run_data.labelled_source(run.workdir)
+        spread = np.linspace(0, len(source) - 1, min(len(source), _MOST_IMAGES)).astype(int)
+        chosen = [index for index in spread.tolist() if "instances" in source[index]]
+    except UserError as error:
+        say(f"{run.config.name}: the classical method has its published parameters: {error}")
+    if not chosen:
+        return {"parameters": dataclasses.asdict(classical.Parameters()), "fitted": None}
+    say(f"{run.config.name}: fitting the classical method to {len(chosen)} training images")
+    records = (source[index] for index in chosen)
+    best, score = classical.fit(((one["hr"], one["instances"]) for one in records), source.mpp)
+    fitted = {"images": [source.names[index] for index in chosen], "aji": score}
+    found = {"parameters": dataclasses.asdict(best), "fitted": fitted}
+    writers.write_json(path, found)
+    return found

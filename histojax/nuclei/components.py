@@ -12,33 +12,12 @@ from collections.abc import Iterator
 import numpy as np
 import scipy.ndimage
 import scipy.sparse.csgraph
-import skimage.color
-import skimage.filters
 
 from histojax.checks import check, one_of
 from histojax.errors import UserError
 from histojax.imaging.plane import Plane
 
 _DUAL = {4: 8, 8: 4}
-# Range of the haematoxylin density below which there is no tissue to divide: as much as pale
-# cytoplasm absorbs (optical density .2, in scikit-image's unit of ln 1e6). Noisy glass stays below
-# half of it; the palest of 68 fields of MoNuSeg and TNBC have four times as much.
-_LEAST_CONTRAST = 0.2 / np.log(1e6)
-
-
-def otsu_haematoxylin(image: np.ndarray, *, sigma: float = 1.5) -> np.ndarray:
-    """Baseline nuclear mask: Otsu's threshold on the smoothed haematoxylin density.
-
-    Colour deconvolution of uint8 RGB (H, W, 3) with the standard haematoxylin-eosin-DAB vectors
-    (Ruifrok and Johnston 2001), a Gaussian of `sigma` px (without it chromatin's texture breaks
-    nuclei up), then one global threshold for the image (Otsu 1979). An image without contrast
-    (blank glass and its noise) has no foreground. uint8 {0, 1} (H, W).
-    """
-    haematoxylin = skimage.color.rgb2hed(image)[..., 0]
-    smooth = scipy.ndimage.gaussian_filter(haematoxylin, sigma)
-    if np.ptp(smooth) < _LEAST_CONTRAST:
-        return np.zeros(image.shape[:2], np.uint8)
-    return (smooth > skimage.filters.threshold_otsu(smooth)).astype(np.uint8)
 
 
 def _structure(connectivity: int) -> np.ndarray:

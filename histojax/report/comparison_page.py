@@ -9,7 +9,7 @@ from histojax.report.charts import Chart
 from histojax.report.table import Table
 
 # Row -> the row that it is read against, which belongs to no run.
-BASELINES = {"sr": "bicubic", "hr_to_s": "otsu"}
+BASELINES = {"sr": "bicubic", "hr_to_s": "classical"}
 _DETAIL = "the windows with most detail, alike for all."
 
 

@@ -177,7 +177,7 @@ def _tiles(scores: table.Scores, own: str) -> list[dict[str, str]]:
     for by_metric, name, baselines in (
         (scores.images, "psnr_rgb", ("bicubic",)),
         (scores.images, "ssim_rgb", ("bicubic",)),
-        (scores.masks, "dice", ("bicubic_to_s", "otsu")),
+        (scores.masks, "dice", ("bicubic_to_s", "classical")),
     ):
         metric, by_row = table.describe(name), by_metric.get(name, {})
         found = {row: finite(entry.get("mean")) for row, entry in by_row.items()}

@@ -16,10 +16,10 @@ MISSING = "–"
 # {"mean", "low", "high", "n", "left_out"}, of which any may be absent or None.
 Entry = Mapping[str, Any]
 
-_LABELS = {"": "this run", "bicubic": "bicubic", "otsu": "Otsu on haematoxylin"}
+_LABELS = {"": "this run", "bicubic": "bicubic", "classical": "classical method"}
 _IMAGES = {"s": "S", "hr": "HR", "sr": "SR", "lr": "LR"}
 # Rows that read the real high-resolution image; they bound the others and do not compete.
-_REFERENCES = ("otsu", "hr")
+_REFERENCES = ("classical", "hr")
 
 
 class Column(NamedTuple):
@@ -256,7 +256,7 @@ def difference_table(differences: Mapping[str, Any]) -> Table:
 
 def _rank(row: str) -> int:
     """Baselines first, then rows of the run as they come, the real image last."""
-    if row == "otsu":
+    if row == "classical":
         return 0
     return 1 if row.startswith("bicubic") else 3 if is_reference(row) else 2
 

@@ -10,9 +10,10 @@ from PIL import Image
 from histojax.errors import DiskError, UserError
 from histojax.evaluation import scores as evaluation
 from histojax.evaluation import words
-from histojax.evaluation.rows import otsu
+from histojax.evaluation.rows import by_classical
 from histojax.experiments import chain
-from histojax.inference import tiled
+from histojax.inference import fitting, tiled
+from histojax.nuclei.classical import Parameters
 from histojax.runs import workdirs
 from tests import tiny
 from tests.metrics.test_glands import by_loops
@@ -41,7 +42,7 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     table = json.loads((trained_chain / "summary.json").read_text())
     enhancers = ["bicubic", "generator", "srgan", "joint"]
     rows = [
-        "otsu",
+        "classical",
         "bicubic_to_s",
         "generator_to_s",
         "srgan_to_s",
@@ -103,7 +104,7 @@ def test_an_enhancer_can_be_put_before_a_segmenter(trained_chain, tmp_path):
     workdir = trained_chain / "segmentation"
     none = scored(workdir, tmp_path, enhancer="none")
     assert {key.removeprefix("dice_") for key in none if key.startswith("dice_")} == {
-        "otsu",
+        "classical",
         "hr_to_s",
     }
     assert not [key for key in none if key.startswith("psnr")]
@@ -155,17 +156,22 @@ def test_a_folder_of_glands_is_scored_by_glands(trained_chain, tmp_path):
     segmenter = trained_chain / "segmentation"
     metrics = scored(segmenter, tmp_path, data=f"folder:{root}", split="all", enhancer="none")
     names = {f"object_{name}" for name in ("f1", "dice", "hausdorff")}
-    rows = ("otsu", "hr_to_s")
+    rows = ("classical", "hr_to_s")
     assert {f"{name}_{row}" for name in names for row in rows} == {
         key for key in metrics if key.startswith("object_")
     }
-    find = otsu(workdirs.load(segmenter).config)
+    kept = json.loads((tmp_path / "out" / "metrics.json").read_text())["classical"]
+    assert kept == json.loads((segmenter / fitting.CLASSICAL).read_text())
+    assert kept["fitted"]["images"]
+    find = by_classical(Parameters(**kept["parameters"]), None)
     with (tmp_path / "out" / "per_image.csv").open() as file:
         images = list(csv.DictReader(file))
     for image in images:
         hr, instances = tiny.tissue(int(image["name"][1:]))
         expected = by_loops(find(hr).instances, instances)
-        assert {name: float(image[f"{name}_otsu"]) for name in names} == pytest.approx(expected)
+        assert {name: float(image[f"{name}_classical"]) for name in names} == pytest.approx(
+            expected
+        )
 
 
 def annotated(root, images):
@@ -192,7 +198,7 @@ def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     assert (metrics["psnr_rgb_bicubic"]["n"], metrics["psnr_rgb_bicubic"]["left_out"]) == (0, 3)
     assert metrics["ssim_rgb_bicubic"]["mean"] == pytest.approx(1)
     assert metrics["power_spectrum_error_bicubic"]["mean"] == 0
-    assert metrics["dice_otsu"]["mean"] == 1  # nothing to find, nothing found
+    assert metrics["dice_classical"]["mean"] == 1  # nothing to find, nothing found
     undefined = {name for name, m in metrics.items() if not np.isfinite(m["mean"])}
     assert undefined == {"psnr_rgb_bicubic", "psnr_y_bicubic"}
     lines = words.results({"metrics": metrics, "differences": {}})
@@ -284,9 +290,9 @@ def test_a_pyramid_of_classes_is_scored_by_class(trained_classes, tmp_path):
     whole = pooled[0] / (pooled[1] + pooled[2] - pooled[0])
     entry = metrics["class_miou_pooled_hr_to_scale_16"]
     assert (entry["mean"], entry["n"]) == (pytest.approx(whole.mean()), 4)
-    # Foreground is scored as before, and so is Otsu's, which tells no classes.
-    assert {"dice_hr_to_scale_16", "miou_hr_to_scale_16", "miou_otsu"} <= set(metrics)
-    assert not [name for name in metrics if name.startswith("class_") and "otsu" in name]
+    # Foreground is scored as before, and so is the classical method's, which tells no classes.
+    assert {"dice_hr_to_scale_16", "miou_hr_to_scale_16", "miou_classical"} <= set(metrics)
+    assert not [name for name in metrics if name.startswith("class_") and "classical" in name]
 
 
 def test_classes_are_watched_in_training_and_reported(trained_classes):

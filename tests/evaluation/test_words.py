@@ -13,7 +13,7 @@ def chain():
     for row, psnr in {"bicubic": 27.02, "generator": 28.4, "joint": 28.314}.items():
         metrics[f"psnr_rgb_{row}"] = entry(psnr)
         metrics[f"psnr_y_{row}"] = entry(psnr + 1)
-    rows = ["otsu", "bicubic_to_s", "generator_to_s", "hr_to_s", "joint", "hr_to_joint"]
+    rows = ["classical", "bicubic_to_s", "generator_to_s", "hr_to_s", "joint", "hr_to_joint"]
     for number, row in enumerate(rows):
         metrics[f"dice_{row}"] = entry(0.7 + number / 100)
         metrics[f"aji_{row}"] = entry(0.5 + number / 100)
@@ -35,11 +35,11 @@ def test_a_chain_is_told_by_its_last_stage_and_bicubic():
     ]
 
 
-def test_a_segmenter_is_told_by_the_real_image_and_otsu():
+def test_a_segmenter_is_told_by_the_real_image_and_the_classical_method():
     metrics = {"psnr_rgb_bicubic": entry(27.0)}
-    metrics |= {f"dice_{row}": entry(0.8) for row in ("otsu", "bicubic_to_s", "hr_to_s")}
+    metrics |= {f"dice_{row}": entry(0.8) for row in ("classical", "bicubic_to_s", "hr_to_s")}
     assert words.results({"metrics": metrics, "differences": {}}) == [
-        "nuclei: Dice 0.800 in the real image, 0.800 by Otsu's threshold"
+        "nuclei: Dice 0.800 in the real image, 0.800 by the classical method"
     ]
 
 

@@ -24,7 +24,7 @@ time.sleep(0.2)
 (folder / "evaluation").mkdir()
 seed = int(words["--config.seed"])
 (folder / "evaluation" / "per_image.csv").write_text(
-    "name,group,dice_hr_to_s,dice_otsu\\n"
+    "name,group,dice_hr_to_s,dice_classical\\n"
     f"TCGA-A7-A13E-01Z,a,{0.5 + 0.1 * seed},0.1\\nTCGA-B0-5711-01Z,b,{0.7 + 0.1 * seed},0.1\\n"
 )
 (folder / "summary.json").write_text("{}")

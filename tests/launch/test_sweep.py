@@ -163,6 +163,6 @@ def test_a_score_that_an_organ_lacks_is_a_dash(tmp_path):
 
 def test_the_table_has_the_scores_of_classes():
     names = ["dice_hr_to_p", "class_miou_hr_to_p", "class_dice_stroma_hr_to_p"]
-    others = ["miou_hr_to_p", "class_miou_bicubic_to_p", "dice_otsu"]
+    others = ["miou_hr_to_p", "class_miou_bicubic_to_p", "dice_classical"]
     row = dict.fromkeys([*names, *others], 0.5)
     assert sweep_table.main_metrics([row]) == names

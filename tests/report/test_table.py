@@ -44,12 +44,18 @@ def test_rows_of_other_metrics_part_an_unknown_network():
 
 
 def test_scores_of_classes_have_the_name_of_the_class():
-    keys = ("dice", "class_miou", "class_miou_pooled", "class_dice_otsu", "class_dice_pooled_b")
+    keys = (
+        "dice",
+        "class_miou",
+        "class_miou_pooled",
+        "class_dice_classical",
+        "class_dice_pooled_b",
+    )
     scores = table.parse({f"{key}_hr_to_s": _entry(0.5) for key in keys})
     assert scores.images == scores.others == {}
     assert list(scores.masks) == list(keys)
     assert all(list(column) == ["hr_to_s"] for column in scores.masks.values())
-    assert table.describe("class_dice_otsu").title == "Dice, otsu"
+    assert table.describe("class_dice_classical").title == "Dice, classical"
     assert table.describe("class_dice_pooled_b").title == "Dice, b, pooled"
 
 
@@ -68,7 +74,7 @@ def test_references_compete_only_among_themselves():
     column = {"bicubic_to_s": _entry(0.7), "joint": _entry(0.8), "hr_to_s": _entry(0.9)}
     assert table.best_rows(column, table.describe("dice")) == {"joint"}
     assert table.best_rows(
-        {"otsu": _entry(0.7), "hr_to_s": _entry(0.8)}, table.describe("dice")
+        {"classical": _entry(0.7), "hr_to_s": _entry(0.8)}, table.describe("dice")
     ) == {"hr_to_s"}
 
 
