@@ -29,11 +29,11 @@ def generator(size: str) -> dict[str, object]:
         "head_kernel": 9,
         "tail_kernel": 9,
         "upsampling": "pixel_shuffle",  # pixel_shuffle | direct
-        "phases": "free",  # free | alike: no grid of data.scale px in flat places
+        "phases": "alike",  # free | alike: no grid of data.scale px in flat places
         "skip": "bicubic",  # none | bicubic
         "output": "linear",  # linear | tanh
         "residual_scale": 1.0,
-        "anchor": 0.0,  # lr px: sigma of a Gaussian whose part of the input is kept, 3.0 is meant
+        "anchor": 3.0,  # lr px: sigma of a Gaussian; what it passes of the input stays; 0: off
     }
     if size in ("smoke", "laptop"):
         network.update(activation="relu", head_kernel=3, upsampling="direct")
@@ -44,7 +44,7 @@ def generator(size: str) -> dict[str, object]:
     elif size == "gpu":
         network["width"] = 256
     else:
-        network.update(norm="batch", skip="none", output="tanh")
+        network.update(norm="batch", skip="none", output="tanh", phases="free", anchor=0.0)
     return network
 
 

@@ -52,7 +52,6 @@ def _microscope(config: ConfigDict) -> None:
 def _enhancer(name: str) -> ConfigDict:
     config = generator.get_config("laptop")
     config.name = name
-    config.generator.anchor = 3.0
     config.data.source = "folder:monuseg"
     config.data.extra, config.data.extra_weight = "synthetic", 0.3
     config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)

@@ -92,7 +92,7 @@ class SuperResolution(FullyConvolutional, Network):
         tanh) or "linear".
       residual_scale: factor of a block's branch; below 1 it steadies deep networks without norm.
       anchor: sigma of a Gaussian, low-resolution px: what it keeps of the input is kept in the
-        output, which cannot drift in color or brightness. 0: nothing is.
+        output, which cannot drift in color or brightness. 0, and in training: nothing is.
     """
 
     blocks: int = 16
@@ -160,7 +160,9 @@ class SuperResolution(FullyConvolutional, Network):
             y = jnp.tanh(y) if self.skip == "bicubic" else (jnp.tanh(y) + 1) / 2
         if self.skip == "bicubic":
             y = y + upsample(full_precision(images), self.scale, "bicubic")
-        if self.anchor:
+        if self.anchor and not train:
+            # Not in training, which would leave the network's own low frequencies to themselves:
+            # on real fields that cost 1 dB (docs/results/super_resolution.md).
             missing = full_precision(images) - block_mean(y, self.scale)
             # Twice: of what the Gaussian passes by a share g, one pass leaves 1 - g, two (1 - g)^2.
             low = gaussian_blur(missing, self.anchor)
