@@ -54,7 +54,8 @@ def export(
     model = model_file.Model(
         config=without_places(to_values(run.config)),
         meta=meta,
-        about={"step": run.step, "created": made, "histojax": __version__, **about},
+        about={"step": run.step, "created": made, "histojax": __version__, **about}
+        | {"parents": _parents(run)},
         variables=jax.tree.map(np.asarray, variables),
         landmarks={name: array.view(np.uint8) for name, array in marks.items()},
         probe=probe(run),
@@ -93,6 +94,15 @@ def without_places(values: Any) -> Any:
         empty = {"init_from": {}, "data_dir": "", "path": ""}
         return {k: empty.get(k, without_places(value)) for k, value in values.items()}
     return [without_places(v) for v in values] if isinstance(values, list) else values
+
+
+def _parents(run: workdirs.Run) -> dict[str, str]:
+    """{network: SHA-256 of the model that it was fine-tuned from}."""
+    if run.workdir.is_file():
+        return model_file.read(run.workdir).about["parents"]
+    named = {k: start for k, start in run.config.init_from.items() if isinstance(start, str)}
+    places = {network: workdirs.place_of(start) for network, start in named.items() if start}
+    return {network: digest_of(place) for network, place in places.items() if place.is_file()}
 
 
 def _fitted(run: workdirs.Run) -> dict[str, Any]:

@@ -88,6 +88,9 @@ def test_a_run_starts_from_a_model(exported, tmp_path):
     before = run_data.manifest_of(tmp_path / "run")["before"]
     seen = {entry["name"] for entry in run_data.manifest_of(exported)["train"]}
     assert seen <= {entry["name"] for entry in before}
+    model_export.export(tmp_path / "run", tmp_path / "tuned.safetensors", ABOUT)
+    about = model_file.read(tmp_path / "tuned.safetensors").about
+    assert about["parents"] == {"generator": model_export.digest_of(exported)}
 
 
 def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
