@@ -26,6 +26,8 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
     if segments(trained.stage):
         fitting.fit_instances(trained)
         fitting.fit_classical(trained)
+    if trained.step == 0:
+        say(f"{trained.config.name}: no step was better than what it started from, which it keeps")
     say(f"{trained.config.name}: scoring the val split")
     table = scores.score_workdir(trained.workdir)
     last = checkpoint.Series(trained.workdir / "checkpoints" / "last")

@@ -178,9 +178,9 @@ class Training:
         """
         config, phases = self._config, dict(self._stage.phases())
         take_step = sharding.train_step(self._stage.train_step, self._mesh)
-        # A score may not choose where the labels of the val split must not be used.
-        rule = ("step", "max") if config.checkpoint.best == "last" else self._stage.best
         before, started = self.seconds, time.perf_counter()
+        if self.step == 0 and any(config.init_from.values()):
+            self._evaluate()  # what it starts from is kept where no step is better
         while self.step < config.steps:
             if self.step in phases:
                 say(f"{config.name}: from step {self.step}, {phases[self.step]}")
@@ -197,18 +197,25 @@ class Training:
                 self._line.show(self.step, values)
                 self._check_finite(values)
             if self.step % config.eval.every == 0 or done:
-                values = self._validation(self.state, self.step)
-                self.record("val", values)
-                self._line.show_evaluation(self.step, values)
-                value = {**values, "step": self.step}[rule[0]]
-                if better(rule[1], value, self.best):
-                    self.best = value
-                    self.save(self._chosen)
+                self._evaluate()
             stopping = asked(stop, together=logged)
             if self.step % config.checkpoint.every == 0 or done or stopping:
                 self.save(self._last)
             if stopping:
                 break
+
+    def _evaluate(self) -> None:
+        """Scores crops of the val split, and saves the step if it is the best so far."""
+        values = self._validation(self.state, self.step)
+        self.record("val", values)
+        self._line.show_evaluation(self.step, values)
+        # A score may not choose where the labels of the val split must not be used.
+        last = self._config.checkpoint.best == "last"
+        name, direction = ("step", "max") if last else self._stage.best
+        value = {**values, "step": self.step}[name]
+        if better(direction, value, self.best):
+            self.best = value
+            self.save(self._chosen)
 
     def record(self, split: str, values: Mapping[str, float]) -> None:
         """Writes a line of metrics, and the signs of failure that it shows."""

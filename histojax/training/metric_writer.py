@@ -61,12 +61,13 @@ class MetricWriter:
         tensorboard: bool = False,
         wandb_run: "WandbRun | None" = None,
     ):
-        """Opens workdir/metrics.jsonl and drops its lines after `resume_step`."""
+        """Opens workdir/metrics.jsonl and drops its lines after `resume_step`, 0: all."""
         self.path = workdir / "metrics.jsonl"
         self._board = _Board(workdir / "tensorboard", resume_step) if tensorboard else None
         self._mirrors = [mirror for mirror in (self._board, wandb_run) if mirror is not None]
         if self.path.exists():
-            kept = [row for row in read_metrics(self.path) if row["step"] <= resume_step]
+            rows = read_metrics(self.path) if resume_step else []
+            kept = [row for row in rows if row["step"] <= resume_step]
             with files.atomic_path(self.path) as part:
                 part.write_text("".join(json.dumps(row) + "\n" for row in kept))
         with files.disk_errors(self.path):

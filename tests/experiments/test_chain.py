@@ -573,3 +573,20 @@ def test_a_chain_killed_twenty_times_ends_in_the_same_weights(chained, start, li
         print(f"{kills}: {end.name}, {after} lines and {wait:.2f} s after the start; {last}")
     command.run(workdir)
     check_the_same(workdir, undisturbed)
+
+
+def test_a_start_that_training_does_not_improve_is_kept(trained_chain, tmp_path, capsys):
+    config = tiny.config("generator")
+    config.init_from.generator = str(trained_chain / "generator")
+    config.optimizer.update(learning_rate=1.0, schedule="constant", clip_norm=0.0)
+    chain.run(config, tmp_path / "run")
+    rows = [
+        row for row in read_metrics(tmp_path / "run" / "metrics.jsonl") if row["split"] == "val"
+    ]
+    assert [row["step"] for row in rows] == [0, 2, 4]
+    assert rows[0]["psnr_rgb"] > max(row["psnr_rgb"] for row in rows[1:])
+    kept, start = (workdirs.load(p) for p in (tmp_path / "run", trained_chain / "generator"))
+    assert kept.step == 0
+    assert tiny.same(*(run.state.variables("generator", averaged=True) for run in (kept, start)))
+    said = "no step was better than what it started from, which it keeps"
+    assert said in " ".join(capsys.readouterr().err.split())
