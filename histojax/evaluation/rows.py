@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +14,7 @@ from histojax.data import stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
-from histojax.inference import fitting, labeling, tiled
+from histojax.inference import labeling, tiled
 from histojax.metrics import image_quality
 from histojax.nuclei import classical
 from histojax.runs import workdirs
@@ -35,14 +34,12 @@ class Methods:
         segmenters: of an image uint8 (H, W, 3) to its nuclei.
         rows: (row's name, enhancer or None for the real image, segmenter).
         features: networks' distances of sr and hr, uint8 (H, W, 3).
-        classical: of the row of that name, as `fitting.fit_classical`; None without such a row.
     """
 
     enhancers: Mapping[str, Callable[[Image], Image]]
     segmenters: Mapping[str, Callable[[Image], labeling.Found]]
     rows: Sequence[tuple[str, str | None, str]]
     features: Mapping[str, Callable[[Image, Image], float]]
-    classical: Mapping[str, Any] | None = None
 
 
 def methods_of(
@@ -89,11 +86,8 @@ def methods_of(
         enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
-    fitted = None
     if masks:
-        fitted = fitting.fit_classical(next(reversed(masks.values())))
-        parameters = classical.Parameters(**fitted["parameters"])
-        segmenters["classical"] = by_classical(parameters, source.mpp)
+        segmenters["classical"] = by_classical(source.mpp)
         rows.append(("classical", None, "classical"))
     for name, run in masks.items():
         segmenters[name] = run_segmenter(run, hr_sizes, mpp=source.mpp, ensemble=ensemble)
@@ -106,7 +100,7 @@ def methods_of(
             rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
     distances = {name: feature_metric(network) for name, network in (features or {}).items()}
-    return Methods(enhancers, segmenters, rows, distances, fitted)
+    return Methods(enhancers, segmenters, rows, distances)
 
 
 def sizes_of(source: Source, scale: int, *, smallest: int) -> list[tuple[int, int]]:
@@ -151,13 +145,11 @@ def run_segmenter(
     return lambda image: labeling.find(run, network(image, core=core), parameters, mpp=mpp)
 
 
-def by_classical(
-    parameters: classical.Parameters, mpp: float | None
-) -> Callable[[Image], labeling.Found]:
+def by_classical(mpp: float | None) -> Callable[[Image], labeling.Found]:
     """Nuclei without a network, the baseline, in images of `mpp` um per px where it is known."""
 
     def find(image: Image) -> labeling.Found:
-        instances = classical.find(image, parameters, mpp)
+        instances = classical.find(image, classical.Parameters(), mpp)
         return labeling.Found(instances > 0, instances)
 
     return find

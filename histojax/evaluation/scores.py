@@ -126,7 +126,6 @@ def score_workdir(
         "checkpoints": {name: run.step for name, run in folders.items()},
         "data": record,
         "seen": seen,
-        "classical": methods.classical,
     }
     marked = ({**row, "seen": SEEN if row["name"] in seen else ""} for row in results)
     writers.write_csv(output / "per_image.csv", list(marked))

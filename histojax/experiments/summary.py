@@ -25,7 +25,6 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
     if segments(trained.stage):
         fitting.fit_instances(trained)
-        fitting.fit_classical(trained)
     if trained.step == 0:
         say(f"{trained.config.name}: no step was better than what it started from, which it keeps")
     say(f"{trained.config.name}: scoring the val split")

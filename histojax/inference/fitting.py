@@ -1,20 +1,17 @@
-"""What is fitted to a trained run: its post-processing, and the baseline of its tables."""
+"""Post-processing fitted to a trained run: the last step of its training."""
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from histojax.cli import say
-from histojax.config import read_config
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
-from histojax.errors import UserError
 from histojax.imaging import writers
 from histojax.inference import labeling, tiled
 from histojax.metrics.instances import aji, overlap_table
-from histojax.nuclei import classical, postprocessing
+from histojax.nuclei import postprocessing
 from histojax.nuclei.search import search
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
@@ -31,10 +28,8 @@ GRID = {
     "distance_weight": (0.0, 1.0, 10.0),
     "contour_weight": (0.0, 1.0, 10.0),
 }
-# Images that are labelled, each some tens of times.
+# Images of the val split that are labelled, each some tens of times.
 _MOST_IMAGES = 24
-# In a workdir: the parameters of `classical` that were fitted to its training images.
-CLASSICAL = "classical.json"
 
 
 def fitted_grid(
@@ -94,36 +89,3 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
         },
     )
     return best
-
-
-def fit_classical(run: workdirs.Run) -> dict[str, Any]:
-    """The "parameters" of the classical method for a run, and what they were "fitted" to.
-
-    They are fitted once, to up to 24 images of the run's training split, and kept in its workdir.
-    The published ones serve where these cannot be opened or have no instances ("fitted" is None).
-    """
-    path, chosen = run.workdir / CLASSICAL, list[int]()
-    if path.is_file():
-        kept = read_config(path)
-        try:
-            classical.Parameters(**kept["parameters"])
-            return {name: kept[name] for name in ("parameters", "fitted")}
-        except (KeyError, TypeError, UserError) as error:
-            raise UserError(
-                f"{path} is damaged ({error}): remove it, and the run's command fits it again"
-            ) from error
-    try:
-        source = run_data.labelled_source(run.workdir)
-        spread = np.linspace(0, len(source) - 1, min(len(source), _MOST_IMAGES)).astype(int)
-        chosen = [index for index in spread.tolist() if "instances" in source[index]]
-    except UserError as error:
-        say(f"{run.config.name}: the classical method has its published parameters: {error}")
-    if not chosen:
-        return {"parameters": dataclasses.asdict(classical.Parameters()), "fitted": None}
-    say(f"{run.config.name}: fitting the classical method to {len(chosen)} training images")
-    records = (source[index] for index in chosen)
-    best, score = classical.fit(((one["hr"], one["instances"]) for one in records), source.mpp)
-    fitted = {"images": [source.names[index] for index in chosen], "aji": score}
-    found = {"parameters": dataclasses.asdict(best), "fitted": fitted}
-    writers.write_json(path, found)
-    return found

@@ -1,4 +1,4 @@
-"""Nuclei without a network, the baseline of tables; its parameters are fitted as a network is."""
+"""Nuclei without a network, the baseline of every table of nuclei."""
 
 import dataclasses
 from collections.abc import Iterable
@@ -56,8 +56,8 @@ class Parameters:
         mpp: um per px for which these hold (`at` scales them); None: they are px at any scale.
     """
 
-    # Fitted to MoNuSeg's 24 training images (AJI 0.459 in their windows), into classical.json, by
-    # `python -m histojax.main --config=configs/unet.py --config.data.source=folder:$MONUSEG`.
+    # Fitted to MoNuSeg's 24 training images (AJI 0.459 in their windows) by
+    # `python -m launch.fit_classical --data=folder:$MONUSEG`.
     sigma: float = 1.0
     threshold: float = 0.9
     contrast: float = 1.0

@@ -338,6 +338,7 @@ def lines(workdir):
 def test_a_disk_that_fills_at_any_file_is_one_sentence(tmp_path, monkeypatch):
     """The kernel refuses to let a file grow while its own code writes it; then there is room."""
     config, workdir = tiny.config("generator"), tmp_path / "run"
+    config.checkpoint.best = "last"  # so that every evaluation saves
 
     def refused_by(owner, name, call, file):
         """The sentence of a run whose disk is full at the n-th call of a function."""

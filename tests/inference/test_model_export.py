@@ -1,10 +1,11 @@
 import json
+import socket
 
 import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.evaluation import scores
+from histojax.evaluation import comparison, scores
 from histojax.experiments import chain
 from histojax.imaging.labels import read_labels
 from histojax.inference import batch, labeling, model_export
@@ -55,6 +56,26 @@ def test_a_model_predicts_what_its_run_predicts(trained_chain, exported, tmp_pat
         first, second = (read_labels(one.files[kind]) for one in made)
         np.testing.assert_array_equal(first, second)
     assert "joint.safetensors" in (tmp_path / "model" / "index.html").read_text()
+
+
+def test_a_model_needs_no_network(exported, tmp_path, monkeypatch):
+    def refuse(*args, **kwargs):
+        raise AssertionError("a connection was opened")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0], mpp=1.0)
+    assert batch.predict_files(exported, [tmp_path / "a.tif"], tmp_path / "out")
+
+
+def test_two_models_are_compared(exported, trained_chain, tmp_path):
+    data = tiny.folder(tmp_path / "data", count=2, mpp=0.25, first=30)
+    compared = comparison.compare(
+        [exported, trained_chain / "joint"], tmp_path / "out", data=f"folder:{data}", split="all"
+    )
+    # One is the other in a file, so they score alike.
+    alike = compared["differences"]["joint"]["psnr_rgb"]
+    assert {abs(one["mean"]) for one in alike.values()} == {0.0}
 
 
 def test_what_was_fitted_goes_along(trained_use_net, tmp_path):

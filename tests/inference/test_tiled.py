@@ -47,7 +47,7 @@ def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
     assert whole["sr"].shape == (19 * scale, 26 * scale, 3)
     # The network has something to say beyond its bicubic skip.
     skip = np.asarray(resampling.upsample(image, scale)).astype(int)
-    assert np.abs(whole["sr"] - skip).mean() > 2
+    assert np.abs(whole["sr"] - skip).mean() > 1
     assert np.abs(whole["sr"].astype(int) - tiles["sr"]).max() <= 1
     if name == "joint":
         assert whole["mask"].shape == (19 * scale, 26 * scale, 1)
@@ -57,8 +57,12 @@ def test_tiles_agree_with_the_whole_at_every_scale(name, scale):
 
 def test_tiles_of_an_anchored_generator_agree_with_the_whole():
     free = tiny.run("generator")
-    generator = free.stage.generator.clone(anchor=1.0, phases="alike")
-    run = dataclasses.replace(free, stage=dataclasses.replace(free.stage, generator=generator))
+
+    def changed(**fields):
+        generator = free.stage.generator.clone(**fields)
+        return dataclasses.replace(free, stage=dataclasses.replace(free.stage, generator=generator))
+
+    run, free = changed(anchor=1.0, phases="alike"), changed(anchor=0.0, phases="free")
     network, image = tiled.enhancer(run), lr_image(19, 26)
     assert network.halo == tiled.enhancer(free).halo + 2 * 3 + 2
     whole = network(image, core=32)["sr"].astype(int)
