@@ -58,7 +58,7 @@ def _enhancer(name: str) -> ConfigDict:
     if name == "enhance-x4-microscope":
         _microscope(config)
     config.eval.every = 1_000
-    config.steps = 40_000
+    config.steps = 24_000
     return config
 
 
