@@ -8,7 +8,7 @@ laptop keeps every module and works at low resolution throughout.
         --config.steps=10000
 
 laptop, one CPU core, 8 min 40 s: 30.66 dB, SSIM 0.870 on the 6 MoNuSeg val images (bicubic 28.04,
-0.801). gpu and paper: not run.
+0.801); measured before `phases` and `anchor` came. gpu and paper: not run.
 """
 
 from ml_collections import ConfigDict

@@ -8,7 +8,7 @@ cross-entropy and soft Dice.
         --config.data.source=folder:$MONUSEG --config.steps=8000
 
 laptop, one slow CPU core, 55 min 2 s: Dice 0.829 on the 6 MoNuSeg val images, 0.830 with evaluate
---ensemble (Otsu on haematoxylin 0.751); best at step 5,400. gpu and paper: not run.
+--ensemble (classical method 0.756); best at step 5,400. gpu and paper: not run.
 """
 
 from ml_collections import ConfigDict

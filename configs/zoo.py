@@ -65,7 +65,9 @@ def _enhancer(name: str) -> ConfigDict:
 def _joint(name: str) -> ConfigDict:
     config = joint_use_net.get_config("laptop")
     config.name = name
+    # Those of the models that it starts from.
     config.generator = _enhancer("enhance-x4-microscope").generator
+    config.segmenter = _nuclei("nuclei-40x").segmenter
     config.data.source = "folder:monuseg"
     _microscope(config)
     with config.init_from.unlocked(), config.init_from.ignore_type():
@@ -84,3 +86,12 @@ MODELS = {
     "nuclei-open": _nuclei,
 }
 SIZES = tuple(MODELS)
+# Of the weights, which is that of their data: MoNuSeg's, or TNBC's and dsb2018_he's.
+LICENCES = {name: "CC-BY-4.0" if name == "nuclei-open" else "CC-BY-NC-SA-4.0" for name in MODELS}
+SUMMARIES = {
+    "enhance-x4-clean": "Enhances clean scans that were shrunk four times.",
+    "enhance-x4-microscope": "Enhances real microscope fields four times.",
+    "nuclei-40x": "Finds every nucleus in pictures of 20x to 40x.",
+    "nuclei-joint-x4": "Enhances a field of low magnification four times and finds its nuclei.",
+    "nuclei-open": "Finds every nucleus, from openly licensed images alone.",
+}

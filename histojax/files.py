@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import functools
+import hashlib
 import os
 import platform
 import re
@@ -104,6 +105,12 @@ def _clear_parts(folder: Path) -> None:
                     os.kill(int(named[1]), 0)  # sends nothing
                 except (ProcessLookupError, OverflowError):
                     part.unlink()
+
+
+def digest_of(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def check_writable(folder: Path) -> None:

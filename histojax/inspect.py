@@ -2,6 +2,7 @@
 
     python -m histojax.inspect [--workdir=RUN] [--json] PATH ...
     python -m histojax.inspect fields/ slide.svs
+    python -m histojax.inspect --workdir=none --json field.png
 
 Nothing is written. A PATH is an image, a folder of images, or a data folder with images/ in it.
 Images that cannot be read are named at the end, with exit status 2.
@@ -35,8 +36,7 @@ def main(argv: Sequence[str]) -> None:
     from histojax.runs import workdirs
 
     cli.set_up_jax()
-    asked = _WORKDIR.value not in ("", "none")
-    workdir = workdirs.place_of(_WORKDIR.value) if asked else None
+    workdir = None if _WORKDIR.value == "none" else workdirs.place_of(_WORKDIR.value)
     paths = [pathlib.Path(word) for word in argv[1:]]
     inspection.inspect(paths, workdir=workdir, as_json=_JSON.value, max_pixels=_MAX_PIXELS.value)
 

@@ -59,6 +59,13 @@ _ENSEMBLE = flags.DEFINE_bool(
 )
 
 
+def _place_of(path: str) -> pathlib.Path:
+    from histojax.zoo import registry
+
+    place = pathlib.Path(path)
+    return registry.SAMPLES if path == "sample" and not place.exists() else place
+
+
 def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
@@ -83,7 +90,7 @@ def main(argv: Sequence[str]) -> None:
     cli.set_up_jax()
     batch.predict_files(
         workdirs.place_of(_MODEL.value or str(_WORKDIR.value)),
-        [registry.SAMPLES if path == "sample" else pathlib.Path(path) for path in inputs],
+        [_place_of(path) for path in inputs],
         pathlib.Path(output),
         outputs=_OUTPUTS.value,
         mpp=_MPP.value,

@@ -7,7 +7,8 @@ r"""Writes images with low-resolution partners of many kinds, as a data folder t
 
 Each image of the split, its middle of --size px, is degraded in --ways ways (kind drawn: by the
 recipe of enhance-x4-microscope, none of them clean), or in ways that training never draws (kind
-other): motion, a defocused disc, uneven light, strong JPEG at another size, a colour cast.
+other): motion, a defocused disc, uneven light, strong JPEG at another size, a colour cast. The ways
+of one image are no independent images: intervals over all of them are too narrow.
 """
 
 import functools
@@ -31,7 +32,7 @@ _DATA = flags.DEFINE_string("data", None, "SPEC of the images. Example: --data=f
 _SPLIT = flags.DEFINE_string("split", "val", "Split of it: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the pairs. Example: --output=drawn")
 _KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other"], "Ways that training draws, or not.")
-_WAYS = flags.DEFINE_integer("ways", 20, "Ways to degrade each image, of kind drawn.", 1)
+_WAYS = flags.DEFINE_integer("ways", 20, "Ways to degrade each image, of kind drawn.", 1, 99)
 _SIZE = flags.DEFINE_integer("size", 512, "Side that is cut out of the middle, px.", 64)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of what is drawn.", 0)
 _SCALE = 4
@@ -107,9 +108,9 @@ def main(argv: Sequence[str]) -> None:
         square = np.s_[top : top + side, left : left + side]
         image, labels = sample["hr"][square], sample["instances"][square]
         if _KIND.value == "drawn":
-            keys = (f"{sample['name']}-{k:02d}" for k in range(_WAYS.value))
             draw = functools.partial(drawn, recipe=recipe, seed=_SEED.value)
-            ways = {key[-2:]: functools.partial(draw, key=key) for key in keys}
+            numbers = [f"{k:02d}" for k in range(_WAYS.value)]
+            ways = {k: functools.partial(draw, key=f"{sample['name']}-{k}") for k in numbers}
         for way, degrade in ways.items():
             name = f"{sample['name']}-{way}.png"
             for folder, array in (("images", image), ("lr", degrade(image))):

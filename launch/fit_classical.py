@@ -12,6 +12,7 @@ from absl import flags
 
 from histojax import cli
 from histojax.data.sources import specs
+from histojax.errors import UserError
 from histojax.nuclei import classical
 
 _DATA = flags.DEFINE_string(
@@ -24,6 +25,8 @@ def main(argv: Sequence[str]) -> None:
     """Fits and prints."""
     del argv
     source = specs.open_source(str(_DATA.value), split=_SPLIT.value)
+    if "instances" not in source[0]:
+        raise UserError(f"--data={_DATA.value} has masks alone: name a set with instances")
     records = (source[index] for index in range(len(source)))
     pairs = ((record["hr"], record["instances"]) for record in records)
     best, aji = classical.fit(pairs, source.mpp)

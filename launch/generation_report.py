@@ -184,7 +184,8 @@ def main(argv: Sequence[str]) -> None:
     del argv
     output, size, seed = pathlib.Path(_OUTPUT.value), _SIZE.value, _SEED.value
     writers.check_empty(output)
-    run, judge = (workdirs.load(pathlib.Path(flag.value)) for flag in (_WORKDIR, _JUDGE))
+    places = (workdirs.place_of(str(flag.value)) for flag in (_WORKDIR, _JUDGE))
+    run, judge = map(workdirs.load, places)
     stage = judge.config.stage
     if stage != "segmentation":
         raise UserError(f"--judge={judge.workdir} is of stage {stage}: name one of segmentation")

@@ -8,10 +8,10 @@ stopped. It writes the run to --output/MODEL, the model to histojax/zoo, its lin
 its card, docs/models/MODEL.md. What is scored is the file that ships.
 """
 
-import dataclasses
 import json
 import os
 import pathlib
+import shlex
 import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
@@ -23,7 +23,7 @@ from ml_collections import ConfigDict
 from PIL import Image
 
 from configs import zoo
-from histojax import cli
+from histojax import cli, files
 from histojax.cli import say
 from histojax.config import read_config
 from histojax.errors import UserError
@@ -33,48 +33,19 @@ from histojax.imaging import writers
 from histojax.inference import model_export
 from histojax.metrics import registry as metrics
 from histojax.runs import workdirs
-from histojax.stages.base import enhances
+from histojax.stages.base import enhances, segments
 from histojax.zoo import model_file, registry
 
 # Scores of the file that ships and of its run differ by no more.
 _SAME = 1e-3
 _SHOWN = ("psnr_rgb", "ssim_rgb", "grid", "dice", "aji", "pq")
 _CARD = pathlib.Path(__file__).with_name("model_card.md")
-# Patients of TNBC that nuclei-open is chosen on, and never sees.
-_OPEN_VAL, _OPEN_TEST = ("08",), ("09", "11")
+# Patients of TNBC by the number before "_": what nuclei-open learns from, is chosen on, never sees.
+_OPEN = {"train": ("01", "02", "04", "05", "06"), "val": ("08",), "test": ("09", "11")}
 # What is scored: folder -> split. Of the models but nuclei-open, val chose step and thresholds.
 _SETS = {"monuseg": "val", "tnbc": "all", "gbm40": "all", "lgg28": "all"}
 _OPEN_SETS = {"monuseg": "val", "tnbc_open": "test", "gbm40": "all", "lgg28": "all"}
 
-
-@dataclasses.dataclass(frozen=True)
-class About:
-    """What is said of a model."""
-
-    licence: str
-    kind: str
-    summary: str
-
-
-ABOUT = {
-    "enhance-x4-clean": About(
-        "CC-BY-NC-SA-4.0", "enhance", "Enhances clean scans that were shrunk four times."
-    ),
-    "enhance-x4-microscope": About(
-        "CC-BY-NC-SA-4.0", "enhance", "Enhances real microscope fields four times."
-    ),
-    "nuclei-40x": About(
-        "CC-BY-NC-SA-4.0", "nuclei", "Finds every nucleus in pictures of 20x to 40x."
-    ),
-    "nuclei-joint-x4": About(
-        "CC-BY-NC-SA-4.0",
-        "enhance, nuclei",
-        "Enhances a low-resolution field four times and finds every nucleus in it.",
-    ),
-    "nuclei-open": About(
-        "CC-BY-4.0", "nuclei", "Finds every nucleus, from openly licensed images alone."
-    ),
-}
 
 _MODEL = flags.DEFINE_enum("model", None, list(zoo.MODELS), "Model to train, such as nuclei-40x.")
 _DATA = flags.DEFINE_string("data", None, "Folder of the sets. Example: --data=/data/sets")
@@ -85,49 +56,51 @@ def config_of(name: str, sets: pathlib.Path, output: pathlib.Path) -> ConfigDict
     """The config of a model, with the places of its data.
 
     Raises:
-        UserError: a set is missing.
+        UserError: a set is missing, or TNBC is not that of eight patients.
     """
     config = zoo.get_config(name)
+    for part in ("monuseg", "tnbc", "dsb2018_he"):
+        if not (sets / part / "images").is_dir():
+            raise UserError(f"--data={sets} has no set {part} with images/: put it there")
     if name == "nuclei-open":
         _split_tnbc(sets / "tnbc", output / "tnbc_open")
     for field in ("source", "extra"):
-        for part in _folders(config.data[field]):
-            place = output / part if part == "tnbc_open" else sets / part
-            if not (place / "images").is_dir():
-                raise UserError(f"--data={sets} has no set {part} with images/: put it there")
-            config.data[field] = config.data[field].replace(f"folder:{part}", f"folder:{place}")
+        places = {"tnbc_open": output, "monuseg": sets, "dsb2018_he": sets}
+        for part, folder in places.items():
+            own = config.data[field]
+            config.data[field] = own.replace(f"folder:{part}", f"folder:{folder / part}")
     return config
 
 
-def _folders(spec: str) -> list[str]:
-    words = spec.removeprefix("mix:").split(",")
-    return [w.partition("=")[0].removeprefix("folder:") for w in words if w.startswith("folder:")]
-
-
 def _split_tnbc(source: pathlib.Path, place: pathlib.Path) -> None:
-    """The same set with splits by patient, whose number comes before the "_"."""
+    """The same set with splits by patient."""
     place.mkdir(parents=True, exist_ok=True)
     for folder in ("images", "instances"):
-        if not (place / folder).exists():
-            os.symlink((source / folder).absolute(), place / folder)
+        (place / folder).unlink(missing_ok=True)
+        os.symlink((source / folder).absolute(), place / folder)
     shutil.copy(source / "dataset.json", place)
-    names = sorted(path.stem for path in (source / "images").iterdir())
-    held = {"val": _OPEN_VAL, "test": _OPEN_TEST}
-    splits = {k: [n for n in names if n.startswith(p)] for k, p in held.items()}
-    splits["train"] = [n for n in names if not n.startswith(_OPEN_VAL + _OPEN_TEST)]
+    splits: dict[str, list[str]] = {split: [] for split in _OPEN}
+    for name in sorted(path.stem for path in (source / "images").iterdir()):
+        found = [k for k, patients in _OPEN.items() if name.partition("_")[0] in patients]
+        if not found:
+            raise UserError(f"{source} has an image {name}, of none of the 8 patients: take it out")
+        splits[found[0]].append(name)
     writers.write_json(place / "splits.json", splits)
 
 
 def export(name: str, run: pathlib.Path) -> pathlib.Path:
     """Writes the model of a run, in 16 bits where that leaves its scores as they are."""
-    about = dataclasses.asdict(ABOUT[name])
+    about = {"licence": zoo.LICENCES[name], "summary": zoo.SUMMARIES[name]}
     path = run / f"{name}{model_file.SUFFIX}"
     own = read_config(run / "summary.json")["metrics"]
     spec = workdirs.config_of(run).data.source
     for half in (True, False):
-        model_export.export(run, path, about, half=half)
-        if not model_export.agrees(model_file.read(path), workdirs.load(path)):
-            continue
+        try:
+            model_export.export(run, path, about, half=half)
+        except UserError:
+            if half:
+                continue
+            raise
         table = scores.score_workdir(path, data=spec, split="val", output=run / "exported")
         bounded = ("ssim", "dice", "aji", "pq", "f1")
         names = [k for k in table["metrics"] if k in own and k.startswith(bounded)]
@@ -153,6 +126,10 @@ def scored(
         enhancer = "none" if not enhances(stage) else None
         own = {"data": f"folder:{place}", "split": split, "enhancer": enhancer}
         table = scores.score_workdir(path, **own, output=output / name / f"scores-{folder}")
+        if table["seen"]:
+            raise UserError(
+                f"{folder} holds images that {name} has seen: {', '.join(table['seen'])}"
+            )
         count = table["data"]["images"]
         found[folder] = {"split": split, "images": count, "metrics": table["metrics"]}
     return found
@@ -184,34 +161,33 @@ def main(argv: Sequence[str]) -> None:
     run = output / name
     chain.run(config_of(name, sets, output), run)
     path = export(name, run)
-    found = scored(name, path, sets, output)
-    writers.write_json(run / "scores.json", found)
-    ship(name, path, run, found)
+    ship(name, path, run, scored(name, path, sets, output))
 
 
 def ship(name: str, path: pathlib.Path, run: pathlib.Path, found: Mapping[str, Any]) -> None:
-    """Puts a model into the box: its file, its line and its card."""
-    file = registry.FOLDER / path.name
-    shutil.copy(path, file)
-    file.chmod(0o644)
-    model, about = model_file.read(file), ABOUT[name]
+    """Puts a model into the box: its file, its card, and then its line."""
+    file, size = registry.FOLDER / path.name, path.stat().st_size
+    model, stage = model_file.read(path), workdirs.load(path).stage
+    with files.atomic_path(file) as part:
+        part.write_bytes(path.read_bytes())
+    with files.atomic_path(registry.CARDS / f"{name}.md") as part:
+        card = card_of(name, model, read_config(run / "summary.json"), found, size)
+        part.write_text(card, encoding="utf-8")
+    row = "hr_to_s" if not enhances(stage) else name
+    score = "aji" if segments(stage) else "psnr_rgb"
+    _draw_worst(run, registry.CARDS / f"{name}.jpg", f"{score}_{row}")
+    kinds = {"enhance": enhances(stage), "nuclei": segments(stage)}
     listed = json.loads(registry.LISTING.read_text(encoding="utf-8"))
     listed[name] = {
         "file": file.name,
-        "sha256": model_export.digest_of(file),
-        "licence": about.licence,
-        "kind": about.kind,
+        "sha256": files.digest_of(file),
+        "licence": zoo.LICENCES[name],
+        "kind": ", ".join(kind for kind, holds in kinds.items() if holds),
         "mpp": model.meta["mpp_in"],
-        "nucleus_diameter": model.meta["nucleus_diameter"],
-        "summary": about.summary,
+        "nucleus_diameter": model.meta["nucleus_diameter"] if segments(stage) else None,
+        "summary": zoo.SUMMARIES[name],
     }
     writers.write_json(registry.LISTING, dict(sorted(listed.items())))
-    card = card_of(name, model, read_config(run / "summary.json"), found, file.stat().st_size)
-    registry.CARDS.mkdir(exist_ok=True)
-    (registry.CARDS / f"{name}.md").write_text(card, encoding="utf-8")
-    _draw_worst(
-        run, registry.CARDS / f"{name}.jpg", "aji_" if "nuclei" in about.kind else "psnr_rgb_"
-    )
     print(f"{file}\n{registry.CARDS / f'{name}.md'}")
 
 
@@ -230,42 +206,35 @@ def card_of(
     further = [entry["name"].startswith("synthetic-") for entry in data.get("extra", [])]
     return template.render(
         name=name,
-        about=ABOUT[name],
+        licence=zoo.LICENCES[name],
+        summary_text=zoo.SUMMARIES[name],
         size=size,
         meta=model.meta,
         summary=summary,
         commit=_commit(),
         patients=sorted({entry["group"] for entry in data["train"]}),
-        source=_folders(config["source"])[0],
+        source=config["source"].removeprefix("folder:"),
         extra=further and f"{len(further)} further ones ({sum(further)} of built-in tissue)",
+        recipe_extra=config["extra"],
         before=data["before"],
         degradation=config["degradation"]["name"],
         rows=rows_of(found),
     )
 
 
-def _draw_worst(run: pathlib.Path, path: pathlib.Path, score: str) -> None:
-    """The picture of the TNBC image with the lowest score of the model's own row."""
-    folder = next(p for p in sorted(run.glob("scores-tnbc*")))
+def _draw_worst(run: pathlib.Path, path: pathlib.Path, key: str) -> None:
+    """The picture of the TNBC image with the lowest score of a key."""
+    folder = next(iter(sorted(run.glob("scores-tnbc*"))))
     images = comparison.read_per_image(folder / "per_image.csv")
-    keys = [key for key in images[0] if key.startswith(score)]
-    keys = [key for key in keys if key.rpartition("_")[2] not in ("bicubic", "classical")]
-    worst = min(images, key=lambda row: row[keys[-1]])
+    worst = min((row for row in images if row[key] == row[key]), key=lambda row: row[key])
     with Image.open(folder / "figures" / f"{worst['name']}.png") as picture:
         picture.thumbnail((1600, 1600))
         picture.convert("RGB").save(path, quality=85)
 
 
 def _commit() -> str:
-    root = pathlib.Path(__file__).parent
-    done = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"],
-        cwd=root,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    return done.stdout.strip() or "unknown"
+    command = f"git -C {shlex.quote(str(pathlib.Path(__file__).parent))} describe --always --dirty"
+    return subprocess.getoutput(command)
 
 
 if __name__ == "__main__":

@@ -5,7 +5,6 @@ kernels C_out, C_in, kh, kw; VGG19 and ResNets as timm and torchvision publish t
 ("fire2/squeeze1x1/kernel", kernels kh, kw, C_in, C_out, as ours).
 """
 
-import hashlib
 import pathlib
 import re
 import zipfile
@@ -20,6 +19,7 @@ from flax import traverse_util
 from safetensors import SafetensorError
 from safetensors.numpy import load_file
 
+from histojax import files
 from histojax.errors import UserError
 from histojax.models import squeezenet, vgg
 from histojax.models.resnet import ResNet
@@ -46,8 +46,7 @@ def read_arrays(
     if not path.is_file():
         raise UserError(f"The weight file {path} does not exist: correct {path_field}.")
     if sha256:
-        with path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = files.digest_of(path)
         if found != sha256.lower():
             raise UserError(
                 f"The weight file {path} has SHA-256 {found} where {sha256.lower()} is expected: "

@@ -138,7 +138,7 @@ def entries_of(places: Sequence[pathlib.Path]) -> list[Entry]:
             f"{len(places)} workdir was named, and two or more are compared; name them as in "
             "python -m histojax.compare runs/a runs/b --output=out"
         )
-    paths = [place.resolve() for place in places]
+    paths = [pathlib.Path(workdirs.name_of(place.resolve())) for place in places]
     for path, place in zip(paths, places, strict=True):
         if paths.count(path) > 1:
             raise UserError(f"{place} is named twice; name each workdir once")
@@ -155,6 +155,8 @@ def recorded(
     The images are of the record `wanted` of `scores.data_record`, with `names` in order, and of the
     SPEC `data` where it is not the run's own.
     """
+    if workdir.is_file():
+        return None
     folder = scores.own_folder(workdir, wanted["split"], data=data)
     try:
         table = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
@@ -271,7 +273,7 @@ def _described(entry: Entry, first: Entry) -> dict[str, Any]:
     own, other = (to_values(e.config) for e in (entry, first))
     return {
         "label": entry.label,
-        "workdir": str(entry.workdir),
+        "workdir": workdirs.name_of(entry.workdir),
         "name": entry.config.name,
         "stage": entry.config.stage,
         "steps": entry.config.steps,

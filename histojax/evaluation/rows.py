@@ -83,7 +83,8 @@ def methods_of(
                 f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
                 f"trained for x{scale}; name one of the same scale"
             )
-        enhancers[pathlib.Path(enhancer).name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
+        name = pathlib.Path(workdirs.name_of(outside.workdir)).name
+        enhancers[name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
     if masks:

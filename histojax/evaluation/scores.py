@@ -72,6 +72,8 @@ def score_workdir(
     """
     folders = {name: workdirs.load(folder) for name, folder in stage_folders(workdir).items()}
     last = next(reversed(folders.values()))
+    if workdir.is_file() and data is None and like is None:
+        raise UserError(f"--data is missing: the model {workdirs.name_of(workdir)} holds no images")
     config = (like or last.config).copy_and_resolve_references()
     if data is not None:
         config.data.source = data

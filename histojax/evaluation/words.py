@@ -8,6 +8,7 @@ from typing import Any
 from histojax.metrics import registry
 from histojax.metrics.registry import Metric
 from histojax.report.table import finite
+from histojax.runs import workdirs
 
 Entry = Mapping[str, Any]
 _CLASSICAL = "by the classical method"
@@ -29,7 +30,7 @@ def after_evaluation(
 ) -> str:
     """The last lines of an evaluation: results, their place, and a command to compare the run."""
     places = {"all scores": output / "metrics.json", "pictures": output / "figures"}
-    options = [str(workdir), "OTHER_WORKDIR", f"--split={split}", "--output=FOLDER"]
+    options = [workdirs.name_of(workdir), "OTHER_WORKDIR", f"--split={split}", "--output=FOLDER"]
     closing = _closing(table, places, "histojax.compare", *options)
     if not (seen := table["seen"]):
         return closing

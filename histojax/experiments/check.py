@@ -1,5 +1,6 @@
 """What is checked before anything is trained, so that a bad value costs seconds and not hours."""
 
+import logging
 from collections.abc import Callable, Mapping, Set
 from typing import Any
 
@@ -19,6 +20,8 @@ from histojax.stages import build_stage
 from histojax.stages.base import Stage
 from histojax.training import loop
 from histojax.training.validation import crop_step, fitting_crop
+
+_log = logging.getLogger(__name__)
 
 
 def rehearse(
@@ -70,6 +73,11 @@ def _check_data(
         source = run_data.open_split(config, split, fields=stage.fields, crop=crop, kept=kept)
         wanted = stage.fields if split == "train" else (*stage.fields, *stage.annotations)
         spec = example_spec(source, config.data, wanted, augment=split == "train")
+        if "lr" in spec.stored and config.get("generator", {}).get("anchor") and split == "train":
+            words = (
+                "%s: generator.anchor=%g keeps the colors of real lr images; 0 learns those of hr"
+            )
+            _log.warning(words, config.name, config.generator.anchor)
         if "pyramid" in config:
             scales.check_classes(config, source.classes)
         if split == "train":

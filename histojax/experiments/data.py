@@ -36,18 +36,23 @@ def study(
     found: dict[str, run_data.Known] = {}
     for stage in ordered:
         before: list[Entry] = []
+        models: list[dict[str, str]] = []
         marks: dict[str, np.ndarray] = {}
         for start in filter(None, stage.init_from.values()):
             if isinstance(start, ConfigDict):
                 before += run_data.seen_by(found[start.name].manifest)
+                models += found[start.name].manifest.get("models", [])
                 marks |= found[start.name].landmarks
             else:
                 place = workdirs.stage_folder(workdirs.place_of(start))
                 before += run_data.seen_by(run_data.manifest_of(place) or {})
+                models += run_data.models_in(place)
                 marks |= run_data.landmarks_in(place)
         known = run_data.manifest_of(folders[stage.name])
         search = marks if known is None else None
-        now = run_data.known_data(stage, kept=kept[stage.name], before=before, landmarks=search)
+        now = run_data.known_data(
+            stage, kept=kept[stage.name], before=before, models=models, landmarks=search
+        )
         if known is not None:
             now = run_data.unchanged(known, now, folders[stage.name])
         found[stage.name] = now

@@ -54,8 +54,6 @@ def predict_files(
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    if notice := workdirs.notice_of(run):
-        say(notice)
     check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}

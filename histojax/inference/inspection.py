@@ -99,7 +99,7 @@ def lines_of(facts: dict[str, Any]) -> list[str]:
     """The facts of an image as lines, the first its name."""
     (height, width), mpp, factor = facts["size"], facts["mpp"], facts["shrinkable"]
     stains = facts["stains"]
-    nuclei = facts["nuclei"] or {"diameter": None, "reason": "--workdir names no run"}
+    nuclei = facts["nuclei"] or {"diameter": None, "reason": "--workdir=none names no run"}
     size = "not estimated, because {reason}"
     if nuclei["diameter"] is not None:
         size = "{diameter:.1f} px ({low:.1f} to {high:.1f}), because {reason}"

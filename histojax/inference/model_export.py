@@ -1,7 +1,7 @@
 """A finished run as one model file, for use without its workdir."""
 
+import dataclasses
 import datetime
-import hashlib
 import pathlib
 import re
 from collections.abc import Mapping
@@ -10,9 +10,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from histojax import __version__
-from histojax.config import read_config, to_values
+from histojax import __version__, files
+from histojax.config import to_values
+from histojax.errors import UserError
 from histojax.inference import labeling
+from histojax.nuclei import postprocessing
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 from histojax.tissue import rendering
@@ -25,7 +27,7 @@ _SAME_LEVELS, _SAME_PROBABILITY = 2, 0.02
 
 
 def export(
-    workdir: pathlib.Path, path: pathlib.Path, about: Mapping[str, Any], *, half: bool = True
+    workdir: pathlib.Path, path: pathlib.Path, about: Mapping[str, str], *, half: bool = True
 ) -> None:
     """Writes the best checkpoint of a finished run as a model file.
 
@@ -36,38 +38,55 @@ def export(
     Args:
         workdir: of a run, or of a chain, whose last stage is taken.
         path: of the file.
-        about: what is said of it, such as "licence" and "summary".
+        about: its "summary", and its "licence"; empty: those of the models that it descends from.
         half: whether its parameters take 16 bits.
 
     Raises:
-        UserError: nothing is trained there, or another histojax wrote it.
+        UserError: nothing is trained there, or 16 bits change what the run makes of the probe.
         DiskError: the disk refuses.
     """
     run = workdirs.load(workdir)
-    used = run.stage.averaged
+    used = workdirs.used_networks(run.state)
     variables = {name: run.state.variables(name, averaged=True) for name in used}
     marks = run_data.landmarks_in(run.workdir)
     meta = {name: value for name, value in run.meta.items() if name not in ("config", "format")}
-    if segments(run.stage) and labeling.fitted_parameters(run) is not None:
-        meta["instances"] = _fitted(run)
+    if segments(run.stage) and (fitted := labeling.fitted_parameters(run)) is not None:
+        kind, values = postprocessing.kind_of(fitted), dataclasses.asdict(fitted)
+        checkpoint = labeling.checkpoint_of(run)
+        meta["instances"] = {"checkpoint": checkpoint, "kind": kind, "parameters": values}
     made = datetime.datetime.now(datetime.UTC).date().isoformat()
+    inherited = sorted({model["licence"] for model in meta["data"].get("models", [])})
     model = model_file.Model(
         config=without_places(to_values(run.config)),
         meta=meta,
-        about={"step": run.step, "created": made, "histojax": __version__, **about}
-        | {"parents": _parents(run)},
+        about={
+            **about,
+            "licence": about["licence"] or " and ".join(inherited),
+            "step": run.step,
+            "created": made,
+            "histojax": __version__,
+        },
         variables=jax.tree.map(np.asarray, variables),
         landmarks={name: array.view(np.uint8) for name, array in marks.items()},
         probe=probe(run),
     )
-    model_file.write(path, model, half=half)
+    with files.atomic_path(path) as part:
+        model_file.write(part, model, half=half)
+        if half and not agrees(model_file.read(part), workdirs.load(part)):
+            raise UserError(
+                f"{path} does not give the run's own results with parameters of 16 bits: give "
+                "--nohalf"
+            )
 
 
 def probe(run: workdirs.Run, image: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """What a run makes of an image uint8 (1, h, w, 3), by default of a piece of built-in tissue."""
+    """What a run makes of an image uint8 (1, h, w, 3), by default of a piece of built-in tissue.
+
+    Of a pyramid, which reads masks, it is nothing.
+    """
     if image is None:
         image = rendering.tissue(0, 0, _PROBE)["image"][None]
-    made = run.stage.predict(run.state, jax.numpy.asarray(image))
+    made = {} if "pyramid" in run.config else run.stage.predict(run.state, jax.numpy.asarray(image))
     return {"input": image} | {name: np.asarray(value) for name, value in made.items()}
 
 
@@ -81,33 +100,13 @@ def agrees(model: model_file.Model, run: workdirs.Run) -> bool:
     )
 
 
-def digest_of(place: pathlib.Path) -> str:
-    """SHA-256 of a model file."""
-    return hashlib.sha256(place.read_bytes()).hexdigest()
-
-
 def without_places(values: Any) -> Any:
-    """Config values without paths: folder:/a/b as folder:b, and no runs to start from."""
+    """Config values without paths: folder:/a/b as folder:b, /a/b as b, no runs to start from."""
     if isinstance(values, str):
-        return re.sub(r"folder:[^=,]*?([^/=,]+)/*(?=[=,]|$)", r"folder:\1", values)
+        values = re.sub(r"folder:[^=]*?([^/=]+)/*(?==|$)", r"folder:\1", values)
+        return re.sub(r"^[/~].*/", "", values)
     if isinstance(values, dict):
-        empty = {"init_from": {}, "data_dir": "", "path": ""}
+        empty: dict[str, Any] = {"init_from": {}, "data_dir": "", "path": "", "project": ""}
+        empty["entity"] = ""
         return {k: empty.get(k, without_places(value)) for k, value in values.items()}
     return [without_places(v) for v in values] if isinstance(values, list) else values
-
-
-def _parents(run: workdirs.Run) -> dict[str, str]:
-    """{network: SHA-256 of the model that it was fine-tuned from}."""
-    if run.workdir.is_file():
-        return model_file.read(run.workdir).about["parents"]
-    named = {k: start for k, start in run.config.init_from.items() if isinstance(start, str)}
-    places = {network: workdirs.place_of(start) for network, start in named.items() if start}
-    return {network: digest_of(place) for network, place in places.items() if place.is_file()}
-
-
-def _fitted(run: workdirs.Run) -> dict[str, Any]:
-    place = workdirs.stage_folder(run.workdir)
-    if place.is_file():
-        return run.meta["instances"]
-    found = read_config(place / labeling.FILE)
-    return {name: found[name] for name in ("checkpoint", "kind", "parameters")}

@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from histojax import __version__
+from histojax import __version__, files
 from histojax.imaging import writers
 from histojax.inference import labeling
 from histojax.inference.prediction import Prediction
@@ -32,8 +32,7 @@ def model_digest(run: workdirs.Run) -> str:
 def image_digest(path: pathlib.Path) -> str:
     """SHA-256 of a file's bytes; empty where it cannot be read, which its reader will refuse."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return files.digest_of(path)
     except OSError:
         return ""
 

@@ -40,9 +40,9 @@ class Known:
 
     Attributes:
         manifest: lists of entries (see `identity.entries_of`) "train", "val", where there are any
-            "unlabelled" and "extra", and "before", seen by what the run starts from; "splits" has
-            the names of the train and val splits of data.source, labelled or not, and "kind" mpp,
-            classes and objects.
+            "unlabelled" and "extra", and "before", seen by what the run starts from; "models" has
+            the model files that it descends from, "splits" the names of the train and val splits
+            of data.source, labelled or not, and "kind" mpp, classes and objects.
         sentence: what it trains on.
         nuclei: what checkpoints keep of their size, px; see `survey.to_meta`.
         landmarks: of the images that it learns from, and those before.
@@ -150,6 +150,7 @@ def known_data(
     *,
     kept: Kept | None,
     before: Sequence[Entry] = (),
+    models: Sequence[Mapping[str, str]] = (),
     landmarks: identity.Landmarks | None = None,
 ) -> Known:
     """Reads all images and labels of a run, and checks that none that it trains on is scored.
@@ -157,6 +158,7 @@ def known_data(
     Args:
         kept: as in `open_split`.
         before: images that were seen by the runs that it starts from.
+        models: model files that it descends from, as `models_in`.
         landmarks: of these; None where near copies are not searched for, as in a run that goes on.
 
     Raises:
@@ -181,6 +183,7 @@ def known_data(
     for source in (train, *others.values()):
         unique |= {(entry["name"], entry["image"]): entry for entry in source.seen}
     manifest["before"] = list(unique.values())
+    manifest["models"] = list({model["sha256"]: model for model in models}.values())
     parts = {"train": whole, "val": val}
     manifest["splits"] = {name: sorted(set(part.names)) for name, part in parts.items()}
     manifest["kind"] = {"mpp": train.mpp, "classes": list(train.classes), "objects": train.objects}
@@ -204,6 +207,15 @@ def known_data(
     left_out = f"; left out: {', '.join(train.left_out)}" if train.left_out else ""
     sentence = f"trains on {trains}, validates on {found['val'].words()}, {scale}{left_out}"
     return Known(manifest, sentence, survey.to_meta(found["train"]), marks)
+
+
+def models_in(place: pathlib.Path) -> list[dict[str, str]]:
+    """The model files that a run, or model file, descends from or is: name, sha256 and licence."""
+    known = list((manifest_of(place) or {}).get("models", []))
+    if place.is_file():
+        licence = model_file.read(place).about.get("licence", "")
+        known.append({"name": place.stem, "sha256": files.digest_of(place), "licence": licence})
+    return known
 
 
 def landmarks_in(folder: pathlib.Path) -> dict[str, np.ndarray]:

@@ -4,6 +4,7 @@ A place is the path of either. Commands take the name of a model in the box as w
 """
 
 import dataclasses
+import functools
 import pathlib
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
 
+from histojax.cli import say
 from histojax.components import trees
 from histojax.components.state import State, Tree
 from histojax.config import from_values, read_config
@@ -45,30 +47,21 @@ def place_of(text: str) -> pathlib.Path:
     Raises:
         UserError: there is none of these.
     """
-    path = pathlib.Path(text).expanduser()
-    if path.exists():
+    path = pathlib.Path(text)
+    if text and path.exists():
         return path
     if text in registry.entries():
         return registry.path_of(text)
-    names = ", ".join(registry.entries())
     raise UserError(
         f"{text or 'an empty path'} is not a workdir, and no file: name the folder of a run, a "
-        f"model file, or a model in the box ({names})"
+        f"model file, or a model in the box ({', '.join(registry.entries()) or 'which is empty'})"
     )
 
 
 def name_of(place: pathlib.Path) -> str:
     """What a user calls a place."""
     entry = registry.entry_of(place)
-    return str(place) if entry is None else entry.name
-
-
-def notice_of(run: Run) -> str:
-    """What the user of a model file has to know of it; empty for a workdir."""
-    if not run.workdir.is_file():
-        return ""
-    licence = model_file.read(run.workdir).about.get("licence") or "no stated licence"
-    return f"{name_of(run.workdir)}: weights under {licence}; for research, not for diagnosis"
+    return entry.name if entry else place.stem if place.is_file() else str(place)
 
 
 def is_stage(place: pathlib.Path) -> bool:
@@ -158,13 +151,18 @@ def load(workdir: pathlib.Path) -> Run:
     return Run(folder, config, stage, state, restored.step, restored.meta)
 
 
+def used_networks(state: State) -> list[str]:
+    """The networks of a state that are used once it is trained."""
+    return [name for name in state.params if not name.startswith("discriminator")]
+
+
 def _opened(path: pathlib.Path, config: ConfigDict, stage: Stage, template: State) -> Run:
-    """The run in a model file."""
+    """The run in a model file, whose licence is said once."""
+    if path.suffix == model_file.SUFFIX:  # and not while it is written
+        _say_licence(path)
     model = model_file.read(path)
-    for name, variables in model.variables.items():
-        if name not in template.params:
-            raise UserError(f"{path} holds a network {name!r} that its config does not have")
-        trees.check_names(variables, template.variables(name), path)
+    wanted = {name: template.variables(name) for name in used_networks(template)}
+    trees.check_names(model.variables, wanted, path)
     variables = jax.tree.map(jax.numpy.asarray, model.variables)
     state = template.replace(
         step=jax.numpy.int32(model.about["step"]),
@@ -175,6 +173,12 @@ def _opened(path: pathlib.Path, config: ConfigDict, stage: Stage, template: Stat
         frozen={},
     )
     return Run(path, config, stage, state, model.about["step"], model.meta)
+
+
+@functools.cache
+def _say_licence(path: pathlib.Path) -> None:
+    licence = model_file.read(path).about.get("licence") or "no stated licence"
+    say(f"{name_of(path)}: weights under {licence}; for research, not for diagnosis")
 
 
 def config_of(place: pathlib.Path) -> ConfigDict:

@@ -33,7 +33,6 @@ class Stage(Protocol):
             images without labels too, "tissue" uint8 (B, H, W, 3) where it starts from that.
         annotations: batch arrays that `evaluate` needs besides, int32 "instances" or none.
         networks: name -> linen module.
-        averaged: names of the networks that are used afterwards, whose variables are averaged.
         best: (metric name, "max" | "min"), which picks the best checkpoint.
         capabilities: what a trained run of it does; see `enhances`, `segments` and `synthesizes`.
     """
@@ -46,9 +45,6 @@ class Stage(Protocol):
 
     @property
     def networks(self) -> Mapping[str, nn.Module]: ...
-
-    @property
-    def averaged(self) -> tuple[str, ...]: ...
 
     @property
     def best(self) -> tuple[str, str]: ...

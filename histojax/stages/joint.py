@@ -58,7 +58,8 @@ class Joint(segmentation.FindsNuclei, Adversarial):
         )
         if self.real_mask_weight > 0:
             # The statistics are dropped: the running ones are used afterwards, and have to
-            # describe the enhanced images that the segmenter will read.
+            # describe the enhanced images that the segmenter will read (without their anchor,
+            # which moves colors by a level or two).
             logits, _ = read(unit(batch["hr"], self.dtype))
             terms["loss_mask_real"] = self.mask_loss(logits, maps)
             loss = loss + self.real_mask_weight * terms["loss_mask_real"]

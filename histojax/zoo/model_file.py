@@ -27,7 +27,7 @@ class Model:
         config: resolved values of the run's config, without places on the disk it was trained on.
         meta: of its checkpoint (thresholds, mpp_in, mpp_out, the images it has seen, ...), and
             "instances", how its maps become nuclei, where that was fitted.
-        about: "licence", "step", "created", "sha256" of what it was fine-tuned from, ...
+        about: "licence", "summary", "step", "created" and "histojax", its version.
         variables: network -> collection -> arrays, float32.
         landmarks: by which near copies of its training images are found, as bytes (uint8).
         probe: "input" uint8 (1, h, w, 3), and what the model made of it as it was written.
@@ -56,8 +56,8 @@ def write(path: pathlib.Path, model: Model, *, half: bool) -> None:
         arrays |= {f".{part}/{name}": np.ascontiguousarray(a) for name, a in found.items()}
     parts = {"config": model.config, "meta": model.meta, "about": model.about}
     header = {_HEADER: json.dumps({"format": FORMAT, **parts})}
-    with files.atomic_path(path) as place:
-        place.write_bytes(numpy.save(arrays, header))
+    with files.disk_errors(path):
+        path.write_bytes(numpy.save(arrays, header))
 
 
 def read(path: pathlib.Path) -> Model:
@@ -77,11 +77,12 @@ def _read(path: pathlib.Path, size: int, changed: int) -> Model:
         with safe_open(path, framework="numpy") as file:
             header = json.loads((file.metadata() or {})[_HEADER])
             check_format(header["format"], path)
-            config, meta, about = (header[part] for part in ("config", "meta", "about"))
+            config, meta, about = (dict(header[part]) for part in ("config", "meta", "about"))
+            about["step"] = int(about["step"])
             for key in file.keys():  # noqa: SIM118 (no mapping)
                 part, _, name = key.partition("/")
                 arrays.setdefault(part, {})[name] = file.get_tensor(key)
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError) as error:
         raise UserError(
             f"{path} is damaged or no model file ({error}): get it again, or install histojax again"
         ) from error

@@ -2,10 +2,10 @@
 
 import dataclasses
 import functools
-import hashlib
 import json
 import pathlib
 
+from histojax import files
 from histojax.errors import UserError
 
 FOLDER = pathlib.Path(__file__).parent
@@ -75,8 +75,7 @@ def path_of(name: str) -> pathlib.Path:
     """The file of a model, once its bytes are known to be whole; UserError otherwise."""
     entry = entry_named(name)
     try:
-        with entry.path.open("rb") as file:
-            found = hashlib.file_digest(file, "sha256").hexdigest()
+        found = files.digest_of(entry.path)
     except OSError as error:
         raise UserError(
             f"{entry.path} is missing ({error.strerror}): install histojax again"

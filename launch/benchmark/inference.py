@@ -177,7 +177,7 @@ def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:
 def measure_synthesis(*, size: int, tile: int, workdir: str) -> list[Row]:
     """Makes tissue for a mask of `size` px, file to files, by a pyramid (untrained: laptop's)."""
     if workdir:
-        run = workdirs.load(pathlib.Path(workdir))
+        run = workdirs.load(workdirs.place_of(workdir))
     else:
         run = untrained_run(chain.stages_of(pyramid.get_config("laptop"))[-1])
     bank = mask_bank.collect(SyntheticSource(train=4, size=_IMAGE))

@@ -33,7 +33,7 @@ def test_a_file_is_told_by_its_lines(field, tmp_path, capsys):
     assert first.endswith(", 256 x 256 px")
     assert [line.split()[0] for line in rest] == ["scale", "nuclei", "detail", "stains", "shares"]
     assert "0.25 um/px" in rest[0]
-    assert "--workdir=RUN" in rest[1]
+    assert "--workdir=none" in rest[1]
 
 
 def test_json_holds_the_same_facts(field, tmp_path, capsys):

@@ -4,6 +4,7 @@ import socket
 import numpy as np
 import pytest
 
+from histojax import files
 from histojax.errors import UserError
 from histojax.evaluation import comparison, scores
 from histojax.experiments import chain
@@ -109,9 +110,17 @@ def test_a_run_starts_from_a_model(exported, tmp_path):
     before = run_data.manifest_of(tmp_path / "run")["before"]
     seen = {entry["name"] for entry in run_data.manifest_of(exported)["train"]}
     assert seen <= {entry["name"] for entry in before}
-    model_export.export(tmp_path / "run", tmp_path / "tuned.safetensors", ABOUT)
-    about = model_file.read(tmp_path / "tuned.safetensors").about
-    assert about["parents"] == {"generator": model_export.digest_of(exported)}
+    # What is made of it names what it descends from, and inherits its licence.
+    tuned = tmp_path / "tuned.safetensors"
+    model_export.export(tmp_path / "run", tuned, {"licence": "", "summary": ""})
+    parent = {"name": "joint", "sha256": files.digest_of(exported), "licence": "CC0-1.0"}
+    assert run_data.manifest_of(tuned)["models"] == [parent]
+    assert model_file.read(tuned).about["licence"] == "CC0-1.0"
+
+
+def test_a_pyramid_keeps_all_its_scales(tmp_path):
+    run = tiny.run("pyramid")
+    assert len(workdirs.used_networks(run.state)) == len(run.stage.sizes)
 
 
 def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
@@ -120,12 +129,14 @@ def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
         "source": "mix:folder:/a/b c/d=0.5,folder:e/=0.5,synthetic=1",
         "init_from": {"generator": "/home/me/run"},
         "pretrained": {"path": "/x"},
+        "stain": {"target": "/home/me/ref.png"},
     }
     assert model_export.without_places({"data": values}) == {
         "data": {
             "source": "mix:folder:d=0.5,folder:e=0.5,synthetic=1",
             "init_from": {},
             "pretrained": {"path": ""},
+            "stain": {"target": "ref.png"},
         }
     }
 
@@ -134,7 +145,7 @@ def test_the_command_writes_a_file_that_predict_takes(trained_use_net, tmp_path)
     path = tmp_path / "mine.safetensors"
     flags = [f"--workdir={trained_use_net}", "--licence=CC0-1.0"]
     status, out, _ = commands.run("export", *flags, f"--output={path}")
-    assert (status, out.startswith(f"{path}: {path.stat().st_size:,} bytes, SHA-256 ")) == (0, True)
+    assert (status, out) == (0, f"{path}: {path.stat().st_size:,} bytes, licence CC0-1.0\n")
     tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0], mpp=0.25)
     flags = [f"--input={tmp_path / 'a.tif'}", f"--output={tmp_path / 'out'}"]
     status, _, err = commands.run("predict", f"--model={path}", *flags)

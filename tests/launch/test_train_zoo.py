@@ -5,9 +5,9 @@ import pytest
 from PIL import Image
 
 from configs import zoo
+from histojax import files
 from histojax.errors import UserError
 from histojax.experiments import chain
-from histojax.inference import model_export
 from histojax.zoo import model_file, registry
 from tests import tiny
 from tests.launch.commands import load
@@ -60,8 +60,12 @@ def small(name):
 @pytest.mark.parametrize("name", zoo.MODELS)
 def test_every_model_has_a_recipe_and_says_what_it_is(name):
     config = zoo.get_config(name)
-    assert (config.name, name in train_zoo.ABOUT) == (name, True)
-    assert train_zoo.ABOUT[name].licence == ("CC-BY-4.0" if "open" in name else "CC-BY-NC-SA-4.0")
+    assert (config.name, zoo.SUMMARIES[name][-1]) == (name, ".")
+    assert zoo.LICENCES[name] == ("CC-BY-4.0" if "open" in name else "CC-BY-NC-SA-4.0")
+    for network in config.init_from.values():
+        start = zoo.get_config(network)
+        for group in {"generator", "segmenter"} & set(start):
+            assert config[group] == start[group]
 
 
 def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path, monkeypatch):
@@ -90,7 +94,14 @@ def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path,
     assert "It learns from 4 images of 2 patients (tnbc_open) and 11 further ones (8 of" in card
     assert (box / "cards" / f"{name}.jpg").is_file()
     assert str(tmp_path) not in card
-    assert model_export.digest_of(box / entry.file) == entry.sha256
+    assert files.digest_of(box / entry.file) == entry.sha256
+
+
+@pytest.mark.faults
+def test_an_image_of_another_patient_is_refused(sets, tmp_path):
+    (sets / "tnbc" / "images" / "03_1.png").touch()
+    with pytest.raises(UserError, match="has an image 03_1, of none of the 8 patients"):
+        train_zoo.config_of("nuclei-open", sets, tmp_path)
 
 
 @pytest.mark.faults
