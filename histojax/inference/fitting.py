@@ -1,7 +1,8 @@
 """Post-processing fitted to a trained run: the last step of its training."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -12,9 +13,10 @@ from histojax.imaging import writers
 from histojax.inference import labeling, tiled
 from histojax.metrics.instances import aji, overlap_table
 from histojax.nuclei import postprocessing
-from histojax.nuclei.search import search
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
+
+P = TypeVar("P", bound=Any)
 
 # The parameters that are fitted, in this order, and the values that are tried.
 GRID = {
@@ -89,3 +91,33 @@ def fit_instances(run: workdirs.Run) -> postprocessing.Parameters | None:
         },
     )
     return best
+
+
+def search(
+    start: P,
+    grid: Mapping[str, Sequence[float]],
+    score: Callable[[P], float],
+    *,
+    rounds: int = 3,
+) -> tuple[P, dict[P, float]]:
+    """The parameters that score best, and the score of each that was tried, in order.
+
+    Each field of the grid in turn goes to its best value with the others held; rounds follow until
+    nothing changes. This tries tens of combinations where the whole grid has thousands, and may
+    stop where only two fields changed together would do better. `start` is a frozen dataclass, the
+    grid holds values of its fields, and `rounds` bounds the passes over them.
+    """
+    best, scores = start, {start: score(start)}
+    for _ in range(rounds):
+        before = best
+        for name, values in grid.items():
+            for value in values:
+                tried = dataclasses.replace(best, **{name: value})
+                if tried not in scores:
+                    scores[tried] = score(tried)
+                # Of equal scores the earlier stays, so that the result does not wander.
+                if scores[tried] > scores[best]:
+                    best = tried
+        if best == before:
+            break
+    return best, scores

@@ -1,7 +1,6 @@
 """Nuclei without a network, the baseline of every table of nuclei."""
 
 import dataclasses
-from collections.abc import Iterable
 
 import numpy as np
 import scipy.ndimage
@@ -10,33 +9,13 @@ import skimage.filters
 import skimage.morphology
 import skimage.segmentation
 
-from histojax.checks import check, number
-from histojax.metrics.instances import aji, overlap_table
 from histojax.nuclei.components import first_pixels, label_mask, renumbered
-from histojax.nuclei.search import search
 
 # Range below which there is no tissue: pale cytoplasm's density. MoNuSeg and TNBC have 4 times it.
 _LEAST_CONTRAST = 0.2 / np.log(1e6)
 _LENGTHS = ("sigma", "surround", "opening", "smoothing", "depth")
 _AREAS = ("min_area", "max_hole")
-_RULES = {
-    **dict.fromkeys(_LENGTHS, number(0, of="a number of px")),
-    **dict.fromkeys(_AREAS, number(0, of="an area in px")),
-    **dict.fromkeys(("threshold", "contrast"), number(0, of="a ratio")),
-    "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
-}
 _STEPS = 16  # Levels of distance that are flooded, a px.
-_SIDE = 300  # of the windows that are fitted to, px
-GRID = {  # the values that are tried, field by field
-    "contrast": (0.0, 1.0, 1.05, 1.1, 1.15, 1.2),
-    "surround": (10.0, 15.0, 20.0, 25.0),
-    "threshold": (0.8, 0.9, 1.0, 1.1),
-    "sigma": (1.0, 1.5, 2.0, 2.5),
-    "opening": (0.0, 1.0, 2.0, 3.0),
-    "min_area": (30.0, 60.0, 90.0, 120.0),
-    "smoothing": (1.0, 2.0, 3.0),
-    "depth": (0.25, 0.5, 0.75, 1.0),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +48,10 @@ class Parameters:
     depth: float = 0.5
     mpp: float | None = 0.25
 
-    def __post_init__(self) -> None:
-        check(vars(self), _RULES)
-
     def at(self, mpp: float | None) -> "Parameters":
         """The same in px of an image at `mpp` um per px, where both scales are known."""
         if mpp is None or self.mpp is None:
             return self
-        check({"mpp": mpp}, {"mpp": _RULES["mpp"]})
         ratio = self.mpp / mpp
         scaled = {name: getattr(self, name) * ratio for name in _LENGTHS}
         scaled |= {name: getattr(self, name) * ratio**2 for name in _AREAS}
@@ -111,27 +86,3 @@ def find(image: np.ndarray, parameters: Parameters, mpp: float | None = None) ->
     kept = np.bincount(labels.ravel()) >= p.min_area
     kept[0] = False
     return renumbered(kept, first_pixels(labels, len(kept) - 1))[1][labels]
-
-
-def fit(
-    pairs: Iterable[tuple[np.ndarray, np.ndarray]], mpp: float | None = None
-) -> tuple[Parameters, float]:
-    """The parameters of the best mean AJI over pairs, and this; a minute or two.
-
-    Pairs are an image, uint8 (H, W, 3), and its nuclei, int32 (H, W), of `mpp` um per px where it
-    is known. A window of each is read, always the same.
-    """
-    rng = np.random.default_rng(0)
-    windows = []
-    for pair in pairs:
-        y, x = (rng.integers(max(side - _SIDE, 0) + 1) for side in pair[1].shape)
-        # Copies, so that the images, which may be large, can go.
-        windows.append([array[y : y + _SIDE, x : x + _SIDE].copy() for array in pair])
-
-    def score(parameters: Parameters) -> float:
-        found = (overlap_table(find(image, parameters, mpp), truth) for image, truth in windows)
-        return float(np.mean([aji(table) for table in found]))
-
-    start = Parameters(mpp=None if mpp is None else Parameters.mpp)
-    best, scores = search(start, GRID, score, rounds=2)
-    return best, scores[best]

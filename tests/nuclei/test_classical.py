@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import skimage.io
 
-from histojax.errors import UserError
 from histojax.metrics import instances
 from histojax.nuclei import classical
 from histojax.nuclei.classical import Parameters
@@ -58,34 +57,6 @@ def test_lengths_and_areas_follow_the_scale():
     # A spot of 29 px is a nucleus at 0.5 um per px, where it stands for 116, and none at 0.25.
     image, _ = field(disks=((40, 40, 3),))
     assert [classical.find(image, Parameters(), mpp).max() for mpp in (0.5, 0.25)] == [1, 0]
-
-
-def test_the_fit_finds_what_the_truth_has():
-    # The truth that leaves the small disks out asks for another smallest area.
-    image, inside = field(disks=((20, 20, 14), (60, 65, 5), (70, 25, 5)))
-    y, x = np.mgrid[:96, :96]
-    every = np.where(inside, 1 + (y > 40) + ((y > 40) & (x > 45)), 0).astype(np.int32)
-    large = np.where(every == 1, every, 0)
-    fitted, score = classical.fit([(image, large)], 0.25)
-    again, more = classical.fit([(image, every)])
-    assert classical.find(image, fitted).max() == 1
-    assert classical.find(image, again).max() == 3
-    assert min(score, more) > 0.85
-    assert (fitted.mpp, again.mpp) == (0.25, None)
-
-
-@pytest.mark.parametrize(
-    ("field", "value", "rule"),
-    [
-        ("sigma", -1, "has to be a number of px of 0 or more"),
-        ("min_area", -1, "has to be an area in px of 0 or more"),
-        ("threshold", float("nan"), "has to be a ratio"),
-        ("mpp", 0, "has to be a number of micrometres per pixel"),
-    ],
-)
-def test_parameters_out_of_range_are_refused(field, value, rule):
-    with pytest.raises(UserError, match=f"{field}={value}.* {rule}"):
-        Parameters(**{field: value})
 
 
 @pytest.mark.faults

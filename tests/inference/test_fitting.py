@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 
-from histojax.nuclei.search import search
+from histojax.inference.fitting import search
 from histojax.nuclei.watershed import InstanceParameters, label_instances
 
 
