@@ -31,6 +31,7 @@ def test_masks_alone_are_refused(tmp_path):
     (root / "instances").rename(root / "masks")
     for path in (root / "masks").iterdir():
         tiny.Image.fromarray((np.asarray(tiny.Image.open(path)) > 0).astype(np.uint8)).save(path)
-    with loaded("launch.fit_classical") as command, pytest.raises(UserError, match="masks alone"):
+    with loaded("launch.fit_classical") as command:
         flags.FLAGS(["fit", f"--data=folder:{root}"])
-        command.main([])
+        with pytest.raises(UserError, match="masks alone"):
+            command.main([])
