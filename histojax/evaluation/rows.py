@@ -83,7 +83,7 @@ def methods_of(
                 f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
                 f"trained for x{scale}; name one of the same scale"
             )
-        name = pathlib.Path(workdirs.name_of(outside.workdir)).name
+        name = pathlib.Path(workdirs.name_of(outside.workdir)).name.removesuffix(".safetensors")
         enhancers[name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []

@@ -61,7 +61,7 @@ def place_of(text: str) -> pathlib.Path:
 def name_of(place: pathlib.Path) -> str:
     """What a user calls a place."""
     entry = registry.entry_of(place)
-    return entry.name if entry else place.stem if place.is_file() else str(place)
+    return str(place) if entry is None else entry.name
 
 
 def is_stage(place: pathlib.Path) -> bool:
