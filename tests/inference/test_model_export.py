@@ -11,7 +11,7 @@ from histojax.experiments import chain
 from histojax.imaging.labels import read_labels
 from histojax.inference import batch, labeling, model_export
 from histojax.runs import run_data, workdirs
-from histojax.zoo import model_file
+from histojax.zoo import model_file, registry
 from tests import commands, tiny
 
 ABOUT = {"licence": "CC0-1.0", "summary": "A test."}
@@ -45,6 +45,12 @@ def test_a_model_is_opened_as_its_run_is(trained_chain, exported):
     assert model_export.agrees(model_file.read(exported), model)
     assert workdirs.step_of(exported) == run.step
     assert run_data.manifest_of(exported) == run.meta["data"]
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_each_model_in_the_box_makes_what_it_made_as_it_was_written(name):
+    place = registry.path_of(name)
+    assert model_export.agrees(model_file.read(place), workdirs.load(place))
 
 
 def test_a_model_predicts_what_its_run_predicts(trained_chain, exported, tmp_path):
