@@ -83,6 +83,16 @@ def base(name: str, stage: str) -> ConfigDict:
     return config
 
 
+# Low-resolution images as real fields are, a third of them clean. Beyond their reduction by 4, real
+# fields carry a blur of 1.0 to 1.3 of their own px (Gaussian sigma), and little noise.
+REAL_FIELDS = {
+    "name": "blind",
+    "kernels": ("bicubic", "bilinear", "box", "lanczos3"),
+    "blur_sigma": (0.5, 5.5),
+    "clean_probability": 1 / 3,
+}
+
+
 def degradation() -> dict[str, object]:
     """How low-resolution images are made of high-resolution ones."""
     return {

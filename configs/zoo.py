@@ -38,17 +38,6 @@ def _nuclei(name: str) -> ConfigDict:
     return config
 
 
-def _microscope(config: ConfigDict) -> None:
-    """The low-resolution images of real fields, a third of them clean."""
-    config.data.degradation.update(
-        name="blind",
-        kernels=("bicubic", "bilinear", "box", "lanczos3"),
-        # Real fields carry a blur of 1.0 to 1.3 low-resolution px.
-        blur_sigma=(0.5, 5.5),
-        clean_probability=1 / 3,
-    )
-
-
 def _enhancer(name: str) -> ConfigDict:
     config = generator.get_config("laptop")
     config.name = name
@@ -56,7 +45,7 @@ def _enhancer(name: str) -> ConfigDict:
     config.data.extra, config.data.extra_weight = "synthetic", 0.3
     config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)
     if name == "enhance-x4-microscope":
-        _microscope(config)
+        config.data.degradation.update(base.REAL_FIELDS)
     config.eval.every = 1_000
     config.steps = 24_000
     return config
@@ -69,7 +58,7 @@ def _joint(name: str) -> ConfigDict:
     config.generator = _enhancer("enhance-x4-microscope").generator
     config.segmenter = _nuclei("nuclei-40x").segmenter
     config.data.source = "folder:monuseg"
-    _microscope(config)
+    config.data.degradation.update(base.REAL_FIELDS)
     with config.init_from.unlocked(), config.init_from.ignore_type():
         config.init_from = {"generator": "enhance-x4-microscope", "segmenter": "nuclei-40x"}
     config.loss.adversarial.weight = 0.0
