@@ -5,33 +5,35 @@ r"""Writes images with low-resolution partners of many kinds, as a data folder t
     python -m histojax.evaluate --workdir=enhance-x4-microscope --data=folder:drawn --split=all \
         --output=scores
 
-Each image of the split, its middle of --size px, is degraded in --ways ways (kind drawn: by the
-recipe of enhance-x4-microscope, none of them clean), or in ways that training never draws (kind
-other): motion, a defocused disc, uneven light, strong JPEG at another size, a colour cast. The ways
-of one image are no independent images: intervals over all of them are too narrow.
+Each image of the split, its middle of --size px, is degraded
+
+    drawn   in --ways ways by the recipe of enhance-x4-microscope, none of them clean
+    other   in ways that training never draws: motion, a defocused disc, uneven light, strong JPEG
+            at another size, a colour cast
+    field   as real fields are: behind a Gaussian of 1.2 px of the small image, without and with
+            JPEG of quality 75
+
+The ways of one image are no independent images: intervals over all of them are too narrow.
 """
 
 import functools
-import io
 import pathlib
 from collections.abc import Callable, Sequence
 
 import numpy as np
 from absl import flags
-from PIL import Image
 from scipy import ndimage
 
 from configs import zoo
 from histojax import cli
-from histojax.data import degradation
+from histojax.data import degradation, degradation_steps
 from histojax.data.sources import specs
-from histojax.errors import UserError
 from histojax.imaging import resampling, writers
 
 _DATA = flags.DEFINE_string("data", None, "SPEC of the images. Example: --data=folder:/data/tnbc")
 _SPLIT = flags.DEFINE_string("split", "val", "Split of it: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the pairs. Example: --output=drawn")
-_KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other"], "Ways that training draws, or not.")
+_KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other", "field"], "Ways, as above.")
 _WAYS = flags.DEFINE_integer("ways", 20, "Ways to degrade each image, of kind drawn.", 1, 99)
 _SIZE = flags.DEFINE_integer("size", 512, "Side that is cut out of the middle, px.", 64)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of what is drawn.", 0)
@@ -63,9 +65,8 @@ def uneven_light(image: np.ndarray) -> np.ndarray:
 
 def strong_jpeg(image: np.ndarray) -> np.ndarray:
     """JPEG of quality 20 at half the size, as a chat program sends it, and then smaller still."""
-    half, buffer = resampling.downsample(image, 2), io.BytesIO()
-    Image.fromarray(half).save(buffer, "JPEG", quality=20)
-    return resampling.downsample(np.asarray(Image.open(buffer)), _SCALE // 2)
+    half = degradation_steps.jpeg(resampling.downsample(image, 2), 20)
+    return resampling.downsample(half, _SCALE // 2)
 
 
 def color_cast(image: np.ndarray) -> np.ndarray:
@@ -73,13 +74,23 @@ def color_cast(image: np.ndarray) -> np.ndarray:
     return _reduced(image * np.float32([1.0, 0.88, 0.78]))
 
 
-OTHER: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+def field(image: np.ndarray, quality: int = 100) -> np.ndarray:
+    """What a microscope's camera sees: a Gaussian of 1.2 px of the small image, then JPEG."""
+    blurred = ndimage.gaussian_filter(image.astype(np.float32), (1.2 * _SCALE, 1.2 * _SCALE, 0))
+    return (
+        degradation_steps.jpeg(_reduced(blurred), quality) if quality < 100 else _reduced(blurred)
+    )
+
+
+Ways = dict[str, Callable[[np.ndarray], np.ndarray]]
+OTHER: Ways = {
     "motion": motion,
     "defocus": defocus,
     "light": uneven_light,
     "jpeg": strong_jpeg,
     "cast": color_cast,
 }
+FIELD: Ways = {"blur": field, "jpeg": functools.partial(field, quality=75)}
 
 
 def drawn(image: np.ndarray, key: str, recipe: degradation.Degradation, seed: int) -> np.ndarray:
@@ -94,19 +105,17 @@ def main(argv: Sequence[str]) -> None:
     del argv
     output = pathlib.Path(str(_OUTPUT.value))
     writers.check_empty(output)
-    source = specs.open_source(str(_DATA.value), split=_SPLIT.value)
+    source = specs.open_source(str(_DATA.value), split=_SPLIT.value, require_labels=False)
     config = zoo.get_config("enhance-x4-microscope").data.degradation.to_dict()
     recipe = degradation.Degradation.from_config(config | {"clean_probability": 0.0}, _SCALE)
-    ways: dict[str, Callable[[np.ndarray], np.ndarray]] = OTHER
+    ways = FIELD if _KIND.value == "field" else OTHER
     for index in range(len(source)):
         sample = source[index]
         height, width = sample["hr"].shape[:2]
         side = min(_SIZE.value, height, width) // _SCALE * _SCALE
-        if "instances" not in sample:
-            raise UserError(f"{sample['name']} has no instances, and nuclei are to be scored too")
         top, left = (height - side) // 2, (width - side) // 2
         square = np.s_[top : top + side, left : left + side]
-        image, labels = sample["hr"][square], sample["instances"][square]
+        image, labels = sample["hr"][square], sample.get("instances")
         if _KIND.value == "drawn":
             draw = functools.partial(drawn, recipe=recipe, seed=_SEED.value)
             numbers = [f"{k:02d}" for k in range(_WAYS.value)]
@@ -115,7 +124,8 @@ def main(argv: Sequence[str]) -> None:
             name = f"{sample['name']}-{way}.png"
             for folder, array in (("images", image), ("lr", degrade(image))):
                 writers.write_png(output / folder / name, array)
-            writers.write_png(output / "instances" / name, labels.astype(np.uint16))
+            if labels is not None:
+                writers.write_png(output / "instances" / name, labels[square].astype(np.uint16))
     writers.write_json(output / "dataset.json", {} if source.mpp is None else {"mpp": source.mpp})
 
 

@@ -38,6 +38,15 @@ def test_ways_that_blur_lose_detail(way):
     assert detail[0] < 0.9 * detail[1]
 
 
+def test_a_field_is_blurred_by_as_much_as_real_ones():
+    # A step edge of 100 levels; a Gaussian of 1.2 px and the reduction itself leave its slope.
+    edge = np.full((64, 256, 3), 50, np.uint8)
+    edge[:, 128:] = 150
+    slope = np.diff(degrade.field(edge)[8, :, 0].astype(int)).max()
+    assert slope == pytest.approx(100 / np.sqrt(2 * np.pi * 1.2**2), rel=0.12)
+    assert (degrade.FIELD["jpeg"](edge) != degrade.field(edge)).any()
+
+
 def written(root, output, *more):
     with loaded("launch.degrade") as command:
         flags.FLAGS(["degrade", f"--data=folder:{root}", f"--output={output}", "--size=64", *more])
