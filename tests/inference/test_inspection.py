@@ -70,7 +70,9 @@ def test_stains_are_compared_with_the_standard_ones(tmp_path):
     assert (found["tissue"], found["pen"]) == (0, 0)
 
 
-@pytest.mark.parametrize("ink", [(20, 60, 180), (30, 40, 160), (10, 120, 60), (15, 15, 20), (200, 150, 30)])
+@pytest.mark.parametrize(
+    "ink", [(20, 60, 180), (30, 40, 160), (10, 120, 60), (15, 15, 20), (200, 150, 30)]
+)
 def test_ink_is_no_tissue_of_two_stains(field, tmp_path, ink):
     PIL.Image.fromarray(field).save(tmp_path / "clean.png")
     assert facts(tmp_path / "clean.png")["pen"] < 0.01
