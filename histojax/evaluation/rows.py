@@ -207,5 +207,5 @@ def comparisons(methods: Methods) -> list[tuple[str, str]]:
     for joint in own:
         for row, _, segmenter in methods.rows:
             if segmenter != joint and row != "classical":
-                pairs.append((f"dice_{joint}", f"dice_{row}"))
+                pairs += [(f"{metric}_{joint}", f"{metric}_{row}") for metric in ("dice", "aji")]
     return pairs

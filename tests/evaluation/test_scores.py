@@ -56,7 +56,7 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     assert set(table["metrics"]) == expected | features
     assert set(table["differences"]) == {
         *(f"{m}_{n} - {m}_bicubic" for m in ("psnr_rgb", "ssim_rgb") for n in enhancers[1:]),
-        *(f"dice_joint - dice_{row}" for row in rows[1:5]),
+        *(f"{m}_joint - {m}_{row}" for m in ("dice", "aji") for row in rows[1:5]),
     }
     for entry in table["metrics"].values():
         assert entry["low"] <= entry["mean"] <= entry["high"]
