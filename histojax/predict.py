@@ -59,13 +59,6 @@ _ENSEMBLE = flags.DEFINE_bool(
 )
 
 
-def _place_of(path: str) -> pathlib.Path:
-    from histojax.zoo import registry
-
-    place = pathlib.Path(path)
-    return registry.SAMPLES if path == "sample" and not place.exists() else place
-
-
 def main(argv: Sequence[str]) -> None:
     """Parses flags and predicts."""
     del argv
@@ -88,9 +81,11 @@ def main(argv: Sequence[str]) -> None:
     from histojax.runs import workdirs
 
     cli.set_up_jax()
+    # A folder of the user's own goes before the fields in the box.
+    in_box = {} if pathlib.Path("sample").exists() else {"sample": registry.SAMPLES}
     batch.predict_files(
         workdirs.place_of(_MODEL.value or str(_WORKDIR.value)),
-        [_place_of(path) for path in inputs],
+        [in_box.get(path, pathlib.Path(path)) for path in inputs],
         pathlib.Path(output),
         outputs=_OUTPUTS.value,
         mpp=_MPP.value,

@@ -19,6 +19,7 @@ from histojax.metrics import image_quality
 from histojax.nuclei import classical
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
+from histojax.zoo.model_file import SUFFIX
 
 Image = np.ndarray
 # Side of the windows on which feature maps are compared, px; it bounds their memory.
@@ -83,7 +84,7 @@ def methods_of(
                 f"--enhancer={enhancer} enhances x{outside.config.data.scale} and the run was "
                 f"trained for x{scale}; name one of the same scale"
             )
-        name = pathlib.Path(workdirs.name_of(outside.workdir)).name.removesuffix(".safetensors")
+        name = pathlib.Path(workdirs.name_of(outside.workdir)).name.removesuffix(SUFFIX)
         enhancers[name] = run_enhancer(outside, lr_sizes, ensemble=ensemble)
     segmenters: dict[str, Callable[[Image], labeling.Found]] = {}
     rows: list[tuple[str, str | None, str]] = []
