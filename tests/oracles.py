@@ -50,6 +50,8 @@ def score_by_loops(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float
     dq = 2 * matches.sum() / whole
     sq = iou[matches].mean() if matches.any() else 0.0
     rows, columns = scipy.optimize.linear_sum_assignment(iou >= 0.5, maximize=True)
+    true_areas = np.array([np.sum(truth == label) for label in true])
+    together = np.sum(2 * shared > true_areas[:, None], axis=0)
     return {
         "aji": intersections / unions,
         "aji_plus": paired / (np.sum(truth > 0) + np.sum(prediction > 0) - paired),
@@ -57,6 +59,7 @@ def score_by_loops(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float
         "dq": dq,
         "sq": sq,
         "f1": 2 * np.sum(iou[rows, columns] >= 0.5) / whole,
+        "merged": sum(n for n in together if n > 1) / len(true),
     }
 
 

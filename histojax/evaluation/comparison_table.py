@@ -45,7 +45,7 @@ def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[S
             continue
         parts = row.split("_to_")
         if stage == "joint":
-            if row == own and table.describe(metric).group != "image":
+            if row == own and not table.describe(metric).of_images:
                 parts = [own, own]
             elif parts[-1] == "s":
                 parts[-1] = "segmentation"

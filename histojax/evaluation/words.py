@@ -64,7 +64,7 @@ def results(table: Mapping[str, Any]) -> list[str]:
     lines = []
     for metric in metrics:
         own, baseline = _chosen(list(rows[metric.name]), metric)
-        if own == "bicubic" and any(other.group != "image" for other in metrics):
+        if own == "bicubic" and any(not other.of_images for other in metrics):
             continue  # a run that enhances nothing
         text = _score_text(rows[metric.name][own], metric, own)
         if baseline is not None:

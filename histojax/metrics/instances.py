@@ -3,7 +3,7 @@
 The table holds the pairs of a true and a predicted instance that share pixels, and the areas of
 both sides; every score here follows from them alone. Images may be of any integer dtype; 0 is
 background, and an instance is all pixels of another label, connected or not. Where neither image
-holds an instance, every score is 1. Where one of them holds some, it is 0.
+holds an instance, every score but `merged` is 1. Where one of them holds some, it is 0.
 
 Axes: H, W pixels, N true and M predicted instances, K pairs that overlap.
 """
@@ -217,6 +217,16 @@ def f1(table: OverlapTable, *, threshold: float = 0.5) -> float:
     )
     matched = np.sum(maximum_bipartite_matching(graph) >= 0) if hits.any() else 0
     return _ratio(2 * matched, table.instances)
+
+
+def merged(table: OverlapTable) -> float:
+    """Share of true instances that one prediction takes together with another of them.
+
+    A prediction takes what it covers more than half of. 0 where there is no true instance.
+    """
+    taken = 2 * table.shared > table.truth_areas[table.truth_index]
+    count = np.bincount(table.prediction_index[taken], minlength=len(table.prediction_areas))
+    return float(count[count > 1].sum() / max(len(table.truth_areas), 1))
 
 
 def _ratio(part: np.integer | int, whole: np.integer | int) -> float:

@@ -4,6 +4,7 @@ A metric is added by its function, one entry here and a test. A score's key is <
 psnr_rgb_bicubic. The functions of a group take the same arguments, all arrays of one image:
 
     image      (sr, hr, scale): uint8 (H, W, 3) twice, and output px per low-resolution px
+    input      (sr, bicubic, scale): the same, with the bicubic enlargement of the input
     mask       (matrix): `overlap.confusion` of foreground, (2, 2)
     classes    (matrix): `overlap.confusion` of K classes, (K, K)
     instances  (table): `instances.overlap_table`
@@ -16,7 +17,7 @@ from typing import Any, Literal
 
 from histojax.metrics import glands, image_quality, instances, overlap
 
-Group = Literal["image", "mask", "classes", "instances", "glands"]
+Group = Literal["image", "input", "mask", "classes", "instances", "glands"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,6 +43,11 @@ class Metric:
     headline: bool = False
     main: bool = False
 
+    @property
+    def of_images(self) -> bool:
+        """Whether it judges an enhanced image, and not what was found in one."""
+        return self.group in ("image", "input")
+
 
 _DISTANCE = "feature_distance_"
 
@@ -59,7 +65,17 @@ _KNOWN = (
         image_quality.power_spectrum_error,
         higher_is_better=False,
     ),
+    Metric(
+        "blur_error",
+        "blur error",
+        "image",
+        image_quality.blur_error,
+        "dB",
+        1,
+        higher_is_better=False,
+    ),
     Metric("grid", "grid", "image", image_quality.grid, decimals=2, higher_is_better=False),
+    Metric("drift", "drift", "input", image_quality.drift, "levels", 2, higher_is_better=False),
     # In features of a network, by components.content; others are of a family below.
     *(
         Metric(f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False)
@@ -80,6 +96,7 @@ _KNOWN = (
     Metric("dq", "DQ", "instances", lambda table: instances.panoptic_quality(table).dq),
     Metric("sq", "SQ", "instances", lambda table: instances.panoptic_quality(table).sq),
     Metric("f1", "F1", "instances", instances.f1, main=True),
+    Metric("merged", "merged nuclei", "instances", instances.merged, higher_is_better=False),
     Metric("object_f1", "object F1", "glands", glands.object_f1, headline=True),
     Metric("object_dice", "object Dice", "glands", glands.object_dice, headline=True),
     Metric(

@@ -87,7 +87,7 @@ def parse(metrics: Mapping[str, Any]) -> Scores:
     images: dict[str, dict[str, Entry]] = {}
     masks: dict[str, dict[str, Entry]] = {}
     for name in sorted(found, key=lambda n: order.index(n) if n in order else len(order)):
-        (images if describe(name).group == "image" else masks)[name] = found[name]
+        (images if describe(name).of_images else masks)[name] = found[name]
     return Scores(images, masks, others)
 
 

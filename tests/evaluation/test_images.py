@@ -87,6 +87,8 @@ def test_a_perfect_enhancer_and_segmenter_score_perfectly():
         # Every nucleus found, and all of them taken for one.
         assert row["dice_one"] == 1
         assert row["f1_one"] < 1
+        assert row["merged_sr"] == 0
+        assert row["merged_one"] == 1
     assert pictures["hr"].shape == (64, 64, 3)
     assert pictures["annotation"].shape == (64, 64, 3)
 

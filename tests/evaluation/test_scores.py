@@ -17,8 +17,16 @@ from histojax.runs import workdirs
 from tests import tiny
 from tests.metrics.test_glands import by_loops
 
-IMAGE_METRICS = {"psnr_rgb", "ssim_rgb", "psnr_y", "ssim_y", "power_spectrum_error", "grid"}
-MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1"}
+IMAGE_METRICS = {
+    "psnr_rgb",
+    "ssim_rgb",
+    "psnr_y",
+    "ssim_y",
+    "power_spectrum_error",
+    "blur_error",
+    "grid",
+}
+MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1", "merged"}
 
 
 def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
@@ -51,6 +59,7 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     ]
     expected = {f"{metric}_{name}" for metric in IMAGE_METRICS for name in enhancers}
     expected |= {f"{metric}_{row}" for metric in MASK_METRICS for row in rows} | {"grid_hr"}
+    expected |= {f"drift_{name}" for name in enhancers[1:]}
     features = {key for key in table["metrics"] if key.startswith("feature_distance_")}
     assert features == {f"feature_distance_segmenter_{name}" for name in enhancers}
     assert set(table["metrics"]) == expected | features

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import PIL.Image
 import pytest
+import scipy.ndimage
 import skimage.data
 
 from histojax.errors import UserError
@@ -254,6 +255,36 @@ def test_a_grid_counts_where_the_real_image_is_flat():
         image_quality.grid(hr.astype(np.float32), hr)
 
 
+@pytest.mark.parametrize("scale", [2, 4])
+def test_blur_error_is_the_loss_of_a_gaussian(scale):
+    """exp(-(2 pi f sigma)^2) of the power at f cycles per px is left behind it."""
+    noise = np.random.default_rng(0).normal(128, 30, (256, 256))
+    sigma = 0.8 * scale
+    blurred = scipy.ndimage.gaussian_filter(noise, sigma, mode="wrap")
+    f = np.linspace(0.16, 0.4, 100) / scale
+    expected = np.mean(10 * np.log10(np.e) * (2 * np.pi * f * sigma) ** 2)
+    hr, sr = (_rounded(np.stack([image] * 3, -1)) for image in (noise, blurred))
+    assert image_quality.blur_error(sr, hr, scale) == pytest.approx(expected, rel=0.05)
+    # Detail that no low-resolution image holds plays no part.
+    fine = hr + np.uint8([0, 5])[np.arange(256) % 2][:, None]
+    assert image_quality.blur_error(fine, hr, scale) < 0.1
+
+
+def test_drift_is_the_change_of_what_a_blurred_image_holds():
+    bicubic = np.full((96, 96, 3), 100, np.uint8)
+    redder = bicubic + np.uint8([6, 0, 0])
+    assert image_quality.drift(redder, bicubic) == pytest.approx(2)
+    stripes = bicubic.copy()
+    stripes[:, ::2] += 20
+    stripes[:, 1::2] -= 20
+    assert image_quality.drift(stripes, bicubic) < 0.3  # of 20; mirrored at the border
+    half = bicubic.copy()
+    half[:48] += 9
+    assert image_quality.drift(half, bicubic) == pytest.approx(4.5, rel=0.01)
+    with pytest.raises(ValueError, match="cannot be compared"):
+        image_quality.drift(half[:48], bicubic)
+
+
 @pytest.mark.faults
 @pytest.mark.parametrize("value", [0, 128, 255])
 def test_blank_images_have_scores(value):
@@ -264,10 +295,12 @@ def test_blank_images_have_scores(value):
         "psnr_y": math.inf,
         "ssim_y": 1.0,
         "power_spectrum_error": 0,
+        "blur_error": 0,
         "grid": pytest.approx(1),
     }
     scores = registry.scores("image", image, image, 4)
-    assert {name: scores[name] for name in expected} == expected
+    assert scores == expected
+    assert registry.scores("input", image, image, 4) == {"drift": 0}
     features = {"layer": np.zeros((4, 4, 8))}  # what a network without biases makes of black
     assert image_quality.feature_distance(features, features) == 0
     assert image_quality.smallest_side() == 19

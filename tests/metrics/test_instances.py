@@ -5,7 +5,7 @@ import scipy.optimize
 from histojax.metrics import instances, registry
 from tests.oracles import score_by_loops
 
-PERFECT = dict.fromkeys(("aji", "aji_plus", "pq", "dq", "sq", "f1"), 1.0)
+PERFECT = {**dict.fromkeys(("aji", "aji_plus", "pq", "dq", "sq", "f1"), 1.0), "merged": 0.0}
 
 
 def line(*runs):
@@ -244,6 +244,19 @@ def test_crowded_assignment_is_best():
         assert len(np.unique(table.prediction_index[chosen])) == len(chosen)
         best = dense[scipy.optimize.linear_sum_assignment(dense, maximize=True)].sum()
         assert table.iou[chosen].sum() == pytest.approx(best)
+
+
+def test_merged_nuclei_lie_mostly_in_one_prediction():
+    truth = np.repeat(np.arange(1, 6), 4)[None]  # five nuclei of 4 px in a row
+    none = instances.overlap_table(truth, truth)
+    assert instances.merged(none) == 0
+    # The first label takes two nuclei whole and half of the third, which is not most of it.
+    prediction = np.array([[1] * 10 + [2] * 2 + [3] * 3 + [4] + [4] * 3 + [0]])
+    assert instances.merged(instances.overlap_table(prediction, truth)) == pytest.approx(2 / 5)
+    prediction[0, 10:] = 1
+    assert instances.merged(instances.overlap_table(prediction, truth)) == 1
+    assert instances.merged(instances.overlap_table(truth, 0 * truth)) == 0
+    assert instances.merged(instances.overlap_table(0 * truth, truth)) == 0
 
 
 def test_refusals():
