@@ -38,7 +38,7 @@ from histojax.zoo import model_file, registry
 
 # Scores of the file that ships and of its run differ by no more.
 _SAME = 1e-3
-_SHOWN = ("psnr_rgb", "ssim_rgb", "grid", "dice", "aji", "pq")
+_SHOWN = ("psnr_rgb", "ssim_rgb", "blur_error", "grid", "drift", "dice", "aji", "pq", "merged")
 _CARD = pathlib.Path(__file__).with_name("model_card.md")
 # Patients of TNBC by the number before "_": what nuclei-open learns from, is chosen on, never sees.
 _OPEN = {"train": ("01", "02", "04", "05", "06"), "val": ("08",), "test": ("09", "11")}
@@ -159,6 +159,10 @@ def main(argv: Sequence[str]) -> None:
     name, sets = str(_MODEL.value), pathlib.Path(str(_DATA.value)).expanduser()
     output = pathlib.Path(_OUTPUT.value)
     run = output / name
+    # Of the start, which a later piece of the same training is not made by.
+    if not (begun := output / f"{name}.commit").exists():
+        begun.parent.mkdir(parents=True, exist_ok=True)
+        begun.write_text(_commit(), encoding="utf-8")
     chain.run(config_of(name, sets, output), run)
     path = export(name, run)
     ship(name, path, run, scored(name, path, sets, output))
@@ -171,7 +175,8 @@ def ship(name: str, path: pathlib.Path, run: pathlib.Path, found: Mapping[str, A
     with files.atomic_path(file) as part:
         part.write_bytes(path.read_bytes())
     with files.atomic_path(registry.CARDS / f"{name}.md") as part:
-        card = card_of(name, model, read_config(run / "summary.json"), found, size)
+        begun = run.with_name(f"{name}.commit").read_text(encoding="utf-8")
+        card = card_of(name, model, read_config(run / "summary.json"), found, size, begun)
         part.write_text(card, encoding="utf-8")
     row = "hr_to_s" if not enhances(stage) else name
     score = "aji" if segments(stage) else "psnr_rgb"
@@ -197,8 +202,9 @@ def card_of(
     summary: Mapping[str, Any],
     found: Mapping[str, Any],
     size: int,
+    begun: str,
 ) -> str:
-    """The card of a model, Markdown, from launch/model_card.md."""
+    """A model's card, Markdown, from launch/model_card.md; `begun` is its training's commit."""
     data, config = model.meta["data"], model.config["data"]
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         _CARD.read_text(encoding="utf-8")
@@ -211,7 +217,8 @@ def card_of(
         size=size,
         meta=model.meta,
         summary=summary,
-        commit=_commit(),
+        begun=begun,
+        scored=_commit(),
         patients=sorted({entry["group"] for entry in data["train"]}),
         source=config["source"].removeprefix("folder:"),
         extra=further and f"{len(further)} further ones ({sum(further)} of built-in tissue)",

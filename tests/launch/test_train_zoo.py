@@ -81,6 +81,7 @@ def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path,
         "tnbc_open": ("test", 2),
         "gbm40": ("all", 3),
     }
+    (output / f"{name}.commit").write_text("d133b1b")
     train_zoo.ship(name, path, output / name, found)
     registry.entries.cache_clear()
     entry = registry.entry_named(name)
@@ -93,6 +94,7 @@ def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path,
     assert f"| gbm40 (all, 3 images) | AJI | hr_to_s | {aji:.3f} |" in card
     assert "It learns from 4 images of 2 patients (tnbc_open) and 11 further ones (8 of" in card
     assert (box / "cards" / f"{name}.jpg").is_file()
+    assert "--data=$SETS` at commit d133b1b, scored at " in card
     assert str(tmp_path) not in card
     assert files.digest_of(box / entry.file) == entry.sha256
 
