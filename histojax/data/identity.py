@@ -15,7 +15,8 @@ from histojax.data.sources.base import BLANK, Entry, Source
 from histojax.data.sources.folder import SEEN
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
-from histojax.imaging import copies, writers
+from histojax.data import copies
+from histojax.imaging import writers
 
 _log = logging.getLogger(__name__)
 

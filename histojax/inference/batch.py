@@ -11,7 +11,8 @@ from histojax.checks import check, number, one_of
 from histojax.cli import say
 from histojax.errors import UserError
 from histojax.files import disk_errors
-from histojax.imaging import copies, reader
+from histojax.data import copies
+from histojax.imaging import reader
 from histojax.inference import prediction, record, scale, tiled
 from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate

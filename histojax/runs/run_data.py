@@ -17,7 +17,8 @@ from histojax.data import identity, survey
 from histojax.data.sources import specs, subsets, targets
 from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
-from histojax.imaging import copies, writers
+from histojax.data import copies
+from histojax.imaging import writers
 from histojax.runs.workdirs import config_of, newest, stage_folder
 from histojax.zoo import model_file
 
