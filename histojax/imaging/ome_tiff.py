@@ -72,9 +72,7 @@ def write(
     with contextlib.ExitStack() as stack:
         part = stack.enter_context(atomic_path(path))
         # Rows of each level are flat, as `Plane` holds values of two axes.
-        planes = [
-            stack.enter_context(Plane(w * math.prod(channels), dtype)) for _, w in sizes[1:]
-        ]
+        planes = [stack.enter_context(Plane(w * math.prod(channels), dtype)) for _, w in sizes[1:]]
 
         def halved(rows: Iterable[np.ndarray], below: Plane) -> Iterator[np.ndarray]:
             for piece in rows:
@@ -95,7 +93,9 @@ def write(
             own = level(index)
             if index < len(planes):
                 own = halved(own, planes[index])
-            at = {"metadata": metadata, "subifds": len(planes)} if index == 0 else {}
+            at: dict[str, Any] = (
+                {"metadata": metadata, "subifds": len(planes)} if index == 0 else {}
+            )
             if index:
                 at = {"metadata": None, "subfiletype": 1}
             if mpp is not None:

@@ -45,12 +45,13 @@ class OpenSlideFile:
         properties = self._slide.properties
         self.levels = [(h, w) for w, h in self._slide.level_dimensions]
         whole = (0, 0, *self.levels[0])
-        self.bounds = tuple(
+        y, x, height, width = (
             int(properties.get(name, usual)) for name, usual in zip(_BOUNDS, whole, strict=True)
         )
-        x, y = (float(properties.get(name, 0)) for name in _SCALES)
+        self.bounds = y, x, height, width
+        across, down = (float(properties.get(name, 0)) for name in _SCALES)
         self.vendor = properties["openslide.vendor"]
-        self.stated = [(self.vendor, x, y, "um")]
+        self.stated = [(self.vendor, across, down, "um")]
         power = properties.get("openslide.objective-power")
         self.power = float(power) if power else None
         color = properties.get("openslide.background-color", "FFFFFF")

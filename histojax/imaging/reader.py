@@ -27,6 +27,7 @@ from histojax.imaging import conversion, formats, mpp, openslide_file, tiff, til
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
 SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs", *openslide_file.SUFFIXES)
+SLIDE_SUFFIXES = openslide_file.SUFFIXES
 
 # The largest image that is decoded at once by default, px: 16,384 x 16,384, 0.8 GiB as RGB.
 MAX_PIXELS = 2**28
@@ -83,7 +84,7 @@ class RegionReader(contextlib.ExitStack):
         self.mpp, self.mpp_from = scale
         self.orientation, self.segments = orientation, segments
         self.reductions = tuple(reductions)
-        self.bounds: tuple[int, ...] = (0, 0, *size)
+        self.bounds: tuple[int, int, int, int] = (0, 0, *size)
         self.power: float | None = None
         self._region = region
         if segments is not None:

@@ -9,9 +9,9 @@ from typing import Any
 
 from histojax.checks import check, number, one_of
 from histojax.cli import say
+from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
-from histojax.data import copies
 from histojax.imaging import reader
 from histojax.inference import prediction, record, scale, tiled
 from histojax.inference.prediction import RECORD, Prediction

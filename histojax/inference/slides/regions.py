@@ -8,7 +8,6 @@ Axes: H, W px of the image as the network reads it, r output px per input px.
 """
 
 import concurrent.futures
-import dataclasses
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -47,14 +46,17 @@ def regions_of(
     *,
     stride: int,
     window: int = WINDOW,
+    margin: int = MARGIN,
     wanted: Callable[[int, int, int, int], bool],
 ) -> list[Region]:
     """The regions of an image that are wanted, in raster order; sides are multiples of `stride`.
 
+    `window` is the side of a region with its margins, and `margin` the least of these, px.
+
     Raises:
         UserError: the window has no room for more than its margins.
     """
-    margin = tiling.round_up(MARGIN, stride)
+    margin = tiling.round_up(margin, stride)
     side = (window - 2 * margin) // stride * stride
     if side < margin:
         raise UserError(f"--window={window} is below {3 * margin} px: give more")
@@ -69,27 +71,22 @@ def regions_of(
     return found
 
 
-@dataclasses.dataclass(eq=False)
 class DamagedReader:
     """A reader that goes on where the file is damaged: such blocks are white, and counted.
 
     Attributes:
         damaged: y, x, height, width of each block, px.
+        pixels: px that were read, those of overlaps each time.
     """
 
-    reader: tiling.RegionReader
-    damaged: set[Box] = dataclasses.field(default_factory=set)
-
-    @property
-    def height(self) -> int:
-        return self.reader.height
-
-    @property
-    def width(self) -> int:
-        return self.reader.width
+    def __init__(self, reader: tiling.RegionReader):
+        self.reader, self.height, self.width = reader, reader.height, reader.width
+        self.damaged: set[Box] = set()
+        self.pixels = 0
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 (height, width, 3)."""
+        self.pixels += height * width
         try:
             return self.reader.read(y, x, height, width)
         except UserError:
@@ -107,29 +104,37 @@ class DamagedReader:
                     self.damaged.add((top, left, bottom - top, right - left))
         return pixels
 
-    def check(self, path: Any, pixels: int) -> str:
-        """A clause about what is damaged, empty where nothing is, of so many px that were read.
+    def check(self, path: Any) -> str:
+        """A clause about what is damaged, empty where nothing is.
 
         Raises:
             UserError: it is too much.
         """
         if not self.damaged:
             return ""
-        share = sum(h * w for _, _, h, w in self.damaged) / max(pixels, 1)
+        share = sum(h * w for _, _, h, w in self.damaged) / max(self.pixels, 1)
         if share > _MOST_DAMAGED:
             raise UserError(
-                f"{path} is damaged in {share:.1%} of its tissue, above {_MOST_DAMAGED:.0%}: copy "
-                "it again"
+                f"{path} is damaged in {share:.1%} of what was read, above {_MOST_DAMAGED:.0%}: "
+                "copy it again"
             )
-        return f"{len(self.damaged)} damaged parts ({share:.2%} of the tissue) read as white"
+        return f"{len(self.damaged)} damaged parts ({share:.2%} of what was read) taken as white"
 
 
 class Seen(NamedTuple):
-    """A region's image uint8 (h, w, 3), or its enhanced image, and outputs (h r, w r, C)."""
+    """A region, its image uint8 (h, w, 3) as the network read it, and outputs (h r, w r, C).
+
+    Outputs are 0 in tiles that were not wanted, and missing where none was.
+    """
 
     region: Region
-    image: np.ndarray
+    own: np.ndarray
     outputs: dict[str, np.ndarray]
+
+    @property
+    def image(self) -> np.ndarray:
+        """What nuclei were looked for in: the enhanced image, where there is one."""
+        return self.outputs.get("sr", self.own)
 
 
 def run_network(
@@ -184,7 +189,7 @@ def run_network(
                     place = whole[y * scale : (y + tile) * scale, x * scale : (x + tile) * scale]
                     place[:] = values[: place.shape[0], : place.shape[1]]
             own = pixels[halo : halo + height, halo : halo + width]
-            yield Seen(region, outputs.get("sr", own), outputs)
+            yield Seen(region, own, outputs)
 
 
 def _by_tiles(
@@ -213,7 +218,9 @@ def _by_tiles(
         at = corners[start : start + batch]
         windows = np.stack([pixels[y : y + side, x : x + side] for y, x in at])
         # One shape is compiled.
-        windows = np.concatenate([windows, np.zeros((batch - len(at), *windows.shape[1:]), np.uint8)])
+        windows = np.concatenate(
+            [windows, np.zeros((batch - len(at), *windows.shape[1:]), np.uint8)]
+        )
         made = network.windows(windows)
         if computing is not None:
             yield from finished(*computing)

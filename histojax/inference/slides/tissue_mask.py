@@ -11,6 +11,8 @@ from histojax.stain import hed
 
 # The mask is made at about this scale, um per px; without a scale, at this share of the image.
 _COARSE, _UNKNOWN = 8.0, 1 / 32
+# A smaller overview shows nothing: the longer side of the picture, px.
+_PICTURE = 800
 # Optical density from which there is tissue: a fifth of pale cytoplasm's, above a clean glass's.
 _DENSE = hed.TISSUE_DENSITY / 5
 # Tissue is pink or purple: green is absorbed at least so many times as red, and as blue.
@@ -26,7 +28,7 @@ class TissueMask:
     """Tissue of an image, coarsely.
 
     Attributes:
-        overview: the image, uint8 (h, w, 3).
+        overview: the image, uint8 (h, w, 3), at least 800 px a side where it has as many.
         mask: bool (h, w).
         factor: px of the overview per px of the image, along y and x.
     """
@@ -35,10 +37,12 @@ class TissueMask:
     mask: np.ndarray
     factor: tuple[float, float]
 
-    @property
-    def share(self) -> float:
-        """Of the image that is tissue."""
-        return float(self.mask.mean())
+    def pixels_in(self, y: int, x: int, height: int, width: int) -> float:
+        """Tissue of a region of the image, px."""
+        down, across = self.factor
+        rows = slice(round(y * down), round((y + height) * down))
+        columns = slice(round(x * across), round((x + width) * across))
+        return float(self.mask[rows, columns].sum()) / (down * across)
 
     def any_in(self, y: float, x: float, height: float, width: float) -> bool:
         """Whether there is tissue in a region of the image, px."""
@@ -54,8 +58,16 @@ def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
     coarse = reader.ResampledReader(image, factor)
     overview = coarse.read(0, 0, coarse.height, coarse.width)
     um = _COARSE if mpp is None else mpp / factor
-    factors = coarse.height / image.height, coarse.width / image.width
-    return TissueMask(overview, tissue_in(overview, um), factors)
+    mask = tissue_in(overview, um)
+    longest = max(image.height, image.width)
+    if max(mask.shape) < _PICTURE and (finer := min(1.0, _PICTURE / longest)) > factor:
+        coarse = reader.ResampledReader(image, finer)
+        overview = coarse.read(0, 0, coarse.height, coarse.width)
+        rows, columns = (
+            np.arange(n) * own // n for n, own in zip(overview.shape, mask.shape, strict=False)
+        )
+        mask = mask[np.ix_(rows, columns)]
+    return TissueMask(overview, mask, (coarse.height / image.height, coarse.width / image.width))
 
 
 def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
