@@ -40,7 +40,7 @@ COLUMNS = {
     "area": Column("um2", "area of the pixels", "area"),
     "perimeter": Column(
         "um",
-        "Crofton's formula in 4 directions; for a disc within 2.5 % from 4 px of radius on, 8 % at 3",
+        "by Crofton's formula in 4 directions; on discs of 4 px of radius or more within 2.5 %",
         "perimeter_crofton",
     ),
     "major_axis": Column("um", "length of the ellipse of equal moments", "axis_major_length"),
@@ -67,12 +67,14 @@ COLUMNS = {
     "cytoplasm_eosin_mean": Column(
         "", f"mean {_DENSITY} eosin in the cell around the nucleus; where mpp is known", _RUIFROK
     ),
-    "nearest_neighbour": Column("um", "distance to the nearest other centroid", "cKDTree"),
+    "nearest_neighbour": Column(
+        "um", "distance to the nearest other centroid", "scipy.spatial.cKDTree"
+    ),
     "local_density_per_mm2": Column(
         "1/mm2",
         f"other centroids within {NEIGHBOUR_RADIUS:g} um over the circle's area, too low near the "
         "edge; where mpp is known",
-        "cKDTree",
+        "scipy.spatial.cKDTree",
     ),
 }
 _POWER = {"um": 1, "um2": 2}
