@@ -1,6 +1,7 @@
 """A trained run on files and folders of images, and the page about them."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
@@ -12,11 +13,13 @@ from histojax.cli import say
 from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
-from histojax.imaging import reader
-from histojax.inference import prediction, record, scale, tiled
+from histojax.imaging import reader, writers
+from histojax.inference import measured, prediction, record, scale, tiled
 from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
+from histojax.inference.slides.slide import predict_slide
+from histojax.inference.slides.view import Options, is_slide
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import segments
@@ -24,7 +27,7 @@ from histojax.stages.base import segments
 _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
 _MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
-_OURS = ("index.html", RECORD)
+_OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
     "nucleus_diameter": number(above=0, of="a number of px").or_none(),
@@ -43,22 +46,29 @@ def predict_files(
     ensemble: bool = False,
     max_pixels: int = reader.MAX_PIXELS,
     overwrite: bool = False,
+    slides: Options | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
     An image that cannot be read or whose scale does not fit raises UserError once the others are
     done. One that was predicted before, by the same model and flags, is left as it is unless
-    `overwrite` is set.
+    `overwrite` is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts
+    in all), are predicted, every so many.
     """
+    slides = slides or Options()
+    known = [*SINKS, *measured.FILES]
     for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
+        check({"outputs": name}, {"outputs": one_of(known)}, "--")
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
+    check_names(files, output, _suffixes(run, outputs))
+    files = files[part[0] :: part[1]]
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
-    flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
+    flags: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
+    flags["slides"] = dataclasses.asdict(slides)
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
@@ -71,8 +81,19 @@ def predict_files(
         own = {path: size for path, (_, size) in stand.items() if size is not None}
         own |= _estimated(run, missing, mpp=mpp, max_pixels=max_pixels)
         sizes = scale.shared(own)
-    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
     refused: dict[str, str] = {}
+
+    def predict(path: pathlib.Path, estimate: Estimate | None) -> Prediction:
+        common: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "estimate": estimate}
+        common["max_pixels"] = max_pixels
+        with reader.open_image(path, max_pixels=max_pixels) as image:
+            slide = is_slide(path, image)
+        if slide:
+            common |= {"options": slides, "made_of": made_of[path], "tile": tile}
+            return predict_slide(run, network, path, output, **common)
+        common["cell_expansion"] = slides.cell_expansion
+        return prediction.predict_file(run, network, path, output, **common)
+
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
         estimate, made = sizes.get(path), done.get(path)
@@ -81,9 +102,7 @@ def predict_files(
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
-                made = prediction.predict_file(
-                    run, network, path, output, estimate=estimate, **options
-                )
+                made = predict(path, estimate)
                 record.write(records[path], made, made_of[path], own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
@@ -92,6 +111,7 @@ def predict_files(
         nuclei = "" if made.nuclei is None else f"; nuclei found: {made.nuclei:,}"
         say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
     whole = {path: done[path] for path in files if path in done}
+    _summarize(output, whole, refused, part)
     _report(workdir, output, whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
@@ -99,6 +119,37 @@ def predict_files(
         names = ", ".join(pathlib.Path(path).name for path in refused)
         raise UserError(f"{len(refused)} of {len(files)} images could not be predicted: {names}")
     return list(whole.values())
+
+
+def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:
+    """The ends of the names of all files that may be made of an image."""
+    of_fields = [sink.suffix for sink in prediction.sinks_of(run, outputs).values()]
+    return [*of_fields, *measured.FILES.values(), ".html"]
+
+
+def _summarize(
+    output: pathlib.Path,
+    done: Mapping[pathlib.Path, Prediction],
+    refused: Mapping[str, str],
+    part: tuple[int, int],
+) -> None:
+    """Writes summary.csv, a line for each image; of a part its own."""
+    rows = [
+        {
+            "image": str(path),
+            "state": "done",
+            "height_px": made.size[0],
+            "width_px": made.size[1],
+            "mpp_um": made.mpp,
+            "nuclei": made.nuclei,
+            "note": made.note,
+        }
+        for path, made in done.items()
+    ]
+    rows += [{"image": path, "state": "failed", "note": reason} for path, reason in refused.items()]
+    name = "summary.csv" if part[1] == 1 else f"summary-{part[0] + 1}-of-{part[1]}.csv"
+    if rows:
+        writers.write_csv(output / name, rows)
 
 
 def _report(

@@ -3,20 +3,19 @@
 import dataclasses
 import pathlib
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from histojax.exports import geojson, tables
+from histojax.exports import tables
 from histojax.imaging import ome_tiff, reader, resampling, writers
+from histojax.inference.measured import in_px, write_outlines
 from histojax.inference.slides import region_nuclei
 from histojax.inference.slides.regions import MARGIN
+from histojax.inference.slides.view import View
 from histojax.nuclei import measurements, outlines
 from histojax.report import slide_page
 from histojax.runs import workdirs
-
-if TYPE_CHECKING:
-    from histojax.inference.slides.slide import View
 
 # Names of files of nuclei -> the end of their names.
 OF_NUCLEI = {"labels": ".labels.tif", "table": ".csv", "geojson": ".geojson.gz"}
@@ -29,7 +28,7 @@ _SMOOTH = 60.0
 
 def write(
     found: region_nuclei.Nuclei,
-    view: "View",
+    view: View,
     scale: int,
     output: pathlib.Path,
     names: Collection[str],
@@ -38,22 +37,23 @@ def write(
 
     `scale` is the px of the grid of the nuclei per px of the image that the network reads.
     """
-    per_px = view.factor * scale
-    table = _in_level_0(found.table, per_px, view.mpp)
-    paths = {name: output / f"{view.path.stem}{end}" for name, end in OF_NUCLEI.items()}
-    made = {name: path for name, path in paths.items() if name in names}
+    per_px, name = view.factor * scale, view.path.name
+    table = in_px(found.table, per_px, view.mpp)
+    paths = {kind: output / f"{view.path.stem}{end}" for kind, end in OF_NUCLEI.items()}
+    made = {kind: path for kind, path in paths.items() if kind in names}
     if "table" in names:
         with tables.writing(paths["table"]) as append:
             append(table)
     if "geojson" in names:
-        _write_outlines(paths["geojson"], found, table, view, 1 / per_px)
+        write_outlines(paths["geojson"], name, found.outlines, table, 1 / per_px)
         if scale > 1:
-            _write_outlines(output / f"{view.path.stem}.sr.geojson.gz", found, table, view, 1.0)
+            fine = output / f"{view.path.stem}.sr.geojson.gz"
+            write_outlines(fine, name, found.outlines, table, 1.0)
         if view.scanned[:2] != (0, 0):
             # Some viewers count from the part that was scanned.
             y, x = view.scanned[:2]
             place = output / f"{view.path.stem}.scan.geojson.gz"
-            _write_outlines(place, found, table, view, 1 / per_px, (-x, -y))
+            write_outlines(place, name, found.outlines, table, 1 / per_px, (-x, -y))
     if "labels" in names:
         seen = view.image.height * scale, view.image.width * scale
         strips = region_nuclei.label_strips(found.outlines, *seen)
@@ -65,36 +65,10 @@ def write(
     return made, table
 
 
-def _write_outlines(
-    path: pathlib.Path,
-    found: region_nuclei.Nuclei,
-    table: measurements.Table,
-    view: "View",
-    scale: float,
-    offset: tuple[float, float] = (0.0, 0.0),
-) -> None:
-    with geojson.writing(path, view.path.name, scale=scale, offset=offset) as add:
-        add(found.outlines, table)
-
-
-def _in_level_0(table: measurements.Table, per_px: float, mpp: float | None) -> measurements.Table:
-    """A table with places, and without a scale lengths and areas, in px of the full resolution."""
-    power = {"_px2": 2, "_px": 1}
-    moved = {}
-    for name, values in table.items():
-        end = next((end for end in power if name.endswith(end)), None)
-        if name in ("x_px", "y_px"):
-            values = (values + 0.5) / per_px - 0.5
-        elif end is not None:
-            values = values / per_px ** power[end]
-        moved[name] = values
-    return moved | measurements.neighbours(moved["x_px"], moved["y_px"], mpp=mpp)
-
-
 def page(
     found: region_nuclei.Nuclei | None,
     table: measurements.Table | None,
-    view: "View",
+    view: View,
     scale: int,
     output: pathlib.Path,
     made: Mapping[str, pathlib.Path],
@@ -136,7 +110,7 @@ def page(
     )
 
 
-def _places(found: region_nuclei.Nuclei, view: "View", scale: int) -> list[tuple[str, np.ndarray]]:
+def _places(found: region_nuclei.Nuclei, view: View, scale: int) -> list[tuple[str, np.ndarray]]:
     """A few places with many and with few nuclei, outlined."""
     place = np.stack([found.table["y_px"], found.table["x_px"]], axis=1)
     if not len(place) or scale > 1:
@@ -163,7 +137,7 @@ def _places(found: region_nuclei.Nuclei, view: "View", scale: int) -> list[tuple
     return shown
 
 
-def _pair(sr: pathlib.Path, view: "View", scale: int) -> tuple[str, np.ndarray, np.ndarray] | None:
+def _pair(sr: pathlib.Path, view: View, scale: int) -> tuple[str, np.ndarray, np.ndarray] | None:
     """The middle of the enhanced image, and the same of the original."""
     with reader.open_image(sr) as image:
         side_y, side_x = (min(512, n) // scale * scale for n in (image.height, image.width))
