@@ -280,6 +280,7 @@ MEASUREMENTS_TEXT = """
 A table of nuclei has one row a nucleus and these columns.
 Columns in um and um2 have this unit in their heading, such as `area_um2`.
 Where the scale is unknown they are in px, such as `area_px2`.
+A centroid is of pixel centers: in the coordinates of outlines add 0.5 px to it.
 A missing value is an empty cell. A single name is a source in `skimage.measure.regionprops`.
 
 """

@@ -63,7 +63,8 @@ def writing(
     if not path.name.endswith(_ENDINGS):
         raise UserError(f"{path} does not end in {' or '.join(_ENDINGS)}: name it so")
     note = "px of the input image, origin top left, x to the right, y downward"
-    about = {"image": image, "coordinates": note, "scale": scale, "offset": offset}
+    moved = {"scale": float(scale), "offset": [*map(float, offset)]}
+    about = {"image": image, "coordinates": note, **moved}
     head = {"type": "FeatureCollection", "properties": about, "features": []}
     seen: set[int] = set()
     with atomic_path(path) as beside, _opened(beside, path.suffix == ".gz") as file:

@@ -1,8 +1,7 @@
 """Measurements of nuclei: tables of one row a nucleus, neighbours, and summaries of tables.
 
-A table is a dict of NumPy arrays (N,), by label. `COLUMNS` says what each column is. A heading is
-the column's name and its unit: `_um` and `_um2` where mpp, um per px, is known, else `_px` and
-`_px2`; `heading` alone decides, and `_scaled` alone converts. A missing value is NaN.
+A table is a dict of NumPy arrays (N,), by label. `COLUMNS` says what each column is. `_scaled`
+alone converts from px to um, where mpp, um per px, is known. A missing value is NaN.
 """
 
 import dataclasses
@@ -68,7 +67,7 @@ COLUMNS = {
         "", f"mean {_DENSITY} eosin in the cell around the nucleus; where mpp is known", _RUIFROK
     ),
     "nearest_neighbour": Column(
-        "um", "distance to the nearest other centroid", "scipy.spatial.cKDTree"
+        "um", "distance to the nearest other centroid, if any", "scipy.spatial.cKDTree"
     ),
     "local_density_per_mm2": Column(
         "1/mm2",
@@ -81,7 +80,6 @@ _POWER = {"um": 1, "um2": 2}
 # Numbers whose distribution says nothing.
 _UNSUMMARIZED = {"label", "x_px", "y_px", "orientation_deg", "touches_edge"}
 _MPP = number(above=0, of="a number of um per px").or_none()
-_LENGTH = number(0, of="a number of um")
 
 
 def heading(name: str, mpp: float | None) -> str:
@@ -152,8 +150,8 @@ def measure(
     """Measures the nuclei of an image, or of a region of one, in the order of their labels.
 
     Cells and local density need a known scale: without mpp their columns are left out. A region
-    holds each of its nuclei whole, with a margin of `cell_expansion`; its neighbours are those of
-    the region alone, so a slide takes `with_neighbours=False` and `neighbours` of all centroids.
+    holds each of its nuclei whole, with a margin of twice `cell_expansion`. Its neighbours are its
+    own alone, so a slide takes `with_neighbours=False`, and then `neighbours` of all centroids.
 
     Args:
         instances: int (H, W), 0 background; the labels may have gaps and islands.
@@ -169,8 +167,8 @@ def measure(
         UserError: mpp is not above 0, or cell_expansion is below 0.
         ValueError: shapes differ, or a label is negative.
     """
-    given = {"mpp": mpp, "cell_expansion": cell_expansion}
-    check(given, {"mpp": _MPP, "cell_expansion": _LENGTH})
+    check({"mpp": mpp}, {"mpp": _MPP})
+    check({"cell_expansion": cell_expansion}, {"cell_expansion": number(0, of="a number of um")})
     shape = instances.shape
     if image.shape != (*shape, 3) or (probability is not None and probability.shape != shape):
         raise ValueError(f"image {image.shape} or probability does not fit labels {shape}")

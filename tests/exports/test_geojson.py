@@ -1,5 +1,6 @@
 import gzip
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -158,3 +159,23 @@ def test_files_that_are_cut_off_or_of_others_are_refused(tmp_path, name):
         assert "\n" not in str(refusal.value)
     with pytest.raises(UserError, match="cannot be read"):
         list(geojson.read(tmp_path / f"absent.{name}"))
+
+
+@pytest.mark.faults
+def test_memory_does_not_grow_with_the_number_of_nuclei(tmp_path):
+    labels = np.zeros((80, 80), np.int32)
+    labels[::4, ::4] = labels[1::4, ::4] = labels[::4, 1::4] = np.arange(1, 401).reshape(20, 20)
+
+    def peak(parts):
+        tracemalloc.start()
+        with geojson.writing(tmp_path / f"{parts}.geojson.gz", "x") as add:
+            for part in range(parts):
+                add(trace(np.where(labels > 0, labels + 400 * part, 0)))
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    # A label that was written costs some tens of bytes, and its text some hundreds.
+    few, many = peak(1), peak(10)
+    assert many - few < 9 * 400 * 150
+    assert sum(1 for _ in geojson.read(tmp_path / "10.geojson.gz")) == 4000
