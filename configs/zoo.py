@@ -29,12 +29,12 @@ def _nuclei(name: str) -> ConfigDict:
     config.segmenter.encoder = "resnet18"
     config.data.source = "folder:monuseg" if name == "nuclei-40x" else "folder:tnbc_open"
     config.data.extra = "mix:folder:dsb2018_he=0.5,synthetic=0.5"
-    config.data.extra_weight = 0.3
+    config.data.extra_weight = 0.15
     config.data.synthetic.update(train=96, val=0, test=0)
     # As a picture of 20x looks once it is resampled to 40x, and as files are stored.
-    config.data.augmentation.update(zoom=(0.6, 1.4), coarse=(1.0, 2.5), jpeg_quality=(40, 95))
+    config.data.augmentation.update(zoom=(0.6, 1.4), coarse=(1.0, 2.0), jpeg_quality=(50, 95))
     config.eval.every = 1_000
-    config.steps = 12_000
+    config.steps = 16_000
     return config
 
 
