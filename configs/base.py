@@ -147,6 +147,7 @@ def augmentation(**changes: object) -> dict[str, object]:
         "brightness": 0.0,
         "contrast": 0.0,
         "zoom": (1.0, 1.0),
+        "zoom_probability": 1.0,
         "rotate": 0.0,  # degrees
         "translate": 0.0,  # sides of the crop; what lies outside of the image is black
         "coarse": (1.0, 1.0),  # factor by which hr images lose detail, not with lr; (1, 2): 40x-20x
