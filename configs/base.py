@@ -89,6 +89,11 @@ REAL_FIELDS = {
     "name": "blind",
     "kernels": ("bicubic", "bilinear", "box", "lanczos3"),
     "blur_sigma": (0.5, 5.5),
+    # Were all blurred images noisy, a network would take one without noise for a clean one, and
+    # leave its blur.
+    "noise_sigma": (0.0, 3.0),
+    "noise_probability": 0.5,
+    "photons_probability": 0.25,
     "clean_probability": 1 / 3,
 }
 
