@@ -89,6 +89,11 @@ REAL_FIELDS = {
     "name": "blind",
     "kernels": ("bicubic", "bilinear", "box", "lanczos3"),
     "blur_sigma": (0.5, 5.5),
+    # Were all blurred images noisy, a network would take one without noise for a clean one, and
+    # leave its blur.
+    "noise_sigma": (0.0, 3.0),
+    "noise_probability": 0.5,
+    "photons_probability": 0.25,
     "clean_probability": 1 / 3,
 }
 
@@ -147,6 +152,7 @@ def augmentation(**changes: object) -> dict[str, object]:
         "brightness": 0.0,
         "contrast": 0.0,
         "zoom": (1.0, 1.0),
+        "zoom_probability": 1.0,
         "rotate": 0.0,  # degrees
         "translate": 0.0,  # sides of the crop; what lies outside of the image is black
         "coarse": (1.0, 1.0),  # factor by which hr images lose detail, not with lr; (1, 2): 40x-20x

@@ -2,14 +2,15 @@
 
 Source: Juhong et al. 2023, joint SRGAN-ResNeXt and Inception U-Net, each started from its own run;
 the loss and its weights are ours, because the paper gives none. On an empty workdir this trains
-four stages, each in its folder: generator, segmentation, srgan, joint.
+four stages, each in its folder: generator, segmentation, srgan, joint. Low-resolution images are
+made as real fields are, a third of them clean.
 
     python -m histojax.main --config=configs/joint.py
     python -m histojax.main --config=configs/joint.py --config.data.source=folder:$MONUSEG
 
 laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one slow CPU core, the last stage 16 min
-52 s: Dice 0.822 from the low-resolution image on the 6 val images, 29.54 dB
-(docs/results/joint.md). gpu and paper: not run.
+52 s, with degradation.name=bicubic: Dice 0.822 from the low-resolution image on the 6 val images,
+29.54 dB (docs/results/joint.md). gpu and paper: not run.
 """
 
 from types import ModuleType
@@ -55,6 +56,9 @@ def get_config(size: str = "laptop", nuclei: ModuleType = segmentation) -> Confi
     side = {"smoke": 64, "laptop": 128, "gpu": 256, "paper": 256}[size]
     config.data.crop = base.crop(config, side, nuclei.stride(config.segmenter))
     config.data.batch_size = {"smoke": 8, "laptop": 8, "gpu": 32, "paper": 16}[size]
+    if size != "paper":
+        # Of all stages; --config.data.degradation.name=bicubic is for clean scans alone.
+        config.data.degradation.update(base.REAL_FIELDS)
     config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
     config.optimizer = base.optimizer(1e-4 if size == "smoke" else 5e-5)

@@ -12,8 +12,9 @@ from ml_collections import ConfigDict
 
 from configs import base, generator, joint_use_net, use_net
 
-# Nuclei of 24 px at 0.25 um per px measure 6 px in a x4 smaller image, at 0.05 um per px 30 px.
-_FINE = (0.05, 0.25)
+# Nuclei of 24 px at 0.25 um per px measure 6 px in a x4 smaller image, at 0.08 um per px 19 px,
+# and zoomed 2.5 times more.
+_FINE = (0.08, 0.25)
 
 
 def get_config(name: str = "nuclei-40x") -> ConfigDict:
@@ -29,12 +30,12 @@ def _nuclei(name: str) -> ConfigDict:
     config.segmenter.encoder = "resnet18"
     config.data.source = "folder:monuseg" if name == "nuclei-40x" else "folder:tnbc_open"
     config.data.extra = "mix:folder:dsb2018_he=0.5,synthetic=0.5"
-    config.data.extra_weight = 0.3
+    config.data.extra_weight = 0.15
     config.data.synthetic.update(train=96, val=0, test=0)
     # As a picture of 20x looks once it is resampled to 40x, and as files are stored.
-    config.data.augmentation.update(zoom=(0.6, 1.4), coarse=(1.0, 2.5), jpeg_quality=(40, 95))
+    config.data.augmentation.update(zoom=(0.6, 1.4), coarse=(1.0, 2.0), jpeg_quality=(50, 95))
     config.eval.every = 1_000
-    config.steps = 12_000
+    config.steps = 16_000
     return config
 
 
@@ -42,10 +43,13 @@ def _enhancer(name: str) -> ConfigDict:
     config = generator.get_config("laptop")
     config.name = name
     config.data.source = "folder:monuseg"
-    config.data.extra, config.data.extra_weight = "synthetic", 0.3
+    config.data.extra, config.data.extra_weight = "synthetic", 0.2
     config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)
     if name == "enhance-x4-microscope":
         config.data.degradation.update(base.REAL_FIELDS)
+        # Fields come at any magnification, and real images at one: enlarged, they show how smooth
+        # finer ones are.
+        config.data.augmentation.update(zoom=(1.0, 2.5), zoom_probability=0.5)
     config.eval.every = 1_000
     config.steps = 24_000
     return config

@@ -10,6 +10,7 @@ Each image of the split, its middle of --size px, is degraded
     drawn   in --ways ways by the recipe of enhance-x4-microscope, none of them clean
     other   in ways that training never draws: motion, a defocused disc, uneven light, strong JPEG
             at another size, a colour cast
+    clean   by bicubic reduction alone
     field   as real fields are: behind a Gaussian of 1.2 px of the small image, without and with
             JPEG of quality 75
 
@@ -33,7 +34,7 @@ from histojax.imaging import resampling, writers
 _DATA = flags.DEFINE_string("data", None, "SPEC of the images. Example: --data=folder:/data/tnbc")
 _SPLIT = flags.DEFINE_string("split", "val", "Split of it: train, val, test or all.")
 _OUTPUT = flags.DEFINE_string("output", None, "Empty folder of the pairs. Example: --output=drawn")
-_KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other", "field"], "Ways, as above.")
+_KIND = flags.DEFINE_enum("kind", "drawn", ["drawn", "other", "field", "clean"], "Ways, as above.")
 _WAYS = flags.DEFINE_integer("ways", 20, "Ways to degrade each image, of kind drawn.", 1, 99)
 _SIZE = flags.DEFINE_integer("size", 512, "Side that is cut out of the middle, px.", 64)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of what is drawn.", 0)
@@ -90,6 +91,7 @@ OTHER: Ways = {
     "jpeg": strong_jpeg,
     "cast": color_cast,
 }
+CLEAN: Ways = {"clean": lambda image: resampling.downsample(image, _SCALE)}
 FIELD: Ways = {"blur": field, "jpeg": functools.partial(field, quality=75)}
 
 
@@ -108,7 +110,7 @@ def main(argv: Sequence[str]) -> None:
     source = specs.open_source(str(_DATA.value), split=_SPLIT.value, require_labels=False)
     config = zoo.get_config("enhance-x4-microscope").data.degradation.to_dict()
     recipe = degradation.Degradation.from_config(config | {"clean_probability": 0.0}, _SCALE)
-    ways = FIELD if _KIND.value == "field" else OTHER
+    ways = {"field": FIELD, "other": OTHER, "clean": CLEAN}.get(_KIND.value, {})
     for index in range(len(source)):
         sample = source[index]
         height, width = sample["hr"].shape[:2]

@@ -26,6 +26,7 @@ _RULES = {
     **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
     **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
     "zoom": pair(number(0.25, 4)),
+    "zoom_probability": number(0, 1, of="a probability"),
     "rotate": number(0, 180, of="a number of degrees"),
     "translate": _SHARE,
     "coarse": pair(number(1, 8)),
@@ -50,6 +51,7 @@ class Augmentation:
         contrast: gain about mid-grey, U(1 - c, 1 + c).
         zoom: magnification (host only). It changes the pixel size, so it suits segmentation across
             scanners and not super-resolution at a known scale.
+        zoom_probability: share of the crops that are zoomed.
         rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
@@ -67,6 +69,7 @@ class Augmentation:
     brightness: float = 0.0
     contrast: float = 0.0
     zoom: tuple[float, float] = (1.0, 1.0)
+    zoom_probability: float = 1.0
     rotate: float = 0.0
     translate: float = 0.0
     coarse: tuple[float, float] = (1.0, 1.0)
@@ -181,13 +184,17 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
         on_host["coarse"] = finest * (coarsest / finest) ** w[0]
         on_host["kernel"] = "bilinear" if w[1] < 0.5 else "bicubic"
         on_host["jpeg_quality"] = int(worst + (best - worst + 1) * w[3]) if passes else 0
+    zoom = low * (high / low) ** u[3]
+    if augmentation.zoom_probability < 1:
+        zoomed = sampling.uniform(rng, (1,))[0] < augmentation.zoom_probability
+        zoom = xp.where(zoomed, zoom, 1.0)
     return {
         **on_host,
         **stains,
         "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
         "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
         "shift": augmentation.brightness * (2.0 * u[2] - 1.0),
-        "zoom": low * (high / low) ** u[3],
+        "zoom": zoom,
     }
 
 

@@ -321,3 +321,13 @@ def test_losses_fill_their_ranges_and_are_drawn_after_all_else():
         dull = augmentation.sample_parameters(DULL, np.random.default_rng(seed))
         for name, value in plain.items():
             np.testing.assert_array_equal(dull[name], value)
+
+
+def test_a_share_of_the_crops_is_zoomed():
+    some = augmentation.Augmentation(zoom=(1.5, 2.0), zoom_probability=0.25)
+    rng = np.random.default_rng(0)
+    zooms = np.array([augmentation.sample_parameters(some, rng)["zoom"] for _ in range(2000)])
+    assert set(zooms[zooms < 1.5]) == {1.0}
+    assert np.mean(zooms > 1) == pytest.approx(0.25, abs=0.03)
+    with pytest.raises(UserError, match="zoom_probability=1.5 has to be a probability"):
+        augmentation.Augmentation(zoom_probability=1.5)
