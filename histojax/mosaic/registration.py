@@ -1,0 +1,222 @@
+"""The rigid motion between two fields, measured on the overlap, and how well they then agree.
+
+A motion maps the second field's points q to points p = exp(i angle) q + shift of the first; points
+are complex, y + ix, in px of the full field from its middle.
+"""
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import skimage.feature
+import skimage.measure
+import skimage.transform
+from scipy import ndimage
+
+from histojax.mosaic.views import Field, View
+
+# Pixels of an overlap that are compared, and the side of a block that has to agree by itself.
+_MOST_PIXELS, _BLOCK = 150_000, 24
+# A block agrees from this correlation on.
+_AGREES = 0.3
+_STEPS = 12
+# Landmarks of a field, and how many have to lie alike in two fields.
+_LEAST_LANDMARKS, _TOLERANCE = 8, 3.0
+# Overlaps below this share of the smaller field are not measured.
+_LEAST_SHARE = 0.01
+
+
+class Match(NamedTuple):
+    """A motion of the second field on the first, and what the overlap says of it.
+
+    Attributes:
+        shift: of the second's middle, px of the first.
+        angle: radians.
+        correlation: of the overlap's local contrast, -1 to 1.
+        agreeing: share of the overlap's blocks that agree by themselves.
+        share: of the smaller field's area that both show.
+        texture: the lesser mean squared contrast of the two, 0 (blank) to about 1.
+        ties: four points of the overlap in the first field (complex, (4,)), and in the second.
+    """
+
+    shift: complex
+    angle: float
+    correlation: float
+    agreeing: float
+    share: float
+    texture: float
+    ties: tuple[np.ndarray, np.ndarray]
+
+
+class _Overlap(NamedTuple):
+    """What both views show: contrasts a, b (n,), points (n,) in px of the view, rows and columns."""
+
+    a: np.ndarray
+    b: np.ndarray
+    points: np.ndarray
+    inside: np.ndarray
+    slices: tuple[slice, slice]
+
+
+def measure(first: Field, second: Field, shift: complex, angle: float = 0.0) -> Match | None:
+    """Refines a motion, px and radians, on the overlap; None where the fields hardly touch."""
+    start = shift
+    for views, blur in (
+        ((first.small, second.small), 2.0),
+        ((first.small, second.small), 0.0),
+        ((first.large(), second.large()), 0.0),
+    ):
+        shift, angle = _refine(*views, shift, angle, blur)
+    if not abs(shift - start) < max(first.size + second.size):
+        return None
+    return judge(first, second, shift, angle)
+
+
+def judge(first: Field, second: Field, shift: complex, angle: float) -> Match | None:
+    """How well two fields agree at a motion; None where they hardly touch."""
+    found = _overlap(first.large(), second.large(), shift, angle)
+    if found is None:
+        return None
+    factor = first.factors[1]
+    step = found.slices[0].step
+    area = found.inside.sum() * (step * factor) ** 2
+    share = float(area / min(first.size[0] * first.size[1], second.size[0] * second.size[1]))
+    if share < _LEAST_SHARE:
+        return None
+    rows, columns = np.nonzero(found.inside)
+    side = max(4, round(_BLOCK / step))
+    _, block = np.unique((rows // side) * 100_000 + columns // side, return_inverse=True)
+    sums = [np.bincount(block, values) for values in (found.a**2, found.b**2, found.a * found.b)]
+    aa, bb, ab = sums
+    # Blank parts of a field say nothing, for it or against it.
+    says = np.sqrt(aa * bb)
+    agree = ab > _AGREES * says
+    correlation = float(ab.sum() / np.sqrt(aa.sum() * bb.sum() + 1e-9))
+    texture = float(min(np.mean(found.a**2), np.mean(found.b**2)))
+    agreeing = float(says[agree].sum() / max(says.sum(), 1e-9))
+    # Four points with the overlap's own moments, so that least squares weighs turns as it does.
+    middle = found.points.mean()
+    spread = found.points - middle
+    corners = spread.real.std() * np.array([-1, -1, 1, 1]) + 1j * spread.imag.std() * np.array(
+        [-1, 1, -1, 1]
+    )
+    ties = (middle + corners) * factor
+    seconds = np.exp(-1j * angle) * (ties - shift)
+    return Match(shift, angle, correlation, agreeing, share, texture, (ties, seconds))
+
+
+def landmarks_of(field: Field) -> tuple[np.ndarray, np.ndarray] | None:
+    """Points (N,), px of the full field from its middle, and SIFT descriptors (N, 128) there."""
+    view = field.large()
+    step = max(1, round(max(view.pixels.shape) / 400))
+    plane = field.luma[::step, ::step] / 255.0
+    sift = skimage.feature.SIFT(upsampling=1)
+    try:
+        sift.detect_and_extract(plane)
+    except RuntimeError:  # none found
+        return None
+    points = sift.positions * step @ np.array([1, 1j]) - view.middle
+    return points * view.factor, sift.descriptors
+
+
+def motion_of_landmarks(
+    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], unit: float
+) -> tuple[complex, float] | None:
+    """The shift, px, and angle at which most landmarks agree; None where too few do.
+
+    `unit` is the px of the field that a landmark's place is known to.
+    """
+    matched = skimage.feature.match_descriptors(
+        first[1], second[1], cross_check=True, max_ratio=0.8
+    )
+    if len(matched) < _LEAST_LANDMARKS:
+        return None
+    here, there = first[0][matched[:, 0]], second[0][matched[:, 1]]
+    model, inliers = skimage.measure.ransac(
+        tuple(np.stack([p.real, p.imag], 1) for p in (there, here)),
+        skimage.transform.EuclideanTransform,
+        min_samples=2,
+        residual_threshold=_TOLERANCE * unit,
+        max_trials=500,
+        rng=0,
+    )
+    if not model or inliers.sum() < _LEAST_LANDMARKS:
+        return None
+    return complex(*model.translation), float(model.rotation)
+
+
+def _refine(a: View, b: View, shift: complex, angle: float, blur: float) -> tuple[complex, float]:
+    """Gauss-Newton on shift, angle, gain and offset of b against a, both blurred."""
+    a, b = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) if blur else v for v in (a, b))
+    down, right = np.gradient(a.pixels)
+    for _ in range(_STEPS):
+        found = _overlap(a, b, shift, angle)
+        if found is None:
+            break
+        dy, dx = (slope[found.slices][found.inside] for slope in (down, right))
+        middle = found.points.mean()
+        arm = found.points - middle
+        turned = dx * arm.real - dy * arm.imag
+        design = np.stack([found.a, np.ones_like(found.a), dy, dx, turned])
+        normal = design @ design.T
+        normal += np.diag(1e-6 * np.diag(normal) + 1e-9)
+        gain, _, *step = np.linalg.solve(normal, design @ found.b)
+        if gain < 0.05:
+            break
+        # No step leaves what the views can tell.
+        turn = float(np.clip(step[2] / gain, -0.02, 0.02))
+        move = complex(step[0], step[1]) / gain
+        move *= min(1, 3 / max(abs(move), 1e-9))
+        # The turn is about the middle of the overlap.
+        middle *= a.factor
+        shift = middle + np.exp(1j * turn) * (shift - middle) + move * a.factor
+        angle += turn
+        if abs(move) < 0.01 and abs(turn) < 5e-5:
+            break
+    return complex(shift), angle
+
+
+def _overlap(a: View, b: View, shift: complex, angle: float) -> _Overlap | None:
+    height, width = b.pixels.shape
+    turn = np.exp(1j * angle)
+    corners = np.array([complex(y, x) for y, x in itertools.product((0, height), (0, width))])
+    placed = turn * (corners - b.middle) + shift / a.factor + a.middle
+    lows, highs = [], []
+    for part, side in zip((placed.real, placed.imag), a.pixels.shape, strict=True):
+        lows.append(max(0, int(np.floor(part.min()))))
+        highs.append(min(side, int(np.ceil(part.max()))))
+    sides = [high - low for low, high in zip(lows, highs, strict=True)]
+    if min(sides) < 4:
+        return None
+    step = max(1, int(np.ceil(np.sqrt(sides[0] * sides[1] / _MOST_PIXELS))))
+    slices = slice(lows[0], highs[0], step), slice(lows[1], highs[1], step)
+    rows, columns = (np.arange(s.start, s.stop, step) for s in slices)
+    points = rows[:, None] + 1j * columns - a.middle
+    there = (points - shift / a.factor) / turn + b.middle
+    inside = (there.real >= 0) & (there.real <= height - 1)
+    inside &= (there.imag >= 0) & (there.imag <= width - 1)
+    if inside.sum() < 32:
+        return None
+    there = there[inside]
+    values = ndimage.map_coordinates(b.pixels, [there.real, there.imag], order=1)
+    return _Overlap(a.pixels[slices][inside], values, points[inside], inside, slices)
+
+
+def neighbours(
+    fields: Sequence[Field], centers: np.ndarray, angles: np.ndarray
+) -> list[tuple[int, int, complex, float]]:
+    """Pairs whose frames overlap where they are placed: first, second, shift, angle."""
+    found = []
+    for i, j in itertools.combinations(range(len(fields)), 2):
+        shift = (centers[j] - centers[i]) * np.exp(-1j * angles[i])
+        sides = [
+            (p + q) / 2 - abs(d)
+            for p, q, d in zip(
+                fields[i].size, fields[j].size, (shift.real, shift.imag), strict=True
+            )
+        ]
+        smaller = min(fields[k].size[0] * fields[k].size[1] for k in (i, j))
+        if min(sides) > 0 and sides[0] * sides[1] > 2 * _LEAST_SHARE * smaller:
+            found.append((i, j, complex(shift), float(angles[j] - angles[i])))
+    return found
