@@ -21,6 +21,7 @@ class Mosaic:
     Attributes:
         height, width: of the canvas, which holds all corners of all fields, px.
         mpp: um per px, or None.
+        members: numbers of the fields that are joined.
         corners: complex (N,): where the middle of each field's first pixel lies, y + ix, px.
     """
 
@@ -35,23 +36,24 @@ class Mosaic:
         mpp: float | None = None,
         max_pixels: int = 2**32,
     ):
-        """Takes all images with their centers (N,) and angles (N,); `members` are joined.
+        """Takes all images, their centers (N,) and angles (N,); `members` are joined in order.
 
         Raises:
             UserError: the canvas has more than max_pixels px.
         """
-        self._images, self._light, self._members = images, light, sorted(members)
+        self._images, self._light, self.members = images, light, tuple(members)
         self._angles, self.mpp = angles, mpp
         sizes = [size_of(image) for image in images]
         self._middles = np.array([complex(h - 1, w - 1) / 2 for h, w in sizes])
         halves = np.array([complex(h, w) / 2 for h, w in sizes])
         outer = np.stack([halves, halves.conj(), -halves, -halves.conj()])
         outer = centers + np.exp(1j * angles) * outer
-        own = outer[:, self._members]
+        own = outer[:, self.members]
         low = complex(own.real.min(), own.imag.min())
         # Places known to a hundredth of a pixel do not add a row.
         self.height, self.width = (
-            int(np.ceil(side - 0.01)) for side in (own.real.max() - low.real, own.imag.max() - low.imag)
+            int(np.ceil(side - 0.01))
+            for side in (own.real.max() - low.real, own.imag.max() - low.imag)
         )
         if self.height * self.width > max_pixels:
             raise UserError(
@@ -62,11 +64,15 @@ class Mosaic:
         self._boxes = outer - low
         self.corners = self._centers - np.exp(1j * angles) * self._middles
 
+    def frame(self, number: int) -> np.ndarray:
+        """The four corners of a field's frame in turn, complex (4,), px."""
+        return self._boxes[:, number]
+
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 (height, width, 3) of a region inside the mosaic; white where no field lies."""
         total = np.zeros((height, width, 3), np.float32)
         weights = np.zeros((height, width, 1), np.float32)
-        for number in self._members:
+        for number in self.members:
             box = self._boxes[:, number]
             top, bottom = _clipped(box.real.min() - y, box.real.max() - y, height)
             left, right = _clipped(box.imag.min() - x, box.imag.max() - x, width)
@@ -109,9 +115,7 @@ class Mosaic:
             (width, height), PIL.Image.Transform.AFFINE, matrix, PIL.Image.Resampling.BICUBIC
         )
         v, u = ((p + 0.5) / side for p, side in zip((places.real, places.imag), full, strict=True))
-        distance = np.minimum(
-            np.minimum(v, 1 - v) * full[0], np.minimum(u, 1 - u) * full[1]
-        )
+        distance = np.minimum(np.minimum(v, 1 - v) * full[0], np.minimum(u, 1 - u) * full[1])
         # A sample outside the frame's pixels is Pillow's black.
         weight = np.where(distance > 0.01, distance / max(full), 0) ** _FEATHER
         values = np.asarray(moved) * self._light.factors(number, 2 * v - 1, 2 * u - 1)

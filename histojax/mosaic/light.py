@@ -52,16 +52,27 @@ def estimate(fields: Sequence[Field], links: Sequence[Link]) -> Light:
     rows, values, ends = [], [], []
     for link in used:
         middle = link.ties[0].mean()
-        reach = np.abs((link.ties[0] - middle).real).max(), np.abs((link.ties[0] - middle).imag).max()
+        reach = (
+            np.abs((link.ties[0] - middle).real).max(),
+            np.abs((link.ties[0] - middle).imag).max(),
+        )
         points = middle + (reach[0] * _GRID[:, None] + 1j * reach[1] * _GRID).ravel()
         both = points, np.exp(-1j * link.angle) * (points - link.shift)
-        seen = [_sample(blurred[k], fields[k], p) for k, p in zip((link.first, link.second), both, strict=True)]
+        seen = [
+            _sample(blurred[k], fields[k], p)
+            for k, p in zip((link.first, link.second), both, strict=True)
+        ]
         clear = np.all([(s > _DARKEST) & (s < _BRIGHTEST) for s in seen], axis=(0, 2))
-        places = [_frame(fields[k], p) for k, p in zip((link.first, link.second), both, strict=True)]
+        places = [
+            _frame(fields[k], p) for k, p in zip((link.first, link.second), both, strict=True)
+        ]
         rows.append((_shapes(*places[0]) - _shapes(*places[1]))[clear])
         values.append(np.log(seen[0][clear] / seen[1][clear]))
         ends += [(link.first, link.second)] * int(clear.sum())
-    shading, note = np.zeros((4, 3)), f"Shading is left as it is: {count} fields with {len(used)} links are too few."
+    shading, note = (
+        np.zeros((4, 3)),
+        f"Shading is left as it is: {count} fields with {len(used)} links are too few.",
+    )
     gains = np.zeros((count, 3))
     if not ends:
         return Light(np.ones((count, 3)), shading, note)
@@ -88,7 +99,9 @@ def estimate(fields: Sequence[Field], links: Sequence[Link]) -> Light:
     return _kept_bright(fields, np.exp(-gains), shading, note)
 
 
-def _kept_bright(fields: Sequence[Field], gains: np.ndarray, shading: np.ndarray, note: str) -> Light:
+def _kept_bright(
+    fields: Sequence[Field], gains: np.ndarray, shading: np.ndarray, note: str
+) -> Light:
     """Scales the gains so that the mean of all fields stays, and says where one is capped."""
     light = Light(gains, shading, note)
     before, after = np.zeros(3), np.zeros(3)

@@ -50,7 +50,7 @@ class Match(NamedTuple):
 
 
 class _Overlap(NamedTuple):
-    """What both views show: contrasts a, b (n,), points (n,) in px of the view, rows and columns."""
+    """What both views show: contrasts a, b (n,) at points (n,), px of the first view."""
 
     a: np.ndarray
     b: np.ndarray
@@ -148,7 +148,9 @@ def motion_of_landmarks(
 
 def _refine(a: View, b: View, shift: complex, angle: float, blur: float) -> tuple[complex, float]:
     """Gauss-Newton on shift, angle, gain and offset of b against a, both blurred."""
-    a, b = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) if blur else v for v in (a, b))
+    a, b = (
+        v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) if blur else v for v in (a, b)
+    )
     down, right = np.gradient(a.pixels)
     for _ in range(_STEPS):
         found = _overlap(a, b, shift, angle)

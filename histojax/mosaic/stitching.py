@@ -102,36 +102,36 @@ def stitch(
     fields = [read[number] for number in order]
     sizes = [field.size for field in fields]
     links = _links(fields, say)
-    layout, notes = _without_contradictions(fields, placement.lay_out(sizes, links))
+    layout = _without_contradictions(fields, placement.lay_out(sizes, links))
     counts = np.bincount(layout.groups)
     ranks = [group for group in np.argsort(-counts, kind="stable") if counts[group] > 1]
+    back = np.argsort(order)
     lit = light.estimate(fields, layout.links)
-    ordered = [images[number] for number in order]
+    lit = dataclasses.replace(lit, gains=lit.gains[back])
     mosaics = tuple(
         Mosaic(
-            ordered,
-            layout.centers,
-            layout.angles,
+            images,
+            layout.centers[back],
+            layout.angles[back],
             lit,
-            members=np.flatnonzero(layout.groups == group).tolist(),
+            members=[order[k] for k in np.flatnonzero(layout.groups == group)],
             mpp=mpp,
             max_pixels=max_pixels,
         )
         for group in ranks
     )
     placed = [
-        _placement(number, names[order[number]], fields[number], layout, ranks, mosaics, lit)
-        for number in range(len(fields))
+        _placement(back[number], number, names[number], fields, layout, ranks, mosaics, lit)
+        for number in range(len(images))
     ]
-    if len(ranks) > 1:
-        notes.append(f"{len(ranks)} groups of fields do not touch: each is a mosaic of its own.")
-    back = np.argsort(order)
+    apart = f"{len(ranks)} groups of fields do not touch: each is a mosaic of its own."
+    notes = [apart] if len(ranks) > 1 else []
     renamed = (
         dataclasses.replace(link, first=order[link.first], second=order[link.second])
         for link in layout.links
     )
     return Stitched(
-        tuple(placed[number] for number in back),
+        tuple(placed),
         tuple(sorted(renamed, key=lambda link: (link.first, link.second))),
         mosaics,
         (*notes, lit.note),
@@ -193,11 +193,9 @@ def _texture(field: Field) -> float:
     return float(np.mean(field.small.pixels**2))
 
 
-def _without_contradictions(
-    fields: Sequence[Field], layout: Layout
-) -> tuple[Layout, list[str]]:
+def _without_contradictions(fields: Sequence[Field], layout: Layout) -> Layout:
     """Adds the links between fields that came to overlap, and cuts where those do not match."""
-    sizes, notes = [field.size for field in fields], []
+    sizes = [field.size for field in fields]
     looked: set[tuple[int, int]] = set()
     for _ in range(len(fields)):
         known = {(link.first, link.second) for link in layout.links} | looked
@@ -231,37 +229,39 @@ def _without_contradictions(
         if not new and not against:
             break
         layout = placement.lay_out(sizes, links)
-    return layout, notes
+    return layout
 
 
 def _placement(
+    own: int,
     number: int,
     name: str,
-    field: Field,
+    fields: Sequence[Field],
     layout: Layout,
     ranks: Sequence[int],
     mosaics: Sequence[Mosaic],
     lit: light.Light,
 ) -> Placement:
-    group = layout.groups[number]
-    own = [link for link in layout.links if number in (link.first, link.second)]
+    """The placement of field `own` of the layout, which is image `number`."""
+    group, field = layout.groups[own], fields[own]
+    held = [link for link in layout.links if own in (link.first, link.second)]
     if group not in ranks:
-        texture, bright = _texture(field), float(field.colors.mean())
         reason = "matches no other field"
-        if texture < _BLANK:
-            reason = "is black" if bright < _BLACK else "is blank, so nothing tells its place"
-        elif own:
-            reason = f"fits nowhere: its surest link {max(own, key=lambda k: k.height).reason}"
+        if _texture(field) < _BLANK:
+            dark = field.colors.mean() < _BLACK
+            reason = "is black" if dark else "is blank, so nothing tells its place"
+        elif held:
+            reason = f"fits nowhere: its surest link {max(held, key=lambda k: k.height).reason}"
         return Placement(name, reason=reason)
     rank = ranks.index(group)
     corner = mosaics[rank].corners[number]
-    residuals = [link.residual for link in own if not link.reason and link.residual is not None]
+    residuals = [link.residual for link in held if not link.reason and link.residual is not None]
     return Placement(
         name,
         rank + 1,
         y=float(corner.real),
         x=float(corner.imag),
-        angle=float(np.rad2deg(layout.angles[number])),
+        angle=float(np.rad2deg(layout.angles[own])),
         gain=float(lit.gains[number].mean()),
         links=len(residuals),
         residual=max(residuals, default=None),

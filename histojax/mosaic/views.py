@@ -72,7 +72,9 @@ def local_contrast(luma: np.ndarray, fine: float, coarse: float) -> np.ndarray:
     plane = luma.astype(np.float32)
     band = ndimage.gaussian_filter(plane, fine) - ndimage.gaussian_filter(plane, coarse)
     spread = np.sqrt(ndimage.gaussian_filter(band * band, coarse))
-    ramps = [np.minimum(1, (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / 4) for n in plane.shape]
+    ramps = [
+        np.minimum(1, (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / 4) for n in plane.shape
+    ]
     return (band / (spread + _HALF_CONTRAST) * np.outer(*ramps)).astype(np.float32)
 
 
