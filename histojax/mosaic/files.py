@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from histojax.mosaic.stitching import MAX_PIXELS, Placement, Stitched
 _STRIP = 256
 # Decoded fields that are kept while a strip is joined, bytes.
 _KEPT = 2**29
+_NAMED = 8
 _RULES = {"mpp": number(above=0).or_none(), "max_pixels": whole(1)}
 
 
@@ -33,26 +34,28 @@ class Joined:
 
     def check(self) -> None:
         """Raises UserError that names the fields that are left out."""
-        left = {one.name: one.reason for one in self.placements if one.reason}
+        left = [f"{one.name} {one.reason}" for one in self.placements if one.reason]
         if left:
-            words = "; ".join(f"{name} {reason}" for name, reason in list(left.items())[:8])
-            more = f"; and {len(left) - 8} more" if len(left) > 8 else ""
+            more = f"; and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
             raise UserError(
-                f"{len(left)} of {len(self.placements)} fields are left out ({words}{more}): take "
-                "them again with more overlap, or leave them out of --input"
+                f"{len(left)} of {len(self.placements)} fields are left out "
+                f"({'; '.join(left[:_NAMED])}{more}): take them again with more overlap, or leave "
+                "them out of --input"
             )
 
 
+@dataclasses.dataclass(frozen=True)
 class _Field:
-    """A file of a field, decoded when it is read; the fields last read are kept by `load`."""
+    """A file of a field; `load` decodes it, and keeps the fields last read."""
 
-    def __init__(self, path: Path, load: Callable[[Path], np.ndarray]):
-        self._path, self._load = path, load
-        with reader.open_image(path) as image:
-            self.height, self.width, self.mpp = image.height, image.width, image.mpp
+    path: Path
+    height: int
+    width: int
+    mpp: float | None
+    load: Callable[[Path], np.ndarray]
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
-        return self._load(self._path)[y : y + height, x : x + width]
+        return self.load(self.path)[y : y + height, x : x + width]
 
 
 def stitch_files(
@@ -74,33 +77,30 @@ def stitch_files(
     check({"mpp": mpp, "max_pixels": max_pixels}, _RULES, "--")
     writers.check_empty(output)
     listed = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
-    # Names with numbers in the order of these: t2 before t10.
+    # In the order of the numbers in their names: t2 before t10.
     paths = sorted({os.path.abspath(path): path for path in listed}.values(), key=_natural)
     same = len({path.name for path in paths}) < len(paths)
     names = {path: str(path) if same else path.name for path in paths}
-    load = functools.lru_cache(maxsize=None)(reader.read_image)
-    fields, broken = {}, {}
+    known, lost = {}, []
     for path in paths:
         try:
-            fields[path] = _Field(path, reader.read_image)
-            fields[path].read(0, 0, 1, 1)
+            with reader.open_image(path) as image:
+                image.read(0, 0, image.height, image.width)
+                known[path] = image.height, image.width, image.mpp
         except UserError as failure:
-            fields.pop(path, None)
-            broken[path] = f"cannot be read: {failure}"
-    if len(fields) < 2:
+            lost.append(Placement(names[path], reason=f"cannot be read: {failure}"))
+    if len(known) < 2:
         raise UserError(
-            f"--input names {len(fields)} image(s) that can be read, and joining takes two or more"
-            + "".join(f"; {reason}" for reason in list(broken.values())[:1])
+            f"--input names {len(known)} image(s) that can be read; give two or more"
+            + "".join(f" ({one.name} {one.reason})" for one in lost[:1])
         )
-    largest = max(field.height * field.width for field in fields.values())
-    load = functools.lru_cache(maxsize=max(4, _KEPT // (3 * largest)))(reader.read_image)
-    for field in fields.values():
-        field._load = load
+    most = _KEPT // (3 * max(height * width for height, width, _ in known.values()))
+    load = functools.lru_cache(maxsize=max(4, most))(reader.read_image)
+    scale = mpp or _common_scale({names[path]: stated for path, (*_, stated) in known.items()})
     check_writable(output)
-    scale = mpp or _common_scale({names[path]: field.mpp for path, field in fields.items()})
     found = stitching.stitch(
-        list(fields.values()),
-        names=[names[path] for path in fields],
+        [_Field(path, *facts, load) for path, facts in known.items()],
+        names=[names[path] for path in known],
         mpp=scale,
         max_pixels=max_pixels,
         say=say,
@@ -108,11 +108,9 @@ def stitch_files(
     files = []
     for count, mosaic in enumerate(found.mosaics, 1):
         files.append(output / ("mosaic.tif" if count == 1 else f"mosaic-{count}.tif"))
-        say(f"writing {files[-1]}: {mosaic.width:,} x {mosaic.height:,} px")
-        writers.stream_tiff(
-            files[-1], strips(mosaic), height=mosaic.height, width=mosaic.width, mpp=scale
-        )
-    lost = tuple(Placement(names[path], reason=reason) for path, reason in broken.items())
+        height, width = mosaic.height, mosaic.width
+        say(f"writing {files[-1]}: {width:,} x {height:,} px")
+        writers.stream_tiff(files[-1], strips(mosaic), height=height, width=width, mpp=scale)
     placements = (*found.placements, *lost)
     writers.write_csv(output / "placement.csv", map(_row, placements))
     return Joined(placements, found, tuple(files))
@@ -129,7 +127,7 @@ def _natural(path: Path) -> tuple[str, list[tuple[int, str]]]:
     return str(path.parent), [(int(w), w) if w.isdecimal() else (-1, w) for w in words]
 
 
-def _common_scale(scales: dict[str, float | None]) -> float | None:
+def _common_scale(scales: Mapping[str, float | None]) -> float | None:
     """The scale that the files state, um per px; UserError where they differ."""
     known = {name: mpp for name, mpp in scales.items() if mpp}
     if not known:
@@ -144,18 +142,9 @@ def _common_scale(scales: dict[str, float | None]) -> float | None:
 
 
 def _row(one: Placement) -> dict[str, object]:
-    def digits(value: float | None, places: int) -> str | None:
-        return None if value is None else f"{value:.{places}f}"
-
-    return {
-        "field": one.name,
-        "group": one.group or None,
-        "x": digits(one.x, 3),
-        "y": digits(one.y, 3),
-        "angle": digits(one.angle, 4),
-        "gain": digits(one.gain, 4),
-        "links": one.links,
-        "residual_px": digits(one.residual, 3),
-        "state": "left out" if one.reason else "placed",
-        "reason": one.reason,
-    }
+    numbers = {"x": one.x, "y": one.y, "angle": one.angle, "gain": one.gain}
+    rounded = {k: None if value is None else round(value, 4) for k, value in numbers.items()}
+    residual = None if one.residual is None else round(one.residual, 3)
+    state = {"state": "left out" if one.reason else "placed", "reason": one.reason}
+    links = {"links": one.links, "residual_px": residual}
+    return {"field": one.name, "group": one.group or None, **rounded, **links, **state}

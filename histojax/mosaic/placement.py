@@ -66,7 +66,7 @@ def lay_out(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> Layout:
     links = list(links)
     while True:
         used = [link for link in links if not link.reason]
-        groups = _groups(len(sizes), used)
+        groups = csgraph.connected_components(_graph(len(sizes), used), False)[1]
         centers, angles = _start(len(sizes), used)
         free = np.ones(len(sizes), bool)
         centers, angles = _solve(used, centers, angles, free, limit)
@@ -78,28 +78,24 @@ def lay_out(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> Layout:
         free = np.abs(angles) * halves > _LEAST_TURN
         angles[~free] = 0
         centers, angles = _solve(used, centers, angles, free, limit)
-        apart = _apart(used, centers, angles)
-        far = [place for place, off in enumerate(apart) if off > limit]
-        if not far:
-            break
-        # The worst alone, because a false link drags true ones along.
-        worst = used[max(far, key=lambda place: apart[place])]
-        own = apart[used.index(worst)]
-        reason = f"is {own:.0f} px off where the other links place its fields"
-        links[links.index(worst)] = dataclasses.replace(worst, reason=reason, residual=float(own))
-    off = dict(zip(map(id, used), apart, strict=True))
-    kept = [
-        dataclasses.replace(link, residual=float(off[id(link)])) if id(link) in off else link
-        for link in links
-    ]
-    return Layout(centers, angles, groups, kept)
+        apart = np.abs(_differences(used, centers, angles)).max(1) if used else np.zeros(0)
+        for link, off in zip(used, apart, strict=True):
+            # The worst alone, because a false link drags true ones along.
+            false = off > limit and off == apart.max()
+            reason = f"is {off:.0f} px off where the other links place its fields" if false else ""
+            replaced = dataclasses.replace(link, residual=float(off), reason=reason)
+            links[links.index(link)] = replaced
+        if apart.max(initial=0) <= limit:
+            return Layout(centers, angles, groups, links)
 
 
 def weakest_between(first: int, second: int, links: Sequence[Link], count: int) -> Link:
     """The least sure link on the surest way between two fields of one group."""
     used = [link for link in links if not link.reason]
     # Of all ways, that of the greatest spanning tree has the surest weakest link.
-    _, before = csgraph.breadth_first_order(_tree(count, used), first, directed=False)
+    _, before = csgraph.breadth_first_order(
+        csgraph.minimum_spanning_tree(_graph(count, used)), first, directed=False
+    )
     by_pair = {frozenset((link.first, link.second)): link for link in used}
     way, place = [], second
     while place != first:
@@ -108,54 +104,41 @@ def weakest_between(first: int, second: int, links: Sequence[Link], count: int) 
     return min(way, key=lambda link: link.height)
 
 
-def _graph(count: int, links: Sequence[Link], values: Sequence[float]) -> sparse.csr_matrix:
-    ends = [link.first for link in links], [link.second for link in links]
-    return sparse.csr_matrix((np.array(values, float), ends), (count, count))
-
-
-def _groups(count: int, links: Sequence[Link]) -> np.ndarray:
-    return csgraph.connected_components(_graph(count, links, np.ones(len(links))), False)[1]
-
-
-def _tree(count: int, links: Sequence[Link]) -> sparse.csr_matrix:
-    costs = [1 / (1 + link.height) for link in links]
-    return csgraph.minimum_spanning_tree(_graph(count, links, costs))
+def _graph(count: int, links: Sequence[Link]) -> sparse.csr_matrix:
+    """Fields joined by links; the surer a link, the less it costs."""
+    costs = np.array([1 / (1 + link.height) for link in links], float)
+    return sparse.csr_matrix((costs, tuple(_ends(links))), (count, count))
 
 
 def _start(count: int, links: Sequence[Link]) -> tuple[np.ndarray, np.ndarray]:
     """Centers and angles along the surest spanning tree."""
     centers, angles = np.zeros(count, complex), np.zeros(count)
-    by_pair = {(link.first, link.second): link for link in links}
-    tree = _tree(count, links)
+    by_pair = {frozenset((link.first, link.second)): link for link in links}
+    tree = csgraph.minimum_spanning_tree(_graph(count, links))
     seen: set[int] = set()
     for root in range(count):
-        if root in seen:
-            continue
         order, before = csgraph.breadth_first_order(tree, root, directed=False)
-        seen |= {int(place) for place in order}
-        for place in map(int, order[1:]):
+        for place in map(int, () if root in seen else order[1:]):
             other = int(before[place])
-            if (link := by_pair.get((other, place))) is not None:
-                centers[place] = centers[other] + np.exp(1j * angles[other]) * link.shift
-                angles[place] = angles[other] + link.angle
-            else:
-                link = by_pair[place, other]
-                angles[place] = angles[other] - link.angle
-                centers[place] = centers[other] - np.exp(1j * angles[place]) * link.shift
+            link = by_pair[frozenset((place, other))]
+            forth = 1 if link.second == place else -1
+            angles[place] = angles[other] + forth * link.angle
+            turn = np.exp(1j * angles[link.first])
+            centers[place] = centers[other] + forth * turn * link.shift
+        seen |= set(map(int, order))
     return centers, angles
 
 
-def _apart(links: Sequence[Link], centers: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    """How far apart the ties of each link lie, px, at most."""
-    if not links:
-        return np.zeros(0)
-    return np.array([np.abs(_differences(link, centers, angles)).max() for link in links])
+def _differences(links: Sequence[Link], centers: np.ndarray, angles: np.ndarray) -> np.ndarray:
+    """Complex (L, 4): from where the second field puts each tie to where the first does."""
+    (i, j), ties = _ends(links), np.array([link.ties for link in links])
+    turns = np.exp(1j * angles)[:, None]
+    first, second = (centers[k, None] + turns[k] * ties[:, s] for s, k in enumerate((i, j)))
+    return first - second
 
 
-def _differences(link: Link, centers: np.ndarray, angles: np.ndarray) -> np.ndarray:
-    i, j = link.first, link.second
-    first = centers[i] + np.exp(1j * angles[i]) * link.ties[0]
-    return first - centers[j] - np.exp(1j * angles[j]) * link.ties[1]
+def _ends(links: Sequence[Link]) -> np.ndarray:
+    return np.array([(link.first, link.second) for link in links], int).reshape(-1, 2).T
 
 
 def _solve(
@@ -168,30 +151,30 @@ def _solve(
     """
     if not links:
         return centers, angles
-    size = len(centers)
-    bounds = [np.inf, *(limit * 2.0**k for k in range(5, -1, -1)), *[limit] * _ROUNDS]
-    for bound in bounds:
-        apart = _apart(links, centers, angles)
-        weights = np.sqrt([link.share for link in links]) / (1 + (apart / bound) ** 2) ** 2
-        rows, columns, values, right = [], [], [], []
-        for number, (link, weight) in enumerate(zip(links, np.sqrt(weights), strict=True)):
-            i, j = link.first, link.second
-            for k, off in enumerate(_differences(link, centers, angles)):
-                arms = [1j * np.exp(1j * angles[f]) * link.ties[s][k] for s, f in enumerate((i, j))]
-                for axis, part in enumerate((np.real, np.imag)):
-                    entries = {axis * size + i: 1.0, axis * size + j: -1.0}
-                    entries |= {2 * size + i: part(arms[0]), 2 * size + j: -part(arms[1])}
-                    rows += [8 * number + 2 * k + axis] * 4
-                    columns += entries.keys()
-                    values += [weight * value for value in entries.values()]
-                    right.append(-weight * part(off))
-        matrix = sparse.csr_matrix((values, (rows, columns)), (8 * len(links), 3 * size))
-        normal, target = (matrix.T @ matrix).toarray(), matrix.T @ np.array(right)
-        fixed = 2 * size + np.flatnonzero(~free)
+    size, (i, j) = len(centers), _ends(links)[..., None]
+    ties = np.array([link.ties for link in links])
+    trust = np.array([link.height * np.sqrt(link.share) for link in links])
+    rows = np.arange(len(links) * 4).reshape(-1, 4) * 2
+    fixed = 2 * size + np.flatnonzero(~free)
+    # Each group is free to move as a whole: the smallest step is taken.
+    least = 1e-7 * np.diag(np.where(np.arange(3 * size) < 2 * size, 1.0, limit**2))
+    for bound in (np.inf, *(limit * 2.0**k for k in range(5, -1, -1)), *[limit] * _ROUNDS):
+        off = _differences(links, centers, angles)
+        weights = np.sqrt(trust) / (1 + (np.abs(off).max(1) / bound) ** 2)
+        arms = [1j * np.exp(1j * angles[k]) * ties[:, s] for s, k in enumerate((i, j))]
+        entries = []
+        for axis, part in enumerate((np.real, np.imag)):
+            columns = axis * size + i, axis * size + j, 2 * size + i, 2 * size + j
+            slopes = np.ones_like(rows), -np.ones_like(rows), part(arms[0]), -part(arms[1])
+            for column, slope in zip(columns, slopes, strict=True):
+                entries.append(np.broadcast_arrays(slope * weights[:, None], rows + axis, column))
+        values, at, columns = (np.concatenate([e[n].ravel() for e in entries]) for n in range(3))
+        matrix = sparse.csr_matrix((values, (at, columns)), (rows.size * 2, 3 * size))
+        right = np.stack([off.real, off.imag], -1) * -weights[:, None, None]
+        normal, target = (matrix.T @ matrix).toarray() + least, matrix.T @ right.ravel()
         normal[fixed], normal[:, fixed], target[fixed] = 0, 0, 0
-        # Each group is free to move as a whole: the smallest step is taken.
-        scale = np.where(np.arange(3 * size) < 2 * size, 1.0, max(limit, 1.0) ** 2)
-        step = np.linalg.solve(normal + 1e-7 * np.diag(scale), target)
+        normal[fixed, fixed] = 1
+        step = np.linalg.solve(normal, target)
         centers = centers + step[:size] + 1j * step[size : 2 * size]
         angles = angles + step[2 * size :]
     return centers, angles

@@ -5,7 +5,8 @@ are complex, y + ix, in px of the full field from its middle.
 """
 
 import itertools
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -62,12 +63,9 @@ class _Overlap(NamedTuple):
 def measure(first: Field, second: Field, shift: complex, angle: float = 0.0) -> Match | None:
     """Refines a motion, px and radians, on the overlap; None where the fields hardly touch."""
     start = shift
-    for views, blur in (
-        ((first.small, second.small), 2.0),
-        ((first.small, second.small), 0.0),
-        ((first.large(), second.large()), 0.0),
-    ):
-        shift, angle = _refine(*views, shift, angle, blur)
+    small, large = (first.small, second.small), (first.large(), second.large())
+    for pair, blur in ((small, 2.0), (small, 0.0), (large, 0.0)):
+        shift, angle = _refine(*pair, shift, angle, blur)
     if not abs(shift - start) < max(first.size + second.size):
         return None
     return judge(first, second, shift, angle)
@@ -87,8 +85,8 @@ def judge(first: Field, second: Field, shift: complex, angle: float) -> Match | 
     rows, columns = np.nonzero(found.inside)
     side = max(4, round(_BLOCK / step))
     _, block = np.unique((rows // side) * 100_000 + columns // side, return_inverse=True)
-    sums = [np.bincount(block, values) for values in (found.a**2, found.b**2, found.a * found.b)]
-    aa, bb, ab = sums
+    products = found.a**2, found.b**2, found.a * found.b
+    aa, bb, ab = (np.bincount(block, values) for values in products)
     # Blank parts of a field say nothing, for it or against it.
     says = np.sqrt(aa * bb)
     agree = ab > _AGREES * says
@@ -98,59 +96,57 @@ def judge(first: Field, second: Field, shift: complex, angle: float) -> Match | 
     # Four points with the overlap's own moments, so that least squares weighs turns as it does.
     middle = found.points.mean()
     spread = found.points - middle
-    corners = spread.real.std() * np.array([-1, -1, 1, 1]) + 1j * spread.imag.std() * np.array(
-        [-1, 1, -1, 1]
-    )
-    ties = (middle + corners) * factor
+    corner = complex(spread.real.std(), spread.imag.std())
+    ties = (middle + np.array([corner, corner.conjugate(), -corner, -corner.conjugate()])) * factor
     seconds = np.exp(-1j * angle) * (ties - shift)
     return Match(shift, angle, correlation, agreeing, share, texture, (ties, seconds))
 
 
-def landmarks_of(field: Field) -> tuple[np.ndarray, np.ndarray] | None:
-    """Points (N,), px of the full field from its middle, and SIFT descriptors (N, 128) there."""
-    view = field.large()
-    step = max(1, round(max(view.pixels.shape) / 400))
-    plane = field.luma[::step, ::step] / 255.0
+def by_landmarks(
+    fields: Sequence[Field], pairs: Sequence[tuple[int, int]]
+) -> Iterator[tuple[int, int, complex, float]]:
+    """Motions (first, second, shift, angle) at which the SIFT landmarks of pairs agree.
+
+    They find any turn, which correlation does not.
+    """
+    seen = {k: _landmarks(fields[k]) for pair in pairs for k in pair}
+    for i, j in pairs:
+        (here, first), (there, second) = seen[i], seen[j]
+        if min(len(here), len(there)) < _LEAST_LANDMARKS:
+            continue
+        matched = skimage.feature.match_descriptors(first, second, cross_check=True, max_ratio=0.8)
+        if len(matched) < _LEAST_LANDMARKS:
+            continue
+        places = there[matched[:, 1]], here[matched[:, 0]]
+        with warnings.catch_warnings(action="ignore"):  # of no model, which is no surprise
+            model, inliers = skimage.measure.ransac(
+                tuple(np.stack([p.real, p.imag], 1) for p in places),
+                skimage.transform.EuclideanTransform,
+                min_samples=2,
+                residual_threshold=_TOLERANCE * fields[i].factors[1],
+                max_trials=200,
+                rng=0,
+            )
+        if model and inliers.sum() >= _LEAST_LANDMARKS:
+            yield i, j, complex(*model.translation), float(model.rotation)
+
+
+def _landmarks(field: Field) -> tuple[np.ndarray, np.ndarray]:
+    """Points (N,), px of the full field from its middle, and descriptors (N, 128) there."""
+    step = max(1, round(max(field.luma.shape) / 400))
     sift = skimage.feature.SIFT(upsampling=1)
     try:
-        sift.detect_and_extract(plane)
+        sift.detect_and_extract(field.luma[::step, ::step] / 255.0)
     except RuntimeError:  # none found
-        return None
-    points = sift.positions * step @ np.array([1, 1j]) - view.middle
-    return points * view.factor, sift.descriptors
-
-
-def motion_of_landmarks(
-    first: tuple[np.ndarray, np.ndarray], second: tuple[np.ndarray, np.ndarray], unit: float
-) -> tuple[complex, float] | None:
-    """The shift, px, and angle at which most landmarks agree; None where too few do.
-
-    `unit` is the px of the field that a landmark's place is known to.
-    """
-    matched = skimage.feature.match_descriptors(
-        first[1], second[1], cross_check=True, max_ratio=0.8
-    )
-    if len(matched) < _LEAST_LANDMARKS:
-        return None
-    here, there = first[0][matched[:, 0]], second[0][matched[:, 1]]
-    model, inliers = skimage.measure.ransac(
-        tuple(np.stack([p.real, p.imag], 1) for p in (there, here)),
-        skimage.transform.EuclideanTransform,
-        min_samples=2,
-        residual_threshold=_TOLERANCE * unit,
-        max_trials=500,
-        rng=0,
-    )
-    if not model or inliers.sum() < _LEAST_LANDMARKS:
-        return None
-    return complex(*model.translation), float(model.rotation)
+        return np.zeros(0, complex), np.zeros((0, 128))
+    points = sift.positions * step @ np.array([1, 1j]) - field.large().middle
+    return points * field.factors[1], sift.descriptors
 
 
 def _refine(a: View, b: View, shift: complex, angle: float, blur: float) -> tuple[complex, float]:
     """Gauss-Newton on shift, angle, gain and offset of b against a, both blurred."""
-    a, b = (
-        v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) if blur else v for v in (a, b)
-    )
+    if blur:
+        a, b = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) for v in (a, b))
     down, right = np.gradient(a.pixels)
     for _ in range(_STEPS):
         found = _overlap(a, b, shift, angle)
@@ -203,22 +199,3 @@ def _overlap(a: View, b: View, shift: complex, angle: float) -> _Overlap | None:
     there = there[inside]
     values = ndimage.map_coordinates(b.pixels, [there.real, there.imag], order=1)
     return _Overlap(a.pixels[slices][inside], values, points[inside], inside, slices)
-
-
-def neighbours(
-    fields: Sequence[Field], centers: np.ndarray, angles: np.ndarray
-) -> list[tuple[int, int, complex, float]]:
-    """Pairs whose frames overlap where they are placed: first, second, shift, angle."""
-    found = []
-    for i, j in itertools.combinations(range(len(fields)), 2):
-        shift = (centers[j] - centers[i]) * np.exp(-1j * angles[i])
-        sides = [
-            (p + q) / 2 - abs(d)
-            for p, q, d in zip(
-                fields[i].size, fields[j].size, (shift.real, shift.imag), strict=True
-            )
-        ]
-        smaller = min(fields[k].size[0] * fields[k].size[1] for k in (i, j))
-        if min(sides) > 0 and sides[0] * sides[1] > 2 * _LEAST_SHARE * smaller:
-            found.append((i, j, complex(shift), float(angles[j] - angles[i])))
-    return found

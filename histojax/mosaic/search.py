@@ -12,11 +12,12 @@ from typing import NamedTuple
 
 import numpy as np
 import scipy.fft
+from scipy import ndimage
 
 from histojax.mosaic.views import Field
 
 # The least overlap: of each side, px of the small view; of the smaller field's area.
-_LEAST_SIDE, _LEAST_SHARE = 8, 0.012
+_LEAST_SIDE, _LEAST_SHARE = 6, 0.012
 # Pairs of mirrored fields that are looked at, and false candidates expected in a set.
 _MIRRORED, _FALSE = 400, 0.01
 # The extremes of few mirrored pairs tell little: the law of maxima is at least this.
@@ -35,7 +36,7 @@ class Candidate(NamedTuple):
 
 
 def candidates(fields: Sequence[Field]) -> tuple[list[Candidate], float]:
-    """The peaks of all pairs above the threshold, highest first, and the threshold."""
+    """The peaks of all pairs above what mirrored fields reach, highest first, and that height."""
     planes = [field.small.pixels for field in fields]
     size = _padded(planes)
     spectra = [scipy.fft.rfft2(plane, size) for plane in planes]
@@ -55,9 +56,16 @@ def candidates(fields: Sequence[Field]) -> tuple[list[Candidate], float]:
     return sorted(found, key=lambda one: -one.height), threshold
 
 
-def near(first: Field, second: Field, shift: complex, reach: float) -> tuple[complex, float]:
-    """The highest peak within `reach` px of a shift: its shift and height."""
-    planes = first.small.pixels, second.small.pixels
+def near(
+    first: Field, second: Field, shift: complex, angle: float, reach: float
+) -> tuple[complex, float]:
+    """The highest peak within `reach` px of a motion, at its angle: its shift and height."""
+    view = second.small
+    # From a place of the turned field to that of the field, about the middle.
+    turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    middle = np.array([view.middle.real, view.middle.imag])
+    turned = ndimage.affine_transform(view.pixels, turn, middle - turn @ middle, order=1)
+    planes = first.small.pixels, turned
     size = _padded(planes)
     spectra = [scipy.fft.rfft2(plane, size) for plane in planes]
     map_ = _heights(*spectra, planes[0].shape, planes[1].shape, size)

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
@@ -20,8 +20,8 @@ _LEAST_CORRELATION, _LEAST_AGREEING = 0.3, 0.5
 # Where fields that are placed overlap, a peak may be so far off, in shares of the long side. Below
 # the first height they do not match there; a link needs the second.
 _NEAR, _CONTRADICTS, _CLOSES = 0.08, 4.5, 5.5
-# Overlaps from which on tissue has to match, by share and texture, up to a turn in radians.
-_LEAST_SHARE, _LEAST_TEXTURE, _MOST_TURN = 0.1, 0.3, 0.035
+# Overlaps from which on tissue has to match, by share and texture.
+_LEAST_SHARE, _LEAST_TEXTURE = 0.1, 0.3
 # Fields with less texture, or darker, show nothing to match by.
 _BLANK, _BLACK = 0.05, 8
 _MOST_LANDMARK_PAIRS = 2000
@@ -141,39 +141,30 @@ def stitch(
 def _links(fields: Sequence[Field], say: Callable[[str], None]) -> list[Link]:
     """All measured links; those whose overlap does not agree have a reason."""
     say(f"searching {len(fields) * (len(fields) - 1) // 2:,} pairs")
-    found, _ = search.candidates(fields)
+    found, threshold = search.candidates(fields)
     say(f"measuring {len(found):,} overlaps")
     best: dict[tuple[int, int], Link] = {}
+    unit = max(fields[0].size)
+
+    def keep(link: Link | None) -> None:
+        if link is not None:
+            other = best.setdefault((link.first, link.second), link)
+            if (not link.reason, link.correlation) > (not other.reason, other.correlation):
+                best[link.first, link.second] = link
+
     for i, j, shift, height in found:
-        link = _measured(fields, i, j, shift, height)
-        if link and ((i, j) not in best or _better(link, best[i, j])):
-            best[i, j] = link
-    lonely = set(range(len(fields))) - {
-        k for link in best.values() if not link.reason for k in (link.first, link.second)
-    }
-    lonely = {k for k in lonely if _texture(fields[k]) > _BLANK}
-    pairs = [
-        pair
-        for pair in itertools.combinations(range(len(fields)), 2)
-        if lonely & set(pair) and all(_texture(fields[k]) > _BLANK for k in pair)
-    ]
+        keep(_measured(fields, i, j, shift, height))
+    linked = {k for link in best.values() if not link.reason for k in (link.first, link.second)}
+    clear = [number for number, field in enumerate(fields) if field.texture > _BLANK]
+    pairs = [pair for pair in itertools.combinations(clear, 2) if not linked.issuperset(pair)]
     if pairs and len(pairs) <= _MOST_LANDMARK_PAIRS:
-        say(f"comparing landmarks of {len(lonely)} fields without a link")
-        landmarks = {k: registration.landmarks_of(fields[k]) for pair in pairs for k in pair}
-        for i, j in pairs:
-            first, second = landmarks[i], landmarks[j]
-            if first is None or second is None:
-                continue
-            motion = registration.motion_of_landmarks(first, second, fields[i].factors[1])
-            # As high as a peak that is just seen: other links are believed before it.
-            link = motion and _measured(fields, i, j, motion[0], _CLOSES, motion[1])
-            if link and not link.reason:
-                best[i, j] = link
+        say(f"comparing landmarks of {len(pairs):,} pairs whose fields have no link")
+        for i, j, shift, angle in registration.by_landmarks(fields, pairs):
+            # Landmarks of a repeated pattern agree too, so the peak decides.
+            peak, height = search.near(fields[i], fields[j], shift, angle, _NEAR * unit)
+            if height > threshold:
+                keep(_measured(fields, i, j, peak, height, angle))
     return list(best.values())
-
-
-def _better(link: Link, other: Link) -> bool:
-    return (not link.reason, link.correlation) > (not other.reason, other.correlation)
 
 
 def _measured(
@@ -189,47 +180,48 @@ def _measured(
     return Link(i, j, match.shift, match.angle, *measures, reason=reason)
 
 
-def _texture(field: Field) -> float:
-    return float(np.mean(field.small.pixels**2))
-
-
 def _without_contradictions(fields: Sequence[Field], layout: Layout) -> Layout:
     """Adds the links between fields that came to overlap, and cuts where those do not match."""
     sizes = [field.size for field in fields]
     looked: set[tuple[int, int]] = set()
-    for _ in range(len(fields)):
-        known = {(link.first, link.second) for link in layout.links} | looked
+    for _ in fields:
         new, against = [], []
-        for i, j, shift, angle in registration.neighbours(fields, layout.centers, layout.angles):
-            if layout.groups[i] != layout.groups[j] or (i, j) in known or abs(angle) > _MOST_TURN:
+        known = {(link.first, link.second) for link in layout.links} | looked
+        for i, j, shift, angle in _unlinked(fields, layout):
+            if (i, j) in known:
                 continue
             looked.add((i, j))
             match = registration.judge(fields[i], fields[j], shift, angle)
             if match is None:
                 continue
-            peak, height = search.near(fields[i], fields[j], shift, _NEAR * max(sizes[i]))
+            peak, height = search.near(fields[i], fields[j], shift, angle, _NEAR * max(sizes[i]))
             link = _measured(fields, i, j, peak, height, angle) if height > _CLOSES else None
+            tells = match.share > _LEAST_SHARE and match.texture > _LEAST_TEXTURE
             if link and not link.reason:
                 new.append(link)
-            elif (
-                height < _CONTRADICTS
-                and match.share > _LEAST_SHARE
-                and match.texture > _LEAST_TEXTURE
-            ):
+            elif height < _CONTRADICTS and tells:
                 against.append((i, j))
         links = [*layout.links, *new]
-        for i, j in against:
-            if layout.groups[i] == layout.groups[j]:
-                weakest = placement.weakest_between(i, j, layout.links, len(fields))
-                place = next(k for k, link in enumerate(links) if link is weakest)
-                reason = "would lay fields over others that they do not match"
-                links[place] = dataclasses.replace(weakest, reason=reason)
-                looked.clear()
-                break
-        if not new and not against:
+        if against:
+            weakest = placement.weakest_between(*against[0], layout.links, len(fields))
+            reason = "would lay fields over others that they do not match"
+            links[layout.links.index(weakest)] = dataclasses.replace(weakest, reason=reason)
+            looked.clear()
+        elif not new:
             break
         layout = placement.lay_out(sizes, links)
     return layout
+
+
+def _unlinked(fields: Sequence[Field], layout: Layout) -> Iterator[tuple[int, int, complex, float]]:
+    """Pairs of one group that come near each other: first, second, shift, angle."""
+    for i, j in itertools.combinations(range(len(fields)), 2):
+        shift = (layout.centers[j] - layout.centers[i]) * np.exp(-1j * layout.angles[i])
+        reach = [(p + q) / 2 for p, q in zip(fields[i].size, fields[j].size, strict=True)]
+        angle = float(layout.angles[j] - layout.angles[i])
+        near = abs(shift.real) < reach[0] and abs(shift.imag) < reach[1]
+        if near and layout.groups[i] == layout.groups[j]:
+            yield i, j, complex(shift), angle
 
 
 def _placement(
@@ -247,7 +239,7 @@ def _placement(
     held = [link for link in layout.links if own in (link.first, link.second)]
     if group not in ranks:
         reason = "matches no other field"
-        if _texture(field) < _BLANK:
+        if field.texture < _BLANK:
             dark = field.colors.mean() < _BLACK
             reason = "is black" if dark else "is blank, so nothing tells its place"
         elif held:

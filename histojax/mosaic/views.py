@@ -18,7 +18,7 @@ from histojax.errors import UserError
 from histojax.imaging.tiling import RegionReader
 from histojax.metrics.image_quality import luma_bt601
 
-# The long side of a field for the search of all pairs, and for the measurement of one, px.
+# The root of a field's area for the search of all pairs, and for the measurement of one, px.
 _SEARCHED, _MEASURED = 160, 1024
 # Grey levels of contrast that count half; a camera's noise stays below.
 _HALF_CONTRAST = 3.0
@@ -48,6 +48,11 @@ class Field:
     @property
     def middle(self) -> complex:
         return complex(self.size[0] - 1, self.size[1] - 1) / 2
+
+    @functools.cached_property
+    def texture(self) -> float:
+        """The mean squared contrast, 0 (blank) to about 1."""
+        return float(np.mean(self.small.pixels**2))
 
     @functools.cached_property
     def small(self) -> View:
@@ -80,8 +85,8 @@ def local_contrast(luma: np.ndarray, fine: float, coarse: float) -> np.ndarray:
 
 def factors_of(images: Sequence[np.ndarray | RegionReader]) -> tuple[float, float]:
     """The common reductions of all fields, for the search and for the measurement."""
-    long = float(np.median([max(size_of(image)) for image in images]))
-    return max(1.0, long / _SEARCHED), max(1.0, long / _MEASURED)
+    side = float(np.median([np.sqrt(np.prod(size_of(image))) for image in images]))
+    return max(1.0, side / _SEARCHED), max(1.0, side / _MEASURED)
 
 
 def field_of(image: np.ndarray | RegionReader, factors: tuple[float, float], name: str) -> Field:
