@@ -16,6 +16,8 @@ _FALSE, _FALSE_SHARE = 3.0, 0.006
 # A turn that moves the middle of a field's border by less, px, is taken for none.
 _LEAST_TURN = 0.5
 _ROUNDS = 4
+# Links agree on turns to about so many radians.
+_SPREAD = 0.003
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -61,22 +63,18 @@ def lay_out(sizes: Sequence[tuple[int, int]], links: Sequence[Link]) -> Layout:
 
     Each group's median angle is 0, and turns too small to see become 0.
     """
-    long = float(np.median([max(size) for size in sizes]))
-    limit = max(_FALSE, _FALSE_SHARE * long)
+    limit = max(_FALSE, _FALSE_SHARE * float(np.median(np.max(sizes, axis=1))))
     links = list(links)
     while True:
         used = [link for link in links if not link.reason]
         groups = csgraph.connected_components(_graph(len(sizes), used), False)[1]
-        centers, angles = _start(len(sizes), used)
-        free = np.ones(len(sizes), bool)
-        centers, angles = _solve(used, centers, angles, free, limit)
+        angles = _turns(len(sizes), used)
         for group in np.unique(groups):
-            own = groups == group
-            turn = float(np.median(angles[own]))
-            centers[own], angles[own] = centers[own] * np.exp(-1j * turn), angles[own] - turn
-        halves = np.array([max(size) / 2 for size in sizes])
-        free = np.abs(angles) * halves > _LEAST_TURN
+            angles[groups == group] -= np.median(angles[groups == group])
+        # Turns that are free where there are none would take up what a false link is off.
+        free = np.abs(angles) * np.max(sizes, axis=1) / 2 > _LEAST_TURN
         angles[~free] = 0
+        centers = _start(used, angles)
         centers, angles = _solve(used, centers, angles, free, limit)
         apart = np.abs(_differences(used, centers, angles)).max(1) if used else np.zeros(0)
         for link, off in zip(used, apart, strict=True):
@@ -110,23 +108,36 @@ def _graph(count: int, links: Sequence[Link]) -> sparse.csr_matrix:
     return sparse.csr_matrix((costs, tuple(_ends(links))), (count, count))
 
 
-def _start(count: int, links: Sequence[Link]) -> tuple[np.ndarray, np.ndarray]:
-    """Centers and angles along the surest spanning tree."""
-    centers, angles = np.zeros(count, complex), np.zeros(count)
+def _turns(count: int, links: Sequence[Link]) -> np.ndarray:
+    """Angles by the links' own, of which those that contradict the others count less."""
+    turns, between = np.zeros(count), np.zeros((len(links), count))
+    for row, link in zip(between, links, strict=True):
+        row[[link.first, link.second]] = -1, 1
+    told = np.array([link.angle for link in links])
+    trust = weights = np.array([link.height * np.sqrt(link.share) for link in links])
+    for _ in range(2 * _ROUNDS):
+        weighted = between.T * weights
+        turns = np.linalg.solve(weighted @ between + 1e-9 * np.eye(count), weighted @ told)
+        weights = trust / (1 + ((told - between @ turns) / _SPREAD) ** 2) ** 2
+    return turns
+
+
+def _start(links: Sequence[Link], angles: np.ndarray) -> np.ndarray:
+    """Centers along the surest spanning tree."""
+    centers = np.zeros(len(angles), complex)
     by_pair = {frozenset((link.first, link.second)): link for link in links}
-    tree = csgraph.minimum_spanning_tree(_graph(count, links))
+    tree = csgraph.minimum_spanning_tree(_graph(len(angles), links))
     seen: set[int] = set()
-    for root in range(count):
+    for root in range(len(angles)):
         order, before = csgraph.breadth_first_order(tree, root, directed=False)
         for place in map(int, () if root in seen else order[1:]):
             other = int(before[place])
             link = by_pair[frozenset((place, other))]
             forth = 1 if link.second == place else -1
-            angles[place] = angles[other] + forth * link.angle
             turn = np.exp(1j * angles[link.first])
             centers[place] = centers[other] + forth * turn * link.shift
         seen |= set(map(int, order))
-    return centers, angles
+    return centers
 
 
 def _differences(links: Sequence[Link], centers: np.ndarray, angles: np.ndarray) -> np.ndarray:
