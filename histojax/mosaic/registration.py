@@ -15,13 +15,15 @@ import skimage.measure
 import skimage.transform
 from scipy import ndimage
 
-from histojax.mosaic.views import Field, View
+from histojax.mosaic.views import Field, View, local_contrast
 
 # Pixels of an overlap that are compared, and the side of a block that has to agree by itself.
 _MOST_PIXELS, _BLOCK = 150_000, 24
 # A block agrees from this correlation on.
 _AGREES = 0.3
 _STEPS = 12
+# Of local contrast, and what is left out at a border, px of the views.
+_SIGMA, _EDGE = 12.0, 2
 # Landmarks of a field, and how many have to lie alike in two fields.
 _LEAST_LANDMARKS, _TOLERANCE = 8, 3.0
 # Overlaps below this share of the smaller field are not measured.
@@ -51,21 +53,27 @@ class Match(NamedTuple):
 
 
 class _Overlap(NamedTuple):
-    """What both views show: contrasts a, b (n,) at points (n,), px of the first view."""
+    """What both views show: contrasts a, b at points, (n,) each, px of the first view.
+
+    `place` is where they lie in a grid of so many `step` px; down, right: slopes of a.
+    """
 
     a: np.ndarray
     b: np.ndarray
+    down: np.ndarray
+    right: np.ndarray
     points: np.ndarray
-    inside: np.ndarray
-    slices: tuple[slice, slice]
+    place: tuple[np.ndarray, np.ndarray]
+    step: int
 
 
 def measure(first: Field, second: Field, shift: complex, angle: float = 0.0) -> Match | None:
     """Refines a motion, px and radians, on the overlap; None where the fields hardly touch."""
     start = shift
     small, large = (first.small, second.small), (first.large(), second.large())
-    for pair, blur in ((small, 2.0), (small, 0.0), (large, 0.0)):
-        shift, angle = _refine(*pair, shift, angle, blur)
+    blurred = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, 2)) for v in small)
+    for pair, sigma in ((blurred, 0.0), (small, 0.0), (large, _SIGMA)):
+        shift, angle = _refine(*pair, shift, angle, sigma)
     if not abs(shift - start) < max(first.size + second.size):
         return None
     return judge(first, second, shift, angle)
@@ -73,18 +81,16 @@ def measure(first: Field, second: Field, shift: complex, angle: float = 0.0) -> 
 
 def judge(first: Field, second: Field, shift: complex, angle: float) -> Match | None:
     """How well two fields agree at a motion; None where they hardly touch."""
-    found = _overlap(first.large(), second.large(), shift, angle)
+    found = _overlap(first.large(), second.large(), shift, angle, _SIGMA)
     if found is None:
         return None
     factor = first.factors[1]
-    step = found.slices[0].step
-    area = found.inside.sum() * (step * factor) ** 2
+    area = len(found.a) * (found.step * factor) ** 2
     share = float(area / min(first.size[0] * first.size[1], second.size[0] * second.size[1]))
     if share < _LEAST_SHARE:
         return None
-    rows, columns = np.nonzero(found.inside)
-    side = max(4, round(_BLOCK / step))
-    _, block = np.unique((rows // side) * 100_000 + columns // side, return_inverse=True)
+    rows, columns = (index // max(4, round(_BLOCK / found.step)) for index in found.place)
+    _, block = np.unique(rows * 100_000 + columns, return_inverse=True)
     products = found.a**2, found.b**2, found.a * found.b
     aa, bb, ab = (np.bincount(block, values) for values in products)
     # Blank parts of a field say nothing, for it or against it.
@@ -143,20 +149,16 @@ def _landmarks(field: Field) -> tuple[np.ndarray, np.ndarray]:
     return points * field.factors[1], sift.descriptors
 
 
-def _refine(a: View, b: View, shift: complex, angle: float, blur: float) -> tuple[complex, float]:
-    """Gauss-Newton on shift, angle, gain and offset of b against a, both blurred."""
-    if blur:
-        a, b = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, blur)) for v in (a, b))
-    down, right = np.gradient(a.pixels)
+def _refine(a: View, b: View, shift: complex, angle: float, sigma: float) -> tuple[complex, float]:
+    """Gauss-Newton on shift, angle, gain and offset of b against a."""
     for _ in range(_STEPS):
-        found = _overlap(a, b, shift, angle)
+        found = _overlap(a, b, shift, angle, sigma)
         if found is None:
             break
-        dy, dx = (slope[found.slices][found.inside] for slope in (down, right))
         middle = found.points.mean()
         arm = found.points - middle
-        turned = dx * arm.real - dy * arm.imag
-        design = np.stack([found.a, np.ones_like(found.a), dy, dx, turned])
+        turned = found.right * arm.real - found.down * arm.imag
+        design = np.stack([found.a, np.ones_like(found.a), found.down, found.right, turned])
         normal = design @ design.T
         normal += np.diag(1e-6 * np.diag(normal) + 1e-9)
         gain, _, *step = np.linalg.solve(normal, design @ found.b)
@@ -175,27 +177,35 @@ def _refine(a: View, b: View, shift: complex, angle: float, blur: float) -> tupl
     return complex(shift), angle
 
 
-def _overlap(a: View, b: View, shift: complex, angle: float) -> _Overlap | None:
+def _overlap(a: View, b: View, shift: complex, angle: float, sigma: float) -> _Overlap | None:
+    """What both views show; above a `sigma` of 0 as local contrast, taken from the overlap alone.
+
+    What only one of the fields shows would otherwise pull their borders together.
+    """
     height, width = b.pixels.shape
     turn = np.exp(1j * angle)
     corners = np.array([complex(y, x) for y, x in itertools.product((0, height), (0, width))])
     placed = turn * (corners - b.middle) + shift / a.factor + a.middle
     lows, highs = [], []
     for part, side in zip((placed.real, placed.imag), a.pixels.shape, strict=True):
-        lows.append(max(0, int(np.floor(part.min()))))
-        highs.append(min(side, int(np.ceil(part.max()))))
+        lows.append(max(_EDGE, int(np.floor(part.min()))))
+        highs.append(min(side - _EDGE, int(np.ceil(part.max()))))
     sides = [high - low for low, high in zip(lows, highs, strict=True)]
     if min(sides) < 4:
         return None
     step = max(1, int(np.ceil(np.sqrt(sides[0] * sides[1] / _MOST_PIXELS))))
-    slices = slice(lows[0], highs[0], step), slice(lows[1], highs[1], step)
-    rows, columns = (np.arange(s.start, s.stop, step) for s in slices)
+    rows, columns = (np.arange(low, high, step) for low, high in zip(lows, highs, strict=True))
     points = rows[:, None] + 1j * columns - a.middle
     there = (points - shift / a.factor) / turn + b.middle
-    inside = (there.real >= 0) & (there.real <= height - 1)
-    inside &= (there.imag >= 0) & (there.imag <= width - 1)
-    if inside.sum() < 32:
+    inside = (there.real >= _EDGE) & (there.real <= height - 1 - _EDGE)
+    inside &= (there.imag >= _EDGE) & (there.imag <= width - 1 - _EDGE)
+    if inside.sum() < 32 or min(inside.shape) < 2:
         return None
-    there = there[inside]
-    values = ndimage.map_coordinates(b.pixels, [there.real, there.imag], order=1)
-    return _Overlap(a.pixels[slices][inside], values, points[inside], inside, slices)
+    first = a.pixels[np.ix_(rows, columns)]
+    second = ndimage.map_coordinates(b.pixels, [there.real, there.imag], order=1, mode="nearest")
+    if sigma:
+        first, second = (local_contrast(p, sigma / step, inside) for p in (first, second))
+    slopes = (slope[inside] for slope in np.gradient(first, step))
+    return _Overlap(
+        first[inside], second[inside], *slopes, points[inside], np.nonzero(inside), step
+    )

@@ -25,7 +25,7 @@ _HALF_CONTRAST = 3.0
 
 
 class View(NamedTuple):
-    """A field at 1 / factor of its pixels: local contrast, float32 (h, w), about 1 in tissue.
+    """A field at 1 / factor of its pixels, float32 (h, w).
 
     `middle` is the field's middle, y + ix, in px of the view.
     """
@@ -56,31 +56,37 @@ class Field:
 
     @functools.cached_property
     def small(self) -> View:
-        """The view in which all pairs are searched."""
-        return self._view(luma_bt601(self.colors), self.factors[0], 0.7, 6.0)
+        """The view in which all pairs are searched: contrast that fades out at the border.
+
+        So the frames' edges do not match each other.
+        """
+        plane = local_contrast(luma_bt601(self.colors), 6.0)
+        ramps = [
+            np.minimum(1, np.minimum(n + 1, n[::-1] + 1) / 4) for n in map(np.arange, plane.shape)
+        ]
+        return self._view(ndimage.gaussian_filter(plane, 0.7) * np.outer(*ramps), self.factors[0])
 
     @functools.lru_cache(maxsize=64)  # noqa: B019 (bounded, and as short-lived as the search)
     def large(self) -> View:
-        """The view in which one pair is measured."""
-        return self._view(self.luma, self.factors[1], 1.0, 12.0)
+        """The view in which one pair is measured: luma."""
+        return self._view(ndimage.gaussian_filter(self.luma.astype(np.float32), 1), self.factors[1])
 
-    def _view(self, luma: np.ndarray, factor: float, fine: float, coarse: float) -> View:
+    def _view(self, plane: np.ndarray, factor: float) -> View:
         middle = (self.middle + (0.5 + 0.5j)) / factor - (0.5 + 0.5j)
-        return View(local_contrast(luma, fine, coarse), factor, middle)
+        return View(plane.astype(np.float32), factor, middle)
 
 
-def local_contrast(luma: np.ndarray, fine: float, coarse: float) -> np.ndarray:
-    """The band of `luma` (H, W) between two sigmas, px, over its local standard deviation.
+def local_contrast(luma: np.ndarray, sigma: float, weights: np.ndarray | None = None) -> np.ndarray:
+    """How far `luma` (H, W) lies from its local mean, in local standard deviations.
 
-    Shading and gain cancel. The frame's edges fade out, so that they do not match each other.
+    Shading and gain cancel. `weights` (H, W) say what counts, 0 to 1, by default all.
     """
     plane = luma.astype(np.float32)
-    band = ndimage.gaussian_filter(plane, fine) - ndimage.gaussian_filter(plane, coarse)
-    spread = np.sqrt(ndimage.gaussian_filter(band * band, coarse))
-    ramps = [
-        np.minimum(1, (np.minimum(np.arange(n), np.arange(n)[::-1]) + 1) / 4) for n in plane.shape
-    ]
-    return (band / (spread + _HALF_CONTRAST) * np.outer(*ramps)).astype(np.float32)
+    weights = np.ones_like(plane) if weights is None else weights.astype(np.float32)
+    total = np.maximum(ndimage.gaussian_filter(weights, sigma), 1e-3)
+    band = plane - ndimage.gaussian_filter(plane * weights, sigma) / total
+    spread = np.sqrt(ndimage.gaussian_filter(band * band * weights, sigma) / total)
+    return band / (spread + _HALF_CONTRAST)
 
 
 def factors_of(images: Sequence[np.ndarray | RegionReader]) -> tuple[float, float]:
