@@ -9,7 +9,7 @@ import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from histojax.mosaic.placement import Link
 from histojax.mosaic.views import Field
@@ -47,56 +47,55 @@ class Light:
 def estimate(fields: Sequence[Field], links: Sequence[Link]) -> Light:
     """Gains and shading from all links that are used; the mean brightness stays."""
     used = [link for link in links if not link.reason]
-    count = len(fields)
-    blurred = [ndimage.uniform_filter(f.colors.astype(np.float32), (5, 5, 1)) for f in fields]
-    rows, values, ends = [], [], []
-    for link in used:
-        middle = link.ties[0].mean()
-        reach = (
-            np.abs((link.ties[0] - middle).real).max(),
-            np.abs((link.ties[0] - middle).imag).max(),
-        )
-        points = middle + (reach[0] * _GRID[:, None] + 1j * reach[1] * _GRID).ravel()
-        both = points, np.exp(-1j * link.angle) * (points - link.shift)
-        seen = [
-            _sample(blurred[k], fields[k], p)
-            for k, p in zip((link.first, link.second), both, strict=True)
-        ]
-        clear = np.all([(s > _DARKEST) & (s < _BRIGHTEST) for s in seen], axis=(0, 2))
-        places = [
-            _frame(fields[k], p) for k, p in zip((link.first, link.second), both, strict=True)
-        ]
-        rows.append((_shapes(*places[0]) - _shapes(*places[1]))[clear])
-        values.append(np.log(seen[0][clear] / seen[1][clear]))
-        ends += [(link.first, link.second)] * int(clear.sum())
-    shading, note = (
-        np.zeros((4, 3)),
-        f"Shading is left as it is: {count} fields with {len(used)} links are too few.",
-    )
-    gains = np.zeros((count, 3))
-    if not ends:
-        return Light(np.ones((count, 3)), shading, note)
-    shapes, ratios = np.concatenate(rows), np.concatenate(values)
-    design = np.zeros((len(ends), count + 4))
-    numbers = np.arange(len(ends))
-    first, second = np.array(ends).T
-    design[numbers, first], design[numbers, second], design[:, count:] = 1, -1, shapes
-    for channel in range(3):
-        gains[:, channel] = _fit(design[:, :count], ratios[:, channel])[0]
-    like = max(max(f.size) for f in fields) <= 1.1 * min(max(f.size) for f in fields)
-    if count >= _LEAST_FIELDS and len(used) >= _LEAST_LINKS and like:
-        fits = [_fit(design, ratios[:, channel]) for channel in range(3)]
-        plain = [_fit(design[:, :count], ratios[:, channel])[1] for channel in range(3)]
-        explained = 1 - sum(left for _, left in fits) / max(sum(plain), 1e-12)
+    count, kept = len(fields), "Shading is left as it is:"
+    shading = np.zeros((4, 3))
+    ends, shapes, ratios = _seen_twice(fields, used)
+    if not len(ends):
+        return Light(np.ones((count, 3)), shading, f"{kept} no overlap tells it.")
+    rows, one = np.arange(len(ends)), np.ones(len(ends))
+    first, second = (sparse.csr_matrix((one, (rows, e)), (len(ends), count)) for e in ends.T)
+    plain, design = first - second, sparse.hstack([first - second, shapes], format="csr")
+    fits = [_fit(plain, channel) for channel in ratios.T]
+    gains = np.stack([solution for solution, _ in fits], axis=1)
+    longest = [max(field.size) for field in fields]
+    if count < _LEAST_FIELDS or len(used) < _LEAST_LINKS:
+        note = f"{kept} {count} fields with {len(used)} links are too few."
+    elif max(longest) > 1.1 * min(longest):
+        note = f"{kept} the fields differ in size."
+    else:
+        shaded = [_fit(design, channel) for channel in ratios.T]
+        explained = 1 - sum(s for _, s in shaded) / max(sum(s for _, s in fits), 1e-12)
+        note = f"{kept} the overlaps show none that all fields share."
         if explained > _LEAST_EXPLAINED:
-            solved = np.stack([solution for solution, _ in fits], axis=1)
+            solved = np.stack([solution for solution, _ in shaded], axis=1)
             gains, shading = solved[:count], solved[count:]
             note = f"Shading is taken out; it explains {explained:.0%} of the differences."
-        else:
-            note = "Shading is left as it is: the overlaps show none that all fields share."
-    elif not like:
-        note = "Shading is left as it is: the fields differ in size."
     return _kept_bright(fields, np.exp(-gains), shading, note)
+
+
+def _seen_twice(
+    fields: Sequence[Field], links: Sequence[Link]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Points in overlaps: both fields (n, 2), shapes' differences (n, 4), log ratios (n, 3)."""
+    blurred = [ndimage.uniform_filter(f.colors.astype(np.float32), (5, 5, 1)) for f in fields]
+    ends, shapes, ratios = [np.zeros((0, 2), int)], [np.zeros((0, 4))], [np.zeros((0, 3))]
+    for link in links:
+        middle = link.ties[0].mean()
+        corner = (link.ties[0] - middle)[0]
+        points = middle + (corner.real * _GRID[:, None] + 1j * corner.imag * _GRID).ravel()
+        seen = []
+        both = points, np.exp(-1j * link.angle) * (points - link.shift)
+        for number, own in zip((link.first, link.second), both, strict=True):
+            half = np.array(fields[number].size) / 2
+            shape = _shapes(own.real / half[0], own.imag / half[1])
+            seen.append((_sample(blurred[number], fields[number], own), shape))
+        (one, first), (other, second) = seen
+        clear = (np.minimum(one, other) > _DARKEST) & (np.maximum(one, other) < _BRIGHTEST)
+        clear = clear.all(axis=1)
+        ends.append(np.repeat([[link.first, link.second]], clear.sum(), axis=0))
+        shapes.append((first - second)[clear])
+        ratios.append(np.log(one[clear] / other[clear]))
+    return np.concatenate(ends), np.concatenate(shapes), np.concatenate(ratios)
 
 
 def _kept_bright(
@@ -117,12 +116,12 @@ def _kept_bright(
     return Light(gains, shading, note)
 
 
-def _fit(design: np.ndarray, ratios: np.ndarray) -> tuple[np.ndarray, float]:
+def _fit(design: sparse.csr_matrix, ratios: np.ndarray) -> tuple[np.ndarray, float]:
     """Least squares in which outliers count less: the solution, and the weighted squares left."""
     weights = np.ones(len(ratios))
     for _ in range(4):
-        weighted = design * weights[:, None]
-        normal = weighted.T @ design + _PRIOR * np.eye(design.shape[1])
+        weighted = design.multiply(weights[:, None]).tocsr()
+        normal = (weighted.T @ design).toarray() + _PRIOR * np.eye(design.shape[1])
         solution = np.linalg.solve(normal, weighted.T @ ratios)
         off = ratios - design @ solution
         spread = 1.5 * np.median(np.abs(off)) + 1e-3
@@ -135,11 +134,6 @@ def _sample(colors: np.ndarray, field: Field, points: np.ndarray) -> np.ndarray:
     where = [places.real, places.imag]
     planes = [ndimage.map_coordinates(colors[..., c], where, order=1, cval=0) for c in range(3)]
     return np.stack(planes, axis=-1)
-
-
-def _frame(field: Field, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """v, u of points in px from the middle: -1 to 1 over the frame."""
-    return points.real / (field.size[0] / 2), points.imag / (field.size[1] / 2)
 
 
 def _shapes(v: np.ndarray, u: np.ndarray) -> np.ndarray:

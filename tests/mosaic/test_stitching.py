@@ -4,7 +4,8 @@ from scipy import ndimage
 
 from histojax.errors import UserError
 from histojax.imaging.tiling import read_window
-from histojax.mosaic import stitching
+from histojax.mosaic import placement, stitching, views
+from histojax.mosaic.placement import Link
 from tests.mosaic.fields import cut, errors, grid, tissue
 
 
@@ -183,3 +184,29 @@ def test_a_real_strip_comes_out_whole(real_data):
     found = stitching.stitch([reader.read_image(tile) for tile in tiles])
     assert found.left == {}
     assert len(found.mosaics) == 1
+
+
+def test_fields_out_of_focus_are_not_taken_for_one_place():
+    crops = [cut(tissue(), 0, 0, 180, 180), cut(tissue(), 5, 63, 180, 180)]
+    blurred = [ndimage.gaussian_filter(crop, (3, 3, 0)) for crop in crops]
+    found = stitching.stitch(blurred)
+    assert errors(found.placements, [0, 5 + 63j]).max() < 0.5
+
+
+@pytest.mark.faults
+def test_a_field_linked_by_chance_is_cut_where_it_covers_others():
+    fields, _ = grid(tissue(), 2, 2, 180, 110)
+    fields.append(cut(tissue(1), 40, 40, 180, 180))
+    factors = views.factors_of(fields)
+    read = [views.field_of(field, factors, "") for field in fields]
+    links = stitching._links(read, lambda text: None)
+    ties = 60 + np.array([-30 - 30j, -30 + 30j, 30 - 30j, 30 + 30j])
+    links.append(Link(0, 4, 100 + 60j, 0.0, 9.0, 0.5, 0.2, (ties, ties - 100 - 60j)))
+    layout = placement.lay_out([field.size for field in read], links)
+    assert len(set(layout.groups)) == 1
+    cleared = stitching._without_contradictions(read, layout)
+    assert [link.reason for link in cleared.links if 4 in (link.first, link.second)] == [
+        "would lay fields over others that they do not match"
+    ]
+    assert len(set(cleared.groups[:4])) == 1
+    assert cleared.groups[4] != cleared.groups[0]
