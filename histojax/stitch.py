@@ -38,9 +38,9 @@ def main(argv: Sequence[str]) -> None:
     from histojax.mosaic import files
     from histojax.report import mosaic_page
 
-    output = pathlib.Path(_OUTPUT.value)
+    output = pathlib.Path(str(_OUTPUT.value))
     joined = files.stitch_files(
-        [pathlib.Path(path) for path in _INPUT.value],
+        [pathlib.Path(path) for path in _INPUT.value or ()],
         output,
         mpp=_MPP.value,
         max_pixels=_MAX_PIXELS.value,

@@ -44,7 +44,7 @@ class Joined:
             )
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class _Field:
     """A file of a field; `load` decodes it, and keeps the fields last read."""
 

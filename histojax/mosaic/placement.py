@@ -175,9 +175,9 @@ def _solve(
         arms = [1j * np.exp(1j * angles[k]) * ties[:, s] for s, k in enumerate((i, j))]
         entries = []
         for axis, part in enumerate((np.real, np.imag)):
-            columns = axis * size + i, axis * size + j, 2 * size + i, 2 * size + j
+            fields = axis * size + i, axis * size + j, 2 * size + i, 2 * size + j
             slopes = np.ones_like(rows), -np.ones_like(rows), part(arms[0]), -part(arms[1])
-            for column, slope in zip(columns, slopes, strict=True):
+            for column, slope in zip(fields, slopes, strict=True):
                 entries.append(np.broadcast_arrays(slope * weights[:, None], rows + axis, column))
         values, at, columns = (np.concatenate([e[n].ravel() for e in entries]) for n in range(3))
         matrix = sparse.csr_matrix((values, (at, columns)), (rows.size * 2, 3 * size))

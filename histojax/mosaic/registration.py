@@ -70,10 +70,10 @@ class _Overlap(NamedTuple):
 def measure(first: Field, second: Field, shift: complex, angle: float = 0.0) -> Match | None:
     """Refines a motion, px and radians, on the overlap; None where the fields hardly touch."""
     start = shift
-    small, large = (first.small, second.small), (first.large(), second.large())
-    blurred = (v._replace(pixels=ndimage.gaussian_filter(v.pixels, 2)) for v in small)
-    for pair, sigma in ((blurred, 0.0), (small, 0.0), (large, _SIGMA)):
-        shift, angle = _refine(*pair, shift, angle, sigma)
+    small = [first.small, second.small]
+    blurred = [view._replace(pixels=ndimage.gaussian_filter(view.pixels, 2)) for view in small]
+    for pair, sigma in ((blurred, 0.0), (small, 0.0), ([first.large(), second.large()], _SIGMA)):
+        shift, angle = _refine(pair[0], pair[1], shift, angle, sigma)
     if not abs(shift - start) < max(first.size + second.size):
         return None
     return judge(first, second, shift, angle)
@@ -146,7 +146,7 @@ def _landmarks(field: Field) -> tuple[np.ndarray, np.ndarray]:
     except RuntimeError:  # none found
         return np.zeros(0, complex), np.zeros((0, 128))
     points = sift.positions * step @ np.array([1, 1j]) - field.large().middle
-    return points * field.factors[1], sift.descriptors
+    return points * field.factors[1], np.asarray(sift.descriptors)
 
 
 def _refine(a: View, b: View, shift: complex, angle: float, sigma: float) -> tuple[complex, float]:
@@ -205,7 +205,7 @@ def _overlap(a: View, b: View, shift: complex, angle: float, sigma: float) -> _O
     second = ndimage.map_coordinates(b.pixels, [there.real, there.imag], order=1, mode="nearest")
     if sigma:
         first, second = (local_contrast(p, sigma / step, inside) for p in (first, second))
-    slopes = (slope[inside] for slope in np.gradient(first, step))
-    return _Overlap(
-        first[inside], second[inside], *slopes, points[inside], np.nonzero(inside), step
-    )
+    down, right = (slope[inside] for slope in np.gradient(first, step))
+    seen = first[inside], second[inside], down, right, points[inside]
+    rows, columns = np.nonzero(inside)
+    return _Overlap(*seen, (rows, columns), step)

@@ -63,12 +63,12 @@ def near(
     view = second.small
     # From a place of the turned field to that of the field, about the middle.
     turn = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    middle = np.array([view.middle.real, view.middle.imag])
-    turned = ndimage.affine_transform(view.pixels, turn, middle - turn @ middle, order=1)
+    about = np.array([view.middle.real, view.middle.imag])
+    turned = ndimage.affine_transform(view.pixels, turn, about - turn @ about, order=1)
     planes = first.small.pixels, turned
     size = _padded(planes)
     spectra = [scipy.fft.rfft2(plane, size) for plane in planes]
-    map_ = _heights(*spectra, planes[0].shape, planes[1].shape, size)
+    map_ = _heights(spectra[0], spectra[1], planes[0].shape, planes[1].shape, size)
     factor = first.factors[0]
     middle = (shift - second.middle + first.middle) / factor
     steps = np.arange(-round(reach / factor) - 1, round(reach / factor) + 2)
