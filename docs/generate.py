@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by docs/generate.py; edit the code and run it again. -->\n"
 CORE = ("main", "evaluate", "predict", "compare", "prepare", "masks", "synthesize")
-CORE += ("inspect", "export")
+CORE += ("inspect", "stitch", "export")
 # Name of an assigned or returned group in configs/ -> the groups of a config that it fills.
 GROUPS = {"network": ("generator", "segmenter", "discriminator")}
 # Share of the configs in which a field has one value: the page lists that value once.

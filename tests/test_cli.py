@@ -46,7 +46,17 @@ def refused_apart(module, *words, **environment):
 
 @pytest.mark.parametrize(
     "module",
-    ["main", "evaluate", "predict", "compare", "synthesize", "masks", "prepare", "inspect"],
+    [
+        "main",
+        "evaluate",
+        "predict",
+        "compare",
+        "synthesize",
+        "masks",
+        "prepare",
+        "inspect",
+        "stitch",
+    ],
 )
 def test_help_has_an_example_and_flags_and_succeeds(module):
     status, shown, said = commands.run(module, "--help")
