@@ -217,5 +217,6 @@ def _find(
         for future in waiting:
             future.result()
     times["network"] = network_seconds
-    whole = region_nuclei.joined(region_nuclei.load(path) for path in paths.values())
+    none = region_nuclei.none(mpp, options.cell_expansion)
+    whole = region_nuclei.joined([none, *map(region_nuclei.load, paths.values())])
     return region_nuclei.within(whole, tuple(scale * value for value in view.seen_box))
