@@ -94,6 +94,8 @@ def predict_slide(
                 made |= of_nuclei
         if damage := view.image.check(path):
             note += f"; {damage}"
+        if count := view.mask.damaged:
+            note += f"; its overview is damaged in {count} place{'s' * (count > 1)}, taken as glass"
         if not view.mask.mask.any():
             note += "; it shows no tissue"
         times["in all"] = time.monotonic() - started
