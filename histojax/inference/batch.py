@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from histojax.checks import check, number, one_of
 from histojax.cli import say
 from histojax.data import copies
@@ -196,7 +198,7 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     fields = [path for path, made in done.items() if math.prod(made.size) <= _LARGEST_FIELD]
     if len(fields) > _MOST_FIELDS:
         return f"over {_MOST_FIELDS} fields are not searched for overlaps: nuclei are not summed"
-    signatures = [copies.signature_of(reader.read_image(p)) for p in fields if len(fields) > 1]
+    signatures = [_signature(path) for path in fields if len(fields) > 1]
     pairs = [
         f"{fields[i].name} and {fields[j].name} share {share:.0%}"
         for i, j, share in copies.copies_among(signatures)
@@ -204,6 +206,14 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
     named = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
     return named if pairs else ""
+
+
+def _signature(path: pathlib.Path) -> np.ndarray | None:
+    """Of an image; None for a slide that is damaged in places."""
+    try:
+        return copies.signature_of(reader.read_image(path))
+    except UserError:
+        return None
 
 
 def image_files(
