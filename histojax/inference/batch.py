@@ -114,7 +114,7 @@ def predict_files(
         say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
     whole = {path: done[path] for path in files if path in done}
     _summarize(output, whole, refused, part)
-    _report(workdir, output, whole, refused, left, max_pixels)
+    _report(workdir, output / _of_part("index.html", part), whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
     if refused:
@@ -149,23 +149,27 @@ def _summarize(
         for path, made in done.items()
     ]
     rows += [{"image": path, "state": "failed", "note": reason} for path, reason in refused.items()]
-    name = "summary.csv" if part[1] == 1 else f"summary-{part[0] + 1}-of-{part[1]}.csv"
     if rows:
-        writers.write_csv(output / name, rows)
+        writers.write_csv(output / _of_part("summary.csv", part), rows)
+
+
+def _of_part(name: str, part: tuple[int, int]) -> str:
+    """The name of a file about all images, or about those of a part."""
+    stem, ending = name.split(".")
+    return name if part[1] == 1 else f"{stem}-{part[0] + 1}-of-{part[1]}.{ending}"
 
 
 def _report(
     workdir: pathlib.Path,
-    output: pathlib.Path,
+    index: pathlib.Path,
     done: Mapping[pathlib.Path, Prediction],
     refused: Mapping[str, str],
     left: Mapping[str, str],
     max_pixels: int,
 ) -> None:
-    """Writes index.html, and says in the last lines what was not made, and why."""
+    """Writes the index, and says in the last lines what was not made, and why."""
     unsummed = overlapping(done) if any(made.nuclei for made in done.values()) else ""
     if done:
-        index = output / "index.html"
         # An earlier call may have allowed larger ones.
         pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
         rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
