@@ -126,7 +126,9 @@ def predict_files(
 def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:
     """The ends of the names of all files that may be made of an image."""
     of_fields = [sink.suffix for sink in prediction.sinks_of(run, outputs).values()]
-    return [*of_fields, *measured.FILES.values(), ".html"]
+    # Slides have outlines on up to three grids.
+    of_slides = [f"{grid}.geojson.gz" for grid in ("", ".sr", ".scan")]
+    return [*of_fields, *measured.FILES.values(), *of_slides, ".html"]
 
 
 def _summarize(
@@ -267,7 +269,8 @@ def check_names(
     files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
 ) -> None:
     """Raises UserError where a result would replace another, or an input."""
-    owners = {os.path.abspath(path): path for path in files}
+    shared = [output / name for name in ("index.html", "summary.csv")]
+    owners = {os.path.abspath(path): path for path in (*files, *shared)}
     for path in files:
         for suffix in suffixes:
             made = output / f"{path.stem}{suffix}"
