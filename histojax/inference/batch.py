@@ -30,6 +30,8 @@ _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
 _MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
 _OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
+# Options of slides that change no result.
+_WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
     "nucleus_diameter": number(above=0, of="a number of px").or_none(),
@@ -70,7 +72,8 @@ def predict_files(
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
-    flags["slides"] = dataclasses.asdict(slides)
+    of_slides = dataclasses.asdict(slides).items()
+    flags["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
