@@ -8,13 +8,15 @@ Axes: H, W px of the image as the network reads it, r output px per input px.
 """
 
 import concurrent.futures
+import json
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging import tiling
+from histojax.imaging import tiling, writers
 from histojax.inference.tiled import TiledNetwork
 
 # Px around a region; the largest nuclei of MoNuSeg measure 80 px.
@@ -105,6 +107,18 @@ class DamagedReader:
                     bottom, right = min(top + side, self.height), min(left + side, self.width)
                     self.damaged.add((top, left, bottom - top, right - left))
         return pixels
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes what was damaged so far."""
+        # A copy, as another thread may read on.
+        writers.write_json(path, {"pixels": self.pixels, "damaged": list(self.damaged)})
+
+    def load(self, path: pathlib.Path) -> None:
+        """Goes on from what an earlier call has saved, if it did."""
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            self.pixels += before["pixels"]
+            self.damaged |= {tuple(block) for block in before["damaged"]}
 
     def check(self, path: Any) -> str:
         """A clause about what is damaged, empty where nothing is.

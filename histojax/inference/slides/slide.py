@@ -89,6 +89,7 @@ def predict_slide(
             with disk_errors(output):
                 _prepare(parts, made_of)
             nuclei = _find(run, network, normalized, view, parts, tile, options, times)
+            view.image.check(path)
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
@@ -179,6 +180,8 @@ def _find(
     size = image.height * scale, image.width * scale
     mpp = None if view.mpp is None else view.mpp / view.factor / scale
     parameters = labeling.parameters_of(run)
+    damage = parts / "damaged.json"
+    view.image.load(damage)
     um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
 
     def area(some: Sequence[regions.Region]) -> float:
@@ -210,6 +213,8 @@ def _find(
             network, image, todo, tile=tile, batch=options.batch, wanted=view.wanted
         ):
             network_seconds += time.monotonic() - started
+            # Before the region counts as done.
+            view.image.save(damage)
             waiting.append(pool.submit(finish, seen))
             while len(waiting) > options.workers:
                 waiting.pop(0).result()
