@@ -118,7 +118,7 @@ class DamagedReader:
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             self.pixels += before["pixels"]
-            self.damaged |= {tuple(block) for block in before["damaged"]}
+            self.damaged.update((y, x, h, w) for y, x, h, w in before["damaged"])
 
     def check(self, path: Any) -> str:
         """A clause about what is damaged, empty where nothing is.

@@ -95,8 +95,8 @@ def predict_slide(
                 made |= of_nuclei
         if damage := view.image.check(path):
             note += f"; {damage}"
-        if count := view.mask.damaged:
-            note += f"; its overview is damaged in {count} place{'s' * (count > 1)}, taken as glass"
+        if places := view.mask.damaged:
+            note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
         if not view.mask.mask.any():
             note += "; it shows no tissue"
         times["in all"] = time.monotonic() - started
