@@ -9,7 +9,7 @@ def install(monkeypatch, image, *, alpha=None, factors=(1,), damaged=None, **pro
 
     `alpha` is uint8 (H, W), `factors` those of the levels, and `damaged` the y, x of a pixel of
     level 0 that cannot be read. Properties are named without "openslide.", with _ for -. The list
-    that is returned holds (corner, level, size) of each region that was read.
+    that is returned holds (corner, level, size) of each region that was read, and "closed".
     """
     rgba = PIL.Image.fromarray(image)
     rgba.putalpha(255 if alpha is None else PIL.Image.fromarray(alpha))
@@ -39,7 +39,7 @@ def install(monkeypatch, image, *, alpha=None, factors=(1,), damaged=None, **pro
             return cut.resize(size, PIL.Image.Resampling.NEAREST)
 
         def close(self):
-            pass
+            asked.append("closed")
 
     monkeypatch.setattr(openslide, "OpenSlide", Slide)
     return asked

@@ -1,3 +1,4 @@
+import itertools
 import os
 import subprocess
 import sys
@@ -24,7 +25,7 @@ IMAGE = COARSE.repeat(16, 0).repeat(16, 1)[:HEIGHT, :WIDTH]
 
 def in_strips(array, *rows):
     ends = [0, *np.cumsum(rows), len(array)]
-    return [array[a:b] for a, b in zip(ends, ends[1:], strict=False)]
+    return [array[a:b] for a, b in itertools.pairwise(ends)]
 
 
 def write(path, array=IMAGE, mpp=0.25, **options):
@@ -76,7 +77,9 @@ def test_an_image_is_read_back_with_its_levels_and_scale(tmp_path):
                 px, cm = page.tags.valueof(tag)
                 assert 1e4 * cm / px == pytest.approx(0.25 * factor, rel=1e-6)
             assert page.is_reduced == (factor > 1)
-        pixels = next(e for e in ElementTree.fromstring(file.ome_metadata).iter() if "SizeX" in e.attrib)
+        pixels = next(
+            e for e in ElementTree.fromstring(file.ome_metadata).iter() if "SizeX" in e.attrib
+        )
         assert pixels.get("SizeC") == "3"
         (channel,) = (e for e in pixels if e.tag.endswith("Channel"))
         # One channel of three samples: red, green and blue, no fluorescence.
@@ -161,12 +164,12 @@ def test_labels_beyond_16_bits_are_kept(tmp_path):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("height", [1_356, 1_358, 600])
+@pytest.mark.parametrize("height", [1_356, 1_358, 1_024, 1_537])
 @pytest.mark.parametrize("array", [IMAGE, IMAGE[..., 0].astype(np.uint32)], ids=["rgb", "labels"])
 def test_another_number_of_rows_is_refused_and_leaves_no_file(tmp_path, height, array):
-    with pytest.raises(ValueError, match=rf"rows, not {height}|{height}"):
+    with pytest.raises(ValueError, match=rf"the strips .* {height}( rows)?$"):
         ome_tiff.write(
-            tmp_path / "a.tif", in_strips(array, 700), height=height, width=WIDTH, mpp=None
+            tmp_path / "a.tif", in_strips(array[:, :600], 700), height=height, width=600, mpp=None
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -174,7 +177,7 @@ def test_another_number_of_rows_is_refused_and_leaves_no_file(tmp_path, height, 
 @pytest.mark.faults
 def test_strips_of_another_width_are_refused(tmp_path):
     strips = [IMAGE[:700], IMAGE[700:, :-1]]
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"2100|2101"):
         ome_tiff.write(tmp_path / "a.tif", strips, height=HEIGHT, width=WIDTH, mpp=None)
     assert list(tmp_path.iterdir()) == []
 
