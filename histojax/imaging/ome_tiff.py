@@ -110,6 +110,9 @@ def write(
                 **options,
                 **at,
             )
+            # The writer takes no more tiles than it needs.
+            if next(pieces, None) is not None:
+                raise ValueError(f"the strips have more than {height} rows")
 
 
 def half(image: np.ndarray) -> np.ndarray:
@@ -130,6 +133,8 @@ def _tiles(
     for piece in pieces:
         if piece.shape[1:] != (width, *channels):
             raise ValueError(f"a strip of shape {piece.shape} does not have {width} columns")
+        if len(piece) != min(_TILE, height - rows):
+            raise ValueError(f"the strips do not have {height} rows")
         rows += len(piece)
         for x in range(0, width, _TILE):
             part = piece[:, x : x + _TILE]

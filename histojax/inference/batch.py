@@ -8,6 +8,8 @@ import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from histojax.checks import check, number, one_of
 from histojax.cli import say
 from histojax.data import copies
@@ -28,6 +30,8 @@ _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
 _MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
 _OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
+# Options of slides that change no result.
+_WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
     "nucleus_diameter": number(above=0, of="a number of px").or_none(),
@@ -68,7 +72,8 @@ def predict_files(
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
-    flags["slides"] = dataclasses.asdict(slides)
+    of_slides = dataclasses.asdict(slides).items()
+    flags["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
@@ -112,7 +117,7 @@ def predict_files(
         say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
     whole = {path: done[path] for path in files if path in done}
     _summarize(output, whole, refused, part)
-    _report(workdir, output, whole, refused, left, max_pixels)
+    _report(workdir, output / _of_part("index.html", part), whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
     if refused:
@@ -124,7 +129,9 @@ def predict_files(
 def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:
     """The ends of the names of all files that may be made of an image."""
     of_fields = [sink.suffix for sink in prediction.sinks_of(run, outputs).values()]
-    return [*of_fields, *measured.FILES.values(), ".html"]
+    # Slides have outlines on up to three grids.
+    of_slides = [f"{grid}.geojson.gz" for grid in ("", ".sr", ".scan")]
+    return [*of_fields, *measured.FILES.values(), *of_slides, ".html"]
 
 
 def _summarize(
@@ -147,23 +154,27 @@ def _summarize(
         for path, made in done.items()
     ]
     rows += [{"image": path, "state": "failed", "note": reason} for path, reason in refused.items()]
-    name = "summary.csv" if part[1] == 1 else f"summary-{part[0] + 1}-of-{part[1]}.csv"
     if rows:
-        writers.write_csv(output / name, rows)
+        writers.write_csv(output / _of_part("summary.csv", part), rows)
+
+
+def _of_part(name: str, part: tuple[int, int]) -> str:
+    """The name of a file about all images, or about those of a part."""
+    stem, ending = name.split(".")
+    return name if part[1] == 1 else f"{stem}-{part[0] + 1}-of-{part[1]}.{ending}"
 
 
 def _report(
     workdir: pathlib.Path,
-    output: pathlib.Path,
+    index: pathlib.Path,
     done: Mapping[pathlib.Path, Prediction],
     refused: Mapping[str, str],
     left: Mapping[str, str],
     max_pixels: int,
 ) -> None:
-    """Writes index.html, and says in the last lines what was not made, and why."""
+    """Writes the index, and says in the last lines what was not made, and why."""
     unsummed = overlapping(done) if any(made.nuclei for made in done.values()) else ""
     if done:
-        index = output / "index.html"
         # An earlier call may have allowed larger ones.
         pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
         rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
@@ -196,7 +207,7 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     fields = [path for path, made in done.items() if math.prod(made.size) <= _LARGEST_FIELD]
     if len(fields) > _MOST_FIELDS:
         return f"over {_MOST_FIELDS} fields are not searched for overlaps: nuclei are not summed"
-    signatures = [copies.signature_of(reader.read_image(p)) for p in fields if len(fields) > 1]
+    signatures = [_signature(path) for path in fields if len(fields) > 1]
     pairs = [
         f"{fields[i].name} and {fields[j].name} share {share:.0%}"
         for i, j, share in copies.copies_among(signatures)
@@ -204,6 +215,14 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
     named = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
     return named if pairs else ""
+
+
+def _signature(path: pathlib.Path) -> np.ndarray | None:
+    """Of an image; None for a slide that is damaged in places."""
+    try:
+        return copies.signature_of(reader.read_image(path))
+    except UserError:
+        return None
 
 
 def image_files(
@@ -253,7 +272,8 @@ def check_names(
     files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
 ) -> None:
     """Raises UserError where a result would replace another, or an input."""
-    owners = {os.path.abspath(path): path for path in files}
+    shared = [output / name for name in ("index.html", "summary.csv")]
+    owners = {os.path.abspath(path): path for path in (*files, *shared)}
     for path in files:
         for suffix in suffixes:
             made = output / f"{path.stem}{suffix}"

@@ -50,7 +50,9 @@ def write(
         The files by name.
     """
     fine = scale > 1 and {"sr", "sr.labels"} <= made.keys()
-    image = reader.read_image(made["sr"] if fine else path, max_pixels=max_pixels)
+    # By region, as tiled images may have more px than are decoded at once.
+    with reader.open_image(made["sr"] if fine else path, max_pixels=max_pixels) as opened:
+        image = opened.read(0, 0, opened.height, opened.width)
     place = made["sr.labels" if fine else "labels"]
     instances = labels.read_label_region(place, 0, 0, *image.shape[:2])
     per_px = scale if fine else 1

@@ -20,6 +20,7 @@ from histojax.inference import labeling, measured, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.sinks.base import Sink
+from histojax.inference.slides.regions import DamagedReader
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -313,7 +314,7 @@ def preview(
     side = max(1, min(_PREVIEW // made.scale, *made.size))
     y, x = ((length - side) // 2 for length in made.size)
     with reader.open_image(path, max_pixels=max_pixels) as image:
-        shown = image.read(y, x, side, side)
+        shown = DamagedReader(image).read(y, x, side, side)
     row = [("input", shown)]
     fine = [made.scale * value for value in (y, x, side, side)]
     if "sr" in made.files:

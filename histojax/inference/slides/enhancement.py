@@ -76,7 +76,8 @@ def _with_glass(
     wanted: Callable[[int, int, int, int], bool],
 ) -> np.ndarray:
     """The enhanced strip with what the network has not seen in its place."""
-    enlarged = np.asarray(resampling.upsample(own, scale, "bicubic"))
+    # A copy, as Pillow's array is read-only.
+    enlarged = np.array(resampling.upsample(own, scale, "bicubic"))
     if sr is None:
         return enlarged
     top, left, height, width = region.seen

@@ -128,7 +128,9 @@ def _places(found: region_nuclei.Nuclei, view: View, scale: int) -> list[tuple[s
         near = ((frame < place) & (place < frame + MARGIN * 2 + _SIDE)).all(1)
         inside = np.flatnonzero(np.isin(found.outlines.labels, found.table["label"][near]))
         part = region_nuclei.selected(found.outlines, inside)
-        part = dataclasses.replace(part, points=part.points - frame[::-1] + MARGIN)
+        # A fibre may reach further: what lies outside is drawn as the edge.
+        points = np.clip(part.points - frame[::-1] + MARGIN, 0, _SIDE + 4 * MARGIN)
+        part = dataclasses.replace(part, points=points)
         drawn = outlines.rasterize(part, (_SIDE + 4 * MARGIN,) * 2)
         own = drawn[2 * MARGIN : 2 * MARGIN + height, 2 * MARGIN : 2 * MARGIN + width]
         at = f"x {left / view.factor:,.0f}, y {top / view.factor:,.0f} px of the slide"

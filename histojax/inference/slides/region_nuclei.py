@@ -99,8 +99,22 @@ def load(path: pathlib.Path) -> Nuclei:
         return Nuclei(table, outlines.Outlines(*(file[name] for name in _RINGS)))
 
 
+def none(mpp: float | None, cell_expansion: float) -> Nuclei:
+    """No nuclei, in a table with the columns of `find`."""
+    glass = np.zeros((1, 1), np.int32)
+    table = measurements.measure(
+        glass,
+        np.full((1, 1, 3), 255, np.uint8),
+        mpp=mpp,
+        probability=np.zeros((1, 1), np.float32),
+        cell_expansion=cell_expansion,
+        with_neighbours=False,
+    )
+    return Nuclei(table, outlines.trace(glass))
+
+
 def joined(parts: Iterable[Nuclei]) -> Nuclei:
-    """All nuclei, numbered 1..n in the order of the parts."""
+    """All nuclei of one part or more, numbered 1..n in the order of the parts."""
     tables, all_rings, count = [], [], 0
     points = rings = polygons = 0
     for table, own in parts:

@@ -8,13 +8,15 @@ Axes: H, W px of the image as the network reads it, r output px per input px.
 """
 
 import concurrent.futures
+import json
+import pathlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging import tiling
+from histojax.imaging import tiling, writers
 from histojax.inference.tiled import TiledNetwork
 
 # Px around a region; the largest nuclei of MoNuSeg measure 80 px.
@@ -79,8 +81,9 @@ class DamagedReader:
         pixels: px that were read, those of overlaps each time.
     """
 
-    def __init__(self, reader: tiling.RegionReader):
+    def __init__(self, reader: tiling.RegionReader, block: int = _BLOCK):
         self.reader, self.height, self.width = reader, reader.height, reader.width
+        self._block = block
         self.damaged: set[Box] = set()
         self.pixels = 0
 
@@ -92,17 +95,30 @@ class DamagedReader:
         except UserError:
             pixels = np.full((height, width, 3), 255, np.uint8)
         # Once more, in blocks of the image's own grid.
-        for top in range(y // _BLOCK * _BLOCK, y + height, _BLOCK):
-            for left in range(x // _BLOCK * _BLOCK, x + width, _BLOCK):
-                y0, y1 = max(y, top), min(y + height, top + _BLOCK)
-                x0, x1 = max(x, left), min(x + width, left + _BLOCK)
+        side = self._block
+        for top in range(y // side * side, y + height, side):
+            for left in range(x // side * side, x + width, side):
+                y0, y1 = max(y, top), min(y + height, top + side)
+                x0, x1 = max(x, left), min(x + width, left + side)
                 block = np.s_[y0 - y : y1 - y, x0 - x : x1 - x]
                 try:
                     pixels[block] = self.reader.read(y0, x0, y1 - y0, x1 - x0)
                 except UserError:
-                    bottom, right = min(top + _BLOCK, self.height), min(left + _BLOCK, self.width)
+                    bottom, right = min(top + side, self.height), min(left + side, self.width)
                     self.damaged.add((top, left, bottom - top, right - left))
         return pixels
+
+    def save(self, path: pathlib.Path) -> None:
+        """Writes what was damaged so far."""
+        # A copy, as another thread may read on.
+        writers.write_json(path, {"pixels": self.pixels, "damaged": list(self.damaged)})
+
+    def load(self, path: pathlib.Path) -> None:
+        """Goes on from what an earlier call has saved, if it did."""
+        if path.is_file():
+            before = json.loads(path.read_text(encoding="utf-8"))
+            self.pixels += before["pixels"]
+            self.damaged.update((y, x, h, w) for y, x, h, w in before["damaged"])
 
     def check(self, path: Any) -> str:
         """A clause about what is damaged, empty where nothing is.
@@ -118,7 +134,8 @@ class DamagedReader:
                 f"{path} is damaged in {share:.1%} of what was read, above {_MOST_DAMAGED:.0%}: "
                 "copy it again"
             )
-        return f"{len(self.damaged)} damaged parts ({share:.2%} of what was read) taken as white"
+        parts = f"{len(self.damaged)} damaged part{'s' * (len(self.damaged) > 1)}"
+        return f"{parts} ({share:.2%} of what was read) taken as white"
 
 
 class Seen(NamedTuple):

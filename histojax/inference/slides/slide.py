@@ -89,11 +89,14 @@ def predict_slide(
             with disk_errors(output):
                 _prepare(parts, made_of)
             nuclei = _find(run, network, normalized, view, parts, tile, options, times)
+            view.image.check(path)
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
         if damage := view.image.check(path):
             note += f"; {damage}"
+        if places := view.mask.damaged:
+            note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
         if not view.mask.mask.any():
             note += "; it shows no tissue"
         times["in all"] = time.monotonic() - started
@@ -177,6 +180,8 @@ def _find(
     size = image.height * scale, image.width * scale
     mpp = None if view.mpp is None else view.mpp / view.factor / scale
     parameters = labeling.parameters_of(run)
+    damage = parts / "damaged.json"
+    view.image.load(damage)
     um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
 
     def area(some: Sequence[regions.Region]) -> float:
@@ -208,6 +213,8 @@ def _find(
             network, image, todo, tile=tile, batch=options.batch, wanted=view.wanted
         ):
             network_seconds += time.monotonic() - started
+            # Before the region counts as done.
+            view.image.save(damage)
             waiting.append(pool.submit(finish, seen))
             while len(waiting) > options.workers:
                 waiting.pop(0).result()
@@ -217,5 +224,6 @@ def _find(
         for future in waiting:
             future.result()
     times["network"] = network_seconds
-    whole = region_nuclei.joined(region_nuclei.load(path) for path in paths.values())
+    none = region_nuclei.none(mpp, options.cell_expansion)
+    whole = region_nuclei.joined([none, *map(region_nuclei.load, paths.values())])
     return region_nuclei.within(whole, tuple(scale * value for value in view.seen_box))

@@ -6,11 +6,14 @@ import numpy as np
 from scipy import ndimage
 
 from histojax.imaging import reader, tiling
+from histojax.inference.slides.regions import DamagedReader
 from histojax.nuclei.components import label_mask
 from histojax.stain import hed
 
 # The mask is made at about this scale, um per px; without a scale, at this share of the image.
 _COARSE, _UNKNOWN = 8.0, 1 / 32
+# Side of the blocks in which a damaged overview is read, px: its tissue is about the damage.
+_BLOCK = 8
 # A smaller overview shows nothing: the longer side of the picture, px.
 _PICTURE = 800
 # Optical density from which there is tissue: a fifth of pale cytoplasm's, above a clean glass's.
@@ -31,11 +34,13 @@ class TissueMask:
         overview: the image, uint8 (h, w, 3), at least 800 px a side where it has as many.
         mask: bool (h, w).
         factor: px of the overview per px of the image, along y and x.
+        damaged: blocks of the overview that could not be read and are taken for glass.
     """
 
     overview: np.ndarray
     mask: np.ndarray
     factor: tuple[float, float]
+    damaged: int = 0
 
     def pixels_in(self, y: int, x: int, height: int, width: int) -> float:
         """Tissue of a region of the image, px."""
@@ -55,19 +60,20 @@ class TissueMask:
 def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
     """Finds the tissue of an image of `mpp` um per px, None where unknown, at low power."""
     factor = min(1.0, _UNKNOWN if mpp is None else mpp / _COARSE)
-    coarse = reader.ResampledReader(image, factor)
+    coarse = DamagedReader(reader.ResampledReader(image, factor), _BLOCK)
     overview = coarse.read(0, 0, coarse.height, coarse.width)
     um = _COARSE if mpp is None else mpp / factor
     mask = tissue_in(overview, um)
     longest = max(image.height, image.width)
     if max(mask.shape) < _PICTURE and (finer := min(1.0, _PICTURE / longest)) > factor:
-        coarse = reader.ResampledReader(image, finer)
+        coarse = DamagedReader(reader.ResampledReader(image, finer), _BLOCK)
         overview = coarse.read(0, 0, coarse.height, coarse.width)
         rows, columns = (
             np.arange(n) * own // n for n, own in zip(overview.shape, mask.shape, strict=False)
         )
         mask = mask[np.ix_(rows, columns)]
-    return TissueMask(overview, mask, (coarse.height / image.height, coarse.width / image.width))
+    share = coarse.height / image.height, coarse.width / image.width
+    return TissueMask(overview, mask, share, len(coarse.damaged))
 
 
 def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
