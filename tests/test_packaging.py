@@ -16,6 +16,7 @@ ROOT = pathlib.Path(__file__).parents[1]
 RUNTIME = ROOT / "requirements-runtime.txt"
 # Import name -> distribution, where they differ.
 DISTRIBUTIONS = {
+    "openslide": "openslide-python",
     "PIL": "pillow",
     "absl": "absl-py",
     "orbax": "orbax-checkpoint",

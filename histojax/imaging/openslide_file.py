@@ -61,7 +61,9 @@ class OpenSlideFile:
         try:
             return openslide.OpenSlide(self.path)
         except (openslide.OpenSlideError, OSError) as error:
-            raise UserError(f"{self.path} cannot be opened ({error}): copy it again") from error
+            raise UserError(
+                f"{self.path} cannot be opened ({error}): convert it, or copy it again"
+            ) from error
 
     def level(self, index: int) -> Callable[[int, int, int, int], np.ndarray]:
         """What reads y, x, height, width of a level, px of that level, as uint8 RGB."""

@@ -135,8 +135,8 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     os.rename(tmp_path / f"{long}.png", bad)
     with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
         predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
-    kinds = ("labels", "sr.labels", "sr")
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}.{kind}.tif" for kind in kinds]
+    ends = (".csv", ".geojson", ".labels.tif", ".sr.labels.tif", ".sr.tif")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}{end}" for end in ends]
 
 
 @pytest.mark.faults

@@ -260,7 +260,7 @@ def test_a_scan_away_from_the_corner_has_outlines_of_its_own_too(monkeypatch, tm
         np.testing.assert_array_equal(scan[label][0][0], ring - (150, 90))
     # A file says which it is.
     head = gzip.decompress((tmp_path / "out" / "a.scan.geojson.gz").read_bytes()).split(b"\n")[0]
-    assert b'"offset":[-150,-90]' in head
+    assert b'"offset":[-150.0,-90.0]' in head
 
 
 def test_a_region_holds_the_nuclei_whose_centroids_lie_in_it(path, at_once, tmp_path):
