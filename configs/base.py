@@ -88,12 +88,14 @@ def base(name: str, stage: str) -> ConfigDict:
 REAL_FIELDS = {
     "name": "blind",
     "kernels": ("bicubic", "bilinear", "box", "lanczos3"),
-    "blur_sigma": (0.5, 5.5),
+    "blur_sigma": (2.0, 6.0),
     # Were all blurred images noisy, a network would take one without noise for a clean one, and
     # leave its blur.
     "noise_sigma": (0.0, 3.0),
     "noise_probability": 0.5,
     "photons_probability": 0.25,
+    "jpeg_quality": (50, 95),
+    "jpeg_probability": 0.65,
     "clean_probability": 1 / 3,
 }
 

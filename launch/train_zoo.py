@@ -175,7 +175,7 @@ def ship(name: str, path: pathlib.Path, run: pathlib.Path, found: Mapping[str, A
     with files.atomic_path(file) as part:
         part.write_bytes(path.read_bytes())
     with files.atomic_path(registry.CARDS / f"{name}.md") as part:
-        begun = run.with_name(f"{name}.commit").read_text(encoding="utf-8")
+        begun = run.with_name(f"{name}.commit").read_text(encoding="utf-8").strip()
         card = card_of(name, model, read_config(run / "summary.json"), found, size, begun)
         part.write_text(card, encoding="utf-8")
     row = "hr_to_s" if not enhances(stage) else name
