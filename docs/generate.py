@@ -1,4 +1,4 @@
-"""Writes the reference pages that come from the code: commands.md, config.md and metrics.md.
+"""Writes the reference pages from the code: commands.md, config.md, metrics.md, measurements.md.
 
 python docs/generate.py           writes docs/reference/*.md
 python docs/generate.py --check   writes nothing; exit status 1 if a page is stale
@@ -19,7 +19,7 @@ ROOT = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
 NOTE = "<!-- Written by docs/generate.py; edit the code and run it again. -->\n"
 CORE = ("main", "evaluate", "predict", "compare", "prepare", "masks", "synthesize")
-CORE += ("inspect", "export")
+CORE += ("inspect", "stitch", "export")
 # Name of an assigned or returned group in configs/ -> the groups of a config that it fills.
 GROUPS = {"network": ("generator", "segmenter", "discriminator")}
 # Share of the configs in which a field has one value: the page lists that value once.
@@ -274,6 +274,27 @@ def metrics_page() -> str:
     return f"# Metrics\n\n{NOTE}{METRICS_TEXT}\n{table(head, rows)}\n"
 
 
+# Measurements.
+
+MEASUREMENTS_TEXT = """
+A table of nuclei has one row a nucleus and these columns.
+Columns in um and um2 have this unit in their heading, such as `area_um2`.
+Where the scale is unknown they are in px, such as `area_px2`.
+A centroid is of pixel centers: in the coordinates of outlines add 0.5 px to it.
+A missing value is an empty cell. A single name is a source in `skimage.measure.regionprops`.
+
+"""
+
+
+def measurements_page() -> str:
+    """measurements.md."""
+    from histojax.nuclei.measurements import COLUMNS
+
+    rows = [(f"`{name}`", c.unit or "–", c.meaning, c.source) for name, c in COLUMNS.items()]
+    head = ("column", "unit", "meaning", "source")
+    return f"# Measurements\n\n{NOTE}{MEASUREMENTS_TEXT}{table(head, rows)}\n"
+
+
 # Commands.
 
 
@@ -331,7 +352,12 @@ def commands_page() -> str:
     return "\n".join(parts)
 
 
-PAGES = {"commands.md": commands_page, "config.md": config_page, "metrics.md": metrics_page}
+PAGES = {
+    "commands.md": commands_page,
+    "config.md": config_page,
+    "metrics.md": metrics_page,
+    "measurements.md": measurements_page,
+}
 
 
 def main() -> int:

@@ -31,7 +31,10 @@ _PACKAGE = pathlib.Path(__file__).parent
 # In a wheel configs/ lies inside the package, in a clone beside it.
 _CONFIGS = (_PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parent) / "configs"
 # Word after `histojax` -> module.
-_OTHERS = ("evaluate", "predict", "compare", "synthesize", "masks", "prepare", "inspect", "export")
+_OTHERS = (
+    *("evaluate", "predict", "compare", "synthesize", "masks", "prepare"),
+    *("inspect", "stitch", "export"),
+)
 COMMANDS = {"train": "main", **dict(zip(_OTHERS, _OTHERS, strict=True))}
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8

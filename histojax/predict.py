@@ -10,10 +10,14 @@ writes what the run makes of each image NAME, and index.html, and replaces files
     NAME.labels.tif         the nuclei over the image, numbered from 1
     NAME.sr.labels.tif      the same nuclei over the enhanced image
     NAME.classes.tif        the number of each pixel's class
+    NAME.csv                a line of measurements for each nucleus (docs/reference/measurements.md)
+    NAME.geojson            the outlines of the nuclei, for QuPath
     NAME.predicted.json     what they were made of: an image is predicted once by a model
 
 Nuclei are looked for at the scale that the run was trained for.
 Images are read and written in strips, so the disk bounds their size and memory does not.
+Slides go region by region, without their glass, and have a page NAME.html each.
+What was done is not done again after a stop.
 """
 
 import pathlib
@@ -57,6 +61,43 @@ _TILE = flags.DEFINE_integer("tile", 1024, "The largest tile, output px; memory 
 _ENSEMBLE = flags.DEFINE_bool(
     "ensemble", False, "Average over the eight flips and rotations: better, 8 times the work."
 )
+_ENHANCE = flags.DEFINE_bool(
+    "enhance", False, "Write the enhanced image of a slide too, by a run that also finds nuclei."
+)
+_REGION = flags.DEFINE_list(
+    "region",
+    None,
+    "The part of a slide that is predicted, X,Y,WIDTH,HEIGHT in px of its full resolution, such "
+    "as --region=1000,2000,4096,4096; by default all of it.",
+)
+_READ_MPP = flags.DEFINE_float(
+    "read_mpp",
+    None,
+    "Micrometres per pixel at which a slide is read to be enhanced, such as 1; by default an "
+    "enhancer reads the full resolution, and a run that also finds nuclei that of its training.",
+)
+_WINDOW = flags.DEFINE_integer(
+    "window", 3072, "Side of the regions of a slide, px; a few of them are in memory at once.", 384
+)
+_BATCH = flags.DEFINE_integer("batch", 1, "Tiles of a slide that the network sees at once.", 1)
+_WORKERS = flags.DEFINE_integer(
+    "workers", 2, "Regions of a slide that are post-processed meanwhile.", 1
+)
+_EXPANSION = flags.DEFINE_float(
+    "cell_expansion",
+    5.0,
+    "Micrometres by which cells reach beyond their nuclei; 0 leaves cells out.",
+    0.0,
+)
+_MAX_OUTPUT = flags.DEFINE_integer(
+    "max_output_pixels", 2**31, "The largest enhanced image of a slide, px.", 1
+)
+_PARTS = flags.DEFINE_integer(
+    "num_parts", 1, "Processes that share the images, such as the tasks of a SLURM array.", 1
+)
+_PART = flags.DEFINE_integer(
+    "part", 0, "Which share of the images this process predicts, from 0 to num_parts - 1.", 0
+)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -73,11 +114,16 @@ def main(argv: Sequence[str]) -> None:
         return
     if (_MODEL.value is None) == (_WORKDIR.value is None):
         raise UserError("--model=NAME or --workdir=DIR says what predicts: give one of the two")
+    if _PART.value >= _PARTS.value:
+        raise UserError(
+            f"--part={_PART.value} is not below --num_parts={_PARTS.value}: parts count from 0"
+        )
     inputs, output = _INPUT.value, _OUTPUT.value
     if not (inputs and output):
         missing = "output" if inputs else "input"
         raise UserError(f"--{missing} is missing, and has no default; give it as --{missing}=...")
     from histojax.inference import batch
+    from histojax.inference.slides.view import Options
     from histojax.runs import workdirs
 
     cli.set_up_jax()
@@ -94,7 +140,31 @@ def main(argv: Sequence[str]) -> None:
         ensemble=_ENSEMBLE.value,
         max_pixels=_MAX_PIXELS.value,
         overwrite=_OVERWRITE.value,
+        slides=Options(
+            enhance=_ENHANCE.value,
+            region=_box(_REGION.value),
+            read_mpp=_READ_MPP.value,
+            window=_WINDOW.value,
+            batch=_BATCH.value,
+            workers=_WORKERS.value,
+            cell_expansion=_EXPANSION.value,
+            max_output_pixels=_MAX_OUTPUT.value,
+        ),
+        part=(_PART.value, _PARTS.value),
     )
+
+
+def _box(texts: Sequence[str] | None) -> tuple[int, int, int, int] | None:
+    """--region as numbers."""
+    if texts is None:
+        return None
+    try:
+        x, y, width, height = map(int, texts)
+    except ValueError:
+        raise UserError(
+            f"--region={','.join(texts)} is not four whole numbers: give X,Y,WIDTH,HEIGHT in px"
+        ) from None
+    return x, y, width, height
 
 
 if __name__ == "__main__":

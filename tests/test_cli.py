@@ -46,7 +46,17 @@ def refused_apart(module, *words, **environment):
 
 @pytest.mark.parametrize(
     "module",
-    ["main", "evaluate", "predict", "compare", "synthesize", "masks", "prepare", "inspect"],
+    [
+        "main",
+        "evaluate",
+        "predict",
+        "compare",
+        "synthesize",
+        "masks",
+        "prepare",
+        "inspect",
+        "stitch",
+    ],
 )
 def test_help_has_an_example_and_flags_and_succeeds(module):
     status, shown, said = commands.run(module, "--help")
@@ -276,7 +286,7 @@ def test_predict_in_the_c_locale_refuses_too_large_images_alone(trained_chain, t
     assert "raise max_pixels" in said
     kinds = ("predicted.json", "sr.tif")
     names = [f"{name}.{kind}" for name in ("in tiles", "zellkern ü") for kind in kinds]
-    names.insert(2, "index.html")
+    names[2:2] = ["index.html", "summary.csv"]
     assert sorted(path.name for path in output.iterdir()) == names
 
 

@@ -14,6 +14,7 @@ import tifffile
 from PIL import Image
 
 from configs import (
+    base,
     generator,
     joint,
     pyramid,
@@ -52,6 +53,8 @@ def config(name="generator", *, steps=4):
 def _shrink(config, steps):
     config.steps = steps
     config.data.update(crop=16, batch_size=8)
+    # Whole chains, and parts of them alone, have one degradation, and the fastest.
+    config.data.degradation.update(base.degradation())
     config.data.synthetic.update(train=4, val=2, test=2, size=64)
     config.eval.update(every=2, crops=2, crop=32, batch_size=8, pictures=1)
     config.checkpoint.every = 2

@@ -10,12 +10,12 @@ from typing import Any
 import numpy as np
 
 from histojax.cli import say
-from histojax.data import cores
+from histojax.data import copies, cores
 from histojax.data.sources.base import BLANK, Entry, Source
 from histojax.data.sources.folder import SEEN
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
-from histojax.imaging import copies, writers
+from histojax.imaging import writers
 
 _log = logging.getLogger(__name__)
 

@@ -3,8 +3,9 @@
 A file that ends early, samples that are neither 8-bit nor full-range 16-bit, and colours other than
 RGB, grey and palette are refused by name. Embedded colour profiles are not applied.
 
-Pillow decodes PNG, JPEG and BMP whole. TIFF (also BigTIFF and pyramids such as .svs, at their full
-resolution) is read by tile or strip: a region costs the memory of the tiles that it touches.
+Pillow decodes PNG, JPEG and BMP whole. TIFF (also BigTIFF and pyramids such as .svs) is read by
+tile or strip: a region costs the memory of the tiles that it touches. OpenSlide reads the slides of
+other scanners.
 """
 
 import contextlib
@@ -15,16 +16,18 @@ import os
 import pathlib
 import threading
 from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import PIL.Image
 import tifffile
 
 from histojax.errors import UserError
-from histojax.imaging import conversion, formats, mpp, tiff, tiling
+from histojax.imaging import conversion, formats, mpp, openslide_file, tiff, tiling
 
 # Endings by which folders are searched for images; the first bytes say what a file is.
-SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs")
+SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".svs", *openslide_file.SUFFIXES)
+SLIDE_SUFFIXES = openslide_file.SUFFIXES
 
 # The largest image that is decoded at once by default, px: 16,384 x 16,384, 0.8 GiB as RGB.
 MAX_PIXELS = 2**28
@@ -32,9 +35,19 @@ MAX_PIXELS = 2**28
 _SUPPORT = 3
 # Source pixels that are resampled at once; a strong reduction of one tile reads a thousand tiles.
 _AT_ONCE = 2**26
+# Share by which a level may be too small for what is asked for.
+_ROUNDED = 1e-3
 
 Path = str | os.PathLike[str]
 _Region = Callable[[int, int, int, int], np.ndarray]
+
+
+class Reduction(NamedTuple):
+    """A level of a pyramid: its size, px, and what reads regions of it, as a reader does."""
+
+    height: int
+    width: int
+    read: _Region
 
 
 class RegionReader(contextlib.ExitStack):
@@ -48,6 +61,9 @@ class RegionReader(contextlib.ExitStack):
         mpp_from: where it is stated: "OME", "Aperio", "ImageJ" or "resolution tags"; else "none",
             with the reason in brackets where what is stated is not taken.
         orientation: the EXIF or TIFF tag by which the stored pixels were turned, 1 for upright.
+        reductions: the smaller levels of a pyramid, largest first.
+        bounds: y, x, height, width of what was scanned, px.
+        power: magnification of a slide's objective, or None.
         segments: of a TIFF, closed with it.
     """
 
@@ -61,11 +77,15 @@ class RegionReader(contextlib.ExitStack):
         scale: tuple[float | None, str] = (None, "none"),
         orientation: int = 1,
         segments: tiff.Segments | None = None,
+        reductions: Sequence[Reduction] = (),
     ):
         super().__init__()
         self.path, (self.height, self.width), self.page = path, size, page
         self.mpp, self.mpp_from = scale
         self.orientation, self.segments = orientation, segments
+        self.reductions = tuple(reductions)
+        self.bounds: tuple[int, int, int, int] = (0, 0, *size)
+        self.power: float | None = None
         self._region = region
         if segments is not None:
             self.callback(segments.close)
@@ -93,13 +113,18 @@ class ResampledReader:
     """A reader, closed by its owner, seen with `factor` (above 0) times as many pixels a side.
 
     Regions are resampled with antialiased Lanczos from the source pixels around them, so that a
-    region does not depend on how the image is cut, to within rounding.
+    region does not depend on how the image is cut, to within rounding. The source is the smallest
+    level of a pyramid that is no smaller than what is asked for.
     """
 
     def __init__(self, reader: tiling.RegionReader, factor: float):
-        self._reader, self._factor = reader, factor
         self.height = max(1, round(reader.height * factor))
         self.width = max(1, round(reader.width * factor))
+        self._reader: tiling.RegionReader | Reduction = reader
+        for level in reader.reductions if isinstance(reader, RegionReader) else ():
+            # The sides of a level are rounded: 4.0001 is 4.
+            if level.width * (1 + _ROUNDED) >= self.width:
+                self._reader = level
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 (height, width, 3) of the region at y, x of the resampled image."""
@@ -111,6 +136,8 @@ class ResampledReader:
             return np.concatenate(parts)
         source = self._reader.read(top, left, bottom - top, right - left)
         box = (x0 - left, y0 - top, x1 - left, y1 - top)
+        if (height, width) == source.shape[:2]:
+            return np.asarray(source)
         image = PIL.Image.fromarray(np.ascontiguousarray(source))
         return np.asarray(image.resize((width, height), PIL.Image.Resampling.LANCZOS, box=box))
 
@@ -120,6 +147,8 @@ class ResampledReader:
         """(first, last source px to read, exact begin, exact end of the region in source px)."""
         step = source / size
         begin, end = start * step, min((start + length) * step, source)
+        if source == size:
+            return start, start + length, begin, end
         margin = math.ceil(_SUPPORT * max(step, 1.0)) + 1
         return max(0, int(begin) - margin), min(source, math.ceil(end) + margin), begin, end
 
@@ -172,6 +201,8 @@ def open_image(
         UserError: not a readable image, truncated, not converted, or larger than max_pixels.
     """
     path = pathlib.Path(path)
+    if openslide_file.reads(path):
+        return _slide(path)
     kind = formats.kind(path)
     if kind != "TIFF":
         return _pillow_image(path, kind, max_pixels)
@@ -240,6 +271,13 @@ def _tiff_image(
     def read(*region: int) -> np.ndarray:
         return to_rgb(segments.read(*region))
 
+    def reduced(other: Any) -> Reduction:
+        own = tiff.Segments(path, file, [other], cache_bytes=kept // 2, background=white)
+        own.lock = segments.lock  # of the file that both read
+        convert = tiff.rgb_conversion(path, other, own)
+        return Reduction(other.imagelength, other.imagewidth, lambda *at: convert(own.read(*at)))
+
+    smaller = tiff.reductions(path, file, page) if len(pages) == 1 and not whole else []
     pixels, what = height * width, ""
     if not whole:
         pixels, what = segments.rows * segments.columns, "a tile or strip of "
@@ -254,7 +292,21 @@ def _tiff_image(
         scale=mpp.first_plausible(path, mpp.stated_in_tiff(file, page)),
         orientation=orientation,
         segments=segments,
+        reductions=[reduced(other) for other in smaller],
     )
+
+
+def _slide(path: pathlib.Path) -> RegionReader:
+    slide = openslide_file.OpenSlideFile(path)
+    scale = mpp.first_plausible(path, slide.stated)
+    name, smaller = f"level 1 of {len(slide.levels)}", enumerate(slide.levels[1:], 1)
+    levels = [Reduction(*size, slide.level(index)) for index, size in smaller]
+    image = RegionReader(
+        path, slide.levels[0], slide.level(0), page=name, scale=scale, reductions=levels
+    )
+    image.callback(slide.close)
+    image.bounds, image.power = slide.bounds, slide.power
+    return image
 
 
 def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReader:

@@ -4,6 +4,7 @@ tifffile lists and decodes pages; the choice among them, a bounded cache and the
 that end early are added.
 """
 
+import contextlib
 import functools
 import itertools
 import logging
@@ -43,6 +44,7 @@ _APERIO_YCBCR_J2K = 33003
 JPEG_COMPRESSIONS = {6, 7, 34892, 33007}
 # Codecs whose stream names its own colours, so that the decoder has already returned RGB.
 _RGB_FROM_YCBCR = JPEG_COMPRESSIONS | {33004, 33005, 34712, 50001, 50002, 52546}
+_ROUNDED = 2  # px by which a reduction may be higher or lower than its width says
 _VIRTUAL_STRIP_BYTES = 2**20
 _MOST_TRIED = 1024  # Where 1 % of the segments are opaque, one of them is missed once in 30,000.
 
@@ -54,6 +56,7 @@ class Segments:
 
     Attributes:
         rows, columns: size of what is decoded at once, px.
+        lock: held while the file is read.
     """
 
     def __init__(
@@ -71,7 +74,7 @@ class Segments:
         """
         page = pages[0]
         self._path, self._pages, self._background = path, pages, background
-        self._tiff, self._lock = tiff, threading.RLock()
+        self._tiff, self.lock = tiff, threading.RLock()
         self._blank: bool | None = None
         self._row_bytes = page.imagewidth * page.samplesperpixel if _is_flat(page) else 0
         if page.is_tiled:
@@ -112,7 +115,7 @@ class Segments:
     @property
     def ends_blank(self) -> bool:
         """Whether the last channel is 0 in the whole image, or in _MOST_TRIED random segments."""
-        with self._lock:
+        with self.lock:
             if self._blank is None:
                 count = self._down * self._across
                 tried = np.random.default_rng(0).permutation(count)[:_MOST_TRIED].tolist()
@@ -152,7 +155,7 @@ class Segments:
         return segment
 
     def _bytes(self, offset: int, count: int) -> bytes:
-        with self._lock:
+        with self.lock:
             self._tiff.filehandle.seek(offset)
             data = self._tiff.filehandle.read(count)
         if len(data) != count:
@@ -209,6 +212,35 @@ def image_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
     return [_complete(path, tiff, page)]
 
 
+def reductions(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> list[Any]:
+    """The pages that show a page's image smaller, largest first, whether they are flagged or not.
+
+    Those that are stored otherwise, such as a thumbnail in strips, or not all there, are left out.
+    """
+    smaller = [
+        other
+        for other in _own_pages(path, tiff)
+        if other.imagelength * other.imagewidth < page.imagelength * page.imagewidth
+        and abs(_height_at(page, other) - other.imagelength) <= _ROUNDED
+        and not _ASIDE.search(other.description)
+        and _kind(other)[2:5] == _kind(page)[2:5]
+    ]
+    found = []
+    for other in sorted(smaller, key=lambda p: p.imagelength, reverse=True):
+        with contextlib.suppress(UserError):
+            found.append(_complete(path, tiff, other))
+    return found
+
+
+def _height_at(page: Any, other: Any) -> float:
+    """The height of a page, px, once it is as wide as another."""
+    return page.imagelength * other.imagewidth / page.imagewidth
+
+
+def _of_one_shape(page: Any, other: Any) -> bool:
+    return abs(_height_at(page, other) - other.imagelength) <= 1 + 0.05 * other.imagelength
+
+
 def name_of(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> str:
     """The pages of an image in words, numbered from 1; the first that hangs on page 1 is 1.1."""
     numbers = [".".join(str(i + 1) for i in page.treeindex) for page in pages]
@@ -239,19 +271,15 @@ def _full_resolution(path: pathlib.Path, pages: Sequence[Any]) -> Any:
     def size(page: Any) -> tuple[int, int]:
         return page.imagelength * page.imagewidth, page.samplesperpixel
 
-    def of_one_shape(page: Any, other: Any) -> bool:
-        height = page.imagelength * other.imagewidth / page.imagewidth
-        return abs(height - other.imagelength) <= 1 + 0.05 * other.imagelength
-
     shown = [page for page in pages if not page.subfiletype & 4] or pages  # 4: a mask of another
     plain = [p for p in shown if not (p.subfiletype & 1 or _ASIDE.search(p.description))] or shown
     # Scanners store tissue in tiles, and in strips the macro image, which may have more pixels.
     plain = [page for page in plain if page.is_tiled] or plain
     chosen = max(plain, key=size)
     # Nor is a reduction larger than its image, whatever the two are called.
-    chosen = max((page for page in shown if of_one_shape(page, chosen)), key=size)
+    chosen = max((page for page in shown if _of_one_shape(page, chosen)), key=size)
     for page in plain:
-        reduction = of_one_shape(page, chosen) and size(page)[0] < size(chosen)[0]
+        reduction = _of_one_shape(page, chosen) and size(page)[0] < size(chosen)[0]
         if not reduction and _kind(page) != _kind(chosen):
             both = [f"{p.imagewidth} x {p.imagelength} px" for p in (chosen, page)]
             log_once(path, f"holds several pictures: of {both[0]}, which is read, and of {both[1]}")

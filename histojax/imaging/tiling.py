@@ -96,7 +96,9 @@ def reflected(start: int, length: int, size: int) -> np.ndarray:
     return np.minimum(index, period - index) if size > 1 else np.zeros_like(index)
 
 
-class _ArrayReader:
+class ArrayReader:
+    """An image in memory as a `RegionReader`."""
+
     def __init__(self, image: np.ndarray):
         self.image = image
         self.height, self.width = image.shape[:2]
@@ -106,7 +108,7 @@ class _ArrayReader:
 
 
 def _as_reader(image: RegionReader | np.ndarray) -> RegionReader:
-    reader = _ArrayReader(image) if isinstance(image, np.ndarray) else image
+    reader = ArrayReader(image) if isinstance(image, np.ndarray) else image
     if reader.height < 1 or reader.width < 1:
         raise UserError(
             f"The image has {reader.height} x {reader.width} px and nothing to read: "

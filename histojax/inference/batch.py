@@ -1,21 +1,27 @@
 """A trained run on files and folders of images, and the page about them."""
 
 import contextlib
+import dataclasses
 import math
 import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from histojax.checks import check, number, one_of
 from histojax.cli import say
+from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
-from histojax.imaging import copies, reader
-from histojax.inference import prediction, record, scale, tiled
+from histojax.imaging import reader, writers
+from histojax.inference import measured, prediction, record, scale, tiled
 from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
+from histojax.inference.slides.slide import predict_slide
+from histojax.inference.slides.view import Options, is_slide
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import segments
@@ -23,7 +29,9 @@ from histojax.stages.base import segments
 _MOST_NAMED = 8
 # Fields that are searched for common tissue, and the largest, px; slides are not fields.
 _MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
-_OURS = ("index.html", RECORD)
+_OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
+# Options of slides that change no result.
+_WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
     "nucleus_diameter": number(above=0, of="a number of px").or_none(),
@@ -42,22 +50,30 @@ def predict_files(
     ensemble: bool = False,
     max_pixels: int = reader.MAX_PIXELS,
     overwrite: bool = False,
+    slides: Options | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
     An image that cannot be read or whose scale does not fit raises UserError once the others are
     done. One that was predicted before, by the same model and flags, is left as it is unless
-    `overwrite` is set.
+    `overwrite` is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts
+    in all), are predicted, every so many.
     """
+    slides = slides or Options()
+    known = [*SINKS, *measured.FILES]
     for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(SINKS)}, "--")
+        check({"outputs": name}, {"outputs": one_of(known)}, "--")
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    check_names(files, output, [sink.suffix for sink in prediction.sinks_of(run, outputs).values()])
+    check_names(files, output, _suffixes(run, outputs))
+    files = files[part[0] :: part[1]]
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
-    flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
+    flags: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
+    of_slides = dataclasses.asdict(slides).items()
+    flags["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
     made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
@@ -70,8 +86,19 @@ def predict_files(
         own = {path: size for path, (_, size) in stand.items() if size is not None}
         own |= _estimated(run, missing, mpp=mpp, max_pixels=max_pixels)
         sizes = scale.shared(own)
-    options: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
     refused: dict[str, str] = {}
+
+    def predict(path: pathlib.Path, estimate: Estimate | None) -> Prediction:
+        common: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "estimate": estimate}
+        common["max_pixels"] = max_pixels
+        with reader.open_image(path, max_pixels=max_pixels) as image:
+            slide = is_slide(path, image)
+        if slide:
+            common |= {"options": slides, "made_of": made_of[path], "tile": tile}
+            return predict_slide(run, network, path, output, **common)
+        common["cell_expansion"] = slides.cell_expansion
+        return prediction.predict_file(run, network, path, output, **common)
+
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
         estimate, made = sizes.get(path), done.get(path)
@@ -80,9 +107,7 @@ def predict_files(
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
-                made = prediction.predict_file(
-                    run, network, path, output, estimate=estimate, **options
-                )
+                made = predict(path, estimate)
                 record.write(records[path], made, made_of[path], own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
@@ -91,7 +116,8 @@ def predict_files(
         nuclei = "" if made.nuclei is None else f"; nuclei found: {made.nuclei:,}"
         say(f"  {'made before: ' * made.before}{made.note}{nuclei}")
     whole = {path: done[path] for path in files if path in done}
-    _report(workdir, output, whole, refused, left, max_pixels)
+    _summarize(output, whole, refused, part)
+    _report(workdir, output / _of_part("index.html", part), whole, refused, left, max_pixels)
     if len(refused) == 1:
         raise UserError(*refused.values())
     if refused:
@@ -100,18 +126,55 @@ def predict_files(
     return list(whole.values())
 
 
+def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:
+    """The ends of the names of all files that may be made of an image."""
+    of_fields = [sink.suffix for sink in prediction.sinks_of(run, outputs).values()]
+    # Slides have outlines on up to three grids.
+    of_slides = [f"{grid}.geojson.gz" for grid in ("", ".sr", ".scan")]
+    return [*of_fields, *measured.FILES.values(), *of_slides, ".html"]
+
+
+def _summarize(
+    output: pathlib.Path,
+    done: Mapping[pathlib.Path, Prediction],
+    refused: Mapping[str, str],
+    part: tuple[int, int],
+) -> None:
+    """Writes summary.csv, a line for each image; of a part its own."""
+    rows = [
+        {
+            "image": str(path),
+            "state": "done",
+            "height_px": made.size[0],
+            "width_px": made.size[1],
+            "mpp_um": made.mpp,
+            "nuclei": made.nuclei,
+            "note": made.note,
+        }
+        for path, made in done.items()
+    ]
+    rows += [{"image": path, "state": "failed", "note": reason} for path, reason in refused.items()]
+    if rows:
+        writers.write_csv(output / _of_part("summary.csv", part), rows)
+
+
+def _of_part(name: str, part: tuple[int, int]) -> str:
+    """The name of a file about all images, or about those of a part."""
+    stem, ending = name.split(".")
+    return name if part[1] == 1 else f"{stem}-{part[0] + 1}-of-{part[1]}.{ending}"
+
+
 def _report(
     workdir: pathlib.Path,
-    output: pathlib.Path,
+    index: pathlib.Path,
     done: Mapping[pathlib.Path, Prediction],
     refused: Mapping[str, str],
     left: Mapping[str, str],
     max_pixels: int,
 ) -> None:
-    """Writes index.html, and says in the last lines what was not made, and why."""
+    """Writes the index, and says in the last lines what was not made, and why."""
     unsummed = overlapping(done) if any(made.nuclei for made in done.values()) else ""
     if done:
-        index = output / "index.html"
         # An earlier call may have allowed larger ones.
         pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
         rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
@@ -144,7 +207,7 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     fields = [path for path, made in done.items() if math.prod(made.size) <= _LARGEST_FIELD]
     if len(fields) > _MOST_FIELDS:
         return f"over {_MOST_FIELDS} fields are not searched for overlaps: nuclei are not summed"
-    signatures = [copies.signature_of(reader.read_image(p)) for p in fields if len(fields) > 1]
+    signatures = [_signature(path) for path in fields if len(fields) > 1]
     pairs = [
         f"{fields[i].name} and {fields[j].name} share {share:.0%}"
         for i, j, share in copies.copies_among(signatures)
@@ -152,6 +215,14 @@ def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     more = f" and {len(pairs) - 3} pairs more" if len(pairs) > 3 else ""
     named = f"fields overlap ({', '.join(pairs[:3])}{more}): nuclei are not summed"
     return named if pairs else ""
+
+
+def _signature(path: pathlib.Path) -> np.ndarray | None:
+    """Of an image; None for a slide that is damaged in places."""
+    try:
+        return copies.signature_of(reader.read_image(path))
+    except UserError:
+        return None
 
 
 def image_files(
@@ -201,7 +272,8 @@ def check_names(
     files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
 ) -> None:
     """Raises UserError where a result would replace another, or an input."""
-    owners = {os.path.abspath(path): path for path in files}
+    shared = [output / name for name in ("index.html", "summary.csv")]
+    owners = {os.path.abspath(path): path for path in (*files, *shared)}
     for path in files:
         for suffix in suffixes:
             made = output / f"{path.stem}{suffix}"

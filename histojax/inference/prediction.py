@@ -16,10 +16,11 @@ from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import conversion, reader, tiling, writers
 from histojax.imaging.labels import read_label_region
-from histojax.inference import labeling, tiled
+from histojax.inference import labeling, measured, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.sinks.base import Sink
+from histojax.inference.slides.regions import DamagedReader
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -68,6 +69,7 @@ def predict_file(
     outputs: Sequence[str] | None = None,
     mpp: float | None = None,
     estimate: Estimate | None = None,
+    cell_expansion: float = 5.0,
     max_pixels: int = reader.MAX_PIXELS,
 ) -> Prediction:
     """Enhances and segments one image, strip by strip, into the folder `output`.
@@ -80,16 +82,17 @@ def predict_file(
         network: of the run.
         path: of the image.
         output: folder, made where it is missing.
-        outputs: names in `SINKS`; None: all that the run makes.
+        outputs: names in `SINKS` and `measured.FILES`; None: all that the run makes.
         mpp: of the image, um per px; None: as the file states it.
         estimate: of its nuclei; where it is sure it decides before `mpp` does.
+        cell_expansion: how far a cell reaches beyond its nucleus, um; 0 leaves cells out.
         max_pixels: largest image that is decoded whole, px.
 
     Raises:
         UserError: an image that cannot be read, whose scale does not fit, or whose name is too long
             or no text; an output that the run does not make.
     """
-    sinks = sinks_of(run, outputs)
+    sinks, measures = sinks_of(run, outputs), measured.chosen(_outputs(run), outputs)
     files = output_files(path, output, sinks)
     scale = network.scale
     with contextlib.ExitStack() as stack:
@@ -103,7 +106,7 @@ def predict_file(
         # Of the files: (size, mpp) on the grid of the input, and on the enhanced one.
         fine = (size[0] * scale, size[1] * scale), None if known is None else known / scale
         grids = {False: (size, known), True: fine}
-        nuclei = labeller = None
+        nuclei = labeller = probability = None
         # Of the image in which nuclei are looked for.
         seen = max(1, round(fine[0][0] * factor)), max(1, round(fine[0][1] * factor))
         if any("labels" in sink.reads for sink in sinks.values()):
@@ -131,12 +134,29 @@ def predict_file(
             for kind, sink in sinks.items():
                 of, each = grids[sink.enhanced]
                 opened.append(stack.enter_context(sink(files[kind], size=of, seen=seen, mpp=each)))
+            if measures:
+                assert segments(run.stage)
+                # Without an enhanced image the input's grid is no finer than that of the maps.
+                probability = measured.Probability(size, seen)
+                opened.append(probability)
             strips = tiling.strips(network.tiles(image, name=str(path)))
             nuclei = _write(run, strips, opened, labeller)
         if labeller is not None and labeller.largest is not None and labeller.dropped:
             most = labeller.largest * math.prod(size) / math.prod(seen)
             note += f"; {labeller.dropped} object{'s' * (labeller.dropped > 1)} larger "
             note += f"than a nucleus can be (over {most:,.0f} px of the input) dropped"
+    if probability is not None:
+        files |= measured.write(
+            files,
+            path,
+            output,
+            measures,
+            mpp=known,
+            scale=scale,
+            probability=probability.map,
+            cell_expansion=cell_expansion,
+            max_pixels=max_pixels,
+        )
     names = tuple(run.meta["classes"]) if "classes" in _outputs(run) else ()
     return Prediction(path.stem, size, known, scale, files, nuclei, note, names)
 
@@ -182,12 +202,19 @@ def sinks_of(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type
     """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
     made = _outputs(run)
     known = {name: sink for name, sink in SINKS.items() if made.issuperset(sink.reads)}
+    able = [*known, *measured.chosen(made, None)]
     for name in outputs or ():
-        if name not in known:
+        if name not in able:
             raise UserError(
-                f"--outputs={name} is not made by {run.workdir}: choose among {', '.join(known)}"
+                f"--outputs={name} is not made by {run.workdir}: choose among {', '.join(able)}"
             )
-    return {name: sink for name, sink in known.items() if not outputs or name in outputs}
+    # Nuclei are measured in the files of their labels.
+    needed = {"labels"} if measured.chosen(made, outputs) else set()
+    return {
+        name: sink
+        for name, sink in known.items()
+        if not outputs or name in outputs or name in needed
+    }
 
 
 def _write(
@@ -287,7 +314,7 @@ def preview(
     side = max(1, min(_PREVIEW // made.scale, *made.size))
     y, x = ((length - side) // 2 for length in made.size)
     with reader.open_image(path, max_pixels=max_pixels) as image:
-        shown = image.read(y, x, side, side)
+        shown = DamagedReader(image).read(y, x, side, side)
     row = [("input", shown)]
     fine = [made.scale * value for value in (y, x, side, side)]
     if "sr" in made.files:

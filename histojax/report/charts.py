@@ -1,4 +1,4 @@
-"""Charts as SVG inside a page: curves over training, and dots of several seeds.
+"""Charts as SVG inside a page: curves over training, dots of several seeds, and histograms.
 
 Matplotlib draws axes, lines and points; the page's template adds title and legend. The colours of
 chart.mplstyle become variables of the page's style, which has a light and a dark theme.
@@ -135,6 +135,26 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> Cha
         axes.grid(axis="x", clip_on=False)
         axes.locator_params(axis="x", nbins=4)
         return Chart(title, _svg(axes, label, notes))
+
+
+def histogram(values: np.ndarray, *, title: str, axis: str) -> Chart | None:
+    """How often values occur, in 40 bins from the first to the 99th percentile, with the median.
+
+    Values that are not finite are left out; None where no other is.
+    """
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.percentile(values, [1, 99])
+    counts, edges = np.histogram(values, 40, (low, high) if high > low else None)
+    middle = float(np.median(values))
+    label = printable(f"{title}: median {number_text(middle)} {axis}")
+    with _axes(label, _HEIGHT - 60, left=52) as axes:
+        axes.stairs(counts, edges, fill=True, color="C0")
+        axes.axvline(middle, color=_SOFT, linewidth=1)
+        _scale(axes, 0, max(1, counts.max()), False, axis)
+        legend = [Label("c0", "nuclei", f"median {number_text(middle)}", 0)]
+        return Chart(title, _svg(axes, label, {}), legend)
 
 
 def binned(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, ...]:

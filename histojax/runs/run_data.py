@@ -13,11 +13,11 @@ from ml_collections import ConfigDict
 
 from histojax import files
 from histojax.config import read_config
-from histojax.data import identity, survey
+from histojax.data import copies, identity, survey
 from histojax.data.sources import specs, subsets, targets
 from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
-from histojax.imaging import copies, writers
+from histojax.imaging import writers
 from histojax.runs.workdirs import config_of, newest, stage_folder
 from histojax.zoo import model_file
 

@@ -329,5 +329,5 @@ def test_a_share_of_the_crops_is_zoomed():
     zooms = np.array([augmentation.sample_parameters(some, rng)["zoom"] for _ in range(2000)])
     assert set(zooms[zooms < 1.5]) == {1.0}
     assert np.mean(zooms > 1) == pytest.approx(0.25, abs=0.03)
-    with pytest.raises(UserError, match="zoom_probability=1.5 has to be a probability"):
+    with pytest.raises(UserError, match=r"zoom_probability=1\.5 has to be a probability"):
         augmentation.Augmentation(zoom_probability=1.5)

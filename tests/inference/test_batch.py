@@ -1,3 +1,4 @@
+import csv
 import dataclasses
 import json
 import os
@@ -14,9 +15,13 @@ from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
 from histojax.inference import batch, prediction, scale, tiled
 from histojax.inference.scale import Estimate
+from histojax.inference.slides import regions
+from histojax.inference.slides import slide as slides_module
+from histojax.inference.slides.view import Options
 from histojax.runs import workdirs
 from histojax.tissue import rendering
 from tests import tiny
+from tests.inference.slides import dark as slides
 
 
 def write_inputs(folder):
@@ -46,8 +51,8 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
     )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels", "sr.labels")]
-        + [f"{n}.predicted.json" for n in "abc"]
-        + ["index.html"]
+        + [f"{n}.{end}" for n in "abc" for end in ("predicted.json", "csv", "geojson")]
+        + ["index.html", "summary.csv"]
     )
     assert (made[0].mpp, made[1].mpp) == (None, None)
     assert "its scale is unknown" in made[0].note
@@ -88,8 +93,8 @@ def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path, capsys):
     with pytest.raises(UserError, match=r"b\.jpg.* is truncated"):
         batch.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
     made = sorted(p.name for p in (tmp_path / "out").iterdir())
-    names = ["a.predicted.json", "a.sr.tif", "c.predicted.json", "c.sr.tif", "index.html"]
-    assert made == names
+    results = [f"{name}.{end}" for name in "ac" for end in ("predicted.json", "sr.tif")]
+    assert made == [*results, "index.html", "summary.csv"]
     index = (tmp_path / "out" / "index.html").read_text()
     assert "a.sr.tif" in index
     assert "c.sr.tif" in index
@@ -164,12 +169,17 @@ def test_what_is_not_taken_of_a_folder_is_named(tmp_path):
         (["x.png", "x.tif"], r"x\.png and .*x\.tif would both be .*out/x\.sr\.tif; rename one"),
         (["a/x.png", "b/x.png"], r"a/x\.png and .*b/x\.png would both be .*out/x\.sr\.tif"),
         (["a.png", "a.sr.png"], r"would both be .*out/a\.sr\.labels\.tif"),
+        (["d1/a.tif", "d2/a.svs"], r"d1/a\.tif and .*d2/a\.svs would both be .*out/a\.sr\.tif"),
         (["out/a.tif", "out/a.sr.tif"], r"a\.sr\.tif and .*a\.tif would both be .*a\.sr\.tif"),
+        (["a.svs", "a.scan.svs"], r"would both be .*out/a\.scan\.geojson\.gz"),
+        (["index.svs"], r"index\.html and .*index\.svs would both be .*index\.html"),
+        (["summary.tif"], r"summary\.csv and .*summary\.tif would both be .*summary\.csv"),
     ],
 )
 def test_no_result_replaces_another_or_an_input(tmp_path, names, said):
     files = [tmp_path / name for name in names]
-    suffixes = [".sr.tif", ".labels.tif", ".sr.labels.tif"]
+    suffixes = [".sr.tif", ".labels.tif", ".sr.labels.tif", ".csv"]
+    suffixes += [".geojson.gz", ".scan.geojson.gz", ".html"]
     if said is None:
         batch.check_names(files, tmp_path / "out", suffixes)
         return
@@ -334,8 +344,8 @@ def test_a_diameter_needs_a_run_that_knows_its_own(finder, tmp_path):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(UserError, match=rf"--{name}=\S+ has to be a number of .* above 0"):
                 again(tmp_path, **{name: value})
-    with pytest.raises(UserError, match=r"'geojson' is not known; choose one of sr, labels"):
-        again(tmp_path, outputs=["geojson"])
+    with pytest.raises(UserError, match=r"'outlines' is not known; choose one of sr, labels"):
+        again(tmp_path, outputs=["outlines"])
     assert not (tmp_path / "out").exists()
 
 
@@ -375,3 +385,141 @@ def test_fields_that_overlap_are_named_with_what_they_share(tmp_path, monkeypatc
     monkeypatch.setattr(batch, "_MOST_FIELDS", 1)
     said = "over 1 fields are not searched for overlaps: nuclei are not summed"
     assert batch.overlapping(done) == said
+
+
+SLIDE = slides.tissue(300, 300, [(60.0, 60.0, 8), (200.0, 150.0, 9)])
+
+
+@pytest.fixture
+def on_slides(monkeypatch):
+    """A network that finds what is dark on slides, and counts what it sees."""
+    network = slides.Network()
+    monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run())
+    monkeypatch.setattr(batch.tiled, "predictor", lambda *_, **__: network.tiled)
+    monkeypatch.setattr(slides_module.files, "page", lambda *_, **__: None)
+    return network
+
+
+def cohort(folder, count, damaged=()):
+    folder.mkdir()
+    for index in range(count):
+        image = SLIDE if index % 2 else SLIDE[:, ::-1]
+        path = slides.write(folder / f"s{index:02}.svs", image, mpp=0.5, tile=64)
+        if index in damaged:
+            slides.damage(path, 7)
+    return folder
+
+
+def lines_of(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.faults
+def test_two_damaged_slides_of_twelve_cost_themselves_alone(on_slides, tmp_path):
+    folder, out = cohort(tmp_path / "in", 12, damaged=(3, 8)), tmp_path / "out"
+
+    def predict(part):
+        return batch.predict_files(tmp_path, [folder], out, tile=64, part=(part, 2))
+
+    for part, name in ((0, "s08"), (1, "s03")):
+        with pytest.raises(UserError, match=rf"{name}\.svs is damaged in .* copy it again"):
+            predict(part)
+        rows = lines_of(out / f"summary-{part + 1}-of-2.csv")
+        assert [row["state"] for row in rows] == ["done"] * 5 + ["failed"]
+        assert rows[-1]["image"].endswith(f"{name}.svs")
+        assert "is damaged in" in rows[-1]["note"]
+        assert {row["nuclei"] for row in rows[:-1]} == {"2"}
+        page = (out / f"index-{part + 1}-of-2.html").read_text()
+        assert f"{name}.svs is damaged in" in page
+        assert "10 nuclei in all" in page
+    done = {path.name for path in out.glob("s??.csv")}
+    assert done == {f"s{index:02}.csv" for index in range(12) if index not in (3, 8)}
+    seen = on_slides.windows
+    assert seen > 0
+    # Nothing is done twice, and what was refused stays refused.
+    times = {path: path.stat().st_mtime_ns for path in out.glob("s??.*")}
+    for part in (0, 1):
+        with pytest.raises(UserError, match="is damaged in"):
+            predict(part)
+    assert on_slides.windows == seen
+    kept = [path for path in times if path.is_file() and ".predicted" not in path.name]
+    assert {path: path.stat().st_mtime_ns for path in kept} == {path: times[path] for path in kept}
+    # A whole copy of the file is predicted.
+    shutil.copy(folder / "s04.svs", folder / "s08.svs")
+    assert [made.nuclei for made in predict(0)] == [2] * 6
+
+
+@pytest.mark.faults
+def test_both_failures_of_a_cohort_are_named_in_one_summary(on_slides, tmp_path):
+    folder, out = cohort(tmp_path / "in", 4, damaged=(1, 2)), tmp_path / "out"
+    with pytest.raises(UserError, match=r"2 of 4 images could not be .*: s01\.svs, s02\.svs"):
+        batch.predict_files(tmp_path, [folder], out, tile=64)
+    rows = lines_of(out / "summary.csv")
+    assert [row["state"] for row in rows] == ["done", "done", "failed", "failed"]
+    for row in rows[:2]:
+        assert (row["height_px"], row["width_px"]) == ("300", "300")
+        assert float(row["mpp_um"]) == pytest.approx(0.5)
+        assert row["note"].startswith("at 0.5 um/px")
+
+
+@pytest.mark.faults
+def test_a_slide_that_is_damaged_a_little_is_in_the_index(on_slides, tmp_path, monkeypatch):
+    monkeypatch.setattr(regions, "_MOST_DAMAGED", 0.9)
+    # The middle, which the index shows, cannot be read.
+    folder = cohort(tmp_path / "in", 2, damaged=())
+    slides.damage(folder / "s00.svs", 12)
+    made = batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    assert "damaged part" in made[0].note
+    assert "taken as white" in (tmp_path / "out" / "index.html").read_text()
+    # It was damaged before: the note stands.
+    again = batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    assert [one.before for one in again] == [True, True]
+    assert again[0].note == made[0].note
+
+
+@pytest.mark.faults
+def test_a_slide_is_made_again_where_flags_change_its_results_alone(on_slides, tmp_path):
+    folder = cohort(tmp_path / "in", 1)
+
+    def before(**options):
+        made = batch.predict_files(
+            tmp_path, [folder], tmp_path / "out", tile=64, slides=Options(**options)
+        )
+        return made[0].before
+
+    assert not before()
+    assert before()
+    assert before(workers=1)
+    assert before(max_output_pixels=10)
+    assert not before(cell_expansion=3.0)
+    assert not before(region=(0, 0, 150, 300))
+    assert before(region=(0, 0, 150, 300))
+    assert not before()
+    labels = tmp_path / "out" / "s00.labels.tif"
+    labels.write_bytes(labels.read_bytes()[: labels.stat().st_size // 2])
+    assert not before()
+
+
+@pytest.mark.faults
+def test_names_with_dots_keep_them(on_slides, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("a.1.svs", "a.2.svs", "a.svs"):
+        slides.write(folder / name, SLIDE, mpp=0.5, tile=64)
+    made = batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    assert [one.files["table"].name for one in made] == ["a.1.csv", "a.2.csv", "a.csv"]
+    assert len({one.files["labels"] for one in made}) == 3
+
+
+@pytest.mark.faults
+def test_slides_of_no_known_kind_and_those_in_folders_are_named(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for name in ("a.svs", "a.vsi", "sub/b.svs"):
+        (tmp_path / name).write_bytes(b"")
+    files, left = batch.image_files([tmp_path])
+    assert [path.name for path in files] == ["a.svs"]
+    assert left == {
+        f"{tmp_path}/a.vsi": "its ending is not that of an image",
+        f"{tmp_path}/sub/": "a folder inside a folder, to be named itself",
+    }

@@ -135,8 +135,8 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     os.rename(tmp_path / f"{long}.png", bad)
     with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
         predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
-    kinds = ("labels", "sr.labels", "sr")
-    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}.{kind}.tif" for kind in kinds]
+    ends = (".csv", ".geojson", ".labels.tif", ".sr.labels.tif", ".sr.tif")
+    assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}{end}" for end in ends]
 
 
 @pytest.mark.faults
@@ -159,7 +159,7 @@ def test_seventy_thousand_nuclei_are_counted_across_tiles(joint, tmp_path):
     one = dataclasses.replace(joint, config=joint.config.copy_and_resolve_references())
     one.config.nuclei.update(min_area=1, max_hole=0)
     network = dataclasses.replace(DARK, largest=128)
-    made = predicted(one, tmp_path / "dots.png", tmp_path / "out", network)
+    made = predicted(one, tmp_path / "dots.png", tmp_path / "out", network, outputs=["labels"])
     assert made.nuclei == 175 * 400 == 70_000
     with tifffile.TiffFile(made.files["labels"]) as tiff:
         assert tiff.pages[0].dtype == np.uint32
@@ -188,7 +188,7 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
 
     network = tiled.TiledNetwork(windows, halo=2, stride=1, scale=1, largest=tile)
     made = predicted(run, tmp_path / f"{name}.png", tmp_path / "out", network)
-    assert set(made.files) == {"labels", "classes"}
+    assert set(made.files) == {"labels", "classes", "table", "geojson"}
     assert made.nuclei == 1  # the two touch
     with tifffile.TiffFile(made.files["classes"]) as tiff:
         assert tiff.pages[0].dtype == np.uint8
@@ -212,7 +212,9 @@ def test_only_the_outputs_asked_for_are_written(joint, tmp_path):
 @pytest.mark.faults
 def test_outputs_that_a_run_does_not_make_are_refused(joint, tmp_path):
     Image.fromarray(tiny.tissue(5, 64)[0]).save(tmp_path / "a.png")
-    with pytest.raises(UserError, match=r"=classes is not made .* among sr, labels, sr.labels"):
+    with pytest.raises(
+        UserError, match=r"=classes is not made .* among sr, labels, sr.labels, table"
+    ):
         predicted(joint, tmp_path / "a.png", tmp_path / "out", outputs=["classes"])
     assert not (tmp_path / "out").exists()
 

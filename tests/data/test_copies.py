@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy import ndimage
 
-from histojax.imaging.copies import copies_among, signature_of
+from histojax.data.copies import copies_among, signature_of
 from histojax.tissue import rendering
 
 

@@ -1,0 +1,145 @@
+"""Pyramidal OME-TIFF, streamed: enhanced slides, and the labels of their nuclei.
+
+Source: OME-TIFF specification 6.0 (reduced levels are SubIFDs of the image's own page).
+"""
+
+import contextlib
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tifffile
+
+from histojax.files import atomic_path
+from histojax.imaging.plane import Plane
+from histojax.imaging.tiling import recut
+
+_TILE = 512
+# The smallest level has no side above this, px.
+_SMALLEST = 1_024
+
+
+def level_sizes(height: int, width: int) -> list[tuple[int, int]]:
+    """(H, W) of each level of a pyramid, halved each time, sides rounded up."""
+    sizes = [(height, width)]
+    while max(sizes[-1]) > _SMALLEST:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    return sizes
+
+
+def write(
+    path: str | Path,
+    strips: Iterable[np.ndarray],
+    *,
+    height: int,
+    width: int,
+    mpp: float | None,
+    description: str = "",
+) -> None:
+    """Writes an image or a label map with its reduced levels.
+
+    Args:
+        path: final name.
+        strips: uint8 (rows, W, 3), or labels uint32 (rows, W), top to bottom, of any heights that
+            sum to H. Levels of an image are means of 2 x 2 px; those of labels take every second px
+            and so hold no new labels.
+        height, width: H, W, px.
+        mpp: um per px, written both as OME's physical size and as resolution tags.
+        description: of the image, in the OME metadata.
+
+    Raises:
+        DiskError: the disk refuses.
+        ValueError: strips of the wrong width or number of rows.
+    """
+    pieces = recut(strips, _TILE)
+    first = next(pieces)
+    dtype, channels = first.dtype, first.shape[2:]
+    sizes = level_sizes(height, width)
+    options: dict[str, Any] = {
+        "photometric": "rgb" if channels else "minisblack",
+        "tile": (_TILE, _TILE),
+        "compression": "adobe_deflate",
+        "predictor": bool(channels),
+        "software": "histojax",
+    }
+    metadata: dict[str, Any] = {"axes": "YXS" if channels else "YX", "Description": description}
+    if mpp is not None:
+        metadata |= {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
+        metadata |= {"PhysicalSizeXUnit": "µm", "PhysicalSizeYUnit": "µm"}
+
+    with contextlib.ExitStack() as stack:
+        part = stack.enter_context(atomic_path(path))
+        # Rows of each level are flat, as `Plane` holds values of two axes.
+        planes = [stack.enter_context(Plane(w * math.prod(channels), dtype)) for _, w in sizes[1:]]
+
+        def halved(rows: Iterable[np.ndarray], below: Plane) -> Iterator[np.ndarray]:
+            for piece in rows:
+                below.append(half(piece).reshape(-(-len(piece) // 2), -1))
+                yield piece
+
+        def level(index: int) -> Iterator[np.ndarray]:
+            if index == 0:
+                yield first
+                yield from pieces
+                return
+            plane, (rows, columns) = planes[index - 1], sizes[index]
+            for y in range(0, rows, _TILE):
+                yield plane.read(y, 0, _TILE, plane.width).reshape(-1, columns, *channels)
+
+        writer = stack.enter_context(tifffile.TiffWriter(part, bigtiff=True, ome=True))
+        for index, (rows, columns) in enumerate(sizes):
+            own = level(index)
+            if index < len(planes):
+                own = halved(own, planes[index])
+            at: dict[str, Any] = (
+                {"metadata": metadata, "subifds": len(planes)} if index == 0 else {}
+            )
+            if index:
+                at = {"metadata": None, "subfiletype": 1}
+            if mpp is not None:
+                density = 1e4 / (mpp * width / columns)
+                at |= {"resolution": (density, density), "resolutionunit": "CENTIMETER"}
+            row_bytes = columns * math.prod(channels) * dtype.itemsize
+            writer.write(
+                _tiles(own, rows, columns, channels, dtype),
+                shape=(rows, columns, *channels),
+                dtype=dtype,
+                buffersize=max(_TILE * row_bytes, 1),
+                **options,
+                **at,
+            )
+            # The writer takes no more tiles than it needs.
+            if next(pieces, None) is not None:
+                raise ValueError(f"the strips have more than {height} rows")
+
+
+def half(image: np.ndarray) -> np.ndarray:
+    """An image (H, W, 3) or labels (H, W) at half the size; odd sides are rounded up."""
+    if image.ndim == 2:
+        return image[::2, ::2]
+    height, width = image.shape[:2]
+    padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
+    sums = padded.astype(np.uint16).reshape(-(-height // 2), 2, -(-width // 2), 2, 3).sum((1, 3))
+    return ((sums + 2) // 4).astype(np.uint8)
+
+
+def _tiles(
+    pieces: Iterable[np.ndarray], height: int, width: int, channels: tuple[int, ...], dtype: Any
+) -> Iterator[np.ndarray]:
+    """The tiles of rows of tiles, those at the border filled up with 0."""
+    rows = 0
+    for piece in pieces:
+        if piece.shape[1:] != (width, *channels):
+            raise ValueError(f"a strip of shape {piece.shape} does not have {width} columns")
+        if len(piece) != min(_TILE, height - rows):
+            raise ValueError(f"the strips do not have {height} rows")
+        rows += len(piece)
+        for x in range(0, width, _TILE):
+            part = piece[:, x : x + _TILE]
+            tile = np.zeros((_TILE, _TILE, *channels), dtype)
+            tile[: part.shape[0], : part.shape[1]] = part
+            yield tile
+    if rows != height:
+        raise ValueError(f"the strips have {rows} rows, not {height}")

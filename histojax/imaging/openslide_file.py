@@ -1,0 +1,92 @@
+"""Slides of scanners whose files are no plain TIFF, read by OpenSlide.
+
+OpenSlide reads Hamamatsu (NDPI, VMS), MIRAX, Leica (SCN), Ventana (BIF), Philips, Sakura, Trestle,
+Zeiss and DICOM. Those of Aperio, and TIFF of no scanner, are read as TIFF, tile by tile.
+"""
+
+import functools
+import pathlib
+import threading
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import openslide
+
+from histojax.errors import UserError
+
+# Endings of what OpenSlide reads; one may be the index of a folder of files.
+SUFFIXES = (".ndpi", ".mrxs", ".scn", ".bif", ".dcm", ".vms", ".vmu", ".svslide", ".czi")
+_AS_TIFF = (None, "aperio", "generic-tiff")
+_SCALES = ("openslide.mpp-x", "openslide.mpp-y")
+_BOUNDS = tuple(f"openslide.bounds-{name}" for name in ("y", "x", "height", "width"))
+
+
+def reads(path: pathlib.Path) -> bool:
+    """Whether a file is a slide that OpenSlide reads and that is no plain TIFF."""
+    return openslide.OpenSlide.detect_format(path) not in _AS_TIFF
+
+
+class OpenSlideFile:
+    """An open slide; its regions may be read from several threads.
+
+    Attributes:
+        levels: (H, W) of each, largest first.
+        bounds: y, x, height, width of what was scanned, px of level 0.
+        stated: what `mpp.first_plausible` takes.
+        power: magnification of the objective, or None.
+        vendor: who made the scanner.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        """Raises UserError for a slide that cannot be opened."""
+        self.path, self._lock = path, threading.Lock()
+        self._slide = self._open()
+        properties = self._slide.properties
+        self.levels = [(h, w) for w, h in self._slide.level_dimensions]
+        whole = (0, 0, *self.levels[0])
+        y, x, height, width = (
+            int(properties.get(name, usual)) for name, usual in zip(_BOUNDS, whole, strict=True)
+        )
+        self.bounds = y, x, height, width
+        across, down = (float(properties.get(name, 0)) for name in _SCALES)
+        self.vendor = properties["openslide.vendor"]
+        self.stated = [(self.vendor, across, down, "um")]
+        power = properties.get("openslide.objective-power")
+        self.power = float(power) if power else None
+        color = properties.get("openslide.background-color", "FFFFFF")
+        self._background = np.array([int(color[i : i + 2], 16) for i in (0, 2, 4)], np.float32)
+
+    def _open(self) -> Any:
+        try:
+            return openslide.OpenSlide(self.path)
+        except (openslide.OpenSlideError, OSError) as error:
+            raise UserError(
+                f"{self.path} cannot be opened ({error}): convert it, or copy it again"
+            ) from error
+
+    def level(self, index: int) -> Callable[[int, int, int, int], np.ndarray]:
+        """What reads y, x, height, width of a level, px of that level, as uint8 RGB."""
+        return functools.partial(self._read, index)
+
+    def _read(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        down, across = (a / b for a, b in zip(self.levels[0], self.levels[index], strict=True))
+        corner = round(x * across), round(y * down)
+        slide = self._slide
+        try:
+            image = np.asarray(slide.read_region(corner, index, (width, height)))
+        except openslide.OpenSlideError as error:
+            # After an error a handle answers nothing more.
+            with self._lock:
+                if self._slide is slide:
+                    self._slide = self._open()
+            raise UserError(
+                f"{self.path} is damaged at y={corner[1]} x={corner[0]} ({error}): copy it again"
+            ) from error
+        # What was not scanned is transparent.
+        alpha = image[..., 3:].astype(np.float32) / 255
+        flat = image[..., :3] * alpha + self._background * (1 - alpha)
+        return np.rint(flat).astype(np.uint8)
+
+    def close(self) -> None:
+        self._slide.close()

@@ -1,0 +1,90 @@
+"""Prediction in Python: an array in, arrays out, no files."""
+
+import dataclasses
+import pathlib
+
+import numpy as np
+
+from histojax.imaging import reader, resampling, tiling
+from histojax.inference import labeling, measured, prediction, scale, tiled
+from histojax.nuclei import measurements, outlines
+from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
+
+
+@dataclasses.dataclass(frozen=True)
+class Arrays:
+    """What was made of an image.
+
+    Attributes:
+        enhanced: uint8 (r H, r W, 3), None where the model does not enhance.
+        labels: int32 (H, W), the nuclei numbered from 1, None where the model finds none.
+        table: of the nuclei, a column each (docs/reference/measurements.md); places are px of the
+            image. Empty where the model finds none.
+        outlines: of the nuclei, px of the image (exports.geojson writes them), or None.
+        note: what was done about the scale, a sentence.
+    """
+
+    enhanced: np.ndarray | None
+    labels: np.ndarray | None
+    table: measurements.Table
+    outlines: outlines.Outlines | None
+    note: str
+
+
+def predict_array(
+    image: np.ndarray,
+    model: str | pathlib.Path | workdirs.Run,
+    *,
+    mpp: float | None = None,
+    cell_expansion: float = 5.0,
+    tile: int = tiled.LARGEST_TILE,
+) -> Arrays:
+    """Enhances an image, finds its nuclei and measures them, as far as a model does.
+
+    Args:
+        image: uint8 RGB (H, W, 3).
+        model: a model in the box, a workdir, a model file, or a run that `workdirs.load` has read.
+        mpp: um per px of the image; None: unknown, and estimated by the size of the nuclei.
+        cell_expansion: how far a cell reaches beyond its nucleus, um; 0 leaves cells out.
+        tile: largest tile, output px; memory follows it.
+
+    Raises:
+        UserError: no such model, or a scale that does not fit it.
+        ValueError: another array.
+    """
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or not image.size:
+        raise ValueError(f"an image is uint8 (H, W, 3), not {image.dtype} {image.shape}")
+    run = model if isinstance(model, workdirs.Run) else workdirs.load(workdirs.place_of(str(model)))
+    network = tiled.predictor(run, largest=tile)
+    whole = tiling.ArrayReader(image)
+    estimate = None
+    if segments(run.stage) and mpp is None:
+        estimate = scale.estimator(run)(whole)
+    factor, note = prediction.scale_factor(run, network.scale, mpp, estimate)
+    enhancer, segmenter = network.parts or (network, network)
+    enhanced = enhancer(image)["sr"] if enhances(run.stage) else None
+    if not segments(run.stage):
+        return Arrays(enhanced, None, {}, None, note)
+    seen = tiling.ArrayReader(image if enhanced is None else enhanced)
+    read = seen if factor == 1.0 else reader.ResampledReader(seen, factor)
+    pixels = read.read(0, 0, read.height, read.width)
+    at = run.meta["mpp_out"] if estimate is not None and estimate.sure else None
+    if mpp is not None:
+        at = mpp / network.scale / factor
+    maps = segmenter(pixels)
+    instances = labeling.find(run, maps, labeling.parameters_of(run), mpp=at).instances
+    per_px = read.height / image.shape[0]
+    own = None if mpp is None else mpp / per_px
+    table = measurements.measure(
+        instances,
+        pixels,
+        mpp=own,
+        probability=maps["mask"][..., 0],
+        cell_expansion=cell_expansion,
+    )
+    rings = outlines.trace(instances)
+    rings = dataclasses.replace(rings, points=rings.points / per_px)
+    grid = resampling.NearestRows(instances.shape, image.shape[:2])
+    labels = np.concatenate(list(grid.pieces(instances)))
+    return Arrays(enhanced, labels, measured.in_px(table, per_px, mpp), rings, note)

@@ -1,0 +1,181 @@
+"""The nuclei that a region of a slide owns: measured and outlined, in a file of their own."""
+
+import dataclasses
+import pathlib
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from histojax.files import atomic_path
+from histojax.inference import labeling
+from histojax.inference.slides.regions import Seen
+from histojax.nuclei import measurements, outlines, postprocessing
+from histojax.runs import workdirs
+
+_RINGS = ("points", "rings", "polygons", "labels")
+
+
+class Nuclei(NamedTuple):
+    """Nuclei, a row of the table each, and their outlines, on the grid on which they were found."""
+
+    table: measurements.Table
+    outlines: outlines.Outlines
+
+
+def find(
+    run: workdirs.Run,
+    parameters: postprocessing.Parameters | None,
+    seen: Seen,
+    *,
+    size: tuple[int, int],
+    mpp: float | None,
+    cell_expansion: float,
+) -> Nuclei:
+    """The nuclei whose centroids a region owns.
+
+    Args:
+        run, parameters: as in `labeling.find`.
+        seen: the region with the network's maps.
+        size: H, W of the whole slide, on the grid of the maps, px.
+        mpp: um per px of that grid, None where unknown.
+        cell_expansion: of `measurements.measure`, um.
+    """
+    maps = {name: values for name, values in seen.outputs.items() if name != "sr"}
+    (top, left, height, _), owned = seen.region.seen, seen.region.owned
+    scale = maps["mask"].shape[0] // height
+    origin = top * scale, left * scale
+    instances = labeling.find(run, maps, parameters, mpp=mpp).instances
+    table = measurements.measure(
+        instances,
+        seen.image,
+        mpp=mpp,
+        probability=maps["mask"][..., 0],
+        cell_expansion=cell_expansion,
+        origin=origin,
+        image_shape=size,
+        with_neighbours=False,
+    )
+    kept = _inside(table, tuple(value * scale for value in owned))
+    table = {name: values[kept] for name, values in table.items()}
+    own = np.zeros(instances.max(initial=0) + 1, np.int32)
+    own[table["label"]] = table["label"]
+    return Nuclei(table, outlines.trace(own[instances], origin))
+
+
+def _inside(table: measurements.Table, box: tuple[int, ...]) -> np.ndarray:
+    """Which centroids lie in y, x, height, width, px of the table: bool (N,)."""
+    y, x, height, width = box
+    # Pixel k reaches from k - 0.5 to k + 0.5 about its centre.
+    down, across = table["y_px"] + 0.5, table["x_px"] + 0.5
+    return (y <= down) & (down < y + height) & (x <= across) & (across < x + width)
+
+
+def within(nuclei: Nuclei, box: tuple[int, ...]) -> Nuclei:
+    """Those whose centroids lie in a box, numbered 1..n in the same order."""
+    kept = _inside(nuclei.table, box)
+    if kept.all():
+        return nuclei
+    number = np.append(0, np.where(kept, np.cumsum(kept), 0))
+    own = np.flatnonzero(number[nuclei.outlines.labels])
+    rings = selected(nuclei.outlines, own)
+    rings = dataclasses.replace(rings, labels=number[rings.labels])
+    table = {name: values[kept] for name, values in nuclei.table.items()}
+    return Nuclei(table | {"label": number[1:][kept]}, rings)
+
+
+def save(path: pathlib.Path, nuclei: Nuclei) -> None:
+    """Writes the file of a region."""
+    rings = {name: getattr(nuclei.outlines, name) for name in _RINGS}
+    arrays: dict[str, Any] = {f"table/{name}": values for name, values in nuclei.table.items()}
+    with atomic_path(path) as part, part.open("wb") as file:
+        np.savez_compressed(file, **arrays | rings)
+
+
+def load(path: pathlib.Path) -> Nuclei:
+    """Reads it back."""
+    with np.load(path) as file:
+        table = {name.removeprefix("table/"): file[name] for name in file if name not in _RINGS}
+        return Nuclei(table, outlines.Outlines(*(file[name] for name in _RINGS)))
+
+
+def none(mpp: float | None, cell_expansion: float) -> Nuclei:
+    """No nuclei, in a table with the columns of `find`."""
+    glass = np.zeros((1, 1), np.int32)
+    table = measurements.measure(
+        glass,
+        np.full((1, 1, 3), 255, np.uint8),
+        mpp=mpp,
+        probability=np.zeros((1, 1), np.float32),
+        cell_expansion=cell_expansion,
+        with_neighbours=False,
+    )
+    return Nuclei(table, outlines.trace(glass))
+
+
+def joined(parts: Iterable[Nuclei]) -> Nuclei:
+    """All nuclei of one part or more, numbered 1..n in the order of the parts."""
+    tables, all_rings, count = [], [], 0
+    points = rings = polygons = 0
+    for table, own in parts:
+        number = np.arange(1, len(table["label"]) + 1) + count
+        by_label = np.zeros(table["label"].max(initial=0) + 1, np.int64)
+        by_label[table["label"]] = number
+        tables.append(table | {"label": number})
+        all_rings.append(
+            (own.points, own.rings[:-1] + points, own.polygons[:-1] + rings, by_label[own.labels])
+        )
+        count += len(number)
+        points, rings = points + len(own.points), rings + len(own.rings) - 1
+        polygons += len(own.labels)
+    columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
+    flat, first, second, labels = (
+        np.concatenate(values) for values in zip(*all_rings, strict=True)
+    )
+    ends = np.append(first, points), np.append(second, rings)
+    return Nuclei(columns, outlines.Outlines(flat, *ends, labels))
+
+
+def label_strips(
+    nuclei: outlines.Outlines, height: int, width: int, rows: int = 512
+) -> Iterator[np.ndarray]:
+    """The label image of outlines, uint32 (rows, W) at a time."""
+    starts = nuclei.rings[nuclei.polygons[:-1]]
+    y = nuclei.points[:, 1]
+    tops = np.minimum.reduceat(y, starts) if len(starts) else np.zeros(0, np.int64)
+    bottoms = np.maximum.reduceat(y, starts) if len(starts) else np.zeros(0, np.int64)
+    for top in range(0, height, rows):
+        count = min(rows, height - top)
+        here = np.flatnonzero((tops < top + count) & (bottoms > top))
+        if not len(here):
+            yield np.zeros((count, width), np.uint32)
+            continue
+        low, high = int(tops[here].min()), int(bottoms[here].max())
+        part = selected(nuclei, here)
+        part.points[:, 1] -= low
+        drawn = outlines.rasterize(part, (high - low, width))
+        strip = np.zeros((count, width), np.uint32)
+        y0, y1 = max(low, top), min(high, top + count)
+        strip[y0 - top : y1 - top] = drawn[y0 - low : y1 - low]
+        yield strip
+
+
+def selected(nuclei: outlines.Outlines, polygons: Sequence[int] | np.ndarray) -> outlines.Outlines:
+    """Some polygons of outlines, copied."""
+    rings = _ranges(nuclei.polygons[polygons], nuclei.polygons[np.add(polygons, 1)])
+    points = _ranges(nuclei.rings[rings], nuclei.rings[rings + 1])
+    ring_sizes = nuclei.rings[rings + 1] - nuclei.rings[rings]
+    polygon_sizes = nuclei.polygons[np.add(polygons, 1)] - nuclei.polygons[polygons]
+    return outlines.Outlines(
+        nuclei.points[points],
+        np.append(0, np.cumsum(ring_sizes)),
+        np.append(0, np.cumsum(polygon_sizes)),
+        nuclei.labels[polygons],
+    )
+
+
+def _ranges(begins: np.ndarray, ends: np.ndarray) -> np.ndarray:
+    """The numbers of begin .. end - 1 of each pair, one after another."""
+    sizes = ends - begins
+    before = np.cumsum(sizes) - sizes
+    return np.arange(sizes.sum()) + np.repeat(begins - before, sizes)

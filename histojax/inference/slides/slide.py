@@ -1,0 +1,229 @@
+"""A trained run on a slide: tissue, regions, nuclei, files, page; nothing is done twice."""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import json
+import pathlib
+import shutil
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from tqdm import tqdm
+
+from histojax.errors import UserError
+from histojax.files import disk_errors
+from histojax.imaging import reader, tiling, writers
+from histojax.inference import labeling, prediction, tiled
+from histojax.inference.scale import Estimate
+from histojax.inference.slides import enhancement, files, region_nuclei, regions
+from histojax.inference.slides.view import Options, View, view_of
+from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
+
+
+def predict_slide(
+    run: workdirs.Run,
+    network: tiled.TiledNetwork,
+    path: pathlib.Path,
+    output: pathlib.Path,
+    *,
+    options: Options,
+    made_of: Mapping[str, Any],
+    outputs: Sequence[str] | None = None,
+    mpp: float | None = None,
+    estimate: Estimate | None = None,
+    tile: int = tiled.LARGEST_TILE,
+    max_pixels: int = reader.MAX_PIXELS,
+) -> prediction.Prediction:
+    """Finds the nuclei of a slide region by region, or enhances it, into the folder `output`.
+
+    Regions that are done lie in NAME.parts until all are, for a call that comes after a stop.
+
+    Args:
+        run, network: that segment, enhance, or both.
+        path: of the slide.
+        output: folder, made where it is missing.
+        options: of slides alone.
+        made_of: what the results follow from; parts made of anything else are made again.
+        outputs: names of what is written; None: all but the enhanced image where there is more.
+        mpp, estimate, max_pixels: as in `prediction.predict_file`.
+        tile: largest tile, output px.
+
+    Raises:
+        UserError: a slide that cannot be read or is damaged in too large a part, a scale that does
+            not fit, an enhanced image that would be too large.
+    """
+    started = time.monotonic()
+    times: dict[str, float] = {}
+    names = _names(run, outputs, options)
+    with contextlib.ExitStack() as stack:
+        image = stack.enter_context(reader.open_image(path, max_pixels=max_pixels))
+        view, note = view_of(run, image, path, mpp, estimate, options)
+        normalized: tiling.RegionReader = view.image
+        if network.matching is not None:
+            normalized = network.matching.reader(view.image, name=str(path))
+            network = dataclasses.replace(network, matching=None)
+        tile = max(network.stride, tile // network.scale // network.stride * network.stride)
+        made: dict[str, pathlib.Path] = {}
+        nuclei = table = None
+        if "sr" in names:
+            sr = output / f"{path.stem}.sr.tif"
+            fine = None if view.mpp is None else view.mpp / view.factor / network.scale
+            with _timed(times, "enhancing"):
+                enhancement.write(
+                    sr,
+                    network,
+                    normalized,
+                    view.seen_box,
+                    mpp=fine,
+                    tile=tile,
+                    batch=options.batch,
+                    wanted=view.wanted,
+                    max_output_pixels=options.max_output_pixels,
+                )
+            made["sr"] = sr
+        if names - {"sr"}:
+            parts = output / f"{path.stem}.parts"
+            with disk_errors(output):
+                _prepare(parts, made_of)
+            nuclei = _find(run, network, normalized, view, parts, tile, options, times)
+            view.image.check(path)
+            with _timed(times, "writing"):
+                of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
+                made |= of_nuclei
+        if damage := view.image.check(path):
+            note += f"; {damage}"
+        if places := view.mask.damaged:
+            note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
+        if not view.mask.mask.any():
+            note += "; it shows no tissue"
+        times["in all"] = time.monotonic() - started
+        with _timed(times, "page"):
+            files.page(
+                nuclei,
+                table,
+                view,
+                network.scale,
+                output,
+                made,
+                note=note,
+                times=times,
+                run=run,
+            )
+        if nuclei is not None:
+            shutil.rmtree(parts, ignore_errors=True)
+    count = None if nuclei is None else len(nuclei.table["label"])
+    scale = network.scale if "sr" in made else 1
+    return prediction.Prediction(path.stem, view.size, view.mpp, scale, made, count, note)
+
+
+@contextlib.contextmanager
+def _timed(times: dict[str, float], name: str) -> Iterator[None]:
+    started = time.monotonic()
+    yield
+    times[name] = times.get(name, 0) + time.monotonic() - started
+
+
+def _names(run: workdirs.Run, outputs: Sequence[str] | None, options: Options) -> set[str]:
+    """Of the files to be made of a slide; UserError for one that the run does not make."""
+    able = {"sr"} if enhances(run.stage) else set()
+    if segments(run.stage):
+        able |= set(files.OF_NUCLEI)
+    if unknown := [name for name in outputs or () if name not in able]:
+        raise UserError(
+            f"--outputs={unknown[0]} is not made of a slide by {run.workdir}: choose among "
+            f"{', '.join(sorted(able))}"
+        )
+    if options.enhance and "sr" not in able:
+        raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
+    chosen = set(outputs or (able - {"sr"} or able))
+    return chosen | {"sr"} if options.enhance else chosen
+
+
+def _prepare(parts: pathlib.Path, made_of: Mapping[str, Any]) -> None:
+    """Makes the folder of regions, without those that follow from something else."""
+    record = parts / "made_of.json"
+    try:
+        same = json.loads(record.read_text(encoding="utf-8")) == json.loads(json.dumps(made_of))
+    except (OSError, ValueError):
+        same = False
+    if not same:
+        shutil.rmtree(parts, ignore_errors=True)
+        parts.mkdir(parents=True)
+        writers.write_json(record, made_of)
+
+
+def _find(
+    run: workdirs.Run,
+    network: tiled.TiledNetwork,
+    image: tiling.RegionReader,
+    view: View,
+    parts: pathlib.Path,
+    tile: int,
+    options: Options,
+    times: dict[str, float],
+) -> region_nuclei.Nuclei:
+    """The nuclei of all regions, of which those that lie in `parts` are not looked for again."""
+    scale = network.scale
+    found = regions.regions_of(
+        image.height,
+        image.width,
+        stride=network.stride,
+        window=options.window // scale,
+        margin=regions.MARGIN // scale,
+        wanted=view.wanted,
+    )
+    paths = {region: parts / f"{region.name}.npz" for region in found}
+    todo = [region for region in found if not paths[region].exists()]
+    size = image.height * scale, image.width * scale
+    mpp = None if view.mpp is None else view.mpp / view.factor / scale
+    parameters = labeling.parameters_of(run)
+    damage = parts / "damaged.json"
+    view.image.load(damage)
+    um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
+
+    def area(some: Sequence[regions.Region]) -> float:
+        return sum(r.owned[2] * r.owned[3] for r in some) * um2
+
+    def finish(seen: regions.Seen) -> None:
+        with _timed(times, "post-processing"):
+            nuclei = region_nuclei.find(
+                run,
+                parameters,
+                seen,
+                size=size,
+                mpp=mpp,
+                cell_expansion=options.cell_expansion,
+            )
+            region_nuclei.save(paths[seen.region], nuclei)
+
+    unit = " px" if view.mpp is None else " mm2"
+    with (
+        tqdm(
+            total=area(found), initial=area(found) - area(todo), unit=unit, desc=view.path.name
+        ) as bar,
+        concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
+    ):
+        waiting: list[concurrent.futures.Future[None]] = []
+        started = time.monotonic()
+        network_seconds = 0.0
+        for seen in regions.run_network(
+            network, image, todo, tile=tile, batch=options.batch, wanted=view.wanted
+        ):
+            network_seconds += time.monotonic() - started
+            # Before the region counts as done.
+            view.image.save(damage)
+            waiting.append(pool.submit(finish, seen))
+            while len(waiting) > options.workers:
+                waiting.pop(0).result()
+            bar.update(area([seen.region]))
+            bar.set_postfix_str(f"{bar.n / max(bar.total, 1e-9):.0%} of the tissue")
+            started = time.monotonic()
+        for future in waiting:
+            future.result()
+    times["network"] = network_seconds
+    none = region_nuclei.none(mpp, options.cell_expansion)
+    whole = region_nuclei.joined([none, *map(region_nuclei.load, paths.values())])
+    return region_nuclei.within(whole, tuple(scale * value for value in view.seen_box))

@@ -1,0 +1,148 @@
+"""A slide at the scale at which a run's network reads it."""
+
+import dataclasses
+import pathlib
+
+from histojax.errors import UserError
+from histojax.imaging import reader
+from histojax.inference import prediction
+from histojax.inference.scale import Estimate
+from histojax.inference.slides import regions
+from histojax.inference.slides.tissue_mask import TissueMask, tissue_mask
+from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
+
+# um per px of a slide that states its objective alone: 10 um over the magnification.
+_UM_OF_POWER = 10.0
+# Images of more px are slides, and what has an ending of slides.
+LARGEST_FIELD = 2**25
+
+
+@dataclasses.dataclass(frozen=True)
+class Options:
+    """How slides are predicted.
+
+    Attributes:
+        enhance: whether the enhanced image is written, by a run that enhances and segments.
+        region: x, y, width, height of what is predicted, px of level 0; None: the whole slide.
+        read_mpp: scale at which an enhancer reads, um per px; None: level 0 as it is.
+        window: side of a region with its margins, px.
+        batch: tiles that the network sees at once.
+        workers: regions that are post-processed while the network goes on.
+        cell_expansion: of `measurements.measure`, um.
+        max_output_pixels: the largest enhanced image, px.
+    """
+
+    enhance: bool = False
+    region: tuple[int, int, int, int] | None = None
+    read_mpp: float | None = None
+    window: int = regions.WINDOW
+    batch: int = 1
+    workers: int = 2
+    cell_expansion: float = 5.0
+    max_output_pixels: int = 2**31
+
+
+@dataclasses.dataclass(frozen=True)
+class View:
+    """A slide as a network reads it.
+
+    Attributes:
+        path: the slide.
+        size: H, W of level 0, px.
+        mpp: um per px of level 0, None where unknown.
+        image: resampled; damaged parts are white.
+        factor: its px per px of level 0.
+        mask: tissue, in px of level 0.
+        box: y, x, height, width of what is predicted, px of level 0.
+        scanned: y, x, height, width of what the scanner has seen, px of level 0.
+    """
+
+    path: pathlib.Path
+    size: tuple[int, int]
+    mpp: float | None
+    image: regions.DamagedReader
+    factor: float
+    mask: TissueMask
+    box: regions.Box
+    scanned: regions.Box
+
+    def wanted(self, y: int, x: int, height: int, width: int) -> bool:
+        """Whether there is something to predict in a part of the image, its px."""
+        top, left, bottom, right = (v / self.factor for v in (y, x, y + height, x + width))
+        own_y, own_x, own_height, own_width = self.box
+        top, bottom = max(top, own_y), min(bottom, own_y + own_height)
+        left, right = max(left, own_x), min(right, own_x + own_width)
+        inside = top < bottom and left < right
+        return inside and self.mask.any_in(top, left, bottom - top, right - left)
+
+    @property
+    def seen_box(self) -> regions.Box:
+        """The box in px of the image."""
+        y, x, height, width = self.box
+        top, left = round(y * self.factor), round(x * self.factor)
+        bottom = min(self.image.height, round((y + height) * self.factor))
+        right = min(self.image.width, round((x + width) * self.factor))
+        return top, left, bottom - top, right - left
+
+    @property
+    def tissue_mm2(self) -> float | None:
+        """Tissue of the box, mm2; None without a scale."""
+        if self.mpp is None:
+            return None
+        return self.mask.pixels_in(*self.box) * self.mpp**2 / 1e6
+
+
+def is_slide(path: pathlib.Path, image: reader.RegionReader) -> bool:
+    """Whether an image goes region by region: by its ending, or because it is large."""
+    slides = (".svs", *reader.SLIDE_SUFFIXES)
+    return path.suffix.lower() in slides or image.height * image.width > LARGEST_FIELD
+
+
+def view_of(
+    run: workdirs.Run,
+    image: reader.RegionReader,
+    path: pathlib.Path,
+    mpp: float | None,
+    estimate: Estimate | None,
+    options: Options,
+) -> tuple[View, str]:
+    """The slide at the scale of a run's network, and a sentence about the scale.
+
+    Raises:
+        UserError: a region outside of the slide, or a scale too far from that of the training.
+    """
+    known = image.mpp if mpp is None else mpp
+    note = ""
+    if mpp is not None and image.mpp is not None and not prediction.is_near(mpp / image.mpp):
+        note = f"; the file states {image.mpp:g} um/px"
+    if known is None and image.power and not (estimate and estimate.sure):
+        known = _UM_OF_POWER / image.power
+        note = f"; its scale is a guess by its objective of {image.power:g}x, --mpp=... corrects it"
+    reads = options.read_mpp or (run.meta["mpp_in"] if segments(run.stage) else None)
+    factor, words = 1.0, "enhanced as it is"
+    if segments(run.stage) and not enhances(run.stage):
+        factor, words = prediction.scale_factor(run, 1, known, estimate, path=path)
+    elif reads is not None and known is not None and not prediction.is_near(known / reads):
+        factor, words = known / reads, f"at {known:g} um/px, read at {reads:g} um/px"
+    y, x, height, width = 0, 0, image.height, image.width
+    if options.region is not None:
+        x, y, width, height = options.region
+        if not (0 <= x < x + width <= image.width and 0 <= y < y + height <= image.height):
+            given = ",".join(map(str, options.region))
+            raise UserError(
+                f"--region={given} is not inside {path} of {image.width} x {image.height} px: "
+                "give X,Y,WIDTH,HEIGHT in px of the full resolution"
+            )
+    seen = image if factor == 1.0 else reader.ResampledReader(image, factor)
+    view = View(
+        path,
+        (image.height, image.width),
+        known,
+        regions.DamagedReader(seen),
+        factor,
+        tissue_mask(image, known),
+        (y, x, height, width),
+        image.bounds,
+    )
+    return view, words + note

@@ -1,0 +1,1 @@
+"""Overlapping fields without known places, joined: pairs, placement, light, the mosaic."""

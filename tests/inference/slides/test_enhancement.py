@@ -1,0 +1,142 @@
+import numpy as np
+import PIL.Image
+import pytest
+import tifffile
+
+from histojax.errors import UserError
+from histojax.exports import geojson
+from histojax.imaging.labels import read_labels
+from histojax.imaging.reader import read_image
+from histojax.inference.slides import enhancement, slide
+from histojax.inference.slides.view import Options
+from tests.inference.slides import dark
+
+IMAGE = dark.tissue(200, 320, dark.nuclei(200, 320))
+WHOLE = (0, 0, 200, 320)
+
+
+class Array:
+    def __init__(self, image):
+        self.image = image
+        self.height, self.width = image.shape[:2]
+
+    def read(self, y, x, height, width):
+        return self.image[y : y + height, x : x + width]
+
+
+def write(path, box=WHOLE, *, scale=2, wanted=lambda *_: True, most=2**31, **options):
+    enhancement.write(
+        path,
+        dark.Network(scale, enhances=True, segments=False).tiled,
+        Array(IMAGE),
+        box,
+        mpp=0.25,
+        tile=64,
+        batch=1,
+        wanted=wanted,
+        max_output_pixels=most,
+        **options,
+    )
+    return read_image(path)
+
+
+def enlarged(image, scale=2):
+    """What the network makes of an image: each px several times."""
+    return image.repeat(scale, 0).repeat(scale, 1)
+
+
+def bicubic(image, scale=2):
+    size = (image.shape[1] * scale, image.shape[0] * scale)
+    return np.asarray(PIL.Image.fromarray(image).resize(size, PIL.Image.Resampling.BICUBIC))
+
+
+def test_an_enhanced_slide_is_what_the_network_makes_of_it(tmp_path):
+    np.testing.assert_array_equal(write(tmp_path / "a.tif"), enlarged(IMAGE))
+    with tifffile.TiffFile(tmp_path / "a.tif") as file:
+        assert file.is_ome
+        assert 'PhysicalSizeX="0.25"' in file.ome_metadata
+        assert "not for diagnosis" in file.ome_metadata
+
+
+def test_strips_leave_no_seam(tmp_path, monkeypatch):
+    # Strips of one row of tiles.
+    monkeypatch.setattr(enhancement, "_LARGEST_STRIP", 1)
+    np.testing.assert_array_equal(write(tmp_path / "a.tif"), enlarged(IMAGE))
+
+
+def test_a_part_holds_the_pixels_of_its_place(tmp_path):
+    got = write(tmp_path / "a.tif", (30, 50, 100, 130))
+    np.testing.assert_array_equal(got, enlarged(IMAGE[30:130, 50:180]))
+
+
+def test_glass_is_bicubic(tmp_path):
+    got = write(tmp_path / "a.tif", wanted=lambda y, x, *_: x < 128)
+    np.testing.assert_array_equal(got[:, :256], enlarged(IMAGE)[:, :256])
+    np.testing.assert_array_equal(got[:, 256:], bicubic(IMAGE)[:, 256:])
+    none = write(tmp_path / "b.tif", wanted=lambda *_: False)
+    np.testing.assert_array_equal(none, bicubic(IMAGE))
+
+
+@pytest.mark.faults
+def test_what_is_too_large_is_refused_with_its_size(tmp_path):
+    # 640 x 400 px of three bytes.
+    assert write(tmp_path / "a.tif", most=256_000).shape == (400, 640, 3)
+    (tmp_path / "a.tif").unlink()
+    words = r"would have 640 x 400 px, 0 GB .* at most --max_output_pixels=255,999 px .* --region="
+    with pytest.raises(UserError, match=words):
+        write(tmp_path / "a.tif", most=255_999)
+    assert list(tmp_path.iterdir()) == []
+
+
+def predict(path, output, run="joint", scale=4, **options):
+    segments = run == "joint"
+    return slide.predict_slide(
+        dark.run(run),
+        dark.Network(scale, enhances=True, segments=segments).tiled,
+        path,
+        output,
+        options=Options(window=2048, **options),
+        made_of={},
+        tile=512,
+    )
+
+
+@pytest.fixture
+def no_page(monkeypatch):
+    monkeypatch.setattr(slide.files, "page", lambda *_, **__: None)
+
+
+def test_a_slide_is_enhanced_at_a_quarter_of_its_um_per_px(no_page, tmp_path):
+    path = dark.write(tmp_path / "a.tif", IMAGE, mpp=1.0)
+    made = predict(path, tmp_path / "out", "generator", region=(40, 20, 200, 100))
+    assert (made.scale, made.nuclei, list(made.files)) == (4, None, ["sr"])
+    got = read_image(made.files["sr"])
+    np.testing.assert_array_equal(got, enlarged(IMAGE[20:120, 40:240], 4))
+    with tifffile.TiffFile(made.files["sr"]) as file:
+        assert 'PhysicalSizeX="0.25"' in file.ome_metadata
+    # Neither parts nor other files are left.
+    assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.sr.tif"]
+
+
+def test_nuclei_of_an_enhanced_slide_lie_on_both_grids(no_page, tmp_path):
+    places = [(60.0, 60.0, 9), (100.0, 200.0, 7)]
+    path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, places), mpp=1.0)
+    made = predict(path, tmp_path / "out", enhance=True)
+    assert (made.nuclei, made.scale) == (2, 4)
+    assert set(made.files) == {"sr", "labels", "table", "geojson"}
+    plain = dict(geojson.read(made.files["geojson"]))
+    fine = dict(geojson.read(tmp_path / "out" / "a.sr.geojson.gz"))
+    for label, ((ring,),) in plain.items():
+        np.testing.assert_allclose(fine[label][0][0], ring * 4, atol=2e-3)
+        middle = (ring.min(axis=0) + ring.max(axis=0)) / 2 - 0.5
+        assert np.abs(middle - [place[1::-1] for place in places]).sum(axis=1).min() < 1
+
+
+def test_without_enhance_a_run_that_also_finds_nuclei_writes_these_alone(no_page, tmp_path):
+    path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, [(60.0, 60.0, 9)]), mpp=1.0)
+    made = predict(path, tmp_path / "out")
+    assert (made.nuclei, made.scale) == (1, 1)
+    assert set(made.files) == {"labels", "table", "geojson"}
+    labels = read_labels(made.files["labels"])
+    assert labels.shape == (200, 320)
+    assert np.argwhere(labels).mean(axis=0) == pytest.approx([60, 60], abs=0.5)
