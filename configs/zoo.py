@@ -50,10 +50,19 @@ def _enhancer(name: str) -> ConfigDict:
         # Fields come at any magnification, and real images at one: enlarged, they show how smooth
         # finer ones are.
         config.data.augmentation.update(zoom=(1.0, 2.5), zoom_probability=0.5)
-        # An enlarged image that is clean looks like one that is blurred.
-        config.data.degradation.clean_probability = 0.25
+        # Blurred and sharp images alike have noise and JPEG: a network learns to tell blur by what
+        # goes along with it (docs/notes/2026-11-real-fields.md), and the more so the longer it
+        # trains.
+        config.data.degradation.update(
+            blur_probability=0.75,
+            clean_probability=0.1,
+            noise_probability=0.3,
+            photons_probability=0.2,
+            jpeg_probability=0.5,
+        )
+        config.checkpoint.best = "last"
     config.eval.every = 1_000
-    config.steps = 24_000 if name == "enhance-x4-clean" else 12_000
+    config.steps = 24_000 if name == "enhance-x4-clean" else 8_000
     return config
 
 
