@@ -164,6 +164,8 @@ def _links(fields: Sequence[Field], say: Callable[[str], None]) -> list[Link]:
             peak, height = search.near(fields[i], fields[j], shift, angle, _NEAR * unit)
             if height > threshold:
                 keep(_measured(fields, i, j, peak, height, angle))
+    elif pairs:
+        say(f"{len(pairs):,} pairs without a link are too many to compare by landmarks")
     return list(best.values())
 
 
