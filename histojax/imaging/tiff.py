@@ -44,7 +44,6 @@ _APERIO_YCBCR_J2K = 33003
 JPEG_COMPRESSIONS = {6, 7, 34892, 33007}
 # Codecs whose stream names its own colours, so that the decoder has already returned RGB.
 _RGB_FROM_YCBCR = JPEG_COMPRESSIONS | {33004, 33005, 34712, 50001, 50002, 52546}
-_ROUNDED = 2  # px by which a reduction may be higher or lower than its width says
 _VIRTUAL_STRIP_BYTES = 2**20
 _MOST_TRIED = 1024  # Where 1 % of the segments are opaque, one of them is missed once in 30,000.
 
@@ -213,32 +212,23 @@ def image_pages(path: pathlib.Path, tiff: tifffile.TiffFile) -> list[Any]:
 
 
 def reductions(path: pathlib.Path, tiff: tifffile.TiffFile, page: Any) -> list[Any]:
-    """The pages that show a page's image smaller, largest first, whether they are flagged or not.
+    """The pages that show a page's image smaller, flagged or not, largest first.
 
-    Those that are stored otherwise, such as a thumbnail in strips, or not all there, are left out.
+    A page that is stored otherwise, such as a thumbnail, or not all there is left out.
     """
-    smaller = [
-        other
-        for other in _own_pages(path, tiff)
-        if other.imagelength * other.imagewidth < page.imagelength * page.imagewidth
-        and abs(_height_at(page, other) - other.imagelength) <= _ROUNDED
-        and not _ASIDE.search(other.description)
-        and _kind(other)[2:5] == _kind(page)[2:5]
-    ]
     found = []
-    for other in sorted(smaller, key=lambda p: p.imagelength, reverse=True):
-        with contextlib.suppress(UserError):
-            found.append(_complete(path, tiff, other))
+    for other in sorted(_own_pages(path, tiff), key=lambda p: -p.imagelength):
+        smaller = other.imagelength * other.imagewidth < page.imagelength * page.imagewidth
+        alike = _of_one_shape(page, other, px=2, share=0.0) and not _ASIDE.search(other.description)
+        if smaller and alike and _kind(other)[2:5] == _kind(page)[2:5]:
+            with contextlib.suppress(UserError):
+                found.append(_complete(path, tiff, other))
     return found
 
 
-def _height_at(page: Any, other: Any) -> float:
-    """The height of a page, px, once it is as wide as another."""
-    return page.imagelength * other.imagewidth / page.imagewidth
-
-
-def _of_one_shape(page: Any, other: Any) -> bool:
-    return abs(_height_at(page, other) - other.imagelength) <= 1 + 0.05 * other.imagelength
+def _of_one_shape(page: Any, other: Any, px: int = 1, share: float = 0.05) -> bool:
+    height = page.imagelength * other.imagewidth / page.imagewidth
+    return abs(height - other.imagelength) <= px + share * other.imagelength
 
 
 def name_of(tiff: tifffile.TiffFile, pages: Sequence[Any]) -> str:

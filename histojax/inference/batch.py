@@ -21,14 +21,13 @@ from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.slides.slide import predict_slide
-from histojax.inference.slides.view import Options, is_slide
+from histojax.inference.slides.view import LARGEST_FIELD, Options, is_slide
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages.base import segments
 
 _MOST_NAMED = 8
-# Fields that are searched for common tissue, and the largest, px; slides are not fields.
-_MOST_FIELDS, _LARGEST_FIELD = 200, 2**25
+_MOST_FIELDS = 200  # that are searched for common tissue
 _OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
 # Options of slides that change no result.
 _WITHOUT_EFFECT = ("workers", "max_output_pixels")
@@ -204,7 +203,7 @@ def _named(what: str, texts: Sequence[str]) -> str:
 
 def overlapping(done: Mapping[pathlib.Path, Prediction]) -> str:
     """Why nuclei are not summed over fields, such as where two show the same tissue; or nothing."""
-    fields = [path for path, made in done.items() if math.prod(made.size) <= _LARGEST_FIELD]
+    fields = [path for path, made in done.items() if math.prod(made.size) <= LARGEST_FIELD]
     if len(fields) > _MOST_FIELDS:
         return f"over {_MOST_FIELDS} fields are not searched for overlaps: nuclei are not summed"
     signatures = [_signature(path) for path in fields if len(fields) > 1]

@@ -100,9 +100,7 @@ def predict_file(
         stated, size = source.mpp, (source.height, source.width)
         known = stated if mpp is None else mpp
         factor, note = scale_factor(run, scale, known, estimate, path=path)
-        if mpp is not None and stated is not None and not is_near(mpp / stated):
-            logging.warning("%s states %g um/px, and --mpp=%g is taken", path, stated, mpp)
-            note += f"; the file states {stated:g} um/px"
+        note += against_file(path, stated, mpp)
         # Of the files: (size, mpp) on the grid of the input, and on the enhanced one.
         fine = (size[0] * scale, size[1] * scale), None if known is None else known / scale
         grids = {False: (size, known), True: fine}
@@ -284,6 +282,14 @@ def scale_factor(
         )
     read = "enhanced as it is, then read" if enhances(run.stage) else "read"
     return factor, f"{given}: {read} {factor:.3g} times as large, like the {own} of the training"
+
+
+def against_file(path: pathlib.Path, stated: float | None, mpp: float | None) -> str:
+    """Warns where --mpp differs from what the file states; a clause about it, else nothing."""
+    if mpp is None or stated is None or is_near(mpp / stated):
+        return ""
+    logging.warning("%s states %g um/px, and --mpp=%g is taken", path, stated, mpp)
+    return f"; the file states {stated:g} um/px"
 
 
 def is_near(factor: float) -> bool:

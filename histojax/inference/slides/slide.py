@@ -89,11 +89,12 @@ def predict_slide(
             with disk_errors(output):
                 _prepare(parts, made_of)
             nuclei = _find(run, network, normalized, view, parts, tile, options, times)
-            view.image.check(path)
+        damage = view.image.check(path)
+        if nuclei is not None:
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
-        if damage := view.image.check(path):
+        if damage:
             note += f"; {damage}"
         if places := view.mask.damaged:
             note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"

@@ -113,9 +113,7 @@ def view_of(
         UserError: a region outside of the slide, or a scale too far from that of the training.
     """
     known = image.mpp if mpp is None else mpp
-    note = ""
-    if mpp is not None and image.mpp is not None and not prediction.is_near(mpp / image.mpp):
-        note = f"; the file states {image.mpp:g} um/px"
+    note = prediction.against_file(path, image.mpp, mpp)
     if known is None and image.power and not (estimate and estimate.sure):
         known = _UM_OF_POWER / image.power
         note = f"; its scale is a guess by its objective of {image.power:g}x, --mpp=... corrects it"
