@@ -121,5 +121,7 @@ def test_dicom_slides_are_read(real_data):
 @pytest.mark.faults
 def test_a_dicom_slide_of_16_bits_is_refused(real_data):
     folder = real_data / "slides" / "fixtures" / "highdicom"
-    with pytest.raises(UserError, match=r"grayscale\.dcm cannot be opened \(.*: copy it again"):
+    with pytest.raises(
+        UserError, match=r"grayscale\.dcm cannot be opened \(.*: convert it, or copy it again"
+    ):
         open_image(folder / "sm_image_grayscale.dcm")
