@@ -153,6 +153,7 @@ def augmentation(**changes: object) -> dict[str, object]:
         "own_stains": False,  # each image's stains, by a fit, instead of the textbook's
         "brightness": 0.0,
         "contrast": 0.0,
+        "channel_density": (1.0, 1.0),  # factor of the optical density of R, G and B, each its own
         "zoom": (1.0, 1.0),
         "zoom_probability": 1.0,
         "rotate": 0.0,  # degrees

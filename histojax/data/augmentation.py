@@ -25,6 +25,7 @@ _SHARE = number(0, below=1)
 _RULES = {
     **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
     **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
+    "channel_density": pair(number(0.01, 10)),
     "zoom": pair(number(0.25, 4)),
     "zoom_probability": number(0, 1, of="a probability"),
     "rotate": number(0, 180, of="a number of degrees"),
@@ -49,6 +50,8 @@ class Augmentation:
             99th percentile, and not the three of the textbook; see `sources.per_image_stains`.
         brightness: shift in shares of the full range, U(-b, b).
         contrast: gain about mid-grey, U(1 - c, 1 + c).
+        channel_density: factor of each channel's optical density, drawn alone and evenly in its
+            logarithm: scanners and stains differ in how much each color tells.
         zoom: magnification (host only). It changes the pixel size, so it suits segmentation across
             scanners and not super-resolution at a known scale.
         zoom_probability: share of the crops that are zoomed.
@@ -68,6 +71,7 @@ class Augmentation:
     own_stains: bool = False
     brightness: float = 0.0
     contrast: float = 0.0
+    channel_density: tuple[float, float] = (1.0, 1.0)
     zoom: tuple[float, float] = (1.0, 1.0)
     zoom_probability: float = 1.0
     rotate: float = 0.0
@@ -82,7 +86,7 @@ class Augmentation:
                 "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
                 "stain_bias above 0, or own_stains=False"
             )
-        for field in ("zoom", "coarse", "jpeg_quality"):
+        for field in ("channel_density", "zoom", "coarse", "jpeg_quality"):
             object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
 
     @classmethod
@@ -94,6 +98,10 @@ class Augmentation:
     @property
     def restains(self) -> bool:
         return self.stain_sigma > 0 or self.stain_bias > 0
+
+    @property
+    def tints(self) -> bool:
+        return self.channel_density != (1.0, 1.0)
 
     @property
     def zooms(self) -> bool:
@@ -157,20 +165,23 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     """Draws one example's augmentation, except for its crop, from a NumPy generator or a JAX key.
 
     "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift" float32
-    of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation warps
-    (host only), "angle" in radians and "offset" (2,) in sides of the crop; where it dulls (host
-    only), "coarse", "kernel" "bilinear" or "bicubic", and "jpeg_quality", 0 for none.
+    of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation tints,
+    "density" float32 (3,); where it warps (host only), "angle" in radians and "offset" (2,) in
+    sides of the crop; where it dulls (host only), "coarse", "kernel" "bilinear" or "bicubic", and
+    "jpeg_quality", 0 for none.
     """
     rng, stain_rng = sampling.split(rng, 2)
+    if augmentation.tints:
+        stain_rng, tint_rng = sampling.split(stain_rng, 2)
     u = sampling.uniform(rng, (4,))
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
     low, high = augmentation.zoom
-    on_host = {}
+    where_on = {}
     if augmentation.warps:
         v = 2.0 * sampling.uniform(rng, (3,)) - 1.0
-        on_host["angle"] = np.deg2rad(augmentation.rotate) * v[0]
-        on_host["offset"] = augmentation.translate * v[1:]
+        where_on["angle"] = np.deg2rad(augmentation.rotate) * v[0]
+        where_on["offset"] = augmentation.translate * v[1:]
     drawn = sampling.uniform(stain_rng, (2, 3))
     stains = hed.jitter_parameters(augmentation.stain_sigma, augmentation.stain_bias, drawn)
     if augmentation.own_stains:
@@ -181,15 +192,18 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
         w = sampling.uniform(rng, (4,))
         (finest, coarsest), (worst, best) = augmentation.coarse, augmentation.jpeg_quality
         passes = w[2] < 0.5 and worst < 100
-        on_host["coarse"] = finest * (coarsest / finest) ** w[0]
-        on_host["kernel"] = "bilinear" if w[1] < 0.5 else "bicubic"
-        on_host["jpeg_quality"] = int(worst + (best - worst + 1) * w[3]) if passes else 0
+        where_on["coarse"] = finest * (coarsest / finest) ** w[0]
+        where_on["kernel"] = "bilinear" if w[1] < 0.5 else "bicubic"
+        where_on["jpeg_quality"] = int(worst + (best - worst + 1) * w[3]) if passes else 0
     zoom = low * (high / low) ** u[3]
     if augmentation.zoom_probability < 1:
         zoomed = sampling.uniform(rng, (1,))[0] < augmentation.zoom_probability
         zoom = xp.where(zoomed, zoom, 1.0)
+    if augmentation.tints:
+        least, most = augmentation.channel_density
+        where_on["density"] = least * (most / least) ** sampling.uniform(tint_rng, (3,))
     return {
-        **on_host,
+        **where_on,
         **stains,
         "dihedral": allowed[xp.floor(u[0] * len(allowed)).astype(xp.int32)],
         "gain": 1.0 + augmentation.contrast * (2.0 * u[1] - 1.0),
@@ -210,6 +224,20 @@ def light(image: Any, parameters: Mapping[str, Any]) -> Any:
     return np.take(gray, image) if xp is np else gray
 
 
+def tint(image: Any, parameters: Mapping[str, Any]) -> Any:
+    """Each channel's optical density times its factor: uint8 (H, W, 3) -> the same.
+
+    round(255 (v / 255)^d), with d of `parameters["density"]`.
+    """
+    xp = image.__array_namespace__()
+    density = xp.asarray(parameters["density"], dtype=xp.float32)
+    if xp is np:
+        table = np.linspace(0, 1, 256, dtype=np.float32)[:, None] ** density
+        table = np.floor(255.0 * table + 0.5).astype(np.uint8)
+        return np.stack([table[image[..., channel], channel] for channel in range(3)], -1)
+    return xp.floor(255.0 * (image.astype(xp.float32) / 255.0) ** density + 0.5).astype(xp.uint8)
+
+
 def apply(
     example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
 ) -> dict[str, Any]:
@@ -226,6 +254,8 @@ def apply(
             moved[name] = hed.jitter(moved[name], parameters, stains)
         if relights:
             moved[name] = light(moved[name], parameters)
+        if augmentation.tints:
+            moved[name] = tint(moved[name], parameters)
     if augmentation.dulls:
         moved["hr"] = dulled(moved["hr"], parameters)
     return moved

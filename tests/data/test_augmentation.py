@@ -180,6 +180,32 @@ def test_light_about_mid_gray():
         np.testing.assert_array_equal(got, [[[0, 127, 255]]])
 
 
+def test_density_of_each_channel():
+    image = np.array([[[0, 51, 255], [51, 51, 51]]], np.uint8)
+    # 255 * 0.2^2 = 10.2, 255 * 0.2^0.5 = 114.04: twice and half of the optical density.
+    for namespace in (np, jnp):
+        got = augmentation.tint(namespace.asarray(image), {"density": np.float32([1.0, 2.0, 0.5])})
+        assert got.dtype == np.uint8
+        np.testing.assert_array_equal(got, [[[0, 10, 255], [51, 10, 114]]])
+
+
+def test_densities_fill_their_range_each_by_itself():
+    tints = augmentation.Augmentation(channel_density=(0.5, 2.0))
+    rng = np.random.default_rng(0)
+    host = [augmentation.sample_parameters(tints, rng)["density"] for _ in range(4000)]
+    keys = jax.random.split(jax.random.key(0), 4000)
+    device = jax.vmap(lambda k: augmentation.sample_parameters(tints, k)["density"])(keys)
+    for drawn in (np.array(host), np.asarray(device)):
+        assert 0.5 <= drawn.min() < 0.51 < 1.95 < drawn.max() <= 2.0
+        assert np.median(drawn) == pytest.approx(1, abs=0.05)
+        np.testing.assert_allclose(np.corrcoef(np.log(drawn.T)), np.eye(3), atol=0.06)
+    # What is drawn without it stays what it is.
+    plain = augmentation.sample_parameters(augmentation.Augmentation(), np.random.default_rng(3))
+    tinted = augmentation.sample_parameters(tints, np.random.default_rng(3))
+    for name, value in plain.items():
+        np.testing.assert_array_equal(tinted[name], value)
+
+
 def test_resample_keeps_labels_whole():
     labels = np.arange(16, dtype=np.int32).reshape(4, 4) * 1000
     np.testing.assert_array_equal(
@@ -209,6 +235,7 @@ def test_config_is_read_and_checked():
         ({"stain_bias": -0.1}, "stain_bias=-0.1"),
         ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
         ({"zoom": 2.0}, "zoom=2.0"),
+        ({"channel_density": (0.0, 1.0)}, r"channel_density=\(0\.0, 1\.0\) .* from 0\.01 to 10"),
         ({"rotate": 181}, "rotate=181 has to be a number of degrees from 0 to 180"),
         ({"translate": 1.0}, "translate=1.0"),
         ({"coarse": (0.5, 1.0)}, r"coarse=\(0.5, 1.0\) .* from 1 to 8"),
