@@ -16,6 +16,7 @@ writes what the run makes of each image NAME, and index.html, and replaces files
 
 Nuclei are looked for at the scale that the run was trained for.
 Images are read and written in strips, so the disk bounds their size and memory does not.
+With --mosaic the images are overlapping fields: they are joined first, as histojax.stitch does.
 Slides go region by region, without their glass, and have a page NAME.html each.
 What was done is not done again after a stop.
 """
@@ -92,6 +93,12 @@ _EXPANSION = flags.DEFINE_float(
 _MAX_OUTPUT = flags.DEFINE_integer(
     "max_output_pixels", 2**31, "The largest enhanced image of a slide, px.", 1
 )
+_MOSAIC = flags.DEFINE_bool(
+    "mosaic",
+    False,
+    "Join the images, overlapping fields in any order, and predict the mosaic; each nucleus "
+    "counts once.",
+)
 _PARTS = flags.DEFINE_integer(
     "num_parts", 1, "Processes that share the images, such as the tasks of a SLURM array.", 1
 )
@@ -118,6 +125,8 @@ def main(argv: Sequence[str]) -> None:
         raise UserError(
             f"--part={_PART.value} is not below --num_parts={_PARTS.value}: parts count from 0"
         )
+    if _MOSAIC.value and _PARTS.value > 1:
+        raise UserError("--mosaic joins all fields into one image: leave --num_parts out")
     inputs, output = _INPUT.value, _OUTPUT.value
     if not (inputs and output):
         missing = "output" if inputs else "input"
@@ -151,6 +160,7 @@ def main(argv: Sequence[str]) -> None:
             max_output_pixels=_MAX_OUTPUT.value,
         ),
         part=(_PART.value, _PARTS.value),
+        mosaic=_MOSAIC.value,
     )
 
 

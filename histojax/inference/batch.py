@@ -22,7 +22,9 @@ from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.slides.slide import predict_slide
 from histojax.inference.slides.view import LARGEST_FIELD, Options, is_slide
-from histojax.report import pages
+from histojax.mosaic import files as mosaic_files
+from histojax.mosaic.files import Joined
+from histojax.report import mosaic_page, pages
 from histojax.runs import workdirs
 from histojax.stages.base import segments
 
@@ -51,14 +53,19 @@ def predict_files(
     overwrite: bool = False,
     slides: Options | None = None,
     part: tuple[int, int] = (0, 1),
+    mosaic: bool = False,
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
     An image that cannot be read or whose scale does not fit raises UserError once the others are
     done. One that was predicted before, by the same model and flags, is left as it is unless
     `overwrite` is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts
-    in all), are predicted, every so many.
+    in all), are predicted, every so many. With `mosaic` the images are overlapping fields, which
+    are joined in the folder mosaic of `output`, and the mosaics are predicted.
     """
+    if mosaic:
+        joined = _joined(inputs, output / "mosaic", mpp)
+        inputs = joined.files
     slides = slides or Options()
     known = [*SINKS, *measured.FILES]
     for name in outputs or ():
@@ -69,11 +76,9 @@ def predict_files(
     check_names(files, output, _suffixes(run, outputs))
     files = files[part[0] :: part[1]]
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
-    flags: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
-    flags |= {"tile": tile, "ensemble": ensemble, "model": record.model_digest(run)}
-    of_slides = dataclasses.asdict(slides).items()
-    flags["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
-    made_of = {path: {**flags, "image": record.image_digest(path)} for path in files}
+    flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
+    flags |= {"tile": tile, "ensemble": ensemble}
+    made_of = _made_of(run, files, slides, flags)
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
     stand = {path: one for path, one in found.items() if one is not None}
@@ -117,12 +122,43 @@ def predict_files(
     whole = {path: done[path] for path in files if path in done}
     _summarize(output, whole, refused, part)
     _report(workdir, output / _of_part("index.html", part), whole, refused, left, max_pixels)
+    _failed(refused, len(files))
+    if mosaic:
+        joined.check()
+    return list(whole.values())
+
+
+def _made_of(
+    run: workdirs.Run,
+    files: Sequence[pathlib.Path],
+    slides: Options,
+    flags: Mapping[str, Any],
+) -> dict[pathlib.Path, dict[str, Any]]:
+    """What the results of each image follow from."""
+    of_slides = dataclasses.asdict(slides).items()
+    common = {**flags, "model": record.model_digest(run)}
+    common["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
+    return {path: {**common, "image": record.image_digest(path)} for path in files}
+
+
+def _failed(refused: Mapping[str, str], count: int) -> None:
+    """Raises UserError that names what could not be predicted, of `count` images."""
     if len(refused) == 1:
         raise UserError(*refused.values())
     if refused:
         names = ", ".join(pathlib.Path(path).name for path in refused)
-        raise UserError(f"{len(refused)} of {len(files)} images could not be predicted: {names}")
-    return list(whole.values())
+        raise UserError(f"{len(refused)} of {count} images could not be predicted: {names}")
+
+
+def _joined(inputs: Sequence[pathlib.Path], place: pathlib.Path, mpp: float | None) -> Joined:
+    """Fields as mosaics, with their page; UserError where no two of them match."""
+    joined = mosaic_files.stitch_files(inputs, place, mpp=mpp, again=True, say=say)
+    mosaic_page.write(place / "index.html", joined)
+    if not joined.files:
+        joined.check()
+    for text in (*joined.stitched.notes, str(place / "index.html")):
+        say(text)
+    return joined
 
 
 def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:

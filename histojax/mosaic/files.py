@@ -17,6 +17,7 @@ from histojax.mosaic import stitching
 from histojax.mosaic.canvas import Mosaic
 from histojax.mosaic.stitching import MAX_PIXELS, Placement, Stitched
 
+_TABLE = "placement.csv"
 _STRIP = 256
 # Decoded fields that are kept while a strip is joined, bytes.
 _KEPT = 2**29
@@ -64,18 +65,21 @@ def stitch_files(
     *,
     mpp: float | None = None,
     max_pixels: int = MAX_PIXELS,
+    again: bool = False,
     say: Callable[[str], None] = lambda text: None,
 ) -> Joined:
     """Joins the images among files and folders; writes mosaic.tif ... and placement.csv.
 
-    A file that cannot be read is left out by name, as is a field that fits nowhere.
+    A file that cannot be read is left out by name, as is a field that fits nowhere. Where `again`
+    is set, results of an earlier call in `output` are replaced.
 
     Raises:
         UserError: `output` is not empty, fewer than two fields can be read, their scales differ, or
             a mosaic has more than max_pixels px.
     """
     check({"mpp": mpp, "max_pixels": max_pixels}, _RULES, "--")
-    writers.check_empty(output)
+    if not (again and (output / _TABLE).is_file()):
+        writers.check_empty(output)
     listed = reader.listed(inputs, "--input", ("an image", "images"), reader.SUFFIXES)
     # In the order of the numbers in their names: t2 before t10.
     paths = sorted({os.path.abspath(path): path for path in listed}.values(), key=_natural)
@@ -105,6 +109,8 @@ def stitch_files(
         max_pixels=max_pixels,
         say=say,
     )
+    for old in output.glob("mosaic*.tif"):
+        old.unlink()
     files = []
     for count, mosaic in enumerate(found.mosaics, 1):
         files.append(output / ("mosaic.tif" if count == 1 else f"mosaic-{count}.tif"))
@@ -112,7 +118,7 @@ def stitch_files(
         say(f"writing {files[-1]}: {width:,} x {height:,} px")
         writers.stream_tiff(files[-1], strips(mosaic), height=height, width=width, mpp=scale)
     placements = (*found.placements, *lost)
-    writers.write_csv(output / "placement.csv", map(_row, placements))
+    writers.write_csv(output / _TABLE, map(_row, placements))
     return Joined(placements, found, tuple(files))
 
 

@@ -20,8 +20,9 @@ from histojax.inference.slides import slide as slides_module
 from histojax.inference.slides.view import Options
 from histojax.runs import workdirs
 from histojax.tissue import rendering
-from tests import tiny
+from tests import commands, tiny
 from tests.inference.slides import dark as slides
+from tests.mosaic import fields
 
 
 def write_inputs(folder):
@@ -523,3 +524,46 @@ def test_slides_of_no_known_kind_and_those_in_folders_are_named(tmp_path):
         f"{tmp_path}/a.vsi": "its ending is not that of an image",
         f"{tmp_path}/sub/": "a folder inside a folder, to be named itself",
     }
+
+
+def test_fields_are_joined_before_nuclei_are_counted(trained_chain, tmp_path):
+    shown, corners = fields.grid(fields.tissue(), 2, 2, 180, 120, jitter=10)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number, one in enumerate([*shown, np.full_like(shown[0], 255)]):
+        Image.fromarray(one).save(folder / f"t{number}.png")
+    out = tmp_path / "out"
+    flags = [f"--workdir={trained_chain}", f"--input={folder}", f"--output={out}", "--mosaic"]
+    flags.append("--mpp=1")
+    # Both times the field without tissue is named, once all else is done.
+    for state in ("out", "made before"):
+        status, _, said = commands.run("predict", *flags)
+        assert status == 2
+        assert "1 of 5 fields are left out (t4.png is blank" in said
+        assert state in said
+    with reader.open_image(out / "mosaic" / "mosaic.tif") as image:
+        assert image.mpp == pytest.approx(1, rel=1e-3)
+        size = image.height, image.width
+    spread = np.ptp(corners.real), np.ptp(corners.imag)
+    assert size == pytest.approx([180 + reach for reach in spread], abs=2)
+    assert read_labels(out / "mosaic.labels.tif").shape == size
+    assert sorted(path.name for path in (out / "mosaic").iterdir()) == [
+        "index.html",
+        "mosaic.tif",
+        "placement.csv",
+    ]
+
+
+@pytest.mark.faults
+def test_a_mosaic_of_nothing_is_refused(trained_chain, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(2):
+        Image.fromarray(np.full((64, 64, 3), 255 - number, np.uint8)).save(folder / f"{number}.png")
+    with pytest.raises(UserError, match="2 of 2 fields are left out"):
+        batch.predict_files(trained_chain, [folder], tmp_path / "out", mosaic=True)
+    status, _, said = commands.run(
+        "predict", f"--workdir={trained_chain}", "--mosaic", "--num_parts=2"
+    )
+    assert status == 2
+    assert "leave --num_parts out" in said
