@@ -51,19 +51,26 @@ def _enhancer(name: str) -> ConfigDict:
         # Fields come at any magnification, and real images at one: enlarged, they show how smooth
         # finer ones are.
         config.data.augmentation.update(zoom=(1.0, 2.5), zoom_probability=0.5)
-        # Blurred and sharp images alike have noise and JPEG: a network learns to tell blur by what
-        # goes along with it (docs/notes/2026-11-real-fields.md), and the more so the longer it
-        # trains.
+        # They come in any stain and light as well. A network that saw the colors of 24 images alone
+        # takes the blur of others for theirs (docs/notes/2026-11-real-fields.md).
+        config.data.augmentation.update(
+            stain_sigma=0.4,
+            stain_bias=0.1,
+            brightness=0.15,
+            contrast=0.4,
+            channel_density=(0.1, 1.6),
+        )
+        # Blurred and sharp images alike have noise and JPEG, which then say nothing about blur.
         config.data.degradation.update(
             blur_probability=0.75,
-            clean_probability=0.1,
+            clean_probability=0.2,
             noise_probability=0.3,
             photons_probability=0.2,
             jpeg_probability=0.5,
         )
         config.checkpoint.best = "last"
     config.eval.every = 1_000
-    config.steps = 24_000 if name == "enhance-x4-clean" else 8_000
+    config.steps = 14_000
     return config
 
 
