@@ -15,6 +15,24 @@ from configs import base, generator, joint_use_net, use_net
 # Nuclei of 24 px at 0.25 um per px measure 6 px in a x4 smaller image, at 0.08 um per px 19 px,
 # and zoomed 2.5 times more.
 _FINE = (0.08, 0.25)
+# Fields come in any stain and light. A network that saw the colors of 24 images alone takes the
+# blur of others for theirs (docs/notes/2026-11-real-fields.md).
+_COLORS = {
+    "stain_sigma": 0.4,
+    "stain_bias": 0.1,
+    "brightness": 0.15,
+    "contrast": 0.4,
+    "channel_density": (0.1, 1.6),
+}
+# Blurred and sharp images alike have noise and JPEG, which then say nothing about blur.
+_FIELDS = {
+    **base.REAL_FIELDS,
+    "blur_probability": 0.75,
+    "clean_probability": 0.2,
+    "noise_probability": 0.3,
+    "photons_probability": 0.2,
+    "jpeg_probability": 0.5,
+}
 
 
 def get_config(name: str = "nuclei-40x") -> ConfigDict:
@@ -46,28 +64,12 @@ def _enhancer(name: str) -> ConfigDict:
     config.data.source = "folder:monuseg"
     config.data.extra, config.data.extra_weight = "synthetic", 0.2
     config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)
+    config.data.augmentation.update(_COLORS)
     if name == "enhance-x4-microscope":
-        config.data.degradation.update(base.REAL_FIELDS)
+        config.data.degradation.update(_FIELDS)
         # Fields come at any magnification, and real images at one: enlarged, they show how smooth
         # finer ones are.
         config.data.augmentation.update(zoom=(1.0, 2.5), zoom_probability=0.5)
-        # They come in any stain and light as well. A network that saw the colors of 24 images alone
-        # takes the blur of others for theirs (docs/notes/2026-11-real-fields.md).
-        config.data.augmentation.update(
-            stain_sigma=0.4,
-            stain_bias=0.1,
-            brightness=0.15,
-            contrast=0.4,
-            channel_density=(0.1, 1.6),
-        )
-        # Blurred and sharp images alike have noise and JPEG, which then say nothing about blur.
-        config.data.degradation.update(
-            blur_probability=0.75,
-            clean_probability=0.2,
-            noise_probability=0.3,
-            photons_probability=0.2,
-            jpeg_probability=0.5,
-        )
         config.checkpoint.best = "last"
     config.eval.every = 1_000
     config.steps = 14_000
@@ -81,12 +83,13 @@ def _joint(name: str) -> ConfigDict:
     config.generator = _enhancer("enhance-x4-microscope").generator
     config.segmenter = _nuclei("nuclei-40x").segmenter
     config.data.source = "folder:monuseg"
-    config.data.degradation.update(base.REAL_FIELDS)
+    config.data.augmentation.update(_COLORS)
+    config.data.degradation.update(_FIELDS)
     with config.init_from.unlocked(), config.init_from.ignore_type():
         config.init_from = {"generator": "enhance-x4-microscope", "segmenter": "nuclei-40x"}
     config.loss.adversarial.weight = 0.0
     config.eval.every = 500
-    config.steps = 5_000
+    config.steps = 3_000
     return config
 
 
