@@ -94,6 +94,9 @@ def predict_slide(
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
+            if nuclei.dropped:
+                px = nuclei.dropped / (view.factor * network.scale) ** 2
+                note += f"; {px:,.0f} px of objects too large for nuclei dropped"
         if damage:
             note += f"; {damage}"
         if places := view.mask.damaged:
