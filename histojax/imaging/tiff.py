@@ -143,7 +143,7 @@ class Segments:
         decode, checked = page.decode, False
         if page.compression in JPEG_COMPRESSIONS:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
-            decode = functools.partial(page.decode, _fullsize=True, **tables)
+            decode = functools.partial(page.decode, _fullsize=page.is_tiled, **tables)
             checked = page.is_tiled and self.columns >= _LEAST_CHECKED and b"\xff\xc0" in data
             # The JPEG decoder fills what is missing with grey and does not say so.
             ended = b"\xff\xd9" in data[-64:] or not data or formats.jpeg_ends(data)
