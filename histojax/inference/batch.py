@@ -184,6 +184,7 @@ def _summarize(
             "height_px": made.size[0],
             "width_px": made.size[1],
             "mpp_um": made.mpp,
+            "tissue_mm2": made.tissue_mm2,
             "nuclei": made.nuclei,
             "note": made.note,
         }

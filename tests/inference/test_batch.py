@@ -461,6 +461,8 @@ def test_both_failures_of_a_cohort_are_named_in_one_summary(on_slides, tmp_path)
     for row in rows[:2]:
         assert (row["height_px"], row["width_px"]) == ("300", "300")
         assert float(row["mpp_um"]) == pytest.approx(0.5)
+        # All of it is tissue: 300 x 300 px of 0.5 um.
+        assert float(row["tissue_mm2"]) == pytest.approx(0.0225, rel=0.02)
         assert row["note"].startswith("at 0.5 um/px")
 
 

@@ -120,7 +120,8 @@ def predict_slide(
             shutil.rmtree(parts, ignore_errors=True)
     count = None if nuclei is None else len(nuclei.table["label"])
     scale = network.scale if "sr" in made else 1
-    return prediction.Prediction(path.stem, view.size, view.mpp, scale, made, count, note)
+    known = path.stem, view.size, view.mpp, scale, made, count, note
+    return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2)
 
 
 @contextlib.contextmanager
