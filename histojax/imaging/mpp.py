@@ -69,6 +69,12 @@ def stated_in_tiff(file: tifffile.TiffFile, page: Any) -> Iterable[_Stated]:
         yield "resolution tags", x, y, {2: "inch", 3: "cm"}.get(page.tags.valueof(296, 2), "")
 
 
+def objective_in_tiff(page: Any) -> float | None:
+    """The magnification of the objective in Aperio's description of a page, which is no scale."""
+    found = re.search(r"\bAppMag\s*=\s*([0-9.,]+)", page.description or "")
+    return (_number(found[1]) if found else 0.0) or None
+
+
 def _number(text: str) -> float:
     """A decimal number, with a point or a comma; 0 where it is none."""
     with contextlib.suppress(ValueError):

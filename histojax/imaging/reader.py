@@ -282,7 +282,7 @@ def _tiff_image(
     if not whole:
         pixels, what = segments.rows * segments.columns, "a tile or strip of "
     conversion.check_pixels(path, pixels, max_pixels, what)
-    return RegionReader(
+    image = RegionReader(
         path,
         conversion.oriented_size(height, width, orientation),
         _decoded_once(lambda: conversion.orient(read(0, 0, height, width), orientation))
@@ -294,6 +294,8 @@ def _tiff_image(
         segments=segments,
         reductions=[reduced(other) for other in smaller],
     )
+    image.power = mpp.objective_in_tiff(page)
+    return image
 
 
 def _slide(path: pathlib.Path) -> RegionReader:

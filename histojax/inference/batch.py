@@ -30,6 +30,7 @@ from histojax.stages.base import segments
 
 _MOST_NAMED = 8
 _MOST_FIELDS = 200  # that are searched for common tissue
+_MOST_SHOWN = 200  # on the page; a picture of each of 1,000 would take 1.5 GB
 _OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
 # Options of slides that change no result.
 _WITHOUT_EFFECT = ("workers", "max_output_pixels")
@@ -183,6 +184,7 @@ def _summarize(
             "height_px": made.size[0],
             "width_px": made.size[1],
             "mpp_um": made.mpp,
+            "tissue_mm2": made.tissue_mm2,
             "nuclei": made.nuclei,
             "note": made.note,
         }
@@ -212,7 +214,10 @@ def _report(
     if done:
         # An earlier call may have allowed larger ones.
         pixels = max(max_pixels, *(math.prod(made.size) for made in done.values()))
-        rows = [(made, prediction.preview(p, made, max_pixels=pixels)) for p, made in done.items()]
+        rows = [
+            (made, prediction.preview(p, made, max_pixels=pixels) if n < _MOST_SHOWN else None)
+            for n, (p, made) in enumerate(done.items())
+        ]
         pages.prediction_index(
             index,
             workdir=workdirs.name_of(workdir),

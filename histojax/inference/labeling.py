@@ -33,11 +33,13 @@ class Found:
         mask: bool, the foreground at the run's threshold.
         instances: int32, what is left of it, nucleus by nucleus.
         classes: uint8, the likeliest class of each pixel, or None where the run predicts none.
+        larger: bool, what was dropped as larger than a nucleus can be, or None where no limit is.
     """
 
     mask: np.ndarray
     instances: np.ndarray
     classes: np.ndarray | None = None
+    larger: np.ndarray | None = None
 
 
 def parameters_of(run: workdirs.Run, *, fitted: bool = True) -> postprocessing.Parameters | None:
@@ -74,10 +76,12 @@ def find(
         instances = components.label_mask(mask, **component_sizes(run.config))
     else:
         instances = postprocessing.label(flat, parameters, mpp=mpp)
+    larger = None
     if (largest := largest_area(run, mpp)) is not None:
-        instances = components.drop_larger(instances, largest)
+        kept = components.drop_larger(instances, largest)
+        instances, larger = kept, (instances > 0) & (kept == 0)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
-    return Found(mask, instances, classes)
+    return Found(mask, instances, classes, larger)
 
 
 def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -> float:

@@ -47,6 +47,7 @@ class Prediction:
         note: what was done about the scale, and what was left out, a sentence.
         class_names: of the run, from 0; empty where it predicts no classes.
         before: whether an earlier call made it, by the same model and flags.
+        tissue_mm2: tissue of a slide in which nuclei were looked for; None where unknown.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Prediction:
     note: str
     class_names: tuple[str, ...] = ()
     before: bool = False
+    tissue_mm2: float | None = None
 
 
 def predict_file(

@@ -65,21 +65,24 @@ def prediction_index(
 ) -> None:
     """Writes the index.html of predictions by the run in a workdir, beside their files.
 
-    Rows are (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3)). `left` says why
-    other files were not predicted, `unsummed` why numbers of nuclei are not added up.
+    Rows are (`histojax.inference.prediction.Prediction`, preview uint8 (H, W, 3) or None, which
+    leaves it to summary.csv). `left` says why other files were not predicted, `unsummed` why
+    numbers of nuclei are not added up.
     """
     counts = [made.nuclei for made, _ in rows if made.nuclei is not None]
     total = f", {sum(counts):,} nucle{'us' if sum(counts) == 1 else 'i'} in all" if counts else ""
     number = "1 image" if len(rows) == 1 else f"{len(rows):,} images"
-    pictures = [Picture(f"The middle of {made.name}.", preview) for made, preview in rows]
+    shown = [(m, Picture(f"The middle of {m.name}.", p)) for m, p in rows if p is not None]
+    first = f" The first {len(shown):,} are shown; summary.csv lists all."
     document.write(
         path,
         "predictions",
         title="histojax: predictions",
-        lead=f"{number} predicted by the run in {workdir}{f'; {unsummed}' if unsummed else total}.",
-        images=list(zip([made for made, _ in rows], pictures, strict=True)),
+        lead=f"{number} predicted by the run in {workdir}{f'; {unsummed}' if unsummed else total}."
+        + first * (len(shown) < len(rows)),
+        images=shown,
         left=left or {},
-        pictures=pictures,
+        pictures=[picture for _, picture in shown],
     )
 
 

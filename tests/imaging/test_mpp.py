@@ -135,7 +135,8 @@ def test_aperio_states_the_scale_as_mpp_alone(tmp_path, text, mpp):
     description = b"Aperio Image Library v11.2.1\r\n8x8|" + text
     options = {"photometric": "rgb", "metadata": None, "resolution": (72, 72)}
     tifffile.imwrite(tmp_path / "a.svs", PIXELS, description=description, **options)
-    assert _read(tmp_path / "a.svs")[0] == mpp
+    with open_image(tmp_path / "a.svs") as reader:
+        assert (reader.mpp, reader.power) == (mpp, 20)
     assert read_label_mpp(tmp_path / "a.svs") == mpp
 
 

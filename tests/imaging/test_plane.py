@@ -1,4 +1,5 @@
 import os
+import sys
 
 import numpy as np
 import pytest
@@ -35,6 +36,20 @@ def test_a_region_is_overwritten_alone(region):
         # A later append goes below, not where the last region ended.
         plane.append(expected[:1])
         np.testing.assert_array_equal(plane.read(11, 0, 1, 7), expected[:1])
+
+
+def test_rows_of_0_are_read_and_take_no_room():
+    expected = np.zeros((4_096, 4_096), np.uint8)
+    expected[2_048] = 7
+    with Plane(4_096, np.uint8) as plane:
+        for top in range(0, 4_096, 512):
+            plane.append(expected[top : top + 512])
+        np.testing.assert_array_equal(plane.read(0, 0, 4_096, 4_096), expected)
+        if sys.platform == "linux":
+            # Of 16 MiB, in blocks of 512 bytes.
+            assert os.fstat(plane._file.fileno()).st_blocks * 512 < 2**22
+        plane.write(5, 3, expected[2_048:2_049, :9])
+        np.testing.assert_array_equal(plane.read(5, 0, 1, 13), [[0] * 3 + [7] * 9 + [0]])
 
 
 def test_nothing_is_left_behind(tmp_path, monkeypatch):

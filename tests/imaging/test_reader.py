@@ -3,6 +3,7 @@
 import concurrent.futures
 import io
 import logging
+import os
 import shutil
 import struct
 import tracemalloc
@@ -273,6 +274,57 @@ def test_a_jpeg_tile_that_is_cut_inside_its_file_is_refused(tmp_path):
     with open_image(path) as reader:
         assert reader.read(0, 0, 32, 32).shape == (32, 32, 3)
         _refusal(lambda: reader.read(0, 32, 8, 8), path, "tile 1", "copy it again")
+
+
+@pytest.mark.faults
+def test_damage_inside_a_jpeg_tile_is_refused(tmp_path):
+    """200 other bytes, none of them a marker, at which the decoder would stop by itself."""
+    path, rng = tmp_path / "a.tif", np.random.default_rng(0)
+    image = Image.fromarray(_noise()).resize((256, 256), Image.Resampling.BICUBIC)
+    options = {"photometric": "rgb", "tile": (128, 128), "compression": "jpeg"}
+    tifffile.imwrite(path, np.asarray(image), **options)
+    with tifffile.TiffFile(path) as tiff:
+        places = zip(tiff.pages[0].dataoffsets, tiff.pages[0].databytecounts, strict=True)
+    whole, refusals = path.read_bytes(), []
+    for index, (offset, count) in enumerate(list(places) * 6):
+        data, start = bytearray(whole), offset + int(rng.integers(count // 8, count - 202))
+        data[start : start + 200] = rng.integers(0, 255, 200, np.uint8).tobytes()
+        path.write_bytes(data)
+        y, x = index % 4 // 2 * 128, index % 2 * 128
+        with open_image(path) as reader:
+            try:
+                reader.read(y, x, 128, 128)
+            except UserError as error:
+                refusals.append(str(error))
+    assert len(refusals) >= 21
+    assert sum("inside tile" in text for text in refusals) >= 18
+
+
+@pytest.mark.parametrize("level", [0, 128, 243, 255])
+@pytest.mark.parametrize("rows", [0, 70, 124])
+def test_jpeg_tiles_may_end_in_any_even_color(tmp_path, level, rows):
+    image = np.asarray(Image.fromarray(_noise()).resize((200, 140))).copy()
+    image[rows:] = level
+    options = {"photometric": "rgb", "tile": (64, 64), "compression": "jpeg"}
+    tifffile.imwrite(tmp_path / "a.tif", image, **options)
+    np.testing.assert_array_equal(
+        read_image(tmp_path / "a.tif"), tifffile.imread(tmp_path / "a.tif")
+    )
+
+
+def test_files_are_closed_with_their_readers(tmp_path):
+    """So that a cohort of any size is read with a few open files."""
+    for name in ("a.tif", "a.png"):
+        Image.fromarray(_noise()).save(tmp_path / name)
+        numbers = set()
+        for _ in range(3):
+            with open_image(tmp_path / name) as reader:
+                reader.read(0, 0, 8, 8)
+            # A file gets the lowest number that is free.
+            number = os.dup(1)
+            os.close(number)
+            numbers.add(number)
+        assert len(numbers) == 1
 
 
 @pytest.mark.faults

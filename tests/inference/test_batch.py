@@ -461,7 +461,33 @@ def test_both_failures_of_a_cohort_are_named_in_one_summary(on_slides, tmp_path)
     for row in rows[:2]:
         assert (row["height_px"], row["width_px"]) == ("300", "300")
         assert float(row["mpp_um"]) == pytest.approx(0.5)
+        # All of it is tissue: 300 x 300 px of 0.5 um.
+        assert float(row["tissue_mm2"]) == pytest.approx(0.0225, rel=0.02)
         assert row["note"].startswith("at 0.5 um/px")
+
+
+@pytest.mark.faults
+def test_a_slide_without_a_scale_stays_in_its_cohort(on_slides, tmp_path):
+    folder = cohort(tmp_path / "in", 3)
+    slides.write(folder / "s03.svs", SLIDE, tile=64)
+    made = batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    assert [one.nuclei for one in made] == [2] * 4
+    rows = lines_of(tmp_path / "out" / "summary.csv")
+    assert [row["state"] for row in rows] == ["done"] * 4
+    assert [bool(row["mpp_um"]) for row in rows] == [True] * 3 + [False]
+    assert "its scale is unknown" in rows[3]["note"]
+    assert "area_px2" in lines_of(made[3].files["table"])[0]
+
+
+@pytest.mark.faults
+def test_the_page_of_a_large_cohort_shows_the_first_slides(on_slides, tmp_path, monkeypatch):
+    monkeypatch.setattr(batch, "_MOST_SHOWN", 2)
+    folder = cohort(tmp_path / "in", 3)
+    batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    page = (tmp_path / "out" / "index.html").read_text()
+    assert "6 nuclei in all. The first 2 are shown; summary.csv lists all." in page
+    assert page.count("The middle of") == page.count("<img") * 2 == 4
+    assert len(lines_of(tmp_path / "out" / "summary.csv")) == 3
 
 
 @pytest.mark.faults

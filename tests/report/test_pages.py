@@ -318,6 +318,7 @@ def test_the_index_of_predictions(tmp_path):
         note="at 0.5 um/px",
         class_names=("background", "<tumour>"),
         before=True,
+        tissue_mm2=None,
     )
     bare = SimpleNamespace(
         **{**vars(made), "name": "c", "size": (10, 20), "mpp": None, "scale": 1, "files": {}},
@@ -346,6 +347,10 @@ def test_the_index_of_predictions(tmp_path):
     assert "Not predicted" in parsed.text
     assert "in/<x>.txt" in parsed.text
     assert left["in/<x>.txt"] in parsed.text
+    # Of a slide the glass does not count.
+    made.tissue_mm2 = 0.25
+    pages.prediction_index(path, workdir="r", rows=[(made, preview)])
+    assert "6,000 per mm² of tissue" in _read(path)[1].text
 
 
 def test_warnings_are_listed_and_make_no_curve(tmp_path):

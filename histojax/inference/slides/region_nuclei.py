@@ -17,10 +17,14 @@ _RINGS = ("points", "rings", "polygons", "labels")
 
 
 class Nuclei(NamedTuple):
-    """Nuclei, a row of the table each, and their outlines, on the grid on which they were found."""
+    """Nuclei, a row of the table each, and their outlines, on the grid on which they were found.
+
+    `dropped` is the area of objects larger than a nucleus can be, px, which are none of these.
+    """
 
     table: measurements.Table
     outlines: outlines.Outlines
+    dropped: int = 0
 
 
 def find(
@@ -45,7 +49,12 @@ def find(
     (top, left, height, _), owned = seen.region.seen, seen.region.owned
     scale = maps["mask"].shape[0] // height
     origin = top * scale, left * scale
-    instances = labeling.find(run, maps, parameters, mpp=mpp).instances
+    found = labeling.find(run, maps, parameters, mpp=mpp)
+    instances, dropped = found.instances, 0
+    if found.larger is not None:
+        y, x, rows, columns = (value * scale for value in owned)
+        y, x = y - origin[0], x - origin[1]
+        dropped = int(found.larger[y : y + rows, x : x + columns].sum())
     table = measurements.measure(
         instances,
         seen.image,
@@ -60,7 +69,7 @@ def find(
     table = {name: values[kept] for name, values in table.items()}
     own = np.zeros(instances.max(initial=0) + 1, np.int32)
     own[table["label"]] = table["label"]
-    return Nuclei(table, outlines.trace(own[instances], origin))
+    return Nuclei(table, outlines.trace(own[instances], origin), dropped)
 
 
 def _inside(table: measurements.Table, box: tuple[int, ...]) -> np.ndarray:
@@ -81,7 +90,7 @@ def within(nuclei: Nuclei, box: tuple[int, ...]) -> Nuclei:
     rings = selected(nuclei.outlines, own)
     rings = dataclasses.replace(rings, labels=number[rings.labels])
     table = {name: values[kept] for name, values in nuclei.table.items()}
-    return Nuclei(table | {"label": number[1:][kept]}, rings)
+    return Nuclei(table | {"label": number[1:][kept]}, rings, nuclei.dropped)
 
 
 def save(path: pathlib.Path, nuclei: Nuclei) -> None:
@@ -89,14 +98,16 @@ def save(path: pathlib.Path, nuclei: Nuclei) -> None:
     rings = {name: getattr(nuclei.outlines, name) for name in _RINGS}
     arrays: dict[str, Any] = {f"table/{name}": values for name, values in nuclei.table.items()}
     with atomic_path(path) as part, part.open("wb") as file:
-        np.savez_compressed(file, **arrays | rings)
+        np.savez_compressed(file, **arrays | rings, dropped=nuclei.dropped)
 
 
 def load(path: pathlib.Path) -> Nuclei:
     """Reads it back."""
     with np.load(path) as file:
-        table = {name.removeprefix("table/"): file[name] for name in file if name not in _RINGS}
-        return Nuclei(table, outlines.Outlines(*(file[name] for name in _RINGS)))
+        columns = (name for name in file if name.startswith("table/"))
+        table = {name.removeprefix("table/"): file[name] for name in columns}
+        rings = outlines.Outlines(*(file[name] for name in _RINGS))
+        return Nuclei(table, rings, int(file["dropped"]))
 
 
 def none(mpp: float | None, cell_expansion: float) -> Nuclei:
@@ -116,8 +127,8 @@ def none(mpp: float | None, cell_expansion: float) -> Nuclei:
 def joined(parts: Iterable[Nuclei]) -> Nuclei:
     """All nuclei of one part or more, numbered 1..n in the order of the parts."""
     tables, all_rings, count = [], [], 0
-    points = rings = polygons = 0
-    for table, own in parts:
+    points = rings = polygons = all_dropped = 0
+    for table, own, dropped in parts:
         number = np.arange(1, len(table["label"]) + 1) + count
         by_label = np.zeros(table["label"].max(initial=0) + 1, np.int64)
         by_label[table["label"]] = number
@@ -127,13 +138,13 @@ def joined(parts: Iterable[Nuclei]) -> Nuclei:
         )
         count += len(number)
         points, rings = points + len(own.points), rings + len(own.rings) - 1
-        polygons += len(own.labels)
+        polygons, all_dropped = polygons + len(own.labels), all_dropped + dropped
     columns = {name: np.concatenate([table[name] for table in tables]) for name in tables[0]}
     flat, first, second, labels = (
         np.concatenate(values) for values in zip(*all_rings, strict=True)
     )
     ends = np.append(first, points), np.append(second, rings)
-    return Nuclei(columns, outlines.Outlines(flat, *ends, labels))
+    return Nuclei(columns, outlines.Outlines(flat, *ends, labels), all_dropped)
 
 
 def label_strips(

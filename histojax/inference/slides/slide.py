@@ -94,6 +94,9 @@ def predict_slide(
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
+            if nuclei.dropped:
+                px = nuclei.dropped / (view.factor * network.scale) ** 2
+                note += f"; {px:,.0f} px of objects too large for nuclei dropped"
         if damage:
             note += f"; {damage}"
         if places := view.mask.damaged:
@@ -117,7 +120,8 @@ def predict_slide(
             shutil.rmtree(parts, ignore_errors=True)
     count = None if nuclei is None else len(nuclei.table["label"])
     scale = network.scale if "sr" in made else 1
-    return prediction.Prediction(path.stem, view.size, view.mpp, scale, made, count, note)
+    known = path.stem, view.size, view.mpp, scale, made, count, note
+    return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2)
 
 
 @contextlib.contextmanager

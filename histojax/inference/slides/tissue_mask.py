@@ -18,8 +18,9 @@ _BLOCK = 8
 _PICTURE = 800
 # Optical density from which there is tissue: a fifth of pale cytoplasm's, above a clean glass's.
 _DENSE = hed.TISSUE_DENSITY / 5
-# Tissue is pink or purple: green is absorbed at least so many times as red, and as blue.
-_TO_RED, _TO_BLUE = 0.9, 1.25
+# Tissue is pink or purple: green is absorbed at least so many times as red, and as blue, and more
+# than blue by a density that the tint of glass and noise do not reach.
+_TO_RED, _TO_BLUE, _OVER_BLUE = 0.9, 1.05, 0.02
 # What is as dark in all colours is a frame, a label or black ink.
 _BLACK = 1.5
 # Specks and holes up to these areas, um2, are none; tissue is grown by a margin, um.
@@ -87,7 +88,7 @@ def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
     density = density - np.where(glass < hed.TISSUE_DENSITY, glass, 0)
     red, green, blue = (ndimage.gaussian_filter(density[..., k], 1.0) for k in range(3))
     dense = (red + green + blue) / 3 > _DENSE
-    pink = (green > _TO_RED * red) & (green > _TO_BLUE * blue)
+    pink = (green > _TO_RED * red) & (green > _TO_BLUE * blue + _OVER_BLUE)
     black = np.minimum(np.minimum(red, green), blue) > _BLACK
     mask = ndimage.binary_opening(dense & pink & ~black)
     least, hole = (max(1, round(area / mpp**2)) for area in (_SPECK, _HOLE))

@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import re
 
 import numpy as np
 import pytest
@@ -101,6 +102,26 @@ def test_every_nucleus_is_found_where_it_lies(at_once):
 @pytest.mark.parametrize(("window", "tile"), [(512, 256), (512, 64), (700, 128), (1024, 256)])
 def test_neither_windows_nor_tiles_change_nuclei(path, at_once, tmp_path, window, tile):
     same_nuclei(predict(path, tmp_path, window=window, tile=tile, batch=2), at_once)
+
+
+@pytest.mark.faults
+def test_nuclei_of_80_px_on_borders_of_regions_are_whole(tmp_path):
+    image = dark.tissue(520, 520, [(256, 256, 40), (256, 130.5, 40), (130, 256, 40)])
+    made = predict(dark.write(tmp_path / "a.tif", image, mpp=0.5), tmp_path, window=512, tile=64)
+    assert rows(made)["area_um2"] == pytest.approx([np.pi * 1600 * 0.25] * 3, rel=0.03)
+
+
+@pytest.mark.faults
+def test_what_is_larger_than_a_nucleus_is_dropped_and_said(tmp_path):
+    """A blot on the border of two regions counts once."""
+    image = dark.tissue(520, 520, [(100, 60, 9), (400, 300, 9)])
+    image[80:120, 200:300] = dark.PURPLE
+    path, run = dark.write(tmp_path / "a.tif", image, mpp=0.5), dark.run(nucleus_largest=1000)
+    made = predict(path, tmp_path, run=run, window=512, tile=64)
+    assert made.nuclei == 2
+    pixels = re.search(r"; ([\d,]+) px of objects too large for nuclei dropped", made.note)[1]
+    assert int(pixels.replace(",", "")) == pytest.approx(4_000, rel=0.01)
+    assert "dropped" not in predict(path, tmp_path / "out", window=512, tile=64).note
 
 
 def test_glass_that_is_not_looked_at_holds_nothing(path, at_once, tmp_path, monkeypatch):

@@ -50,6 +50,7 @@ def test_tissue_is_found_with_a_margin():
 @pytest.mark.faults
 def test_pale_tissue_is_found():
     check(tissue_in(paled(overview(), 0.5), 8.0))
+    check(tissue_in(paled(overview(), 0.3), 8.0))
     check(tissue_in(overview(tissue=(246, 226, 238)), 8.0))
 
 
@@ -57,6 +58,14 @@ def test_pale_tissue_is_found():
 @pytest.mark.parametrize("glass", [(255, 255, 255), (243, 242, 240), (230, 232, 229)])
 def test_glass_may_have_a_color_of_its_own(glass):
     check(tissue_in(overview(glass=glass), 8.0))
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("glass", [(243, 243, 245), (242, 240, 243), (238, 238, 238)])
+def test_glass_is_no_tissue_beside_parts_that_were_not_scanned(glass):
+    image = overview(glass=glass)
+    image[:, 130:] = 255
+    check(tissue_in(image, 8.0))
 
 
 @pytest.mark.faults

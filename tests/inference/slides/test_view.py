@@ -77,6 +77,18 @@ def test_the_objective_alone_is_a_guess_and_that_is_said(monkeypatch, tmp_path):
 
 
 @pytest.mark.faults
+def test_the_objective_of_an_aperio_slide_is_a_guess_too(tmp_path):
+    path, text = tmp_path / "a.svs", "Aperio Image Library v11.2.1|AppMag = 20"
+    view, note = seen(dark.write(path, IMAGE, description=text))
+    assert view.mpp == 0.5
+    assert "its scale is a guess by its objective of 20x" in note
+    text += "|MPP = 0.2427"
+    view, note = seen(dark.write(path, IMAGE, description=text))
+    assert view.mpp == 0.2427
+    assert "guess" not in note
+
+
+@pytest.mark.faults
 def test_um_per_px_go_before_the_objective(monkeypatch, tmp_path):
     path = tmp_path / "a.mrxs"
     path.write_bytes(b"")
