@@ -35,12 +35,14 @@ def main(argv: Sequence[str]) -> None:
     del argv
     from histojax.inference import model_export
     from histojax.runs import workdirs
-    from histojax.zoo import model_file
+    from histojax.zoo import model_file, registry
 
     cli.set_up_jax()
     workdir, path = workdirs.place_of(str(_WORKDIR.value)), pathlib.Path(str(_OUTPUT.value))
     if path.suffix != model_file.SUFFIX:
         raise UserError(f"--output={path} has to end in {model_file.SUFFIX}")
+    if path.resolve().parent == registry.FOLDER.resolve():
+        raise UserError(f"--output={path} lies among the models in the box: name another folder")
     about = {"licence": _LICENCE.value, "summary": _SUMMARY.value}
     model_export.export(workdir, path, about, half=_HALF.value)
     licence = model_file.read(path).about["licence"] or "none stated"

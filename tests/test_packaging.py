@@ -63,6 +63,15 @@ def test_wheel_holds_every_folder_of_modules():
     assert all((folder / "__init__.py").is_file() for folder in packages)
 
 
+def test_wheel_holds_every_file_of_the_box():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    box = ROOT / "histojax" / "zoo"
+    patterns = project["tool"]["setuptools"]["package-data"]["histojax.zoo"]
+    held = {path for pattern in patterns for path in box.glob(pattern)}
+    files = {path for path in box.rglob("*") if path.is_file()}
+    assert {path for path in files - held if path.suffix not in (".py", ".pyc")} == set()
+
+
 def console(*words, cwd):
     """(status, standard error) of the command histojax in a folder."""
     done = subprocess.run(

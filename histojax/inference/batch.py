@@ -64,9 +64,6 @@ def predict_files(
     in all), are predicted, every so many. With `mosaic` the images are overlapping fields, which
     are joined in the folder mosaic of `output`, and the mosaics are predicted.
     """
-    if mosaic:
-        joined = _joined(inputs, output / "mosaic", mpp)
-        inputs = joined.files
     slides = slides or Options()
     known = [*SINKS, *measured.FILES]
     for name in outputs or ():
@@ -74,7 +71,11 @@ def predict_files(
     check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    check_names(files, output, _suffixes(run, outputs))
+    suffixes = _suffixes(run, outputs)
+    if mosaic:
+        joined = _joined(files, output / "mosaic", mpp)
+        files, left = list(joined.files), left | joined.left
+    check_names(files, output, suffixes)
     files = files[part[0] :: part[1]]
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}

@@ -33,9 +33,14 @@ class Joined:
     stitched: Stitched
     files: tuple[Path, ...]
 
+    @property
+    def left(self) -> dict[str, str]:
+        """Name and reason of each field that is left out."""
+        return {one.name: one.reason for one in self.placements if one.reason}
+
     def check(self) -> None:
         """Raises UserError that names the fields that are left out."""
-        left = [f"{one.name} {one.reason}" for one in self.placements if one.reason]
+        left = [f"{name} {reason}" for name, reason in self.left.items()]
         if left:
             more = f"; and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
             raise UserError(

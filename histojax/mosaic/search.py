@@ -23,6 +23,9 @@ _MIRRORED, _FALSE = 400, 0.01
 # The extremes of few mirrored pairs tell little: the law of maxima is at least this.
 _LEAST_LOCATION, _LEAST_SCALE = 4.5, 0.25
 _PEAKS = 3
+# Fields with less texture, as of a lamp that was off, are not searched: what mirrored pairs of them
+# reach, 0 or the height of a hot pixel, would widen the law of maxima.
+_NOTHING = 0.005
 _EULER = 0.5772
 
 
@@ -37,10 +40,13 @@ class Candidate(NamedTuple):
 
 def candidates(fields: Sequence[Field]) -> tuple[list[Candidate], float]:
     """The peaks of all pairs above what mirrored fields reach, highest first, and that height."""
-    planes = [field.small.pixels for field in fields]
+    shown = [number for number, field in enumerate(fields) if field.texture > _NOTHING]
+    if len(shown) < 2:
+        return [], np.inf
+    planes = [fields[number].small.pixels for number in shown]
     size = _padded(planes)
     spectra = [scipy.fft.rfft2(plane, size) for plane in planes]
-    pairs = list(itertools.combinations(range(len(fields)), 2))
+    pairs = list(itertools.combinations(range(len(shown)), 2))
     threshold = _threshold(planes, spectra, size, len(pairs))
     found = []
     for i, j in pairs:
@@ -50,7 +56,9 @@ def candidates(fields: Sequence[Field]) -> tuple[list[Candidate], float]:
             height = float(map_[place])
             if height < threshold:
                 break
-            found.append(Candidate(i, j, _shift_at(place, fields[i], fields[j], size), height))
+            first, second = shown[i], shown[j]
+            shift = _shift_at(place, fields[first], fields[second], size)
+            found.append(Candidate(first, second, shift, height))
             around = (k + np.arange(-6, 7) for k in place)
             map_[np.ix_(*(a % n for a, n in zip(around, size, strict=True)))] = -np.inf
     return sorted(found, key=lambda one: -one.height), threshold

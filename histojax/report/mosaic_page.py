@@ -25,8 +25,7 @@ def write(path: Path, joined: Joined) -> None:
     """Writes the page of what was joined."""
     found = joined.stitched
     sections = [_section(joined, group) for group in range(1, len(joined.files) + 1)]
-    left = {one.name: one.reason for one in joined.placements if one.reason}
-    count, parts = len(joined.placements), len(joined.files)
+    left, count, parts = joined.left, len(joined.placements), len(joined.files)
     document.write(
         path,
         "mosaic",

@@ -581,6 +581,17 @@ def test_fields_are_joined_before_nuclei_are_counted(trained_chain, tmp_path):
 
 
 @pytest.mark.faults
+def test_fields_are_not_joined_with_what_was_made_of_them(on_slides, tmp_path):
+    shown, _ = fields.grid(fields.tissue(), 1, 2, 180, 110)
+    for number, one in enumerate([*shown, np.zeros_like(shown[0])]):
+        Image.fromarray(one).save(tmp_path / f"t{number}.png")
+    for _ in range(2):
+        with pytest.raises(UserError, match=r"1 of 3 fields are left out \(t2\.png is black"):
+            batch.predict_files(tmp_path, [tmp_path], tmp_path, outputs=["labels"], mosaic=True)
+        assert "t2.png" in (tmp_path / "index.html").read_text()
+
+
+@pytest.mark.faults
 def test_a_mosaic_of_nothing_is_refused(trained_chain, tmp_path):
     folder = tmp_path / "in"
     folder.mkdir()

@@ -160,6 +160,13 @@ def test_the_command_writes_a_file_that_predict_takes(trained_use_net, tmp_path)
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("file", ["nuclei-40x.safetensors", "../zoo/mine.safetensors"])
+def test_no_model_in_the_box_is_overwritten(file):
+    said = commands.refused("export", "--workdir=nuclei-40x", f"--output={registry.FOLDER / file}")
+    assert "lies among the models in the box: name another folder" in said
+
+
+@pytest.mark.faults
 def test_another_architecture_is_refused(exported, tmp_path):
     model = model_file.read(exported)
     config = json.loads(json.dumps(model.config))

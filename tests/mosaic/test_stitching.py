@@ -102,6 +102,17 @@ def test_foreign_blank_and_black_fields_are_left_out_by_name():
 
 
 @pytest.mark.faults
+@pytest.mark.parametrize("level", [0, 255])
+def test_frames_without_light_do_not_part_the_others(level):
+    fields, _ = grid(tissue(), 3, 3, 180, 130, jitter=10)
+    for number in (2, 5, 6):
+        fields[number][:] = level
+        fields[number][50, 70 + number] = 255  # a hot pixel, seen on black alone
+    found = stitching.stitch(fields)
+    assert [one.group for one in found.placements] == [1, 1, 0, 1, 1, 0, 0, 1, 1]
+
+
+@pytest.mark.faults
 def test_groups_that_do_not_touch_are_mosaics_of_their_own():
     first, corners = grid(tissue(), 2, 2, 180, 120)
     second = [cut(tissue(1), 0, x, 180, 180) for x in (0, 110)]

@@ -2,6 +2,7 @@ import json
 
 import pytest
 
+from histojax.components import trees
 from histojax.errors import UserError
 from histojax.zoo import model_file, registry
 
@@ -18,6 +19,14 @@ def test_each_model_in_the_box_is_whole_and_says_what_it_may_be_used_for(name):
     assert model.meta.get("nucleus_diameter") == entry.nucleus_diameter or "nuclei" not in name
     assert entry.licence in entry.card
     assert entry.summary.endswith(".")
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_no_model_in_the_box_takes_means_over_its_window(name):
+    """So what lies beside tissue, such as glass, changes nothing in it beyond the halo."""
+    model = model_file.read(registry.path_of(name))
+    assert not any("se" in path.split("/") for path in trees.named(model.variables))
+    assert model.config["data"]["stain"]["method"] == "none"
 
 
 def test_the_box_is_small():
