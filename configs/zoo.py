@@ -83,13 +83,12 @@ def _joint(name: str) -> ConfigDict:
     config.generator = _enhancer("enhance-x4-microscope").generator
     config.segmenter = _nuclei("nuclei-40x").segmenter
     config.data.source = "folder:monuseg"
-    config.data.augmentation.update(_COLORS)
     config.data.degradation.update(_FIELDS)
     with config.init_from.unlocked(), config.init_from.ignore_type():
         config.init_from = {"generator": "enhance-x4-microscope", "segmenter": "nuclei-40x"}
     config.loss.adversarial.weight = 0.0
-    config.eval.every = 500
-    config.steps = 3_000
+    config.eval.every = 250
+    config.steps = 2_000
     return config
 
 
