@@ -101,7 +101,7 @@ def stitch(
     order = sorted(range(len(images)), key=lambda number: read[number].digest)
     fields = [read[number] for number in order]
     sizes = [field.size for field in fields]
-    links = _links(fields, say)
+    links, uncompared = _links(fields, say)
     layout = _without_contradictions(fields, placement.lay_out(sizes, links))
     counts = np.bincount(layout.groups)
     ranks = [group for group in np.argsort(-counts, kind="stable") if counts[group] > 1]
@@ -125,7 +125,8 @@ def stitch(
         for number in range(len(images))
     ]
     apart = f"{len(ranks)} groups of fields do not touch: each is a mosaic of its own."
-    notes = [apart] if len(ranks) > 1 else []
+    notes = [uncompared] if uncompared else []
+    notes += [apart] if len(ranks) > 1 else []
     renamed = (
         dataclasses.replace(link, first=order[link.first], second=order[link.second])
         for link in layout.links
@@ -138,8 +139,8 @@ def stitch(
     )
 
 
-def _links(fields: Sequence[Field], say: Callable[[str], None]) -> list[Link]:
-    """All measured links; those whose overlap does not agree have a reason."""
+def _links(fields: Sequence[Field], say: Callable[[str], None]) -> tuple[list[Link], str]:
+    """All measured links, those whose overlap does not agree with a reason; and a note, or ""."""
     say(f"searching {len(fields) * (len(fields) - 1) // 2:,} pairs")
     found, threshold = search.candidates(fields)
     say(f"measuring {len(found):,} overlaps")
@@ -164,9 +165,8 @@ def _links(fields: Sequence[Field], say: Callable[[str], None]) -> list[Link]:
             peak, height = search.near(fields[i], fields[j], shift, angle, _NEAR * unit)
             if height > threshold:
                 keep(_measured(fields, i, j, peak, height, angle))
-    elif pairs:
-        say(f"{len(pairs):,} pairs without a link are too many to compare by landmarks")
-    return list(best.values())
+    many = f"{len(pairs):,} pairs without a link are too many to compare by landmarks."
+    return list(best.values()), many if len(pairs) > _MOST_LANDMARK_PAIRS else ""
 
 
 def _measured(

@@ -210,7 +210,7 @@ def test_a_field_linked_by_chance_is_cut_where_it_covers_others():
     fields.append(cut(tissue(1), 40, 40, 180, 180))
     factors = views.factors_of(fields)
     read = [views.field_of(field, factors, "") for field in fields]
-    links = stitching._links(read, lambda text: None)
+    links, _ = stitching._links(read, lambda text: None)
     ties = 60 + np.array([-30 - 30j, -30 + 30j, 30 - 30j, 30 + 30j])
     links.append(Link(0, 4, 100 + 60j, 0.0, 9.0, 0.5, 0.2, (ties, ties - 100 - 60j)))
     layout = placement.lay_out([field.size for field in read], links)
@@ -221,3 +221,10 @@ def test_a_field_linked_by_chance_is_cut_where_it_covers_others():
     ]
     assert len(set(cleared.groups[:4])) == 1
     assert cleared.groups[4] != cleared.groups[0]
+
+
+def test_pairs_that_are_not_compared_by_landmarks_are_noted(monkeypatch):
+    monkeypatch.setattr(stitching, "_MOST_LANDMARK_PAIRS", 2)
+    images = [tissue(index)[:160, :160] for index in range(3)]
+    found = stitching.stitch(images)
+    assert "3 pairs without a link are too many to compare by landmarks." in found.notes
