@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import math
 import pathlib
 import re
 from collections.abc import Mapping
@@ -16,12 +17,13 @@ from histojax.errors import UserError
 from histojax.inference import labeling
 from histojax.nuclei import postprocessing
 from histojax.runs import run_data, workdirs
-from histojax.stages.base import segments
+from histojax.stages.base import enhances, segments
 from histojax.tissue import rendering
 from histojax.zoo import model_file
 
-# Side of the built-in tissue that a model is tried on, px.
-_PROBE = 64
+# Side of the built-in tissue that a model is tried on, px, which segmenters can read; of an
+# enhancer's at least the second, and so many that a segmenter can read what it makes.
+_PROBE, _LR_PROBE = 32, 16
 # Outputs of 16-bit weights that differ by no more are the same: grey levels, probabilities.
 _SAME_LEVELS, _SAME_PROBABILITY = 2, 0.02
 
@@ -49,6 +51,9 @@ def export(
     used = workdirs.used_networks(run.state)
     variables = {name: run.state.variables(name, averaged=True) for name in used}
     marks = run_data.landmarks_in(run.workdir)
+    # Nobody has built-in tissue on a slide, and its landmarks took half of the room.
+    drawn = {entry["image"] for entry in _seen(run) if entry["name"].startswith("synthetic-")}
+    marks = {digest: array for digest, array in marks.items() if digest not in drawn}
     meta = {name: value for name, value in run.meta.items() if name not in ("config", "format")}
     if segments(run.stage) and (fitted := labeling.fitted_parameters(run)) is not None:
         kind, values = postprocessing.kind_of(fitted), dataclasses.asdict(fitted)
@@ -79,13 +84,22 @@ def export(
             )
 
 
+def _seen(run: workdirs.Run) -> list[Mapping[str, str]]:
+    """Entries of all images that a run and those before it have learned from."""
+    data = run.meta.get("data", {})
+    return [entry for part in ("train", "extra", "before") for entry in data.get(part, [])]
+
+
 def probe(run: workdirs.Run, image: np.ndarray | None = None) -> dict[str, np.ndarray]:
     """What a run makes of an image uint8 (1, h, w, 3), by default of a piece of built-in tissue.
 
     Of a pyramid, which reads masks, it is nothing.
     """
     if image is None:
-        image = rendering.tissue(0, 0, _PROBE)["image"][None]
+        side = _PROBE
+        if enhances(run.stage):
+            side = max(_LR_PROBE, _PROBE // math.gcd(_PROBE, run.config.data.scale))
+        image = rendering.tissue(0, 0, _PROBE)["image"][None, :side, :side]
     made = {} if "pyramid" in run.config else run.stage.predict(run.state, jax.numpy.asarray(image))
     return {"input": image} | {name: np.asarray(value) for name, value in made.items()}
 
