@@ -91,7 +91,7 @@ def predict_files(
         missing = [path for path in files if path not in stand]
         own = {path: size for path, (_, size) in stand.items() if size is not None}
         own |= _estimated(run, missing, mpp=mpp, max_pixels=max_pixels)
-        sizes = scale.shared(own)
+        sizes = _shared(own, done, max_pixels)
     refused: dict[str, str] = {}
 
     def predict(path: pathlib.Path, estimate: Estimate | None) -> Prediction:
@@ -337,6 +337,30 @@ def _given(
         )
     given = Estimate(diameter, diameter, diameter, 0, True, "--nucleus_diameter")
     return dict.fromkeys(files, given)
+
+
+def _shared(
+    own: Mapping[pathlib.Path, Estimate],
+    done: Mapping[pathlib.Path, Prediction],
+    max_pixels: int,
+) -> dict[pathlib.Path, Estimate]:
+    """What images go by, each with those of its kind of file and size in px.
+
+    Fields of one camera are alike in both. A slide beside a photograph has a scale of its own,
+    whatever the other's nuclei measure.
+    """
+    cameras: dict[tuple[str, tuple[int, int]], dict[pathlib.Path, Estimate]] = {}
+    for path, estimate in own.items():
+        if path in done:
+            size = done[path].size
+        else:
+            with reader.open_image(path, max_pixels=max_pixels) as image:
+                size = image.height, image.width
+        cameras.setdefault((path.suffix.lower(), size), {})[path] = estimate
+    together: dict[pathlib.Path, Estimate] = {}
+    for fields in cameras.values():
+        together |= scale.shared(fields)
+    return together
 
 
 def _estimated(

@@ -335,6 +335,18 @@ def test_fields_that_agree_share_one_estimate(finder, tmp_path, monkeypatch):
     assert made[1].endswith("its nuclei do not tell it: only 3 nuclei")
 
 
+def test_an_image_of_another_camera_does_not_share_the_estimate(finder, tmp_path, monkeypatch):
+    two_fields(tmp_path / "in")
+    with Image.open(tmp_path / "in" / "b.png") as image:
+        image.crop((0, 0, image.width - 8, image.height)).save(tmp_path / "in" / "b.png")
+    few = Estimate(None, 6, 131, 0, False, "it is outside the range of 6 to 131 px")
+    found = {"a.png": sure(24), "b.png": few}
+    monkeypatch.setattr(scale, "estimator", lambda run: lambda image: found[image.path.name])
+    made = notes(tmp_path)
+    assert "estimated from 50" in made[0]
+    assert made[1].endswith("it is outside the range of 6 to 131 px")
+
+
 @pytest.mark.faults
 def test_a_diameter_needs_a_run_that_knows_its_own(finder, tmp_path):
     two_fields(tmp_path / "in")
