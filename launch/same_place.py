@@ -14,6 +14,7 @@ linked, out/same_place.csv holds, over the pixels that both show:
 A margin of each field is left out, because a network sees less around it.
 """
 
+import dataclasses
 import pathlib
 from collections.abc import Sequence
 
@@ -85,18 +86,16 @@ def compared(
     if one.enhanced is not None and two.enhanced is not None:
         scale = one.enhanced.shape[0] // sizes[0][0]
         fine_sizes = [(h * scale, w * scale) for h, w in sizes]
-        fine_link = Link(**{**vars(link), "shift": link.shift * scale})
+        fine_link = dataclasses.replace(link, shift=link.shift * scale)
         fine = points_in_second(fine_link, *fine_sizes)
         at = inner(fine, fine_sizes[1], margin * scale)
-        enlarged = [
-            resampling.round_to_uint8(resampling.upsample(image, scale)) for image in images
-        ]
-        for name, pair in (
-            ("enhanced", (one.enhanced, two.enhanced)),
-            ("bicubic", enlarged),
+        large = [resampling.round_to_uint8(resampling.upsample(image, scale)) for image in images]
+        for name, first, second in (
+            ("enhanced", one.enhanced, two.enhanced),
+            ("bicubic", large[0], large[1]),
         ):
-            seen = read_at(pair[1], fine)[at]
-            line[f"psnr_{name}"] = round(image_quality.psnr(seen, pair[0][at]), 2)
+            found = image_quality.psnr(read_at(second, fine)[at], first[at])
+            line[f"psnr_{name}"] = round(found, 2)
     if one.labels is not None and two.labels is not None:
         both = [one.labels, read_at(two.labels, points, labels=True)]
         # A nucleus that the border cuts in one of them counts in neither.

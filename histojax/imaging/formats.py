@@ -26,6 +26,10 @@ _PLUGINS: dict[str, Callable[[BinaryIO], Image.Image]] = {
 }
 # Of JPEG: entropy-coded bytes FF are followed by 00 or by the number of a restart.
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xd0-\xd8\xff])", re.DOTALL)
+# What ends a JPEG's pixels, bytes for some blocks of 8 x 8 px, and columns from which a tile has
+# more.
+_END_OF_PIXELS = re.compile(rb"\xff[^\x00\xff]")
+_MORE_BYTES, _FEWER_BYTES, _LEAST_COLUMNS = b"\x5a\xa7\x3c\xd1" * 4, 4, 64
 _MAGIC: dict[str, tuple[bytes, ...]] = {
     "PNG": (b"\x89PNG\r\n\x1a\n",),
     "JPEG": (b"\xff\xd8\xff",),
@@ -97,6 +101,23 @@ def jpeg_ends(data: bytes) -> bool:
             return True
         position = found.end() + int.from_bytes(data[found.end() : found.end() + 2])
     return False
+
+
+def jpeg_is_whole(tile: np.ndarray, data: bytes, decode: Callable[[bytes], np.ndarray]) -> bool:
+    """Whether a baseline JPEG ends where its tile (..., H, W, C) does; others are not tried.
+
+    Damage inside makes the decoder run out of bytes or leave some over, and it says neither. So it
+    decodes again with more bytes, which a whole tile has no use for, and without the last ones,
+    which a whole tile needs, unless it ends in the grey that the decoder fills in.
+    """
+    if b"\xff\xc0" not in data or tile.shape[-2] < _LEAST_COLUMNS:
+        return True
+    found = _END_OF_PIXELS.search(data, data.find(b"\xff\xda") + 2)
+    end = found.start() if found else len(data)
+    if not np.array_equal(decode(data[:end] + _MORE_BYTES + data[end:]), tile):
+        return False
+    gray = (tile[..., -8:, -8:, :] == 128).all()
+    return bool(gray or not np.array_equal(decode(data[: end - _FEWER_BYTES] + data[end:]), tile))
 
 
 def exif_orientation(image: Image.Image) -> int:

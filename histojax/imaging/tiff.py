@@ -45,10 +45,6 @@ JPEG_COMPRESSIONS = {6, 7, 34892, 33007}
 # Codecs whose stream names its own colours, so that the decoder has already returned RGB.
 _RGB_FROM_YCBCR = JPEG_COMPRESSIONS | {33004, 33005, 34712, 50001, 50002, 52546}
 _VIRTUAL_STRIP_BYTES = 2**20
-# Of JPEG: what ends the pixels, bytes for some blocks of 8 x 8 px, and columns from which a tile
-# has more.
-_JPEG_MARKER = re.compile(rb"\xff[^\x00\xff]")
-_MORE_BYTES, _FEWER_BYTES, _LEAST_CHECKED = b"\x5a\xa7\x3c\xd1" * 4, 4, 64
 _MOST_TRIED = 1024  # Where 1 % of the segments are opaque, one of them is missed once in 30,000.
 
 
@@ -144,14 +140,14 @@ class Segments:
         if page.compression in JPEG_COMPRESSIONS:
             tables = {"jpegtables": page.jpegtables, "jpegheader": page.jpegheader}
             decode = functools.partial(page.decode, _fullsize=page.is_tiled, **tables)
-            checked = page.is_tiled and self.columns >= _LEAST_CHECKED and b"\xff\xc0" in data
+            checked = page.is_tiled
             # The JPEG decoder fills what is missing with grey and does not say so.
             ended = b"\xff\xd9" in data[-64:] or not data or formats.jpeg_ends(data)
             if page.jpegheader is None and not ended:
                 raise UserError(f"{self._path} is damaged (tile {index} is cut off): copy it again")
         with refused_if_damaged(self._path):
             decoded, _, shape = decode(data or None, index)
-            if checked and not _is_whole(decoded, data, lambda less: decode(less, index)[0]):
+            if checked and not formats.jpeg_is_whole(decoded, data, lambda d: decode(d, index)[0]):
                 raise UserError(f"{self._path} is damaged (inside tile {index}): copy it again")
         if decoded is None:
             return np.full(shape[1:], self._background, page.dtype)
@@ -168,21 +164,6 @@ class Segments:
         if len(data) != count:
             raise truncated(self._path)
         return data
-
-
-def _is_whole(tile: np.ndarray, data: bytes, decode: Callable[[bytes], np.ndarray]) -> bool:
-    """Whether a baseline JPEG ends where its tile does.
-
-    Damage inside makes the decoder run out of bytes or leave some over, and it says neither. So it
-    decodes again with more bytes, which a whole tile has no use for, and without the last ones,
-    which a whole tile needs, unless it ends in the grey that the decoder fills in.
-    """
-    found = _JPEG_MARKER.search(data, data.find(b"\xff\xda") + 2)
-    end = found.start() if found else len(data)
-    if not np.array_equal(decode(data[:end] + _MORE_BYTES + data[end:]), tile):
-        return False
-    gray = (tile[..., -8:, -8:, :] == 128).all()
-    return bool(gray or not np.array_equal(decode(data[: end - _FEWER_BYTES] + data[end:]), tile))
 
 
 def _is_flat(page: Any) -> bool:
