@@ -98,6 +98,15 @@ REAL_FIELDS = {
     "jpeg_probability": 0.65,
     "clean_probability": 1 / 3,
 }
+# Fields come in any stain and light. A generator that saw the colors of 24 images alone takes the
+# blur of others for theirs (docs/notes/2026-11-real-fields.md).
+REAL_COLORS = {
+    "stain_sigma": 0.4,
+    "stain_bias": 0.1,
+    "brightness": 0.15,
+    "contrast": 0.4,
+    "channel_density": (0.1, 1.6),
+}
 
 
 def degradation() -> dict[str, object]:

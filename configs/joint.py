@@ -59,6 +59,7 @@ def get_config(size: str = "laptop", nuclei: ModuleType = segmentation) -> Confi
     if size != "paper":
         # Of all stages; --config.data.degradation.name=bicubic is for clean scans alone.
         config.data.degradation.update(base.REAL_FIELDS)
+        start.init_from.generator.data.augmentation.update(base.REAL_COLORS)
     config.eval.crops = 54
     config.steps = {"smoke": 10, "laptop": 300, "gpu": 10_000, "paper": 10_000}[size]
     config.optimizer = base.optimizer(1e-4 if size == "smoke" else 5e-5)
