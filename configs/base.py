@@ -163,6 +163,7 @@ def augmentation(**changes: object) -> dict[str, object]:
         "brightness": 0.0,
         "contrast": 0.0,
         "channel_density": (1.0, 1.0),  # factor of the optical density of R, G and B, each its own
+        "glass": 0.0,  # share of the crops of which a part becomes bare glass; not with real lr
         "zoom": (1.0, 1.0),
         "zoom_probability": 1.0,
         "rotate": 0.0,  # degrees

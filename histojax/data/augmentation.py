@@ -22,6 +22,7 @@ from histojax.stain import hed
 IMAGES = ("hr", "lr")
 _TWO = np.array([True, True, False])
 _SHARE = number(0, below=1)
+_NOWHERE = 9.0  # sides of a crop from its middle
 _RULES = {
     **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
     **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
@@ -30,6 +31,7 @@ _RULES = {
     "zoom_probability": number(0, 1, of="a probability"),
     "rotate": number(0, 180, of="a number of degrees"),
     "translate": _SHARE,
+    "glass": number(0, 1, of="a probability"),
     "coarse": pair(number(1, 8)),
     "jpeg_quality": pair(number(1, 100)),
 }
@@ -58,6 +60,9 @@ class Augmentation:
         rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
+        glass: share of the crops a part of which, cut off by a straight line, becomes bare glass
+            without a nucleus (not with lr): networks that pool over what they read meet tissue
+            beside glass in slides, and hardly in annotated images.
         coarse: factor by which hr is reduced and enlarged again, and not its labels (host only, and
             not with lr): at (1, 2) a 40x grid holds the detail of 20x to 40x.
         jpeg_quality: of JPEG with 4:2:0 chroma after it, in half of the crops (as `coarse`).
@@ -76,6 +81,7 @@ class Augmentation:
     zoom_probability: float = 1.0
     rotate: float = 0.0
     translate: float = 0.0
+    glass: float = 0.0
     coarse: tuple[float, float] = (1.0, 1.0)
     jpeg_quality: tuple[float, float] = (100, 100)
 
@@ -166,13 +172,15 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
 
     "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift" float32
     of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation tints,
-    "density" float32 (3,); where it warps (host only), "angle" in radians and "offset" (2,) in
-    sides of the crop; where it dulls (host only), "coarse", "kernel" "bilinear" or "bicubic", and
-    "jpeg_quality", 0 for none.
+    "density" float32 (3,); where it adds glass, "glass" float32 (5,) (see `covered`); where it
+    warps (host only), "angle" in radians and "offset" (2,) in sides of the crop; where it dulls
+    (host only), "coarse", "kernel" "bilinear" or "bicubic", and "jpeg_quality", 0 for none.
     """
     rng, stain_rng = sampling.split(rng, 2)
     if augmentation.tints:
         stain_rng, tint_rng = sampling.split(stain_rng, 2)
+    if augmentation.glass > 0:
+        rng, glass_rng = sampling.split(rng, 2)
     u = sampling.uniform(rng, (4,))
     xp = u.__array_namespace__()
     allowed = xp.asarray(symmetries(augmentation), dtype=xp.int32)
@@ -202,6 +210,11 @@ def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     if augmentation.tints:
         least, most = augmentation.channel_density
         where_on["density"] = least * (most / least) ** sampling.uniform(tint_rng, (3,))
+    if augmentation.glass > 0:
+        g = sampling.uniform(glass_rng, (6,))
+        edge = xp.where(g[0] < augmentation.glass, 1.2 * g[1] - 0.6, _NOWHERE)
+        place = xp.stack([edge, 2.0 * np.pi * g[2]])
+        where_on["glass"] = xp.concatenate([place, 225.0 + 25.0 * g[3:]]).astype(xp.float32)
     return {
         **where_on,
         **stains,
@@ -238,6 +251,26 @@ def tint(image: Any, parameters: Mapping[str, Any]) -> Any:
     return xp.floor(255.0 * (image.astype(xp.float32) / 255.0) ** density + 0.5).astype(xp.uint8)
 
 
+def covered(example: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """An example whose "hr" is bare glass beyond a line; no label is left there.
+
+    "glass" (5,) of `parameters`: how far the line lies from the middle, in sides of the crop, its
+    normal in radians from the x axis, and the glass's color in [0, 255].
+    """
+    height, width = example["hr"].shape[:2]
+    xp = example["hr"].__array_namespace__()
+    edge, angle, *color = parameters["glass"]
+    y = (xp.arange(height)[:, None] + 0.5) / height - 0.5
+    x = (xp.arange(width)[None, :] + 0.5) / width - 0.5
+    glass = x * xp.cos(angle) + y * xp.sin(angle) > edge
+    color = xp.floor(xp.stack(color) + 0.5).astype(xp.uint8)
+    filled = {"hr": xp.where(glass[..., None], color, example["hr"])}
+    for name in ("instances", "mask"):
+        if name in example:
+            filled[name] = xp.where(glass, 0, example[name]).astype(example[name].dtype)
+    return {**example, **filled}
+
+
 def apply(
     example: Mapping[str, Any], parameters: Mapping[str, Any], augmentation: Augmentation
 ) -> dict[str, Any]:
@@ -248,6 +281,8 @@ def apply(
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
     relights = augmentation.brightness > 0 or augmentation.contrast > 0
+    if augmentation.glass > 0:
+        moved = covered(moved, parameters)
     for name in [name for name in IMAGES if name in moved]:
         if augmentation.restains:
             stains = parameters["stains"] if augmentation.own_stains else hed.RGB_FROM_HED

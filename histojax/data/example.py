@@ -112,6 +112,11 @@ def example_spec(
             "augmentation.rotate and translate cannot be used with real lr images, which would be "
             "resampled; set them to 0"
         )
+    if "lr" in stored and augmentation.glass > 0:
+        raise UserError(
+            "augmentation.glass cannot be used with real lr images, which would keep their tissue; "
+            "set it to 0"
+        )
     if "lr" in fields and augmentation.dulls:
         raise UserError(
             "augmentation.coarse and jpeg_quality cannot be used with lr images, whose hr images "

@@ -189,6 +189,43 @@ def test_density_of_each_channel():
         np.testing.assert_array_equal(got, [[[0, 10, 255], [51, 10, 114]]])
 
 
+@pytest.mark.parametrize("namespace", [np, jnp])
+def test_glass_covers_what_lies_beyond_its_line_with_its_labels(namespace):
+    labels = np.arange(1, 65, dtype=np.int32).reshape(8, 8)
+    example = {"hr": np.full((8, 8, 3), 90, np.uint8), "instances": labels}
+    example = {name: namespace.asarray(array) for name, array in example.items()}
+    # A fourth of a crop right of the middle: columns 6 and 7 of 8.
+    right = {"glass": namespace.asarray(np.float32([0.25, 0.0, 240.4, 230, 249.6]))}
+    got = augmentation.covered(example, right)
+    assert got["hr"].dtype == np.uint8
+    np.testing.assert_array_equal(got["hr"][:, 6:], np.full((8, 2, 3), [240, 230, 250]))
+    np.testing.assert_array_equal(got["hr"][:, :6], 90)
+    np.testing.assert_array_equal(got["instances"], np.where(np.arange(8) < 6, labels, 0))
+    # The normal turned by a quarter points down.
+    below = {"glass": namespace.asarray(np.float32([0.25, np.pi / 2, 240, 230, 250]))}
+    rows = augmentation.covered(example, below)["instances"]
+    np.testing.assert_array_equal(rows, np.where(np.arange(8)[:, None] < 6, labels, 0))
+
+
+def test_glass_comes_at_its_rate_on_host_and_device():
+    some = augmentation.Augmentation(glass=0.25)
+    rng = np.random.default_rng(0)
+    host = [augmentation.sample_parameters(some, rng)["glass"] for _ in range(4000)]
+    keys = jax.random.split(jax.random.key(0), 4000)
+    device = jax.vmap(lambda k: augmentation.sample_parameters(some, k)["glass"])(keys)
+    for drawn in (np.stack(host), np.asarray(device)):
+        near = np.abs(drawn[:, 0]) <= 0.6
+        assert near.mean() == pytest.approx(0.25, abs=0.03)
+        assert drawn[near, 0].min() < -0.58
+        assert drawn[near, 0].max() > 0.58
+        assert drawn[:, 2:].min() >= 225
+        assert drawn[:, 2:].max() <= 250
+    # A crop without glass stays as it is.
+    image = {"hr": np.full((4, 4, 3), 90, np.uint8)}
+    none = next(glass for glass in host if glass[0] > 1)
+    np.testing.assert_array_equal(augmentation.covered(image, {"glass": none})["hr"], 90)
+
+
 def test_densities_fill_their_range_each_by_itself():
     tints = augmentation.Augmentation(channel_density=(0.5, 2.0))
     rng = np.random.default_rng(0)
@@ -236,6 +273,7 @@ def test_config_is_read_and_checked():
         ({"zoom": (1.2, 0.8)}, r"zoom=\(1.2, 0.8\)"),
         ({"zoom": 2.0}, "zoom=2.0"),
         ({"channel_density": (0.0, 1.0)}, r"channel_density=\(0\.0, 1\.0\) .* from 0\.01 to 10"),
+        ({"glass": 1.5}, "glass=1.5 has to be a probability from 0 to 1"),
         ({"rotate": 181}, "rotate=181 has to be a number of degrees from 0 to 180"),
         ({"translate": 1.0}, "translate=1.0"),
         ({"coarse": (0.5, 1.0)}, r"coarse=\(0.5, 1.0\) .* from 1 to 8"),

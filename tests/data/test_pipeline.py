@@ -309,6 +309,12 @@ def test_turning_is_refused_where_it_cannot_be_done():
         host_batches(Coordinates(fields=("lr",)), {"augmentation": {"translate": 0.1}})
 
 
+@pytest.mark.faults
+def test_glass_is_refused_beside_real_lr_images():
+    with pytest.raises(UserError, match=r"glass cannot be used with real lr images"):
+        host_batches(Coordinates(fields=("lr",)), {"augmentation": {"glass": 0.1}})
+
+
 def test_dulled_crops_keep_their_labels():
     config = {"degradation": {}, "augmentation": {"coarse": (4.0, 4.0)}}
     fields = ("hr", "instances")
