@@ -93,6 +93,9 @@ _EXPANSION = flags.DEFINE_float(
 _MAX_OUTPUT = flags.DEFINE_integer(
     "max_output_pixels", 2**31, "The largest enhanced image of a slide, px.", 1
 )
+_SKIP_GLASS = flags.DEFINE_bool(
+    "skip_glass", True, "Leave out what shows no tissue; --noskip_glass predicts all of a slide."
+)
 _MOSAIC = flags.DEFINE_bool(
     "mosaic",
     False,
@@ -158,6 +161,7 @@ def main(argv: Sequence[str]) -> None:
             workers=_WORKERS.value,
             cell_expansion=_EXPANSION.value,
             max_output_pixels=_MAX_OUTPUT.value,
+            skip_glass=_SKIP_GLASS.value,
         ),
         part=(_PART.value, _PARTS.value),
         mosaic=_MOSAIC.value,

@@ -102,7 +102,7 @@ def predict_slide(
         if places := view.mask.damaged:
             note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
         if not view.mask.mask.any():
-            note += "; it shows no tissue"
+            note += "; it shows no tissue (--noskip_glass predicts all of it)"
         times["in all"] = time.monotonic() - started
         with _timed(times, "page"):
             files.page(

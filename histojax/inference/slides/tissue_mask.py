@@ -21,6 +21,9 @@ _DENSE = hed.TISSUE_DENSITY / 5
 # Tissue is pink or purple: green is absorbed at least so many times as red, and as blue, and more
 # than blue by a density that the tint of glass and noise do not reach.
 _TO_RED, _TO_BLUE, _OVER_BLUE = 0.9, 1.05, 0.02
+# Saffron, a third stain, turns it orange: blue is absorbed somewhat more than green, and green more
+# than red by a density, though red not as little as in red ink.
+_SAFFRON_TO_BLUE, _SAFFRON_OVER_RED, _SAFFRON_RED = 0.7, 0.02, (0.3, 0.75)
 # What is as dark in all colours is a frame, a label or black ink.
 _BLACK = 1.5
 # Specks and holes up to these areas, um2, are none; tissue is grown by a margin, um.
@@ -89,8 +92,11 @@ def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
     red, green, blue = (ndimage.gaussian_filter(density[..., k], 1.0) for k in range(3))
     dense = (red + green + blue) / 3 > _DENSE
     pink = (green > _TO_RED * red) & (green > _TO_BLUE * blue + _OVER_BLUE)
+    least, most = _SAFFRON_RED
+    orange = (green > _SAFFRON_TO_BLUE * blue) & (red > least * green)
+    orange &= green - red > np.maximum(_SAFFRON_OVER_RED, (1 - most) * green)
     black = np.minimum(np.minimum(red, green), blue) > _BLACK
-    mask = ndimage.binary_opening(dense & pink & ~black)
+    mask = ndimage.binary_opening(dense & (pink | orange) & ~black)
     least, hole = (max(1, round(area / mpp**2)) for area in (_SPECK, _HOLE))
     mask = label_mask(mask, min_area=least, max_hole=hole) > 0
     return ndimage.binary_dilation(mask, iterations=max(1, round(_MARGIN / mpp)))

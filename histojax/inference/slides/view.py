@@ -3,6 +3,8 @@
 import dataclasses
 import pathlib
 
+import numpy as np
+
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.inference import prediction
@@ -31,6 +33,7 @@ class Options:
         workers: regions that are post-processed while the network goes on.
         cell_expansion: of `measurements.measure`, um.
         max_output_pixels: the largest enhanced image, px.
+        skip_glass: whether parts without tissue are left out.
     """
 
     enhance: bool = False
@@ -41,6 +44,7 @@ class Options:
     workers: int = 2
     cell_expansion: float = 5.0
     max_output_pixels: int = 2**31
+    skip_glass: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +136,9 @@ def view_of(
                 f"--region={given} is not inside {path} of {image.width} x {image.height} px: "
                 "give X,Y,WIDTH,HEIGHT in px of the full resolution"
             )
+    tissue = tissue_mask(image, known)
+    if not options.skip_glass:
+        tissue = dataclasses.replace(tissue, mask=np.ones_like(tissue.mask))
     seen = image if factor == 1.0 else reader.ResampledReader(image, factor)
     view = View(
         path,
@@ -139,7 +146,7 @@ def view_of(
         known,
         regions.DamagedReader(seen),
         factor,
-        tissue_mask(image, known),
+        tissue,
         (y, x, height, width),
         image.bounds,
     )

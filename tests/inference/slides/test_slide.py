@@ -217,12 +217,17 @@ def test_a_slide_without_tissue_has_empty_files_and_that_is_said(tmp_path):
     network = dark.Network()
     made = predict(dark.write(tmp_path / "a.tif", blank, mpp=0.5), tmp_path / "out", network)
     assert (made.nuclei, network.windows) == (0, 0)
-    assert made.note.endswith("; it shows no tissue")
+    assert made.note.endswith("; it shows no tissue (--noskip_glass predicts all of it)")
     heading, *lines = made.files["table"].read_text().splitlines()
     assert lines == []
     assert heading.startswith("label,x_px,y_px,area_um2,")
     assert not read_labels(made.files["labels"]).any()
     assert list(geojson.read(made.files["geojson"])) == []
+    # All of it is predicted where that is asked for.
+    made = predict(tmp_path / "a.tif", tmp_path / "all", network, skip_glass=False)
+    assert made.nuclei == 0
+    assert network.windows > 0
+    assert "tissue" not in made.note
 
 
 @pytest.mark.faults

@@ -55,6 +55,13 @@ def test_pale_tissue_is_found():
 
 
 @pytest.mark.faults
+def test_tissue_under_saffron_is_found():
+    # Optical densities of 0.04, 0.08 and 0.10, and of darker collagen.
+    check(tissue_in(overview(tissue=(233, 212, 203)), 8.0))
+    check(tissue_in(overview(tissue=(215, 170, 150)), 8.0))
+
+
+@pytest.mark.faults
 @pytest.mark.parametrize("glass", [(255, 255, 255), (243, 242, 240), (230, 232, 229)])
 def test_glass_may_have_a_color_of_its_own(glass):
     check(tissue_in(overview(glass=glass), 8.0))
@@ -69,7 +76,13 @@ def test_glass_is_no_tissue_beside_parts_that_were_not_scanned(glass):
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("color", [(40, 60, 170), (30, 120, 60), (20, 20, 22)])
+@pytest.mark.parametrize(
+    "color",
+    [
+        *((40, 60, 170), (30, 120, 60), (20, 20, 22)),
+        *((220, 40, 30), (240, 130, 20), (250, 230, 80), (245, 235, 205)),
+    ],
+)
 def test_pens_are_no_tissue(color):
     image = overview()
     image[10:16, 5:150] = color
