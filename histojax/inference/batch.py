@@ -88,23 +88,10 @@ def predict_files(
     if nucleus_diameter is not None:
         own = sizes = _given(run, files, nucleus_diameter)
     else:
-        missing = [path for path in files if path not in stand]
-        own = {path: size for path, (_, size) in stand.items() if size is not None}
-        own |= _estimated(run, missing, mpp=mpp, max_pixels=max_pixels)
-        sizes = _shared(own, done, max_pixels)
+        own, sizes = _estimated(run, files, stand, mpp=mpp, max_pixels=max_pixels)
     refused: dict[str, str] = {}
 
-    def predict(path: pathlib.Path, estimate: Estimate | None) -> Prediction:
-        common: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "estimate": estimate}
-        common["max_pixels"] = max_pixels
-        with reader.open_image(path, max_pixels=max_pixels) as image:
-            slide = is_slide(path, image)
-        if slide:
-            common |= {"options": slides, "made_of": made_of[path], "tile": tile}
-            return predict_slide(run, network, path, output, **common)
-        common["cell_expansion"] = slides.cell_expansion
-        return prediction.predict_file(run, network, path, output, **common)
-
+    common: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
         estimate, made = sizes.get(path), done.get(path)
@@ -113,7 +100,8 @@ def predict_files(
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
-                made = predict(path, estimate)
+                common |= {"estimate": estimate, "made_of": made_of[path], "tile": tile}
+                made = _predict(run, network, path, output, slides, **common)
                 record.write(records[path], made, made_of[path], own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
@@ -128,6 +116,30 @@ def predict_files(
     if mosaic:
         joined.check()
     return list(whole.values())
+
+
+def _predict(
+    run: workdirs.Run,
+    network: tiled.TiledNetwork,
+    path: pathlib.Path,
+    output: pathlib.Path,
+    slides: Options,
+    *,
+    made_of: Mapping[str, Any],
+    tile: int,
+    max_pixels: int,
+    **common: Any,
+) -> Prediction:
+    """Predicts an image, region by region where it is a slide."""
+    common["max_pixels"] = max_pixels
+    with reader.open_image(path, max_pixels=max_pixels) as image:
+        slide = is_slide(path, image)
+    if slide:
+        return predict_slide(
+            run, network, path, output, options=slides, made_of=made_of, tile=tile, **common
+        )
+    common["cell_expansion"] = slides.cell_expansion
+    return prediction.predict_file(run, network, path, output, **common)
 
 
 def _made_of(
@@ -339,44 +351,36 @@ def _given(
     return dict.fromkeys(files, given)
 
 
-def _shared(
-    own: Mapping[pathlib.Path, Estimate],
-    done: Mapping[pathlib.Path, Prediction],
+def _estimated(
+    run: workdirs.Run,
+    files: Sequence[pathlib.Path],
+    stand: Mapping[pathlib.Path, tuple[Prediction, Estimate | None]],
+    *,
+    mpp: float | None,
     max_pixels: int,
-) -> dict[pathlib.Path, Estimate]:
-    """What images go by, each with those of its kind of file and size in px.
+) -> tuple[dict[pathlib.Path, Estimate], dict[pathlib.Path, Estimate]]:
+    """The nuclei of each image whose scale is unknown, and what it goes by: its camera's.
 
-    Fields of one camera are alike in both. A slide beside a photograph has a scale of its own,
-    whatever the other's nuclei measure.
+    Fields of one camera are alike in their kind of file and size in px. A slide beside a photograph
+    has a scale of its own, whatever the other's nuclei measure.
     """
+    own = {path: size for path, (_, size) in stand.items() if size is not None}
+    px = {path: stand[path][0].size for path in own}
+    missing = [path for path in files if path not in stand]
+    if missing and segments(run.stage) and run.meta.get("nucleus_diameter"):
+        estimate = scale.estimator(run)
+        for path in missing:
+            # An image that cannot be read is refused when its turn comes.
+            with (
+                contextlib.suppress(UserError),
+                reader.open_image(path, max_pixels=max_pixels) as image,
+            ):
+                if run.meta["mpp_out"] is None or (mpp is None and image.mpp is None):
+                    own[path], px[path] = estimate(image), (image.height, image.width)
     cameras: dict[tuple[str, tuple[int, int]], dict[pathlib.Path, Estimate]] = {}
-    for path, estimate in own.items():
-        if path in done:
-            size = done[path].size
-        else:
-            with reader.open_image(path, max_pixels=max_pixels) as image:
-                size = image.height, image.width
-        cameras.setdefault((path.suffix.lower(), size), {})[path] = estimate
+    for path, size in own.items():
+        cameras.setdefault((path.suffix.lower(), px[path]), {})[path] = size
     together: dict[pathlib.Path, Estimate] = {}
     for fields in cameras.values():
         together |= scale.shared(fields)
-    return together
-
-
-def _estimated(
-    run: workdirs.Run, files: Sequence[pathlib.Path], *, mpp: float | None, max_pixels: int
-) -> dict[pathlib.Path, Estimate]:
-    """The diameter of nuclei of those images whose scale is unknown."""
-    found: dict[pathlib.Path, Estimate] = {}
-    if not (files and segments(run.stage) and run.meta.get("nucleus_diameter")):
-        return found
-    estimate = scale.estimator(run)
-    for path in files:
-        # An image that cannot be read is refused when its turn comes.
-        with (
-            contextlib.suppress(UserError),
-            reader.open_image(path, max_pixels=max_pixels) as image,
-        ):
-            if run.meta["mpp_out"] is None or (mpp is None and image.mpp is None):
-                found[path] = estimate(image)
-    return found
+    return own, together
