@@ -6,12 +6,24 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from histojax.errors import UserError
+from histojax.files import atomic_path
 from histojax.imaging import ome_tiff, resampling, tiling
 from histojax.inference.slides.regions import Box, Region, run_network
 from histojax.inference.tiled import TiledNetwork
 
 _NOTE = "Computationally enhanced by histojax, for research; not for diagnosis."
 _LARGEST_STRIP = 2**26  # px of the output that are in memory together
+
+
+def check_size(box: Box, scale: int, largest: int) -> None:
+    """Raises UserError where the enhanced image of y, x, height, width has above `largest` px."""
+    height, width = (side * scale for side in box[2:])
+    if (pixels := height * width) > largest:
+        raise UserError(
+            f"the enhanced image would have {width:,} x {height:,} px, {3 * pixels / 1e9:,.0f} GB "
+            f"before compression, and at most --max_output_pixels={largest:,} px are written: name "
+            "a part by --region=X,Y,WIDTH,HEIGHT, or allow more"
+        )
 
 
 def write(
@@ -24,7 +36,8 @@ def write(
     tile: int,
     batch: int,
     wanted: Callable[[int, int, int, int], bool],
-    max_output_pixels: int,
+    parts: pathlib.Path,
+    save_damage: Callable[[], None] = lambda: None,
 ) -> None:
     """Enhances a part of a slide; glass is enlarged by bicubic interpolation.
 
@@ -34,28 +47,31 @@ def write(
         image, box: the slide as the network reads it, and y, x, height, width of it, px.
         mpp: um per px of the enhanced image, None where unknown.
         tile, batch, wanted: as in `run_network`.
-        max_output_pixels: largest enhanced image, px.
-
-    Raises:
-        UserError: the enhanced image would be larger.
+        parts: folder of the strips that are done, for a call that comes after a stop.
+        save_damage: called before a strip counts as done.
     """
     y, x, height, width = box
     scale = network.scale
-    if (pixels := height * width * scale**2) > max_output_pixels:
-        raise UserError(
-            f"the enhanced image would have {width * scale:,} x {height * scale:,} px, "
-            f"{3 * pixels / 1e9:,.0f} GB before compression, and at most --max_output_pixels="
-            f"{max_output_pixels:,} px are written: name a part by --region=X,Y,WIDTH,HEIGHT, or "
-            "allow more"
-        )
     rows = max(tile, _LARGEST_STRIP // (width * scale**2) // tile * tile)
 
     def strips() -> Iterator[np.ndarray]:
-        parts = [(top, x, min(rows, y + height - top), width) for top in range(y, y + height, rows)]
+        tops = range(y, y + height, rows)
+        boxes = [(top, x, min(rows, y + height - top), width) for top in tops]
+        done = {box: parts / f"sr-y{box[0]:06d}.npy" for box in boxes}
         # Strips own all that they see: an enhancer needs no margin beyond its halo.
-        seen = [Region(part, part) for part in parts]
-        for found in run_network(network, image, seen, tile=tile, batch=batch, wanted=wanted):
-            yield _with_glass(found.outputs.get("sr"), found.own, found.region, tile, scale, wanted)
+        todo = [Region(box, box) for box in boxes if not done[box].exists()]
+        made = run_network(network, image, todo, tile=tile, batch=batch, wanted=wanted)
+        for box in boxes:
+            if done[box].exists():
+                yield np.load(done[box])
+                continue
+            found = next(made)
+            sr = found.outputs.get("sr")
+            strip = _with_glass(sr, found.own, found.region, tile, scale, wanted)
+            save_damage()
+            with atomic_path(done[box]) as part, part.open("wb") as file:
+                np.save(file, strip)
+            yield strip
 
     ome_tiff.write(
         path,

@@ -72,7 +72,6 @@ def page(
     scale: int,
     output: pathlib.Path,
     made: Mapping[str, pathlib.Path],
-    *,
     note: str,
     times: Mapping[str, float],
     run: workdirs.Run,

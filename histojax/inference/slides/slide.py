@@ -22,6 +22,8 @@ from histojax.inference.slides.view import Options, View, view_of
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
+_DAMAGE = "damaged.json"  # in NAME.parts
+
 
 def predict_slide(
     run: workdirs.Run,
@@ -39,7 +41,7 @@ def predict_slide(
 ) -> prediction.Prediction:
     """Finds the nuclei of a slide region by region, or enhances it, into the folder `output`.
 
-    Regions that are done lie in NAME.parts until all are, for a call that comes after a stop.
+    What is done lies in NAME.parts until all is, for a call that comes after a stop.
 
     Args:
         run, network: that segment, enhance, or both.
@@ -58,8 +60,7 @@ def predict_slide(
     started = time.monotonic()
     times: dict[str, float] = {}
     names = _names(run, outputs, options)
-    with contextlib.ExitStack() as stack:
-        image = stack.enter_context(reader.open_image(path, max_pixels=max_pixels))
+    with reader.open_image(path, max_pixels=max_pixels) as image:
         view, note = view_of(run, image, path, mpp, estimate, options)
         normalized: tiling.RegionReader = view.image
         if network.matching is not None:
@@ -69,59 +70,56 @@ def predict_slide(
         made: dict[str, pathlib.Path] = {}
         nuclei = table = None
         if "sr" in names:
-            sr = output / f"{path.stem}.sr.tif"
-            fine = None if view.mpp is None else view.mpp / view.factor / network.scale
+            enhancement.check_size(view.seen_box, network.scale, options.max_output_pixels)
+        parts = output / f"{path.stem}.parts"
+        with disk_errors(output):
+            _prepare(parts, made_of)
+        view.image.load(parts / _DAMAGE)
+        if "sr" in names:
+            made["sr"] = output / f"{path.stem}.sr.tif"
             with _timed(times, "enhancing"):
                 enhancement.write(
-                    sr,
+                    made["sr"],
                     network,
                     normalized,
                     view.seen_box,
-                    mpp=fine,
+                    mpp=None if view.mpp is None else view.mpp / view.factor / network.scale,
                     tile=tile,
                     batch=options.batch,
                     wanted=view.wanted,
-                    max_output_pixels=options.max_output_pixels,
+                    parts=parts,
+                    save_damage=lambda: view.image.save(parts / _DAMAGE),
                 )
-            made["sr"] = sr
         if names - {"sr"}:
-            parts = output / f"{path.stem}.parts"
-            with disk_errors(output):
-                _prepare(parts, made_of)
             nuclei = _find(run, network, normalized, view, parts, tile, options, times)
-        damage = view.image.check(path)
+        note += _remarks(view, nuclei, network.scale)
         if nuclei is not None:
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
                 made |= of_nuclei
-            if nuclei.dropped:
-                px = nuclei.dropped / (view.factor * network.scale) ** 2
-                note += f"; {px:,.0f} px of objects too large for nuclei dropped"
-        if damage:
-            note += f"; {damage}"
-        if places := view.mask.damaged:
-            note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
-        if not view.mask.mask.any():
-            note += "; it shows no tissue (--noskip_glass predicts all of it)"
         times["in all"] = time.monotonic() - started
         with _timed(times, "page"):
-            files.page(
-                nuclei,
-                table,
-                view,
-                network.scale,
-                output,
-                made,
-                note=note,
-                times=times,
-                run=run,
-            )
-        if nuclei is not None:
-            shutil.rmtree(parts, ignore_errors=True)
+            files.page(nuclei, table, view, network.scale, output, made, note, times, run)
+        shutil.rmtree(parts, ignore_errors=True)
     count = None if nuclei is None else len(nuclei.table["label"])
     scale = network.scale if "sr" in made else 1
     known = path.stem, view.size, view.mpp, scale, made, count, note
     return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2)
+
+
+def _remarks(view: View, nuclei: region_nuclei.Nuclei | None, scale: int) -> str:
+    """Clauses about what was not seen or not kept; UserError where too much is damaged."""
+    note = ""
+    if damaged := view.image.check(view.path):
+        note += f"; {damaged}"
+    if places := view.mask.damaged:
+        note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
+    if not view.mask.mask.any():
+        note += "; it shows no tissue (--noskip_glass predicts all of it)"
+    if nuclei is not None and nuclei.dropped:
+        px = nuclei.dropped / (view.factor * scale) ** 2
+        note += f"; {px:,.0f} px of objects too large for nuclei dropped"
+    return note
 
 
 @contextlib.contextmanager
@@ -185,8 +183,6 @@ def _find(
     size = image.height * scale, image.width * scale
     mpp = None if view.mpp is None else view.mpp / view.factor / scale
     parameters = labeling.parameters_of(run)
-    damage = parts / "damaged.json"
-    view.image.load(damage)
     um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
 
     def area(some: Sequence[regions.Region]) -> float:
@@ -219,7 +215,7 @@ def _find(
         ):
             network_seconds += time.monotonic() - started
             # Before the region counts as done.
-            view.image.save(damage)
+            view.image.save(parts / _DAMAGE)
             waiting.append(pool.submit(finish, seen))
             while len(waiting) > options.workers:
                 waiting.pop(0).result()

@@ -24,17 +24,18 @@ class Array:
         return self.image[y : y + height, x : x + width]
 
 
-def write(path, box=WHOLE, *, scale=2, wanted=lambda *_: True, most=2**31, **options):
+def write(path, box=WHOLE, *, scale=2, wanted=lambda *_: True, network=None, **options):
+    network = network or dark.Network(scale, enhances=True, segments=False)
     enhancement.write(
         path,
-        dark.Network(scale, enhances=True, segments=False).tiled,
+        network.tiled,
         Array(IMAGE),
         box,
         mpp=0.25,
         tile=64,
         batch=1,
         wanted=wanted,
-        max_output_pixels=most,
+        parts=path.with_suffix(".parts"),
         **options,
     )
     return read_image(path)
@@ -80,12 +81,30 @@ def test_glass_is_bicubic(tmp_path):
 @pytest.mark.faults
 def test_what_is_too_large_is_refused_with_its_size(tmp_path):
     # 640 x 400 px of three bytes.
-    assert write(tmp_path / "a.tif", most=256_000).shape == (400, 640, 3)
-    (tmp_path / "a.tif").unlink()
+    enhancement.check_size(WHOLE, 2, 256_000)
     words = r"would have 640 x 400 px, 0 GB .* at most --max_output_pixels=255,999 px .* --region="
     with pytest.raises(UserError, match=words):
-        write(tmp_path / "a.tif", most=255_999)
-    assert list(tmp_path.iterdir()) == []
+        enhancement.check_size(WHOLE, 2, 255_999)
+    path = dark.write(tmp_path / "a.tif", IMAGE, mpp=1.0)
+    with pytest.raises(UserError, match="at most --max_output_pixels=1,000 px"):
+        predict(path, tmp_path / "out", "generator", max_output_pixels=1_000)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.faults
+def test_after_a_stop_strips_that_are_done_are_not_done_again(tmp_path, monkeypatch):
+    # Four strips of five tiles each.
+    monkeypatch.setattr(enhancement, "_LARGEST_STRIP", 1)
+    stopped = dark.Network(2, enhances=True, segments=False, stop_after=12)
+    with pytest.raises(dark.Stop):
+        write(tmp_path / "a.tif", network=stopped)
+    done = sorted(path.name for path in (tmp_path / "a.parts").iterdir())
+    assert done[0] == "sr-y000000.npy"
+    assert 1 <= len(done) <= 2
+    assert not (tmp_path / "a.tif").exists()
+    network = dark.Network(2, enhances=True, segments=False)
+    np.testing.assert_array_equal(write(tmp_path / "a.tif", network=network), enlarged(IMAGE))
+    assert network.windows == 20 - 5 * len(done)
 
 
 def predict(path, output, run="joint", scale=4, **options):
