@@ -29,6 +29,8 @@ RECORD = ".predicted.json"
 _SAME_SCALE = 0.05
 # Scales further apart than this factor are taken for a mistake.
 _MOST_APART = 32
+# Beyond the 20x that segmenters are trained on at 40x, as a factor of the scale.
+_COARSE = 2.5
 _PREVIEW = 384
 _LONGEST_NAME = 255  # bytes, of the usual file systems
 
@@ -48,6 +50,7 @@ class Prediction:
         class_names: of the run, from 0; empty where it predicts no classes.
         before: whether an earlier call made it, by the same model and flags.
         tissue_mm2: tissue of a slide in which nuclei were looked for; None where unknown.
+        box: (y, x, height, width) of a slide that was predicted, px of the input; None: all of it.
     """
 
     name: str
@@ -60,6 +63,7 @@ class Prediction:
     class_names: tuple[str, ...] = ()
     before: bool = False
     tissue_mm2: float | None = None
+    box: tuple[int, int, int, int] | None = None
 
 
 def predict_file(
@@ -283,7 +287,10 @@ def scale_factor(
             "correct --mpp or --nucleus_diameter, or use a run for this scale"
         )
     read = "enhanced as it is, then read" if enhances(run.stage) else "read"
-    return factor, f"{given}: {read} {factor:.3g} times as large, like the {own} of the training"
+    words = f"{given}: {read} {factor:.3g} times as large, like the {own} of the training"
+    if factor >= _COARSE and not enhances(run.stage):
+        words += "; it is so coarse that an enhancing model, such as nuclei-joint-x4, may find more"
+    return factor, words
 
 
 def against_file(path: pathlib.Path, stated: float | None, mpp: float | None) -> str:
@@ -318,13 +325,18 @@ def _as_it_is(run: workdirs.Run, mpp: float | None, estimate: Estimate | None) -
 def preview(
     path: pathlib.Path, made: Prediction, *, max_pixels: int = reader.MAX_PIXELS
 ) -> np.ndarray:
-    """Input | enhanced | nuclei | classes at the middle of the image, uint8 (h, w, 3)."""
-    side = max(1, min(_PREVIEW // made.scale, *made.size))
-    y, x = ((length - side) // 2 for length in made.size)
+    """Input | enhanced | nuclei | classes at the middle of what was predicted, uint8 (h, w, 3)."""
+    top, left, height, width = made.box or (0, 0, *made.size)
+    scale: float = made.scale
+    if "sr" in made.files:
+        with reader.open_image(made.files["sr"]) as image:
+            scale = image.height / height  # a slide may be read at another scale than its own
+    side = max(1, min(int(_PREVIEW / scale), height, width))
+    y, x = top + (height - side) // 2, left + (width - side) // 2
     with reader.open_image(path, max_pixels=max_pixels) as image:
         shown = DamagedReader(image).read(y, x, side, side)
     row = [("input", shown)]
-    fine = [made.scale * value for value in (y, x, side, side)]
+    fine = [int(scale * value) for value in (y - top, x - left, side, side)]
     if "sr" in made.files:
         with reader.open_image(made.files["sr"]) as image:
             shown = image.read(*fine)
@@ -339,4 +351,4 @@ def preview(
         numbers = read_label_region(made.files["classes"], y, x, side, side)
         gray = numbers * (255 // (len(made.class_names) - 1))
         row.append(("classes", gray.astype(np.uint8)))
-    return writers.panels([row], cell=made.scale * side)
+    return writers.panels([row], cell=max(1, round(scale * side)))

@@ -244,6 +244,7 @@ AT_1 = {"mpp_in": 1.0, "mpp_out": 1.0}
         (2.0, None, AT_1, 2, "at 2 um/px: read 2 times as large, like the 1 um/px of the training"),
         (0.263, None, {"mpp_out": 0.5}, 0.526, "read 0.526 times as large, like the 0.5 um/px of"),
         (31.0, None, AT_1, 31, "read 31 times as large"),
+        (2.5, None, AT_1, 2.5, "enhancing model, such as nuclei-joint-x4, may find more"),
         (None, None, AT_1, 1, "so it is read as if it had the run's 1 um/px; --mpp=... gives it"),
         (0.5, None, {}, 1, "at 0.5 um/px, read as it is: the run does not know its own scale"),
         (

@@ -104,7 +104,7 @@ def predict_slide(
     count = None if nuclei is None else len(nuclei.table["label"])
     scale = network.scale if "sr" in made else 1
     known = path.stem, view.size, view.mpp, scale, made, count, note
-    return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2)
+    return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2, box=view.box)
 
 
 def _remarks(view: View, nuclei: region_nuclei.Nuclei | None, scale: int) -> str:

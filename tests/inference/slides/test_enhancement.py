@@ -7,6 +7,7 @@ from histojax.errors import UserError
 from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
 from histojax.imaging.reader import read_image
+from histojax.inference import prediction
 from histojax.inference.slides import enhancement, slide
 from histojax.inference.slides.view import Options
 from tests.inference.slides import dark
@@ -133,6 +134,11 @@ def test_a_slide_is_enhanced_at_a_quarter_of_its_um_per_px(no_page, tmp_path):
     np.testing.assert_array_equal(got, enlarged(IMAGE[20:120, 40:240], 4))
     with tifffile.TiffFile(made.files["sr"]) as file:
         assert 'PhysicalSizeX="0.25"' in file.ome_metadata
+    # The preview shows the middle of the part, on both grids.
+    sheet = prediction.preview(path, made)[6:390]
+    middle = enlarged(IMAGE[22:118, 92:188], 4)
+    np.testing.assert_array_equal(sheet[:, 6:390], middle)
+    np.testing.assert_array_equal(sheet[:, -390:-6], middle)
     # Neither parts nor other files are left.
     assert [p.name for p in (tmp_path / "out").iterdir()] == ["a.sr.tif"]
 
