@@ -252,7 +252,9 @@ def tint(image: Any, parameters: Mapping[str, Any]) -> Any:
 
 
 def covered(example: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """An example whose "hr" is bare glass beyond a line; no label is left there.
+    """An example whose images are bare glass beyond a line; no label or target is left there.
+
+    What says whether an image is labelled, "labelled", stays.
 
     "glass" (5,) of `parameters`: how far the line lies from the middle, in sides of the crop, its
     normal in radians from the x axis, and the glass's color in [0, 255].
@@ -263,12 +265,14 @@ def covered(example: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[s
     y = (xp.arange(height)[:, None] + 0.5) / height - 0.5
     x = (xp.arange(width)[None, :] + 0.5) / width - 0.5
     glass = x * xp.cos(angle) + y * xp.sin(angle) > edge
-    color = xp.floor(xp.stack(color) + 0.5).astype(xp.uint8)
-    filled = {"hr": xp.where(glass[..., None], color, example["hr"])}
-    for name in ("instances", "mask"):
-        if name in example:
-            filled[name] = xp.where(glass, 0, example[name]).astype(example[name].dtype)
-    return {**example, **filled}
+    color = xp.floor(xp.stack(color) + 0.5)
+
+    def fill(array: Any) -> Any:
+        image = array.ndim == 3
+        filled = xp.where(glass[..., None], color, array) if image else xp.where(glass, 0, array)
+        return filled.astype(array.dtype)
+
+    return {k: array if k == "labelled" else fill(array) for k, array in example.items()}
 
 
 def apply(

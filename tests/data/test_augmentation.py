@@ -8,6 +8,7 @@ from PIL import Image
 
 from histojax.data import augmentation
 from histojax.data.degradation_steps import jpeg
+from histojax.data.sources import targets
 from histojax.errors import UserError
 from histojax.imaging import resampling
 from histojax.stain import hed
@@ -192,7 +193,10 @@ def test_density_of_each_channel():
 @pytest.mark.parametrize("namespace", [np, jnp])
 def test_glass_covers_what_lies_beyond_its_line_with_its_labels(namespace):
     labels = np.arange(1, 65, dtype=np.int32).reshape(8, 8)
+    maps = ("mask", *targets.MAPS)
     example = {"hr": np.full((8, 8, 3), 90, np.uint8), "instances": labels}
+    example[targets.TISSUE] = example["hr"]
+    example |= {name: np.full((8, 8), 7, np.uint8) for name in ("labelled", *maps)}
     example = {name: namespace.asarray(array) for name, array in example.items()}
     # A fourth of a crop right of the middle: columns 6 and 7 of 8.
     right = {"glass": namespace.asarray(np.float32([0.25, 0.0, 240.4, 230, 249.6]))}
@@ -201,6 +205,11 @@ def test_glass_covers_what_lies_beyond_its_line_with_its_labels(namespace):
     np.testing.assert_array_equal(got["hr"][:, 6:], np.full((8, 2, 3), [240, 230, 250]))
     np.testing.assert_array_equal(got["hr"][:, :6], 90)
     np.testing.assert_array_equal(got["instances"], np.where(np.arange(8) < 6, labels, 0))
+    np.testing.assert_array_equal(got[targets.TISSUE], got["hr"])
+    for name in maps:
+        assert got[name].dtype == np.uint8
+        np.testing.assert_array_equal(got[name], np.broadcast_to(7 * (np.arange(8) < 6), (8, 8)))
+    np.testing.assert_array_equal(got["labelled"], 7)
     # The normal turned by a quarter points down.
     below = {"glass": namespace.asarray(np.float32([0.25, np.pi / 2, 240, 230, 250]))}
     rows = augmentation.covered(example, below)["instances"]
