@@ -120,9 +120,11 @@ def main(argv: Sequence[str]) -> None:
         print(registry.listing())
         return
     if _CARD.value:
-        print(registry.entry_named(_MODEL.value or "").card)
+        if not _MODEL.value:
+            raise UserError("--card prints the card of a model: name it by --model=NAME")
+        print(registry.card_of(_MODEL.value))
         return
-    if (_MODEL.value is None) == (_WORKDIR.value is None):
+    if bool(_MODEL.value) == bool(_WORKDIR.value):
         raise UserError("--model=NAME or --workdir=DIR says what predicts: give one of the two")
     if _PART.value >= _PARTS.value:
         raise UserError(
@@ -139,8 +141,8 @@ def main(argv: Sequence[str]) -> None:
     from histojax.runs import workdirs
 
     cli.set_up_jax()
-    # A folder of the user's own goes before the fields in the box.
-    in_box = {} if pathlib.Path("sample").exists() else {"sample": registry.SAMPLES}
+    # As names of models: ./sample is a folder of the user's own.
+    in_box = {"sample": registry.SAMPLES}
     batch.predict_files(
         workdirs.place_of(_MODEL.value or str(_WORKDIR.value)),
         [in_box.get(path, pathlib.Path(path)) for path in inputs],

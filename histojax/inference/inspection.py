@@ -45,7 +45,9 @@ def inspect(
     """
     run = None if workdir is None else workdirs.load(workdir)
     if run is not None and not segments(run.stage):
-        raise UserError(f"--workdir={workdir} finds no nuclei; name a run with a segmenter")
+        raise UserError(
+            f"{workdirs.name_of(run.workdir)} finds no nuclei; name a run with a segmenter"
+        )
     estimate = None if run is None else scale.estimator(run)
     data = [path for path in paths if (path / "images").is_dir()]
     places = [path / "images" if path in data else path for path in paths]

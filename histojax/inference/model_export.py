@@ -5,7 +5,7 @@ import datetime
 import math
 import pathlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -40,11 +40,13 @@ def export(
     Args:
         workdir: of a run, or of a chain, whose last stage is taken.
         path: of the file.
-        about: its "summary", and its "licence"; empty: those of the models that it descends from.
+        about: its "summary", empty: that of the model that is exported once more; and its
+            "licence", empty: those of the models that it descends from.
         half: whether its parameters take 16 bits.
 
     Raises:
-        UserError: nothing is trained there, or 16 bits change what the run makes of the probe.
+        UserError: nothing is trained there, the licence leaves out one that it inherits, or 16 bits
+            change what the run makes of the probe.
         DiskError: the disk refuses.
     """
     run = workdirs.load(workdir)
@@ -60,13 +62,15 @@ def export(
         checkpoint = labeling.checkpoint_of(run)
         meta["instances"] = {"checkpoint": checkpoint, "kind": kind, "parameters": values}
     made = datetime.datetime.now(datetime.UTC).date().isoformat()
-    inherited = sorted({model["licence"] for model in meta["data"].get("models", [])})
+    parents = run_data.models_in(run.workdir)
+    meta["data"] = {**meta["data"], "models": parents}
+    own = model_file.read(run.workdir).about if run.workdir.is_file() else {}
     model = model_file.Model(
         config=without_places(to_values(run.config)),
         meta=meta,
         about={
-            **about,
-            "licence": about["licence"] or " and ".join(inherited),
+            "summary": about["summary"] or own.get("summary", ""),
+            "licence": _licence(about["licence"], parents),
             "step": run.step,
             "created": made,
             "histojax": __version__,
@@ -77,11 +81,22 @@ def export(
     )
     with files.atomic_path(path) as part:
         model_file.write(part, model, half=half)
-        if half and not agrees(model_file.read(part), workdirs.load(part)):
+        if half and not agrees(model_file.read(part), workdirs.load(part, say_licence=False)):
             raise UserError(
                 f"{path} does not give the run's own results with parameters of 16 bits: give "
                 "--nohalf"
             )
+
+
+def _licence(given: str, parents: Sequence[Mapping[str, str]]) -> str:
+    """The licence that is given, or else those of the models that a run descends from."""
+    for parent in parents:
+        if given and parent["licence"] not in given:
+            raise UserError(
+                f"--licence={given} leaves out {parent['licence']}, under which {parent['name']} "
+                "is, from which this model descends: name both, or leave --licence out"
+            )
+    return given or model_file.licence_of(parents)
 
 
 def _seen(run: workdirs.Run) -> list[Mapping[str, str]]:
@@ -117,10 +132,18 @@ def agrees(model: model_file.Model, run: workdirs.Run) -> bool:
 def without_places(values: Any) -> Any:
     """Config values without paths: folder:/a/b as folder:b, /a/b as b, no runs to start from."""
     if isinstance(values, str):
-        values = re.sub(r"folder:[^=]*?([^/=]+)/*(?==|$)", r"folder:\1", values)
+        kind, _, rest = values.partition(":")
+        if kind == "mix":
+            parts = (part.rpartition("=") for part in rest.split(","))
+            return "mix:" + ",".join(f"{without_places(spec)}={share}" for spec, _, share in parts)
+        if kind == "folder":
+            return f"folder:{pathlib.PurePath(rest).name}"
         return re.sub(r"^[/~].*/", "", values)
     if isinstance(values, dict):
         empty: dict[str, Any] = {"init_from": {}, "data_dir": "", "path": "", "project": ""}
         empty["entity"] = ""
-        return {k: empty.get(k, without_places(value)) for k, value in values.items()}
+        made = {k: empty.get(k, without_places(value)) for k, value in values.items()}
+        if isinstance(target := made.get("target"), str):  # a patient, or the path of an image
+            made["target"] = pathlib.PurePath(target).name
+        return made
     return [without_places(v) for v in values] if isinstance(values, list) else values

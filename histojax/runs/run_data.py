@@ -18,7 +18,7 @@ from histojax.data.sources import specs, subsets, targets
 from histojax.data.sources.base import Entry, Source
 from histojax.errors import UserError
 from histojax.imaging import writers
-from histojax.runs.workdirs import config_of, newest, stage_folder
+from histojax.runs.workdirs import config_of, name_of, newest, stage_folder
 from histojax.zoo import model_file
 
 _log = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ def seen_in(
         own = identity.seen_among(entries, manifest["train"], one_set=one_set, landmarks=marks)
         found = identity.seen_among(entries, _of_others(manifest), landmarks=marks) | own
         if not allowed:
-            identity.refuse(found, len(entries), "to score", remedy, by=f" of {folder}")
+            identity.refuse(found, len(entries), "to score", remedy, by=f" of {name_of(folder)}")
         seen |= found
     return seen
 
@@ -284,6 +284,13 @@ def unchanged(known: Manifest, found: Known, workdir: pathlib.Path) -> Known:
         f"{part}: {change}"
         for part in (*_LEARNT[:-1], "val")
         for change in identity.changes(known.get(part, []), now.get(part, []))
+    ]
+    # Of models only where it is known now what the run starts from.
+    before = {model["sha256"] for model in known.get("models", [])}
+    listed += [
+        f"init_from: another {model['name']} than it began with"
+        for model in now.get("models", [])
+        if model["sha256"] not in before
     ]
     if listed:
         more = f"; and {len(listed) - _LISTED} more" if len(listed) > _LISTED else ""

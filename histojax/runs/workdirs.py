@@ -42,16 +42,18 @@ class Run:
 
 
 def place_of(text: str) -> pathlib.Path:
-    """The place that a flag or `init_from` names: a workdir, a model file, or a model in the box.
+    """The place that a flag or `init_from` names: a model in the box, a workdir or a model file.
 
     Raises:
         UserError: there is none of these.
     """
     path = pathlib.Path(text)
+    if text in registry.entries():
+        if path.exists():
+            say(f"{text}: the model in the box is taken; ./{text} names what lies here")
+        return registry.path_of(text)
     if text and path.exists():
         return path
-    if text in registry.entries():
-        return registry.path_of(text)
     raise UserError(
         f"{text or 'an empty path'} is not a workdir, and no file: name the folder of a run, a "
         f"model file, or a model in the box ({', '.join(registry.entries()) or 'which is empty'})"
@@ -124,8 +126,10 @@ def without_pretrained(config: ConfigDict) -> ConfigDict:
     return config
 
 
-def load(workdir: pathlib.Path) -> Run:
+def load(workdir: pathlib.Path, *, say_licence: bool = True) -> Run:
     """The best checkpoint of a workdir, of a stage or a chain (the last where no best is kept).
+
+    The licence of a model, and of the models that a run descends from, is said once.
 
     Raises:
         UserError: there is none, it is damaged, or of another architecture.
@@ -143,11 +147,14 @@ def load(workdir: pathlib.Path) -> Run:
         jax.eval_shape(lambda: fresh_state(stage, config)),
     )
     if folder.is_file():
-        return _opened(folder, config, stage, template)
+        return _opened(folder, config, stage, template, say_licence)
     restored = newest(folder).restore(template)
     if restored is None:
         raise UserError(f"{folder} holds no checkpoint yet; train it first with histojax.main")
     state = restored.state.replace(opt_state={})
+    models = restored.meta.get("data", {}).get("models", [])
+    if models and say_licence:
+        _say_licence(folder, model_file.licence_of(models))
     return Run(folder, config, stage, state, restored.step, restored.meta)
 
 
@@ -156,11 +163,13 @@ def used_networks(state: State) -> list[str]:
     return [name for name in state.params if not name.startswith("discriminator")]
 
 
-def _opened(path: pathlib.Path, config: ConfigDict, stage: Stage, template: State) -> Run:
-    """The run in a model file, whose licence is said once."""
-    if path.suffix == model_file.SUFFIX:  # and not while it is written
-        _say_licence(path)
+def _opened(
+    path: pathlib.Path, config: ConfigDict, stage: Stage, template: State, say_licence: bool
+) -> Run:
+    """The run in a model file."""
     model = model_file.read(path)
+    if say_licence:
+        _say_licence(path, model.about.get("licence", ""))
     wanted = {name: template.variables(name) for name in used_networks(template)}
     trees.check_names(model.variables, wanted, path)
     variables = jax.tree.map(jax.numpy.asarray, model.variables)
@@ -176,9 +185,9 @@ def _opened(path: pathlib.Path, config: ConfigDict, stage: Stage, template: Stat
 
 
 @functools.cache
-def _say_licence(path: pathlib.Path) -> None:
-    licence = model_file.read(path).about.get("licence") or "no stated licence"
-    say(f"{name_of(path)}: weights under {licence}; for research, not for diagnosis")
+def _say_licence(place: pathlib.Path, licence: str) -> None:
+    under = licence or "no stated licence"
+    say(f"{name_of(place)}: weights under {under}; for research, not for diagnosis")
 
 
 def config_of(place: pathlib.Path) -> ConfigDict:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -39,6 +40,11 @@ class Model:
     variables: dict[str, Tree]
     landmarks: dict[str, np.ndarray]
     probe: dict[str, np.ndarray]
+
+
+def licence_of(models: Iterable[Mapping[str, str]]) -> str:
+    """The licences of models as one, as SPDX joins them; empty where none is stated."""
+    return " AND ".join(sorted({model["licence"] for model in models} - {""}))
 
 
 def write(path: pathlib.Path, model: Model, *, half: bool) -> None:

@@ -71,6 +71,17 @@ def entry_named(name: str) -> Entry:
     return known[name]
 
 
+def card_of(name: str) -> str:
+    """The card of a model in the box, or what a model file says of itself; UserError: neither."""
+    if name in entries() or not pathlib.Path(name).is_file():
+        return entry_named(name).card
+    from histojax.zoo import model_file  # not for a list of names
+
+    about = model_file.read(pathlib.Path(name)).about
+    facts = (f"{key}: {value or 'none stated'}" for key, value in about.items())
+    return "\n".join((f"# {pathlib.Path(name).stem}", "", *facts))
+
+
 def path_of(name: str) -> pathlib.Path:
     """The file of a model, once its bytes are known to be whole; UserError otherwise."""
     entry = entry_named(name)

@@ -93,7 +93,12 @@ def test_what_was_fitted_goes_along(trained_use_net, tmp_path):
     # Exported once more from the file, it is the same model.
     model_export.export(path, tmp_path / "b.safetensors", ABOUT)
     first, second = (model_file.read(tmp_path / f"{n}.safetensors") for n in "ab")
-    assert (first.meta, tiny.same(first.variables, second.variables)) == (second.meta, True)
+    assert tiny.same(first.variables, second.variables)
+    # It descends from the first file, and is else the same.
+    parent = {"name": "a", "sha256": files.digest_of(path), "licence": "CC0-1.0"}
+    assert second.meta["data"].pop("models") == [parent]
+    assert first.meta["data"].pop("models", []) == []
+    assert first.meta == second.meta
 
 
 def test_a_model_knows_the_images_it_has_seen(exported, tmp_path):
@@ -124,6 +129,57 @@ def test_a_run_starts_from_a_model(exported, tmp_path):
     assert model_file.read(tuned).about["licence"] == "CC0-1.0"
 
 
+def test_a_model_that_is_exported_once_more_keeps_licence_and_summary(exported, tmp_path):
+    again = tmp_path / "again.safetensors"
+    model_export.export(exported, again, {"licence": "", "summary": ""}, half=False)
+    about = model_file.read(again).about
+    assert (about["licence"], about["summary"]) == ("CC0-1.0", "A test.")
+
+
+def test_a_run_that_started_from_a_model_says_its_licence(exported, tmp_path, capsys):
+    config = tiny.config("generator")
+    config.init_from.generator = str(exported)
+    chain.run(config, tmp_path / "run")
+    workdirs._say_licence.cache_clear()
+    capsys.readouterr()
+    workdirs.load(tmp_path / "run")
+    assert "run: weights under CC0-1.0; for research, not for diagnosis" in capsys.readouterr().err
+    # A copy without an ending says it too.
+    (tmp_path / "mine").write_bytes(exported.read_bytes())
+    workdirs.load(tmp_path / "mine")
+    assert "mine: weights under CC0-1.0" in capsys.readouterr().err
+
+
+@pytest.mark.faults
+def test_a_licence_that_is_inherited_cannot_be_left_out(tmp_path):
+    for given in ("CC0-1.0", "CC-BY-4.0"):
+        about = {"licence": given, "summary": ""}
+        with pytest.raises(UserError, match=r"leaves out CC-BY-NC-SA-4\.0, under which enhance-x4"):
+            model_export.export(registry.path_of("enhance-x4-clean"), tmp_path / "a", about)
+    both = {"licence": "CC-BY-NC-SA-4.0 AND CC-BY-4.0", "summary": ""}
+    path = tmp_path / "a.safetensors"
+    model_export.export(registry.path_of("enhance-x4-clean"), path, both)
+    assert model_file.read(path).about["licence"] == both["licence"]
+
+
+def test_licences_are_joined_without_those_that_are_not_stated():
+    models = [{"licence": name} for name in ("CC-BY-4.0", "", "CC0-1.0", "CC-BY-4.0")]
+    assert model_file.licence_of(models) == "CC-BY-4.0 AND CC0-1.0"
+    assert model_file.licence_of([]) == ""
+
+
+@pytest.mark.faults
+def test_a_run_that_began_with_another_model_does_not_go_on(exported, tmp_path):
+    start = tmp_path / "start.safetensors"
+    start.write_bytes(exported.read_bytes())
+    config = tiny.config("generator")
+    config.init_from.generator = str(start)
+    chain.run(config, tmp_path / "run")
+    model_export.export(exported, start, ABOUT, half=True)
+    with pytest.raises(UserError, match="init_from: another start than it began with"):
+        chain.run(config, tmp_path / "run")
+
+
 def test_a_pyramid_keeps_all_its_scales(tmp_path):
     run = tiny.run("pyramid")
     names = {f"{kind}_{scale}" for kind in ("generator", "segmenter") for scale in range(2)}
@@ -137,6 +193,8 @@ def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
         "init_from": {"generator": "/home/me/run"},
         "pretrained": {"path": "/x"},
         "stain": {"target": "/home/me/ref.png"},
+        "targets": {"target": "patients/Smith_John/ref.png"},
+        "extra": "folder:/data/Smith=J/set",
     }
     assert model_export.without_places({"data": values}) == {
         "data": {
@@ -144,6 +202,8 @@ def test_places_on_the_disk_are_left_out(exported, trained_chain, tmp_path):
             "init_from": {},
             "pretrained": {"path": ""},
             "stain": {"target": "ref.png"},
+            "targets": {"target": "ref.png"},
+            "extra": "folder:set",
         }
     }
 
@@ -188,7 +248,9 @@ def test_another_architecture_is_refused(exported, tmp_path):
         (["--model=a", "--workdir=b", "--input=a", "--output=b"], "give one of the two"),
         (["--workdir=b", "--output=b"], "--input is missing"),
         (["--workdir=b", "--input=b"], "--output is missing"),
+        (["--model=", "--input=a", "--output=b"], "give one of the two"),
         (["--model=x", "--card"], "'x' is no model in the box"),
+        (["--card"], "--card prints the card of a model: name it by --model=NAME"),
     ],
 )
 def test_predict_says_which_flag_is_missing(flags, said):

@@ -1,4 +1,5 @@
 import json
+import pathlib
 import shutil
 
 import jax
@@ -10,6 +11,7 @@ from histojax.errors import UserError
 from histojax.runs import checkpoint, workdirs
 from histojax.stages import build_stage
 from histojax.training import sharding
+from histojax.zoo import registry
 from tests import tiny
 
 
@@ -41,6 +43,15 @@ def test_averaged_variables_start_the_next_stage(trained_chain):
     assert tiny.same(variables["generator"], run.state.ema["generator"])
     assert not tiny.same(variables["generator"]["params"], run.state.params["generator"])
     assert tiny.same(variables["discriminator"]["params"], run.state.params["discriminator"])
+
+
+def test_a_name_in_the_box_goes_before_what_lies_here(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "nuclei-40x").mkdir()
+    assert workdirs.place_of("nuclei-40x") == registry.path_of("nuclei-40x")
+    assert "./nuclei-40x names what lies here" in capsys.readouterr().err
+    assert workdirs.place_of("./nuclei-40x") == pathlib.Path("nuclei-40x")
+    assert capsys.readouterr().err == ""
 
 
 @pytest.mark.faults

@@ -54,6 +54,13 @@ def box(tmp_path, monkeypatch):
     registry.entries.cache_clear()
 
 
+def test_a_file_says_of_itself_what_a_card_says(tmp_path):
+    path = tmp_path / "mine.safetensors"
+    path.write_bytes(registry.path_of("nuclei-open").read_bytes())
+    assert registry.card_of("nuclei-open").startswith("# nuclei-open")
+    assert "\nlicence: CC-BY-4.0\n" in registry.card_of(str(path))
+
+
 def test_a_model_is_found_by_its_name(box):
     assert registry.path_of("a") == box / "a.safetensors"
     assert registry.entry_of(box / "a.safetensors").name == "a"
