@@ -24,6 +24,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from absl import flags
 from scipy import ndimage
+from skimage import segmentation
 
 from configs import zoo
 from histojax import cli
@@ -127,7 +128,8 @@ def main(argv: Sequence[str]) -> None:
             for folder, array in (("images", image), ("lr", degrade(image))):
                 writers.write_png(output / folder / name, array)
             if labels is not None:
-                writers.write_png(output / "instances" / name, labels[square].astype(np.uint16))
+                own, _, _ = segmentation.relabel_sequential(labels[square])
+                writers.write_png(output / "instances" / name, own.astype(np.uint16))
     writers.write_json(output / "dataset.json", {} if source.mpp is None else {"mpp": source.mpp})
 
 

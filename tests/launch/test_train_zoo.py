@@ -6,6 +6,7 @@ from PIL import Image
 
 from configs import zoo
 from histojax import files
+from histojax.config import to_values
 from histojax.errors import UserError
 from histojax.experiments import chain
 from histojax.zoo import model_file, registry
@@ -50,8 +51,10 @@ def box(tmp_path, monkeypatch):
 
 def small(name):
     """The recipe of a model, so small that it trains in seconds."""
-    recipe, config = zoo.MODELS[name](name), tiny.config("use_net")
+    recipe = zoo.MODELS[name](name)
+    config = tiny.config("use_net" if "segmenter" in recipe else "generator")
     config.name = name
+    config.checkpoint.best = recipe.checkpoint.best
     for field in ("source", "extra", "extra_weight"):
         config.data[field] = recipe.data[field]
     return config
@@ -97,6 +100,40 @@ def test_a_model_goes_from_data_into_the_box_by_one_command(sets, box, tmp_path,
     assert "--data=$SETS` at commit d133b1b, scored at " in card
     assert str(tmp_path) not in card
     assert files.digest_of(box / entry.file) == entry.sha256
+
+
+def test_an_enhancer_goes_into_the_box_and_its_card_says_that_nothing_chose(
+    sets, box, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(zoo, "get_config", small)
+    name, output = "enhance-x4-microscope", tmp_path / "out"
+    chain.run(train_zoo.config_of(name, sets, output), output / name)
+    path = train_zoo.export(name, output / name)
+    found = train_zoo.scored(name, path, sets, output)
+    (output / f"{name}.commit").write_text("d133b1b")
+    train_zoo.ship(name, path, output / name, found)
+    registry.entries.cache_clear()
+    entry = registry.entry_named(name)
+    assert (entry.licence, entry.kind, entry.nucleus_diameter) == (
+        *("CC-BY-NC-SA-4.0", "enhance"),
+        None,
+    )
+    psnr = found["tnbc"]["metrics"][f"psnr_rgb_{name}"]["mean"]
+    assert f"| tnbc (all, 8 images) | PSNR RGB | {name} | {psnr:.2f} |" in entry.card
+    assert "of other patients chose nothing: the last step is used." in entry.card
+    assert "none of them chose anything" in entry.card
+    assert "made by the degradation `bicubic`" in entry.card
+
+
+@pytest.mark.parametrize("name", registry.entries())
+def test_the_recipe_of_a_model_is_that_of_its_file(name):
+    config, stored = zoo.get_config(name), model_file.read(registry.path_of(name)).config
+    for group in {"generator", "segmenter"} & set(config):
+        assert to_values(config[group]) == stored[group]
+    for field in ("degradation", "scale"):
+        value = config.data[field]
+        assert (value if field == "scale" else to_values(value)) == stored["data"][field]
+    assert config.steps == stored["steps"]
 
 
 @pytest.mark.faults
