@@ -15,6 +15,14 @@ from configs import base, generator, joint_use_net, use_net
 # Nuclei of 24 px at 0.25 um per px measure 6 px in a x4 smaller image, at 0.08 um per px 19 px,
 # and zoomed 2.5 times more.
 _FINE = (0.08, 0.25)
+# Wider than joint.py's: these models are for fields first.
+_COLORS = {
+    "stain_sigma": 0.4,
+    "stain_bias": 0.1,
+    "brightness": 0.15,
+    "contrast": 0.4,
+    "channel_density": (0.1, 1.6),
+}
 # Blurred and sharp images alike have noise and JPEG, which then say nothing about blur.
 _FIELDS = {
     **base.REAL_FIELDS,
@@ -55,7 +63,7 @@ def _enhancer(name: str) -> ConfigDict:
     config.data.source = "folder:monuseg"
     config.data.extra, config.data.extra_weight = "synthetic", 0.2
     config.data.synthetic.update(train=192, val=0, test=0, mpp=_FINE)
-    config.data.augmentation.update(base.REAL_COLORS)
+    config.data.augmentation.update(_COLORS)
     if name == "enhance-x4-microscope":
         config.data.degradation.update(_FIELDS)
         # Fields come at any magnification, and real images at one: enlarged, they show how smooth
