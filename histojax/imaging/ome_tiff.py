@@ -14,9 +14,8 @@ import tifffile
 
 from histojax.files import atomic_path
 from histojax.imaging.plane import Plane
-from histojax.imaging.tiling import recut
+from histojax.imaging.writers import TILE, tile_rows, write_page
 
-_TILE = 512
 # The smallest level has no side above this, px.
 _SMALLEST = 1_024
 
@@ -51,19 +50,10 @@ def write(
 
     Raises:
         DiskError: the disk refuses.
-        ValueError: strips of the wrong width or number of rows.
+        ValueError: as of `writers.stream_tiff`.
     """
-    pieces = recut(strips, _TILE)
-    first = next(pieces)
-    dtype, channels = first.dtype, first.shape[2:]
-    sizes = level_sizes(height, width)
-    options: dict[str, Any] = {
-        "photometric": "rgb" if channels else "minisblack",
-        "tile": (_TILE, _TILE),
-        "compression": "adobe_deflate",
-        "predictor": bool(channels),
-        "software": "histojax",
-    }
+    pieces, shape, dtype = tile_rows(strips, height, width)
+    channels, sizes = shape[2:], level_sizes(height, width)
     metadata: dict[str, Any] = {"axes": "YXS" if channels else "YX", "Description": description}
     if mpp is not None:
         metadata |= {"PhysicalSizeX": mpp, "PhysicalSizeY": mpp}
@@ -79,40 +69,20 @@ def write(
                 below.append(half(piece).reshape(-(-len(piece) // 2), -1))
                 yield piece
 
-        def level(index: int) -> Iterator[np.ndarray]:
-            if index == 0:
-                yield first
-                yield from pieces
-                return
-            plane, (rows, columns) = planes[index - 1], sizes[index]
-            for y in range(0, rows, _TILE):
-                yield plane.read(y, 0, _TILE, plane.width).reshape(-1, columns, *channels)
+        def level(plane: Plane, columns: int) -> Iterator[np.ndarray]:
+            for y in range(0, plane.height, TILE):
+                yield plane.read(y, 0, TILE, plane.width).reshape(-1, columns, *channels)
 
         writer = stack.enter_context(tifffile.TiffWriter(part, bigtiff=True, ome=True))
         for index, (rows, columns) in enumerate(sizes):
-            own = level(index)
+            own = level(planes[index - 1], columns) if index else pieces
             if index < len(planes):
                 own = halved(own, planes[index])
-            at: dict[str, Any] = (
-                {"metadata": metadata, "subifds": len(planes)} if index == 0 else {}
-            )
+            options: dict[str, Any] = {"metadata": metadata, "subifds": len(planes)}
             if index:
-                at = {"metadata": None, "subfiletype": 1}
-            if mpp is not None:
-                density = 1e4 / (mpp * width / columns)
-                at |= {"resolution": (density, density), "resolutionunit": "CENTIMETER"}
-            row_bytes = columns * math.prod(channels) * dtype.itemsize
-            writer.write(
-                _tiles(own, rows, columns, channels, dtype),
-                shape=(rows, columns, *channels),
-                dtype=dtype,
-                buffersize=max(_TILE * row_bytes, 1),
-                **options,
-                **at,
-            )
-            # The writer takes no more tiles than it needs.
-            if next(pieces, None) is not None:
-                raise ValueError(f"the strips have more than {height} rows")
+                options = {"metadata": None, "subfiletype": 1}
+            scale = mpp and mpp * width / columns
+            write_page(writer, own, (rows, columns, *channels), dtype, mpp=scale, **options)
 
 
 def half(image: np.ndarray) -> np.ndarray:
@@ -123,23 +93,3 @@ def half(image: np.ndarray) -> np.ndarray:
     padded = np.pad(image, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     sums = padded.astype(np.uint16).reshape(-(-height // 2), 2, -(-width // 2), 2, 3).sum((1, 3))
     return ((sums + 2) // 4).astype(np.uint8)
-
-
-def _tiles(
-    pieces: Iterable[np.ndarray], height: int, width: int, channels: tuple[int, ...], dtype: Any
-) -> Iterator[np.ndarray]:
-    """The tiles of rows of tiles, those at the border filled up with 0."""
-    rows = 0
-    for piece in pieces:
-        if piece.shape[1:] != (width, *channels):
-            raise ValueError(f"a strip of shape {piece.shape} does not have {width} columns")
-        if len(piece) != min(_TILE, height - rows):
-            raise ValueError(f"the strips do not have {height} rows")
-        rows += len(piece)
-        for x in range(0, width, _TILE):
-            part = piece[:, x : x + _TILE]
-            tile = np.zeros((_TILE, _TILE, *channels), dtype)
-            tile[: part.shape[0], : part.shape[1]] = part
-            yield tile
-    if rows != height:
-        raise ValueError(f"the strips have {rows} rows, not {height}")

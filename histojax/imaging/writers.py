@@ -26,7 +26,7 @@ from histojax.errors import UserError
 from histojax.files import atomic_path
 from histojax.imaging.tiling import recut
 
-_TIFF_TILE = 512
+TILE = 512
 
 
 def check_empty(output: Path) -> None:
@@ -65,6 +65,16 @@ def stream_tiff(
     Raises:
         ValueError: strips of the wrong width, number of rows or type; a negative label.
     """
+    pieces, shape, dtype = tile_rows(strips, height, width)
+    bigtiff = math.prod(shape) * dtype.itemsize > 2**32 - 2**25
+    with atomic_path(path) as beside, tifffile.TiffWriter(beside, bigtiff=bigtiff) as writer:
+        write_page(writer, pieces, shape, dtype, mpp=mpp, metadata=None)
+
+
+def tile_rows(
+    strips: Iterable[np.ndarray], height: int, width: int
+) -> tuple[Iterator[np.ndarray], tuple[int, ...], np.dtype]:
+    """The strips of `stream_tiff` in pieces of a row of tiles, the image's shape and its dtype."""
 
     def checked() -> Iterator[np.ndarray]:
         rows = 0
@@ -83,45 +93,52 @@ def stream_tiff(
         if rows != height:
             raise ValueError(f"the strips have {rows} rows, not {height}")
 
-    pieces = recut(checked(), _TIFF_TILE)
+    pieces = recut(checked(), TILE)
     first = next(pieces, None)
     if first is None:
         raise ValueError("no strips to write")
-    channels, dtype = first.shape[2:], np.dtype(np.uint8 if first.dtype == np.uint8 else np.uint32)
-    row_bytes = width * math.prod(channels) * dtype.itemsize
+    dtype = np.dtype(np.uint8 if first.dtype == np.uint8 else np.uint32)
+    return itertools.chain([first], pieces), (height, width, *first.shape[2:]), dtype
+
+
+def write_page(
+    writer: tifffile.TiffWriter,
+    pieces: Iterator[np.ndarray],
+    shape: tuple[int, ...],
+    dtype: np.dtype,
+    *,
+    mpp: float | None,
+    **options: Any,
+) -> None:
+    """Writes `tile_rows` as a page; `mpp` is its own, `options` are further ones of tifffile."""
+    width, channels = shape[1], shape[2:]
 
     def tiles() -> Iterator[np.ndarray]:
-        for piece in itertools.chain([first], pieces):
-            for x in range(0, width, _TIFF_TILE):
-                part = piece[:, x : x + _TIFF_TILE]
-                tile = np.zeros((_TIFF_TILE, _TIFF_TILE, *channels), dtype)
+        for piece in pieces:
+            for x in range(0, width, TILE):
+                part = piece[:, x : x + TILE]
+                tile = np.zeros((TILE, TILE, *channels), dtype)
                 tile[: part.shape[0], : part.shape[1]] = part
                 yield tile
 
-    resolution: dict[str, Any] = {}
     if mpp is not None:
-        resolution = {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
-    with (
-        atomic_path(path) as beside,
-        tifffile.TiffWriter(beside, bigtiff=height * row_bytes > 2**32 - 2**25) as writer,
-    ):
-        writer.write(
-            tiles(),
-            shape=(height, width, *channels),
-            dtype=dtype,
-            photometric="rgb" if channels else "minisblack",
-            tile=(_TIFF_TILE, _TIFF_TILE),
-            compression="adobe_deflate",
-            predictor=bool(channels),
-            # tifffile encodes this many bytes of tiles before it writes them: one row of tiles.
-            buffersize=max(_TIFF_TILE * row_bytes, 1),
-            metadata=None,
-            software="histojax",
-            **resolution,
-        )
-        # The writer takes the tiles that the shape needs and asks for no more.
-        for _ in pieces:
-            pass
+        options |= {"resolution": (1e4 / mpp, 1e4 / mpp), "resolutionunit": "CENTIMETER"}
+    writer.write(
+        tiles(),
+        shape=shape,
+        dtype=dtype,
+        photometric="rgb" if channels else "minisblack",
+        tile=(TILE, TILE),
+        compression="adobe_deflate",
+        predictor=bool(channels),
+        # tifffile encodes this many bytes of tiles before it writes them: one row of tiles.
+        buffersize=max(TILE * math.prod(shape[1:]) * dtype.itemsize, 1),
+        software="histojax",
+        **options,
+    )
+    # The writer takes the tiles that the shape needs and asks for no more.
+    for _ in pieces:
+        pass
 
 
 class TiffStream(contextlib.AbstractContextManager):
