@@ -120,24 +120,24 @@ def jpeg_is_whole(tile: np.ndarray, data: bytes, decode: Callable[[bytes], np.nd
     return bool(gray or not np.array_equal(decode(data[: end - _FEWER_BYTES] + data[end:]), tile))
 
 
-def exif_orientation(image: Image.Image) -> int:
-    # The base class's method: that of PNG decodes the image to look for a late chunk.
-    orientation = Image.Image.getexif(image).get(274, 1)
-    return orientation if orientation in range(1, 9) else 1
+def header(path: pathlib.Path, kind: str) -> tuple[Image.Image, int, int, int]:
+    """Returns (image, EXIF orientation, bit depth, PNG's colour type) of a file, undecoded.
+
+    The image is closed. Bit depth and colour type (PNG specification, section 11.2.2) are 8 and 0
+    for other formats.
+    """
+    with path.open("rb") as stream:
+        image = open_pillow(path, kind, stream)
+        # The base class's method: that of PNG decodes the image to look for a late chunk.
+        orientation = Image.Image.getexif(image).get(274, 1)
+        stream.seek(24)
+        depth, color = stream.read(2) if kind == "PNG" else (8, 0)
+    return image, orientation if orientation in range(1, 9) else 1, depth, color
 
 
-def png_header(stream: BinaryIO) -> tuple[int, int]:
-    """Returns (bit depth, colour type) of a PNG (section 11.2.2 of the specification)."""
-    stream.seek(24)
-    depth, color = stream.read(2)
-    return depth, color
-
-
-def decode_pillow(
-    path: pathlib.Path, kind: str, stream: BinaryIO, deep: bool, labels: bool = False
-) -> np.ndarray:
+def decode_pillow(path: pathlib.Path, kind: str, deep: bool, labels: bool = False) -> np.ndarray:
     """Returns the samples: uint8 (or uint16, if deep), grey, grey + alpha, RGB or RGBA."""
-    with refused_if_damaged(path):
+    with path.open("rb") as stream, refused_if_damaged(path):
         if deep:
             # Pillow drops the low byte of 16-bit colours without a word.
             return imagecodecs.png_decode(stream.read())

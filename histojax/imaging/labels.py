@@ -108,18 +108,15 @@ def _label_pages(path: pathlib.Path, file: tifffile.TiffFile) -> list[Any]:
 
 
 def _pillow_labels(path: pathlib.Path, kind: str, max_pixels: int) -> np.ndarray:
-    with path.open("rb") as stream:
-        image = formats.open_pillow(path, kind, stream)
-        check_pixels(path, image.height * image.width, max_pixels)
-        depth, color = formats.png_header(stream) if kind == "PNG" else (8, 0)
-        stream.seek(0)
-        values = formats.decode_pillow(path, kind, stream, depth == 16, labels=True)
-    if kind == "PNG" and color == 0 and depth in (2, 4):
+    image, orientation, depth, color = formats.header(path, kind)
+    check_pixels(path, image.height * image.width, max_pixels)
+    values = formats.decode_pillow(path, kind, depth == 16, labels=True)
+    if color == 0 and depth in (2, 4):
         # Pillow spreads 2 and 4-bit grey over 0..255; labels are the numbers that were stored.
         values = values // (255 // (2**depth - 1))
     if color == 4:
         values = values[..., 0]
-    return orient(values, formats.exif_orientation(image))
+    return orient(values, orientation)
 
 
 def _lossy(path: pathlib.Path) -> UserError:

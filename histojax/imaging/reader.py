@@ -237,9 +237,8 @@ def image_size(path: Path) -> tuple[int, int]:
             return conversion.oriented_size(
                 page.imagelength, page.imagewidth, tiff.orientation_of(page)
             )
-    with path.open("rb") as stream:
-        image = formats.open_pillow(path, kind, stream)
-        return conversion.oriented_size(image.height, image.width, formats.exif_orientation(image))
+    image, orientation, _, _ = formats.header(path, kind)
+    return conversion.oriented_size(image.height, image.width, orientation)
 
 
 def _decoded_once(decode: Callable[[], np.ndarray]) -> _Region:
@@ -312,10 +311,8 @@ def _slide(path: pathlib.Path) -> RegionReader:
 
 
 def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReader:
-    with path.open("rb") as stream:
-        image = formats.open_pillow(path, kind, stream)
-        orientation = formats.exif_orientation(image)
-        deep = kind == "PNG" and formats.png_header(stream)[0] == 16
+    image, orientation, depth, _ = formats.header(path, kind)
+    deep = depth == 16
     frames = getattr(image, "n_frames", 1)
     if frames > 1:
         raise UserError(
@@ -329,8 +326,7 @@ def _pillow_image(path: pathlib.Path, kind: str, max_pixels: int) -> RegionReade
     conversion.check_pixels(path, image.height * image.width, max_pixels)
 
     def decode() -> np.ndarray:
-        with path.open("rb") as again:
-            pixels = formats.decode_pillow(path, kind, again, deep)
+        pixels = formats.decode_pillow(path, kind, deep)
         pixels = conversion.eight_bits(path, pixels) if deep else pixels
         if pixels.shape[2:] in ((2,), (4,)) and not pixels[..., -1].any():
             pixels = conversion.without_alpha(path, pixels)
