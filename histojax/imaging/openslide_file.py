@@ -4,10 +4,8 @@ OpenSlide reads Hamamatsu (NDPI, VMS), MIRAX, Leica (SCN), Ventana (BIF), Philip
 Zeiss and DICOM. Those of Aperio, and TIFF of no scanner, are read as TIFF, tile by tile.
 """
 
-import functools
 import pathlib
 import threading
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -65,11 +63,8 @@ class OpenSlideFile:
                 f"{self.path} cannot be opened ({error}): convert it, or copy it again"
             ) from error
 
-    def level(self, index: int) -> Callable[[int, int, int, int], np.ndarray]:
-        """What reads y, x, height, width of a level, px of that level, as uint8 RGB."""
-        return functools.partial(self._read, index)
-
-    def _read(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+    def read(self, index: int, y: int, x: int, height: int, width: int) -> np.ndarray:
+        """uint8 RGB (height, width, 3) of a level from y, x on, px of that level."""
         down, across = (a / b for a, b in zip(self.levels[0], self.levels[index], strict=True))
         corner = round(x * across), round(y * down)
         slide = self._slide

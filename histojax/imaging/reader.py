@@ -300,11 +300,12 @@ def _tiff_image(
 def _slide(path: pathlib.Path) -> RegionReader:
     slide = openslide_file.OpenSlideFile(path)
     scale = mpp.first_plausible(path, slide.stated)
-    name, smaller = f"level 1 of {len(slide.levels)}", enumerate(slide.levels[1:], 1)
-    levels = [Reduction(*size, slide.level(index)) for index, size in smaller]
-    image = RegionReader(
-        path, slide.levels[0], slide.level(0), page=name, scale=scale, reductions=levels
+    name = f"level 1 of {len(slide.levels)}"
+    first, *smaller = (
+        Reduction(*size, functools.partial(slide.read, index))
+        for index, size in enumerate(slide.levels)
     )
+    image = RegionReader(path, first[:2], first.read, page=name, scale=scale, reductions=smaller)
     image.callback(slide.close)
     image.bounds, image.power = slide.bounds, slide.power
     return image
