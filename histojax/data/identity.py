@@ -11,7 +11,7 @@ import numpy as np
 
 from histojax.cli import say
 from histojax.data import copies, cores
-from histojax.data.sources.base import BLANK, Entry, Source
+from histojax.data.sources.base import BLANK, Entry, Source, places_of
 from histojax.data.sources.folder import SEEN
 from histojax.data.sources.splits import tcga_patient
 from histojax.errors import UserError
@@ -35,7 +35,7 @@ _found: dict[str, np.ndarray | None] = {}
 
 def entries_of(source: Source) -> list[Entry]:
     """The images of a source, each name once: name, group, and digests of image and labels."""
-    places = _places(source)
+    places = places_of(source)
     if len(places) > _MANY:
         say(f"reading {len(places):,} images and their labels")
     with concurrent.futures.ThreadPoolExecutor(len(cores.usable())) as pool:
@@ -56,7 +56,7 @@ def landmarks_of(source: Source, entries: Entries) -> dict[str, np.ndarray]:
     if len(entries) > _MOST_SEARCHED:
         _log.warning("%d images are too many, so near copies are not looked for", len(entries))
         return {}
-    places = _places(source)
+    places = places_of(source)
 
     def find(entry: Entry) -> None:
         if entry["image"] not in _found:
@@ -161,14 +161,6 @@ def _near_copies(
         ones[i]["name"]: f"shows tissue of {others[j]['name']!r}, on {share:.0%} of the smaller one"
         for i, j, share in pairs
     }
-
-
-def _places(source: Source) -> dict[str, int]:
-    """{name: index}, the first of each: a mixture holds an image several times."""
-    places: dict[str, int] = {}
-    for index, name in enumerate(source.names):
-        places.setdefault(name, index)
-    return places
 
 
 def _patient(entry: Entry) -> str:

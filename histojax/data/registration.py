@@ -13,7 +13,7 @@ from scipy import ndimage
 from skimage.registration import phase_cross_correlation
 
 from histojax.checks import check, number
-from histojax.data.sources.base import Source
+from histojax.data.sources.base import Source, places_of
 from histojax.errors import UserError
 from histojax.imaging.resampling import downsample
 from histojax.metrics.image_quality import luma_bt601
@@ -81,9 +81,8 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
         return
     off: dict[str, tuple[float, float]] = {}
     unjudged: list[str] = []
-    # A mixture holds an image as often as its weight asks for.
-    numbers = {name: index for index, name in enumerate(source.names)}
-    for name, index in numbers.items():
+    places = places_of(source)
+    for name, index in places.items():
         record = source[index]
         found = displacement(record["hr"], record["lr"], scale)
         if found is None:
@@ -92,7 +91,7 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
             off[name] = found
     if unjudged:
         _log.warning(
-            f"{len(unjudged)} of {len(numbers)} lr images are too plain, too small or too unlike "
+            f"{len(unjudged)} of {len(places)} lr images are too plain, too small or too unlike "
             f"their hr images for registration to be checked: {_listed(unjudged, _MOST_NAMED)}"
         )
     if not off:
@@ -101,7 +100,7 @@ def check_registration(source: Source, scale: int, max_shift: float) -> None:
     then = f", then {_listed(others, _MOST_NAMED - 1)}" if others else ""
     raise UserError(
         f"lr images off their hr images by more than data.max_shift={max_shift:g} hr px: "
-        f"{len(off)} of {len(numbers)}, {first!r} the furthest, {_in_words(*off[first])}{then}; "
+        f"{len(off)} of {len(places)}, {first!r} the furthest, {_in_words(*off[first])}{then}; "
         "register them, take them out, or raise max_shift (0: no check)"
     )
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import numpy as np
 import scipy.ndimage
 
-from histojax.data.sources.base import Record, Source
+from histojax.data.sources.base import Record, Source, places_of
 from histojax.data.sources.folder import FolderSource
 from histojax.errors import UserError
 
@@ -68,7 +68,7 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
         UserError: labels that cannot be meant, where they are needed: a mask given as instances, an
             inverted mask, not a single nucleus.
     """
-    names = dict(zip(source.names, range(len(source)), strict=True))
+    names = places_of(source)
     synthetic = all(name.startswith("synthetic-") for name in names)
     most, glands = _MOST_SYNTHETIC if synthetic else _MOST, source.objects == "glands"
     chosen = np.linspace(0, len(names) - 1, min(most, len(names))).round().astype(int)

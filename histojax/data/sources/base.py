@@ -35,7 +35,8 @@ class Source(Protocol):
     left_out: Sequence[str] = ()
     seen: Sequence[Entry] = ()
 
-    def __len__(self) -> int: ...
+    def __len__(self) -> int:
+        return len(self.names)
 
     def __getitem__(self, index: int) -> Record: ...
 
@@ -58,9 +59,6 @@ class CachedSource(Source):
     def __init__(self, cache_bytes: int):
         self._cache = RecordCache(cache_bytes)
         self._digests: dict[int, tuple[str, str]] = {}
-
-    def __len__(self) -> int:
-        return len(self.names)
 
     def __getitem__(self, index: int) -> Record:
         index = operator.index(index)
@@ -93,11 +91,13 @@ class WrappedSource(Source):
         self.mpp, self.classes, self.objects = source.mpp, source.classes, source.objects
         self.left_out, self.seen = source.left_out, source.seen
 
-    def __len__(self) -> int:
-        return len(self.names)
-
     def digests(self, index: int) -> tuple[str, str]:
         return self._source.digests(index)
+
+
+def places_of(source: Source) -> dict[str, int]:
+    """{name: index} of each image, once: a mixture holds an image as often as its weight asks."""
+    return {name: index for index, name in enumerate(source.names)}
 
 
 def digest_of(*parts: str) -> str:

@@ -130,9 +130,6 @@ class MixedSource(Source):
         held = [set(source[0]) for source in self._sources if len(source)]
         self._fields = [field for field in _FIELDS if all(field in have for have in held)]
 
-    def __len__(self) -> int:
-        return len(self._rows)
-
     def __getitem__(self, index: int) -> Record:
         number, row = self._rows[index]
         record = self._sources[number][row]
