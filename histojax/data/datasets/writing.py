@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 import tqdm
 from PIL import Image
 
-from histojax.data.datasets.layout import Contents, Dataset, Example, Record
+from histojax.data.datasets.layout import Contents, Dataset, Example
 from histojax.data.sources.base import digests_of
 from histojax.data.sources.prepared import VERSION
 from histojax.data.sources.splits import tcga_patient
@@ -182,23 +182,13 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
                     f"{differing[0]!r} is there for some images and, as {example.name!r} shows, "
                     "not for all: give it for all of them or for none"
                 )
-            self._index[part].append(_entry(example, record))
+            named: dict[str, Any] = {"name": example.name, "group": example.group}
+            (height, width), (image, labels) = record["hr"].shape[:2], digests_of(record)
+            known = {"height": height, "width": width, "image": image, "labels": labels}
+            self._index[part].append(named | known)
             encoded = {f: _png(array) if f in _IMAGES else array for f, array in record.items()}
-            yield key, {"name": example.name, "group": example.group, **encoded}
+            yield key, named | encoded
             self._bar.update()
-
-
-def _entry(example: Example, record: Record) -> dict[str, Any]:
-    image, labels = digests_of(record)
-    height, width = record["hr"].shape[:2]
-    return {
-        "name": example.name,
-        "group": example.group,
-        "height": height,
-        "width": width,
-        "image": image,
-        "labels": labels,
-    }
 
 
 def _png(pixels: np.ndarray) -> bytes:
