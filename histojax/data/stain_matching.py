@@ -12,7 +12,7 @@ from histojax.data.sources.base import Source
 from histojax.data.sources.normalized import NormalizedSource
 from histojax.errors import UserError
 from histojax.imaging.tiling import RegionReader
-from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize, to_json
+from histojax.stain.normalization import METHODS, Fit, Method, fit, from_json, normalize
 from histojax.stain.reading import NormalizedReader
 from histojax.stain.targets import target_fit
 
@@ -26,7 +26,7 @@ class StainMatching:
 
     def to_json(self) -> dict[str, Any]:
         """The target's fit, for a checkpoint: its image need not be there at use."""
-        return to_json(self.target)
+        return dataclasses.asdict(self.target)
 
     def source(self, source: Source) -> NormalizedSource:
         """A source whose images are normalised as they are read."""
@@ -41,14 +41,9 @@ class StainMatching:
         return NormalizedReader(reader, self.method, self.target, name=name)
 
 
-def method_of(config: ConfigDict) -> str:
-    """The name of the method that a config asks for."""
-    return config.data.stain.method
-
-
 def check(config: ConfigDict) -> Method | None:
     """The method of a config, None where it is off; UserError for a run that enhances."""
-    name = method_of(config)
+    name = config.data.stain.method
     checks.check({"method": name}, {"method": checks.one_of(("none", *METHODS))}, "data.stain.")
     if name == "none":
         return None

@@ -10,7 +10,6 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from histojax.components import content
-from histojax.data import stain_matching
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.imaging import resampling, tiling
@@ -183,7 +182,7 @@ def own_features(folders: Mapping[str, workdirs.Run]) -> dict[str, content.Featu
     """The segmentation run's encoder, at the layers that no run among these was trained on."""
     run = next((r for r in folders.values() if r.config.stage == "segmentation"), None)
     # An encoder of normalised images would see other colours here.
-    if run is None or stain_matching.method_of(run.config) != "none":
+    if run is None or run.config.data.stain.method != "none":
         return {}
     assert segments(run.stage)
     variables = run.state.variables("segmenter", averaged=True)

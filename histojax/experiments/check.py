@@ -109,7 +109,7 @@ def check_stain_of_start(config: ConfigDict) -> None:
     if not config.init_from.get("segmenter"):
         return
     start = config_of(config.init_from.segmenter)
-    own, other = stain_matching.method_of(config), stain_matching.method_of(start)
+    own, other = config.data.stain.method, start.data.stain.method
     if other != own:
         raise UserError(
             f"{config.name} starts from the segmenter of {start.name}, which reads images "

@@ -311,13 +311,8 @@ def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
     return out
 
 
-def to_json(fit: Fit) -> dict[str, Any]:
-    """A fit as what JSON holds; `from_json` gives back an equal one."""
-    return dataclasses.asdict(fit)
-
-
 def from_json(content: Mapping[str, Any]) -> Fit:
-    """The fit that `to_json` gave, before or after a way through JSON."""
+    """The fit of `dataclasses.asdict`, before or after a way through JSON."""
     values = {name: _tuples(value) for name, value in content.items()}
     return (StainFit if "stains" in values else ColorFit)(**values)
 

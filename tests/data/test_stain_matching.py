@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import shutil
 
@@ -11,7 +12,7 @@ from histojax.experiments import chain, check
 from histojax.inference import labeling, tiled
 from histojax.inference.batch import predict_files
 from histojax.runs import workdirs
-from histojax.stain.normalization import fit, normalize, to_json
+from histojax.stain.normalization import fit, normalize
 from tests import stained, tiny
 
 
@@ -41,7 +42,7 @@ def trained(tmp_path_factory):
 def test_a_run_reads_images_as_it_was_trained_on_them(trained, tmp_path):
     workdir, _, matching = trained
     run = workdirs.load(workdir)
-    assert run.meta["stain_target"] == json.loads(json.dumps(to_json(matching.target)))
+    assert run.meta["stain_target"] == json.loads(json.dumps(dataclasses.asdict(matching.target)))
     image = stained.image(1, side=64)
     network = tiled.segmenter(run)
     expected = normalize(image, fit(image, matching.method, name="a"), matching.target)

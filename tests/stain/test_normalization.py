@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import logging
 
@@ -353,7 +354,7 @@ def test_any_colors_come_out_as_colors(image, other, method):
 @pytest.mark.parametrize("method", METHODS, ids=named)
 def test_a_fit_goes_through_json(image, method):
     found = fit(image, method, name="image")
-    content = json.dumps(normalization.to_json(found))
+    content = json.dumps(dataclasses.asdict(found))
     assert normalization.from_json(json.loads(content)) == found
 
 

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -24,8 +26,8 @@ def test_the_known_target_is_whole(name):
 @pytest.mark.parametrize("name", normalization.METHODS)
 def test_the_known_target_is_measured(name, real_data):
     (path,) = (real_data / "monuseg" / "images").glob(f"{DEFAULT}-*")
-    measured = normalization.to_json(fit(read_image(path), Method(name), name=DEFAULT))
-    for field, value in normalization.to_json(KNOWN[DEFAULT][name]).items():
+    measured = dataclasses.asdict(fit(read_image(path), Method(name), name=DEFAULT))
+    for field, value in dataclasses.asdict(KNOWN[DEFAULT][name]).items():
         if value is not None:
             np.testing.assert_allclose(measured[field], value, atol=2e-4)
 
