@@ -75,17 +75,13 @@ def agreement(
 
 
 def write_samples(
-    path: str | Path,
-    rows: Sequence[Mapping[str, np.ndarray]],
-    *,
-    scale: int,
-    threshold: float = 0.5,
+    path: str | Path, rows: Sequence[Mapping[str, np.ndarray]], *, scale: int
 ) -> None:
     """Writes one PNG with a row for each sample, of the pictures that there are.
 
     In order: input (pixels enlarged), bicubic, enhanced, original, synthetic, annotated (contours),
-    predicted (probability as grey, its contour at `threshold`), agreement (`agreement`'s colours),
-    and the other predicted maps, as grey.
+    predicted (probability as grey, its contour at 0.5), agreement (`agreement`'s colours), and the
+    other predicted maps, as grey.
 
     Args:
         path: final name; its folder is made.
@@ -93,11 +89,10 @@ def write_samples(
             "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3); "predicted_mask", "_marker",
             "_contour" and "_distance", float (H, W) or (H, W, 1) in [0, 1].
         scale: r.
-        threshold: probability from which on a pixel is nuclear.
     """
     if not rows:
         raise ValueError("no samples to draw")
-    drawn = [_sample_row(row, scale, threshold) for row in rows]
+    drawn = [_sample_row(row, scale) for row in rows]
     if not all(drawn):
         raise ValueError("a sample without lr, hr, mask or prediction cannot be drawn")
     legend = {}
@@ -196,7 +191,7 @@ def read_sheet(image: PIL.Image.Image) -> Sheet:
         return Sheet()
 
 
-def _sample_row(row: Mapping[str, np.ndarray], scale: int, threshold: float) -> _Row:
+def _sample_row(row: Mapping[str, np.ndarray], scale: int) -> _Row:
     """The pictures of a sample, all of one size."""
     drawn: _Row = []
     lr, hr, sr = row.get("lr"), row.get("hr"), row.get("predicted_sr")
@@ -215,12 +210,10 @@ def _sample_row(row: Mapping[str, np.ndarray], scale: int, threshold: float) -> 
     if lr is not None:
         add("input", lr, scale * factor)
         add("bicubic", np.asarray(upsample(lr, scale)))
-    if sr is not None:
-        add("enhanced", sr)
-    if hr is not None:
-        add("original", hr)
-    if (synthetic := row.get("predicted_synthetic")) is not None:
-        add("synthetic", synthetic)
+    whole = {"enhanced": sr, "original": hr, "synthetic": row.get("predicted_synthetic")}
+    for caption, picture in whole.items():
+        if picture is not None:
+            add(caption, picture)
     if mask is not None:
         mask = (np.asarray(mask) > 0).astype(np.uint8)
         beneath = hr if hr is not None else sr
@@ -232,7 +225,7 @@ def _sample_row(row: Mapping[str, np.ndarray], scale: int, threshold: float) -> 
     if probability is not None:
         probability = np.asarray(probability, np.float32).reshape(height, width)
         gray = np.repeat(_enlarged(_gray(probability), factor)[..., None], 3, axis=2)
-        found = (probability >= threshold).astype(np.uint8)
+        found = (probability >= 0.5).astype(np.uint8)
         drawn.append(("predicted", overlay(gray, _enlarged(found, factor), PREDICTED)))
         if mask is not None:
             add("agreement", agreement(found, mask, sr if sr is not None else hr))
