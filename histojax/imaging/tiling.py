@@ -215,23 +215,10 @@ def _tiles(
             yield finish(*computing)
 
 
-def assemble(tiles: Iterable[Tile], height: int, width: int) -> dict[str, np.ndarray]:
-    """Whole arrays from the tiles of `tiled`, for images that fit in memory.
-
-    The largest output has `height` and `width` px; outputs of a smaller scale become
-    proportionally smaller arrays.
-    """
-    arrays: dict[str, np.ndarray] = {}
-    for y, x, outputs in tiles:
-        largest = max(part.shape[0] for part in outputs.values())
-        for name, part in outputs.items():
-            own = part.shape[0]
-            if name not in arrays:
-                shape = (height * own // largest, width * own // largest, *part.shape[2:])
-                arrays[name] = np.zeros(shape, part.dtype)
-            top, left = y * own // largest, x * own // largest
-            arrays[name][top : top + part.shape[0], left : left + part.shape[1]] = part
-    return arrays
+def assemble(tiles: Iterable[Tile]) -> dict[str, np.ndarray]:
+    """Whole arrays (H*s, W*s, ...) from the tiles of `tiled`, each output at its own scale."""
+    rows = list(strips(tiles))
+    return {name: np.concatenate([row.pop(name) for row in rows]) for name in list(rows[0])}
 
 
 def strips(tiles: Iterable[Tile]) -> Iterator[dict[str, np.ndarray]]:

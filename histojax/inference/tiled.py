@@ -72,8 +72,7 @@ class TiledNetwork:
 
     def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
         """Whole outputs {name: (H s, W s, C)} of a uint8 image (H, W, 3) that fits in memory."""
-        height, width = (side * self.scale for side in image.shape[:2])
-        return tiling.assemble(self.tiles(image, core=core), height, width)
+        return tiling.assemble(self.tiles(image, core=core))
 
 
 def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:

@@ -157,8 +157,7 @@ class Synthesizer:
 
         `seed` decides noise and tissue, and the colours too unless `look` is given for them.
         """
-        tiles = self._tiles(mask, seed, look or seed)
-        return tiling.assemble(tiles, mask.shape[0], mask.shape[1])["image"]
+        return tiling.assemble(self._tiles(mask, seed, look or seed))["image"]
 
     def strips(self, mask: np.ndarray, seed: Seed) -> Iterator[np.ndarray]:
         """What `image` makes, uint8 (h, W, 3) at a time from the top."""

@@ -81,7 +81,7 @@ def test_tiles_agree_with_the_whole_at_any_size():
     for height, width in sizes:
         image = _image(height, width)
         tiles = tiling.tiled(network, image, core=128, halo=RADIUS, scale=SCALE, stride=STRIDE)
-        joined = tiling.assemble(tiles, height * SCALE, width * SCALE)
+        joined = tiling.assemble(tiles)
         reference = whole(image)
         assert joined["sr"].shape == (height * SCALE, width * SCALE, 1)
         assert joined["logit"].shape == (height, width)
@@ -96,7 +96,7 @@ def test_a_small_halo_or_unaligned_origin_does_not_agree():
 
     def error(**geometry):
         tiles = tiling.tiled(WHOLE, image, core=32, scale=SCALE, **geometry)
-        return np.abs(tiling.assemble(tiles, 192, 192)["logit"] - reference).max()
+        return np.abs(tiling.assemble(tiles)["logit"] - reference).max()
 
     assert error(halo=RADIUS, stride=STRIDE) < 1e-5
     assert error(halo=RADIUS - 8, stride=STRIDE) > 1e-3
@@ -137,7 +137,7 @@ def test_a_reader_is_asked_for_one_window_at_most():
     image = _image(300, 210)
     reader = CountingReader(image)
     tiles = tiling.tiled(_identity, reader, core=32, halo=8)
-    np.testing.assert_array_equal(tiling.assemble(tiles, 300, 210)["copy"], image)
+    np.testing.assert_array_equal(tiling.assemble(tiles)["copy"], image)
     assert reader.largest == 48 * 48
     assert reader.threads
     assert threading.get_ident() not in reader.threads
