@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
-from PIL import Image
 
 from histojax.data.datasets.layout import Contents, Dataset, Example
 from histojax.data.sources.base import digests_of
@@ -186,12 +186,6 @@ class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ig
             (height, width), (image, labels) = record["hr"].shape[:2], digests_of(record)
             known = {"height": height, "width": width, "image": image, "labels": labels}
             self._index[part].append(named | known)
-            encoded = {f: _png(array) if f in _IMAGES else array for f, array in record.items()}
-            yield key, named | encoded
+            pngs = {f: imagecodecs.png_encode(record[f], level=6) for f in _IMAGES if f in record}
+            yield key, named | record | pngs
             self._bar.update()
-
-
-def _png(pixels: np.ndarray) -> bytes:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, "PNG", compress_level=6)
-    return stream.getvalue()

@@ -1,6 +1,5 @@
 """Prepared data sets as sources: random access by tensorflow_datasets, without TensorFlow."""
 
-import io
 import json
 import os
 import re
@@ -8,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import imagecodecs
 import numpy as np
-from PIL import PngImagePlugin
 
 from histojax.data.sources.base import CachedSource, Record, digest_of
 from histojax.data.sources.record_cache import ComputedOnce
@@ -141,8 +140,10 @@ class PreparedSource(CachedSource):
             parts = self._parts.get("", lambda: _data_sources(self._folder))
             stored = parts[entry["part"]][entry["row"]]
             record: Record = {"name": entry["name"]}
-            fields = [field for field in ("hr", "instances", "mask", "lr") if field in stored]
-            record |= {field: _decoded(stored[field]) for field in fields}
+            for field in [field for field in ("hr", "instances", "mask", "lr") if field in stored]:
+                value = stored[field]
+                png = isinstance(value, bytes)
+                record[field] = imagecodecs.png_decode(value) if png else np.array(value)
             if stored["name"].decode() != entry["name"]:
                 raise ValueError(f"another image, {stored['name'].decode()}, is in its place")
         # The readers below raise whatever their formats do of a file that is damaged or gone.
@@ -168,15 +169,7 @@ def _data_sources(folder: Path) -> dict[str, Any]:
     import tensorflow_datasets as tfds
 
     builder = tfds.builder_from_directory(folder)
-    # PNG is left to Pillow: tfds would take OpenCV, and warn where that is missing.
+    # PNG is left to imagecodecs: tfds would take OpenCV, and warn where that is missing.
     images = [name for name, f in builder.info.features.items() if f.__class__.__name__ == "Image"]
     decoders = {name: tfds.decode.SkipDecoding() for name in images}
     return builder.as_data_source(decoders=decoders, file_format="array_record")
-
-
-def _decoded(value: Any) -> np.ndarray:
-    if isinstance(value, bytes):
-        # Not by Image.open, whose guard against huge images is below what a folder may hold.
-        with PngImagePlugin.PngImageFile(io.BytesIO(value)) as image:
-            return np.array(image)
-    return np.array(value)
