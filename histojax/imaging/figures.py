@@ -84,7 +84,6 @@ def write_samples(
     other predicted maps, as grey.
 
     Args:
-        path: final name; its folder is made.
         rows: each with any of "lr" uint8 (h, w, 3), "hr" uint8 (H, W, 3), "mask" integer (H, W),
             "predicted_sr" and "predicted_synthetic" uint8 (H, W, 3); "predicted_mask", "_marker",
             "_contour" and "_distance", float (H, W) or (H, W, 1) in [0, 1].
@@ -118,7 +117,6 @@ def write_comparison(
     (masks drawn on what they were found in), "annotation" first.
 
     Args:
-        path: final name; its folder is made.
         name: of the image, shown above the overview.
         pictures: caption -> uint8 (H, W, 3), or (h, w, 3), enlarged by a whole r. Crops are chosen
             (`busiest`) in "hr", without it in the last picture of the largest size.

@@ -38,16 +38,11 @@ def write(
     mpp: float | None,
     description: str = "",
 ) -> None:
-    """Writes an image or a label map with its reduced levels.
+    """Writes an image or a label map with its reduced levels; strips are as of `stream_tiff`.
 
-    Args:
-        path: final name.
-        strips: uint8 (rows, W, 3), or labels uint32 (rows, W), top to bottom, of any heights that
-            sum to H. Levels of an image are means of 2 x 2 px; those of labels take every second px
-            and so hold no new labels.
-        height, width: H, W, px.
-        mpp: um per px, written both as OME's physical size and as resolution tags.
-        description: of the image, in the OME metadata.
+    Levels of an image are means of 2 x 2 px; those of labels take every second px and so hold no
+    new labels. `mpp`, um per px, is written both as OME's physical size and as resolution tags,
+    `description` of the image in the OME metadata.
 
     Raises:
         DiskError: the disk refuses.

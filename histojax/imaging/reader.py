@@ -193,7 +193,6 @@ def open_image(
     are decoded whole at the first read and kept with the reader.
 
     Args:
-        path: of the file.
         max_pixels: largest image, or single strip or tile, that is decoded whole, px.
         cache_bytes: bound on the decoded tiles that are kept for the next region.
 

@@ -59,7 +59,6 @@ def stream_tiff(
         path: final name; BigTIFF beyond 4 GiB of pixels.
         strips: uint8 (rows, W, 3), uint8 (rows, W), or integer labels (rows, W), top to bottom, of
             any heights that sum to H. Labels of any other integer type are written as uint32.
-        height, width: H, W, px.
         mpp: um per px, kept in the resolution tags (px per cm).
 
     Raises:
