@@ -33,7 +33,6 @@ class OpenSlideFile:
         bounds: y, x, height, width of what was scanned, px of level 0.
         stated: what `mpp.first_plausible` takes.
         power: magnification of the objective, or None.
-        vendor: who made the scanner.
     """
 
     def __init__(self, path: pathlib.Path):
@@ -48,8 +47,7 @@ class OpenSlideFile:
         )
         self.bounds = y, x, height, width
         across, down = (float(properties.get(name, 0)) for name in _SCALES)
-        self.vendor = properties["openslide.vendor"]
-        self.stated = [(self.vendor, across, down, "um")]
+        self.stated = [(properties["openslide.vendor"], across, down, "um")]
         power = properties.get("openslide.objective-power")
         self.power = float(power) if power else None
         color = properties.get("openslide.background-color", "FFFFFF")
