@@ -16,7 +16,7 @@ _LONGEST = 8192
 def draw(mask: np.ndarray, seed: Seed) -> np.ndarray:
     """Tissue for a label image (H, W), uint8 (H, W, 3), as a function of the seed."""
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    return rendering.tissue_of(mask, 0, number, patches_per_patient=1)
+    return rendering.tissue_of(mask, 0, number)
 
 
 def check_mask(

@@ -101,7 +101,7 @@ def painted_images(labels: np.ndarray, known: Sequence[Statistics], *, seed: int
 def builtin_images(labels: np.ndarray, *, seed: int) -> np.ndarray:
     """The built-in synthetic tissue, each of its own patient, uint8 (N, S, S, 3)."""
     numbered = enumerate(labels)
-    drawn = [rendering.tissue_of(mask, seed, n, patches_per_patient=1) for n, mask in numbered]
+    drawn = [rendering.tissue_of(mask, seed, n) for n, mask in numbered]
     return np.stack(drawn)
 
 

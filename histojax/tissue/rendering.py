@@ -71,9 +71,7 @@ def tissue(
     return {"image": _expose(rng, noise, dyes, patient), "instances": instances}
 
 
-def tissue_of(
-    instances: np.ndarray, seed: int, index: int, *, patches_per_patient: int = PATCHES_PER_PATIENT
-) -> np.ndarray:
+def tissue_of(instances: np.ndarray, seed: int, index: int) -> np.ndarray:
     """Draws tissue with given nuclei: what `tissue` draws, but for where nuclei lie.
 
     The patient and the architecture are those of `tissue(seed, index, max(H, W))`, less lumina at
@@ -83,7 +81,7 @@ def tissue_of(
     Args:
         instances: integer (H, W), sides of at least 16 px; 0 is background, each other label one
             nucleus, also where it has several pieces. Labels may have gaps.
-        seed, index, patches_per_patient: as of `tissue`.
+        seed, index: as of `tissue` with one patch of each patient.
 
     Returns:
         uint8 (H, W, 3) RGB; the same arguments give the same array, as of `tissue`.
@@ -93,7 +91,7 @@ def tissue_of(
     """
     labels = _renumbered(np.asarray(instances))
     height, width = labels.shape
-    rng, noise, patient = _begin(seed, index, max(height, width), patches_per_patient)
+    rng, noise, patient = _begin(seed, index, max(height, width), 1)
     ground = _lay_out(rng, noise, patient)
     distance = given.distance_to_given(labels, noise.size)
     placed = place_nuclei(rng, ground, patient)

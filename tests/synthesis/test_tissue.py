@@ -110,7 +110,7 @@ def test_what_adds_nothing_gives_the_tissue_in_the_colors_drawn(pyramid):
     seed = (3, 1)
     image = synthesizer.image(mask, seed=seed)
     number = int(np.random.SeedSequence(seed).generate_state(1)[0])
-    drawn = rendering.tissue_of(mask, 0, number, patches_per_patient=1)
+    drawn = rendering.tissue_of(mask, 0, number)
     colors = palette.draw(run.meta["palette"], 3, [0, 1, 2], seed)
     nucleus = (numbers > 0).astype(np.uint8)
     two = np.stack([colors[0], colors[numbers[numbers > 0]].mean(0)])

@@ -72,7 +72,7 @@ class TargetSource(WrappedSource):
         config, instances = self._config, record["instances"]
         if field == TISSUE:
             number = zlib.crc32(record["name"].encode())
-            return rendering.tissue_of(instances, 0, number, patches_per_patient=1)
+            return rendering.tissue_of(instances, 0, number)
         if field == "contour":
             return targets.contours(instances, width=config["contour_width"])
         if field == "distance":

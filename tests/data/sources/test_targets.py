@@ -156,7 +156,7 @@ def test_tissue_is_drawn_around_nuclei_and_kept_by_name(monkeypatch):
     assert record["tissue"].shape == (64, 64, 3)
     assert record["tissue"].dtype == np.uint8
     number = zlib.crc32(b"a")
-    wanted = rendering.tissue_of(two.instances, 0, number, patches_per_patient=1)
+    wanted = rendering.tissue_of(two.instances, 0, number)
     np.testing.assert_array_equal(record["tissue"], wanted)
     # An image that a mixture holds twice is drawn once.
     drawn = []
