@@ -59,12 +59,25 @@ def write(dataset: Dataset, contents: Contents, folder: Path, scratch: Path, *, 
             refuses.
     """
     _check(dataset, contents)
+    tfds.disable_progress_bar()
     with tqdm.tqdm(total=len(contents.examples), desc="preparing", unit=" images") as bar:
-        written = _write(dataset, contents, scratch, name, bar)
+        builder = _Builder(dataset, contents, name, bar, data_dir=scratch)
+        try:
+            # tfds reports on standard output, which belongs to what the command itself prints.
+            with contextlib.redirect_stdout(io.StringIO()):
+                builder.download_and_prepare(
+                    download_config=tfds.download.DownloadConfig(try_download_gcs=False)
+                )
+        except RuntimeError as error:  # of array_record's writer, as of a full disk
+            reason = " ".join(str(error).split())[:200]
+            raise UserError(
+                f"Writing to {scratch.parent} failed ({reason}): free space there or give another "
+                "--data_dir"
+            ) from error
     folder.parent.mkdir(parents=True, exist_ok=True)
     if folder.exists():
         os.replace(folder, scratch / "replaced")
-    os.replace(written, folder)
+    os.replace(builder.data_dir, folder)
     return folder
 
 
@@ -88,24 +101,6 @@ def _check(dataset: Dataset, contents: Contents) -> None:
                     f"patient {patient} is in {other!r} and, by {example.name!r}, in {split!r}: "
                     "take the patient's images out of one of them"
                 )
-
-
-def _write(dataset: Dataset, contents: Contents, scratch: Path, name: str, bar: tqdm.tqdm) -> Path:
-    builder = _Builder(dataset, contents, name, bar, data_dir=scratch)
-    tfds.disable_progress_bar()
-    try:
-        # tfds reports on standard output, which belongs to what the command itself prints.
-        with contextlib.redirect_stdout(io.StringIO()):
-            builder.download_and_prepare(
-                download_config=tfds.download.DownloadConfig(try_download_gcs=False)
-            )
-    except RuntimeError as error:  # of array_record's writer, as of a full disk
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(
-            f"Writing to {scratch.parent} failed ({reason}): free space there or give another "
-            "--data_dir"
-        ) from error
-    return Path(builder.data_dir)
 
 
 class _Builder(tfds.core.ShardBasedBuilder, skip_registration=True):  # type: ignore[call-arg]

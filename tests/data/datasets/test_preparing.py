@@ -207,7 +207,7 @@ def test_a_full_disk_is_one_sentence(root, data_dir, monkeypatch):
     def no_space(*args, **options):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    monkeypatch.setattr(writing, "_write", no_space)
+    monkeypatch.setattr(writing, "write", no_space)
     _refusal("monuseg", root, data_dir, match="No space left on device.*free space")
     assert list(data_dir.iterdir()) == []
 
