@@ -12,12 +12,6 @@ from histojax.errors import UserError
 from histojax.imaging.reader import MAX_PIXELS
 
 
-def dataset_of(name: str) -> layout.Dataset:
-    """The data set of a name; UserError where there is none."""
-    check({"dataset": name}, {"dataset": one_of(prepared.DATASETS)}, "--")
-    return importlib.import_module(f"histojax.data.datasets.{name}").DATASET
-
-
 def prepare(
     dataset: str,
     source: str | Path,
@@ -39,7 +33,9 @@ def prepare(
         exclude: groups (patients) to leave out, or names of prepared sets whose groups are.
         max_pixels: largest image or label map that is decoded, px.
     """
-    chosen, name = dataset_of(dataset), dataset if name is None else name
+    check({"dataset": dataset}, {"dataset": one_of(prepared.DATASETS)}, "--")
+    chosen = importlib.import_module(f"histojax.data.datasets.{dataset}").DATASET
+    name = dataset if name is None else name
     source = Path(source).expanduser()
     layout.check_source(source)
     if not prepared.NAME.fullmatch(name):

@@ -1,6 +1,7 @@
 """Preparing: what is written opens as it was read, and every flaw ends in one sentence."""
 
 import errno
+import importlib
 import json
 import os
 import shutil
@@ -55,7 +56,8 @@ def test_what_is_prepared_opens_as_it_was_read(root, data_dir):
 @pytest.mark.parametrize("name", ["tnbc", "tcia", "glas", "nuinsseg", "pannuke"])
 def test_every_set_is_prepared_and_opened(name, tmp_path, data_dir):
     getattr(official, name)(tmp_path / "source")
-    examples = preparing.dataset_of(name).read(tmp_path / "source").examples
+    dataset = importlib.import_module(f"histojax.data.datasets.{name}").DATASET
+    examples = dataset.read(tmp_path / "source").examples
     prepare(name, tmp_path / "source", data_dir)
     source = open_source(name, split="all", data_dir=data_dir)
     by_name = {example.name: example for example in examples}
