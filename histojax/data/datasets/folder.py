@@ -6,10 +6,9 @@ from pathlib import Path
 from histojax.data.datasets import layout
 from histojax.data.sources.folder import FolderSource
 from histojax.data.sources.splits import SPLITS, group_of
-from histojax.imaging.reader import MAX_PIXELS
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Reads the folder as `folder:ROOT` would; splits.json, where there is one, names the parts."""
     if not (root / "images").is_dir():
         inner = [path.parent for path in sorted(root.rglob("images")) if path.is_dir()]

@@ -9,7 +9,6 @@ import numpy as np
 
 from histojax.data.datasets import layout
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS
 
 CLASSES = (
     "background",
@@ -24,7 +23,7 @@ _COLUMNS = ("name", "patient id", "grade (sirinukunwattana et al. 2015)")
 _SUFFIXES = (".bmp", ".png", ".tif")
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Pairs NAME.bmp with NAME_anno.bmp; Grade.csv has patient and grade."""
     files = layout.files_of(root)
     pictures = (file for file in files if _NAME.fullmatch(file.stem))

@@ -6,7 +6,7 @@ from pathlib import Path
 from histojax.data.datasets import layout, polygons
 from histojax.data.sources.splits import group_of
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS, read_image
+from histojax.imaging.reader import read_image
 
 # The 14 images of the challenge's test set, of 14 patients, none of whom is in the training set.
 TEST_PATIENTS = (
@@ -16,7 +16,7 @@ TEST_PATIENTS = (
 )
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Pairs every TIFF with the XML of its name; the patients decide which images test."""
     files = layout.files_of(root)
     images = layout.by_stem(files, (".tif", ".tiff"))

@@ -3,13 +3,12 @@
 from pathlib import Path
 
 from histojax.data.datasets import layout
-from histojax.imaging.reader import MAX_PIXELS
 
 # The corrected labels come first; the release has both.
 _LABELS = ("label masks modify", "label masks")
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Pairs images and labels; patients are not published, so the organ is the group."""
     files = layout.files_of(root)
     images = _in_folder(files, "tissue images", (".png",))

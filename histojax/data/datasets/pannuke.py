@@ -10,7 +10,6 @@ import numpy as np
 from histojax.data.datasets import layout
 from histojax.data.sources.splits import SPLITS
 from histojax.errors import UserError
-from histojax.imaging.reader import MAX_PIXELS
 
 CLASSES = ("background", "neoplastic", "inflammatory", "connective", "dead", "epithelial")
 _FOLD = re.compile(r"fold[ _-]?([123])", re.IGNORECASE)
@@ -18,7 +17,7 @@ _FOLD = re.compile(r"fold[ _-]?([123])", re.IGNORECASE)
 _SPLITS = {"1": (1, 2, 3), "2": (2, 1, 3), "3": (3, 2, 1)}
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Finds the folds' arrays; "pannuke" opens the first official arrangement of them.
 
     Patients are not published: every patch is a group of its own, and the folds are the splits.

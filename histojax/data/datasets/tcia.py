@@ -6,7 +6,6 @@ from pathlib import Path
 
 from histojax.data.datasets import layout
 from histojax.data.sources.splits import tcga_patient
-from histojax.imaging.reader import MAX_PIXELS
 
 _log = logging.getLogger(__name__)
 
@@ -15,7 +14,7 @@ _IMAGE, _LABELS = "_crop", "_labeled_mask_corrected"
 _UNSEGMENTED = ("49", "59", "299", "310", "376", "450", "760", "981", "1312")
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Pairs N_crop.png with N_labeled_mask_corrected.png; a table gives patch N its patient."""
     files = layout.files_of(root)
     images = layout.by_stem(files, (".png",), _IMAGE)

@@ -5,10 +5,9 @@ import re
 from pathlib import Path
 
 from histojax.data.datasets import layout
-from histojax.imaging.reader import MAX_PIXELS
 
 
-def read(root: Path, max_pixels: int = MAX_PIXELS) -> layout.Contents:
+def read(root: Path, max_pixels: int) -> layout.Contents:
     """Pairs Slide_NN/NAME with GT_NN/NAME; the slide number is the patient."""
     files = layout.files_of(root)
     images = layout.by_key(files, functools.partial(_key, "slide"))

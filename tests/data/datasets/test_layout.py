@@ -9,6 +9,7 @@ import pytest
 
 from histojax.data.datasets import layout, monuseg, tcia
 from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
 from tests.data.datasets import official
 
 
@@ -19,7 +20,7 @@ def scratch(tmp_path):
 
 
 def _names(read, root):
-    return [example.name for example in read(root).examples]
+    return [example.name for example in read(root, MAX_PIXELS).examples]
 
 
 def test_a_folder_is_used_as_it_is(tmp_path, scratch):
@@ -54,7 +55,7 @@ def test_a_table_beside_an_archive_is_read_with_it(tmp_path, scratch):
     table.rename(tmp_path / "downloads" / table.name)
     shutil.make_archive(tmp_path / "downloads" / "manual", "gztar", tmp_path / "set")
     with layout.opened(tmp_path / "downloads", scratch) as folder:
-        groups = [example.group for example in tcia.read(folder).examples]
+        groups = [example.group for example in tcia.read(folder, MAX_PIXELS).examples]
     assert groups == ["TCGA-A2-A0CL", "TCGA-A2-A0CL", "TCGA-05-4244"]
 
 

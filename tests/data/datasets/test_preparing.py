@@ -15,6 +15,7 @@ from histojax.data.datasets import preparing, writing
 from histojax.data.datasets.preparing import prepare
 from histojax.data.sources.specs import open_source
 from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
 from tests.data.datasets import official
 
 
@@ -57,7 +58,7 @@ def test_what_is_prepared_opens_as_it_was_read(root, data_dir):
 def test_every_set_is_prepared_and_opened(name, tmp_path, data_dir):
     getattr(official, name)(tmp_path / "source")
     dataset = importlib.import_module(f"histojax.data.datasets.{name}").DATASET
-    examples = dataset.read(tmp_path / "source").examples
+    examples = dataset.read(tmp_path / "source", MAX_PIXELS).examples
     prepare(name, tmp_path / "source", data_dir)
     source = open_source(name, split="all", data_dir=data_dir)
     by_name = {example.name: example for example in examples}

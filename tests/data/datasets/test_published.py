@@ -9,12 +9,13 @@ import pytest
 from histojax.data.datasets import glas, monuseg, nuinsseg, pannuke, tcia, tnbc
 from histojax.data.sources import prepared
 from histojax.errors import UserError
+from histojax.imaging.reader import MAX_PIXELS
 from tests.data.datasets import official
 
 
 def _refused(read, root, *words):
     with pytest.raises(UserError) as refusal:
-        read(root)
+        read(root, MAX_PIXELS)
     for word in words:
         assert str(word) in str(refusal.value)
     assert "\n" not in str(refusal.value)
@@ -50,7 +51,7 @@ def test_an_image_beyond_max_pixels_is_refused(name, tmp_path):
 
 
 def test_monuseg(tmp_path):
-    contents = monuseg.read(official.monuseg(tmp_path))
+    contents = monuseg.read(official.monuseg(tmp_path), MAX_PIXELS)
     assert _of(contents, "name") == list(official.MONUSEG)
     assert _of(contents, "group") == ["TCGA-AA-0001", "TCGA-AA-0001", "TCGA-BB-0002"]
     assert contents.mpp == 0.25
@@ -66,7 +67,7 @@ def test_monuseg_test_images_are_told_by_their_patients(tmp_path):
     flat = "TCGA-HT-8564-01Z-00-DX1"
     official.save(tmp_path / "MoNuSegTestData" / f"{flat}.tif", official.picture(9))
     official.aperio(tmp_path / "MoNuSegTestData" / f"{flat}.xml", [official.square(1, 1, 5)])
-    contents = monuseg.read(tmp_path)
+    contents = monuseg.read(tmp_path, MAX_PIXELS)
     parts = dict(zip(_of(contents, "name"), _of(contents, "part"), strict=True))
     assert parts.pop(flat) == "test"
     assert set(parts.values()) == {"train"}
@@ -78,7 +79,7 @@ def test_monuseg_flaws_are_named(tmp_path):
     (root / "Annotations" / f"{second}.xml").unlink()
     _refused(monuseg.read, root, f"{second}.tif has no annotation {second}.xml", "add it")
     official.aperio(root / "Annotations" / f"{second}.xml", [official.square(400, 400, 5)])
-    examples = monuseg.read(root).examples
+    examples = monuseg.read(root, MAX_PIXELS).examples
     with pytest.raises(UserError, match="none of its 1 regions lies in"):
         examples[1].load()
     official.save(root / "copy" / f"{third}.tif", official.picture(2))
@@ -88,11 +89,11 @@ def test_monuseg_flaws_are_named(tmp_path):
 def test_monuseg_image_without_nuclei_is_taken(tmp_path):
     root = official.monuseg(tmp_path, official.MONUSEG[:1])
     official.aperio(root / "Annotations" / f"{official.MONUSEG[0]}.xml", [])
-    assert not monuseg.read(root).examples[0].load()["instances"].any()
+    assert not monuseg.read(root, MAX_PIXELS).examples[0].load()["instances"].any()
 
 
 def test_tnbc_masks_become_their_components(tmp_path):
-    contents = tnbc.read(official.tnbc(tmp_path))
+    contents = tnbc.read(official.tnbc(tmp_path), MAX_PIXELS)
     assert _of(contents, "name") == ["01_1", "01_2", "02_1", "02_2"]
     assert _of(contents, "group") == ["slide-01", "slide-01", "slide-02", "slide-02"]
     record = contents.examples[2].load()
@@ -108,11 +109,11 @@ def test_tnbc_mask_of_another_size_is_named(tmp_path):
     official.tnbc(tmp_path)
     official.save(tmp_path / "GT_01" / "01_1.png", np.zeros((40, 47), np.uint8))
     with pytest.raises(UserError, match=r"01_1.png is 40 x 47 px.*is 40 x 48 px"):
-        tnbc.read(tmp_path).examples[0].load()
+        tnbc.read(tmp_path, MAX_PIXELS).examples[0].load()
 
 
 def test_tcia_patches_have_the_patients_of_the_table(tmp_path):
-    contents = tcia.read(official.tcia(tmp_path))
+    contents = tcia.read(official.tcia(tmp_path), MAX_PIXELS)
     assert _of(contents, "name") == ["1", "2", "3"]
     assert _of(contents, "group") == ["TCGA-A2-A0CL", "TCGA-A2-A0CL", "TCGA-05-4244"]
     np.testing.assert_array_equal(contents.examples[0].load()["instances"], official.two_nuclei())
@@ -120,7 +121,7 @@ def test_tcia_patches_have_the_patients_of_the_table(tmp_path):
 
 def test_tcia_without_its_table_says_what_that_means(tmp_path, caplog):
     with caplog.at_level(logging.WARNING):
-        contents = tcia.read(official.tcia(tmp_path, table=False))
+        contents = tcia.read(official.tcia(tmp_path, table=False), MAX_PIXELS)
     assert _of(contents, "group") == ["patch-1", "patch-2", "patch-3"]
     assert any("patients of 3 of 3 patches are not known" in line for line in caplog.messages)
 
@@ -128,13 +129,13 @@ def test_tcia_without_its_table_says_what_that_means(tmp_path, caplog):
 def test_tcia_leaves_out_what_was_never_segmented(tmp_path):
     official.tcia(tmp_path)
     official.save(tmp_path / "49_crop.png", official.picture(49))
-    assert _of(tcia.read(tmp_path), "name") == ["1", "2", "3"]
+    assert _of(tcia.read(tmp_path, MAX_PIXELS), "name") == ["1", "2", "3"]
     official.save(tmp_path / "50_crop.png", official.picture(50))
     _refused(tcia.read, tmp_path, "50_crop.png has no annotation 50_labeled_mask_corrected.png")
 
 
 def test_glas_masks_hold_the_grade(tmp_path):
-    contents = glas.read(official.glas(tmp_path))
+    contents = glas.read(official.glas(tmp_path), MAX_PIXELS)
     assert dict(zip(_of(contents, "name"), _of(contents, "group"), strict=True)) == {
         "train_1": "patient-1",
         "train_2": "patient-2",
@@ -171,20 +172,20 @@ def test_glas_flaws_are_named(tmp_path):
 
 
 def test_nuinsseg_takes_corrected_labels_and_groups_by_organ(tmp_path):
-    contents = nuinsseg.read(official.nuinsseg(tmp_path))
+    contents = nuinsseg.read(official.nuinsseg(tmp_path), MAX_PIXELS)
     assert _of(contents, "name") == ["human_bladder_01", "mouse_liver_01"]
     assert _of(contents, "group") == ["human-bladder", "mouse-liver"]
     assert contents.mpp is None
     np.testing.assert_array_equal(contents.examples[1].load()["instances"], official.two_nuclei())
     corrected = tmp_path / "mouse liver" / "label masks modify" / "mouse_liver_01.tif"
     corrected.unlink()
-    assert not nuinsseg.read(tmp_path).examples[1].load()["instances"].any()
+    assert not nuinsseg.read(tmp_path, MAX_PIXELS).examples[1].load()["instances"].any()
     (tmp_path / "mouse liver" / "label masks" / "mouse_liver_01.tif").unlink()
     _refused(nuinsseg.read, tmp_path, "mouse_liver_01.png has no annotation")
 
 
 def test_pannuke_numbers_nuclei_across_classes(tmp_path):
-    contents = pannuke.read(official.pannuke(tmp_path))
+    contents = pannuke.read(official.pannuke(tmp_path), MAX_PIXELS)
     assert _of(contents, "name")[:3] == ["fold1-0000", "fold1-0001", "fold2-0000"]
     assert _of(contents, "part") == ["fold1"] * 2 + ["fold2"] * 2 + ["fold3"] * 2
     record = contents.examples[3].load()
@@ -200,7 +201,7 @@ def test_pannuke_numbers_nuclei_across_classes(tmp_path):
 
 
 def test_pannuke_with_one_fold_has_that_to_train_on(tmp_path):
-    contents = pannuke.read(official.pannuke(tmp_path, folds=(2,)))
+    contents = pannuke.read(official.pannuke(tmp_path, folds=(2,)), MAX_PIXELS)
     assert contents.splits == {"": {"train": ["fold2"]}}
 
 
