@@ -336,8 +336,7 @@ def warped(
 def resample(array: np.ndarray, size: int) -> np.ndarray:
     """(n, n) labels by nearest neighbour or (n, n, 3) uint8 by bilinear -> side `size` (host)."""
     if array.ndim == 3:
-        image = Image.fromarray(np.ascontiguousarray(array))
-        return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
+        return resampling.resize(array, size, size, "bilinear")
     return nearest(array, size, size)
 
 
