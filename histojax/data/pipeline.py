@@ -260,8 +260,7 @@ def train_batches(
     if spec.augmentation.own_stains:
         source = PerImageStains(source)
     checks.check({"batch_size": batch_size}, {"batch_size": whole(1)})
-    check_seed(seed)
-    check(data_config)
+    check(data_config, seed)
     check_placement(spec, data_config)
     how = {**_DEFAULTS, **data_config}
     placement, max_bytes = how["placement"], how["device_bytes"]
@@ -281,14 +280,10 @@ def train_batches(
     return HostBatches(source, spec, workers=workers, crops_per_image=crops_per_image, **common)
 
 
-def check(data_config: Mapping[str, Any]) -> None:
-    """Checks the fields of `config.data` that decide how batches are made, not what they hold."""
-    checks.check({**_DEFAULTS, **data_config}, _RULES, "config.data.")
-
-
-def check_seed(seed: int) -> None:
-    """Checks a seed of training batches."""
+def check(data_config: Mapping[str, Any], seed: int) -> None:
+    """Checks what decides how batches are made, not what they hold: `config.data` and the seed."""
     checks.check({"seed": seed}, {"seed": whole(0, 2**32 - 1)})
+    checks.check({**_DEFAULTS, **data_config}, _RULES, "config.data.")
 
 
 def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:

@@ -326,8 +326,7 @@ def check(config: ConfigDict, devices: int) -> None:
             f"{max(data.crop // data.scale, 1) * data.scale}"
         )
     metric_writer.check(config.log)
-    pipeline.check(data)
-    pipeline.check_seed(config.seed)
+    pipeline.check(data, config.seed)
     if data.batch_size % devices:
         raise UserError(
             f"data.batch_size={data.batch_size} has to be a multiple of the {devices} devices; "
