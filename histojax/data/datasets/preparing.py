@@ -62,8 +62,7 @@ def _without(
     there = {example.group for example in contents.examples}
     for entry in exclude:
         if entry in prepared.prepared_names(data_dir):
-            index = prepared.read_metadata(prepared.folder_of(entry, data_dir))["index"]
-            left_out |= {record["group"] for part in index.values() for record in part}
+            left_out |= set(prepared.PreparedSource(entry, split="all", data_dir=data_dir).groups)
         elif entry in there:
             left_out.add(entry)
         else:
@@ -78,16 +77,16 @@ def _without(
 def description(folder: Path) -> str:
     """What a prepared set is: images and groups of each part, fingerprint, licence, citation."""
     metadata = prepared.read_metadata(folder)
-    entries = [entry for part in metadata["index"].values() for entry in part]
     parts = [f"{part} {len(index)}" for part, index in metadata["index"].items()]
-    mpp, here = metadata["mpp"], folder.parents[1]
+    here = folder.parents[1]
+    source = prepared.PreparedSource(folder.parent.name, split="all", data_dir=here)
     place = "" if here == prepared.default_data_dir() else f" --config.data.data_dir={here}"
     lines = {
         metadata["title"]: str(folder),
-        "images": f"{len(entries)} ({', '.join(parts)})",
-        "groups": str(len({entry["group"] for entry in entries})),
-        "scale": "not stated" if mpp is None else f"{mpp:g} um per pixel",
-        "fingerprint": prepared.fingerprint_of(entries),
+        "images": f"{len(source)} ({', '.join(parts)})",
+        "groups": str(len(set(source.groups))),
+        "scale": "not stated" if source.mpp is None else f"{source.mpp:g} um per pixel",
+        "fingerprint": source.fingerprint(),
         "licence": metadata["licence"],
         "please cite": metadata["citation"],
         "open it as": f"--config.data.source={folder.parent.name}{place}",

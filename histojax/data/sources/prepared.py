@@ -3,14 +3,13 @@
 import json
 import os
 import re
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import imagecodecs
 import numpy as np
 
-from histojax.data.sources.base import CachedSource, Record, digest_of
+from histojax.data.sources.base import CachedSource, Record
 from histojax.data.sources.record_cache import ComputedOnce
 from histojax.data.sources.splits import group_of, names_of_split
 from histojax.errors import UserError
@@ -53,12 +52,6 @@ def read_metadata(folder: Path) -> dict[str, Any]:
             "--overwrite"
         ) from error
     return metadata
-
-
-def fingerprint_of(entries: Iterable[Mapping[str, Any]]) -> str:
-    """16 hex digits of SHA-256 over names, pixels and labels of the entries of an index."""
-    named = sorted(entries, key=lambda entry: entry["name"])
-    return digest_of(*(e[field] for e in named for field in ("name", "image", "labels")))
 
 
 class PreparedSource(CachedSource):
