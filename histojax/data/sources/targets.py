@@ -39,7 +39,7 @@ class TargetSource(WrappedSource):
     """
 
     def __init__(self, source: Source, fields: Sequence[str], config: Mapping[str, Any]):
-        """Adds `fields` as `config.data.targets` has them; UserError for an unknown setting.
+        """Adds `fields` as `config.data.targets` has them; UserError for a bad setting.
 
         physical: the shape marker's areas and radii, px at 0.25 um per px, are scaled to the
         images' own scale where it is known. legacy: mask, marker and contour lose the rim that
@@ -47,7 +47,9 @@ class TargetSource(WrappedSource):
         """
         super().__init__(source)
         self._fields = tuple(fields)
-        self._config = checked(config)
+        self._config = dict(config)
+        check_names(self._config, _RULES, "config.data.targets.")
+        check(self._config, _RULES, "config.data.targets.")
         self._cache = RecordCache(2**30)  # bytes, in each process
 
     def __getitem__(self, index: int) -> Record:
@@ -93,11 +95,3 @@ def legacy_labels(mask: np.ndarray) -> np.ndarray:
     height, width = mask.shape
     size = round(0.992 * height), round(0.992 * width)
     return nearest(targets.resized_mask(mask, size, legacy_labels=True), height, width)
-
-
-def checked(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields of `config.data.targets`; UserError for one that breaks its rule."""
-    values = dict(config)
-    check_names(values, _RULES, "config.data.targets.")
-    check(values, _RULES, "config.data.targets.")
-    return values

@@ -6,7 +6,6 @@ import pytest
 import scipy.ndimage
 
 from histojax.data import pipeline
-from histojax.data.sources import targets
 from histojax.data.sources.base import Source
 from histojax.data.sources.targets import TargetSource
 from histojax.errors import UserError
@@ -147,7 +146,7 @@ def test_a_source_of_masks_alone_is_refused():
 )
 def test_a_bad_setting_is_named(change, said):
     with pytest.raises(UserError, match=said):
-        targets.checked({**SETTINGS, **change})
+        TargetSource(Two(), ("marker",), {**SETTINGS, **change})
 
 
 def test_tissue_is_drawn_around_nuclei_and_kept_by_name(monkeypatch):
