@@ -256,6 +256,8 @@ def train_batches(
         UserError: for a config value that breaks its rule, fields that the source does not hold, or
             device placement where it is not possible. An unusable image is refused when it is read.
     """
+    import jax  # grain's workers import this module and must not start JAX
+
     spec = example_spec(source, data_config, fields)
     if spec.augmentation.own_stains:
         source = PerImageStains(source)
@@ -266,7 +268,7 @@ def train_batches(
     placement, max_bytes = how["placement"], how["device_bytes"]
     common = {"batch_size": batch_size, "seed": seed}
     common |= {"process_index": process_index, "process_count": process_count}
-    suits_device = placement == "auto" and not _needs_host(spec) and _has_accelerator()
+    suits_device = placement == "auto" and not _needs_host(spec) and jax.default_backend() != "cpu"
     if placement == "device" or suits_device:
         store = load_store(source, spec, max_bytes)
         if store is not None:
@@ -291,9 +293,3 @@ def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:
     reason = _needs_host(spec)
     if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")
-
-
-def _has_accelerator() -> bool:
-    import jax
-
-    return jax.default_backend() != "cpu"
