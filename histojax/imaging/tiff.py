@@ -73,8 +73,7 @@ class Segments:
         """
         page = pages[0]
         self._path, self._pages, self._background = path, pages, background
-        self._tiff, self.lock = tiff, threading.RLock()
-        self._blank: bool | None = None
+        self._tiff, self.lock = tiff, threading.Lock()
         self._row_bytes = page.imagewidth * page.samplesperpixel if _is_flat(page) else 0
         if page.is_tiled:
             self.rows, self.columns = page.tilelength, page.tilewidth
@@ -111,16 +110,13 @@ class Segments:
             out[y0 - y : y1 - y, x0 - x : x1 - x, channels] = part
         return out
 
-    @property
+    @functools.cached_property
     def ends_blank(self) -> bool:
         """Whether the last channel is 0 in the whole image, or in _MOST_TRIED random segments."""
-        with self.lock:
-            if self._blank is None:
-                count = self._down * self._across
-                tried = np.random.default_rng(0).permutation(count)[:_MOST_TRIED].tolist()
-                last = (self._segment(count * (self._planes - 1) + index) for index in tried)
-                self._blank = not any(segment[..., -1].any() for segment in last)
-            return self._blank
+        count = self._down * self._across
+        tried = np.random.default_rng(0).permutation(count)[:_MOST_TRIED].tolist()
+        last = (self._segment(count * (self._planes - 1) + index) for index in tried)
+        return not any(segment[..., -1].any() for segment in last)
 
     def close(self) -> None:
         """Closes the file, and lets go of the segments that are kept."""
