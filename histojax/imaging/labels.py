@@ -4,7 +4,6 @@ The values are those of the file, unchanged. What cannot be a label is refused b
 compression, channels that differ, fractions, numbers beyond int32.
 """
 
-import os
 import pathlib
 from typing import Any
 
@@ -15,9 +14,8 @@ from histojax.errors import UserError
 from histojax.imaging import formats, tiff
 from histojax.imaging.conversion import check_pixels, orient, refused_if_damaged, whole_numbers
 from histojax.imaging.mpp import first_plausible, stated_in_tiff
-from histojax.imaging.reader import MAX_PIXELS
+from histojax.imaging.reader import MAX_PIXELS, Path
 
-Path = str | os.PathLike[str]
 _REMEDY = "save labels as uint16 PNG or uint32 TIFF"
 
 
