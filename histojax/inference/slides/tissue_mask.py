@@ -53,6 +53,15 @@ class TissueMask:
         columns = slice(round(x * across), round((x + width) * across))
         return float(self.mask[rows, columns].sum()) / (down * across)
 
+    def within(self, y: int, x: int, height: int, width: int) -> "TissueMask":
+        """The tissue in a region of the image, px, alone."""
+        down, across = self.factor
+        rows = slice(int(y * down), int(np.ceil((y + height) * down)))
+        columns = slice(int(x * across), int(np.ceil((x + width) * across)))
+        mask = np.zeros_like(self.mask)
+        mask[rows, columns] = self.mask[rows, columns]
+        return dataclasses.replace(self, mask=mask)
+
     def any_in(self, y: float, x: float, height: float, width: float) -> bool:
         """Whether there is tissue in a region of the image, px."""
         down, across = self.factor

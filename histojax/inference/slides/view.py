@@ -139,6 +139,7 @@ def view_of(
     tissue = tissue_mask(image, known)
     if not options.skip_glass:
         tissue = dataclasses.replace(tissue, mask=np.ones_like(tissue.mask))
+    tissue = tissue.within(y, x, height, width)
     seen = image if factor == 1.0 else reader.ResampledReader(image, factor)
     view = View(
         path,

@@ -142,6 +142,10 @@ def test_parts_of_the_mask_are_asked_for_in_px_of_the_image():
     assert not found.any_in(499.9, 999.9, 0.1, 0.1)
     assert found.pixels_in(0, 0, 500, 1000) == pytest.approx(10_000)
     assert found.pixels_in(100, 350, 100, 650) == pytest.approx(5_000)
+    part = found.within(105, 350, 400, 655)
+    assert part.pixels_in(0, 0, 500, 1000) == pytest.approx(5_000)
+    assert part.any_in(150, 350, 10, 10)
+    assert not part.any_in(150, 300, 10, 10)
 
 
 @pytest.mark.faults
