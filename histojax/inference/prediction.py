@@ -43,7 +43,8 @@ class Prediction:
         name: of the input file, without its ending.
         size: (H, W) of the input, px.
         mpp: um per px of the input, None where unknown.
-        scale: px of the enhanced image per px of the input a side, 1 where none is made.
+        scale: px of the enhanced image per px of the input a side, 1 where none is made; of a slide
+            that was read at another scale than its own not whole.
         files: by the name of their sink, in the order of `SINKS`.
         nuclei: how many were found, None where none were looked for.
         note: what was done about the scale, and what was left out, a sentence.
@@ -56,7 +57,7 @@ class Prediction:
     name: str
     size: tuple[int, int]
     mpp: float | None
-    scale: int
+    scale: float
     files: Mapping[str, pathlib.Path]
     nuclei: int | None
     note: str
@@ -327,16 +328,12 @@ def preview(
 ) -> np.ndarray:
     """Input | enhanced | nuclei | classes at the middle of what was predicted, uint8 (h, w, 3)."""
     top, left, height, width = made.box or (0, 0, *made.size)
-    scale: float = made.scale
-    if "sr" in made.files:
-        with reader.open_image(made.files["sr"]) as image:
-            scale = image.height / height  # a slide may be read at another scale than its own
-    side = max(1, min(int(_PREVIEW / scale), height, width))
+    side = max(1, min(int(_PREVIEW / made.scale), height, width))
     y, x = top + (height - side) // 2, left + (width - side) // 2
     with reader.open_image(path, max_pixels=max_pixels) as image:
         shown = DamagedReader(image).read(y, x, side, side)
     row = [("input", shown)]
-    fine = [int(scale * value) for value in (y - top, x - left, side, side)]
+    fine = [int(made.scale * value) for value in (y - top, x - left, side, side)]
     if "sr" in made.files:
         with reader.open_image(made.files["sr"]) as image:
             shown = image.read(*fine)
@@ -351,4 +348,4 @@ def preview(
         numbers = read_label_region(made.files["classes"], y, x, side, side)
         gray = numbers * (255 // (len(made.class_names) - 1))
         row.append(("classes", gray.astype(np.uint8)))
-    return writers.panels([row], cell=max(1, round(scale * side)))
+    return writers.panels([row], cell=max(1, round(made.scale * side)))

@@ -319,6 +319,7 @@ def test_the_index_of_predictions(tmp_path):
         class_names=("background", "<tumour>"),
         before=True,
         tissue_mm2=None,
+        box=None,
     )
     bare = SimpleNamespace(
         **{**vars(made), "name": "c", "size": (10, 20), "mpp": None, "scale": 1, "files": {}},
@@ -351,6 +352,11 @@ def test_the_index_of_predictions(tmp_path):
     made.tissue_mm2 = 0.25
     pages.prediction_index(path, workdir="r", rows=[(made, preview)])
     assert "6,000 per mm² of tissue" in _read(path)[1].text
+    # A part of a slide at 0.5 um per px, which was read at 1.
+    made.box, made.scale = (100, 200, 300, 400), 2.0
+    pages.prediction_index(path, workdir="r", rows=[(made, preview)])
+    part = "of which 400 × 300 px at x 200, y 100 were predicted, enhanced to 800 × 600 px"
+    assert part in _read(path)[1].text
 
 
 def test_warnings_are_listed_and_make_no_curve(tmp_path):

@@ -102,7 +102,7 @@ def predict_slide(
             files.page(nuclei, table, view, network.scale, output, made, note, times, run)
         shutil.rmtree(parts, ignore_errors=True)
     count = None if nuclei is None else len(nuclei.table["label"])
-    scale = network.scale if "sr" in made else 1
+    scale = network.scale * view.factor if "sr" in made else 1
     known = path.stem, view.size, view.mpp, scale, made, count, note
     return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2, box=view.box)
 
