@@ -53,8 +53,10 @@ def config(name="generator", *, steps=4):
 def _shrink(config, steps):
     config.steps = steps
     config.data.update(crop=16, batch_size=8)
-    # Whole chains, and parts of them alone, have one degradation, and the fastest.
+    # Whole chains, and parts of them alone, have one degradation, and the fastest, and alike colors.
     config.data.degradation.update(base.degradation())
+    if config.stage == "generator":
+        config.data.augmentation.update(base.augmentation())
     config.data.synthetic.update(train=4, val=2, test=2, size=64)
     config.eval.update(every=2, crops=2, crop=32, batch_size=8, pictures=1)
     config.checkpoint.every = 2
