@@ -53,7 +53,7 @@ def config(name="generator", *, steps=4):
 def _shrink(config, steps):
     config.steps = steps
     config.data.update(crop=16, batch_size=8)
-    # Whole chains, and parts of them alone, have one degradation, and the fastest, and alike colors.
+    # Whole chains, and parts of them alone, have one degradation, the fastest, and alike colors.
     config.data.degradation.update(base.degradation())
     if config.stage == "generator":
         config.data.augmentation.update(base.augmentation())
