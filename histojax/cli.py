@@ -20,6 +20,7 @@ from collections.abc import Callable, Sequence
 from absl import app, flags, logging
 from ml_collections import ConfigDict
 
+from histojax import processes
 from histojax.errors import UserError
 from histojax.files import with_homes
 
@@ -73,8 +74,10 @@ def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     _set_up_names()
     flags.DEFINE_bool("verbose", False, "Says what is read of each image: page, size and scale.")
+    processes.define_flags()
     try:
-        app.run(guarded, flags_parser=functools.partial(_parse, main))
+        with processes.leaving_together():
+            app.run(guarded, flags_parser=functools.partial(_parse, main))
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)
 
@@ -234,6 +237,7 @@ def _sentence(message: str) -> str:
 
 
 def _fail(sentence: str) -> None:
+    processes.keep_reason(sentence)
     print(f"histojax: {sentence}", file=sys.stderr, flush=True)
     sys.exit(2)
 
@@ -252,7 +256,7 @@ def _check_platform() -> None:
 
 def repeatable() -> str | None:
     """The command line of this process, where it is a command of histojax, as typed in a shell."""
-    words = sys.orig_argv
+    words = processes.without_flags(sys.orig_argv)
     for place, word in enumerate(words[:-1]):
         if pathlib.Path(word).name == "histojax" and words[place + 1] in COMMANDS:
             return shlex.join(["histojax", *words[place + 1 :]])
@@ -261,19 +265,30 @@ def repeatable() -> str | None:
     return None
 
 
-def set_up_jax() -> None:
+def set_up_jax(*, together: bool = False) -> None:
     """What a command asks of JAX before its first computation; what the user asked for stays.
+
+    Several processes are joined into one. `together`: whether they share the command's work;
+    otherwise the first does it alone, and the others wait for its end.
 
     Compiled programs are kept between runs. A folder that cannot be written keeps nothing, with a
     warning. On CPU, XLA's older emitters make the fused kernels, unless XLA_FLAGS has extra options
     already (--xla_backend_extra_options=xla_none leaves XLA its default) or names a file of flags.
     """
-    import jax
-
     options = os.environ.get("XLA_FLAGS", "").strip()
     names_a_file = options and not options.startswith("-")
     if "xla_backend_extra_options" not in options and not names_a_file:
         os.environ["XLA_FLAGS"] = f"{options} {OLDER_FUSIONS}".strip()
+    _keep_programs()
+    processes.start()
+    if not together and not processes.first():
+        sys.exit(0)
+
+
+def _keep_programs() -> None:
+    """Names the folder in which JAX keeps compiled programs, if it can be written."""
+    import jax
+
     folder: str | None = getattr(jax.config, "jax_compilation_cache_dir")  # noqa: B009 (no type)
     if not folder:
         root = os.environ.get("XDG_CACHE_HOME", os.path.join(os.path.expanduser("~"), ".cache"))

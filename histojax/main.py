@@ -51,7 +51,7 @@ def main(argv: Sequence[str], stage: str | None = None) -> None:
     # After flags, so that --help and bad flags answer at once.
     from histojax.experiments import chain
 
-    cli.set_up_jax()
+    cli.set_up_jax(together=True)
     cli.keep_freed_memory()
     path, _, size = file.partition(":")
     name = pathlib.Path(path).stem + (f"-{size}" if size else "")

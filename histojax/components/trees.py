@@ -1,8 +1,10 @@
-"""Names and shapes of the arrays of a tree."""
+"""Names, shapes and contents of the arrays of a tree."""
 
+import zlib
 from typing import Any
 
 import jax
+import numpy as np
 
 from histojax.errors import UserError
 
@@ -16,6 +18,15 @@ def named(tree: Any) -> dict[str, Any]:
 def shapes(tree: Any) -> dict[str, tuple[int, ...]]:
     """Path of names -> shape, of every array of a tree."""
     return {name: tuple(getattr(leaf, "shape", ()) or ()) for name, leaf in named(tree).items()}
+
+
+def checksum(tree: Any) -> int:
+    """CRC-32 of the contents of all arrays but random keys."""
+    total = 0
+    for leaf in jax.tree.leaves(tree):
+        if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            total = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), total)
+    return total
 
 
 def check_names(stored: Any, wanted: Any, place: Any) -> None:

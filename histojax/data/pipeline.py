@@ -127,8 +127,9 @@ def _end_with_parent(index: int, count: int) -> None:
 class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
-    The stream of examples depends on (seed, position) alone. Process p of n takes the examples p, p
-    + n, p + 2 n, ... of it, whatever the number of worker processes or threads.
+    The stream of examples depends on (seed, position) alone, whatever the number of worker
+    processes or threads. Process p of n takes the p-th of n parts of each batch of all processes,
+    so that they make the batches that one process would.
 
     Args:
         workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
@@ -154,8 +155,8 @@ class HostBatches(Batches):
         order = ImageOrder(len(source), seed, crops_per_image)
         images = grain.MapDataset.source(order).seed(seed)
         examples = images.random_map(functools.partial(_train_example, source, spec))
-        examples = examples[process_index::process_count]
-        self._batches: Any = examples.batch(batch_size, drop_remainder=True)
+        parts = examples.batch(batch_size, drop_remainder=True)
+        self._batches: Any = parts[process_index::process_count]
         self._workers = workers
         self._iterator: Any = None
 
@@ -249,7 +250,8 @@ def train_batches(
             the set fits device_bytes and every step can run there.
         fields: the batch's fields, out of `FIELDS`.
         batch_size: B, of this process.
-        process_index, process_count: all processes make B examples, all different.
+        process_index, process_count: process p of n makes the p-th of n parts, of B examples each,
+            of what one process would make.
         sharding: see `DeviceBatches`; host batches are NumPy arrays of this process's part.
 
     Raises:

@@ -12,10 +12,9 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-import jax
 from ml_collections import ConfigDict
 
-from histojax import files
+from histojax import files, processes
 from histojax.cli import say
 from histojax.config import claim_workdir, differences, from_values, read_config, to_values
 from histojax.data import stain_matching
@@ -62,7 +61,7 @@ def run(config: ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
             result = run_stage(config, workdir, {}, known[config.name])
         else:
             result = _run_stages(ordered, workdir, folders, known)
-        if result:  # of the first process
+        if result and processes.first():
             print(words.after_training(result, workdir, synthesizes="pyramid" in config))
         return result
     except DiskError as error:
@@ -89,7 +88,8 @@ def _run_stages(
     with _sole_use(workdir):
         begun = any((folder / run_data.MANIFEST).is_file() for folder in folders.values())
         whole = from_values({**to_values(ordered[-1]), "chain": names})
-        claim_workdir(whole, workdir, same_data=begun)
+        if processes.first():
+            claim_workdir(whole, workdir, same_data=begun)
         for stage in ordered:
             run_stage(stage, folders[stage.name], folders, known[stage.name])
         return summary.summarize_chain(workdir, names, seconds=time.perf_counter() - started)
@@ -178,22 +178,25 @@ def run_stage(
     with _sole_use(workdir):
         old = done(config, workdir)
         if old is not None:
-            claim_workdir(config, workdir, same_data=True)
+            if processes.first():
+                claim_workdir(config, workdir, same_data=True)
             say(f"{config.name}: done at step {old['steps']}, in {workdir}")
-            if jax.process_index() == 0 and not (workdir / "report.html").exists():
+            if processes.first() and not (workdir / "report.html").exists():
                 pages.run_report(workdir)
             return old
         initial = initial_variables(config, variables_of)
         trained = loop.train(config, workdir, initial, known=known)
-        if jax.process_index() != 0:
+        if not processes.first():
+            processes.wait()  # for the scores, which the first process makes alone
             return {}
         found = summary.summarize_stage(trained)
         if folders:  # one stage of several; the last lines of a command have the results of one
             for line in words.results(found):
                 say(f"{config.name}: {line}")
+        processes.wait()
         return found
 
 
 def _sole_use(workdir: pathlib.Path) -> contextlib.AbstractContextManager[None]:
     """The workdir held by the one process that writes to it."""
-    return files.sole_use(workdir) if jax.process_index() == 0 else contextlib.nullcontext()
+    return files.sole_use(workdir) if processes.first() else contextlib.nullcontext()

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import optax
 
-from histojax import __version__, cli
+from histojax import __version__, cli, processes
 from histojax.cli import say
 from histojax.config import read_config
 from histojax.data import cores
@@ -47,7 +47,7 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
 
 def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) -> dict[str, Any]:
     """Scores all stages together; writes the chain's own summary.json and report.html."""
-    if jax.process_index() != 0:
+    if not processes.first():
         return {}
     stages: dict[str, dict[str, Any]] = {
         name: {"folder": name, "summary": read_config(workdir / name / "summary.json")}
@@ -88,6 +88,7 @@ def circumstances() -> dict[str, Any]:
         **({"command": given} if given else {}),
         "hardware": {
             "devices": len(devices),
+            **({"processes": processes.count()} if processes.count() > 1 else {}),
             "kind": devices[0].device_kind,
             "platform": devices[0].platform,
             "host": platform.processor() or platform.machine(),

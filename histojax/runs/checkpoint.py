@@ -3,6 +3,7 @@
 A workdir keeps two series, checkpoints/last (to go on from; the one before is kept too) and
 checkpoints/best (to use). Orbax writes under another name and renames, so a kill leaves no half
 checkpoint under a final name. A damaged one is passed over, with a warning, for the one before.
+Several processes write one together; each reads by itself, on whatever devices it has.
 """
 
 import contextlib
@@ -18,11 +19,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 
-from histojax import files
+from histojax import files, processes
 from histojax.components import trees
 from histojax.config import FORMAT, check_format
 from histojax.errors import UserError
@@ -41,20 +43,34 @@ class Restored:
 
 
 class Series:
-    """The checkpoints of one folder, the newest `keep` of them."""
+    """The checkpoints of one folder, the newest `keep` of them.
 
-    def __init__(self, folder: pathlib.Path, *, keep: int = 2):
+    `background`: whether `save` returns while they are written. What the disk then refuses is
+    raised by the next `save`, by `wait` or by `close`.
+    """
+
+    def __init__(self, folder: pathlib.Path, *, keep: int = 2, background: bool = False):
         self.folder = folder.absolute()
         self.keep = keep
+        self._background = background
+        self._written: int | None = None  # the step that may still be being written
 
     @functools.cached_property
     def _manager(self) -> ocp.CheckpointManager:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        together = processes.count() > 1
         options = ocp.CheckpointManagerOptions(
             max_to_keep=self.keep,
-            enable_async_checkpointing=False,
-            create=True,
+            enable_async_checkpointing=self._background,
+            create=False,
             # What a killed run left of a checkpoint takes space and is of no use.
             cleanup_tmp_directories=True,
+            # Named, processes wait for each other through the runtime's store and not by a
+            # collective, which a background thread would run between those of training steps.
+            multiprocessing_options=ocp.options.MultiprocessingOptions(
+                active_processes=set(range(processes.count())) if together else None,
+                barrier_sync_key_prefix=self.folder.name if together else None,
+            ),
         )
         return ocp.CheckpointManager(self.folder, options=options)
 
@@ -70,21 +86,36 @@ class Series:
         Checkpoints of this step or later, left by a run that has since gone back, are replaced.
 
         Raises:
-            DiskError: the disk will not take it; earlier checkpoints stay.
+            DiskError: the disk will not take it, or what was saved before; earlier checkpoints
+                stay.
         """
+        self.wait()
+        state = _storable(state)
+        if self._background and jax.default_backend() == "cpu":
+            # Orbax would read the buffers themselves, which the next step is given to write in.
+            state = jax.tree.map(jnp.copy, state)
         with self._refusals(step):
             manager = self._manager
-            for later in [s for s in self.steps() if s >= step]:
+            (steps, *_) = processes.gather(self.steps())
+            for later in [s for s in steps if s >= step]:
                 manager.delete(later)
             manager.save(
                 step,
                 args=ocp.args.Composite(
-                    state=ocp.args.StandardSave(_storable(state)),
+                    state=ocp.args.StandardSave(state),
                     data=ocp.args.JsonSave({"position": data}),
                     meta=ocp.args.JsonSave({"format": FORMAT, **meta}),
                 ),
                 force=True,
             )
+            self._written = step if self._background else None
+
+    def wait(self) -> None:
+        """Waits until what was saved is written; DiskError as `save`."""
+        step, self._written = self._written, None
+        if step is not None:
+            with self._refusals(step):
+                self._manager.wait_until_finished()
 
     @contextlib.contextmanager
     def _refusals(self, step: int) -> Iterator[None]:
@@ -158,7 +189,9 @@ class Series:
         return None
 
     def _json(self, step: int, item: str) -> Any:
-        with ocp.Checkpointer(ocp.JsonCheckpointHandler()) as reader:
+        options = _by_itself()
+        handler = ocp.JsonCheckpointHandler(multiprocessing_options=options)
+        with ocp.Checkpointer(handler, multiprocessing_options=options) as reader:
             return reader.restore(self.folder / str(step) / item)
 
     def _read(self, step: int, template: Tree) -> Restored:
@@ -166,7 +199,7 @@ class Series:
         check_format(meta["format"], f"{self.folder}/{step}")
         place = self.folder / str(step) / "state"
         wanted = _storable(template)
-        with ocp.StandardCheckpointer() as reader:
+        with ocp.StandardCheckpointer(multiprocessing_options=_by_itself()) as reader:
             stored = ocp.StandardCheckpointHandler().metadata(place).tree
             if not trees.named(stored):
                 raise ValueError("its list of arrays cannot be read")
@@ -176,9 +209,20 @@ class Series:
         return Restored(step, _usable(state, template), data, meta)
 
     def close(self) -> None:
-        """Ends the manager, if one was opened."""
+        """Waits as `wait` does, and ends the manager, if one was opened."""
+        self.wait()
         if "_manager" in vars(self):
             self._manager.close()
+
+
+def _by_itself() -> ocp.options.MultiprocessingOptions:
+    """What lets a process read without the others, which may have other things to do."""
+    if processes.count() == 1:
+        return ocp.options.MultiprocessingOptions()
+    own = processes.index()
+    return ocp.options.MultiprocessingOptions(
+        primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
 
 
 def _unless_closed_loop(hook: Callable[[Any], None], unraisable: Any) -> None:

@@ -14,7 +14,7 @@ import numpy as np
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import checks
+from histojax import checks, processes
 from histojax.cli import say
 from histojax.components import trees
 from histojax.components.mean_teacher import build_teacher
@@ -97,8 +97,9 @@ class Training:
         """Sets up the first step, or the one after the last checkpoint; claims the workdir."""
         self._config, self._workdir, self._mesh = config, workdir, sharding.data_mesh(devices)
         checkpoints = workdir / "checkpoints"
-        self._last = checkpoint.Series(checkpoints / "last", keep=config.checkpoint.keep)
-        self._chosen = checkpoint.Series(checkpoints / "best", keep=1)
+        keep = config.checkpoint.keep
+        self._last = checkpoint.Series(checkpoints / "last", keep=keep, background=True)
+        self._chosen = checkpoint.Series(checkpoints / "best", keep=1, background=True)
         resumed = bool(self._last.steps())
         stage = build_stage(workdirs.without_pretrained(config) if resumed else config, initial)
         self._stage = stage
@@ -116,16 +117,19 @@ class Training:
             source,
             config.data,
             fields=stage.fields,
-            batch_size=config.data.batch_size // jax.process_count(),
+            batch_size=config.data.batch_size // processes.count(),
             seed=config.seed,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            process_index=processes.index(),
+            process_count=processes.count(),
             sharding=sharding.batch_sharding(self._mesh),
         )
         # Only now, so that a workdir stays free for another config until nothing refuses this one.
-        claim_workdir(config, workdir, same_data=begun is not None)
-        if jax.process_index() == 0 and not (workdir / run_data.MANIFEST).exists():
-            run_data.write(known, workdir)
+        processes.check_alike("config or data", lambda: [to_values(config), known.manifest])
+        with processes.first_alone() as writes:
+            if writes:
+                claim_workdir(config, workdir, same_data=begun is not None)
+            if writes and not (workdir / run_data.MANIFEST).exists():
+                run_data.write(known, workdir)
         # An enhanced image has r times finer pixels than its input.
         factor = config.data.scale if enhances(stage) else 1
         self._meta = {
@@ -143,7 +147,7 @@ class Training:
         self._line = ProgressLine(config.name, config.steps)
         self._watch = gan_health.build_watch(config, stage)
         self._writer = None
-        if jax.process_index() == 0:
+        if processes.first():
             self._writer = MetricWriter(
                 workdir,
                 resume_step=self.step,
@@ -158,6 +162,7 @@ class Training:
         """Makes the first state, or takes that of the last checkpoint."""
         state = workdirs.fresh_state(self._stage, self._config)
         describe(self._stage, state, self._config)
+        processes.check_alike("first state", lambda: trees.checksum(state))
         frozen = sharding.replicate(state.frozen, self._mesh)
         state = sharding.replicate(state.replace(frozen={}), self._mesh)
         self.step, self.since, self.seconds = 0, SinceLastLine(), 0.0
@@ -229,6 +234,8 @@ class Training:
     def save(self, series: checkpoint.Series) -> None:
         """Saves this step in a series, unless something that is trained is not finite."""
         self._check_state()
+        for other in (self._last, self._chosen):
+            other.wait()  # one is written at a time
         progress = {"best": self.best, "seconds": self.seconds, "since": self.since.sums()}
         series.save(
             self.step,
@@ -239,9 +246,10 @@ class Training:
 
     def close(self) -> None:
         """Closes what is open."""
-        for part in (self._line, self._batches, self._writer, self._last, self._chosen):
-            if part is not None:
-                part.close()
+        with contextlib.ExitStack() as stack:
+            for part in (self._chosen, self._last, self._writer, self._batches, self._line):
+                if part is not None:
+                    stack.callback(part.close)
 
     def _check_finite(self, values: Mapping[str, float]) -> None:
         skipped = values["skipped_in_a_row"]
@@ -344,6 +352,7 @@ def check(config: ConfigDict, devices: int) -> None:
 
 
 def _newest(series: checkpoint.Series) -> str:
+    series.wait()
     steps = series.steps()
     return f"{series.folder}/{steps[-1]}" if steps else "none, for none was written yet"
 

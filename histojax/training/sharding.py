@@ -42,8 +42,20 @@ def _mapped(step: Callable[..., Any], mesh: Mesh, out_specs: Any) -> Callable[..
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """The tree whole on every device of the mesh."""
-    return jax.device_put(tree, NamedSharding(mesh, P()))
+    """The tree whole on every device of the mesh; each process gives its own, which are alike."""
+    whole = NamedSharding(mesh, P())
+    if mesh.is_multi_process:
+        return jax.tree.map(functools.partial(_place_whole, whole=whole), tree)
+    return jax.device_put(tree, whole)
+
+
+def _place_whole(leaf: Any, whole: NamedSharding) -> jax.Array:
+    """An array on devices of which some are other processes', where device_put cannot put it."""
+    if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        numbers = _place_whole(jax.random.key_data(leaf), whole)
+        return jax.random.wrap_key_data(numbers, impl=jax.random.key_impl(leaf))
+    array = np.asarray(leaf)
+    return jax.make_array_from_callback(array.shape, whole, array.__getitem__)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
