@@ -265,6 +265,12 @@ def repeatable() -> str | None:
     return None
 
 
+def default_workdir(file: str) -> str:
+    """The workdir of --config=FILE[:SIZE] where none is given."""
+    path, _, size = file.partition(":")
+    return f"runs/{pathlib.Path(path).stem}{f'-{size}' if size else ''}"
+
+
 def set_up_jax(*, together: bool = False) -> None:
     """What a command asks of JAX before its first computation; what the user asked for stays.
 

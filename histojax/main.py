@@ -53,9 +53,7 @@ def main(argv: Sequence[str], stage: str | None = None) -> None:
 
     cli.set_up_jax(together=True)
     cli.keep_freed_memory()
-    path, _, size = file.partition(":")
-    name = pathlib.Path(path).stem + (f"-{size}" if size else "")
-    chain.run(config, pathlib.Path(_WORKDIR.value or f"runs/{name}"))
+    chain.run(config, pathlib.Path(_WORKDIR.value or cli.default_workdir(file)))
 
 
 def run(stage: str | None = None) -> None:

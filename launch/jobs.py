@@ -180,7 +180,7 @@ def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) ->
         slots = [(None, part) for part in cores.shares(min(count, len(pending)))]
     running: dict[subprocess.Popen[bytes], tuple[Job, Slot]] = {}
     failed = []
-    with _signals() as seen:
+    with signals() as seen:
         try:
             while (running or pending) and not seen:
                 while pending and slots:
@@ -209,7 +209,7 @@ def _report(job: Job, process: subprocess.Popen[bytes]) -> None:
 
 
 @contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
+def signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM in a list instead of obeying them."""
     seen: list[int] = []
     numbers = (signal.SIGINT, signal.SIGTERM)

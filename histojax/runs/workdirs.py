@@ -9,6 +9,7 @@ import pathlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 from ml_collections import ConfigDict
@@ -102,19 +103,27 @@ def example_batch(config: ConfigDict, crop: int | None = None) -> dict[str, Any]
 
 
 def fresh_state(stage: Stage, config: ConfigDict) -> State:
-    """A stage's state before its first step.
+    """A stage's state before its first step, in float64 where the config computes in that.
 
     Raises:
         UserError: its networks cannot be made as the config has them, or do not fit the crop or the
             variables that they start from.
     """
     try:
-        return stage.init(jax.random.key(config.seed), example_batch(config))
+        state = stage.init(jax.random.key(config.seed), example_batch(config))
     except (TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
             f"{config.name}: its networks cannot be made: {reason}; mend the config's field"
         ) from error
+    if config.precision != "float64":
+        return state
+    # Rounded to float32 at each step, weights would not show how alike the gradients are.
+    double = jax.dtypes.canonicalize_dtype(np.float64)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(double) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf,
+        state,
+    )
 
 
 def without_pretrained(config: ConfigDict) -> ConfigDict:

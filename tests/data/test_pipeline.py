@@ -229,16 +229,31 @@ def test_workers_give_what_threads_give(monkeypatch):
     resumed.close()
 
 
-def test_processes_take_different_examples_of_one_stream():
+def test_processes_make_the_batches_of_one():
     whole = host_batches(batch_size=6)
     expected = take(whole, 4)
+    position = whole.get_state()
+    more = take(whole, 1)
     whole.close()
-    rows = np.concatenate([batch["hr"] for batch in expected])
-    for process in range(3):
-        part = host_batches(batch_size=2, process_index=process, process_count=3)
-        got = np.concatenate([batch["hr"] for batch in take(part, 4)])
-        np.testing.assert_array_equal(got, rows[process::3])
+    parts = [
+        host_batches(batch_size=2, process_index=process, process_count=3) for process in range(3)
+    ]
+    got = [take(part, 4) for part in parts]
+    assert_equal(joined(got), expected)
+    # Also from where a run of another number of processes has stopped.
+    for part in parts:
+        part.set_state(position)
+    assert_equal(joined([take(part, 1) for part in parts]), more)
+    for part in parts:
         part.close()
+
+
+def joined(parts):
+    """The batches of all processes, from the rows of each."""
+    return [
+        {field: np.concatenate([part[field] for part in step]) for field in step[0]}
+        for step in zip(*parts, strict=True)
+    ]
 
 
 def test_every_epoch_visits_every_image_once():
