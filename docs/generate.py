@@ -333,6 +333,8 @@ def commands_page() -> str:
         NOTE,
         "Flags are written `--name=value`. `--help` prints them, `--helpfull` all of absl's too.",
         "`--verbose` says which page, size and scale is read of each image.",
+        "`--coordinator`, `--num_processes` and `--process_id` make one command of several",
+        "processes; see [Accelerators](../guides/accelerators.md).",
         "Paths may begin with `~`, also inside a SPEC.",
         "A failure that you can mend ends in one sentence and exit status 2.",
         "Ctrl-C ends a command with status 130, SIGTERM with 143.\n",

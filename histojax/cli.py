@@ -128,6 +128,7 @@ def _help(main: Callable[[Sequence[str]], None]) -> None:
     listed = flags.FLAGS.module_help(place).partition(":\n")[2]
     print(f"{inspect.getdoc(module)}\n\nFlags:\n{listed}\n")
     print("--verbose says what is read of each image. --helpfull lists flags of libraries too.")
+    print("--coordinator, --num_processes and --process_id make one command of several processes.")
     sys.exit(0)
 
 

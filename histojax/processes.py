@@ -20,10 +20,9 @@ import threading
 import time
 import traceback
 import zlib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
-import numpy as np
 from absl import flags
 
 from histojax.errors import UserError
@@ -58,13 +57,15 @@ _reason = ""
 _handler: Any = None  # a C function pointer, which must outlive its use
 
 
-def define_flags() -> None:
+def define_flags(known: flags.FlagValues = flags.FLAGS) -> None:
     """Defines the flags that name the processes where no cluster does."""
-    flags.DEFINE_string(
-        "coordinator", None, "Host and port of process 0 of several. Example: 10.0.0.1:1234."
-    )
-    flags.DEFINE_integer("num_processes", None, "Number of processes. Example: 2.", 1)
-    flags.DEFINE_integer("process_id", None, "Number of this process, from 0. Example: 1.", 0)
+    where = "Host and port of process 0, where a command runs in several. Example: 10.0.0.1:1234."
+    flags.DEFINE_string("coordinator", None, where, flag_values=known)
+    for name, words, lowest in (
+        ("num_processes", "Number of processes. Example: 2.", 1),
+        ("process_id", "Number of this process, from 0. Example: 1.", 0),
+    ):
+        flags.DEFINE_integer(name, None, words, lower_bound=lowest, flag_values=known)
 
 
 def without_flags(words: list[str]) -> list[str]:
@@ -94,7 +95,7 @@ def start() -> None:
         UserError: flags that do not fit each other, or processes that cannot be reached.
     """
     global _group
-    given = _given()
+    given = _given(flags.FLAGS)
     if _group is not None or given.get("num_processes") == 1:
         return
     if not given and not _in_cluster():
@@ -138,11 +139,11 @@ def start() -> None:
     threading.Thread(target=_watch, args=(_group,), daemon=True).start()
 
 
-def _given() -> dict[str, Any]:
-    """Flags that name the processes; all or none."""
-    if not all(name in flags.FLAGS for name in FLAGS) or not flags.FLAGS.is_parsed():
+def _given(known: flags.FlagValues) -> dict[str, Any]:
+    """Flags that name the processes: all, none, or that there is one."""
+    if not all(name in known for name in FLAGS) or not known.is_parsed():
         return {}
-    values = {name: flags.FLAGS[name].value for name in FLAGS}
+    values = {name: known[name].value for name in FLAGS}
     given = {name: value for name, value in values.items() if value is not None}
     missing = [f"--{name}" for name in FLAGS if name not in given]
     if not given or given.get("num_processes") == 1:
@@ -186,14 +187,6 @@ def gather(value: Any) -> list[Any]:
     _group.client.wait_at_barrier(place, _FOREVER)
     found = sorted(_group.client.key_value_dir_get(f"{place}/"))
     return [json.loads(text) for _, text in found]
-
-
-def own_part(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The rows of a batch (B, ...) that are this process's: of n parts process p has the p-th."""
-    if _group is None:
-        return dict(batch)
-    shares = {name: np.split(rows, _group.count)[_group.index] for name, rows in batch.items()}
-    return {name: share.copy() for name, share in shares.items()}
 
 
 def wait() -> None:

@@ -233,7 +233,8 @@ def _started(job: Job, device: str | None, part: set[int] | None) -> subprocess.
                 os.sched_setaffinity(0, part)
                 after.callback(os.sched_setaffinity, 0, mine)
         return subprocess.Popen(
-            [*PROGRAM, *job.command],
+            # Alone, also where a cluster has started several sweeps.
+            [*PROGRAM, *job.command, "--num_processes=1"],
             env=environment(device),
             stdin=subprocess.DEVNULL,
             stdout=log,

@@ -15,6 +15,8 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
+from histojax import processes
+
 AXIS = "data"
 Tree = Any
 
@@ -72,6 +74,15 @@ def place_batch(batch: Mapping[str, Any], mesh: Mesh) -> dict[str, jax.Array]:
         else jax.make_array_from_process_local_data(sharding, np.asarray(value))
         for name, value in batch.items()
     }
+
+
+def own_rows(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """This process's rows of a batch (B, ...) of all: of n parts process p has the p-th."""
+    if processes.count() == 1:
+        return dict(batch)
+    parts = {name: np.split(rows, processes.count()) for name, rows in batch.items()}
+    # Copied, so that the others' rows do not stay in memory.
+    return {name: part[processes.index()].copy() for name, part in parts.items()}
 
 
 def local_rows(array: jax.Array) -> np.ndarray:

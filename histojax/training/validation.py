@@ -44,7 +44,7 @@ class Validation:
             limit=config.eval.crops,
             seed=config.seed,
         )
-        self._batches = [processes.own_part(batch) for batch in batches]
+        self._batches = [sharding.own_rows(batch) for batch in batches]
         self._stage, self._mesh, self._workdir = stage, mesh, workdir
         self._step = sharding.eval_step(stage.eval_step, mesh)
         self._pictures = config.eval.pictures
