@@ -53,6 +53,8 @@ class Series:
         self.folder = folder.absolute()
         self.keep = keep
         self._background = background
+        if background:
+            _quiet_writing_threads()
         self._written: int | None = None  # the step that may still be being written
 
     @functools.cached_property
@@ -222,6 +224,15 @@ def _by_itself() -> ocp.options.MultiprocessingOptions:
     own = processes.index()
     return ocp.options.MultiprocessingOptions(
         primary_host=own, active_processes={own}, barrier_sync_key_prefix=f"process{own}"
+    )
+
+
+@functools.cache
+def _quiet_writing_threads() -> None:
+    """Drops what is logged of an error of Orbax's threads before it comes here, as `_refusals`."""
+    sys.unraisablehook = functools.partial(_unless_closed_loop, sys.unraisablehook)
+    logging.get_absl_logger().addFilter(
+        lambda record: record.levelname != "ERROR" or "orbax" not in record.pathname
     )
 
 

@@ -98,8 +98,10 @@ class Training:
         self._config, self._workdir, self._mesh = config, workdir, sharding.data_mesh(devices)
         checkpoints = workdir / "checkpoints"
         keep = config.checkpoint.keep
-        self._last = checkpoint.Series(checkpoints / "last", keep=keep, background=True)
-        self._chosen = checkpoint.Series(checkpoints / "best", keep=1, background=True)
+        # On CPU, writing would take its time from the steps, and needs a copy of the state.
+        background = processes.count() > 1 or jax.default_backend() != "cpu"
+        self._last = checkpoint.Series(checkpoints / "last", keep=keep, background=background)
+        self._chosen = checkpoint.Series(checkpoints / "best", keep=1, background=background)
         resumed = bool(self._last.steps())
         stage = build_stage(workdirs.without_pretrained(config) if resumed else config, initial)
         self._stage = stage

@@ -113,15 +113,33 @@ def test_a_checkpoint_of_another_format_is_refused(tmp_path, monkeypatch, found,
     )
 
 
+def test_what_is_saved_in_the_background_is_the_state_of_its_step(tmp_path):
+    series = checkpoint.Series(tmp_path, background=True)
+    step = jax.jit(lambda state: jax.tree.map(lambda x: x + 1, state), donate_argnums=0)
+    state = {"a": jnp.zeros((2000, 1000)), "b": jnp.zeros(3)}
+    for number in range(1, 5):
+        state = step(state)
+        series.save(number, state, data={"position": number}, meta={"best": 0.0})
+    state = step(state)
+    series.close()
+    assert series.steps() == [3, 4]
+    restored = checkpoint.Series(tmp_path).restore(state)
+    assert (restored.step, restored.data) == (4, {"position": 4})
+    for array in restored.state.values():
+        np.testing.assert_array_equal(array, np.full(array.shape, 4.0))
+
+
 @pytest.mark.faults
-def test_a_full_disk_is_one_sentence_and_keeps_checkpoints(tmp_path):
+@pytest.mark.parametrize("background", [False, True])
+def test_a_full_disk_is_one_sentence_and_keeps_checkpoints(tmp_path, background, capfd):
     def save(step, value):
         # Many arrays, so that some are still being written when the first is refused.
         arrays = {f"a{index}": jnp.full((100, 100), value) + index for index in range(20)}
         series.save(step, arrays, data={"position": step}, meta={"best": value})
+        series.wait()
         return arrays
 
-    series = checkpoint.Series(tmp_path / "last")
+    series = checkpoint.Series(tmp_path / "last", background=background)
     first = save(1, 0.1)
     with full_disk(2_000), pytest.raises(DiskError) as failure:
         save(2, 0.2)
@@ -136,6 +154,7 @@ def test_a_full_disk_is_one_sentence_and_keeps_checkpoints(tmp_path):
     np.testing.assert_array_equal(restored.state["a7"], first["a7"])
     save(3, 0.3)
     assert series.steps() == [1, 3]
+    assert "Traceback" not in capfd.readouterr().err
 
 
 @pytest.mark.faults
