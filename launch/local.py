@@ -51,10 +51,9 @@ def main(argv: Sequence[str]) -> None:
         said = (
             "see above" if index == 0 else f"{last_line(log.read_text(errors='replace'))} ({log})"
         )
-        raise UserError(
-            f"process {index} of {len(running)} failed ({why}): {said}; the same command goes on "
-            "from the last checkpoint"
-        )
+        # 2: of a sentence that names its own remedy.
+        remedy = "" if status == 2 else "; the same command goes on from the last checkpoint"
+        raise UserError(f"process {index} of {len(running)} failed ({why}): {said}{remedy}")
 
 
 def _logs(words: Sequence[str]) -> pathlib.Path:
