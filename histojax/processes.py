@@ -33,6 +33,11 @@ _ROOT = "histojax"
 # naming the process; until all have connected; in which a process may end by its own sentence.
 _LOOK, _SILENT, _HEARTBEAT, _CONNECT, _GRACE = 1.0, 30, 50, 180, 2.0
 _FOREVER = 10**9  # ms
+_LONGEST = 300  # characters of a reason
+_REACH = (
+    "check that all of them run, and that the coordinator (--coordinator, or as the cluster has "
+    "it) is a free port of process 0's machine, which the others reach"
+)
 _GOES_ON = "the same command goes on from the last checkpoint"
 # What a collective or barrier says when another process is gone.
 _GONE = re.compile(
@@ -104,6 +109,7 @@ def start() -> None:
 
     # It would take SIGTERM, which the training loop answers with a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
+    _speak_when_aborted()
     try:
         jax.distributed.initialize(
             given.get("coordinator"),
@@ -119,10 +125,7 @@ def start() -> None:
         raise UserError(f"the processes cannot be set up ({error}); see --coordinator") from error
     except RuntimeError as error:
         line = str(error).partition("\n")[0]
-        raise UserError(
-            f"the processes cannot reach each other ({line}): check that all of them run and that "
-            "--coordinator is a free port of process 0's machine, which the others reach"
-        ) from error
+        raise UserError(f"the processes cannot be joined ({line}): {_REACH}") from error
     # JAX offers no public way to the store that its runtime keeps; orbax takes the same one.
     from jax._src.distributed import global_state
 
@@ -135,7 +138,6 @@ def start() -> None:
         over=threading.Event(),
         numbers=itertools.count(),
     )
-    _speak_when_aborted()
     threading.Thread(target=_watch, args=(_group,), daemon=True).start()
 
 
@@ -182,9 +184,12 @@ def gather(value: Any) -> list[Any]:
     """A JSON-able value of every process, in their order; floats stay exact. Waits for all."""
     if _group is None:
         return [value]
-    place = f"{_ROOT}/gather/{next(_group.numbers)}"
+    number = next(_group.numbers)
+    place = f"{_ROOT}/gather/{number}"
     _group.client.key_value_set(f"{place}/{_group.index:06d}", json.dumps(value))
     _group.client.wait_at_barrier(place, _FOREVER)
+    if _group.index == 0 and number:
+        _group.client.key_value_delete(f"{_ROOT}/gather/{number - 1}/")  # which all have read
     found = sorted(_group.client.key_value_dir_get(f"{place}/"))
     return [json.loads(text) for _, text in found]
 
@@ -243,21 +248,30 @@ def leaving_together() -> Iterator[None]:
             _leave("was interrupted", 128 + signal.SIGINT)
         traceback.print_exc()
         line = str(error).strip().partition("\n")[0]
-        _leave(f"{type(error).__name__}: {line}", 1)
+        _leave(f"{type(error).__name__}: {line}"[:_LONGEST], 1)
     if _group is not None:
-        import jax
-
-        wait()
-        _group.over.set()
-        jax.distributed.shutdown()
+        _end_together(_group)
     if status is not None:
         raise status
+
+
+def _end_together(group: _Group) -> None:
+    """Ends the runtime, once all processes have come as far."""
+    import jax
+
+    try:
+        wait()
+    except Exception:  # another is gone, and the watching thread says which
+        time.sleep(_SILENT + 4 * _GRACE)
+        _end(1)
+    group.over.set()
+    jax.distributed.shutdown()
 
 
 def keep_reason(sentence: str) -> None:
     """Keeps why this process is about to end, for the others to say."""
     global _reason
-    _reason = sentence
+    _reason = " ".join(sentence.split())[:_LONGEST]
 
 
 def _leave(reason: str, status: Any) -> None:
@@ -347,12 +361,19 @@ def _say(sentence: str) -> None:
 
 
 def _speak_when_aborted() -> None:
-    """Adds the sentence where JAX's runtime aborts, as it does at once when process 0 is gone."""
+    """Adds a sentence where JAX's runtime aborts.
+
+    It does so when the processes do not find each other, and at once when process 0 is gone.
+    """
     global _handler
 
     def speak(number: int) -> None:
         del number
-        _say(f"process 0 of {count()} is gone, or JAX failed (see above), so all end: {_GOES_ON}")
+        if _group is None:
+            _say(f"the processes did not find each other in {_CONNECT} s: {_REACH}")
+        else:
+            words = f"process 0 of {count()} is gone, or JAX failed (see above), so all end"
+            _say(f"{words}: {_GOES_ON}")
         os._exit(1)
 
     with contextlib.suppress(OSError, AttributeError):

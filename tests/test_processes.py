@@ -21,6 +21,9 @@ class Store:
     def key_value_dir_get(self, key):
         return [pair for pair in self.values.items() if pair[0].startswith(key)]
 
+    def key_value_delete(self, key):
+        self.values = {k: v for k, v in self.values.items() if not k.startswith(key)}
+
     def wait_at_barrier(self, key, timeout):
         pass
 
