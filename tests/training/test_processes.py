@@ -36,10 +36,22 @@ FIELDS = {
     "optimizer.schedule": "constant",
 }
 
+SMALL = {"segmenter.features": 4, "segmenter.depth": 1}
+WITHOUT = dict.fromkeys(("generator.features", "generator.width", "optimizer.schedule"))
+STAGES = {
+    "segmentation": {**WITHOUT, **SMALL},
+    "joint": {
+        **SMALL,
+        "optimizer.schedule": None,
+        **{f"lengths.{name}": 4 for name in ("generator", "segmentation", "srgan")},
+    },
+    "pyramid": {**WITHOUT, "data.crop": 32},
+}
+
 
 def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **fields):
     """The processes of one run; outputs are joined to stderr."""
-    words = {**FIELDS, **{name.replace("__", "."): value for name, value in fields.items()}}
+    words = {**FIELDS, **fields}
     command = [sys.executable, "-m", "histojax.main", f"--config={config}", f"--workdir={workdir}"]
     command += [f"--config.{name}={value}" for name, value in words.items() if value is not None]
     own = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
@@ -150,11 +162,9 @@ def test_a_run_goes_on_with_other_processes_and_devices(alone, together, tmp_pat
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("config", ["segmentation", "joint", "pyramid"])
+@pytest.mark.parametrize("config", STAGES)
 def test_two_processes_train_every_stage_as_one(config, tmp_path):
-    fields = {name.replace(".", "__"): None for name in FIELDS if name.startswith("generator.")}
-    fields |= {"data__crop": 32, "optimizer__schedule": None}
-    options = {"config": f"configs/{config}.py:smoke", **fields}
+    options = {"config": f"configs/{config}.py:smoke", **STAGES[config]}
     one = trained(tmp_path / "one", 1, **options)
     two = trained(tmp_path / "two", 2, **options)
     inner = [path.parent.name for path in one.glob("*/metrics.jsonl")] or ["."]
@@ -166,7 +176,6 @@ def test_two_processes_train_every_stage_as_one(config, tmp_path):
 @pytest.mark.faults
 def test_a_killed_process_ends_all_and_the_run_goes_on(tmp_path):
     fields = {"steps": 60, "checkpoint.every": 5, "log.every": 5, "eval.every": 30}
-    fields = {name.replace(".", "__"): value for name, value in fields.items()}
     whole = trained(tmp_path / "whole", 2, **fields)
     for lost in (1, 0):
         workdir = tmp_path / f"lost{lost}"
