@@ -139,6 +139,7 @@ def start() -> None:
         numbers=itertools.count(),
     )
     threading.Thread(target=_watch, args=(_group,), daemon=True).start()
+    jax.devices()  # which the processes list together, those too that then only wait
 
 
 def _given(known: flags.FlagValues) -> dict[str, Any]:
