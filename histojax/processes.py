@@ -29,9 +29,10 @@ from histojax.errors import UserError
 
 FLAGS = ("coordinator", "num_processes", "process_id")
 _ROOT = "histojax"
-# Seconds: between two looks; until a silent process is lost; the same of JAX, which ends without
-# naming the process; until all have connected; in which a process may end by its own sentence.
-_LOOK, _SILENT, _HEARTBEAT, _CONNECT, _GRACE = 1.0, 30, 50, 180, 2.0
+# Seconds: between two looks; until a silent process is lost; until JAX ends the job without naming
+# the process, after half of it at the earliest; until all have connected; in which a process may
+# end by its own sentence.
+_LOOK, _SILENT, _HEARTBEAT, _CONNECT, _GRACE = 1.0, 20, 58, 180, 2.0
 _FOREVER = 10**9  # ms
 _LONGEST = 300  # characters of a reason
 _REACH = (

@@ -128,4 +128,4 @@ def test_a_process_whose_number_stands_still_is_lost(monkeypatch):
             store.values["histojax/alive/1"] = "0"
         processes._judge(one, seen)
     assert list(processes._ended(one)) == [1]
-    assert processes._ended(one)[1].startswith("no sign of life for 30 s: killed")
+    assert processes._ended(one)[1].startswith("no sign of life for 20 s: killed")
