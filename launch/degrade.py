@@ -128,7 +128,8 @@ def main(argv: Sequence[str]) -> None:
             for folder, array in (("images", image), ("lr", degrade(image))):
                 writers.write_png(output / folder / name, array)
             if labels is not None:
-                own, _, _ = segmentation.relabel_sequential(labels[square])
+                # A copy, as labels of a source may be read-only.
+                own, _, _ = segmentation.relabel_sequential(labels[square].copy())
                 writers.write_png(output / "instances" / name, own.astype(np.uint16))
     writers.write_json(output / "dataset.json", {} if source.mpp is None else {"mpp": source.mpp})
 
