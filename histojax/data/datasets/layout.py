@@ -230,6 +230,11 @@ def _unpack(archive: Path, folder: Path) -> None:
         else:
             with tarfile.open(archive) as opened_tar:
                 _check_room(archive, folder, sum(m.size for m in opened_tar))
+                if not hasattr(tarfile, "data_filter"):
+                    raise UserError(
+                        f"{archive} is unpacked safely by Python 3.11.4 or later alone: unpack it "
+                        "yourself and name its folder"
+                    )
                 opened_tar.extractall(folder, filter="data")
     # zipfile raises RuntimeError for a password and NotImplementedError for a compression.
     except (zipfile.BadZipFile, tarfile.TarError, zlib.error, EOFError, RuntimeError) as error:

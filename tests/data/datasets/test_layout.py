@@ -41,6 +41,12 @@ def test_zip_is_unpacked_and_removed(tmp_path, scratch):
     assert tmp_path.joinpath(archive).exists()
 
 
+FILTERED = pytest.mark.skipif(
+    not hasattr(tarfile, "data_filter"), reason="Python before 3.11.4 cannot unpack safely"
+)
+
+
+@FILTERED
 def test_tar_gz_is_unpacked(tmp_path, scratch):
     official.tcia(tmp_path / "set")
     shutil.make_archive(tmp_path / "manual", "gztar", tmp_path / "set")
@@ -48,6 +54,7 @@ def test_tar_gz_is_unpacked(tmp_path, scratch):
         assert _names(tcia.read, folder) == ["1", "2", "3"]
 
 
+@FILTERED
 def test_a_table_beside_an_archive_is_read_with_it(tmp_path, scratch):
     official.tcia(tmp_path / "set")
     (tmp_path / "downloads").mkdir()
@@ -73,6 +80,19 @@ def test_a_folder_of_archives_is_all_of_them(tmp_path, scratch):
         assert _names(monuseg.read, folder) == [official.MONUSEG[1]]
 
 
+@pytest.mark.faults
+def test_a_python_that_cannot_unpack_safely_says_so(tmp_path, scratch, monkeypatch):
+    (tmp_path / "set").mkdir()
+    shutil.make_archive(tmp_path / "set", "gztar", tmp_path / "set")
+    monkeypatch.delattr(tarfile, "data_filter", raising=False)
+    with (
+        pytest.raises(UserError, match=r"Python 3\.11\.4 or later alone: unpack it yourself"),
+        layout.opened(tmp_path / "set.tar.gz", scratch),
+    ):
+        pass
+
+
+@FILTERED
 def test_an_entry_that_would_leave_the_folder_does_not(tmp_path, scratch):
     with zipfile.ZipFile(tmp_path / "evil.zip", "w") as archive:
         archive.writestr("../../outside.txt", "x")
