@@ -80,7 +80,7 @@ _READ_MPP = flags.DEFINE_float(
 _WINDOW = flags.DEFINE_integer(
     "window", 3072, "Side of the regions of a slide, px; a few of them are in memory at once.", 384
 )
-_BATCH = flags.DEFINE_integer("batch", 1, "Tiles of a slide that the network sees at once.", 1)
+_BATCH = flags.DEFINE_integer("batch", 1, "Tiles of a slide that each device sees at once.", 1)
 _WORKERS = flags.DEFINE_integer(
     "workers", 2, "Regions of a slide that are post-processed meanwhile.", 1
 )

@@ -12,7 +12,7 @@ Axes: H, W image pixels, h, w window pixels, C channels, s output pixels per inp
 import collections
 import concurrent.futures
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -129,7 +129,7 @@ def read_window(
     return np.asarray(part)[(rows - top)[:, None], columns - left]
 
 
-def _crop(
+def crop(
     outputs: Mapping[str, np.ndarray], side: int, halo: int, rows: int, columns: int, scale: int
 ) -> dict[str, np.ndarray]:
     """`rows` x `columns` input px from the corner of the core, of each output at its own scale."""
@@ -156,22 +156,22 @@ def tiled(
     halo: int,
     scale: int = 1,
     stride: int = 1,
+    batch: int = 1,
 ) -> Iterator[Tile]:
     """Runs a network over an image of any size at one window shape, core + 2 halo.
 
     Args:
-        network: a uint8 window (1, h, w, 3) to {name: (1, h*s, w*s, ...)}, which may still be
-            computing when it returns.
+        network: as of `by_batches`.
         image: uint8 (H, W, 3), or a reader, whose `read` is called from another thread.
         core: the tile, input px, a multiple of `stride`.
         halo: at least the receptive-field radius, input px; rounded up to the stride.
         scale: output px per input px, of the tiles' y and x. An output may have a smaller whole
             scale of its own, which is read off its shape.
         stride: the network's total stride, input px.
+        batch: the most windows that the network sees at once; an image has them in equal parts.
 
     Yields:
-        Tiles in raster order, cropped to the part of the core inside the image. Two windows are in
-        flight: one computes while the one before is handed out and the next is read.
+        Tiles in raster order, cropped to the part of the core inside the image.
 
     Raises:
         UserError: a core that is no multiple of the stride, a negative halo, an empty image.
@@ -185,34 +185,70 @@ def tiled(
     if halo < 0:
         raise UserError(f"A halo of {halo} px is negative: give 0 px or more.")
     # Apart from the generator, so that a refusal does not wait for the first tile.
-    return _tiles(network, _as_reader(image), core, round_up(halo, stride), scale)
+    return _tiles(network, _as_reader(image), core, round_up(halo, stride), scale, batch)
 
 
 def _tiles(
-    network: Network, reader: RegionReader, core: int, halo: int, scale: int
+    network: Network, reader: RegionReader, core: int, halo: int, scale: int, batch: int
 ) -> Iterator[Tile]:
     side = core + 2 * halo
     corners = list(itertools.product(range(0, reader.height, core), range(0, reader.width, core)))
+    rounds = -(-len(corners) // batch)
 
-    def finish(y: int, x: int, outputs: Mapping[str, Any]) -> Tile:
+    def window(y: int, x: int) -> np.ndarray:
+        return read_window(reader, y - halo, x - halo, side, side)
+
+    for (y, x), outputs in by_batches(network, window, corners, -(-len(corners) // rounds)):
         rows, columns = min(core, reader.height - y), min(core, reader.width - x)
-        own = {name: np.asarray(array)[0] for name, array in outputs.items()}
-        return Tile(y * scale, x * scale, _crop(own, side, halo, rows, columns, scale))
+        yield Tile(y * scale, x * scale, crop(outputs, side, halo, rows, columns, scale))
+
+
+def by_batches(
+    network: Network,
+    window: Callable[[int, int], np.ndarray],
+    corners: Sequence[tuple[int, int]],
+    batch: int,
+) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
+    """A network's outputs for the window at each corner, in order.
+
+    Two batches are in flight: one computes while the one before is handed out and the next is read.
+
+    Args:
+        network: uint8 windows (batch, h, w, 3) to {name: (batch, h*s, w*s, ...)}, which may still
+            be computing when it returns.
+        window: uint8 (h, w, 3) at y, x; called from another thread.
+        corners: y, x of each.
+        batch: windows that the network sees at once; the last batch is filled up with black ones.
+
+    Yields:
+        Corner, and {name: (h*s, w*s, ...)}.
+    """
+    groups = [corners[start : start + batch] for start in range(0, len(corners), batch)]
+
+    def read(group: Sequence[tuple[int, int]]) -> np.ndarray:
+        windows = [window(y, x) for y, x in group]
+        return np.stack(windows + [np.zeros_like(windows[0])] * (batch - len(group)))
+
+    def finished(
+        group: Sequence[tuple[int, int]], outputs: Mapping[str, Any]
+    ) -> Iterator[tuple[tuple[int, int], dict[str, np.ndarray]]]:
+        arrays = {name: np.asarray(values) for name, values in outputs.items()}
+        for index, corner in enumerate(group):
+            yield corner, {name: values[index] for name, values in arrays.items()}
 
     with concurrent.futures.ThreadPoolExecutor(1) as thread:
         # Each is read when it is asked for.
-        windows = (
-            thread.submit(read_window, reader, y - halo, x - halo, side, side) for y, x in corners
-        )
-        window, computing = next(windows), None
-        for y, x in corners:
-            outputs = network(window.result()[None])
-            window = next(windows, window)
+        reading = (thread.submit(read, group) for group in groups)
+        windows, computing = next(reading, None), None
+        for group in groups:
+            assert windows is not None
+            outputs = network(windows.result())
+            windows = next(reading, None)
             if computing is not None:
-                yield finish(*computing)
-            computing = y, x, outputs
+                yield from finished(*computing)
+            computing = group, outputs
         if computing is not None:
-            yield finish(*computing)
+            yield from finished(*computing)
 
 
 def assemble(tiles: Iterable[Tile]) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding, PartitionSpec
 
 from histojax.components.images import by_head
 from histojax.data import stain_matching
@@ -24,11 +25,12 @@ class TiledNetwork:
     """A network made ready for images of any size.
 
     Attributes:
-        windows: uint8 (1, h, w, 3) -> {name: (1, h s, w s, C)}, of jitted parts.
+        windows: uint8 (B, h, w, 3) -> {name: (B, h s, w s, C)}, of jitted parts.
         halo, stride, largest: receptive-field radius, total stride and largest tile, input px.
         scale: output px per input px.
         matching: stain normalisation of every image before the network sees it.
         parts: of a network that enhances and segments at once, the enhancer and the segmenter.
+        devices: over which `windows` spreads a batch.
     """
 
     windows: Callable[[np.ndarray], dict[str, Any]]
@@ -38,6 +40,7 @@ class TiledNetwork:
     largest: int
     matching: stain_matching.StainMatching | None = None
     parts: "tuple[TiledNetwork, TiledNetwork] | None" = None
+    devices: int = 1
 
     def core(self, sizes: Iterable[tuple[int, int]]) -> int:
         """One tile size for all images of these (H, W), so that one window shape is compiled."""
@@ -68,6 +71,7 @@ class TiledNetwork:
             halo=self.halo,
             scale=self.scale,
             stride=self.stride,
+            batch=self.devices,
         )
 
     def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
@@ -107,8 +111,20 @@ def _mirrored(x: jax.Array, index: int) -> jax.Array:
 def _compiled(
     network: Callable[[Any, jax.Array], Any], run: Run, ensemble: bool
 ) -> Callable[[Any], Any]:
-    compiled = jax.jit(lambda image: network(run.state, image))
-    return symmetric_mean(compiled) if ensemble else compiled
+    compiled = jax.jit(lambda images: network(run.state, images))
+    network_of_all = symmetric_mean(compiled) if ensemble else compiled
+    return lambda images: network_of_all(_spread(images))
+
+
+def _spread(images: Any) -> Any:
+    """A batch (B, h, w, C) over as many of this process's devices as divide it."""
+    devices = jax.local_devices()
+    counts = range(min(len(images), len(devices)), 0, -1)
+    count = next(count for count in counts if len(images) % count == 0)
+    if count == 1:
+        return images
+    mesh = jax.sharding.Mesh(np.array(devices[:count]), ("tile",))
+    return jax.device_put(images, NamedSharding(mesh, PartitionSpec("tile")))
 
 
 def enhancer(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
@@ -118,7 +134,8 @@ def enhancer(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -
     enhance = _compiled(run.stage.enhance, run, ensemble)
     largest = max(largest // scale, generator.stride)
     geometry = generator.halo, generator.stride, scale, largest
-    return TiledNetwork(lambda lr: {"sr": enhance(lr)}, *geometry)
+    devices = jax.local_device_count()
+    return TiledNetwork(lambda lr: {"sr": enhance(lr)}, *geometry, devices=devices)
 
 
 def segmenter(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
@@ -128,7 +145,12 @@ def segmenter(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
     segment = _compiled(run.stage.segment, run, ensemble)
     geometry = network.halo, network.stride, 1, max(largest, network.stride)
     matching = stain_matching.build(run.config, run.meta)
-    return TiledNetwork(lambda image: by_head(segment(image), network.heads), *geometry, matching)
+    return TiledNetwork(
+        lambda images: by_head(segment(images), network.heads),
+        *geometry,
+        matching,
+        devices=jax.local_device_count(),
+    )
 
 
 def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) -> TiledNetwork:
@@ -155,4 +177,4 @@ def predictor(run: Run, *, largest: int = LARGEST_TILE, ensemble: bool = False) 
     stride = segment.stride // math.gcd(segment.stride, scale)
     halo = enhance.halo + -(-segment.halo // scale)
     geometry = halo, stride, scale, max(largest // scale, stride)
-    return TiledNetwork(windows, *geometry, parts=(enhance, segment))
+    return TiledNetwork(windows, *geometry, parts=(enhance, segment), devices=enhance.devices)

@@ -157,6 +157,30 @@ def test_tiles_come_in_raster_order_cropped_to_the_image():
     assert shapes == [(1, 32, 32, 3)] * 12
 
 
+@pytest.mark.parametrize(("batch", "seen"), [(5, [4, 4, 4]), (8, [6, 6]), (7, [6, 6]), (99, [12])])
+def test_an_image_has_its_batches_in_equal_parts(batch, seen):
+    shapes, image = [], _image(70, 100)
+
+    def network(windows):
+        shapes.append(len(windows))
+        return {"copy": windows}
+
+    tiles = tiling.tiled(network, image, core=32, halo=8, batch=batch)
+    np.testing.assert_array_equal(tiling.assemble(tiles)["copy"], image)
+    assert shapes == seen
+
+
+def test_a_last_batch_is_filled_up():
+    def network(windows):
+        assert len(windows) == 4
+        return {"sum": windows.sum((1, 2, 3), keepdims=True)}
+
+    corners = [(y, 0) for y in range(6)]
+    made = list(tiling.by_batches(network, lambda y, x: np.full((2, 2, 3), y), corners, 4))
+    assert [corner for corner, _ in made] == corners
+    assert [outputs["sum"].item() for _, outputs in made] == [12 * y for y in range(6)]
+
+
 def test_only_two_windows_are_in_flight():
     started = []
 

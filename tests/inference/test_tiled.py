@@ -79,6 +79,22 @@ def test_segmenter_tiles_agree_with_the_whole(joint):
     np.testing.assert_allclose(tiles, whole, atol=1e-5)
 
 
+def test_a_batch_is_spread_over_devices(joint):
+    network = tiled.predictor(joint)
+    assert network.devices == jax.local_device_count() > 1
+    images = np.stack([lr_image(32, 32), lr_image(32, 32)[::-1]])
+    together = network.windows(images)
+    for name, values in together.items():
+        assert len(values.sharding.device_set) == 2
+        for image, value in zip(images, values, strict=True):
+            alone = network.windows(image[None])[name]
+            assert len(alone.sharding.device_set) == 1
+            np.testing.assert_allclose(value, alone[0], atol=1e-5)
+    # Three in equal parts take three devices, or one.
+    odd = network.windows(np.concatenate([images, images[:1]]))["mask"]
+    assert len(odd.sharding.device_set) == (3 if network.devices > 2 else 1)
+
+
 def test_what_a_run_makes_follows_its_networks(trained_chain, joint):
     image = lr_image(24, 24)
     generator = tiled.predictor(workdirs.load(trained_chain / "generator"))(image)

@@ -8,9 +8,10 @@ Axes: H, W px of the image as the network reads it, r output px per input px.
 """
 
 import concurrent.futures
+import functools
 import json
 import pathlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -170,10 +171,11 @@ def run_network(
         image: as the network reads it.
         regions: in the order in which they come out.
         tile: side of the network's tiles, px; a multiple of its stride.
-        batch: tiles that the network sees at once.
+        batch: tiles that each device sees at once.
         wanted: whether a tile (y, x, height, width) shows tissue; the others give 0.
     """
     halo = tiling.round_up(network.halo, network.stride)
+    side = tile + 2 * halo
 
     def read(region: Region) -> np.ndarray:
         y, x, height, width = region.seen
@@ -198,49 +200,21 @@ def run_network(
             upcoming = next(ahead, None)
             height, width = region.seen[2:]
             outputs: dict[str, np.ndarray] = {}
-            for (y, x), of_tile in _by_tiles(network, pixels, corners(region), tile, halo, batch):
-                for name, values in of_tile.items():
-                    scale = values.shape[0] // tile
+            made = tiling.by_batches(
+                network.windows,
+                functools.partial(tiling.ArrayReader(pixels).read, height=side, width=side),
+                corners(region),
+                batch * network.devices,
+            )
+            for (y, x), of_tile in made:
+                rows, columns = min(tile, height - y), min(tile, width - x)
+                cores = tiling.crop(of_tile, side, halo, rows, columns, network.scale)
+                for name, values in cores.items():
+                    scale = values.shape[0] // rows
                     shape = (height * scale, width * scale, *values.shape[2:])
                     whole = outputs.setdefault(name, np.zeros(shape, values.dtype))
-                    place = whole[y * scale : (y + tile) * scale, x * scale : (x + tile) * scale]
-                    place[:] = values[: place.shape[0], : place.shape[1]]
+                    whole[y * scale : (y + rows) * scale, x * scale : (x + columns) * scale] = (
+                        values
+                    )
             own = pixels[halo : halo + height, halo : halo + width]
             yield Seen(region, own, outputs)
-
-
-def _by_tiles(
-    network: TiledNetwork,
-    pixels: np.ndarray,
-    corners: list[tuple[int, int]],
-    tile: int,
-    halo: int,
-    batch: int,
-) -> Iterator[tuple[tuple[int, int], Mapping[str, np.ndarray]]]:
-    """The outputs of each tile's core; one batch is computed while the one before is handed out."""
-    side = tile + 2 * halo
-
-    def finished(at: list[tuple[int, int]], made: Mapping[str, Any]) -> Iterator[Any]:
-        arrays = {name: np.asarray(values) for name, values in made.items()}
-        for index, corner in enumerate(at):
-            cores = {}
-            for name, values in arrays.items():
-                scale = values.shape[1] // side
-                edge = slice(halo * scale, (halo + tile) * scale)
-                cores[name] = values[index, edge, edge]
-            yield corner, cores
-
-    computing = None
-    for start in range(0, len(corners), batch):
-        at = corners[start : start + batch]
-        windows = np.stack([pixels[y : y + side, x : x + side] for y, x in at])
-        # One shape is compiled.
-        windows = np.concatenate(
-            [windows, np.zeros((batch - len(at), *windows.shape[1:]), np.uint8)]
-        )
-        made = network.windows(windows)
-        if computing is not None:
-            yield from finished(*computing)
-        computing = at, made
-    if computing is not None:
-        yield from finished(*computing)

@@ -29,7 +29,7 @@ class Options:
         region: x, y, width, height of what is predicted, px of level 0; None: the whole slide.
         read_mpp: scale at which an enhancer reads, um per px; None: level 0 as it is.
         window: side of a region with its margins, px.
-        batch: tiles that the network sees at once.
+        batch: tiles that each device sees at once.
         workers: regions that are post-processed while the network goes on.
         cell_expansion: of `measurements.measure`, um.
         max_output_pixels: the largest enhanced image, px.
