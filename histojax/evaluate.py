@@ -58,10 +58,11 @@ _ENSEMBLE = flags.DEFINE_bool(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and evaluates."""
     del argv
-    from histojax.evaluation import scores, words  # after flags: --help answers at once
+    from histojax import processes  # after flags: --help answers at once
+    from histojax.evaluation import scores, words
     from histojax.runs import workdirs
 
-    cli.set_up_jax()
+    cli.set_up_jax(together=True)
     cli.keep_freed_memory()
     workdir, split = workdirs.place_of(_WORKDIR.value or ""), _SPLIT.value
     own: dict[str, Any] = {"data": _DATA.value, "enhancer": _ENHANCER.value}
@@ -76,7 +77,8 @@ def main(argv: Sequence[str]) -> None:
         allow_seen=_ALLOW_SEEN.value,
         **own,
     )
-    print(words.after_evaluation(table, workdir, output, split))
+    if processes.first():
+        print(words.after_evaluation(table, workdir, output, split))
 
 
 if __name__ == "__main__":

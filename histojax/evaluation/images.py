@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from ml_collections import ConfigDict
 
+from histojax import processes
 from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
@@ -32,13 +33,15 @@ class Scored(NamedTuple):
 
 
 def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterator[Scored]:
-    """Scores each image by a run's config: seed, data.scale, data.degradation.
+    """Scores this process's images by a run's config: seed, data.scale, data.degradation.
+
+    Of n processes, process p has every n-th image from the p-th on.
 
     Raises:
         UserError: where the source lacks the masks that rows need.
     """
     recipe = degradation.Degradation.from_config(config.data.degradation, config.data.scale)
-    for index in range(len(source)):
+    for index in range(processes.index(), len(source), processes.count()):
         sample = source[index]
         hr, lr, truth = image_pair(sample, recipe, config.seed)
         row: Row = {"name": sample["name"], "group": source.groups[index]}
@@ -74,6 +77,19 @@ def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterat
                 pictures[f"{name} {caption}"] = writers.overlay(image, found.instances)
             pictures["annotation"] = writers.overlay(hr, truth)
         yield Scored(row, pictures, matrices)
+
+
+def gathered(own: Sequence[Scored]) -> tuple[list[Row], dict[str, list[np.ndarray]]]:
+    """The scores of all processes' images in the order of the source, and matrices by row."""
+    plain = [(one.scores, {k: m.tolist() for k, m in one.matrices.items()}) for one in own]
+    parts = processes.gather(plain)
+    count = sum(map(len, parts))
+    ordered = [parts[index % len(parts)][index // len(parts)] for index in range(count)]
+    matrices: dict[str, list[np.ndarray]] = {}
+    for _, found in ordered:
+        for row, matrix in found.items():
+            matrices.setdefault(row, []).append(np.asarray(matrix))
+    return [scores for scores, _ in ordered], matrices
 
 
 def _found_scores(

@@ -5,7 +5,6 @@ same image, or read where the data has real ones. A chained workdir is scored ro
 every generator, every way to a mask, the mask found in the real image, and the classical method.
 """
 
-import collections
 import contextlib
 import hashlib
 import pathlib
@@ -16,7 +15,7 @@ from typing import Any
 from absl import logging
 from ml_collections import ConfigDict
 
-from histojax import files
+from histojax import files, processes
 from histojax.cli import say
 from histojax.components import content
 from histojax.components.images import tells_classes
@@ -25,7 +24,13 @@ from histojax.data import identity
 from histojax.data.registration import check_registration
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.evaluation.images import differences_of, pooled_of, score_images, summary_of
+from histojax.evaluation.images import (
+    differences_of,
+    gathered,
+    pooled_of,
+    score_images,
+    summary_of,
+)
 from histojax.evaluation.rows import comparisons, methods_of, own_features
 from histojax.imaging import figures, writers
 from histojax.runs import run_data, workdirs
@@ -54,6 +59,8 @@ def score_workdir(
     allow_seen: bool = False,
 ) -> dict[str, Any]:
     """Evaluates a workdir and writes metrics.json, per_image.csv and figures/ to `output`.
+
+    Several processes share the images; all have the table, and the first writes it.
 
     Args:
         workdir: a run's folder, or a chain's.
@@ -112,14 +119,13 @@ def score_workdir(
     output = output or workdir / "evaluation"
     record = data_record(config, source, split)
     files.check_writable(output)
-    results, matrices = [], collections.defaultdict(list)
-    for row, pictures, found in score_images(methods, source, config):
-        name = row["name"]
+    scored = []
+    for one in score_images(methods, source, config):
+        name = one.scores["name"]
         title = f"{name} ({SEEN})" if name in seen else name
-        figures.write_comparison(output / "figures" / f"{name}.png", title, pictures)
-        results.append(row)
-        for segmenter, matrix in found.items():
-            matrices[segmenter].append(matrix)
+        figures.write_comparison(output / "figures" / f"{name}.png", title, one.pictures)
+        scored.append(one._replace(pictures={}))  # which take memory
+    results, matrices = gathered(scored)
     table = {
         "metrics": {**summary_of(results), **pooled_of(matrices, source.classes)},
         "differences": differences_of(results, comparisons(methods)),
@@ -129,6 +135,8 @@ def score_workdir(
         "data": record,
         "seen": seen,
     }
+    if not processes.first():
+        return table
     marked = ({**row, "seen": SEEN if row["name"] in seen else ""} for row in results)
     writers.write_csv(output / "per_image.csv", list(marked))
     writers.write_json(output / "metrics.json", table)

@@ -186,14 +186,10 @@ def run_stage(
             return old
         initial = initial_variables(config, variables_of)
         trained = loop.train(config, workdir, initial, known=known)
-        if not processes.first():
-            processes.wait()  # for the scores, which the first process makes alone
-            return {}
         found = summary.summarize_stage(trained)
         if folders:  # one stage of several; the last lines of a command have the results of one
             for line in words.results(found):
                 say(f"{config.name}: {line}")
-        processes.wait()
         return found
 
 

@@ -23,8 +23,9 @@ from histojax.stages.base import segments
 
 def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
     """Scores a stage's best checkpoint on its val split; writes summary.json and report.html."""
-    if segments(trained.stage):
-        fitting.fit_instances(trained)
+    with processes.first_alone() as fits:
+        if fits and segments(trained.stage):
+            fitting.fit_instances(trained)
     if trained.step == 0:
         say(f"{trained.config.name}: no step was better than what it started from, which it keeps")
     say(f"{trained.config.name}: scoring the val split")
@@ -40,22 +41,22 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
         **table,
         **circumstances(),
     }
-    _write(summary, trained.workdir)
-    pages.run_report(trained.workdir)
+    with processes.first_alone() as writes:
+        if writes:
+            _write(summary, trained.workdir)
+            pages.run_report(trained.workdir)
     return summary
 
 
 def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) -> dict[str, Any]:
     """Scores all stages together; writes the chain's own summary.json and report.html."""
-    if not processes.first():
-        return {}
     stages: dict[str, dict[str, Any]] = {
         name: {"folder": name, "summary": read_config(workdir / name / "summary.json")}
         for name in names
     }
     path = workdir / "summary.json"
     if path.exists() and (summary := read_config(path)).get("stages") == stages:
-        if not (workdir / "report.html").exists():
+        if processes.first() and not (workdir / "report.html").exists():
             pages.chain_report(workdir)
         say(f"everything is done: {workdir / 'report.html'}")
         return summary
@@ -69,8 +70,10 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         **table,
         **circumstances(),
     }
-    _write(summary, workdir)
-    pages.chain_report(workdir)
+    with processes.first_alone() as writes:
+        if writes:
+            _write(summary, workdir)
+            pages.chain_report(workdir)
     return summary
 
 

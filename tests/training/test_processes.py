@@ -51,9 +51,15 @@ STAGES = {
 
 def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **fields):
     """The processes of one run; outputs are joined to stderr."""
-    words = {**FIELDS, **fields}
-    command = [sys.executable, "-m", "histojax.main", f"--config={config}", f"--workdir={workdir}"]
-    command += [f"--config.{name}={value}" for name, value in words.items() if value is not None]
+    words = [f"--config.{k}={v}" for k, v in {**FIELDS, **fields}.items() if v is not None]
+    return launched(
+        "main", processes, devices, f"--config={config}", f"--workdir={workdir}", *words
+    )
+
+
+def launched(name, processes, devices, *words):
+    """The processes of a command."""
+    command = [sys.executable, "-m", f"histojax.{name}", *words]
     own = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
     own |= {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
     with socket.socket() as probe:
@@ -153,6 +159,22 @@ def test_two_processes_train_as_one(alone, together):
     found = json.loads((together / "summary.json").read_text())
     assert (found["hardware"]["processes"], found["hardware"]["devices"]) == (2, 4)
     assert "--coordinator" not in found["command"]
+
+
+@pytest.mark.slow
+def test_processes_share_the_images_that_are_scored(alone, tmp_path):
+    files = {}
+    for count in (1, 2, 4):  # of three images
+        output = tmp_path / str(count)
+        words = [f"--workdir={alone}", f"--output={output}"]
+        statuses, said = ended(launched("evaluate", count, 1, *words))
+        assert statuses == [0] * count, said
+        assert ["PSNR" in text for text in said] == [True] + [False] * (count - 1)
+        found = sorted(path for path in output.rglob("*") if path.is_file())
+        files[count] = {path.relative_to(output): path.read_bytes() for path in found}
+    assert len(files[1]) == 3 + 2
+    assert files[2] == files[1]
+    assert files[4] == files[1]
 
 
 @pytest.mark.slow
