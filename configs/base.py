@@ -219,6 +219,7 @@ def optimizer(learning_rate: float, **changes: object) -> ConfigDict:
             "b2": 0.99,
             "weight_decay": 0.0,
             "clip_norm": 1.0,
+            "accumulate": 1,  # steps that make one update, by their mean gradient
             **changes,
         }
     )

@@ -14,6 +14,7 @@ _RULES = {
     "weight_decay": number(0),
     "clip_norm": number(0),
     "schedule": one_of(("constant", "cosine", "drops", "linear")),
+    "accumulate": whole(1, of="a number of steps, from 1 on"),
 }
 
 
@@ -57,21 +58,25 @@ def learning_rate(config: ConfigDict, steps: int, group: str) -> optax.Schedule:
 def optimizer(config: ConfigDict, steps: int, group: str) -> optax.GradientTransformation:
     """AdamW, with weight decay on kernels alone, behind gradient clipping (clip_norm=0: none).
 
-    `steps` is the length of the run and `group` the config group's name, for messages.
+    `steps` is the length of the run and `group` the config group's name, for messages. With
+    `accumulate` above 1, the mean gradient of so many steps makes one update.
 
     Raises:
         UserError: a value out of its range.
     """
-    check(config, _RULES, f"{group}.")
+    every = config.get("accumulate", 1)  # which runs of before do not have
+    check({**config, "accumulate": every}, _RULES, f"{group}.")
+    rate = learning_rate(config, steps, group)
     adamw = optax.adamw(
-        learning_rate(config, steps, group),
+        lambda updates: rate(updates * every),
         b1=config.b1,
         b2=config.b2,
         weight_decay=config.weight_decay,
         mask=lambda params: jax.tree.map(lambda p: p.ndim > 1, params),
     )
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm > 0 else []
-    return optax.chain(*clip, adamw)
+    chain = optax.chain(*clip, adamw)
+    return chain if every == 1 else optax.MultiSteps(chain, every).gradient_transformation()
 
 
 def optimizers(

@@ -1,4 +1,7 @@
+import jax
 import jax.numpy as jnp
+import numpy as np
+import optax
 import pytest
 from ml_collections import ConfigDict
 
@@ -52,6 +55,40 @@ def test_weight_decay_spares_biases_and_scales():
     updates, _ = tx.update(zero, tx.init(params), params)
     assert float(updates["kernel"][0, 0]) == pytest.approx(-0.1 * 0.5)
     assert float(updates["bias"][0]) == 0
+
+
+def test_the_mean_gradient_of_several_steps_makes_one_update():
+    fields = {"warmup_steps": 4, "weight_decay": 0.5, "clip_norm": 0.5}
+    three = optimizers.optimizer(base.optimizer(0.1, accumulate=3, **fields), 12, "optimizer")
+    # Rates by update are those of steps 0, 3, 6 and 9.
+    rates = optimizers.learning_rate(base.optimizer(0.1, **fields), 12, "optimizer")
+    params = other = {"kernel": jnp.ones((2, 2)), "bias": jnp.ones(2)}
+    state, moments = three.init(params), None
+    for update in range(4):
+        factors = np.array([1.0, 5.0, -2.0]) + update
+        grads = [jax.tree.map(lambda p, k=k: p * k, params) for k in factors]
+        for count, grad in enumerate(grads):
+            updates, state = three.update(grad, state, params)
+            assert (float(updates["bias"][0]) != 0) == (count == 2 and update > 0)
+            params = optax.apply_updates(params, updates)
+        # One update from the mean, at the rate of the first of the three steps.
+        alone = base.optimizer(float(rates(3 * update)), schedule="constant", **fields)
+        alone.warmup_steps = 0
+        one = optimizers.optimizer(alone, 12, "optimizer")
+        mean = jax.tree.map(lambda *g: sum(g) / 3, *grads)
+        updates, moments = one.update(mean, moments or one.init(other), other)
+        other = optax.apply_updates(other, updates)
+        for name, value in params.items():
+            np.testing.assert_allclose(value, other[name], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0, 1.5])
+def test_a_number_of_steps_that_is_none_is_refused(value):
+    group = base.optimizer(0.1)
+    with group.ignore_type():
+        group.accumulate = value
+    with pytest.raises(UserError, match=r"optimizer\.accumulate=.* has to be a number of steps"):
+        optimizers.optimizer(group, 1000, "optimizer")
 
 
 @pytest.mark.parametrize("field", ["learning_rate", "weight_decay", "clip_norm"])
