@@ -56,7 +56,9 @@ COLUMNS = {
     "haematoxylin_mean": Column("", f"mean {_DENSITY} haematoxylin", _RUIFROK),
     "haematoxylin_sd": Column("", "its standard deviation over the pixels (texture)", _RUIFROK),
     "probability": Column("", "mean foreground probability, 0 to 1, where given", "the network"),
-    "touches_edge": Column("", "1 where the image's edge may cut the nucleus, else 0", "counted"),
+    "touches_edge": Column(
+        "", "1 where the edge of image or scan may cut the nucleus, else 0", "counted"
+    ),
     "cell_area": Column(
         "um2",
         "nucleus and what lies within the expansion and no nearer to another; where mpp is known",
@@ -143,7 +145,7 @@ def measure(
     probability: np.ndarray | None = None,
     cell_expansion: float = 5.0,
     origin: tuple[int, int] = (0, 0),
-    image_shape: tuple[int, int] | None = None,
+    frame: tuple[int, int, int, int] | None = None,
     with_neighbours: bool = True,
     stains: np.ndarray = RGB_FROM_HED,
 ) -> Table:
@@ -160,7 +162,7 @@ def measure(
         probability: foreground probability in [0, 1], float (H, W).
         cell_expansion: how far a cell reaches beyond its nucleus, um; 0 leaves cells out.
         origin: y, x of the region in its image, px.
-        image_shape: H, W of that image; None: the region is the image.
+        frame: y, x, height, width of what that image shows, px; None: the region is the image.
         stains: absorption vectors, float (S, 3), haematoxylin and eosin first.
 
     Raises:
@@ -184,7 +186,7 @@ def measure(
     columns["haematoxylin_sd"] = np.sqrt(runs.mean(np.square(density, out=density), area))
     if probability is not None:
         columns["probability"] = runs.mean(probability[inside], area)
-    columns["touches_edge"] = _at_edge(labels, len(ids), origin, image_shape or shape)
+    columns["touches_edge"] = _at_edge(labels, len(ids), origin, frame or (*origin, *shape))
     columns["y_px"] += origin[0]
     columns["x_px"] += origin[1]
     if mpp is not None and cell_expansion > 0:
@@ -285,12 +287,13 @@ def _stain_density(pixels: np.ndarray, unmixing: np.ndarray) -> np.ndarray:
 
 
 def _at_edge(
-    labels: np.ndarray, count: int, origin: tuple[int, int], shape: tuple[int, int]
+    labels: np.ndarray, count: int, origin: tuple[int, int], frame: tuple[int, int, int, int]
 ) -> np.ndarray:
-    """Which nuclei have pixels in the outermost rows and columns of the whole image."""
+    """Which nuclei have pixels in the outermost rows and columns of the frame."""
     edge = np.zeros(count + 1, bool)
     for axis in (0, 1):
-        for at in (-origin[axis], shape[axis] - 1 - origin[axis]):
+        first = frame[axis] - origin[axis]
+        for at in (first, first + frame[axis + 2] - 1):
             if 0 <= at < labels.shape[axis]:
                 edge[labels.take(at, axis)] = True
     return edge[1:]

@@ -224,7 +224,7 @@ def test_a_region_gives_the_rows_of_the_whole_image():
         image[cut],
         mpp=0.5,
         origin=(25, 35),
-        image_shape=(90, 100),
+        frame=(0, 0, 90, 100),
         with_neighbours=False,
     )
     for name, values in part.items():

@@ -9,7 +9,7 @@ import numpy as np
 
 from histojax.files import atomic_path
 from histojax.inference import labeling
-from histojax.inference.slides.regions import Seen
+from histojax.inference.slides.regions import Box, Seen
 from histojax.nuclei import measurements, outlines, postprocessing
 from histojax.runs import workdirs
 
@@ -32,7 +32,7 @@ def find(
     parameters: postprocessing.Parameters | None,
     seen: Seen,
     *,
-    size: tuple[int, int],
+    frame: Box,
     mpp: float | None,
     cell_expansion: float,
 ) -> Nuclei:
@@ -41,7 +41,7 @@ def find(
     Args:
         run, parameters: as in `labeling.find`.
         seen: the region with the network's maps.
-        size: H, W of the whole slide, on the grid of the maps, px.
+        frame: y, x, height, width of what was scanned, on the grid of the maps, px.
         mpp: um per px of that grid, None where unknown.
         cell_expansion: of `measurements.measure`, um.
     """
@@ -62,7 +62,7 @@ def find(
         probability=maps["mask"][..., 0],
         cell_expansion=cell_expansion,
         origin=origin,
-        image_shape=size,
+        frame=frame,
         with_neighbours=False,
     )
     kept = _inside(table, tuple(value * scale for value in owned))

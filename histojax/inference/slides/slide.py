@@ -180,13 +180,13 @@ def _find(
     )
     paths = {region: parts / f"{region.name}.npz" for region in found}
     todo = [region for region in found if not paths[region].exists()]
-    size = image.height * scale, image.width * scale
+    y, x, height, width = (scale * value for value in view.frame)
     mpp = None if view.mpp is None else view.mpp / view.factor / scale
     parameters = labeling.parameters_of(run)
     um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
 
-    def area(some: Sequence[regions.Region]) -> float:
-        return sum(r.owned[2] * r.owned[3] for r in some) * um2
+    def pixels(some: Sequence[regions.Region]) -> int:
+        return sum(r.owned[2] * r.owned[3] for r in some)
 
     def finish(seen: regions.Seen) -> None:
         with _timed(times, "post-processing"):
@@ -194,16 +194,20 @@ def _find(
                 run,
                 parameters,
                 seen,
-                size=size,
+                frame=(y, x, height, width),
                 mpp=mpp,
                 cell_expansion=options.cell_expansion,
             )
             region_nuclei.save(paths[seen.region], nuclei)
 
-    unit = " px" if view.mpp is None else " mm2"
+    amounts = "{n:,.0f}/{total:,.0f} px" if view.mpp is None else "{n:,.3f}/{total:,.3f} mm2"
     with (
         tqdm(
-            total=area(found), initial=area(found) - area(todo), unit=unit, desc=view.path.name
+            total=pixels(found),
+            initial=pixels(found) - pixels(todo),
+            unit_scale=um2,
+            desc=view.path.name,
+            bar_format=f"{{l_bar}}{{bar}}| {amounts} of the tissue [{{elapsed}}<{{remaining}}]",
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
     ):
@@ -219,8 +223,7 @@ def _find(
             waiting.append(pool.submit(finish, seen))
             while len(waiting) > options.workers:
                 waiting.pop(0).result()
-            bar.update(area([seen.region]))
-            bar.set_postfix_str(f"{bar.n / max(bar.total, 1e-9):.0%} of the tissue")
+            bar.update(pixels([seen.region]))
             started = time.monotonic()
         for future in waiting:
             future.result()

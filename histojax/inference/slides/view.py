@@ -90,6 +90,17 @@ class View:
         return top, left, bottom - top, right - left
 
     @property
+    def frame(self) -> regions.Box:
+        """What was scanned in px of the image, a px inside where the file goes on, in white."""
+        (y, x, height, width), factor = self.scanned, self.factor
+        top, left = (round(v * factor) + 1 if v else 0 for v in (y, x))
+        bottom = (
+            round((y + height) * factor) - 1 if y + height < self.size[0] else self.image.height
+        )
+        right = round((x + width) * factor) - 1 if x + width < self.size[1] else self.image.width
+        return top, left, bottom - top, right - left
+
+    @property
     def tissue_mm2(self) -> float | None:
         """Tissue of the box, mm2; None without a scale."""
         if self.mpp is None:

@@ -18,7 +18,7 @@ IMAGE = np.full((40, 60, 3), dark.PINK, np.uint8)
 def nuclei(labels, origin=(0, 0)):
     image = np.full((*labels.shape, 3), 150, np.uint8)
     table = measurements.measure(
-        labels, image, mpp=0.5, origin=origin, image_shape=(40, 60), with_neighbours=False
+        labels, image, mpp=0.5, origin=origin, frame=(0, 0, 40, 60), with_neighbours=False
     )
     return Nuclei(table, outlines.trace(labels, origin))
 
@@ -119,7 +119,7 @@ def test_a_nucleus_in_the_corner_of_four_regions_is_found_once(scale):
         image = np.full((*size, 3), 150, np.uint8)
         maps = {"mask": disc[..., None].astype(np.float32), "sr": image}
         one = region_nuclei.find(
-            run, None, Seen(seen, image, maps), size=size, mpp=0.5, cell_expansion=5.0
+            run, None, Seen(seen, image, maps), frame=(0, 0, *size), mpp=0.5, cell_expansion=5.0
         )
         found.append(len(one.table["label"]))
     assert found == [0, 0, 0, 1]
@@ -132,7 +132,7 @@ def test_a_region_measures_what_lies_in_the_whole():
     maps = {"mask": (labels[:, 24:] > 0)[..., None].astype(np.float32)}
     image = np.full((60, 56, 3), 150, np.uint8)
     found = region_nuclei.find(
-        dark.run(), None, Seen(seen, image, maps), size=(60, 80), mpp=0.5, cell_expansion=0.0
+        dark.run(), None, Seen(seen, image, maps), frame=(0, 0, 60, 80), mpp=0.5, cell_expansion=0.0
     )
     assert found.table["x_px"].tolist() == [46.5, 55.5]
     assert found.table["y_px"].tolist() == [2.0, 24.5]

@@ -271,13 +271,15 @@ def test_places_are_px_of_the_slide_whatever_the_scale_that_is_read(tmp_path, mp
 def test_a_scan_away_from_the_corner_has_outlines_of_its_own_too(monkeypatch, tmp_path):
     path = tmp_path / "a.mrxs"
     path.write_bytes(b"")
-    nuclei = [(300.0, 260.0, 9), (200.0, 310.0, 7)]
+    # The scan's edge cuts the last one.
+    nuclei = [(300.0, 260.0, 9), (200.0, 310.0, 7), (95.0, 400.0, 9)]
     bounds = {"bounds_x": "150", "bounds_y": "90", "bounds_width": "400", "bounds_height": "400"}
     stub_slide.install(
         monkeypatch, dark.tissue(600, 700, nuclei), mpp_x="0.5", mpp_y="0.5", **bounds
     )
     made = predict(path, tmp_path / "out")
-    assert made.nuclei == 2
+    assert made.nuclei == 3
+    assert rows(made)["touches_edge"].tolist() == [1, 0, 0]
     whole, scan = (
         dict(geojson.read(tmp_path / "out" / name))
         for name in ("a.geojson.gz", "a.scan.geojson.gz")

@@ -134,6 +134,16 @@ def test_tissue_within_the_box_is_wanted(path):
     assert part.tissue_mm2 == pytest.approx(200 * 60 * 0.0625 / 1e6, rel=0.1)
 
 
+@pytest.mark.faults
+def test_the_frame_is_a_px_inside_of_what_was_scanned(monkeypatch, tmp_path, path):
+    assert seen(path)[0].frame == (0, 0, 300, 400)
+    scan = tmp_path / "a.mrxs"
+    scan.write_bytes(b"")
+    bounds = {"bounds_x": "100", "bounds_y": "0", "bounds_width": "400", "bounds_height": "600"}
+    stub_slide.install(monkeypatch, IMAGE, mpp_x="0.25", mpp_y="0.25", **bounds)
+    assert seen(scan)[0].frame == (0, 51, 300, 198)
+
+
 def test_slides_are_told_by_their_ending_or_their_size(tmp_path, path, monkeypatch):
     with open_image(path) as image:
         assert not is_slide(path, image)
