@@ -73,7 +73,7 @@ def predict_files(
     run = workdirs.load(workdir)
     suffixes = _suffixes(run, outputs)
     if mosaic:
-        joined = _joined(files, output / "mosaic", mpp)
+        joined = _joined(files, output, mpp, [RECORD, *_suffixes(run, None)])
         files, left = list(joined.files), left | joined.left
     check_names(files, output, suffixes)
     files = files[part[0] :: part[1]]
@@ -164,12 +164,25 @@ def _failed(refused: Mapping[str, str], count: int) -> None:
         raise UserError(f"{len(refused)} of {count} images could not be predicted: {names}")
 
 
-def _joined(inputs: Sequence[pathlib.Path], place: pathlib.Path, mpp: float | None) -> Joined:
-    """Fields as mosaics, with their page; UserError where no two of them match."""
+def _joined(
+    inputs: Sequence[pathlib.Path],
+    output: pathlib.Path,
+    mpp: float | None,
+    suffixes: Sequence[str],
+) -> Joined:
+    """Fields as mosaics, with their page; UserError where no two of them match.
+
+    What an earlier call has made of mosaics that are no more is removed, by its `suffixes`.
+    """
+    place = output / "mosaic"
     joined = mosaic_files.stitch_files(inputs, place, mpp=mpp, again=True, say=say)
     mosaic_page.write(place / "index.html", joined)
     if not joined.files:
         joined.check()
+    gone = {path.name.removesuffix(RECORD) for path in output.glob(f"mosaic-*{RECORD}")}
+    for name in gone - {path.stem for path in joined.files}:
+        for suffix in suffixes:
+            (output / f"{name}{suffix}").unlink(missing_ok=True)
     for text in (*joined.stitched.notes, str(place / "index.html")):
         say(text)
     return joined

@@ -598,8 +598,12 @@ def test_fields_are_not_joined_with_what_was_made_of_them(on_slides, tmp_path):
     for number, one in enumerate([*shown, np.zeros_like(shown[0])]):
         Image.fromarray(one).save(tmp_path / f"t{number}.png")
     for _ in range(2):
+        # As of an earlier call that found two mosaics.
+        for ending in ("predicted.json", "geojson"):
+            (tmp_path / f"mosaic-2.{ending}").touch()
         with pytest.raises(UserError, match=r"1 of 3 fields are left out \(t2\.png is black"):
             batch.predict_files(tmp_path, [tmp_path], tmp_path, outputs=["labels"], mosaic=True)
+        assert not list(tmp_path.glob("mosaic-2*"))
         assert "t2.png" in (tmp_path / "index.html").read_text()
 
 
