@@ -80,13 +80,14 @@ class DamagedReader:
     Attributes:
         damaged: y, x, height, width of each block, px.
         pixels: px that were read, those of overlaps each time.
+        lost: those of them that are damaged.
     """
 
     def __init__(self, reader: tiling.RegionReader, block: int = _BLOCK):
         self.reader, self.height, self.width = reader, reader.height, reader.width
         self._block = block
         self.damaged: set[Box] = set()
-        self.pixels = 0
+        self.pixels = self.lost = 0
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 (height, width, 3)."""
@@ -107,18 +108,21 @@ class DamagedReader:
                 except UserError:
                     bottom, right = min(top + side, self.height), min(left + side, self.width)
                     self.damaged.add((top, left, bottom - top, right - left))
+                    self.lost += (y1 - y0) * (x1 - x0)
         return pixels
 
     def save(self, path: pathlib.Path) -> None:
         """Writes what was damaged so far."""
         # A copy, as another thread may read on.
-        writers.write_json(path, {"pixels": self.pixels, "damaged": list(self.damaged)})
+        counts = {"pixels": self.pixels, "lost": self.lost}
+        writers.write_json(path, {**counts, "damaged": list(self.damaged)})
 
     def load(self, path: pathlib.Path) -> None:
         """Goes on from what an earlier call has saved, if it did."""
         if path.is_file():
             before = json.loads(path.read_text(encoding="utf-8"))
             self.pixels += before["pixels"]
+            self.lost += before.get("lost", 0)
             self.damaged.update((y, x, h, w) for y, x, h, w in before["damaged"])
 
     def check(self, path: Any) -> str:
@@ -129,7 +133,7 @@ class DamagedReader:
         """
         if not self.damaged:
             return ""
-        share = sum(h * w for _, _, h, w in self.damaged) / max(self.pixels, 1)
+        share = self.lost / max(self.pixels, 1)
         if share > _MOST_DAMAGED:
             raise UserError(
                 f"{path} is damaged in {share:.1%} of what was read, above {_MOST_DAMAGED:.0%}: "
