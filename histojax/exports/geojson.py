@@ -7,10 +7,11 @@ maps has to be told that they are no degrees. Ids depend on the image's name and
 """
 
 import contextlib
-import dataclasses
 import gzip
 import io
+import itertools
 import json
+import operator
 import os
 import pathlib
 import uuid
@@ -30,6 +31,8 @@ _ENDINGS = (".geojson", ".geojson.gz")
 # Level 9 takes three times as long for 3 % of the size.
 _LEVEL = 4
 _DECIMALS = 3
+# Nuclei that are turned into text at once, about 20 KiB each.
+_BLOCK = 4_096
 # The outlines are the positions.
 _LEFT_OUT = ("label", "x_px", "y_px")
 _LAST = "]}\n"
@@ -80,41 +83,54 @@ def writing(
                 raise ValueError("the table and the outlines have different labels")
             if not seen.isdisjoint(labels):
                 raise ValueError(f"label {min(seen & set(labels))} was written before")
-            kept = {k: texts(v) for k, v in (table or {}).items() if k not in _LEFT_OUT}
+            kept = {k: v for k, v in (table or {}).items() if k not in _LEFT_OUT}
             names = [_dumps(name) + ":" for name in kept]
-            rows = zip(*kept.values(), strict=True) if kept else [()] * len(labels)
             groups = classes if classes is not None else [""] * len(labels)
-            moved = _moved(outlines, scale, offset)
-            for (label, polygons), row, group in zip(moved, rows, groups, strict=True):
-                pairs = zip(names, row, strict=True)
-                numbers = ",".join([name + text for name, text in pairs if text])
-                kind = f'"classification":{{"name":{_dumps(group)}}},' if group else ""
-                file.write(
-                    f'{"," if seen else ""}\n{{"type":"Feature",'
-                    f'"id":"{uuid.uuid5(_SPACE, f"{image}/{label}")}",'
-                    f'"geometry":{_geometry(polygons)},'
-                    f'"properties":{{"objectType":"detection",{kind}'
-                    f'"metadata":{{"label":{label}}},"measurements":{{{numbers}}}}}}}'
-                )
-                seen.add(label)
+            starts = range(0, len(labels), _BLOCK)
+            for start, block in zip(starts, outlines.blocks(_BLOCK), strict=True):
+                own = slice(start, start + _BLOCK)
+                columns = [texts(values[own]) for values in kept.values()]
+                rows = zip(*columns, strict=True) if kept else [()] * len(labels[own])
+                shapes = _geometries(block, scale, offset)
+                for (label, shape), row, group in zip(shapes, rows, groups[own], strict=True):
+                    pairs = zip(names, row, strict=True)
+                    numbers = ",".join([name + text for name, text in pairs if text])
+                    kind = f'"classification":{{"name":{_dumps(group)}}},' if group else ""
+                    file.write(
+                        f'{"," if seen else ""}\n{{"type":"Feature",'
+                        f'"id":"{uuid.uuid5(_SPACE, f"{image}/{label}")}",'
+                        f'"geometry":{shape},'
+                        f'"properties":{{"objectType":"detection",{kind}'
+                        f'"metadata":{{"label":{label}}},"measurements":{{{numbers}}}}}}}'
+                    )
+                    seen.add(label)
 
         yield add
         file.write("\n" + _LAST)
 
 
-def _moved(outlines: Outlines, scale: float, offset: tuple[float, float]) -> Outlines:
-    """Outlines in the coordinates of the file."""
+def _geometries(
+    outlines: Outlines, scale: float, offset: tuple[float, float]
+) -> Iterator[tuple[int, str]]:
+    """Each label and its JSON; the first vertex of a ring stands again at the end."""
     points = np.round(outlines.points * scale + offset, _DECIMALS)
-    whole = (points == np.rint(points)).all()
-    return dataclasses.replace(outlines, points=points.astype(np.int64) if whole else points)
-
-
-def _geometry(polygons: Polygons) -> str:
-    """Its JSON; the first vertex of a ring stands again at the end."""
-    closed = [[[*(r := ring.tolist()), r[0]] for ring in rings] for rings in polygons]
-    if len(closed) == 1:
-        return f'{{"type":"Polygon","coordinates":{_dumps(closed[0])}}}'
-    return f'{{"type":"MultiPolygon","coordinates":{_dumps(closed)}}}'
+    # Few coordinates differ: a text for each takes less time than one for each point.
+    values, index = np.unique(points, return_inverse=True)
+    whole = values.astype(np.int64)
+    known = list(map(repr, (whole if (whole == values).all() else values).tolist()))
+    across, down = ([known[i] for i in axis] for axis in index.reshape(-1, 2).T.tolist())
+    pairs = [f"[{x},{y}]" for x, y in zip(across, down, strict=True)]
+    ends = itertools.pairwise(outlines.rings.tolist())
+    rings = [",".join([*pairs[begin:end], pairs[begin]]) for begin, end in ends]
+    ends = itertools.pairwise(outlines.polygons.tolist())
+    polygons = [f"[[{'],['.join(rings[begin:end])}]]" for begin, end in ends]
+    labelled = zip(outlines.labels.tolist(), polygons, strict=True)
+    for label, group in itertools.groupby(labelled, operator.itemgetter(0)):
+        parts = [polygon for _, polygon in group]
+        kind, text = (
+            ("MultiPolygon", f"[{','.join(parts)}]") if parts[1:] else ("Polygon", parts[0])
+        )
+        yield label, f'{{"type":"{kind}","coordinates":{text}}}'
 
 
 @contextlib.contextmanager

@@ -41,6 +41,15 @@ class Outlines:
             bounds = itertools.pairwise(self.polygons[begin : end + 1])
             yield int(self.labels[begin]), [rings[a:b] for a, b in bounds]
 
+    def blocks(self, count: int) -> Iterator["Outlines"]:
+        """The outlines of `count` labels at a time, in their order."""
+        first = np.flatnonzero(np.diff(self.labels, prepend=-1))
+        for begin, end in itertools.pairwise([*first[::count], len(self.labels)]):
+            rings = self.polygons[begin : end + 1]
+            points = self.rings[rings[0] : rings[-1] + 1]
+            flat = self.points[points[0] : points[-1]]
+            yield Outlines(flat, points - points[0], rings - rings[0], self.labels[begin:end])
+
 
 def collect(
     features: Iterable[tuple[int, Polygons]],

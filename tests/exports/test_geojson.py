@@ -114,6 +114,13 @@ def test_regions_are_one_file_and_equal_one_pass(tmp_path):
     assert parsed(tmp_path / "parts.geojson")["features"] == whole
 
 
+def test_blocks_of_nuclei_are_one_file(tmp_path, monkeypatch):
+    options = {"table": measure(LABELS, IMAGE, mpp=0.5), "classes": ["", "tumor", "other"]}
+    whole = write(tmp_path / "whole.geojson", **options)
+    monkeypatch.setattr(geojson, "_BLOCK", 2)
+    assert write(tmp_path / "blocks.geojson", **options).read_bytes() == whole.read_bytes()
+
+
 def test_a_table_and_its_outlines_agree(tmp_path):
     table = measure(LABELS, IMAGE, mpp=None)
     path = write(tmp_path / "a.geojson", table=table)
