@@ -87,7 +87,8 @@ def _measured(summary: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> _M
     if summary["at_edge"]:
         lead += f"; {summary['at_edge']:,} at the edge of the image are left out below"
     drawn = [name for name in table if name.startswith(_DRAWN)]
-    found = [charts.histogram(table[name], title=name, axis="") for name in drawn]
+    inside = ~table["touches_edge"].astype(bool)
+    found = [charts.histogram(table[name][inside], title=name, axis="") for name in drawn]
     rows = [
         Row(name, [Cell(number_text(entry[key]) if entry["n"] else "–") for key in _STATISTICS])
         for name, entry in summary["columns"].items()

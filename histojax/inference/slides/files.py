@@ -115,6 +115,10 @@ def _places(found: region_nuclei.Nuclei, view: View, scale: int) -> list[tuple[s
     if not len(place) or scale > 1:
         return []
     cells, counts = np.unique((place // _SIDE).astype(int), axis=0, return_counts=True)
+    # A place that the slide's edge cuts shows little.
+    whole = ((cells + 1) * _SIDE <= (view.image.height, view.image.width)).all(1)
+    if whole.any():
+        cells, counts = cells[whole], counts[whole]
     order = np.argsort(counts, kind="stable")
     chosen = dict.fromkeys(order[round(share * (len(order) - 1))] for share in _PLACES)
     shown = []
@@ -132,8 +136,8 @@ def _places(found: region_nuclei.Nuclei, view: View, scale: int) -> list[tuple[s
         part = dataclasses.replace(part, points=points)
         drawn = outlines.rasterize(part, (_SIDE + 4 * MARGIN,) * 2)
         own = drawn[2 * MARGIN : 2 * MARGIN + height, 2 * MARGIN : 2 * MARGIN + width]
-        at = f"x {left / view.factor:,.0f}, y {top / view.factor:,.0f} px of the slide"
-        count = f"{counts[cell]:,} nuclei, {width} x {height} px at {at}."
+        x, y, across, down = (f"{v / view.factor:,.0f}" for v in (left, top, width, height))
+        count = f"{counts[cell]:,} nuclei, {across} x {down} px at x {x}, y {y} px of the slide."
         shown.append((count, writers.overlay(image, own)))
     return shown
 

@@ -24,11 +24,11 @@ def shown(monkeypatch):
     return pages
 
 
-def predict(path, output, run="segmentation", **options):
+def predict(path, output, run="segmentation", trained=None, **options):
     enhances = run != "segmentation"
     network = dark.Network(2 if enhances else 1, enhances=enhances, segments=run != "generator")
     return slide.predict_slide(
-        dark.run(run),
+        dark.run(run, mpp_in=trained, mpp_out=trained),
         network.tiled,
         path,
         output,
@@ -77,6 +77,14 @@ def test_a_page_shows_where_many_nuclei_lie_and_where_few(shown, tmp_path):
     density = page["density"].astype(int).sum(-1)
     height, width = density.shape
     assert density[: height // 3, : width // 3].mean() > 2 * density[:, -width // 4 :].mean()
+
+
+def test_places_are_whole_and_measured_in_px_of_the_slide(shown, tmp_path):
+    predict(dark.write(tmp_path / "a.tif", IMAGE, mpp=0.25), tmp_path / "out", trained=0.5)
+    # The network reads 450 x 500 px, of which one place of 448 px is whole.
+    ((caption, image),) = shown[0]["places"]
+    assert caption.endswith(" nuclei, 896 x 896 px at x 0, y 0 px of the slide.")
+    assert image.shape == (448, 448, 3)
 
 
 @pytest.mark.faults
