@@ -12,6 +12,7 @@ prints a table for each measurement and writes benchmark.json. The measurements 
                     other forms, such as XLA's, and in PyTorch where that is installed
     streaming       a made-up slide through a small network, file to files
     postprocessing  nuclei of a slide's maps, by strips and all at once
+    geojson         500,000 nuclei of a slide to NAME.geojson.gz
     synthesis       tissue for a large mask by a pyramid, file to files
     instances       scores of 1,024 nuclei, by one table and by loops, and of 70,225 nuclei
 
@@ -42,7 +43,8 @@ from histojax.errors import UserError
 
 Measurement = tuple[Callable[..., Any], dict[str, Any]]
 OF_STAGES = ("step", "inference", "input")
-WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "synthesis", "instances")
+WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "geojson")
+WHAT += ("synthesis", "instances")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -110,6 +112,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
         ],
         "streaming": [(inference.measure_streaming, slide)],
         "postprocessing": [(inference.measure_postprocessing, options) for options in maps],
+        "geojson": [(inference.measure_geojson, dict(count=500_000))],
         "synthesis": [(inference.measure_synthesis, mask)],
         "instances": [(inference.measure_instances, dict(of, repeats=repeats)) for of in squares],
     }

@@ -1,4 +1,4 @@
-"""Use: tiled inference, streaming of a slide, nuclei of a slide's maps, synthesis, and scores.
+"""Use: tiled inference, streaming, nuclei of a slide's maps, their export, synthesis, and scores.
 
 Networks are untrained, because weights do not change the time. Memory is bounded by the tile, the
 strip and the number of nuclei.
@@ -6,6 +6,7 @@ strip and the number of nuclei.
 
 import dataclasses
 import functools
+import math
 import pathlib
 import tempfile
 import zlib
@@ -22,16 +23,17 @@ from configs import joint, pyramid
 from histojax.config import from_values
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.experiments import chain
-from histojax.imaging import tiling, writers
-from histojax.inference import prediction, tiled
+from histojax.imaging import reader, tiling, writers
+from histojax.inference import arrays, measured, prediction, tiled
 from histojax.metrics import instances
-from histojax.nuclei import targets
+from histojax.nuclei import outlines, targets
 from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 from histojax.synthesis import files, mask_bank
 from histojax.synthesis.tissue import Synthesizer
 from histojax.tissue.rendering import tissue
+from histojax.zoo import registry
 from launch.benchmark import timing
 from launch.benchmark.steps import Row, untrained_run
 
@@ -157,6 +159,39 @@ def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
     fields = dict(size=size, nuclei=nuclei, labels_crc32=f"{checksum:08x}")
     name = "whole" if whole else "strips, in use"
     return [_row(name, clock.spent, size * size, **fields)]
+
+
+def measure_geojson(*, count: int, side: int = 512) -> list[Row]:
+    """Writes `count` nuclei or a few more as NAME.geojson.gz: those of a field, side by side.
+
+    Coordinates are fractional, as on a slide whose scale is not that of the network.
+    """
+    image = reader.read_image(registry.SAMPLES / "breast_40x.tif")[:side, :side]
+    # In a process of its own, as its memory is not that of the export.
+    found = timing.apart(arrays.predict_array, image=image, model="nuclei-40x", mpp=0.25)
+    own, number = found.outlines, len(found.table["label"])
+    copies = -(-count // number)
+    across = math.isqrt(copies) + 1
+    points = np.tile(own.points.astype(np.int32), (copies, 1))
+    for index, part in enumerate(points.reshape(copies, -1, 2)):
+        part += np.int32([index % across, index // across]) * side
+    at = np.arange(copies)[:, None]
+    nuclei = outlines.Outlines(
+        points,
+        np.append(at * len(own.points) + own.rings[:-1], len(points)),
+        np.append(at * (len(own.rings) - 1) + own.polygons[:-1], copies * (len(own.rings) - 1)),
+        (at * number + own.labels).ravel(),
+    )
+    table = {name: np.tile(values, copies) for name, values in found.table.items()}
+    table["label"] = np.arange(copies * number) + 1
+    with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
+        path = pathlib.Path(folder) / "slide.geojson.gz"
+        before = timing.peak_bytes()
+        with timing.Clock() as clock:
+            measured.write_outlines(path, "slide.svs", nuclei, table, 0.25 / 0.2325)
+        sizes = dict(nuclei=copies * number, file_bytes=path.stat().st_size)
+    peaks = dict(before_bytes=before, peak_bytes=timing.peak_bytes())
+    return [{"name": f"{count:,} nuclei", **sizes, **clock.spent, **peaks}]
 
 
 def border_ratio(image: np.ndarray, core: int, stride: int = 1) -> float:

@@ -6,7 +6,7 @@ import pytest
 from configs import joint
 from histojax.config import to_values
 from histojax.tissue.rendering import tissue
-from launch.benchmark import inference
+from launch.benchmark import inference, timing
 from tests import tiny
 
 
@@ -78,6 +78,14 @@ def test_strips_and_whole_find_the_same_nuclei():
     )
     assert strips["labels_crc32"] == whole["labels_crc32"]
     assert strips["nuclei"] == whole["nuclei"] > 20
+
+
+def test_nuclei_of_a_field_are_written_side_by_side(monkeypatch):
+    monkeypatch.setattr(timing, "apart", lambda function, **options: function(**options))
+    (row,) = inference.measure_geojson(count=30, side=128)
+    assert row["nuclei"] >= 30
+    assert row["file_bytes"] > 30 * 50
+    assert row["peak_bytes"] >= row["before_bytes"] > 0
 
 
 def test_squares_are_a_lattice_of_nuclei():
