@@ -355,6 +355,8 @@ def test_the_index_of_predictions(tmp_path):
     # A part of a slide at 0.5 um per px, which was read at 1.
     made.box, made.scale = (100, 200, 300, 400), 2.0
     pages.prediction_index(path, workdir="r", rows=[(made, preview)])
+    # A slide has a page of its own.
+    assert "a%20%3Cb%3E.html" in [link["href"] for link in _read(path)[1].all("a")]
     part = "of which 400 × 300 px at x 200, y 100 were predicted, enhanced to 800 × 600 px"
     assert part in _read(path)[1].text
 
