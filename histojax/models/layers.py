@@ -269,9 +269,9 @@ def max_pool(x: jax.Array, window: int, stride: int, *, padding: int = 0) -> jax
     """
     for axis in (1, 2):
         if padding:
-            widths = [(0, 0, 0)] * 4
-            widths[axis] = (padding, padding, 0)
-            x = lax.pad(x, jnp.asarray(-jnp.inf, x.dtype), widths)
+            widths = [(0, 0)] * 4
+            widths[axis] = (padding, padding)
+            x = jnp.pad(x, widths, constant_values=-jnp.inf)
         count = (x.shape[axis] - window) // stride + 1
         shifted = [
             lax.slice_in_dim(x, i, i + (count - 1) * stride + 1, stride=stride, axis=axis)

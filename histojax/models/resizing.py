@@ -4,6 +4,7 @@ B batch, H and W pixels, C channels, r an integer scale factor.
 """
 
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -35,7 +36,7 @@ def nearest_upsample(x: jax.Array, r: int) -> jax.Array:
 
 
 def _triangle(t: np.ndarray) -> np.ndarray:
-    return np.maximum(0.0, 1.0 - np.abs(t))
+    return (1.0 - abs(t)).clip(0.0)
 
 
 def _keys_cubic(t: np.ndarray) -> np.ndarray:
@@ -51,23 +52,34 @@ def _half_pixel_weights(size: int, r: int, kernel, radius: int) -> np.ndarray:
     # on p alone, but for those outside the image, which are dropped and the rest renormalised.
     phase = (np.arange(r) + 0.5) / r - 0.5
     weights = kernel(np.arange(-radius, radius + 1) - phase[:, None])
+    if not isinstance(size, int):  # free, in an exported network: `_upsample_axis` renormalises
+        return weights[:, :, None]
     inside = np.pad(np.ones(size), radius)
     mass = sum(w[:, None] * inside[k : k + size] for k, w in enumerate(weights.T))
     return weights[:, :, None] / mass[:, None]
 
 
-def _align_corners_weights(size: int, r: int) -> np.ndarray:
+def _align_corners_weights(size: int, r: int) -> Any:
     # Output pixel r i + p lies less than one pixel from i.
-    first = np.arange(size)
+    xp = np if isinstance(size, int) else jnp
+    first = xp.arange(size)
     position = (r * first + np.arange(r)[:, None]) * (size - 1) / max(r * size - 1, 1)
-    return np.stack([_triangle(first + k - position) for k in (-1, 0, 1)], 1)
+    return xp.stack([_triangle(first + k - position) for k in (-1, 0, 1)], 1)
 
 
-def _upsample_axis(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
-    # weights[p, k, i]: what input i + k - radius gives to output r i + p.
-    r, taps, size = weights.shape
-    radius = taps // 2
-    along_axis = [size if a == axis else 1 for a in range(x.ndim)]
+def _upsample_axis(x: jax.Array, axis: int, weights: Any) -> jax.Array:
+    # weights[p, k, i]: what input i + k - radius gives to output r i + p; [p, k, 0]: of any i.
+    y = _weighted(x, axis, weights)
+    if isinstance(x.shape[axis], int) or not isinstance(weights, np.ndarray):
+        return y
+    ones = jnp.ones([n if a == axis else 1 for a, n in enumerate(x.shape)], x.dtype)
+    return y / _weighted(ones, axis, weights)
+
+
+def _weighted(x: jax.Array, axis: int, weights: Any) -> jax.Array:
+    r, taps, given = weights.shape
+    size, radius = x.shape[axis], taps // 2
+    along_axis = [given if a == axis else 1 for a in range(x.ndim)]
     padded = jnp.pad(x, [(radius, radius) if a == axis else (0, 0) for a in range(x.ndim)])
     phases = []
     for p in range(r):
@@ -75,7 +87,7 @@ def _upsample_axis(x: jax.Array, axis: int, weights: np.ndarray) -> jax.Array:
             weights[p, k].reshape(along_axis).astype(x.dtype)
             * lax.slice_in_dim(padded, k, k + size, axis=axis)
             for k in range(taps)
-            if weights[p, k].any()
+            if not isinstance(weights, np.ndarray) or weights[p, k].any()
         ]
         phases.append(sum(parts))
     shape = [r * n if a == axis else n for a, n in enumerate(x.shape)]
