@@ -47,7 +47,7 @@ def imports_of(folder):
 def test_runtime_requirements_are_what_the_package_imports():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert project["tool"]["setuptools"]["dynamic"]["dependencies"] == {"file": RUNTIME.name}
-    optional = {"pyarrow", "tensorboardX", "wandb"}
+    optional = {"jax2onnx", "onnx", "onnxruntime", "pyarrow", "tensorboardX", "wandb"}
     imported = {DISTRIBUTIONS.get(name, name) for name in imports_of("histojax") - optional}
     listed = names(RUNTIME)
     assert not {name.lower().replace("_", "-") for name in imported} - listed

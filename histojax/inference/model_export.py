@@ -61,20 +61,11 @@ def export(
         kind, values = postprocessing.kind_of(fitted), dataclasses.asdict(fitted)
         checkpoint = labeling.checkpoint_of(run)
         meta["instances"] = {"checkpoint": checkpoint, "kind": kind, "parameters": values}
-    made = datetime.datetime.now(datetime.UTC).date().isoformat()
-    parents = run_data.models_in(run.workdir)
-    meta["data"] = {**meta["data"], "models": parents}
-    own = model_file.read(run.workdir).about if run.workdir.is_file() else {}
+    meta["data"] = {**meta["data"], "models": run_data.models_in(run.workdir)}
     model = model_file.Model(
         config=without_places(to_values(run.config)),
         meta=meta,
-        about={
-            "summary": about["summary"] or own.get("summary", ""),
-            "licence": _licence(about["licence"], parents),
-            "step": run.step,
-            "created": made,
-            "histojax": __version__,
-        },
+        about=about_of(run, about),
         variables=jax.tree.map(np.asarray, variables),
         landmarks={name: array.view(np.uint8) for name, array in marks.items()},
         probe=probe(run),
@@ -86,6 +77,18 @@ def export(
                 f"{path} does not give the run's own results with parameters of 16 bits: give "
                 "--nohalf"
             )
+
+
+def about_of(run: workdirs.Run, about: Mapping[str, str]) -> dict[str, Any]:
+    """The fields of `model_file.Model.about`; for `about` and raises see `export`."""
+    own = model_file.read(run.workdir).about if run.workdir.is_file() else {}
+    return {
+        "summary": about["summary"] or own.get("summary", ""),
+        "licence": _licence(about["licence"], run_data.models_in(run.workdir)),
+        "step": run.step,
+        "created": datetime.datetime.now(datetime.UTC).date().isoformat(),
+        "histojax": __version__,
+    }
 
 
 def _licence(given: str, parents: Sequence[Mapping[str, str]]) -> str:
@@ -121,11 +124,15 @@ def probe(run: workdirs.Run, image: np.ndarray | None = None) -> dict[str, np.nd
 
 def agrees(model: model_file.Model, run: workdirs.Run) -> bool:
     """Whether a model that was read back makes of its probe what it made as it was written."""
-    now = probe(run, model.probe["input"])
+    return alike(probe(run, model.probe["input"]), model.probe)
+
+
+def alike(found: Mapping[str, np.ndarray], due: Mapping[str, np.ndarray]) -> bool:
+    """Whether outputs by name are those that are due, up to what 16 bits may change."""
     return all(
-        np.abs(now[name].astype(np.float64) - value).max()
+        np.abs(found[name].astype(np.float64) - value).max()
         <= (_SAME_LEVELS if value.dtype == np.uint8 else _SAME_PROBABILITY)
-        for name, value in model.probe.items()
+        for name, value in due.items()
     )
 
 
