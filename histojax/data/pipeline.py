@@ -17,6 +17,7 @@ import errno
 import functools
 import multiprocessing
 import os
+import signal
 import sys
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -112,8 +113,9 @@ def _single_threaded_children() -> Iterator[None]:
 
 
 def _end_with_parent(index: int, count: int) -> None:
-    """In a worker: ends it when the run is killed, which would leave it waiting for ever."""
+    """In a worker: it ends with the run, also where the run is killed, and not before."""
     del index, count
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM signals every process of a job
     parent = multiprocessing.parent_process()
     assert parent is not None
 

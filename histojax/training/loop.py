@@ -11,7 +11,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from absl import logging
 from ml_collections import ConfigDict
 
 from histojax import checks, processes
@@ -165,6 +164,7 @@ class Training:
         state = workdirs.fresh_state(self._stage, self._config)
         describe(self._stage, state, self._config)
         processes.check_alike("first state", lambda: trees.checksum(state))
+        asked([], together=True)  # connects them now: Gloo gives up after 30 s, a compilation's
         frozen = sharding.replicate(state.frozen, self._mesh)
         state = sharding.replicate(state.replace(frozen={}), self._mesh)
         self.step, self.since, self.seconds = 0, SinceLastLine(), 0.0
@@ -361,14 +361,19 @@ def _newest(series: checkpoint.Series) -> str:
 
 @contextlib.contextmanager
 def stop_signals() -> Iterator[list[int]]:
-    """Collects SIGTERM and SIGINT instead of dying of them; a second one acts at once."""
+    """Collects SIGTERM and SIGINT instead of dying of them; one after 5 s more acts at once."""
     seen: list[int] = []
     kept: dict[signal.Signals, Any] = {}
+    until = math.inf
 
     def note(number: int, _: Any) -> None:
+        nonlocal until
+        if time.monotonic() > until:
+            signal.signal(number, kept[signal.Signals(number)])
+            signal.raise_signal(number)
         seen.append(number)
-        signal.signal(number, kept[signal.Signals(number)])
-        logging.info("signal %d: stopping after this step", number)
+        # SLURM signals all processes of a job, and a sweep its runs too.
+        until = min(until, time.monotonic() + 5.0)
 
     with contextlib.suppress(ValueError):  # not in the main thread: the caller's to handle
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -134,7 +134,8 @@ def test_a_stopped_run_goes_on_to_the_same_weights_bit_for_bit(
     def write_and_signal(self, step, split, values):
         write(self, step, split, values)
         if (step, split) == (at, "train"):
-            os.kill(os.getpid(), signal.SIGTERM)
+            for _ in range(2):  # SLURM signals all processes of a job, and a sweep its runs too
+                os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(loop.MetricWriter, "write", write_and_signal)
     with pytest.raises(loop.Stopped, match=f"stopped at step {at}, checkpoint written"):
