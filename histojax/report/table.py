@@ -63,6 +63,13 @@ class Table(NamedTuple):
         form = "  ".join(f"{{:{max(map(len, column))}}}" for column in zip(*lines, strict=True))
         return "\n".join(form.format(*line).rstrip() for line in lines)
 
+    def markdown(self) -> str:
+        """The values in lines of Markdown."""
+        head = [self.corner, *(column.title for column in self.columns)]
+        lines = [head, ["---"] * len(head)]
+        lines += [[row.name, *(cell.value for cell in row.cells)] for row in self.rows]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
 
 class Scores(NamedTuple):
     """Scores by metric and row: of enhanced images, of masks, and those of no known metric."""

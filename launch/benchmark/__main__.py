@@ -27,9 +27,7 @@ difference of neighbours across borders of tiles, over that inside. `times_first
 first row of equal batch and size.
 """
 
-import os
 import pathlib
-import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -38,7 +36,6 @@ from absl import flags
 from ml_collections import config_flags
 
 from histojax import cli
-from histojax.data import cores
 from histojax.errors import UserError
 
 Measurement = tuple[Callable[..., Any], dict[str, Any]]
@@ -126,21 +123,14 @@ def main(argv: Sequence[str]) -> None:
             raise UserError(f"--what has {word!r}, which is none of {', '.join(WHAT)}")
     # After flags, so that --help and bad flags answer at once.
     from histojax.config import to_values
-    from histojax.experiments import chain, summary
+    from histojax.experiments import chain
     from histojax.imaging import writers
     from launch.benchmark import timing
 
     plan = measurements({stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)})
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
     rows: dict[str, list[dict[str, Any]]] = {word: [] for word in _WHAT.value}
-    result = {
-        **timing.apart(summary.circumstances),
-        "command": shlex.join(["python", *sys.orig_argv[1:]]),
-        "config": flags.FLAGS["config"].config_filename,
-        "cores_used": cores.usable(),
-        "load_average": os.getloadavg(),
-        "rows": rows,
-    }
+    result = {**timing.conditions(flags.FLAGS["config"].config_filename), "rows": rows}
     for word, found in rows.items():
         for function, options in plan[word]:
             print(f"measuring {word}", file=sys.stderr, flush=True)

@@ -2,10 +2,13 @@
 
 import concurrent.futures
 import multiprocessing
+import os
 import pathlib
 import re
 import resource
+import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
@@ -17,7 +20,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from jax.sharding import Mesh
 
 from histojax import cli
+from histojax.data import cores
 from histojax.errors import UserError
+from histojax.experiments import summary
 from histojax.training import sharding
 from launch.tables import text_table
 
@@ -47,6 +52,17 @@ def _prepared(function: Callable[..., Any], options: dict[str, Any]) -> Any:
     cli.set_up_jax()
     cli.keep_freed_memory()
     return function(**options)
+
+
+def conditions(config: str) -> dict[str, Any]:
+    """Command, config, hardware, versions and load that numbers were measured with."""
+    return {
+        **apart(summary.circumstances),
+        "command": shlex.join(["python", *sys.orig_argv[1:]]),
+        "config": config,
+        "cores_used": cores.usable(),
+        "load_average": os.getloadavg(),
+    }
 
 
 class Clock:
