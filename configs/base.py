@@ -22,6 +22,7 @@ def base(name: str, stage: str) -> ConfigDict:
     """The groups that every stage has."""
     config = ConfigDict({"name": name, "stage": stage, "seed": 0})
     config.precision = "auto"  # float32 on CPU, bfloat16 compute on accelerators
+    config.remat = False  # a step in less memory and more time: networks are computed twice
     config.max_skipped = 20  # steps in a row that may be non-finite before the run stops
 
     config.data = {
@@ -229,7 +230,7 @@ def share(config: ConfigDict, stages: tuple[ConfigDict, ...]) -> None:
     """Links the fields that a chain must agree on: set one on `config`, and all stages have it."""
     groups = ("instances", "generator", "segmenter", "discriminator", "collapse")
     for stage in stages:
-        link(config, stage, ("seed", "precision", *groups))
+        link(config, stage, ("seed", "precision", "remat", *groups))
         link(config.data, stage.data, [name for name in config.data if name not in _OWN_DATA])
         link(config.log, stage.log, ("tensorboard", "wandb"))
 

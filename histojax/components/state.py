@@ -18,6 +18,7 @@ from jax import lax
 from jax.flatten_util import ravel_pytree
 
 from histojax.components import trees
+from histojax.models.layers import KEPT
 
 Tree = Any
 Axis = str | None  # name of the mapped axis; None: one device
@@ -132,16 +133,31 @@ def step_key(state: State, axis_name: str | None) -> jax.Array:
 
 
 def apply(
-    module: nn.Module, params: Tree, statistics: Tree, *x: jax.Array, key: jax.Array
+    module: nn.Module,
+    params: Tree,
+    statistics: Tree,
+    *x: jax.Array,
+    key: jax.Array,
+    remat: bool = False,
 ) -> tuple[Any, Tree]:
-    """A call on inputs in training: (output, updated statistics)."""
-    return module.apply(
-        {"params": params, **statistics},
-        *x,
-        train=True,
-        mutable=list(statistics),
-        rngs={"dropout": key},
-    )
+    """A call on inputs in training: (output, updated statistics).
+
+    With `remat`, what lies between blocks is kept for the gradient, and the rest computed again
+    (Chen et al. 2016, section 4.1).
+    """
+
+    def call(params: Tree, *x: jax.Array) -> tuple[Any, Tree]:
+        return module.apply(
+            {"params": params, **statistics},
+            *x,
+            train=True,
+            mutable=list(statistics),
+            rngs={"dropout": key},
+        )
+
+    if remat:
+        call = jax.checkpoint(call, policy=jax.checkpoint_policies.save_only_these_names(KEPT))
+    return call(params, *x)
 
 
 def own_rows(draw: Callable[[int], jax.Array], count: int, axis_name: str | None) -> jax.Array:

@@ -13,12 +13,16 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 GROUPED_FORMS = ("auto", "grouped", "merged", "block_diagonal")
 WEIGHT_GRADIENTS = ("auto", "xla", "rearranged")
 MERGED_CHANNELS = 32
 NARROW_CHANNELS = 4
+
+# The name of what is kept of a network where the rest is computed again.
+KEPT = "kept"
 
 Initializer = Callable[..., jax.Array]
 
@@ -306,6 +310,11 @@ def deepest_tap(
             f"{network}: it needs {sides[deepest]} x {sides[deepest]} or more"
         )
     return deepest
+
+
+def kept(x: jax.Array) -> jax.Array:
+    """The same, marked as what a step in less memory keeps of a network; see `state.apply`."""
+    return checkpoint_name(x, KEPT)
 
 
 def full_precision(x: jax.Array) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, Network, max_pool, normalize, submodule
+from histojax.models.layers import Conv, Network, kept, max_pool, normalize, submodule
 
 # torchvision's initialisation of every convolution.
 _HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
@@ -161,7 +161,7 @@ class ResNet(Network):
         """
         which = kind(self.kind)
         x = _conv(x, self.width, 7, 2, self.dtype, "conv1")
-        x = nn.relu(normalize(self, "batch", x, "bn1", train=train))
+        x = kept(nn.relu(normalize(self, "batch", x, "bn1", train=train)))
         maps = [x]
         x = max_pool(x, 3, 2, padding=1)
         for stage, count in enumerate(self.blocks or which.blocks):
@@ -175,6 +175,6 @@ class ResNet(Network):
                     squeeze_excitation=which.squeeze_excitation,
                     name=f"layer{stage + 1}_{block}",
                 )
-                x = layer(x, train=train)
+                x = kept(layer(x, train=train))
             maps.append(x)
         return maps

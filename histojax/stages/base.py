@@ -125,13 +125,15 @@ def synthesizes(stage: Stage) -> TypeGuard[Synthesizer]:
 class Common:
     """What stages share: how they start, and a step of one network.
 
-    `initial` are variables of earlier runs, by network, and `dtype` that of images inside a step.
+    `initial` are variables of earlier runs, by network, and `dtype` that of images inside a step;
+    `remat` as of `state.apply`.
     """
 
     optimizers: Mapping[str, optax.GradientTransformation]
     ema_decay: float
     initial: Mapping[str, Tree]
     dtype: Any
+    remat: bool
 
     @property
     def networks(self) -> Mapping[str, nn.Module]:
@@ -189,4 +191,5 @@ class Common:
 def common_fields(config: ConfigDict, initial: Mapping[str, Tree]) -> dict[str, Any]:
     """The fields of `Common` but for the optimizers."""
     dtype = jnp.promote_types(networks.compute_dtype(config), jnp.float32)
-    return {"ema_decay": config.ema_decay, "initial": initial, "dtype": dtype}
+    remat = config.get("remat", False)  # which runs of before do not have
+    return {"ema_decay": config.ema_decay, "initial": initial, "dtype": dtype, "remat": remat}

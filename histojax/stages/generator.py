@@ -61,7 +61,9 @@ class Generator(EnhancesImages):
         key = step_key(state, axis_name)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
-            sr, stats = apply(generator, params, state.statistics["generator"], lr, key=key)
+            sr, stats = apply(
+                generator, params, state.statistics["generator"], lr, key=key, remat=self.remat
+            )
             loss, terms = self.content.loss(state.frozen, sr, hr)
             error = jnp.mean(jnp.square(jnp.clip(sr, 0.0, 1.0) - hr), (1, 2, 3))
             psnr = jnp.mean(-10.0 * jnp.log10(jnp.maximum(error, 1e-10)))

@@ -55,6 +55,7 @@ class Joint(segmentation.FindsNuclei, Adversarial):
             params["segmenter"],
             state.statistics["segmenter"],
             key=step_key(state, axis_name),
+            remat=self.remat,
         )
         if self.real_mask_weight > 0:
             # The statistics are dropped: the running ones are used afterwards, and have to

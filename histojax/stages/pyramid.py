@@ -174,7 +174,9 @@ class Pyramid(segmentation.FindsNuclei):
                 variables = state.variables(name, averaged=True)
                 return module.apply(variables, *x, train=False), state.statistics[name]
             module = module.clone(bn_axis_name=axis_name)
-            return apply(module, params[name], state.statistics[name], *x, key=key)
+            return apply(
+                module, params[name], state.statistics[name], *x, key=key, remat=self.remat
+            )
 
         return run
 

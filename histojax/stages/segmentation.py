@@ -130,7 +130,9 @@ class Segmentation(FindsNuclei):
             taught = self.segmenter.apply(average, noisy, train=False)
 
         def objective(params: Tree) -> tuple[jax.Array, Any]:
-            logits, stats = apply(segmenter, params, state.statistics["segmenter"], image, key=key)
+            logits, stats = apply(
+                segmenter, params, state.statistics["segmenter"], image, key=key, remat=self.remat
+            )
             if self.teacher is None:
                 loss = self.loss(logits, maps)
                 return loss, (stats, {"loss": loss, "accuracy": pixel_accuracy(logits, maps)})

@@ -60,7 +60,9 @@ class Adversarial(EnhancesImages):
         key = step_key(state, axis_name)
 
         def enhance(params: Tree) -> tuple[jax.Array, Tree]:
-            return apply(generator, params, state.statistics["generator"], lr, key=key)
+            return apply(
+                generator, params, state.statistics["generator"], lr, key=key, remat=self.remat
+            )
 
         def objective(sr: jax.Array, params: Mapping[str, Tree]) -> tuple[jax.Array, Any]:
             loss, (stats, terms) = self.objective(state, batch, sr, params, axis_name)

@@ -1,3 +1,5 @@
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -5,6 +7,7 @@ import optax
 import pytest
 
 from histojax.components import state as states
+from histojax.models.generators.resnext import ResNeXt
 from tests import tiny
 
 OPTIMIZERS = {"net": optax.sgd(0.5)}
@@ -127,3 +130,42 @@ def test_keys_differ_between_steps_and_devices():
     assert not np.array_equal(keys[0], keys[1])
     later = states.step_key(state.replace(step=jnp.int32(1)), None)
     assert not np.array_equal(jax.random.key_data(later), jax.random.key_data(state.rng))
+
+
+@pytest.mark.parametrize("name", ["generator", "use_net", "segmentation", "joint", "pyramid"])
+def test_a_step_that_computes_networks_twice_is_the_same_step(name):
+    stage, state, batch = tiny.built(name)
+    if name == "pyramid":
+        batch = tiny.batch_for(stage, crop=32)
+    twice = dataclasses.replace(stage, remat=True)
+    assert not stage.remat
+    (once, (metrics,)), (other, (others,)) = (
+        tiny.stepped(of, state, batch, 1) for of in (stage, twice)
+    )
+    for name, value in metrics.items():
+        np.testing.assert_allclose(others[name], value, rtol=1e-5, err_msg=name)
+    for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-5)
+    programs = [str(jax.make_jaxpr(of.train_step)(state, batch)) for of in (stage, twice)]
+    assert ["remat" in program or "checkpoint[" in program for program in programs] == [0, 1]
+
+
+def test_of_networks_computed_twice_blocks_are_kept(capsys):
+    network = ResNeXt(8, 16, norm="none", upsampling="direct", width=16, cardinality=4)
+    x = jnp.zeros((2, 32, 32, 3))
+    params = network.init(jax.random.key(0), x, train=False)["params"]
+
+    def kept(remat):
+        """Shapes of what the gradient reads, but for parameters and the image."""
+
+        def loss(params):
+            output, _ = states.apply(network, params, {}, x, key=jax.random.key(1), remat=remat)
+            return jnp.sum(output**2)
+
+        jax.ad_checkpoint.print_saved_residuals(loss, params)
+        lines = capsys.readouterr().out.splitlines()
+        return [line.partition("]")[0] for line in lines if "argument" not in line][1:]
+
+    assert len(kept(False)) > 4 * 8
+    # The input of each block, and the output, which the loss reads.
+    assert kept(True) == ["f32[2,32,32,16"] * (8 + 1) + ["f32[2,128,128,3"]

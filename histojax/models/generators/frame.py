@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check, number, one_of, whole
-from histojax.models.layers import Conv, Network, activate, full_precision, normalize, submodule
+from histojax.models.layers import (
+    Conv,
+    Network,
+    activate,
+    full_precision,
+    kept,
+    normalize,
+    submodule,
+)
 from histojax.models.resizing import (
     block_mean,
     gaussian_blur,
@@ -149,9 +157,9 @@ class SuperResolution(FullyConvolutional, Network):
         images = x
         x = x.astype(self.dtype)
         x = Conv(self.features, self.head_kernel, dtype=self.dtype, name="head")(x)
-        x = head = activate(self.activation, x, name="head_act")
+        x = head = kept(activate(self.activation, x, name="head_act"))
         for i in range(self.blocks):
-            x = submodule(self, self.block, name=f"block_{i}")(x, train=train)
+            x = kept(submodule(self, self.block, name=f"block_{i}")(x, train=train))
         bias = self.norm != "batch"
         x = Conv(self.features, 3, use_bias=bias, dtype=self.dtype, name="trunk")(x)
         x = head + normalize(self, self.norm, x, "trunk_norm", train=train)

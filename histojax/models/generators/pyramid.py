@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, Network, full_precision, normalize, submodule
+from histojax.models.layers import Conv, Network, full_precision, kept, normalize, submodule
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -133,17 +133,17 @@ class PyramidGenerator(frame.Windowed):
         amplitude = self.variable("noise", "amplitude", jnp.ones, ())
         noisy = 2 * below - 1 + amplitude.value * noise
         x = jnp.concatenate([noisy, 2 * mask - 1], -1).astype(self.dtype)
-        x = nn.relu(norm(conv(x, self.features, "stem", side=7), "stem_norm"))
+        x = kept(nn.relu(norm(conv(x, self.features, "stem", side=7), "stem_norm")))
         width = self.features
         for n in range(self.downsamplings):
             width *= 2
-            x = nn.relu(norm(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm"))
+            x = kept(nn.relu(norm(conv(x, width, f"down_{n}", stride=2), f"down_{n}_norm")))
         for n in range(self.blocks):
             y = nn.relu(norm(conv(x, width, f"block_{n}_0"), f"block_{n}_0_norm"))
-            x = x + norm(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm")
+            x = kept(x + norm(conv(y, width, f"block_{n}_1"), f"block_{n}_1_norm"))
         for n in reversed(range(self.downsamplings)):
             width //= 2
-            x = nn.relu(norm(conv(nearest_upsample(x, 2), width, f"up_{n}"), f"up_{n}_norm"))
+            x = kept(nn.relu(norm(conv(nearest_upsample(x, 2), width, f"up_{n}"), f"up_{n}_norm")))
         last = nn.initializers.zeros if self.adds_nothing else _INIT
         added = Conv(3, 7, kernel_init=last, dtype=self.dtype, name="image")(x)
         return full_precision(below) + 0.5 * jnp.tanh(full_precision(added))

@@ -15,7 +15,15 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from histojax.models.layers import Conv, Network, full_precision, max_pool, normalize, submodule
+from histojax.models.layers import (
+    Conv,
+    Network,
+    full_precision,
+    kept,
+    max_pool,
+    normalize,
+    submodule,
+)
 from histojax.models.resizing import nearest_upsample
 from histojax.models.segmenters import frame
 
@@ -141,18 +149,18 @@ class DenseUNet(frame.Windowed):
         x = conv(self.features, name="stem")(x)
         skips = []
         for n, layers in enumerate(self.layers):
-            x = jnp.concatenate([x, block(x, layers, f"down_{n}")], -1)
+            x = kept(jnp.concatenate([x, block(x, layers, f"down_{n}")], -1))
             skips.append(x)
             y = normalize(self, "batch", x, f"halve_{n}_norm", train=train)
             y = conv(x.shape[-1], 1, name=f"halve_{n}")(nn.relu(y))
             if factors is not None:
                 y = y * next(factors).astype(y.dtype)
             x = max_pool(y, 2, 2)
-        x = block(x, self.bottom, "bottom")
+        x = kept(block(x, self.bottom, "bottom"))
         for n in reversed(range(len(self.layers))):
             y = conv(x.shape[-1], name=f"enlarge_{n}")(nearest_upsample(x, 2))
-            y = jnp.concatenate([y, skips[n]], -1)
-            x = block(y, self.layers[n], f"up_{n}")
+            y = kept(jnp.concatenate([y, skips[n]], -1))
+            x = kept(block(y, self.layers[n], f"up_{n}"))
         # The logits read all channels of the last level.
         x = jnp.concatenate([y, x], -1)
         return full_precision(conv(self.labels, 1, name="logits")(x))

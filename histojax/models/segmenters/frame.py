@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check
-from histojax.models.layers import Conv, Network, full_precision, max_pool
+from histojax.models.layers import Conv, Network, full_precision, kept, max_pool
 from histojax.models.resizing import pixel_shuffle, pixel_unshuffle
 
 
@@ -145,7 +145,7 @@ class UNetFrame(Windowed):
             if n:
                 x = max_pool(x, 2, 2)
             for block in blocks:
-                x = block(x, train=train)
+                x = kept(block(x, train=train))
             if n >= self.depth - 1:
                 x = self.drop(x, deterministic=not train)
             maps[f"level{n}"] = x
@@ -158,6 +158,6 @@ class UNetFrame(Windowed):
         for n in reversed(range(self.depth)):
             y = jnp.concatenate([levels[f"level{n}"], self.enlarge(y, n)], -1)
             for block in self.decoder[n]:
-                y = block(y, train=train)
+                y = kept(block(y, train=train))
         logits = self.head(self.before_logits(full_precision(y)))
         return pixel_shuffle(logits, self.stem_stride) if self.stem_stride > 1 else logits

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of
 from histojax.models import resnet
-from histojax.models.layers import Conv, full_precision, submodule
+from histojax.models.layers import Conv, full_precision, kept, submodule
 from histojax.models.resizing import pixel_shuffle, upsample
 from histojax.models.segmenters import frame
 from histojax.models.segmenters.unet import DoubleConv
@@ -163,6 +163,6 @@ class SEUNet(frame.Windowed):
         y = levels[f"level{self.depth}"]
         for block, skip in zip(self.decoder, skips, strict=True):
             y = upsample(y, 2, RESIZINGS[self.resizing])
-            y = block(jnp.concatenate([y, *skip], -1), train=train)
+            y = kept(block(jnp.concatenate([y, *skip], -1), train=train))
         logits = self.head(self.drop(full_precision(y), deterministic=not train))
         return logits if self._full_size else pixel_shuffle(logits, 2)
