@@ -1,0 +1,80 @@
+import json
+import subprocess
+import sys
+import time
+
+import pytest
+
+from launch import accelerator
+from tests.launch.stand_in import ROOT
+
+# A command that saves a step each 0.1 s; at SIGTERM it ends well, as at its length.
+TRAINS = """
+import pathlib, signal, sys, time
+place = pathlib.Path(sys.argv[1])
+length = int(sys.argv[2].partition("=")[2])
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+while True:
+    steps = [int(path.name) for path in (place / "checkpoints" / "last").glob("*")]
+    if max(steps, default=0) >= length:
+        sys.exit(print("scored at", length))
+    (place / "checkpoints" / "last" / str(max(steps, default=0) + 5)).mkdir(parents=True)
+    time.sleep(0.1)
+"""
+
+
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    (tmp_path / "trains.py").write_text(TRAINS)
+    (tmp_path / "fails.py").write_text("import sys; print('no such thing'); sys.exit(2)")
+    return tmp_path
+
+
+def test_a_training_is_cut_at_its_time_and_scored_at_its_step(modules):
+    folder = str(modules / "run")
+    part = accelerator.Part("some", ("trains", folder), 3.0, folder, "steps")
+    found = accelerator.run(part, time.monotonic() + 60, modules)
+    step = accelerator._step(modules / "run")
+    assert step >= 5
+    assert (found["status"], found["said"]) == ("done", f"{step} steps")
+    assert found["command"] == f"python -m trains {folder} --config.steps={step}"
+    assert (modules / "some.log").read_text() == f"scored at {step}\n"
+    # It is trained further, in the time that is left.
+    again = accelerator.run(part, time.monotonic() + 2.5, modules, found["seconds"])
+    assert accelerator._step(modules / "run") > step
+    assert again["seconds"] > found["seconds"] + 2.5
+
+
+def test_a_failure_and_a_cut_are_told_apart(modules):
+    failing = accelerator.Part("bad", ("fails",), 60)
+    assert accelerator.run(failing, time.monotonic() + 60, modules)["status"] == "failed"
+    endless = accelerator.Part("long", ("trains", str(modules / "x"), "=1000"), 2.0)
+    found = accelerator.run(endless, time.monotonic() + 60, modules)
+    assert found["status"] == "cut"
+    text = accelerator.page({"bad": {**found, "status": "failed"}}, modules)
+    assert "## bad: failed, " in text
+    assert "no such thing" in text
+
+
+def test_parts_are_in_order_of_worth_and_share_the_time(tmp_path):
+    parts = accelerator.parts("gpu", "folder:x", 8, tmp_path)
+    names = ["grouped", "steps-use_net", "steps-joint", "tiled", "use_net", "generator", "pyramid"]
+    assert [part.name for part in parts] == names
+    assert sum(part.seconds for part in parts[:4]) == 300
+    assert all("--config.data.source=folder:x" in part.words for part in parts[4:])
+    assert "--config.lengths.scale_256=300" in parts[-1].words
+
+
+@pytest.mark.slow
+def test_a_rehearsal_measures_and_trains_all_parts(tmp_path):
+    command = [sys.executable, "-m", "launch.accelerator", "--minutes=9", "--size=smoke"]
+    command.append(f"--output={tmp_path}")
+    for _ in range(2):
+        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        assert made.stderr.endswith("evidence.md\n")
+    found = json.loads((tmp_path / "evidence.json").read_text())
+    assert {part["status"] for part in found.values()} == {"done"}
+    for name in ("use_net", "generator", "pyramid"):
+        assert (tmp_path / name / "summary.json").exists()
+    assert "Dice" in (tmp_path / "evidence.md").read_text()
