@@ -32,7 +32,7 @@ def write(
     overview: np.ndarray,
     settings: Mapping[str, Any],
     files: Sequence[str],
-    density: np.ndarray | None = None,
+    density: tuple[str, np.ndarray] | None = None,
     places: Sequence[tuple[str, np.ndarray]] = (),
     pair: tuple[str, np.ndarray, np.ndarray] | None = None,
     summary: Mapping[str, Any] | None = None,
@@ -46,7 +46,7 @@ def write(
         facts, settings: name -> value, in words.
         overview: the slide with its tissue outlined, uint8 (h, w, 3).
         files: names of the files beside the page.
-        density: the same slide with the density of its nuclei.
+        density: (caption, the same slide with the density of its nuclei).
         places: (caption, uint8 (h, w, 3) with outlines of nuclei) of a few places.
         pair: (caption, original enlarged, enhanced), alike in size.
         summary, table: of the nuclei, by `histojax.nuclei.measurements`.
@@ -60,7 +60,7 @@ def write(
         "measured": None,
     }
     if density is not None:
-        content["density"] = Picture("Nuclei per mm²: dark few, bright many.", density)
+        content["density"] = Picture(*density)
     if pair is not None:
         content["pair"] = [Picture(pair[0], image) for image in pair[1:]]
     if summary is not None and table is not None:
@@ -99,10 +99,11 @@ def _measured(summary: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> _M
 
 def density_map(
     overview: np.ndarray, y: np.ndarray, x: np.ndarray, mask: np.ndarray, sigma: float
-) -> np.ndarray:
+) -> tuple[np.ndarray, float]:
     """The density of points over an overview uint8 (h, w, 3), smoothed by `sigma` px, in colour.
 
-    `y` and `x` are the points, px of the overview; `mask` (h, w) is where there is tissue.
+    Also what is brightest, points a px. `y` and `x` are the points, px of the overview; `mask`
+    (h, w) is where there is tissue.
     """
     import matplotlib
 
@@ -112,4 +113,4 @@ def density_map(
     smooth = ndimage.gaussian_filter(counts, sigma)
     highest = np.percentile(smooth[mask], 99.5) if mask.any() else 0
     shown = matplotlib.colormaps["inferno"](smooth / max(highest, 1e-9), bytes=True)[..., :3]
-    return np.where(mask[..., None], shown, overview)
+    return np.where(mask[..., None], shown, overview), float(highest)

@@ -43,7 +43,11 @@ def test_a_page_has_the_numbers_of_its_slide(tmp_path):
     summary = measurements.summary(table, 0.04)
     places = [("5 nuclei at x 3, y 4.", np.full((40, 50, 3), 9, np.uint8))] * 2
     source = write(
-        tmp_path / "a.html", density=OVERVIEW, places=places, summary=summary, table=table
+        tmp_path / "a.html",
+        density=("dense", OVERVIEW),
+        places=places,
+        summary=summary,
+        table=table,
     )
     assert "a &lt;b&gt;.svs" in source
     assert "<b>.svs" not in source
@@ -81,7 +85,10 @@ def test_an_enhanced_slide_is_compared_with_its_original(tmp_path):
 def test_a_slide_without_nuclei_has_a_page(tmp_path):
     table = nuclei(np.zeros_like(LABELS))
     source = write(
-        tmp_path / "a.html", summary=measurements.summary(table, 0.0), table=table, density=OVERVIEW
+        tmp_path / "a.html",
+        summary=measurements.summary(table, 0.0),
+        table=table,
+        density=("dense", OVERVIEW),
     )
     assert "0 nuclei" in source
     assert not re.search(r">\s*nan\s*<", source)
@@ -99,7 +106,7 @@ def test_large_pictures_and_many_nuclei_keep_a_page_below_6_mb(tmp_path):
     source = write(
         tmp_path / "a.html",
         overview=noise,
-        density=noise,
+        density=("dense", noise),
         places=places,
         summary=measurements.summary(table, 1.0),
         table=table,
@@ -113,7 +120,7 @@ def test_a_map_of_density_is_bright_where_nuclei_are_many_and_leaves_glass_alone
     rng = np.random.default_rng(0)
     y = np.concatenate([rng.normal(30, 3, 300), rng.uniform(12, 68, 100)])
     x = np.concatenate([rng.normal(40, 3, 300), rng.uniform(12, 108, 100)])
-    shown = slide_page.density_map(OVERVIEW, y, x, mask, 4.0)
+    shown, _ = slide_page.density_map(OVERVIEW, y, x, mask, 4.0)
     assert (shown.shape, shown.dtype) == (OVERVIEW.shape, np.uint8)
     np.testing.assert_array_equal(shown[~mask], OVERVIEW[~mask])
     assert shown[30, 40].sum() > 400 > shown[60, 100].sum()
@@ -121,12 +128,20 @@ def test_a_map_of_density_is_bright_where_nuclei_are_many_and_leaves_glass_alone
     assert shown[30, 40].sum() > 2 * shown[50, 40].sum()
 
 
+def test_a_map_of_density_tells_what_is_brightest():
+    # Three points in every px.
+    y, x = (np.repeat(axis.ravel(), 3) + 0.5 for axis in np.indices((80, 120)))
+    mask = np.ones((80, 120), bool)
+    assert slide_page.density_map(OVERVIEW, y, x, mask, 4.0)[1] == pytest.approx(3)
+
+
 @pytest.mark.faults
 def test_a_map_without_nuclei_or_tissue_is_dark_or_the_overview():
     none = np.zeros(0)
     mask = np.ones((80, 120), bool)
-    dark = slide_page.density_map(OVERVIEW, none, none, mask, 4.0)
+    dark, most = slide_page.density_map(OVERVIEW, none, none, mask, 4.0)
+    assert most == 0
     assert (dark == dark[0, 0]).all()
     assert dark.max() < 10
-    glass = slide_page.density_map(OVERVIEW, none, none, ~mask, 4.0)
+    glass, _ = slide_page.density_map(OVERVIEW, none, none, ~mask, 4.0)
     np.testing.assert_array_equal(glass, OVERVIEW)

@@ -91,8 +91,11 @@ def page(
         y, x = table["y_px"] * down, table["x_px"] * across
         um = view.mpp / down if view.mpp else 8.0
         overview, mask = view.mask.overview, view.mask.mask
-        density = slide_page.density_map(overview, y, x, mask, _SMOOTH / um)
-        more = {"summary": summary, "table": table, "density": density}
+        density, most = slide_page.density_map(overview, y, x, mask, _SMOOTH / um)
+        caption = "Density of nuclei: dark few, bright many"
+        if view.mpp:
+            caption += f", {float(f'{most / (um / 1e3) ** 2:.2g}'):,.0f} per mm² and more"
+        more = {"summary": summary, "table": table, "density": (f"{caption}.", density)}
         more["places"] = _places(found, view, scale)
     if "sr" in made:
         more["pair"] = _pair(made["sr"], view, scale)

@@ -1,5 +1,7 @@
 """The page about a slide: what it is given to show."""
 
+import re
+
 import numpy as np
 import pytest
 
@@ -74,7 +76,9 @@ def test_a_page_shows_where_many_nuclei_lie_and_where_few(shown, tmp_path):
                 near |= np.roll(purple, (dy, dx), (0, 1))
         assert near[green(image)].mean() > 0.95
     # The density is highest where they lie.
-    density = page["density"].astype(int).sum(-1)
+    caption, shown = page["density"]
+    assert re.fullmatch(r"Density of .* bright many, [\d,]+ per mm² and more\.", caption)
+    density = shown.astype(int).sum(-1)
     height, width = density.shape
     assert density[: height // 3, : width // 3].mean() > 2 * density[:, -width // 4 :].mean()
 
