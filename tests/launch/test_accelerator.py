@@ -5,8 +5,10 @@ import time
 
 import pytest
 
-from launch import accelerator
+from tests.launch.commands import load
 from tests.launch.stand_in import ROOT
+
+accelerator = load("launch.accelerator")
 
 # A command that saves a step each 0.1 s; at SIGTERM it ends well, as at its length.
 TRAINS = """
