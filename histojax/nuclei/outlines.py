@@ -9,6 +9,7 @@ a vertex once and meet others in single vertices; no vertex lies between two oth
 import dataclasses
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import skimage.measure
@@ -176,10 +177,14 @@ def _walk(following: np.ndarray, first: np.ndarray, length: np.ndarray) -> np.nd
 def rasterize(outlines: Outlines, shape: tuple[int, int]) -> np.ndarray:
     """The label image, int32 of `shape` (H, W), of outlines as `trace` makes them.
 
+    Where outlines of several labels overlap, a pixel has the smallest.
+
     Raises:
-        ValueError: an edge runs along neither axis, or a vertex lies outside of the image.
+        ValueError: an edge runs along neither axis, or a vertex is no corner of the image's pixels.
     """
     points, rings = outlines.points.astype(np.int64), outlines.rings
+    if (points != outlines.points).any():
+        raise ValueError("outlines with fractions of px enclose no whole pixels")
     if (points < 0).any() or (points > shape[::-1]).any():
         raise ValueError(f"an outline reaches beyond the image of {shape} px")
     following = np.arange(1, len(points) + 1)
@@ -194,7 +199,22 @@ def rasterize(outlines: Outlines, shape: tuple[int, int]) -> np.ndarray:
     length = np.abs(down)
     top = points[edge, 1] + np.minimum(down, 0)
     rows = np.repeat(top - (np.cumsum(length) - length), length) + np.arange(length.sum())
-    change = np.zeros((shape[0], shape[1] + 1), np.int32)
-    values = (-np.sign(down) * label[edge]).astype(np.int32)
-    np.add.at(change, (rows, np.repeat(points[edge, 0], length)), np.repeat(values, length))
-    return np.cumsum(change[:, :-1], axis=1, dtype=np.int32)
+    at = rows, np.repeat(points[edge, 0], length)
+
+    def summed(values: np.ndarray, dtype: Any) -> np.ndarray:
+        change: np.ndarray = np.zeros((shape[0], shape[1] + 1), dtype)
+        np.add.at(change, at, np.repeat(values.astype(dtype), length))
+        return np.cumsum(change[:, :-1], axis=1, dtype=dtype)
+
+    drawn = summed(-np.sign(down) * label[edge], np.int32)
+    overlap = summed(-np.sign(down), np.int8) > 1
+    if overlap.any():
+        drawn[overlap] = 0
+        for one, polygons in reversed(list(outlines)):
+            corner = np.min([ring.min(0) for rings in polygons for ring in rings], 0)
+            own = collect([(1, polygons)], offset=corner)
+            height, width = own.points.max(0)[::-1]
+            place = np.s_[corner[1] : corner[1] + height, corner[0] : corner[0] + width]
+            if overlap[place].any():
+                drawn[place][overlap[place] & (rasterize(own, (height, width)) > 0)] = one
+    return drawn

@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 import skimage.measure
@@ -165,3 +167,19 @@ def test_a_long_ring_is_walked_to_its_end():
     # Three corners more than two a tooth's side: the comb's four outer ones and its gaps.
     assert len(found.points) == 4 + 4 * 2000
     assert outlines.rasterize(found, labels.shape)[1].sum() == 2001
+
+
+@pytest.mark.faults
+def test_of_overlapping_outlines_the_smallest_label_has_the_pixels():
+    one, other, third = (np.zeros((9, 12), np.int32) for _ in range(3))
+    one[1:5, 1:6], other[3:8, 4:9], third[6:9, 8:12] = 1, 5, 9
+    parts = [feature for labels in (other, third, one) for feature in trace(labels)]
+    expected = np.where(one > 0, one, np.where(other > 0, other, third))
+    np.testing.assert_array_equal(rasterize(collect(parts), (9, 12)), expected)
+
+
+@pytest.mark.faults
+def test_fractions_of_pixels_are_refused():
+    found = dataclasses.replace(trace(SQUARE), points=trace(SQUARE).points * 1.5)
+    with pytest.raises(ValueError, match="fractions of px enclose no whole pixels"):
+        rasterize(found, (12, 12))

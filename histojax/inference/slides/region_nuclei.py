@@ -32,15 +32,20 @@ def find(
     parameters: postprocessing.Parameters | None,
     seen: Seen,
     *,
+    size: tuple[int, int],
     frame: Box,
     mpp: float | None,
     cell_expansion: float,
 ) -> Nuclei:
     """The nuclei whose centroids a region owns.
 
+    An object that the window cuts is longer than the margin. Another region would see another part
+    of it, with a centroid of its own, so it is dropped.
+
     Args:
         run, parameters: as in `labeling.find`.
         seen: the region with the network's maps.
+        size: H, W of the whole slide, on the grid of the maps, px.
         frame: y, x, height, width of what was scanned, on the grid of the maps, px.
         mpp: um per px of that grid, None where unknown.
         cell_expansion: of `measurements.measure`, um.
@@ -51,10 +56,10 @@ def find(
     origin = top * scale, left * scale
     found = labeling.find(run, maps, parameters, mpp=mpp)
     instances, dropped = found.instances, 0
+    y, x, rows, columns = (value * scale for value in owned)
+    own_px = np.s_[y - origin[0] : y - origin[0] + rows, x - origin[1] : x - origin[1] + columns]
     if found.larger is not None:
-        y, x, rows, columns = (value * scale for value in owned)
-        y, x = y - origin[0], x - origin[1]
-        dropped = int(found.larger[y : y + rows, x : x + columns].sum())
+        dropped = int(found.larger[own_px].sum())
     table = measurements.measure(
         instances,
         seen.image,
@@ -65,11 +70,27 @@ def find(
         frame=frame,
         with_neighbours=False,
     )
-    kept = _inside(table, tuple(value * scale for value in owned))
+    kept = _inside(table, (y, x, rows, columns))
+    cut = kept & np.isin(table["label"], _at_inner_edges(instances, origin, size))
+    if cut.any():
+        kept &= ~cut
+        dropped += int(np.isin(instances[own_px], table["label"][cut]).sum())
     table = {name: values[kept] for name, values in table.items()}
     own = np.zeros(instances.max(initial=0) + 1, np.int32)
     own[table["label"]] = table["label"]
     return Nuclei(table, outlines.trace(own[instances], origin), dropped)
+
+
+def _at_inner_edges(
+    instances: np.ndarray, origin: tuple[int, int], size: tuple[int, int]
+) -> np.ndarray:
+    """Labels at edges of a window that lie inside of the slide."""
+    height, width = instances.shape
+    edges = [instances[0]] if origin[0] > 0 else []
+    edges += [instances[:, 0]] if origin[1] > 0 else []
+    edges += [instances[-1]] if origin[0] + height < size[0] else []
+    edges += [instances[:, -1]] if origin[1] + width < size[1] else []
+    return np.unique(np.concatenate([np.zeros(0, instances.dtype), *edges]))
 
 
 def _inside(table: measurements.Table, box: tuple[int, ...]) -> np.ndarray:

@@ -119,7 +119,13 @@ def test_a_nucleus_in_the_corner_of_four_regions_is_found_once(scale):
         image = np.full((*size, 3), 150, np.uint8)
         maps = {"mask": disc[..., None].astype(np.float32), "sr": image}
         one = region_nuclei.find(
-            run, None, Seen(seen, image, maps), frame=(0, 0, *size), mpp=0.5, cell_expansion=5.0
+            run,
+            None,
+            Seen(seen, image, maps),
+            size=size,
+            frame=(0, 0, *size),
+            mpp=0.5,
+            cell_expansion=5.0,
         )
         found.append(len(one.table["label"]))
     assert found == [0, 0, 0, 1]
@@ -132,7 +138,13 @@ def test_a_region_measures_what_lies_in_the_whole():
     maps = {"mask": (labels[:, 24:] > 0)[..., None].astype(np.float32)}
     image = np.full((60, 56, 3), 150, np.uint8)
     found = region_nuclei.find(
-        dark.run(), None, Seen(seen, image, maps), frame=(0, 0, 60, 80), mpp=0.5, cell_expansion=0.0
+        dark.run(),
+        None,
+        Seen(seen, image, maps),
+        size=(60, 80),
+        frame=(0, 0, 60, 80),
+        mpp=0.5,
+        cell_expansion=0.0,
     )
     assert found.table["x_px"].tolist() == [46.5, 55.5]
     assert found.table["y_px"].tolist() == [2.0, 24.5]
@@ -142,3 +154,26 @@ def test_a_region_measures_what_lies_in_the_whole():
     assert found.table["probability"].tolist() == [1.0, 1.0]
     drawn = outlines.rasterize(found.outlines, (60, 80)) > 0
     np.testing.assert_array_equal(drawn, labels > 0)
+
+
+@pytest.mark.faults
+def test_an_object_that_the_window_cuts_is_dropped_and_counted():
+    """Of three bars one ends at the slide's edge, one before the window's, one is cut by that."""
+    labels = np.zeros((60, 100), bool)
+    labels[5:9, 0:40] = labels[20:24, 20:59] = labels[40:44, 18:90] = True
+    seen = Region((0, 0, 60, 40), (0, 0, 60, 60))
+    maps = {"mask": labels[:, :60, None].astype(np.float32)}
+    image = np.full((60, 60, 3), 150, np.uint8)
+    found = region_nuclei.find(
+        dark.run(),
+        None,
+        Seen(seen, image, maps),
+        size=(60, 100),
+        frame=(0, 0, 60, 100),
+        mpp=0.5,
+        cell_expansion=0.0,
+    )
+    assert found.table["area_um2"].tolist() == [160 * 0.25, 4 * 39 * 0.25]
+    # The part of the third that the region owns; its centroid in the window is at column 38.5.
+    assert found.dropped == 4 * 22
+    assert not outlines.rasterize(found.outlines, (60, 100))[40:44].any()
