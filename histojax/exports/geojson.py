@@ -46,6 +46,7 @@ def writing(
     *,
     scale: float = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
+    of: str = "input image",
 ) -> Iterator[Callable[..., None]]:
     """Opens NAME.geojson or NAME.geojson.gz; the function that it gives, `add`, writes nuclei.
 
@@ -56,6 +57,7 @@ def writing(
     Args:
         image: name of the input image, which the ids are made of.
         scale, offset: coordinates are the outlines' px times scale plus offset (x, y), to 0.001 px.
+        of: what the coordinates are px of, in words.
 
     Raises:
         UserError: another ending.
@@ -65,7 +67,7 @@ def writing(
     path = pathlib.Path(path)
     if not path.name.endswith(_ENDINGS):
         raise UserError(f"{path} does not end in {' or '.join(_ENDINGS)}: name it so")
-    note = "px of the input image, origin top left, x to the right, y downward"
+    note = f"px of the {of}, origin top left, x to the right, y downward"
     moved = {"scale": float(scale), "offset": [*map(float, offset)]}
     about = {"image": image, "coordinates": note, **moved}
     head = {"type": "FeatureCollection", "properties": about, "features": []}

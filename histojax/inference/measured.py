@@ -82,9 +82,10 @@ def write_outlines(
     table: measurements.Table,
     scale: float,
     offset: tuple[float, float] = (0.0, 0.0),
+    of: str = "input image",
 ) -> None:
     """Writes outlines, px times `scale` plus `offset` (x, y), with the measurements of a table."""
-    with geojson.writing(path, image, scale=scale, offset=offset) as add:
+    with geojson.writing(path, image, scale=scale, offset=offset, of=of) as add:
         add(found, table)
 
 

@@ -46,9 +46,10 @@ def write(
             append(table)
     if "geojson" in names:
         write_outlines(paths["geojson"], name, found.outlines, table, 1 / per_px)
-        if scale > 1:
+        if "sr" in names:
             fine = output / f"{view.path.stem}.sr.geojson.gz"
-            write_outlines(fine, name, found.outlines, table, 1.0)
+            y, x = (-scale * value for value in view.seen_box[:2])
+            write_outlines(fine, name, found.outlines, table, 1.0, (x, y), "enhanced image")
         if view.scanned[:2] != (0, 0):
             # Some viewers count from the part that was scanned.
             y, x = view.scanned[:2]

@@ -10,6 +10,7 @@ Axes: H, W px of the image as the network reads it, r output px per input px.
 import concurrent.futures
 import functools
 import json
+import math
 import pathlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -20,8 +21,8 @@ from histojax.errors import UserError
 from histojax.imaging import tiling, writers
 from histojax.inference.tiled import TiledNetwork
 
-# Px around a region; the largest nuclei of MoNuSeg measure 80 px.
-MARGIN = 128
+# Px around a region, and of them for a nucleus; the largest of MoNuSeg measure 80 px.
+MARGIN, _NUCLEUS = 128, 88
 # Side of a region with its margins, px: a 4,096th of it in bytes is in memory for each region.
 WINDOW = 3_072
 _BLOCK = 256
@@ -29,6 +30,11 @@ _BLOCK = 256
 _MOST_DAMAGED = 0.01
 
 Box = tuple[int, int, int, int]  # y, x, height, width
+
+
+def margin_for(expansion: float) -> int:
+    """Px around a region in which cells grow by `expansion` px, which their neighbours bound."""
+    return max(MARGIN, math.ceil(2 * expansion) + _NUCLEUS)
 
 
 class Region(NamedTuple):

@@ -19,6 +19,7 @@ from histojax.inference import labeling, prediction, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.slides import enhancement, files, region_nuclei, regions
 from histojax.inference.slides.view import Options, View, view_of
+from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 
@@ -73,14 +74,15 @@ def predict_slide(
             enhancement.check_size(view.seen_box, network.scale, options.max_output_pixels)
         parts = output / f"{path.stem}.parts"
         with disk_errors(output):
-            _prepare(parts, made_of)
+            # An estimate of the scale follows from the other images of a call too.
+            _prepare(parts, {**made_of, "factor": view.factor, "mpp": view.mpp})
         view.image.load(parts / _DAMAGE)
         if "sr" in names:
             made["sr"] = output / f"{path.stem}.sr.tif"
             with _timed(times, "enhancing"):
                 enhancement.write(
                     made["sr"],
-                    network,
+                    network.parts[0] if network.parts else network,
                     normalized,
                     view.seen_box,
                     mpp=None if view.mpp is None else view.mpp / view.factor / network.scale,
@@ -92,7 +94,7 @@ def predict_slide(
                 )
         if names - {"sr"}:
             nuclei = _find(run, network, normalized, view, parts, tile, options, times)
-        note += _remarks(view, nuclei, network.scale)
+        note += _remarks(run, view, nuclei, network.scale)
         if nuclei is not None:
             with _timed(times, "writing"):
                 of_nuclei, table = files.write(nuclei, view, network.scale, output, names)
@@ -107,7 +109,7 @@ def predict_slide(
     return prediction.Prediction(*known, tissue_mm2=view.tissue_mm2, box=view.box)
 
 
-def _remarks(view: View, nuclei: region_nuclei.Nuclei | None, scale: int) -> str:
+def _remarks(run: workdirs.Run, view: View, nuclei: region_nuclei.Nuclei | None, scale: int) -> str:
     """Clauses about what was not seen or not kept; UserError where too much is damaged."""
     note = ""
     if damaged := view.image.check(view.path):
@@ -119,6 +121,8 @@ def _remarks(view: View, nuclei: region_nuclei.Nuclei | None, scale: int) -> str
     if nuclei is not None and nuclei.dropped:
         px = nuclei.dropped / (view.factor * scale) ** 2
         note += f"; {px:,.0f} px of objects too large for nuclei dropped"
+    if nuclei is not None and isinstance(labeling.parameters_of(run), USENetParameters):
+        note += "; its post-processing is for whole images, so --window changes the nuclei a little"
     return note
 
 
@@ -170,18 +174,20 @@ def _find(
 ) -> region_nuclei.Nuclei:
     """The nuclei of all regions, of which those that lie in `parts` are not looked for again."""
     scale = network.scale
+    mpp = None if view.mpp is None else view.mpp / view.factor / scale
+    margin = regions.margin_for(0 if mpp is None else options.cell_expansion / mpp)
     found = regions.regions_of(
         image.height,
         image.width,
         stride=network.stride,
         window=options.window // scale,
-        margin=regions.MARGIN // scale,
+        margin=-(-margin // scale),
         wanted=view.wanted,
     )
     paths = {region: parts / f"{region.name}.npz" for region in found}
     todo = [region for region in found if not paths[region].exists()]
-    y, x, height, width = (scale * value for value in view.frame)
-    mpp = None if view.mpp is None else view.mpp / view.factor / scale
+    size = image.height * scale, image.width * scale
+    top, left, height, width = (scale * value for value in view.frame)
     parameters = labeling.parameters_of(run)
     um2 = 1.0 if view.mpp is None else (view.mpp / view.factor) ** 2 / 1e6
 
@@ -194,7 +200,8 @@ def _find(
                 run,
                 parameters,
                 seen,
-                frame=(y, x, height, width),
+                size=size,
+                frame=(top, left, height, width),
                 mpp=mpp,
                 cell_expansion=options.cell_expansion,
             )
@@ -207,7 +214,7 @@ def _find(
             initial=pixels(found) - pixels(todo),
             unit_scale=um2,
             desc=view.path.name,
-            bar_format=f"{{l_bar}}{{bar}}| {amounts} of the tissue [{{elapsed}}<{{remaining}}]",
+            bar_format=f"{{l_bar}}{{bar}}| {amounts} with tissue [{{elapsed}}<{{remaining}}]",
         ) as bar,
         concurrent.futures.ThreadPoolExecutor(options.workers) as pool,
     ):

@@ -36,13 +36,15 @@ class TissueMask:
 
     Attributes:
         overview: the image, uint8 (h, w, 3), at least 800 px a side where it has as many.
-        mask: bool (h, w).
+        mask: bool (h, w), tissue and a margin about it.
+        tissue: bool (h, w), without the margin.
         factor: px of the overview per px of the image, along y and x.
         damaged: blocks of the overview that could not be read and are taken for glass.
     """
 
     overview: np.ndarray
     mask: np.ndarray
+    tissue: np.ndarray
     factor: tuple[float, float]
     damaged: int = 0
 
@@ -51,16 +53,16 @@ class TissueMask:
         down, across = self.factor
         rows = slice(round(y * down), round((y + height) * down))
         columns = slice(round(x * across), round((x + width) * across))
-        return float(self.mask[rows, columns].sum()) / (down * across)
+        return float(self.tissue[rows, columns].sum()) / (down * across)
 
     def within(self, y: int, x: int, height: int, width: int) -> "TissueMask":
         """The tissue in a region of the image, px, alone."""
         down, across = self.factor
         rows = slice(int(y * down), int(np.ceil((y + height) * down)))
         columns = slice(int(x * across), int(np.ceil((x + width) * across)))
-        mask = np.zeros_like(self.mask)
-        mask[rows, columns] = self.mask[rows, columns]
-        return dataclasses.replace(self, mask=mask)
+        inside = np.zeros_like(self.mask)
+        inside[rows, columns] = True
+        return dataclasses.replace(self, mask=self.mask & inside, tissue=self.tissue & inside)
 
     def any_in(self, y: float, x: float, height: float, width: float) -> bool:
         """Whether there is tissue in a region of the image, px."""
@@ -76,7 +78,8 @@ def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
     coarse = DamagedReader(reader.ResampledReader(image, factor), _BLOCK)
     overview = coarse.read(0, 0, coarse.height, coarse.width)
     um = _COARSE if mpp is None else mpp / factor
-    mask = tissue_in(overview, um)
+    tissue = tissue_in(overview, um)
+    mask = ndimage.binary_dilation(tissue, iterations=max(1, round(_MARGIN / um)))
     longest = max(image.height, image.width)
     if max(mask.shape) < _PICTURE and (finer := min(1.0, _PICTURE / longest)) > factor:
         coarse = DamagedReader(reader.ResampledReader(image, finer), _BLOCK)
@@ -84,9 +87,9 @@ def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
         rows, columns = (
             np.arange(n) * own // n for n, own in zip(overview.shape, mask.shape, strict=False)
         )
-        mask = mask[np.ix_(rows, columns)]
+        mask, tissue = (each[np.ix_(rows, columns)] for each in (mask, tissue))
     share = coarse.height / image.height, coarse.width / image.width
-    return TissueMask(overview, mask, share, len(coarse.damaged))
+    return TissueMask(overview, mask, tissue, share, len(coarse.damaged))
 
 
 def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
@@ -107,5 +110,4 @@ def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:
     black = np.minimum(np.minimum(red, green), blue) > _BLACK
     mask = ndimage.binary_opening(dense & (pink | orange) & ~black)
     least, hole = (max(1, round(area / mpp**2)) for area in (_SPECK, _HOLE))
-    mask = label_mask(mask, min_area=least, max_hole=hole) > 0
-    return ndimage.binary_dilation(mask, iterations=max(1, round(_MARGIN / mpp)))
+    return label_mask(mask, min_area=least, max_hole=hole) > 0

@@ -132,10 +132,15 @@ def view_of(
     if known is None and image.power and not (estimate and estimate.sure):
         known = _UM_OF_POWER / image.power
         note = f"; its scale is a guess by its objective of {image.power:g}x, --mpp=... corrects it"
-    reads = options.read_mpp or (run.meta["mpp_in"] if segments(run.stage) else None)
+    reads = options.read_mpp
     factor, words = 1.0, "enhanced as it is"
-    if segments(run.stage) and not enhances(run.stage):
-        factor, words = prediction.scale_factor(run, 1, known, estimate, path=path)
+    if reads is None and segments(run.stage):
+        scale = run.config.data.scale if enhances(run.stage) else 1
+        factor, words = prediction.scale_factor(run, scale, known, estimate, path=path)
+        # What comes out of the enhancer is as many times finer as what goes in.
+        words = words.replace("enhanced as it is, then read", "read")
+    elif reads is not None and known is None:
+        words = "its scale is unknown, so it is read as it is and not at --read_mpp"
     elif reads is not None and known is not None and not prediction.is_near(known / reads):
         factor, words = known / reads, f"at {known:g} um/px, read at {reads:g} um/px"
     y, x, height, width = 0, 0, image.height, image.width

@@ -1,3 +1,5 @@
+import gzip
+
 import numpy as np
 import PIL.Image
 import pytest
@@ -155,6 +157,21 @@ def test_nuclei_of_an_enhanced_slide_lie_on_both_grids(no_page, tmp_path):
         np.testing.assert_allclose(fine[label][0][0], ring * 4, atol=2e-3)
         middle = (ring.min(axis=0) + ring.max(axis=0)) / 2 - 0.5
         assert np.abs(middle - [place[1::-1] for place in places]).sum(axis=1).min() < 1
+
+
+def test_outlines_of_an_enhanced_part_lie_on_it(no_page, tmp_path):
+    places = [(60.0, 60.0, 9), (100.0, 200.0, 7)]
+    path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, places), mpp=1.0)
+    made = predict(path, tmp_path / "out", enhance=True, region=(150, 60, 120, 90))
+    (((ring,),),) = dict(geojson.read(tmp_path / "out" / "a.sr.geojson.gz")).values()
+    middle = (ring.min(axis=0) + ring.max(axis=0)) / 2
+    np.testing.assert_allclose(middle, [4 * (200.5 - 150), 4 * (100.5 - 60)], atol=3)
+    sr = read_image(made.files["sr"])
+    x, y = middle.astype(int)
+    np.testing.assert_array_equal(sr[y, x], dark.PURPLE)
+    assert b"px of the enhanced image" in gzip.decompress(
+        (tmp_path / "out" / "a.sr.geojson.gz").read_bytes()
+    )
 
 
 def test_without_enhance_a_run_that_also_finds_nuclei_writes_these_alone(no_page, tmp_path):

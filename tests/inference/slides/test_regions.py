@@ -4,7 +4,13 @@ import pytest
 from histojax.errors import UserError
 from histojax.inference import tiled
 from histojax.inference.slides import regions
-from histojax.inference.slides.regions import DamagedReader, Region, regions_of, run_network
+from histojax.inference.slides.regions import (
+    DamagedReader,
+    Region,
+    margin_for,
+    regions_of,
+    run_network,
+)
 from tests import tiny
 from tests.inference.slides import dark
 
@@ -69,6 +75,12 @@ def test_regions_without_tissue_are_left_out():
 
 
 @pytest.mark.faults
+def test_the_margin_has_room_for_cells_and_their_neighbours():
+    assert margin_for(0) == margin_for(20) == 128
+    # A nucleus of 80 px, its cell of 40 px more, and one of a neighbour that ends there.
+    assert margin_for(40) == 88 + 80
+
+
 def test_a_window_that_holds_no_more_than_margins_is_refused():
     with pytest.raises(UserError, match=r"--window=383 is below 384 px: give more"):
         regions_of(10, 10, stride=1, window=383, wanted=always)

@@ -11,6 +11,7 @@ import tifffile
 from histojax.errors import UserError
 from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
+from histojax.inference.scale import Estimate
 from histojax.inference.slides import regions, slide
 from histojax.inference.slides.view import Options, View
 from histojax.nuclei import outlines
@@ -202,13 +203,39 @@ def test_parts_that_were_made_otherwise_are_made_again(path, tmp_path):
     with pytest.raises(dark.Stop):
         predict(path, tmp_path, stopped, window=512, tile=64, made_of={"model": "a"})
     record = tmp_path / "a.parts" / "made_of.json"
-    assert json.loads(record.read_text()) == {"model": "a"}
+    assert json.loads(record.read_text()) == {"model": "a", "factor": 1.0, "mpp": 0.5}
     (tmp_path / "a.parts" / "y009999-x009999.npz").write_bytes(b"of another window")
     network, whole = dark.Network(), dark.Network()
     predict(path, tmp_path, network, window=512, tile=64, made_of={"model": "b"})
     predict(path, tmp_path / "whole", whole, window=512, tile=64)
     assert network.windows == whole.windows
     assert not (tmp_path / "a.parts").exists()
+
+
+@pytest.mark.faults
+def test_a_stopped_slide_goes_on_at_one_scale(tmp_path):
+    """The estimate of a slide without a scale follows from the other images of a call too."""
+    path = dark.write(tmp_path / "a.tif", IMAGE)
+    run = dark.run(nucleus_diameter=12.0, mpp_in=0.5, mpp_out=0.5)
+    first, then = (Estimate(size, size, size, 50, True, "") for size in (12.0, 24.0))
+    stopped = dark.Network(stop_after=120)
+    with pytest.raises(dark.Stop):
+        predict(path, tmp_path, stopped, run, window=512, tile=64, estimate=first)
+    assert list((tmp_path / "a.parts").glob("*.npz"))
+    made = predict(path, tmp_path, run=run, window=512, tile=64, estimate=then)
+    fresh = predict(path, tmp_path / "fresh", run=run, window=512, tile=64, estimate=then)
+    same_nuclei(made, fresh)
+
+
+@pytest.mark.faults
+def test_a_fibre_over_three_regions_is_no_nucleus_and_said(tmp_path):
+    nuclei = [(100.0, 100.0, 8), (300.0, 700.0, 8)]
+    image = dark.tissue(600, 800, nuclei)
+    image[200:208, 50:750] = dark.PURPLE
+    made = predict(dark.write(tmp_path / "a.tif", image, mpp=0.5), tmp_path, window=512, tile=64)
+    assert made.nuclei == 2
+    assert np.unique(read_labels(made.files["labels"])).tolist() == [0, 1, 2]
+    assert "px of objects too large for nuclei dropped" in made.note
 
 
 @pytest.mark.faults

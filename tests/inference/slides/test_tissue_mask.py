@@ -24,11 +24,11 @@ def overview(glass=dark.GLASS, tissue=dark.PINK, noise=2.0):
     return (image + rng.normal(0, noise, image.shape)).clip(0, 255).round().astype(np.uint8)
 
 
-def check(mask, margin=5):
-    """The tissue is in the mask, which reaches 40 um beyond it and little more."""
+def check(mask):
+    """The tissue is in the mask, and little more."""
     assert mask[TISSUE].mean() > 0.99
     outside = mask.copy()
-    outside[40 - margin - 2 : 120 + margin + 2, 30 - margin - 2 : 100 + margin + 2] = False
+    outside[38:122, 28:102] = False
     assert outside.mean() < 0.002
 
 
@@ -39,12 +39,8 @@ def paled(image, share):
     return (lightest - share * (lightest - image)).round().astype(np.uint8)
 
 
-def test_tissue_is_found_with_a_margin():
-    mask = tissue_in(overview(), 8.0)
-    check(mask)
-    # 40 um are 5 px.
-    assert mask[80, 26]
-    assert mask[80, 103]
+def test_tissue_is_found():
+    check(tissue_in(overview(), 8.0))
 
 
 @pytest.mark.faults
@@ -129,10 +125,21 @@ def test_a_field_full_of_tissue_is_all_tissue(tmp_path):
     assert found.pixels_in(0, 0, 1024, 1024) == pytest.approx(1024 * 1024, rel=0.02)
 
 
+def test_the_area_of_tissue_is_without_the_margin_that_is_looked_at(tmp_path):
+    # 512 um of tissue beside as much glass, at 0.5 um per px.
+    image = dark.tissue(1024, 2048, [], glass=1024)
+    with open_image(dark.write(tmp_path / "a.tif", image, mpp=0.5)) as slide:
+        found = tissue_mask(slide, slide.mpp)
+    assert found.pixels_in(0, 0, 1024, 2048) == pytest.approx(1024 * 1024, rel=0.03)
+    # And 40 um beyond.
+    assert found.any_in(500, 1024 + 60, 1, 1)
+    assert not found.any_in(500, 1024 + 120, 1, 1)
+
+
 def test_parts_of_the_mask_are_asked_for_in_px_of_the_image():
     mask = np.zeros((50, 100), bool)
     mask[10:20, 30:40] = True
-    found = TissueMask(np.zeros((50, 100, 3), np.uint8), mask, (0.1, 0.1))
+    found = TissueMask(np.zeros((50, 100, 3), np.uint8), mask, mask, (0.1, 0.1))
     assert found.any_in(100, 300, 1, 1)
     assert found.any_in(0, 0, 101, 301)
     assert not found.any_in(0, 0, 100, 1000)

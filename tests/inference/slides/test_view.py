@@ -55,8 +55,24 @@ def test_an_enhancer_reads_the_slide_as_it_is_unless_it_is_told(path):
     assert (view.factor, note) == (1.0, "enhanced as it is")
     view, note = seen(path, run, read_mpp=1.0)
     assert (view.factor, note) == (pytest.approx(0.25), "at 0.25 um/px, read at 1 um/px")
-    joint = dark.run("joint", mpp_in=1.0, mpp_out=0.25)
-    assert seen(path, joint)[0].factor == pytest.approx(0.25)
+
+
+def test_a_run_that_does_both_reads_what_its_enhancer_was_trained_on(path, tmp_path):
+    joint = dark.run("joint", mpp_in=1.0, mpp_out=0.25, nucleus_diameter=24)
+    view, note = seen(path, joint)
+    assert view.factor == pytest.approx(0.25)
+    assert note == "at 0.25 um/px: read 0.25 times as large, like the 0.25 um/px of the training"
+    # Nuclei of 12 px are to measure 24 px in the enhanced image, and 6 px in what is read.
+    unscaled = dark.write(tmp_path / "b.tif", IMAGE)
+    view, note = seen(unscaled, joint, estimate=Estimate(12, 11, 13, 50, True, ""))
+    assert view.factor == pytest.approx(0.5)
+    assert "its nuclei measure 12 px" in note
+    assert "its scale is unknown" in seen(unscaled, joint)[1]
+    view, note = seen(unscaled, dark.run("generator"), read_mpp=1.0)
+    assert (view.factor, note) == (
+        1.0,
+        "its scale is unknown, so it is read as it is and not at --read_mpp",
+    )
 
 
 @pytest.mark.faults
@@ -125,7 +141,7 @@ def test_tissue_within_the_box_is_wanted(path):
     # Glass begins at 300 px of the slide, and the mask reaches 40 um, 160 px, beyond the tissue.
     assert view.wanted(0, 160, 64, 64)
     assert not view.wanted(0, 350, 64, 50)
-    assert view.tissue_mm2 == pytest.approx(600 * 480 * 0.0625 / 1e6, rel=0.1)
+    assert view.tissue_mm2 == pytest.approx(600 * 300 * 0.0625 / 1e6, rel=0.06)
     part, _ = seen(path, region=(100, 300, 200, 60))
     assert part.wanted(150, 50, 10, 10)
     assert not part.wanted(0, 0, 140, 400)
