@@ -27,7 +27,7 @@ _FORMAT = flags.DEFINE_enum(
     "zoo",
     list(_SUFFIXES),
     "zoo: weights and all that use needs, for histojax; stablehlo: a program for JAX; onnx: a "
-    "program for ONNX Runtime, which needs pip install 'jax2onnx>=0.13,<0.14'.",
+    "program for ONNX Runtime, which needs pip install 'jax2onnx==0.13.0'.",
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The file, such as mine.safetensors.")
 _LICENCE = flags.DEFINE_string(

@@ -129,7 +129,7 @@ def _write_onnx(
         import onnxruntime
     except ImportError as error:
         raise UserError(
-            "ONNX needs jax2onnx, which is not installed: run pip install 'jax2onnx>=0.13,<0.14', "
+            "ONNX needs jax2onnx, which is not installed: run pip install 'jax2onnx==0.13.0', "
             "or give --format=stablehlo"
         ) from error
 

@@ -19,7 +19,7 @@ from tests import commands, tiny
 
 ABOUT = {"licence": "CC0-1.0", "summary": "A test."}
 SUFFIXES = {"onnx": ".onnx", "stablehlo": ".zip"}
-REASON = "ONNX needs the extra: pip install 'jax2onnx>=0.13,<0.14'"
+REASON = "ONNX needs the extra: pip install 'jax2onnx==0.13.0'"
 TEXTS = ("summary", "licence", "created", "histojax", "sha256")
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "export.md"
 
