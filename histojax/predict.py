@@ -41,7 +41,9 @@ _INPUT = flags.DEFINE_multi_string(
 )
 _OUTPUT = flags.DEFINE_string("output", None, "The folder that results are written to.")
 _OUTPUTS = flags.DEFINE_list(
-    "outputs", None, "What to write, such as sr,labels; by default all that the run makes."
+    "outputs",
+    None,
+    "What to write, such as sr,labels; by default all that the run makes but parquet.",
 )
 _MPP = flags.DEFINE_float(
     "mpp", None, "Micrometres per pixel of the input, such as 0.25; by default the file states it."

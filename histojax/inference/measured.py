@@ -13,12 +13,18 @@ from histojax.imaging.resampling import NearestRows
 from histojax.nuclei import measurements, outlines
 
 # Names of files of nuclei -> the end of their names, for images in memory; slides are compressed.
-FILES = {"table": ".csv", "geojson": ".geojson"}
+FILES = {"table": ".csv", "parquet": ".parquet", "geojson": ".geojson"}
+# Tables by the names of their files, and what is written where it is asked for alone.
+TABLES, EXTRA = ("table", "parquet"), "parquet"
 
 
 def chosen(made: Collection[str], outputs: Collection[str] | None) -> list[str]:
-    """Which of `FILES` a run that makes `made` writes where `outputs` are asked for, None: all."""
-    return [name for name in FILES if "labels" in made and (not outputs or name in outputs)]
+    """Which of `FILES` a run that makes `made` writes where `outputs` are asked for.
+
+    None: all but `EXTRA`.
+    """
+    asked = [name for name in FILES if (name in outputs if outputs else name != EXTRA)]
+    return asked if "labels" in made else []
 
 
 def write(
@@ -67,9 +73,10 @@ def write(
     )
     table = in_px(table, per_px, mpp)
     paths = {name: output / f"{path.stem}{FILES[name]}" for name in FILES if name in names}
-    if "table" in paths:
-        with tables.writing(paths["table"]) as append:
-            append(table)
+    for name in TABLES:
+        if name in paths:
+            with tables.writing(paths[name]) as append:
+                append(table)
     if "geojson" in paths:
         write_outlines(paths["geojson"], path.name, outlines.trace(instances), table, 1 / per_px)
     return paths

@@ -207,7 +207,7 @@ def sinks_of(run: workdirs.Run, outputs: Sequence[str] | None) -> dict[str, type
     """The sinks named in `outputs`; all that the run has the outputs for where none is named."""
     made = _outputs(run)
     known = {name: sink for name, sink in SINKS.items() if made.issuperset(sink.reads)}
-    able = [*known, *measured.chosen(made, None)]
+    able = [*known, *measured.chosen(made, measured.FILES)]
     for name in outputs or ():
         if name not in able:
             raise UserError(

@@ -20,7 +20,7 @@ IMAGE = np.full((40, 60, 3), 220, np.uint8)
 IMAGE[LABELS > 0] = 90, 55, 130
 
 
-def write(folder, *, labels=LABELS, names=tuple(measured.FILES), scale=1, mpp=0.5, fine=None):
+def write(folder, *, labels=LABELS, names=("table", "geojson"), scale=1, mpp=0.5, fine=None):
     """The files of nuclei that were found in an image, enhanced `scale` times."""
     Image.fromarray(IMAGE).save(folder / "a.png")
     made = {"labels": folder / "a.labels.tif"}
@@ -55,6 +55,7 @@ def test_files_are_those_of_a_run_that_finds_nuclei_and_of_what_is_asked_for():
     assert measured.chosen({"mask", "labels"}, None) == ["table", "geojson"]
     assert measured.chosen({"mask", "labels"}, ["labels", "geojson"]) == ["geojson"]
     assert measured.chosen({"mask", "labels"}, ["labels"]) == []
+    assert measured.chosen({"mask", "labels"}, ["parquet", "table"]) == ["table", "parquet"]
 
 
 def test_outlines_rasterized_are_the_labels(tmp_path):
@@ -151,6 +152,14 @@ def test_an_image_without_nuclei_has_a_table_without_rows(tmp_path):
 def test_one_file_is_written_alone(tmp_path):
     assert list(write(tmp_path, names=["table"])) == ["table"]
     assert not (tmp_path / "a.geojson").exists()
+
+
+def test_a_table_may_be_parquet(tmp_path):
+    parquet = pytest.importorskip("pyarrow.parquet")
+    paths = write(tmp_path, names=["table", "parquet"])
+    found, lines = parquet.read_table(paths["parquet"]), read_table(paths["table"])
+    assert found.column_names == list(lines)
+    np.testing.assert_allclose(found["area_um2"], lines["area_um2"])
 
 
 @pytest.mark.faults

@@ -9,7 +9,7 @@ import numpy as np
 
 from histojax.exports import tables
 from histojax.imaging import ome_tiff, reader, resampling, writers
-from histojax.inference.measured import in_px, write_outlines
+from histojax.inference.measured import FILES, TABLES, in_px, write_outlines
 from histojax.inference.slides import region_nuclei
 from histojax.inference.slides.regions import MARGIN
 from histojax.inference.slides.view import View
@@ -18,7 +18,7 @@ from histojax.report import slide_page
 from histojax.runs import workdirs
 
 # Names of files of nuclei -> the end of their names.
-OF_NUCLEI = {"labels": ".labels.tif", "table": ".csv", "geojson": ".geojson.gz"}
+OF_NUCLEI = {"labels": ".labels.tif", **FILES, "geojson": ".geojson.gz"}
 # Places that the page shows: by their number of nuclei among all regions, as a share, and their
 # side, px of the grid on which nuclei are found.
 _PLACES, _SIDE = (1.0, 0.75, 0.5, 0.25), 448
@@ -41,9 +41,10 @@ def write(
     table = in_px(found.table, per_px, view.mpp)
     paths = {kind: output / f"{view.path.stem}{end}" for kind, end in OF_NUCLEI.items()}
     made = {kind: path for kind, path in paths.items() if kind in names}
-    if "table" in names:
-        with tables.writing(paths["table"]) as append:
-            append(table)
+    for kind in TABLES:
+        if kind in names:
+            with tables.writing(paths[kind]) as append:
+                append(table)
     if "geojson" in names:
         write_outlines(paths["geojson"], name, found.outlines, table, 1 / per_px)
         if "sr" in names:

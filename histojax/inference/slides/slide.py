@@ -15,7 +15,7 @@ from tqdm import tqdm
 from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import reader, tiling, writers
-from histojax.inference import labeling, prediction, tiled
+from histojax.inference import labeling, measured, prediction, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.slides import enhancement, files, region_nuclei, regions
 from histojax.inference.slides.view import Options, View, view_of
@@ -145,7 +145,7 @@ def _names(run: workdirs.Run, outputs: Sequence[str] | None, options: Options) -
         )
     if options.enhance and "sr" not in able:
         raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
-    chosen = set(outputs or (able - {"sr"} or able))
+    chosen = set(outputs or (able - {"sr", measured.EXTRA} or able))
     return chosen | {"sr"} if options.enhance else chosen
 
 
