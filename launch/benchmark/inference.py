@@ -20,6 +20,7 @@ import tifffile
 from flax import linen as nn
 
 from configs import joint, pyramid
+from histojax.components import networks
 from histojax.config import from_values
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.experiments import chain
@@ -33,6 +34,7 @@ from histojax.stages.base import enhances, segments
 from histojax.synthesis import files, mask_bank
 from histojax.synthesis.tissue import Synthesizer
 from histojax.tissue.rendering import tissue
+from histojax.training import sharding
 from histojax.zoo import registry
 from launch.benchmark import timing
 from launch.benchmark.steps import Row, untrained_run
@@ -43,9 +45,13 @@ _PATCH, _FOREGROUND, _SMOOTHED = 512, 0.25, 3
 _IMAGE = 400
 
 
-def measure_tiled(values: Mapping[str, Any], *, name: str, size: int, repeats: int) -> list[Row]:
+def measure_tiled(
+    values: Mapping[str, Any], *, name: str, size: int, repeats: int, matmul_size: int | None = None
+) -> list[Row]:
     """Tiled inference on a made-up image of `size` px: enhance, segment, and predict, for both."""
-    run = untrained_run(from_values(dict(values)))
+    config = from_values(dict(values))
+    run, mesh = untrained_run(config), sharding.data_mesh(jax.local_devices())
+    peak_flops = timing.matmul_peak(mesh, networks.compute_dtype(config), size=matmul_size)
     makers = {"enhance": tiled.enhancer} if enhances(run.stage) else {}
     if segments(run.stage):
         makers["segment"] = tiled.segmenter
@@ -60,8 +66,18 @@ def measure_tiled(values: Mapping[str, Any], *, name: str, size: int, repeats: i
         with timing.Clock() as first:
             network(image)
         spent = timing.timed(functools.partial(network, image), repeats)
-        fields = dict(output_size=output_size, core=network.core([(side, side)]), halo=network.halo)
+        core = network.core([(side, side)])
+        fields = dict(output_size=output_size, core=core, halo=network.halo)
         fields["first_seconds"] = first.spent["seconds"]
+        # As of a window of another network, because the first one's is traced and compiled already.
+        window = core + 2 * tiling.round_up(network.halo, network.stride)
+        shape = jax.ShapeDtypeStruct((1, window, window, 3), np.uint8)
+        flop = timing.model_flop(jax.jit(maker(run).windows), shape)
+        flop = flop and flop * math.ceil(side / core) ** 2
+        fields |= dict(images_per_second=1 / spent["seconds"], model_flop=flop)
+        fields |= dict(compile_seconds=first.spent["seconds"] - spent["seconds"])
+        share = flop and flop / spent["seconds"] / peak_flops
+        fields |= dict(peak_flops=peak_flops, model_share_of_peak=share)
         rows.append(_row(f"{name}: {task}", spent, output_size**2, **fields))
     return rows
 

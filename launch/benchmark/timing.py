@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -23,6 +24,7 @@ from histojax import cli
 from histojax.data import cores
 from histojax.errors import UserError
 from histojax.experiments import summary
+from histojax.models import layers
 from histojax.training import sharding
 from launch.tables import text_table
 
@@ -138,11 +140,25 @@ def peak_bytes() -> int:
     stats = [device.memory_stats() or {} for device in jax.local_devices()]
     if all("peak_bytes_in_use" in each for each in stats):
         return max(each["peak_bytes_in_use"] for each in stats)
+    return process_peak_bytes()
+
+
+def process_peak_bytes() -> int:
+    """The most memory that this process held so far."""
     # getrusage would do, but on Linux it remembers the process that this one was forked from.
     status = pathlib.Path("/proc/self/status")
     if status.exists():
         return 1024 * int(re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())[0])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def model_flop(network: Callable[..., Any], *arguments: Any) -> float | None:
+    """FLOP of a jitted function that nothing has traced yet, before compilation, of one device.
+
+    Grouped convolutions are counted by their definition, whatever form the backend gives them.
+    """
+    with mock.patch.object(layers, "grouped_conv_form", return_value="grouped"):
+        return (network.lower(*arguments).cost_analysis() or {}).get("flops")
 
 
 def matmul_peak(mesh: Mesh, dtype: Any, *, size: int | None = None) -> float:
@@ -175,7 +191,7 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
         for key, value in row.items():
             if value is not None and key.endswith("_bytes"):
                 value = f"{value / 2**20:,.0f} MiB"
-            elif value is not None and key in ("flop", "peak_flops"):
+            elif value is not None and key in ("flop", "model_flop", "peak_flops"):
                 value = f"{value / 1e9:,.1f} G"
             if key != "name":
                 lines.setdefault(key, {"": key})[f"{place}: {row['name']}"] = value

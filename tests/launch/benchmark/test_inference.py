@@ -12,13 +12,16 @@ from tests import tiny
 
 def test_tiled_inference_of_every_network():
     values = to_values(joint.get_config("smoke"))
-    rows = inference.measure_tiled(values, name="joint", size=64, repeats=2)
+    rows = inference.measure_tiled(values, name="joint", size=64, repeats=2, matmul_size=16)
     assert [row["name"] for row in rows] == [
         f"joint: {task}" for task in ("enhance", "segment", "predict")
     ]
     for row in rows:
         assert row["output_size"] == 64
         assert row["megapixels_per_second"] == pytest.approx(64**2 / 1e6 / row["seconds"])
+        assert row["images_per_second"] == pytest.approx(1 / row["seconds"])
+    # One window is all there is, of the generator's pixels and of the segmenter's.
+    assert rows[2]["model_flop"] > rows[0]["model_flop"] > 0
     assert [row["core"] for row in rows[:2]] == [16, 64]
 
 

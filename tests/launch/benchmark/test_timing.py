@@ -1,3 +1,4 @@
+import functools
 import os
 import time
 
@@ -7,6 +8,7 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
+from histojax.models import layers
 from histojax.training import sharding
 from launch.benchmark import timing
 
@@ -54,6 +56,14 @@ def test_compiled_program_is_counted_and_runs():
     assert measured["flop"] == 2 * 32 * 64 * 16
     assert measured["planned_bytes"] >= 4 * (32 * 64 + 64 * 16 + 32 * 16)
     assert measured["compile_seconds"] > 0
+
+
+def test_grouped_convolutions_are_counted_by_definition():
+    x, kernel = jnp.ones((2, 5, 5, 8)), jnp.ones((1, 1, 2, 12))
+    assert layers.grouped_conv_form("cpu") == "merged"
+    convolve = jax.jit(functools.partial(layers.grouped_convolve, groups=4))
+    # Each of 12 outputs reads the two channels of its group.
+    assert timing.model_flop(convolve, x, kernel) == 2 * (2 * 5 * 5) * 2 * 12
 
 
 def test_compilation_cache_is_as_before():
