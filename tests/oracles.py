@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import scipy.ndimage
@@ -83,44 +82,3 @@ def whole_image(maps: Mapping[str, np.ndarray], parameters: InstanceParameters) 
     table = np.zeros(basins.max() + 1, np.int32)
     table[values[kept][order]] = np.arange(1, kept.sum() + 1)
     return table[basins]
-
-
-def torch_generator(fields: Mapping[str, Any]) -> Any:
-    """The generator of these fields in PyTorch: prelu, batch normalisation, pixel shuffle."""
-    from torch import nn
-
-    features, width = fields["features"], fields["width"]
-
-    class Residual(nn.Sequential):
-        def forward(self, x: Any) -> Any:
-            return x + super().forward(x)
-
-    def convolution(c_in: int, c_out: int, side: int, **options: Any) -> nn.Conv2d:
-        return nn.Conv2d(c_in, c_out, side, padding=side // 2, **options)
-
-    def normalised(c_in: int, c_out: int, side: int, groups: int = 1) -> list[nn.Module]:
-        kernel = convolution(c_in, c_out, side, groups=groups, bias=False)
-        return [kernel, nn.BatchNorm2d(c_out)]
-
-    def block() -> nn.Module:
-        return Residual(
-            *normalised(features, width, 1),
-            nn.PReLU(width),
-            *normalised(width, width, 3, fields["cardinality"]),
-            nn.PReLU(width),
-            *normalised(width, features, 1),
-        )
-
-    def doubling() -> list[nn.Module]:
-        return [convolution(features, 4 * features, 3), nn.PixelShuffle(2), nn.PReLU(features)]
-
-    blocks = (block() for _ in range(fields["blocks"]))
-    return nn.Sequential(
-        convolution(3, features, fields["head_kernel"]),
-        nn.PReLU(features),
-        Residual(*blocks, *normalised(features, features, 3)),
-        *doubling(),
-        *doubling(),
-        convolution(features, 3, fields["tail_kernel"]),
-        nn.Sigmoid(),  # of x is (tanh(x / 2) + 1) / 2
-    )

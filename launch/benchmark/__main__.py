@@ -8,8 +8,8 @@ prints a table for each measurement and writes benchmark.json. The measurements 
     step            each stage's training step, its input pipeline alone, and both together
     inference       tiled inference of the networks of each stage
     input           each stage's input pipeline alone (--config.data.workers, data.placement)
-    grouped         the step of configs/generator.py:paper by the grouped convolution in use, by its
-                    other forms, such as XLA's, and in PyTorch where that is installed
+    grouped         the step of configs/generator.py:paper by the grouped convolution in use, and by
+                    its other forms, such as XLA's
     streaming       a made-up slide through a small network, file to files
     postprocessing  nuclei of a slide's maps, by strips and all at once
     geojson         500,000 nuclei of a slide to NAME.geojson.gz
@@ -18,10 +18,15 @@ prints a table for each measurement and writes benchmark.json. The measurements 
 
 Each measurement has a process of its own. Networks are untrained, but for --synthesis_workdir.
 
+--against=torch adds each network by itself: its forward pass, and a step of forward, backward and
+AdamW, in JAX and in PyTorch on the same device, with equal numbers of parameters. `jax_over_torch`
+is JAX's time of the step over PyTorch's, `jax_over_torch_forward` that of the forward pass.
+
 `seconds` is the median of `repeats` runs after a warm-up; a run over 30 s is not repeated.
 `cpu_seconds` are those of all threads, which a shared machine changes less. `flop` counts the
-compiled program: dense or merged kernels of a grouped convolution count with their zeros.
-`share_of_peak` compares it with a large matrix product in the same process. `peak_bytes` is that of
+compiled program: dense or merged kernels of a grouped convolution count with their zeros, which
+`model_flop` leaves out. `share_of_peak` and `model_share_of_peak` compare them with a large matrix
+product in the same process. `peak_bytes` is that of
 the fullest device where the backend counts it, else that of the process. `border_ratio` is the
 difference of neighbours across borders of tiles, over that inside. `times_first` compares with the
 first row of equal batch and size.
@@ -53,6 +58,13 @@ _WHAT = flags.DEFINE_list(
     "what",
     list(OF_STAGES),
     f"Measurements to run, out of {', '.join(WHAT)}. Example: --what=grouped",
+)
+_AGAINST = flags.DEFINE_enum(
+    "against",
+    None,
+    ["torch"],
+    "Measures each network of the stages in JAX and in PyTorch too, which has to be installed. "
+    "Example: --against=torch",
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Runs that are timed. Example: --steps=5", 1)
 _BATCH = flags.DEFINE_integer(
@@ -87,7 +99,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
     from configs import generator
     from histojax.config import to_values
     from histojax.models import layers
-    from launch.benchmark import inference, steps
+    from launch.benchmark import against, inference, steps
 
     repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
     of_stages = [dict(values=values, name=name) for name, values in stages.items()]
@@ -103,10 +115,8 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
         "step": [(steps.measure_step, dict(of, steps=repeats)) for of in of_stages],
         "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
         "input": [(steps.measure_input, of) for of in of_stages],
-        "grouped": [
-            *((steps.measure_grouped, options) for options in grouped),
-            (steps.measure_torch, dict(paper, batch_size=batch)),
-        ],
+        "torch": [(against.compare, dict(of, repeats=repeats)) for of in of_stages],
+        "grouped": [(steps.measure_grouped, options) for options in grouped],
         "streaming": [(inference.measure_streaming, slide)],
         "postprocessing": [(inference.measure_postprocessing, options) for options in maps],
         "geojson": [(inference.measure_geojson, dict(count=500_000))],
@@ -125,20 +135,26 @@ def main(argv: Sequence[str]) -> None:
     from histojax.config import to_values
     from histojax.experiments import chain
     from histojax.imaging import writers
-    from launch.benchmark import timing
+    from launch.benchmark import against, timing
 
+    words, versions = list(_WHAT.value), {}
+    if _AGAINST.value:
+        words.append(_AGAINST.value)
+        versions["torch"] = against.version()
     plan = measurements({stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)})
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
-    rows: dict[str, list[dict[str, Any]]] = {word: [] for word in _WHAT.value}
+    rows: dict[str, list[dict[str, Any]]] = {word: [] for word in words}
     result = {**timing.conditions(flags.FLAGS["config"].config_filename), "rows": rows}
+    result["versions"] |= versions
     for word, found in rows.items():
         for function, options in plan[word]:
             print(f"measuring {word}", file=sys.stderr, flush=True)
             found += timing.apart(function, **options)
-            if word not in OF_STAGES:
+            if word not in (*OF_STAGES, _AGAINST.value):
                 timing.add_ratios(found)
             writers.write_json(path, result)
         print(f"{word}\n{timing.shown(found)}\n")
+    print(*(f"{name} {version}" for name, version in result["versions"].items()), sep=", ")
     print(path, file=sys.stderr)
 
 

@@ -1,10 +1,9 @@
-"""Training: a stage's step, its input pipeline, forms of the grouped convolution, and PyTorch.
+"""Training: a stage's step, its input pipeline, and forms of the grouped convolution.
 
 Networks are untrained, because weights do not change the time. Each `measure_` function takes a
 resolved config as plain values and returns rows, so that it can run in a process of its own.
 """
 
-import importlib.util
 import pathlib
 import time
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ from ml_collections import ConfigDict
 
 from histojax.components import networks
 from histojax.config import from_values
-from histojax.data import cores, pipeline
+from histojax.data import pipeline
 from histojax.models import layers
 from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage, segmentation
@@ -81,6 +80,7 @@ def measure_step(
     spent = timing.timed(step, steps)
     peak = timing.peak_bytes()
     flop = step.row["flop"] and step.row["flop"] * mesh.size
+    model_flop = timing.model_flop(jax.jit(stage.train_step), step.state, step.batch)
     dtype = networks.compute_dtype(config)
     peak_flops = timing.matmul_peak(mesh, dtype, size=matmul_size)
     rate = _input_rate(batches, config, images)["pairs_per_second"]
@@ -102,6 +102,8 @@ def measure_step(
         "dtype": jnp.dtype(dtype).name,
         "peak_flops": peak_flops,
         "share_of_peak": flop and flop / spent["seconds"] / peak_flops,
+        "model_flop": model_flop,
+        "model_share_of_peak": model_flop and model_flop / spent["seconds"] / peak_flops,
         "input_pairs_per_second": rate,
         "together_images_per_second": steps * size / clock.spent["seconds"],
         "bottleneck": "input" if rate < images_per_second else "step",
@@ -168,46 +170,6 @@ def measure_grouped(
         "batch_size": batch_size,
         "parameters": sum(leaf.size for leaf in jax.tree.leaves(step.state.params)),
         **step.row,
-        **timing.timed(step, repeats),
-        "peak_bytes": timing.peak_bytes(),
-    }
-    return [row]
-
-
-def measure_torch(values: Mapping[str, Any], *, batch_size: int, repeats: int) -> list[Row]:
-    """The step of `measure_grouped` in PyTorch, with channels last, in float32, by Adam.
-
-    There is no row where PyTorch is not installed, or where JAX does not run on CPU.
-    """
-    if importlib.util.find_spec("torch") is None or jax.default_backend() != "cpu":
-        return []
-    import torch
-
-    from tests.oracles import torch_generator
-
-    torch.set_num_threads(len(cores.usable()))
-    config = from_values(dict(values))
-    network = torch_generator(config.generator).to(memory_format=torch.channels_last)
-    parameters = list(network.parameters())
-    average = [parameter.detach().clone() for parameter in parameters]
-    adam = config.optimizer
-    optimizer = torch.optim.Adam(parameters, adam.learning_rate, (adam.b1, adam.b2))
-    lr, hr = (
-        torch.rand(batch_size, 3, side, side).contiguous(memory_format=torch.channels_last)
-        for side in (config.data.crop // config.data.scale, config.data.crop)
-    )
-
-    def step() -> None:
-        optimizer.zero_grad(set_to_none=True)
-        (network(lr) - hr).square().mean().backward()
-        optimizer.step()
-        with torch.no_grad():
-            torch._foreach_lerp_(average, parameters, 1 - config.ema_decay)
-
-    row = {
-        "name": f"PyTorch {torch.__version__}",
-        "batch_size": batch_size,
-        "parameters": sum(parameter.numel() for parameter in parameters),
         **timing.timed(step, repeats),
         "peak_bytes": timing.peak_bytes(),
     }
