@@ -133,8 +133,16 @@ def measure_jax(values: Mapping[str, Any], *, network: str, repeats: int) -> Row
     module = stage.networks[network]
     (example,) = stage.inputs(workdirs.example_batch(config))[network]
     shape = (config.data.batch_size, *example.shape[1:])
-    image = jax.device_put(np.random.default_rng(0).random(shape, np.float32), jax.devices()[0])
-    rest = dict(jax.jit(functools.partial(module.init, train=False))(jax.random.key(0), example))
+    rng = np.random.default_rng(0)
+    image = jax.device_put(rng.random(shape, np.float32), jax.devices()[0])
+
+    def fresh(leaf: Any) -> jax.Array:
+        # `init` itself compiles for minutes where the network is deep.
+        values = rng.normal(0, 0.05, leaf.shape) if leaf.ndim > 1 else np.ones(leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
+
+    init = functools.partial(module.init, train=False)
+    rest = jax.tree.map(fresh, dict(jax.eval_shape(init, jax.random.key(0), example)))
     params, adamw = rest.pop("params"), optax.adamw(1e-3)
 
     def loss(params: Any, rest: Any, image: jax.Array) -> tuple[jax.Array, Any]:
