@@ -19,8 +19,9 @@ prints a table for each measurement and writes benchmark.json. The measurements 
 Each measurement has a process of its own. Networks are untrained, but for --synthesis_workdir.
 
 --against=torch adds each network by itself: its forward pass, and a step of forward, backward and
-AdamW, in JAX and in PyTorch on the same device, with equal numbers of parameters. `jax_over_torch`
-is JAX's time of the step over PyTorch's, `jax_over_torch_forward` that of the forward pass.
+AdamW, in JAX and in PyTorch on the same device, with equal numbers of parameters.
+`jax_over_torch_seconds` is JAX's time of the step over PyTorch's, `jax_over_torch_forward_seconds`
+that of the forward pass.
 
 `seconds` is the median of `repeats` runs after a warm-up; a run over 30 s is not repeated.
 `cpu_seconds` are those of all threads, which a shared machine changes less. `flop` counts the
