@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,6 +16,7 @@ from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import reader, writers
 from histojax.inference import measured, prediction, record, scale, tiled
+from histojax.inference.inputs import check_names, image_files
 from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
@@ -31,7 +31,6 @@ from histojax.stages.base import segments
 _MOST_NAMED = 8
 _MOST_FIELDS = 200  # that are searched for common tissue
 _MOST_SHOWN = 200  # on the page; a picture of each of 1,000 would take 1.5 GB
-_OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
 # Options of slides that change no result.
 _WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
@@ -289,66 +288,6 @@ def _signature(path: pathlib.Path) -> np.ndarray | None:
         return copies.signature_of(reader.read_image(path))
     except UserError:
         return None
-
-
-def image_files(
-    inputs: Sequence[pathlib.Path],
-) -> tuple[list[pathlib.Path], dict[str, str]]:
-    """The images among files and folders, in order of name, and what of folders is left out, why.
-
-    What an earlier prediction has written into a folder is no image, unless a file is named itself.
-
-    Raises:
-        UserError: for a path that is not there, or a folder without images.
-    """
-    files: dict[str, pathlib.Path] = {}
-    left: dict[str, str] = {}
-    for path in inputs:
-        found = reader.listed([path], "--input", ("an image", "images"), reader.SUFFIXES)
-        if path.is_dir():
-            for other in sorted(set(path.iterdir()) - set(found)):
-                if other.is_dir():
-                    left[f"{other}/"] = "a folder inside a folder, to be named itself"
-                elif not (other.name[0] == "." or other.name.endswith(_OURS)):
-                    left[str(other)] = "its ending is not that of an image"
-            images = [file for file in found if not _made_before(file)]
-            if count := len(found) - len(images):
-                left[f"{count} file{'s' * (count > 1)} of {path}"] = "made by earlier predictions"
-            found = images
-            if not found:
-                raise UserError(
-                    f"--input={path} holds only results of earlier predictions; name a folder of "
-                    "images, or the files themselves"
-                )
-        for file in found:
-            files.setdefault(os.path.abspath(file), file)
-    return list(files.values()), left
-
-
-def _made_before(path: pathlib.Path) -> bool:
-    """Whether a file is what a prediction wrote, by the record that lies beside it."""
-    return any(
-        path.name.endswith(sink.suffix)
-        and path.with_name(path.name.removesuffix(sink.suffix) + RECORD).is_file()
-        for sink in SINKS.values()
-    )
-
-
-def check_names(
-    files: Sequence[pathlib.Path], output: pathlib.Path, suffixes: Sequence[str]
-) -> None:
-    """Raises UserError where a result would replace another, or an input."""
-    shared = [output / name for name in ("index.html", "summary.csv")]
-    owners = {os.path.abspath(path): path for path in (*files, *shared)}
-    for path in files:
-        for suffix in suffixes:
-            made = output / f"{path.stem}{suffix}"
-            other = owners.setdefault(os.path.abspath(made), path)
-            if other is not path:
-                raise UserError(
-                    f"{other} and {path} would both be {made}; rename one, or predict them into "
-                    "two other folders"
-                )
 
 
 def _given(
