@@ -2,12 +2,14 @@
 
 import contextlib
 import dataclasses
+import functools
 import math
 import pathlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from absl import logging
 
 from histojax.checks import check, number, one_of
 from histojax.cli import say
@@ -57,11 +59,11 @@ def predict_files(
 ) -> list[Prediction]:
     """Predicts every image and writes index.html; see `histojax.predict`.
 
-    An image that cannot be read or whose scale does not fit raises UserError once the others are
-    done. One that was predicted before, by the same model and flags, is left as it is unless
-    `overwrite` is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts
-    in all), are predicted, every so many. With `mosaic` the images are overlapping fields, which
-    are joined in the folder mosaic of `output`, and the mosaics are predicted.
+    An image that cannot be read, does not fit or fails raises UserError once the others are done.
+    One that was predicted before, by the same model and flags, is left as it is unless `overwrite`
+    is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts in all), are
+    predicted, every so many. With `mosaic` the images are overlapping fields, which are joined in
+    the folder mosaic of `output`, and the mosaics are predicted.
     """
     slides = slides or Options()
     known = [*SINKS, *measured.FILES]
@@ -79,9 +81,12 @@ def predict_files(
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble}
-    made_of = _made_of(run, files, slides, flags)
+    made_of = _made_of(run, slides, flags)
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
-    found = {path: record.standing(records[path], made_of[path]) for path in files if not overwrite}
+    before = [path for path in files if not overwrite and records[path].is_file()]
+    if before:
+        say(f"comparing {len(before)} of {len(files)} images with what was made before")
+    found = {path: record.standing(records[path], made_of(path)) for path in before}
     stand = {path: one for path, one in found.items() if one is not None}
     done = {path: made for path, (made, _) in stand.items()}
     if nucleus_diameter is not None:
@@ -99,11 +104,17 @@ def predict_files(
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
-                common |= {"estimate": estimate, "made_of": made_of[path], "tile": tile}
+                common |= {"estimate": estimate, "made_of": made_of(path), "tile": tile}
                 made = _predict(run, network, path, output, slides, **common)
-                record.write(records[path], made, made_of[path], own.get(path))
+                record.write(records[path], made, made_of(path), own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
+            continue
+        except Exception as failure:
+            # Such as a disk that is gone: the other images may still be predicted.
+            logging.exception("%s failed", path)
+            kind = type(failure).__name__
+            refused[str(path)] = f"{path} failed ({kind}: {failure}): report the traceback above"
             continue
         done[path] = made
         nuclei = "" if made.nuclei is None else f"; nuclei found: {made.nuclei:,}"
@@ -142,16 +153,13 @@ def _predict(
 
 
 def _made_of(
-    run: workdirs.Run,
-    files: Sequence[pathlib.Path],
-    slides: Options,
-    flags: Mapping[str, Any],
-) -> dict[pathlib.Path, dict[str, Any]]:
-    """What the results of each image follow from."""
+    run: workdirs.Run, slides: Options, flags: Mapping[str, Any]
+) -> Callable[[pathlib.Path], dict[str, Any]]:
+    """What the results of an image follow from; its file is read when it is asked for."""
     of_slides = dataclasses.asdict(slides).items()
     common = {**flags, "model": record.model_digest(run)}
     common["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
-    return {path: {**common, "image": record.image_digest(path)} for path in files}
+    return functools.cache(lambda path: {**common, "image": record.image_digest(path)})
 
 
 def _failed(refused: Mapping[str, str], count: int) -> None:

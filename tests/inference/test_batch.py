@@ -11,7 +11,7 @@ from PIL import Image
 from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
-from histojax.inference import batch, prediction, scale, tiled
+from histojax.inference import batch, prediction, record, scale, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.slides import regions
 from histojax.inference.slides import slide as slides_module
@@ -403,6 +403,49 @@ def test_both_failures_of_a_cohort_are_named_in_one_summary(on_slides, tmp_path)
         # All of it is tissue: 300 x 300 px of 0.5 um.
         assert float(row["tissue_mm2"]) == pytest.approx(0.0225, rel=0.02)
         assert row["note"].startswith("at 0.5 um/px")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("failure", [OSError(5, "Input/output error"), KeyError("x")])
+def test_what_fails_costs_one_slide_and_leaves_a_traceback(
+    on_slides, tmp_path, monkeypatch, caplog, failure
+):
+    folder, out = cohort(tmp_path / "in", 3), tmp_path / "out"
+    predict = batch.predict_slide
+
+    def failing(run, network, path, *rest, **more):
+        if path.name == "s01.svs":
+            raise failure
+        return predict(run, network, path, *rest, **more)
+
+    monkeypatch.setattr(batch, "predict_slide", failing)
+    said = rf"s01\.svs failed \({type(failure).__name__}: .*\): report the traceback above"
+    with pytest.raises(UserError, match=said):
+        batch.predict_files(tmp_path, [folder], out, tile=64)
+    assert "Traceback (most recent call last)" in caplog.text
+    assert [row["state"] for row in lines_of(out / "summary.csv")] == ["done", "done", "failed"]
+
+
+def test_an_image_is_read_for_its_record_when_its_turn_comes(on_slides, tmp_path, monkeypatch):
+    folder, order = cohort(tmp_path / "in", 2), []
+    digest = record.image_digest
+
+    def counted(path):
+        order.append(path.name)
+        return digest(path)
+
+    monkeypatch.setattr(record, "image_digest", counted)
+    monkeypatch.setattr(batch, "say", order.append)
+    batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    lines = [order.index(f"{k}/2 {folder}/s0{k - 1}.svs") for k in (1, 2)]
+    assert lines == [order.index("s00.svs") - 1, order.index("s01.svs") - 1]
+    order.clear()
+    batch.predict_files(tmp_path, [folder], tmp_path / "out", tile=64)
+    assert order[:3] == [
+        "comparing 2 of 2 images with what was made before",
+        "s00.svs",
+        "s01.svs",
+    ]
 
 
 @pytest.mark.faults
