@@ -28,7 +28,7 @@ from histojax.mosaic import files as mosaic_files
 from histojax.mosaic.files import Joined
 from histojax.report import mosaic_page, pages
 from histojax.runs import workdirs
-from histojax.stages.base import segments
+from histojax.stages.base import enhances, segments
 
 _MOST_NAMED = 8
 _MOST_FIELDS = 200  # that are searched for common tissue
@@ -38,6 +38,7 @@ _WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
     "nucleus_diameter": number(above=0, of="a number of px").or_none(),
+    "read_mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
 }
 
 
@@ -69,9 +70,11 @@ def predict_files(
     known = [*SINKS, *measured.FILES]
     for name in outputs or ():
         check({"outputs": name}, {"outputs": one_of(known)}, "--")
-    check({"mpp": mpp, "nucleus_diameter": nucleus_diameter}, _ABOVE_0, "--")
+    given = {"mpp": mpp, "nucleus_diameter": nucleus_diameter, "read_mpp": slides.read_mpp}
+    check(given, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
+    _check_enhances(run, slides)
     suffixes = _suffixes(run, outputs)
     if mosaic:
         joined = _joined(files, output, mpp, [RECORD, *_suffixes(run, None)])
@@ -140,15 +143,24 @@ def _predict(
     max_pixels: int,
     **common: Any,
 ) -> Prediction:
-    """Predicts an image, region by region where it is a slide."""
+    """Predicts an image, region by region where it is a slide or flags of slides ask for it."""
     common["max_pixels"] = max_pixels
     with reader.open_image(path, max_pixels=max_pixels) as image:
-        slide = is_slide(path, image)
+        slide = is_slide(path, image) or slides.region or slides.read_mpp
+        estimate = common["estimate"]
+        guess = image.power and not (estimate and estimate.sure)
+        if slides.read_mpp and not (common["mpp"] or image.mpp or guess):
+            raise UserError(
+                f"--read_mpp={slides.read_mpp:g} needs the scale of {path}, which is unknown: "
+                "give --mpp too"
+            )
     if slide:
         return predict_slide(
             run, network, path, output, options=slides, made_of=made_of, tile=tile, **common
         )
     common["cell_expansion"] = slides.cell_expansion
+    if slides.enhance and common["outputs"]:
+        common["outputs"] = [*common["outputs"], "sr"]
     return prediction.predict_file(run, network, path, output, **common)
 
 
@@ -160,6 +172,19 @@ def _made_of(
     common = {**flags, "model": record.model_digest(run)}
     common["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
     return functools.cache(lambda path: {**common, "image": record.image_digest(path)})
+
+
+def _check_enhances(run: workdirs.Run, slides: Options) -> None:
+    """Raises UserError for flags of enhancing where a run does not enhance."""
+    if enhances(run.stage):
+        return
+    if slides.enhance:
+        raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
+    if slides.read_mpp:
+        raise UserError(
+            f"--read_mpp={slides.read_mpp:g} needs a run that enhances, and {run.workdir} reads at "
+            "the scale of its training: leave it out"
+        )
 
 
 def _failed(refused: Mapping[str, str], count: int) -> None:

@@ -448,6 +448,49 @@ def test_an_image_is_read_for_its_record_when_its_turn_comes(on_slides, tmp_path
     ]
 
 
+@pytest.fixture
+def enhancing(monkeypatch):
+    """A network that makes each px two times two."""
+    network = slides.Network(2, enhances=True, segments=False)
+    monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run("generator"))
+    monkeypatch.setattr(batch.tiled, "predictor", lambda *_, **__: network.tiled)
+    monkeypatch.setattr(slides_module.files, "page", lambda *_, **__: None)
+
+
+def test_a_part_of_a_photograph_is_predicted(enhancing, tmp_path):
+    Image.fromarray(SLIDE).save(tmp_path / "a.png")
+
+    def sr(**options):
+        made = batch.predict_files(
+            tmp_path, [tmp_path / "a.png"], tmp_path / "out", tile=64, **options
+        )
+        return reader.read_image(made[0].files["sr"])
+
+    part = sr(slides=Options(region=(40, 20, 100, 60)))
+    np.testing.assert_array_equal(part, SLIDE[20:80, 40:140].repeat(2, 0).repeat(2, 1))
+    assert sr().shape == (600, 600, 3)
+    # 300 px of 0.5 um are read as 150 px of 1 um.
+    assert sr(mpp=0.5, slides=Options(read_mpp=1.0)).shape == (300, 300, 3)
+
+
+@pytest.mark.faults
+def test_flags_that_would_change_nothing_are_refused(enhancing, tmp_path, monkeypatch):
+    Image.fromarray(SLIDE).save(tmp_path / "a.png")
+
+    def refused(said, **options):
+        with pytest.raises(UserError, match=said):
+            batch.predict_files(
+                tmp_path, [tmp_path / "a.png"], tmp_path / "out", slides=Options(**options)
+            )
+
+    for value in (0.0, -1.0, float("nan")):
+        refused(r"--read_mpp=\S+ has to be a number of .* above 0", read_mpp=value)
+    refused(r"--read_mpp=1 needs the scale of .*a\.png, which is unknown: give", read_mpp=1.0)
+    monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run())
+    refused(r"--read_mpp=1 needs a run that enhances, and runs/dark reads at", read_mpp=1.0)
+    refused(r"--enhance needs a run that enhances, and runs/dark does not", enhance=True)
+
+
 @pytest.mark.faults
 def test_a_slide_without_a_scale_stays_in_its_cohort(on_slides, tmp_path):
     folder = cohort(tmp_path / "in", 3)
