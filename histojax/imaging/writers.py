@@ -12,6 +12,7 @@ import json
 import math
 import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +32,8 @@ TILE = 512
 
 def check_empty(output: Path) -> None:
     """Refuses a folder of results that holds files: they would be taken for results too."""
-    if output.exists() and any(output.iterdir()):
+    # A kill may leave a part of a file, which is no result.
+    if output.exists() and any(not fnmatch(path.name, ".*.part") for path in output.iterdir()):
         raise UserError(f"--output={output} is not empty; name another folder, or empty it")
 
 

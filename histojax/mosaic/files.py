@@ -116,14 +116,15 @@ def stitch_files(
     )
     for old in output.glob("mosaic*.tif"):
         old.unlink()
+    placements = (*found.placements, *lost)
+    # Before the mosaics: a call after a stop knows the folder by it.
+    writers.write_csv(output / _TABLE, map(_row, placements))
     files = []
     for count, mosaic in enumerate(found.mosaics, 1):
         files.append(output / ("mosaic.tif" if count == 1 else f"mosaic-{count}.tif"))
         height, width = mosaic.height, mosaic.width
         say(f"writing {files[-1]}: {width:,} x {height:,} px")
         writers.stream_tiff(files[-1], strips(mosaic), height=height, width=width, mpp=scale)
-    placements = (*found.placements, *lost)
-    writers.write_csv(output / _TABLE, map(_row, placements))
     return Joined(placements, found, tuple(files))
 
 

@@ -91,6 +91,23 @@ def test_color_jpegs_make_a_color_mosaic(tmp_path):
 
 
 @pytest.mark.faults
+def test_after_a_stop_the_same_call_goes_through(tmp_path, monkeypatch):
+    fields = [cut(tissue(), 0, x, 180, 180) for x in (0, 100)]
+    folder, out = write(tmp_path / "in", fields), tmp_path / "out"
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    for name in ("write_csv", "stream_tiff"):
+        with monkeypatch.context() as patch:
+            patch.setattr(files.writers, name, stopped)
+            with pytest.raises(KeyboardInterrupt):
+                files.stitch_files([folder], out, again=True)
+        (out / ".0123abcd.89abcdef.1.part").write_bytes(b"as a kill leaves it")
+    assert files.stitch_files([folder], out, again=True).files == (out / "mosaic.tif",)
+
+
+@pytest.mark.faults
 def test_big_endian_16_bit_fields_are_read_as_they_are(tmp_path):
     (tmp_path / "in").mkdir()
     for number, x in enumerate((0, 100)):
