@@ -1,10 +1,10 @@
 """A trained run on files and folders of images, and the page about them."""
 
-import contextlib
 import dataclasses
 import functools
 import math
 import pathlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,12 +16,13 @@ from histojax.cli import say
 from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
-from histojax.imaging import reader, writers
+from histojax.imaging import reader, tiling, writers
 from histojax.inference import measured, prediction, record, scale, tiled
 from histojax.inference.inputs import check_names, image_files
 from histojax.inference.prediction import RECORD, Prediction
 from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
+from histojax.inference.slides.regions import DamagedReader
 from histojax.inference.slides.slide import predict_slide
 from histojax.inference.slides.view import LARGEST_FIELD, Options, is_slide
 from histojax.mosaic import files as mosaic_files
@@ -107,6 +108,8 @@ def predict_files(
                 # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
                     records[path].unlink(missing_ok=True)
+                if overwrite:
+                    shutil.rmtree(output / f"{path.stem}.parts", ignore_errors=True)
                 common |= {"estimate": estimate, "made_of": made_of(path), "tile": tile}
                 made = _predict(run, network, path, output, slides, **common)
                 record.write(records[path], made, made_of(path), own.get(path))
@@ -336,6 +339,21 @@ def _given(
     return dict.fromkeys(files, given)
 
 
+def _estimate(
+    estimate: Callable[[tiling.RegionReader], Estimate],
+    path: pathlib.Path,
+    image: reader.RegionReader,
+) -> Estimate:
+    """The size of an image's nuclei; damaged parts of a slide are taken as white."""
+    try:
+        return estimate(image)
+    except UserError:
+        if not is_slide(path, image):
+            raise
+    # Only then, as its levels are hidden behind it, and level 0 takes longer to read.
+    return estimate(DamagedReader(image))
+
+
 def _estimated(
     run: workdirs.Run,
     files: Sequence[pathlib.Path],
@@ -355,13 +373,15 @@ def _estimated(
     if missing and segments(run.stage) and run.meta.get("nucleus_diameter"):
         estimate = scale.estimator(run)
         for path in missing:
-            # An image that cannot be read is refused when its turn comes.
-            with (
-                contextlib.suppress(UserError),
-                reader.open_image(path, max_pixels=max_pixels) as image,
-            ):
-                if run.meta["mpp_out"] is None or (mpp is None and image.mpp is None):
-                    own[path], px[path] = estimate(image), (image.height, image.width)
+            try:
+                with reader.open_image(path, max_pixels=max_pixels) as image:
+                    if run.meta["mpp_out"] is None or (mpp is None and image.mpp is None):
+                        px[path] = image.height, image.width
+                        own[path] = _estimate(estimate, path, image)
+            except Exception as failure:
+                # An image that cannot be read is refused when its turn comes.
+                if path in px:
+                    own[path] = scale.unknown(f"their size cannot be estimated ({failure})")
     cameras: dict[tuple[str, tuple[int, int]], dict[pathlib.Path, Estimate]] = {}
     for path, size in own.items():
         cameras.setdefault((path.suffix.lower(), px[path]), {})[path] = size

@@ -101,7 +101,7 @@ def estimator(run: workdirs.Run) -> Callable[[tiling.RegionReader], Estimate]:
     """
     diameter = run.meta.get("nucleus_diameter")
     if not diameter:
-        return lambda image: _unknown("the run does not know the size of its training nuclei")
+        return lambda image: unknown("the run does not know the size of its training nuclei")
     network, parameters = tiled.segmenter(run), labeling.parameters_of(run)
 
     def find(window: np.ndarray) -> np.ndarray:
@@ -132,12 +132,12 @@ def ladder(find: Find, image: tiling.RegionReader, side: int = _SIDE) -> list[Ag
 def judged(agreements: Sequence[Agreement], diameter: float) -> Estimate:
     """The estimate from a whole ladder, for a network of this training diameter, px."""
     if not agreements:
-        return _unknown(f"none of {_PLACES**2} places in it shows tissue")
+        return unknown(f"none of {_PLACES**2} places in it shows tissue")
     scores = [pair.score(diameter) for pair in agreements]
     at = int(np.argmax(scores))
     best = agreements[at]
     if not len(best.diameters):
-        return _unknown("no nuclei are found in it")
+        return unknown("no nuclei are found in it")
     near = [
         pair
         for pair in agreements[max(0, at - 1) : at + 2]
@@ -168,7 +168,7 @@ def judged(agreements: Sequence[Agreement], diameter: float) -> Estimate:
     elif groups := two_groups(most):
         reason = "its nuclei are of two sizes, {:.0f} and {:.0f} px".format(*groups)
     if reason:
-        return _unknown(reason, len(most))
+        return unknown(reason, len(most))
     low, high = min(*medians, size / spread), max(*medians, size * spread)
     sure = len(most) >= _LEAST_ALONE
     reason = f"{len(most)} nuclei are the same at neighbouring scales"
@@ -204,13 +204,13 @@ def agreed(estimates: Sequence[Estimate]) -> Estimate:
     used = telling or known
     sizes, counts = [e.diameter or 0.0 for e in used], [e.nuclei for e in used]
     if not telling and (len(used) < _LEAST_FIELDS or sum(counts) < 2 * _LEAST_NUCLEI):
-        return _unknown(f"none of {len(estimates)} fields is sure of it")
+        return unknown(f"none of {len(estimates)} fields is sure of it")
     votes = [1] * len(used) if telling else counts
     size = float(np.median(np.repeat(sizes, votes)))
     holds = [_holds(e, size) for e in used]
     alike = all(_within(_TWO_SCALES, e.diameter or 0.0, size) for e in telling)
     if not alike or np.average(holds, weights=votes) < 2 / 3:
-        return _unknown(f"the fields differ, from {min(sizes):.0f} to {max(sizes):.0f} px")
+        return unknown(f"the fields differ, from {min(sizes):.0f} to {max(sizes):.0f} px")
     reason = f"{sum(holds)} of {len(estimates)} fields agree on it"
     agreeing = [e for e, held in zip(used, holds, strict=True) if held]
     low, high = min(e.low for e in agreeing), max(e.high for e in agreeing)
@@ -266,7 +266,8 @@ def two_groups(diameters: np.ndarray) -> tuple[float, float] | None:
     return math.exp(small.mean()), math.exp(large.mean())
 
 
-def _unknown(reason: str, nuclei: int = 0) -> Estimate:
+def unknown(reason: str, nuclei: int = 0) -> Estimate:
+    """No estimate, and the clause that says why."""
     return Estimate(None, 0.0, 0.0, nuclei, False, reason)
 
 

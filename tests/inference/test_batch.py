@@ -531,6 +531,47 @@ def test_a_slide_that_is_damaged_a_little_is_in_the_index(on_slides, tmp_path, m
 
 
 @pytest.mark.faults
+def test_a_damaged_tile_does_not_keep_nuclei_from_telling_the_scale(
+    on_slides, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(regions, "_MOST_DAMAGED", 0.9)
+    monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run(nucleus_diameter=12))
+    folder = tmp_path / "in"
+    folder.mkdir()
+    slides.damage(slides.write(folder / "a.svs", SLIDE, tile=64), 12)
+
+    def estimated(image):
+        image.read(0, 0, image.height, image.width)
+        return sure(12)
+
+    monkeypatch.setattr(scale, "estimator", lambda run: estimated)
+    (note,) = notes(tmp_path)
+    assert note.startswith("its nuclei measure 12 px (11 to 13, estimated from 50 of them)")
+
+    def failing(image):
+        raise RuntimeError("no room")
+
+    monkeypatch.setattr(scale, "estimator", lambda run: failing)
+    (note,) = notes(tmp_path, overwrite=True)
+    assert "do not tell it: their size cannot be estimated (no room); " in note
+
+
+@pytest.mark.faults
+def test_regions_of_before_are_dropped_where_all_is_asked_for_again(on_slides, tmp_path):
+    folder, out = cohort(tmp_path / "in", 1), tmp_path / "out"
+    on_slides.stop_after = 0
+    with pytest.raises(UserError, match="Stop"):
+        batch.predict_files(tmp_path, [folder], out, tile=64)
+    kept = out / "s00.parts" / "y000000-x000000.npz"
+    kept.write_bytes(b"damaged")
+    on_slides.stop_after = None
+    with pytest.raises(UserError, match=r"s00\.svs failed"):
+        batch.predict_files(tmp_path, [folder], out, tile=64)
+    made = batch.predict_files(tmp_path, [folder], out, tile=64, overwrite=True)
+    assert made[0].nuclei == 2
+
+
+@pytest.mark.faults
 def test_a_slide_is_made_again_where_flags_change_its_results_alone(on_slides, tmp_path):
     folder = cohort(tmp_path / "in", 1)
 
