@@ -4,8 +4,11 @@ OpenSlide reads Hamamatsu (NDPI, VMS), MIRAX, Leica (SCN), Ventana (BIF), Philip
 Zeiss and DICOM. Those of Aperio, and TIFF of no scanner, are read as TIFF, tile by tile.
 """
 
+import functools
+import glob
 import pathlib
 import threading
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,8 @@ from histojax.errors import UserError
 
 # Endings of what OpenSlide reads; one may be the index of a folder of files.
 SUFFIXES = (".ndpi", ".mrxs", ".scn", ".bif", ".dcm", ".vms", ".vmu", ".svslide", ".czi")
+# Of the files beside an index, those of its slide have its name and one of these endings.
+_PICTURES = {".vms": (".jpg", ".opt"), ".vmu": (".ngr", ".opt")}
 _AS_TIFF = (None, "aperio", "generic-tiff")
 _SCALES = ("openslide.mpp-x", "openslide.mpp-y")
 _BOUNDS = tuple(f"openslide.bounds-{name}" for name in ("y", "x", "height", "width"))
@@ -23,6 +28,32 @@ _BOUNDS = tuple(f"openslide.bounds-{name}" for name in ("y", "x", "height", "wid
 def reads(path: pathlib.Path) -> bool:
     """Whether a file is a slide that OpenSlide reads and that is no plain TIFF."""
     return openslide.OpenSlide.detect_format(path) not in _AS_TIFF
+
+
+@functools.cache
+def series_of(path: pathlib.Path) -> str | None:
+    """What the files of one DICOM slide share; None for other files and those not to be opened."""
+    if path.suffix.lower() != ".dcm":
+        return None
+    try:
+        with openslide.OpenSlide(path) as slide:
+            return slide.properties.get("dicom.SeriesInstanceUID")
+    except (openslide.OpenSlideError, OSError):
+        return None
+
+
+def others_of(path: pathlib.Path) -> list[pathlib.Path]:
+    """The files of a slide other than `path`, which names it, in order of name."""
+    ending, series = path.suffix.lower(), series_of(path)
+    found: Iterable[pathlib.Path] = ()
+    if ending == ".mrxs":
+        found = path.with_suffix("").rglob("*")
+    elif ending in _PICTURES:
+        beside = path.parent.glob(f"{glob.escape(path.stem)}*")
+        found = (other for other in beside if other.suffix.lower() in _PICTURES[ending])
+    elif series is not None:
+        found = (other for other in path.parent.iterdir() if series_of(other) == series)
+    return sorted(other for other in found if other.is_file() and other != path)
 
 
 class OpenSlideFile:

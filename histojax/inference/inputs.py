@@ -5,7 +5,7 @@ import pathlib
 from collections.abc import Sequence
 
 from histojax.errors import UserError
-from histojax.imaging import reader
+from histojax.imaging import openslide_file, reader
 from histojax.inference.prediction import RECORD
 from histojax.inference.sinks import SINKS
 
@@ -18,6 +18,7 @@ def image_files(
     """The images among files and folders, in order of name, and what of folders is left out, why.
 
     What an earlier prediction has written into a folder is no image, unless a file is named itself.
+    Of the files of a DICOM slide the first stands for it.
 
     Raises:
         UserError: for a path that is not there, or a folder without images.
@@ -43,6 +44,13 @@ def image_files(
                 )
         for file in found:
             files.setdefault(os.path.abspath(file), file)
+    slides: dict[tuple[str, str], pathlib.Path] = {}
+    for name, file in list(files.items()):
+        if series := openslide_file.series_of(file):
+            first = slides.setdefault((os.path.dirname(name), series), file)
+            if first is not file:
+                left[str(file)] = f"part of the slide {first.name}"
+                del files[name]
     return list(files.values()), left
 
 

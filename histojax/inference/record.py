@@ -11,7 +11,7 @@ import jax
 import numpy as np
 
 from histojax import __version__, files
-from histojax.imaging import writers
+from histojax.imaging import openslide_file, writers
 from histojax.inference import labeling
 from histojax.inference.prediction import Prediction
 from histojax.inference.scale import Estimate
@@ -30,11 +30,22 @@ def model_digest(run: workdirs.Run) -> str:
 
 
 def image_digest(path: pathlib.Path) -> str:
-    """SHA-256 of a file's bytes; empty where it cannot be read, which its reader will refuse."""
+    """SHA-256 of a file's bytes; empty where it cannot be read, which its reader will refuse.
+
+    A slide's other files, of many GB, count by their names, sizes and times.
+    """
     try:
-        return files.digest_of(path)
+        digest = files.digest_of(path)
+        others = [(other, other.stat()) for other in openslide_file.others_of(path)]
     except OSError:
         return ""
+    if not others:
+        return digest
+    facts = [
+        (str(other.relative_to(path.parent)), stat.st_size, stat.st_mtime_ns)
+        for other, stat in others
+    ]
+    return hashlib.sha256(repr((digest, facts)).encode()).hexdigest()
 
 
 def write(

@@ -1,4 +1,5 @@
 import os
+import shutil
 import unicodedata
 
 import pytest
@@ -90,3 +91,11 @@ def test_slides_of_no_known_kind_and_those_in_folders_are_named(tmp_path):
         f"{tmp_path}/a.vsi": "its ending is not that of an image",
         f"{tmp_path}/sub/": "a folder inside a folder, to be named itself",
     }
+
+
+def test_a_dicom_slide_of_two_files_counts_once(real_data, tmp_path):
+    for name in ("boxes_0.dcm", "boxes_1.dcm"):
+        shutil.copy(real_data / "slides" / "fixtures" / "openslide-python" / name, tmp_path)
+    files, left = inputs.image_files([tmp_path])
+    assert [path.name for path in files] == ["boxes_0.dcm"]
+    assert left == {f"{tmp_path}/boxes_1.dcm": "part of the slide boxes_0.dcm"}

@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import os
+import shutil
 
 import jax
 import pytest
@@ -65,3 +67,35 @@ def test_digests_follow_bytes_weights_and_meta(tmp_path):
     digests = {record.model_digest(one) for one in (run, *others)}
     assert len(digests) == 4
     assert record.model_digest(dataclasses.replace(run)) in digests
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("index", "other", "foreign"),
+    [
+        ("a.mrxs", "a/Data0001.dat", "b/Data0001.dat"),
+        ("a.vms", "a(1,0).jpg", "b(1,0).jpg"),
+        ("a.vmu", "a_map.ngr", "a.csv"),
+    ],
+)
+def test_a_digest_follows_the_other_files_of_a_slide(tmp_path, index, other, foreign):
+    (tmp_path / index).write_bytes(b"abc")
+    alone = record.image_digest(tmp_path / index)
+    digests = []
+    for name, content in ((foreign, b""), (other, b""), (other, b"x")):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(content)
+        digests.append(record.image_digest(tmp_path / index))
+    assert digests[0] == alone
+    assert len(set(digests)) == 3
+
+
+def test_a_digest_follows_the_other_files_of_a_dicom_slide(real_data, tmp_path):
+    folder = real_data / "slides" / "fixtures"
+    for name in ("openslide-python/boxes_0.dcm", "openslide-python/boxes_1.dcm"):
+        shutil.copy(folder / name, tmp_path)
+    first = record.image_digest(tmp_path / "boxes_0.dcm")
+    shutil.copy(folder / "highdicom" / "sm_image.dcm", tmp_path)
+    assert record.image_digest(tmp_path / "boxes_0.dcm") == first
+    os.utime(tmp_path / "boxes_1.dcm", (0, 0))
+    assert record.image_digest(tmp_path / "boxes_0.dcm") != first
