@@ -13,7 +13,7 @@ from histojax.checks import check, number, whole
 from histojax.errors import UserError
 from histojax.files import check_writable
 from histojax.imaging import reader, writers
-from histojax.mosaic import stitching
+from histojax.mosaic import stitching, views
 from histojax.mosaic.canvas import Mosaic
 from histojax.mosaic.stitching import MAX_PIXELS, Placement, Stitched
 
@@ -75,12 +75,13 @@ def stitch_files(
 ) -> Joined:
     """Joins the images among files and folders; writes mosaic.tif ... and placement.csv.
 
-    A file that cannot be read is left out by name, as is a field that fits nowhere. Where `again`
-    is set, results of an earlier call in `output` are replaced.
+    A file that cannot be read is left out by name, as is one that is too small beside the others,
+    and a field that fits nowhere. Where `again` is set, results of an earlier call in `output` are
+    replaced.
 
     Raises:
-        UserError: `output` is not empty, fewer than two fields can be read, their scales differ, or
-            a mosaic has more than max_pixels px.
+        UserError: `output` is not empty, fewer than two fields can be joined, their scales differ,
+            or a mosaic has more than max_pixels px.
     """
     check({"mpp": mpp, "max_pixels": max_pixels}, _RULES, "--")
     if not (again and (output / _TABLE).is_file()):
@@ -98,9 +99,13 @@ def stitch_files(
                 known[path] = image.height, image.width, image.mpp
         except UserError as failure:
             lost.append(Placement(names[path], reason=f"cannot be read: {failure}"))
+    # Less its smallest fields, the others are reduced more.
+    while small := _small(known):
+        lost += [Placement(names[path], reason=reason) for path, reason in small.items()]
+        known = {path: facts for path, facts in known.items() if path not in small}
     if len(known) < 2:
         raise UserError(
-            f"--input names {len(known)} image(s) that can be read; give two or more"
+            f"--input names {len(known)} image(s) that can be joined; give two or more"
             + "".join(f" ({one.name} {one.reason})" for one in lost[:1])
         )
     most = _KEPT // (3 * max(height * width for height, width, _ in known.values()))
@@ -126,6 +131,14 @@ def stitch_files(
         say(f"writing {files[-1]}: {width:,} x {height:,} px")
         writers.stream_tiff(files[-1], strips(mosaic), height=height, width=width, mpp=scale)
     return Joined(placements, found, tuple(files))
+
+
+def _small(known: Mapping[Path, tuple[int, int, float | None]]) -> dict[Path, str]:
+    """The fields that are too small beside the others, and why."""
+    images = {path: np.broadcast_to(np.uint8(0), facts[:2]) for path, facts in known.items()}
+    factors = views.factors_of(list(images.values())) if images else (1.0, 1.0)
+    found = {path: views.too_small(image, factors) for path, image in images.items()}
+    return {path: reason for path, reason in found.items() if reason}
 
 
 def strips(mosaic: Mosaic) -> Iterator[np.ndarray]:

@@ -101,16 +101,20 @@ def field_of(image: np.ndarray | RegionReader, factors: tuple[float, float], nam
     pixels = image if isinstance(image, np.ndarray) else image.read(0, 0, height, width)
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise UserError(f"{name} is {pixels.dtype} {pixels.shape}; a field is uint8 RGB (H, W, 3)")
-    if min(height, width) < 8 * factors[0]:
-        raise UserError(
-            f"{name} of {width} x {height} px is too small beside the others; leave it out, or "
-            "give fields of like sizes"
-        )
+    if reason := too_small(image, factors):
+        raise UserError(f"{name} {reason}; leave it out, or give fields of like sizes")
     pixels = np.ascontiguousarray(pixels)
     digest = hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()
     luma = luma_bt601(_reduced(pixels, factors[1]))
     small = _reduced(pixels, factors[0])
     return Field((height, width), digest, luma.round().astype(np.uint8), small, factors)
+
+
+def too_small(image: np.ndarray | RegionReader, factors: tuple[float, float]) -> str:
+    """Says of a field that too few of its pixels remain for the search; else nothing."""
+    height, width = size_of(image)
+    small = min(height, width) < 8 * factors[0]
+    return f"of {width} x {height} px is too small beside the others" if small else ""
 
 
 def size_of(image: np.ndarray | RegionReader) -> tuple[int, int]:

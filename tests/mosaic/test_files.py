@@ -64,6 +64,15 @@ def test_left_out_and_broken_files_are_named_with_status_2(tmp_path):
 
 
 @pytest.mark.faults
+def test_a_very_small_field_is_left_out_by_name(tmp_path):
+    fields = [cut(tissue(), 0, x, 180, 180) for x in (0, 60, 120)]
+    folder = write(tmp_path / "in", [*fields, fields[0][:5, :7]])
+    joined = files.stitch_files([folder], tmp_path / "out")
+    assert joined.left == {"t4.png": "of 7 x 5 px is too small beside the others"}
+    assert joined.files == (tmp_path / "out" / "mosaic.tif",)
+
+
+@pytest.mark.faults
 def test_nothing_joined_is_said_on_the_page_too(tmp_path):
     folder = write(tmp_path / "in", [cut(tissue(k), 0, 0, 180, 180) for k in (0, 1)])
     out = tmp_path / "out"
