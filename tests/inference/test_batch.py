@@ -469,6 +469,7 @@ def test_a_part_of_a_photograph_is_predicted(enhancing, tmp_path):
     part = sr(slides=Options(region=(40, 20, 100, 60)))
     np.testing.assert_array_equal(part, SLIDE[20:80, 40:140].repeat(2, 0).repeat(2, 1))
     assert sr().shape == (600, 600, 3)
+    assert sr(outputs=["sr"], slides=Options(enhance=True)).shape == (600, 600, 3)
     # 300 px of 0.5 um are read as 150 px of 1 um.
     assert sr(mpp=0.5, slides=Options(read_mpp=1.0)).shape == (300, 300, 3)
 
