@@ -82,11 +82,12 @@ class View:
 
     @property
     def seen_box(self) -> regions.Box:
-        """The box in px of the image."""
+        """The box in px of the image, of 1 px at least."""
         y, x, height, width = self.box
-        top, left = round(y * self.factor), round(x * self.factor)
-        bottom = min(self.image.height, round((y + height) * self.factor))
-        right = min(self.image.width, round((x + width) * self.factor))
+        top = min(round(y * self.factor), self.image.height - 1)
+        left = min(round(x * self.factor), self.image.width - 1)
+        bottom = min(self.image.height, max(round((y + height) * self.factor), top + 1))
+        right = min(self.image.width, max(round((x + width) * self.factor), left + 1))
         return top, left, bottom - top, right - left
 
     @property

@@ -122,6 +122,13 @@ def test_a_slide_without_any_scale_is_read_as_it_is_and_that_is_said(tmp_path):
     assert "--mpp=... gives it" in note
 
 
+def test_a_region_smaller_than_a_pixel_of_what_is_read_is_one(path):
+    run = dark.run("generator")
+    for corner in ((0, 0), (799, 599)):
+        view, _ = seen(path, run, read_mpp=1.0, region=(*corner, 1, 1))
+        assert view.seen_box[2:] == (1, 1)
+
+
 @pytest.mark.faults
 def test_a_region_outside_of_the_slide_is_refused(path):
     for region in ((0, 0, 801, 10), (0, 0, 10, 0), (-1, 0, 5, 5), (790, 590, 10, 11)):
