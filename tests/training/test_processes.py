@@ -45,7 +45,8 @@ STAGES = {
         "optimizer.schedule": None,
         **{f"lengths.{name}": 4 for name in ("generator", "segmentation", "srgan")},
     },
-    "pyramid": {**WITHOUT, "data.crop": 32},
+    # Dropout is another on every device.
+    "pyramid": {**WITHOUT, "data.crop": 32, "segmenter.dropout": 0.0},
 }
 
 
@@ -124,7 +125,10 @@ def assert_alike(one, other, atol=1e-8):
     for a, b in zip(*rows, strict=True):
         assert (a["step"], a["split"]) == (b["step"], b["split"])
         for name in set(a) - {"seconds", "split"}:
-            np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
+            if a[name] is None:  # not finite
+                assert b[name] is None
+            else:
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
     values = [json.loads((workdir / "summary.json").read_text()) for workdir in (one, other)]
     assert values[0]["checkpoint_step"] == values[1]["checkpoint_step"]
 
