@@ -24,12 +24,12 @@ from histojax.inference.scale import Estimate
 from histojax.inference.sinks import SINKS
 from histojax.inference.slides.regions import DamagedReader
 from histojax.inference.slides.slide import predict_slide
-from histojax.inference.slides.view import LARGEST_FIELD, Options, is_slide
+from histojax.inference.slides.view import LARGEST_FIELD, Options, check_enhances, is_slide
 from histojax.mosaic import files as mosaic_files
 from histojax.mosaic.files import Joined
 from histojax.report import mosaic_page, pages
 from histojax.runs import workdirs
-from histojax.stages.base import enhances, segments
+from histojax.stages.base import segments
 
 _MOST_NAMED = 8
 _MOST_FIELDS = 200  # that are searched for common tissue
@@ -75,7 +75,7 @@ def predict_files(
     check(given, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    _check_enhances(run, slides)
+    check_enhances(run, slides)
     suffixes = _suffixes(run, outputs)
     if mosaic:
         joined = _joined(files, output, mpp, [RECORD, *_suffixes(run, None)])
@@ -150,13 +150,6 @@ def _predict(
     common["max_pixels"] = max_pixels
     with reader.open_image(path, max_pixels=max_pixels) as image:
         slide = is_slide(path, image) or slides.region or slides.read_mpp
-        estimate = common["estimate"]
-        guess = image.power and not (estimate and estimate.sure)
-        if slides.read_mpp and not (common["mpp"] or image.mpp or guess):
-            raise UserError(
-                f"--read_mpp={slides.read_mpp:g} needs the scale of {path}, which is unknown: "
-                "give --mpp too"
-            )
     if slide:
         return predict_slide(
             run, network, path, output, options=slides, made_of=made_of, tile=tile, **common
@@ -175,19 +168,6 @@ def _made_of(
     common = {**flags, "model": record.model_digest(run)}
     common["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
     return functools.cache(lambda path: {**common, "image": record.image_digest(path)})
-
-
-def _check_enhances(run: workdirs.Run, slides: Options) -> None:
-    """Raises UserError for flags of enhancing where a run does not enhance."""
-    if enhances(run.stage):
-        return
-    if slides.enhance:
-        raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
-    if slides.read_mpp:
-        raise UserError(
-            f"--read_mpp={slides.read_mpp:g} needs a run that enhances, and {run.workdir} reads at "
-            "the scale of its training: leave it out"
-        )
 
 
 def _failed(refused: Mapping[str, str], count: int) -> None:

@@ -14,8 +14,8 @@ from histojax.nuclei import measurements, outlines
 
 # Names of files of nuclei -> the end of their names, for images in memory; slides are compressed.
 FILES = {"table": ".csv", "parquet": ".parquet", "geojson": ".geojson"}
-# Tables by the names of their files, and what is written where it is asked for alone.
-TABLES, EXTRA = ("table", "parquet"), "parquet"
+# What is written where it is asked for alone.
+EXTRA = "parquet"
 
 
 def chosen(made: Collection[str], outputs: Collection[str] | None) -> list[str]:
@@ -73,13 +73,18 @@ def write(
     )
     table = in_px(table, per_px, mpp)
     paths = {name: output / f"{path.stem}{FILES[name]}" for name in FILES if name in names}
-    for name in TABLES:
-        if name in paths:
-            with tables.writing(paths[name]) as append:
-                append(table)
+    write_tables(paths, table)
     if "geojson" in paths:
         write_outlines(paths["geojson"], path.name, outlines.trace(instances), table, 1 / per_px)
     return paths
+
+
+def write_tables(paths: Mapping[str, pathlib.Path], table: measurements.Table) -> None:
+    """Writes a table to those of `paths`, by the names of `FILES`, that are of tables."""
+    for name in ("table", "parquet"):
+        if name in paths:
+            with tables.writing(paths[name]) as append:
+                append(table)
 
 
 def write_outlines(

@@ -7,9 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from histojax.exports import tables
 from histojax.imaging import ome_tiff, reader, resampling, writers
-from histojax.inference.measured import FILES, TABLES, in_px, write_outlines
+from histojax.inference.measured import FILES, in_px, write_outlines, write_tables
 from histojax.inference.slides import region_nuclei
 from histojax.inference.slides.regions import MARGIN
 from histojax.inference.slides.view import View
@@ -41,10 +40,7 @@ def write(
     table = in_px(found.table, per_px, view.mpp)
     paths = {kind: output / f"{view.path.stem}{end}" for kind, end in OF_NUCLEI.items()}
     made = {kind: path for kind, path in paths.items() if kind in names}
-    for kind in TABLES:
-        if kind in names:
-            with tables.writing(paths[kind]) as append:
-                append(table)
+    write_tables(made, table)
     if "geojson" in names:
         write_outlines(paths["geojson"], name, found.outlines, table, 1 / per_px)
         if "sr" in names:

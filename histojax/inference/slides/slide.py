@@ -18,7 +18,7 @@ from histojax.imaging import reader, tiling, writers
 from histojax.inference import labeling, measured, prediction, tiled
 from histojax.inference.scale import Estimate
 from histojax.inference.slides import enhancement, files, region_nuclei, regions
-from histojax.inference.slides.view import Options, View, view_of
+from histojax.inference.slides.view import Options, View, check_enhances, view_of
 from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
@@ -143,8 +143,7 @@ def _names(run: workdirs.Run, outputs: Sequence[str] | None, options: Options) -
             f"--outputs={unknown[0]} is not made of a slide by {run.workdir}: choose among "
             f"{', '.join(sorted(able))}"
         )
-    if options.enhance and "sr" not in able:
-        raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
+    check_enhances(run, options)
     chosen = set(outputs or (able - {"sr", measured.EXTRA} or able))
     return chosen | {"sr"} if options.enhance else chosen
 

@@ -109,6 +109,19 @@ class View:
         return self.mask.pixels_in(*self.box) * self.mpp**2 / 1e6
 
 
+def check_enhances(run: workdirs.Run, options: Options) -> None:
+    """Raises UserError for flags of enhancing where a run does not enhance."""
+    if enhances(run.stage):
+        return
+    if options.enhance:
+        raise UserError(f"--enhance needs a run that enhances, and {run.workdir} does not")
+    if options.read_mpp:
+        raise UserError(
+            f"--read_mpp={options.read_mpp:g} needs a run that enhances, and {run.workdir} reads "
+            "at the scale of its training: leave it out"
+        )
+
+
 def is_slide(path: pathlib.Path, image: reader.RegionReader) -> bool:
     """Whether an image goes region by region: by its ending, or because it is large."""
     slides = (".svs", *reader.SLIDE_SUFFIXES)
@@ -126,7 +139,8 @@ def view_of(
     """The slide at the scale of a run's network, and a sentence about the scale.
 
     Raises:
-        UserError: a region outside of the slide, or a scale too far from that of the training.
+        UserError: a region outside of the slide, a scale too far from that of the training, or
+            one that is unknown and was asked for.
     """
     known = image.mpp if mpp is None else mpp
     note = prediction.against_file(path, image.mpp, mpp)
@@ -141,7 +155,9 @@ def view_of(
         # What comes out of the enhancer is as many times finer as what goes in.
         words = words.replace("enhanced as it is, then read", "read")
     elif reads is not None and known is None:
-        words = "its scale is unknown, so it is read as it is and not at --read_mpp"
+        raise UserError(
+            f"--read_mpp={reads:g} needs the scale of {path}, which is unknown: give --mpp too"
+        )
     elif reads is not None and known is not None and not prediction.is_near(known / reads):
         factor, words = known / reads, f"at {known:g} um/px, read at {reads:g} um/px"
     y, x, height, width = 0, 0, image.height, image.width

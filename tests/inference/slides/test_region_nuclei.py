@@ -131,21 +131,26 @@ def test_a_nucleus_in_the_corner_of_four_regions_is_found_once(scale):
     assert found == [0, 0, 0, 1]
 
 
-def test_a_region_measures_what_lies_in_the_whole():
-    labels = np.zeros((60, 80), np.int32)
-    labels[20:30, 50:62] = labels[0:5, 44:50] = 1
-    seen = Region((0, 40, 60, 40), (0, 24, 60, 56))
-    maps = {"mask": (labels[:, 24:] > 0)[..., None].astype(np.float32)}
-    image = np.full((60, 56, 3), 150, np.uint8)
-    found = region_nuclei.find(
+def found_in(labels, region):
+    """What a region finds of the labels of a slide."""
+    y, x, height, width = region.seen
+    mask = labels[y : y + height, x : x + width, None] > 0
+    image = np.full((height, width, 3), 150, np.uint8)
+    return region_nuclei.find(
         dark.run(),
         None,
-        Seen(seen, image, maps),
-        size=(60, 80),
-        frame=(0, 0, 60, 80),
+        Seen(region, image, {"mask": mask.astype(np.float32)}),
+        size=labels.shape,
+        frame=(0, 0, *labels.shape),
         mpp=0.5,
         cell_expansion=0.0,
     )
+
+
+def test_a_region_measures_what_lies_in_the_whole():
+    labels = np.zeros((60, 80), np.int32)
+    labels[20:30, 50:62] = labels[0:5, 44:50] = 1
+    found = found_in(labels, Region((0, 40, 60, 40), (0, 24, 60, 56)))
     assert found.table["x_px"].tolist() == [46.5, 55.5]
     assert found.table["y_px"].tolist() == [2.0, 24.5]
     assert found.table["area_um2"].tolist() == [30 * 0.25, 120 * 0.25]
@@ -161,18 +166,7 @@ def test_an_object_that_the_window_cuts_is_dropped_and_counted():
     """Of three bars one ends at the slide's edge, one before the window's, one is cut by that."""
     labels = np.zeros((60, 100), bool)
     labels[5:9, 0:40] = labels[20:24, 20:59] = labels[40:44, 18:90] = True
-    seen = Region((0, 0, 60, 40), (0, 0, 60, 60))
-    maps = {"mask": labels[:, :60, None].astype(np.float32)}
-    image = np.full((60, 60, 3), 150, np.uint8)
-    found = region_nuclei.find(
-        dark.run(),
-        None,
-        Seen(seen, image, maps),
-        size=(60, 100),
-        frame=(0, 0, 60, 100),
-        mpp=0.5,
-        cell_expansion=0.0,
-    )
+    found = found_in(labels, Region((0, 0, 60, 40), (0, 0, 60, 60)))
     assert found.table["area_um2"].tolist() == [160 * 0.25, 4 * 39 * 0.25]
     # The part of the third that the region owns; its centroid in the window is at column 38.5.
     assert found.dropped == 4 * 22
