@@ -90,13 +90,15 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
 
 def run(part: Part, deadline: float, output: pathlib.Path, spent: float = 0.0) -> dict[str, Any]:
     """Runs a part until its time is over; what evidence.json keeps of it, `spent` s included."""
+    from histojax.runs.checkpoint import Series  # after flags: --help answers at once
+
     started = time.monotonic()
     until = min(started + part.seconds, deadline)
     words = list(part.words)
     status = said = ""
     if part.folder:
         status = _run([*words, f"--config.{part.length}={_LONG}"], until, output, part.name)
-        step = _step(pathlib.Path(part.folder))
+        step = max(Series(pathlib.Path(part.folder) / "checkpoints" / "last").steps(), default=0)
         if status == "cut" and step:
             # At its last step the run is done: it is scored and reported.
             words.append(f"--config.{part.length}={step}")
@@ -125,12 +127,6 @@ def _run(words: Sequence[str], until: float, output: pathlib.Path, name: str) ->
         finally:
             process.kill()
             process.wait()
-
-
-def _step(folder: pathlib.Path) -> int:
-    """The newest step that a training has saved, 0 for none."""
-    found = (folder / "checkpoints" / "last").glob("[0-9]*")
-    return max((int(path.name) for path in found if path.name.isdigit()), default=0)
 
 
 def page(evidence: dict[str, Any], output: pathlib.Path) -> str:

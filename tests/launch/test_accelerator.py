@@ -5,6 +5,7 @@ import time
 
 import pytest
 
+from histojax.runs.checkpoint import Series
 from tests.launch.commands import load
 from tests.launch.stand_in import ROOT
 
@@ -37,14 +38,15 @@ def test_a_training_is_cut_at_its_time_and_scored_at_its_step(modules):
     folder = str(modules / "run")
     part = accelerator.Part("some", ("trains", folder), 3.0, folder, "steps")
     found = accelerator.run(part, time.monotonic() + 60, modules)
-    step = accelerator._step(modules / "run")
+    saved = Series(modules / "run" / "checkpoints" / "last")
+    step = saved.steps()[-1]
     assert step >= 5
     assert (found["status"], found["said"]) == ("done", f"{step} steps")
     assert found["command"] == f"python -m trains {folder} --config.steps={step}"
     assert (modules / "some.log").read_text() == f"scored at {step}\n"
     # It is trained further, in the time that is left.
     again = accelerator.run(part, time.monotonic() + 2.5, modules, found["seconds"])
-    assert accelerator._step(modules / "run") > step
+    assert saved.steps()[-1] > step
     assert again["seconds"] > found["seconds"] + 2.5
 
 
