@@ -16,7 +16,7 @@ import os
 import pathlib
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +34,7 @@ _DECIMALS = 3
 # Nuclei that are turned into text at once, about 20 KiB each.
 _BLOCK = 4_096
 # The outlines are the positions.
-_LEFT_OUT = ("label", "x_px", "y_px")
+_LEFT_OUT = ("label", "x_px", "y_px", "class")
 _LAST = "]}\n"
 _dumps = json.JSONEncoder(separators=(",", ":")).encode
 
@@ -50,9 +50,9 @@ def writing(
 ) -> Iterator[Callable[..., None]]:
     """Opens NAME.geojson or NAME.geojson.gz; the function that it gives, `add`, writes nuclei.
 
-    `add(outlines, table=None, classes=None)` takes the outlines of some labels, their table (N,)
-    with the same labels, in their order, and a class name for each, "" for none. A table's other
-    columns are the measurements; a missing one is left out. A label is written once a file.
+    `add(outlines, table=None)` takes the outlines of some labels and their table (N,) with the same
+    labels, in their order. Its column `class` is QuPath's classification, its other columns are the
+    measurements; a missing one is left out. A label is written once a file.
 
     Args:
         image: name of the input image, which the ids are made of.
@@ -75,11 +75,7 @@ def writing(
     with atomic_path(path) as beside, _opened(beside, path.suffix == ".gz") as file:
         file.write(_dumps(head)[:-2])
 
-        def add(
-            outlines: Outlines,
-            table: Mapping[str, np.ndarray] | None = None,
-            classes: Sequence[str] | None = None,
-        ) -> None:
+        def add(outlines: Outlines, table: Mapping[str, np.ndarray] | None = None) -> None:
             labels = np.unique(outlines.labels).tolist()
             if table is not None and table["label"].tolist() != labels:
                 raise ValueError("the table and the outlines have different labels")
@@ -87,7 +83,7 @@ def writing(
                 raise ValueError(f"label {min(seen & set(labels))} was written before")
             kept = {k: v for k, v in (table or {}).items() if k not in _LEFT_OUT}
             names = [_dumps(name) + ":" for name in kept]
-            groups = classes if classes is not None else [""] * len(labels)
+            groups = (table or {}).get("class", [""] * len(labels))
             starts = range(0, len(labels), _BLOCK)
             for start, block in zip(starts, outlines.blocks(_BLOCK), strict=True):
                 own = slice(start, start + _BLOCK)
@@ -97,7 +93,7 @@ def writing(
                 for (label, shape), row, group in zip(shapes, rows, groups[own], strict=True):
                     pairs = zip(names, row, strict=True)
                     numbers = ",".join([name + text for name, text in pairs if text])
-                    kind = f'"classification":{{"name":{_dumps(group)}}},' if group else ""
+                    kind = f'"classification":{{"name":{_dumps(str(group))}}},' if group else ""
                     file.write(
                         f'{"," if seen else ""}\n{{"type":"Feature",'
                         f'"id":"{uuid.uuid5(_SPACE, f"{image}/{label}")}",'

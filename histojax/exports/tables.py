@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import importlib.util
 import os
 import pathlib
 from collections.abc import Callable, Iterator, Mapping
@@ -70,16 +71,20 @@ def _csv(beside: pathlib.Path, _: pathlib.Path) -> Iterator[Append]:
         yield write
 
 
-@contextlib.contextmanager
-def _parquet(beside: pathlib.Path, path: pathlib.Path) -> Iterator[Append]:
-    try:
-        import pyarrow
-        import pyarrow.parquet
-    except ImportError as error:
+def check_parquet() -> None:
+    """Raises UserError where nothing here writes Parquet."""
+    if importlib.util.find_spec("pyarrow") is None:
         raise UserError(
-            f"{path} needs pyarrow, which is not installed: run pip install pyarrow, or name the "
-            "table .csv"
-        ) from error
+            "Parquet needs pyarrow, which is not installed: run pip install pyarrow, or write CSV"
+        )
+
+
+@contextlib.contextmanager
+def _parquet(beside: pathlib.Path, _: pathlib.Path) -> Iterator[Append]:
+    check_parquet()
+    import pyarrow
+    import pyarrow.parquet
+
     writer: Any = None
     with contextlib.ExitStack() as stack:
 

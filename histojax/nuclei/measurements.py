@@ -6,7 +6,7 @@ alone converts from px to um, where mpp, um per px, is known. A missing value is
 
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -56,6 +56,9 @@ COLUMNS = {
     "haematoxylin_mean": Column("", f"mean {_DENSITY} haematoxylin", _RUIFROK),
     "haematoxylin_sd": Column("", "its standard deviation over the pixels (texture)", _RUIFROK),
     "probability": Column("", "mean foreground probability, 0 to 1, where given", "the network"),
+    "class": Column(
+        "", "the class of most of its pixels, where the run predicts classes", "the network"
+    ),
     "touches_edge": Column(
         "", "1 where the edge of image or scan may cut the nucleus, else 0", "counted"
     ),
@@ -80,7 +83,7 @@ COLUMNS = {
 }
 _POWER = {"um": 1, "um2": 2}
 # Numbers whose distribution says nothing.
-_UNSUMMARIZED = {"label", "x_px", "y_px", "orientation_deg", "touches_edge"}
+_UNSUMMARIZED = {"label", "x_px", "y_px", "orientation_deg", "class", "touches_edge"}
 _MPP = number(above=0, of="a number of um per px").or_none()
 
 
@@ -143,6 +146,8 @@ def measure(
     *,
     mpp: float | None,
     probability: np.ndarray | None = None,
+    classes: np.ndarray | None = None,
+    class_names: Sequence[str] = (),
     cell_expansion: float = 5.0,
     origin: tuple[int, int] = (0, 0),
     frame: tuple[int, int, int, int] | None = None,
@@ -160,6 +165,7 @@ def measure(
         image: uint8 (H, W, 3).
         mpp: um per px; None: unknown.
         probability: foreground probability in [0, 1], float (H, W).
+        classes, class_names: the class of each pixel, uint8 (H, W), and their names from 0.
         cell_expansion: how far a cell reaches beyond its nucleus, um; 0 leaves cells out.
         origin: y, x of the region in its image, px.
         frame: y, x, height, width of what that image shows, px; None: the region is the image.
@@ -186,6 +192,10 @@ def measure(
     columns["haematoxylin_sd"] = np.sqrt(runs.mean(np.square(density, out=density), area))
     if probability is not None:
         columns["probability"] = runs.mean(probability[inside], area)
+    if classes is not None:
+        count = len(class_names)
+        votes = np.bincount((labels[inside] - 1) * count + classes[inside], None, len(ids) * count)
+        columns["class"] = np.array(class_names)[votes.reshape(-1, count).argmax(1)]
     columns["touches_edge"] = _at_edge(labels, len(ids), origin, frame or (*origin, *shape))
     columns["y_px"] += origin[0]
     columns["x_px"] += origin[1]

@@ -17,10 +17,10 @@ LABELS[8:10, 10:12] = LABELS[10:12, 12:14] = 900_000
 IMAGE = np.full((20, 30, 3), 120, np.uint8)
 
 
-def write(path, labels=LABELS, table=None, classes=None, times=1, **options):
+def write(path, labels=LABELS, table=None, times=1, **options):
     with geojson.writing(path, "a slide.svs", **options) as add:
         for _ in range(times):
-            add(trace(labels), table, classes)
+            add(trace(labels), table)
     return path
 
 
@@ -44,7 +44,8 @@ def test_labels_come_back(tmp_path, name, options):
 
 def test_a_file_is_what_qupath_and_others_read(tmp_path):
     table = measure(LABELS, IMAGE, mpp=0.5)
-    found = parsed(write(tmp_path / "a.geojson", table=table, classes=["", "tumor", 'a "b"']))
+    table["class"] = np.array(["", "tumor", 'a "b"'])
+    found = parsed(write(tmp_path / "a.geojson", table=table))
     assert found["type"] == "FeatureCollection"
     assert found["properties"]["coordinates"].startswith("px of the input image, origin top left")
     assert [f["type"] for f in found["features"]] == ["Feature"] * 3
@@ -115,7 +116,8 @@ def test_regions_are_one_file_and_equal_one_pass(tmp_path):
 
 
 def test_blocks_of_nuclei_are_one_file(tmp_path, monkeypatch):
-    options = {"table": measure(LABELS, IMAGE, mpp=0.5), "classes": ["", "tumor", "other"]}
+    classes = np.array(["", "tumor", "other"])
+    options = {"table": measure(LABELS, IMAGE, mpp=0.5) | {"class": classes}}
     whole = write(tmp_path / "whole.geojson", **options)
     monkeypatch.setattr(geojson, "_BLOCK", 2)
     assert write(tmp_path / "blocks.geojson", **options).read_bytes() == whole.read_bytes()

@@ -1,5 +1,5 @@
 import csv
-import sys
+import importlib.util
 
 import numpy as np
 import pytest
@@ -90,7 +90,7 @@ def test_what_is_no_table_is_refused_and_leaves_no_file(tmp_path):
 
 @pytest.mark.faults
 def test_parquet_without_pyarrow_is_one_sentence(tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     with pytest.raises(UserError, match="needs pyarrow, which is not installed: run pip install"):
         write(tmp_path / "a.parquet", TABLE)
     assert list(tmp_path.iterdir()) == []

@@ -273,8 +273,24 @@ def test_a_summary_leaves_out_what_the_edge_cuts():
 
 def test_every_column_is_in_the_registry_and_in_its_order():
     labels = disc(5)
-    table = measure(labels, grey(labels), mpp=0.5, probability=np.ones((60, 60)))
+    maps = {"probability": np.ones((60, 60)), "classes": np.ones((60, 60), np.uint8)}
+    table = measure(labels, grey(labels), mpp=0.5, **maps, class_names=("background", "a"))
     assert list(table) == [measurements.heading(name, 0.5) for name in measurements.COLUMNS]
+
+
+def test_a_nucleus_has_the_class_of_most_of_its_pixels():
+    labels = np.zeros((8, 20), np.int32)
+    labels[1:4, 1:6], labels[1:4, 8:13], labels[5, 5] = 3, 5, 6
+    classes = np.zeros((8, 20), np.uint8)
+    classes[:, 3:6], classes[:, 8:11], classes[:, 11:13] = 1, 1, 2
+    names = ("background", "epithelial", "inflammatory")
+    options = {"mpp": None, "classes": classes, "class_names": names}
+    table = measure(labels, grey(labels), **options)
+    assert table["class"].tolist() == ["epithelial", "epithelial", "epithelial"]
+    classes[:, 8:10], classes[5, 5] = 2, 0
+    table = measure(labels, grey(labels), **options)
+    assert table["class"].tolist() == ["epithelial", "inflammatory", "background"]
+    assert measure(labels * 0, grey(labels), **options)["class"].tolist() == []
 
 
 @pytest.mark.faults
