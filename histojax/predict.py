@@ -12,13 +12,14 @@ writes what the run makes of each image NAME, and index.html, and replaces files
     NAME.classes.tif        the number of each pixel's class
     NAME.csv                a line of measurements for each nucleus (docs/reference/measurements.md)
     NAME.geojson            the outlines of the nuclei, for QuPath
+    NAME.sr.geojson         the same in px of the enhanced image
+    NAME.html               a page: places with outlines, density, distributions, times
     NAME.predicted.json     what they were made of: an image is predicted once by a model
 
-Nuclei are looked for at the scale that the run was trained for.
-Images are read and written in strips, so the disk bounds their size and memory does not.
+Nuclei are looked for at the scale that the run was trained for. Images go region by region, so the
+disk bounds their size and memory does not; what was done is not done again after a stop.
+Slides go without their glass; their outlines are compressed, as NAME.geojson.gz.
 With --mosaic the images are overlapping fields: they are joined first, as histojax.stitch does.
-Slides go region by region, without their glass, and have a page NAME.html each.
-What was done is not done again after a stop.
 """
 
 import pathlib
@@ -80,11 +81,11 @@ _READ_MPP = flags.DEFINE_float(
     "enhancer reads the full resolution, and a run that also finds nuclei that of its training.",
 )
 _WINDOW = flags.DEFINE_integer(
-    "window", 3072, "Side of the regions of a slide, px; a few of them are in memory at once.", 384
+    "window", 3072, "Side of the regions of an image, px; a few of them are in memory at once.", 384
 )
-_BATCH = flags.DEFINE_integer("batch", 1, "Tiles of a slide that each device sees at once.", 1)
+_BATCH = flags.DEFINE_integer("batch", 1, "Tiles that each device sees at once.", 1)
 _WORKERS = flags.DEFINE_integer(
-    "workers", 2, "Regions of a slide that are post-processed meanwhile.", 1
+    "workers", 2, "Regions that are post-processed while the network goes on.", 1
 )
 _EXPANSION = flags.DEFINE_float(
     "cell_expansion",
@@ -92,9 +93,7 @@ _EXPANSION = flags.DEFINE_float(
     "Micrometres by which cells reach beyond their nuclei; 0 leaves cells out.",
     0.0,
 )
-_MAX_OUTPUT = flags.DEFINE_integer(
-    "max_output_pixels", 2**31, "The largest enhanced image of a slide, px.", 1
-)
+_MAX_OUTPUT = flags.DEFINE_integer("max_output_pixels", 2**31, "The largest enhanced image, px.", 1)
 _SKIP_GLASS = flags.DEFINE_bool(
     "skip_glass", True, "Leave out what shows no tissue; --noskip_glass predicts all of a slide."
 )
@@ -139,7 +138,7 @@ def main(argv: Sequence[str]) -> None:
         missing = "output" if inputs else "input"
         raise UserError(f"--{missing} is missing, and has no default; give it as --{missing}=...")
     from histojax.inference import batch
-    from histojax.inference.slides.view import Options
+    from histojax.inference.regions.view import Options
     from histojax.runs import workdirs
 
     cli.set_up_jax()
@@ -156,7 +155,7 @@ def main(argv: Sequence[str]) -> None:
         ensemble=_ENSEMBLE.value,
         max_pixels=_MAX_PIXELS.value,
         overwrite=_OVERWRITE.value,
-        slides=Options(
+        options=Options(
             enhance=_ENHANCE.value,
             region=_box(_REGION.value),
             read_mpp=_READ_MPP.value,

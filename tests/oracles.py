@@ -63,7 +63,7 @@ def score_by_loops(prediction: np.ndarray, truth: np.ndarray) -> dict[str, float
 
 
 def whole_image(maps: Mapping[str, np.ndarray], parameters: InstanceParameters) -> np.ndarray:
-    """The labels of `InstanceLabeller`: every step on the whole image, every component flooded."""
+    """The labels of `label_instances`: every step on the whole image, every component flooded."""
     p = parameters
     mask = maps["mask"] >= p.mask_threshold
     components = label_mask(mask, min_area=p.min_area, max_hole=p.max_hole)

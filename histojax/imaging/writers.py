@@ -4,13 +4,10 @@ Every file is written beside its final name and renamed, so that a run that is s
 nothing half-written under that name. Axes: H, W pixels.
 """
 
-import concurrent.futures
-import contextlib
 import csv
 import itertools
 import json
 import math
-import queue
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from fnmatch import fnmatch
 from pathlib import Path
@@ -140,50 +137,6 @@ def write_page(
     # The writer takes the tiles that the shape needs and asks for no more.
     for _ in pieces:
         pass
-
-
-class TiffStream(contextlib.AbstractContextManager):
-    """`stream_tiff` for strips that are handed over one by one, by a thread that writes them.
-
-    What the thread raises is raised by the next `add`, or by `close`. A context manager, which
-    drops a file that is not closed.
-    """
-
-    def __init__(self, path: str | Path, *, height: int, width: int, mpp: float | None = None):
-        self._strips: queue.Queue[np.ndarray | Exception | None] = queue.Queue(1)
-        self._thread = concurrent.futures.ThreadPoolExecutor(1)
-        self._writing = self._thread.submit(
-            stream_tiff, path, self._handed_over(), height=height, width=width, mpp=mpp
-        )
-
-    def _handed_over(self) -> Iterator[np.ndarray]:
-        while (strip := self._strips.get()) is not None:
-            if isinstance(strip, Exception):
-                raise strip
-            yield strip
-
-    def _hand_over(self, strip: np.ndarray | Exception | None) -> None:
-        # The thread ends before the last strip only if it fails.
-        while not self._writing.done():
-            with contextlib.suppress(queue.Full):
-                self._strips.put(strip, timeout=0.1)
-                return
-
-    def add(self, strip: np.ndarray) -> None:
-        """Takes the next strip; it may not be changed afterwards."""
-        self._hand_over(strip)
-        if self._writing.done():
-            self._writing.result()
-
-    def close(self) -> None:
-        """Waits for the file, which then has its final name."""
-        self._hand_over(None)
-        self._thread.shutdown()
-        self._writing.result()
-
-    def __exit__(self, *_: object) -> None:
-        self._hand_over(concurrent.futures.CancelledError())
-        self._thread.shutdown()
 
 
 def _plain(value: Any) -> Any:

@@ -2,11 +2,16 @@
 
 import dataclasses
 import pathlib
+import tempfile
 
 import numpy as np
 
-from histojax.imaging import reader, resampling, tiling
-from histojax.inference import labeling, measured, prediction, scale, tiled
+from histojax.imaging import resampling, tiling
+from histojax.inference import scale, tiled
+from histojax.inference.regions import files, image_nuclei
+from histojax.inference.regions.cut import DamagedReader
+from histojax.inference.regions.tissue_mask import whole_mask
+from histojax.inference.regions.view import Options, View, scale_factor
 from histojax.nuclei import measurements, outlines
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
@@ -61,30 +66,27 @@ def predict_array(
     estimate = None
     if segments(run.stage) and mpp is None:
         estimate = scale.estimator(run)(whole)
-    factor, note = prediction.scale_factor(run, network.scale, mpp, estimate)
     enhancer, segmenter = network.parts or (network, network)
-    enhanced = enhancer(image)["sr"] if enhances(run.stage) else None
+    fine = enhances(run.stage)
+    factor, note = scale_factor(run, network.scale, mpp, estimate, enhanced=fine)
+    enhanced = enhancer(image)["sr"] if fine else None
     if not segments(run.stage):
         return Arrays(enhanced, None, {}, None, note)
-    seen = tiling.ArrayReader(image if enhanced is None else enhanced)
-    read = seen if factor == 1.0 else reader.ResampledReader(seen, factor)
-    pixels = read.read(0, 0, read.height, read.width)
+    size = image.shape[:2]
+    box = (0, 0, *size)
+    reader, mask = DamagedReader(whole), whole_mask(whole)
+    given = View(pathlib.Path("image"), size, mpp, reader, 1.0, mask, box, box, slide=False)
+    read = whole if enhanced is None else tiling.ArrayReader(enhanced)
+    seen = given.enhanced(read, network.scale, factor)
     at = run.meta["mpp_out"] if estimate is not None and estimate.sure else None
     if mpp is not None:
-        at = mpp / network.scale / factor
-    maps = segmenter(pixels)
-    instances = labeling.find(run, maps, labeling.parameters_of(run), mpp=at).instances
-    per_px = read.height / image.shape[0]
-    own = None if mpp is None else mpp / per_px
-    table = measurements.measure(
-        instances,
-        pixels,
-        mpp=own,
-        probability=maps["mask"][..., 0],
-        cell_expansion=cell_expansion,
-    )
-    rings = outlines.trace(instances)
-    rings = dataclasses.replace(rings, points=rings.points / per_px)
-    grid = resampling.NearestRows(instances.shape, image.shape[:2])
-    labels = np.concatenate(list(grid.pieces(instances)))
-    return Arrays(enhanced, labels, measured.in_px(table, per_px, mpp), rings, note)
+        at = mpp / seen.factor
+    options = Options(cell_expansion=cell_expansion)
+    with tempfile.TemporaryDirectory() as parts:
+        found = image_nuclei.find(run, segmenter, seen, pathlib.Path(parts), options, {}, mpp=at)
+    grid = resampling.NearestRows(found.size, size)
+    strips = [piece for strip in found.label_strips() for piece in grid.pieces(strip)]
+    rings = found.nuclei.outlines
+    rings = dataclasses.replace(rings, points=rings.points / found.per_px)
+    table = files.in_px(found.nuclei.table, found.per_px, mpp)
+    return Arrays(enhanced, np.concatenate(strips).astype(np.int32), table, rings, note)

@@ -11,20 +11,20 @@ from typing import Any
 import numpy as np
 from absl import logging
 
-from histojax.checks import check, number, one_of
+from histojax.checks import check, number
 from histojax.cli import say
 from histojax.data import copies
 from histojax.errors import UserError
 from histojax.files import disk_errors
 from histojax.imaging import reader, tiling, writers
-from histojax.inference import measured, prediction, record, scale, tiled
+from histojax.inference import prediction, record, scale, tiled
+from histojax.inference.image import predict_image
 from histojax.inference.inputs import check_names, image_files
 from histojax.inference.prediction import RECORD, Prediction
+from histojax.inference.regions import files as region_files
+from histojax.inference.regions.cut import DamagedReader
+from histojax.inference.regions.view import LARGEST_FIELD, Options, check_enhances, is_slide
 from histojax.inference.scale import Estimate
-from histojax.inference.sinks import SINKS
-from histojax.inference.slides.regions import DamagedReader
-from histojax.inference.slides.slide import predict_slide
-from histojax.inference.slides.view import LARGEST_FIELD, Options, check_enhances, is_slide
 from histojax.mosaic import files as mosaic_files
 from histojax.mosaic.files import Joined
 from histojax.report import mosaic_page, pages
@@ -34,7 +34,7 @@ from histojax.stages.base import segments
 _MOST_NAMED = 8
 _MOST_FIELDS = 200  # that are searched for common tissue
 _MOST_SHOWN = 200  # on the page; a picture of each of 1,000 would take 1.5 GB
-# Options of slides that change no result.
+# Options that change no result.
 _WITHOUT_EFFECT = ("workers", "max_output_pixels")
 _ABOVE_0 = {
     "mpp": number(above=0, of="a number of micrometres per pixel").or_none(),
@@ -55,7 +55,7 @@ def predict_files(
     ensemble: bool = False,
     max_pixels: int = reader.MAX_PIXELS,
     overwrite: bool = False,
-    slides: Options | None = None,
+    options: Options | None = None,
     part: tuple[int, int] = (0, 1),
     mosaic: bool = False,
 ) -> list[Prediction]:
@@ -63,19 +63,16 @@ def predict_files(
 
     An image that cannot be read, does not fit or fails raises UserError once the others are done.
     One that was predicted before, by the same model and flags, is left as it is unless `overwrite`
-    is set. Slides go by `slides`; of all images those of `part`, (number from 0, parts in all), are
-    predicted, every so many. With `mosaic` the images are overlapping fields, which are joined in
+    is set. Of all images those of `part`, (number from 0, parts in all), are predicted, every so
+    many. With `mosaic` the images are overlapping fields, which are joined in
     the folder mosaic of `output`, and the mosaics are predicted.
     """
-    slides = slides or Options()
-    known = [*SINKS, *measured.FILES]
-    for name in outputs or ():
-        check({"outputs": name}, {"outputs": one_of(known)}, "--")
-    given = {"mpp": mpp, "nucleus_diameter": nucleus_diameter, "read_mpp": slides.read_mpp}
+    options = options or Options()
+    given = {"mpp": mpp, "nucleus_diameter": nucleus_diameter, "read_mpp": options.read_mpp}
     check(given, _ABOVE_0, "--")
     files, left = image_files(inputs)
     run = workdirs.load(workdir)
-    check_enhances(run, slides)
+    check_enhances(run, options)
     suffixes = _suffixes(run, outputs)
     if mosaic:
         joined = _joined(files, output, mpp, [RECORD, *_suffixes(run, None)])
@@ -85,7 +82,7 @@ def predict_files(
     network = tiled.predictor(run, largest=tile, ensemble=ensemble)
     flags = {"outputs": outputs, "mpp": mpp, "nucleus_diameter": nucleus_diameter}
     flags |= {"tile": tile, "ensemble": ensemble}
-    made_of = _made_of(run, slides, flags)
+    made_of = _made_of(run, options, flags)
     records = {path: output / f"{path.stem}{RECORD}" for path in files}
     before = [path for path in files if not overwrite and records[path].is_file()]
     if before:
@@ -100,6 +97,7 @@ def predict_files(
     refused: dict[str, str] = {}
 
     common: dict[str, Any] = {"outputs": outputs, "mpp": mpp, "max_pixels": max_pixels}
+    common["options"] = options
     for count, path in enumerate(files, 1):
         say(f"{count}/{len(files)} {path}")
         estimate, made = sizes.get(path), done.get(path)
@@ -110,8 +108,8 @@ def predict_files(
                     records[path].unlink(missing_ok=True)
                 if overwrite:
                     shutil.rmtree(output / f"{path.stem}.parts", ignore_errors=True)
-                common |= {"estimate": estimate, "made_of": made_of(path), "tile": tile}
-                made = _predict(run, network, path, output, slides, **common)
+                common |= {"estimate": estimate, "made_of": made_of(path)}
+                made = predict_image(run, network, path, output, **common)
                 record.write(records[path], made, made_of(path), own.get(path))
         except UserError as failure:
             refused[str(path)] = str(failure)
@@ -134,39 +132,13 @@ def predict_files(
     return list(whole.values())
 
 
-def _predict(
-    run: workdirs.Run,
-    network: tiled.TiledNetwork,
-    path: pathlib.Path,
-    output: pathlib.Path,
-    slides: Options,
-    *,
-    made_of: Mapping[str, Any],
-    tile: int,
-    max_pixels: int,
-    **common: Any,
-) -> Prediction:
-    """Predicts an image, region by region where it is a slide or flags of slides ask for it."""
-    common["max_pixels"] = max_pixels
-    with reader.open_image(path, max_pixels=max_pixels) as image:
-        slide = is_slide(path, image) or slides.region or slides.read_mpp
-    if slide:
-        return predict_slide(
-            run, network, path, output, options=slides, made_of=made_of, tile=tile, **common
-        )
-    common["cell_expansion"] = slides.cell_expansion
-    if slides.enhance and common["outputs"]:
-        common["outputs"] = [*common["outputs"], "sr"]
-    return prediction.predict_file(run, network, path, output, **common)
-
-
 def _made_of(
-    run: workdirs.Run, slides: Options, flags: Mapping[str, Any]
+    run: workdirs.Run, options: Options, flags: Mapping[str, Any]
 ) -> Callable[[pathlib.Path], dict[str, Any]]:
     """What the results of an image follow from; its file is read when it is asked for."""
-    of_slides = dataclasses.asdict(slides).items()
+    given = dataclasses.asdict(options).items()
     common = {**flags, "model": record.model_digest(run)}
-    common["slides"] = {name: value for name, value in of_slides if name not in _WITHOUT_EFFECT}
+    common["options"] = {name: value for name, value in given if name not in _WITHOUT_EFFECT}
     return functools.cache(lambda path: {**common, "image": record.image_digest(path)})
 
 
@@ -205,10 +177,8 @@ def _joined(
 
 def _suffixes(run: workdirs.Run, outputs: Sequence[str] | None) -> list[str]:
     """The ends of the names of all files that may be made of an image."""
-    of_fields = [sink.suffix for sink in prediction.sinks_of(run, outputs).values()]
-    # Slides have outlines on up to three grids.
-    of_slides = [f"{grid}.geojson.gz" for grid in ("", ".sr", ".scan")]
-    return [*of_fields, *measured.FILES.values(), *of_slides, ".html"]
+    chosen = region_files.chosen(run, outputs)
+    return [region_files.OUTPUTS[name] for name in chosen] + [*region_files.FURTHER]
 
 
 def _summarize(
@@ -225,7 +195,7 @@ def _summarize(
             "height_px": made.size[0],
             "width_px": made.size[1],
             "mpp_um": made.mpp,
-            "tissue_mm2": made.tissue_mm2,
+            "area_mm2": made.area_mm2,
             "nuclei": made.nuclei,
             "note": made.note,
         }

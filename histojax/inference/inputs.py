@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from histojax.errors import UserError
 from histojax.imaging import openslide_file, reader
 from histojax.inference.prediction import RECORD
-from histojax.inference.sinks import SINKS
+from histojax.inference.regions.files import OUTPUTS
 
 _OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
 
@@ -57,9 +57,8 @@ def image_files(
 def _made_before(path: pathlib.Path) -> bool:
     """Whether a file is what a prediction wrote, by the record that lies beside it."""
     return any(
-        path.name.endswith(sink.suffix)
-        and path.with_name(path.name.removesuffix(sink.suffix) + RECORD).is_file()
-        for sink in SINKS.values()
+        path.name.endswith(end) and path.with_name(path.name.removesuffix(end) + RECORD).is_file()
+        for end in OUTPUTS.values()
     )
 
 

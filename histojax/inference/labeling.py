@@ -1,6 +1,5 @@
-"""From a run's maps to nuclei: in memory or strip by strip, with what was fitted for the run."""
+"""From a run's maps to nuclei, with what was fitted for the run."""
 
-import contextlib
 import dataclasses
 from collections.abc import Mapping
 from typing import Any
@@ -11,16 +10,13 @@ from ml_collections import ConfigDict
 from histojax.components import images
 from histojax.config import read_config
 from histojax.errors import UserError
-from histojax.imaging.plane import Plane
 from histojax.nuclei import components, postprocessing
-from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
+from histojax.nuclei.watershed import InstanceParameters
 from histojax.runs import workdirs
 from histojax.stages.base import segments
 
 # In a workdir: what was fitted to its best checkpoint.
 FILE = "instances.json"
-# The largest image that a post-processor takes whole, px: some 40 bytes each.
-MOST_PIXELS = 2**26
 
 Maps = Mapping[str, np.ndarray]
 
@@ -66,9 +62,10 @@ def find(
     *,
     mpp: float | None = None,
 ) -> Found:
-    """Nuclei in the whole maps of an image, head -> (H, W, 1) in [0, 1]; mpp as in `Labeller`.
+    """Nuclei in the maps of an image, head -> (H, W, 1) in [0, 1].
 
-    What is larger than `largest_area` is dropped.
+    `mpp` is um per px of the maps, None where unknown. What is larger than `largest_area` is
+    dropped.
     """
     flat = _flat(maps)
     mask = flat["mask"] >= threshold(run, parameters)
@@ -82,6 +79,12 @@ def find(
         instances, larger = kept, (instances > 0) & (kept == 0)
     classes = images.likeliest_class(maps) if images.tells_classes(maps) else None
     return Found(mask, instances, classes, larger)
+
+
+def class_names(run: workdirs.Run) -> tuple[str, ...]:
+    """The names of the classes that a run predicts, from 0; empty where it predicts none."""
+    tells = segments(run.stage) and images.tells_classes(run.stage.segmenter.heads)
+    return tuple(run.meta["classes"]) if tells else ()
 
 
 def threshold(run: workdirs.Run, parameters: postprocessing.Parameters | None) -> float:
@@ -98,73 +101,6 @@ def largest_area(run: workdirs.Run, mpp: float | None = None) -> float | None:
     if largest is None or mpp is None or run.meta["mpp_out"] is None:
         return largest
     return largest * (run.meta["mpp_out"] / mpp) ** 2
-
-
-class Labeller(contextlib.ExitStack):
-    """Nuclei in maps that come in strips, top to bottom; a context manager.
-
-    Attributes:
-        largest: `largest_area` of the maps.
-        dropped: how many objects were larger, known after `finish`.
-    """
-
-    def __init__(self, run: workdirs.Run, height: int, width: int, *, mpp: float | None = None):
-        """For a run's maps of (height, width) px in all, of `mpp` um per px where it is known.
-
-        Raises:
-            UserError: the image is too large for a post-processor that takes whole images.
-        """
-        super().__init__()
-        assert segments(run.stage)
-        heads = run.stage.segmenter.heads
-        self._run, self._parameters, self._mpp = run, parameters_of(run), mpp
-        self.largest, self.dropped = largest_area(run, mpp), 0
-        self._labeller: components.StripLabeller | InstanceLabeller | None = None
-        # Of a post-processor that takes whole images.
-        self._strips: list[Maps] = []
-        if self._parameters is None:
-            strips = components.StripLabeller(width, **component_sizes(run.config))
-            self._labeller = self.enter_context(strips)
-        elif isinstance(self._parameters, InstanceParameters) and "marker" in heads:
-            self._labeller = self.enter_context(InstanceLabeller(width, self._parameters, mpp=mpp))
-        elif height * width > MOST_PIXELS:
-            kind = postprocessing.kind_of(self._parameters)
-            raise UserError(
-                f"this run's nuclei are found in whole images of up to {MOST_PIXELS:,} px "
-                f"(instances.kind={kind!r}, segmenter.heads={heads!r}), and this one has "
-                f"{height:,} x {width:,}: predict parts of it, or train with a marker head and "
-                "instances.kind='watershed'"
-            )
-
-    def add(self, maps: Maps) -> None:
-        """Takes the next strip: head -> (rows, W, 1) in [0, 1]."""
-        flat = _flat(maps)
-        if isinstance(self._labeller, components.StripLabeller):
-            self._labeller.add(flat["mask"] >= threshold(self._run, None))
-        elif self._labeller is not None:
-            self._labeller.add(flat)
-        else:
-            kept = [head for head in postprocessing.MAPS if head in flat]
-            self._strips.append({head: np.array(flat[head]) for head in kept})
-
-    def finish(self) -> components.StripLabels:
-        """The labels, to be read strip by strip and closed."""
-        labels = self._finish()
-        if self.largest is not None:
-            self.dropped = labels.drop_larger(self.largest)
-        return labels
-
-    def _finish(self) -> components.StripLabels:
-        if self._labeller is not None:
-            return self._labeller.finish()
-        assert self._parameters is not None
-        heads = self._strips[0]
-        maps = {head: np.concatenate([strip[head] for strip in self._strips]) for head in heads}
-        labels = postprocessing.label(maps, self._parameters, mpp=self._mpp)
-        plane = Plane(labels.shape[1], np.uint32)
-        plane.append(labels)
-        areas = np.bincount(labels.ravel())[1:]
-        return components.StripLabels(plane, np.arange(len(areas) + 1, dtype=np.int32), areas)
 
 
 def _flat(maps: Maps) -> dict[str, np.ndarray]:

@@ -73,8 +73,7 @@ def standing(
         if values["made_of"] != json.loads(json.dumps(made_of)):
             return None
         kept = {field.name: values[field.name] for field in dataclasses.fields(Prediction)}
-        kept |= {name: tuple(kept[name]) for name in ("size", "class_names")}
-        kept["box"] = kept["box"] and tuple(kept["box"])
+        kept |= {name: tuple(kept[name]) for name in ("size", "box", "class_names")}
         estimate = values["estimate"] and Estimate(**values["estimate"])
         return Prediction(**kept | {"files": files, "before": True}), estimate
     except (OSError, ValueError, KeyError, TypeError, AttributeError):

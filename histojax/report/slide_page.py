@@ -1,4 +1,4 @@
-"""The page about one slide: where its nuclei lie, what they measure, how they were found."""
+"""The page about one image: where its nuclei lie, what they measure, how they were found."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -29,7 +29,8 @@ def write(
     name: str,
     lead: str,
     facts: Mapping[str, Any],
-    overview: np.ndarray,
+    overview: tuple[str, np.ndarray],
+    of: str,
     settings: Mapping[str, Any],
     files: Sequence[str],
     density: tuple[str, np.ndarray] | None = None,
@@ -42,18 +43,18 @@ def write(
 
     Args:
         path: final name.
-        name, lead: of the slide, and a sentence about it.
+        name, lead: of the image, and a sentence about it.
         facts, settings: name -> value, in words.
-        overview: the slide with its tissue outlined, uint8 (h, w, 3).
+        overview: (caption, the image or its tissue outlined, uint8 (h, w, 3)).
+        of: what its area is of: tissue, or area where all of it counts.
         files: names of the files beside the page.
-        density: (caption, the same slide with the density of its nuclei).
+        density: (caption, the same image with the density of its nuclei).
         places: (caption, uint8 (h, w, 3) with outlines of nuclei) of a few places.
         pair: (caption, original enlarged, enhanced), alike in size.
         summary, table: of the nuclei, by `histojax.nuclei.measurements`.
     """
-    outlined = "The slide; what is outlined was taken for tissue, and the rest was not looked at."
     content: dict[str, Any] = {
-        "overview": Picture(outlined, overview),
+        "overview": Picture(*overview),
         "density": None,
         "places": [Picture(caption, image) for caption, image in places],
         "pair": None,
@@ -64,7 +65,7 @@ def write(
     if pair is not None:
         content["pair"] = [Picture(pair[0], image) for image in pair[1:]]
     if summary is not None and table is not None:
-        content["measured"] = _measured(summary, table)
+        content["measured"] = _measured(summary, table, of)
     pictures = [content["overview"], content["density"], *(content["pair"] or ())]
     document.write(
         path,
@@ -80,10 +81,10 @@ def write(
     )
 
 
-def _measured(summary: Mapping[str, Any], table: Mapping[str, np.ndarray]) -> _Measured:
+def _measured(summary: Mapping[str, Any], table: Mapping[str, np.ndarray], of: str) -> _Measured:
     lead = f"{summary['count']:,} nuclei"
     if summary["density_per_mm2"] is not None:
-        lead += f", {summary['density_per_mm2']:,.0f} per mm² of tissue"
+        lead += f", {summary['density_per_mm2']:,.0f} per mm²{' of tissue' * (of == 'tissue')}"
     if summary["at_edge"]:
         lead += f"; {summary['at_edge']:,} at the edge of the image are left out below"
     drawn = [name for name in table if name.startswith(_DRAWN)]

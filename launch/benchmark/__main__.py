@@ -11,7 +11,7 @@ prints a table for each measurement and writes benchmark.json. The measurements 
     grouped         the step of configs/generator.py:paper by the grouped convolution in use, and by
                     its other forms, such as XLA's
     streaming       a made-up slide through a small network, file to files
-    postprocessing  nuclei of a slide's maps, by strips and all at once
+    postprocessing  nuclei of maps, and with all of the mask flooded
     geojson         500,000 nuclei of a slide to NAME.geojson.gz
     synthesis       tissue for a large mask by a pyramid, file to files
     instances       scores of 1,024 nuclei, by one table and by loops, and of 70,225 nuclei
@@ -75,7 +75,7 @@ _SIZE = flags.DEFINE_integer(
     "size",
     0,
     "Side in px of the image for inference (0, the default, takes 1,024), streaming (5,000), "
-    "postprocessing (10,000) and synthesis (4,096). Example: --size=2048",
+    "postprocessing (3,072) and synthesis (4,096). Example: --size=2048",
     0,
 )
 _TILE = flags.DEFINE_integer(
@@ -109,7 +109,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
     forms = [("auto", batch), ("auto", 1), *((form, 1) for form in layers.GROUPED_FORMS[1:])]
     grouped = [dict(paper, form=form, batch_size=count) for form, count in dict.fromkeys(forms)]
     slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)
-    maps = [dict(size=size or 10_000, whole=whole) for whole in (False, True)]
+    maps = [dict(size=size or 3_072, whole=whole) for whole in (False, True)]
     mask = dict(size=size or 4_096, tile=_TILE.value or 512, workdir=_PYRAMID.value)
     squares = [dict(size=1_000, across=32, loops=True), dict(size=10_000, across=265, loops=False)]
     return {

@@ -1,4 +1,4 @@
-"""Use: tiled inference, streaming, nuclei of a slide's maps, their export, synthesis, and scores.
+"""Use: tiled inference, streaming, nuclei of maps, their export, synthesis, and scores.
 
 Networks are untrained, because weights do not change the time. Memory is bounded by the tile, the
 strip and the number of nuclei.
@@ -24,11 +24,12 @@ from histojax.components import networks
 from histojax.config import from_values
 from histojax.data.sources.synthetic import SyntheticSource
 from histojax.experiments import chain
+from histojax.exports import geojson
 from histojax.imaging import reader, tiling, writers
-from histojax.inference import arrays, measured, prediction, tiled
+from histojax.inference import arrays, image, tiled
 from histojax.metrics import instances
 from histojax.nuclei import outlines, targets
-from histojax.nuclei.watershed import InstanceLabeller, InstanceParameters
+from histojax.nuclei.watershed import InstanceParameters, label_instances
 from histojax.runs import workdirs
 from histojax.stages.base import enhances, segments
 from histojax.synthesis import files, mask_bank
@@ -110,7 +111,8 @@ def _smoothed(network: tiled.TiledNetwork) -> tiled.TiledNetwork:
         return {**outputs, "mask": nn.avg_pool(rows, (1, _SMOOTHED), padding="SAME")}
 
     reach = -(-(_SMOOTHED // 2) // network.scale)
-    return dataclasses.replace(network, windows=windows, halo=network.halo + reach)
+    parts = network.parts and (network.parts[0], _smoothed(network.parts[1]))
+    return dataclasses.replace(network, windows=windows, halo=network.halo + reach, parts=parts)
 
 
 def measure_streaming(*, size: int, tile: int) -> list[Row]:
@@ -126,55 +128,36 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
         outputs = network(patch[:size, :size], core=network.core([(size, size)]))
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
-            made = prediction.predict_file(run, network, source, root)
+            made = image.predict_image(run, network, source, root)
         side = made.size[0] * made.scale
         fields = dict(tile=tile, nuclei=made.nuclei, output_size=side)
         pixels = side * made.size[1] * made.scale
         return [_row(f"joint, {size:,} px", clock.spent, pixels, **fields)]
 
 
-def map_strips(size: int, rows: int = _PATCH) -> Iterator[dict[str, np.ndarray]]:
-    """Rows of the maps of a made-up slide: one patch, repeated; {name: float32 (rows, size)}."""
+def maps_of(size: int) -> dict[str, np.ndarray]:
+    """The maps of a made-up image: one patch, repeated; {name: float32 (size, size)}."""
     labels = tissue(0, 0, _PATCH)["instances"]
     rng = np.random.default_rng(0)
-    strips = []
-    for mask in (labels > 0, targets.shape_markers(labels) > 0):
+    maps = {}
+    for name, mask in (("mask", labels > 0), ("marker", targets.shape_markers(labels) > 0)):
         # Edges and noise are smooth, as a network's are.
         noise = scipy.ndimage.gaussian_filter(rng.normal(size=mask.shape), 1.5)
         smooth = scipy.ndimage.gaussian_filter(mask.astype(np.float32), 1) + 0.5 * noise
-        strips.append(repeated(smooth.clip(0, 1).astype(np.float32), size, rows))
-    for mask, marker in zip(*strips, strict=True):
-        yield {"mask": mask, "marker": marker}
+        maps[name] = np.concatenate([*repeated(smooth.clip(0, 1).astype(np.float32), size)])
+    return maps
 
 
 def measure_postprocessing(*, size: int, whole: bool) -> list[Row]:
-    """Labels maps of size x size px by strips, or by each step on the whole image at once."""
-    parameters, clock, checksum = InstanceParameters(), timing.Clock(), 0
-    if whole:
-        from tests.oracles import whole_image
+    """Labels maps of size x size px, by flooding what holds several markers, or all of the mask."""
+    from tests.oracles import whole_image
 
-        strips = list(map_strips(size))
-        names = list(strips[0])
-        maps = {name: np.concatenate([strip.pop(name) for strip in strips]) for name in names}
-        with clock:
-            image = whole_image(maps, parameters)
-        checksum, nuclei = zlib.crc32(image.data), int(image.max())
-    else:
-        with InstanceLabeller(size, parameters) as labeller:
-            for strip in map_strips(size):
-                with clock:
-                    labeller.add(strip)
-            with clock:
-                finished = labeller.finish()
-            with finished as labels:
-                nuclei = labels.count
-                for y in range(0, size, _PATCH):
-                    with clock:
-                        rows = labels.read(y, 0, _PATCH, size)
-                    checksum = zlib.crc32(rows.data, checksum)
-    fields = dict(size=size, nuclei=nuclei, labels_crc32=f"{checksum:08x}")
-    name = "whole" if whole else "strips, in use"
-    return [_row(name, clock.spent, size * size, **fields)]
+    parameters, clock, maps = InstanceParameters(), timing.Clock(), maps_of(size)
+    label = whole_image if whole else label_instances
+    with clock:
+        labels = label(maps, parameters)
+    fields = dict(size=size, nuclei=int(labels.max()), labels_crc32=f"{zlib.crc32(labels):08x}")
+    return [_row("all flooded" if whole else "in use", clock.spent, size * size, **fields)]
 
 
 def measure_geojson(*, count: int, side: int = 512) -> list[Row]:
@@ -203,8 +186,11 @@ def measure_geojson(*, count: int, side: int = 512) -> list[Row]:
     with tempfile.TemporaryDirectory(prefix="histojax-benchmark-") as folder:
         path = pathlib.Path(folder) / "slide.geojson.gz"
         before = timing.peak_bytes()
-        with timing.Clock() as clock:
-            measured.write_outlines(path, "slide.svs", nuclei, table, 0.25 / 0.2325)
+        with (
+            timing.Clock() as clock,
+            geojson.writing(path, "slide.svs", scale=0.25 / 0.2325) as add,
+        ):
+            add(nuclei, table)
         sizes = dict(nuclei=copies * number, file_bytes=path.stat().st_size)
     peaks = dict(before_bytes=before, peak_bytes=timing.peak_bytes())
     return [{"name": f"{count:,} nuclei", **sizes, **clock.spent, **peaks}]

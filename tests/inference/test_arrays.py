@@ -7,7 +7,9 @@ from PIL import Image
 
 import histojax
 from histojax.imaging import reader
-from histojax.inference import prediction, tiled
+from histojax.imaging.labels import read_labels
+from histojax.inference import tiled
+from histojax.inference.image import predict_image
 from histojax.nuclei import outlines
 from histojax.runs import workdirs
 from histojax.zoo import registry
@@ -20,16 +22,27 @@ def image_of(place):
     return reader.read_image(place)
 
 
-def test_arrays_are_what_the_files_hold(tmp_path):
-    path = registry.SAMPLES / "breast_40x.tif"
-    run = workdirs.load(registry.path_of("nuclei-40x"))
-    made = prediction.predict_file(run, tiled.predictor(run), path, tmp_path)
-    found = histojax.predict_array(image_of(path), run, mpp=0.25)
-    labels = prediction.read_label_region(made.files["labels"], 0, 0, 512, 512)
-    np.testing.assert_array_equal(found.labels, labels)
-    assert len(found.table["label"]) == made.nuclei
-    drawn = outlines.rasterize(found.outlines, (512, 512))
-    np.testing.assert_array_equal(drawn, labels)
+@pytest.mark.parametrize(("name", "mpp"), [("nuclei-40x", 0.4), ("nuclei-joint-x4", 1.3)])
+def test_arrays_are_what_the_files_hold(name, mpp, tmp_path):
+    path = registry.SAMPLES / "breast_10x.tif"
+    run = workdirs.load(registry.path_of(name))
+    made = predict_image(run, tiled.predictor(run), path, tmp_path, mpp=mpp)
+    image = image_of(path)
+    found = histojax.predict_array(image, run, mpp=mpp)
+    np.testing.assert_array_equal(found.labels, read_labels(made.files["labels"]))
+    if "sr" in made.files:
+        np.testing.assert_array_equal(found.enhanced, image_of(made.files["sr"]))
+    assert len(found.table["label"]) == made.nuclei > 10
+    lines = [line.split(",") for line in made.files["table"].read_text().splitlines()]
+    for column, heading in enumerate(lines[0]):
+        values = [float(line[column] or "nan") for line in lines[1:]]
+        np.testing.assert_allclose(found.table[heading], values, rtol=1e-6, err_msg=heading)
+
+
+def test_outlines_drawn_are_the_labels():
+    image = image_of(registry.SAMPLES / "breast_40x.tif")
+    found = histojax.predict_array(image, "nuclei-40x", mpp=0.25)
+    np.testing.assert_array_equal(outlines.rasterize(found.outlines, (512, 512)), found.labels)
 
 
 def test_an_image_on_a_finer_grid_has_the_same_nuclei():

@@ -12,15 +12,18 @@ from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
 from histojax.inference import batch, prediction, record, scale, tiled
+from histojax.inference.regions import cut
+from histojax.inference.regions.view import Options
 from histojax.inference.scale import Estimate
-from histojax.inference.slides import regions
-from histojax.inference.slides import slide as slides_module
-from histojax.inference.slides.view import Options
 from histojax.runs import workdirs
 from histojax.tissue import rendering
 from tests import commands, tiny
-from tests.inference.slides import dark as slides
+from tests.inference.regions import dark as slides
 from tests.mosaic import fields
+
+pytestmark = pytest.mark.usefixtures("blank_pages")
+
+SUFFIXES = ("predicted.json", "csv", "geojson", "sr.geojson", "html")
 
 
 def write_inputs(folder):
@@ -50,7 +53,11 @@ def test_png_jpeg_and_tiff_are_predicted_four_times_as_large(trained_chain, tmp_
     )
     assert sorted(p.name for p in (tmp_path / "out").iterdir()) == sorted(
         [f"{n}.{kind}.tif" for n in "abc" for kind in ("sr", "labels", "sr.labels")]
-        + [f"{n}.{end}" for n in "abc" for end in ("predicted.json", "csv", "geojson")]
+        + [
+            f"{n}.{end}"
+            for n in "abc"
+            for end in ("predicted.json", "csv", "geojson", "sr.geojson", "html")
+        ]
         + ["index.html", "summary.csv"]
     )
     assert (made[0].mpp, made[1].mpp) == (None, None)
@@ -69,7 +76,7 @@ def test_tiles_agree_with_the_whole(trained_chain, tmp_path):
         )[0]
         for t in (64, 1024)
     ]
-    assert set(made[0].files) == {"sr"}
+    assert set(made[0].files) == {"page", "sr"}
     tiles, whole = (reader.read_image(one.files["sr"]).astype(int) for one in made)
     assert np.abs(tiles - whole).max() <= 1
 
@@ -92,7 +99,7 @@ def test_a_truncated_image_costs_only_itself(trained_chain, tmp_path, capsys):
     with pytest.raises(UserError, match=r"b\.jpg.* is truncated"):
         batch.predict_files(trained_chain / "generator", [tmp_path / "in"], tmp_path / "out")
     made = sorted(p.name for p in (tmp_path / "out").iterdir())
-    results = [f"{name}.{end}" for name in "ac" for end in ("predicted.json", "sr.tif")]
+    results = [f"{name}.{end}" for name in "ac" for end in ("html", "predicted.json", "sr.tif")]
     assert made == [*results, "index.html", "summary.csv"]
     index = (tmp_path / "out" / "index.html").read_text()
     assert "a.sr.tif" in index
@@ -284,7 +291,7 @@ def test_a_diameter_needs_a_run_that_knows_its_own(finder, tmp_path):
         for value in (0.0, -1.0, float("nan"), float("inf")):
             with pytest.raises(UserError, match=rf"--{name}=\S+ has to be a number of .* above 0"):
                 again(tmp_path, **{name: value})
-    with pytest.raises(UserError, match=r"'outlines' is not known; choose one of sr, labels"):
+    with pytest.raises(UserError, match=r"'outlines' is not known; choose one of page, sr, labels"):
         again(tmp_path, outputs=["outlines"])
     assert not (tmp_path / "out").exists()
 
@@ -310,7 +317,7 @@ def test_fields_that_overlap_are_named_with_what_they_share(tmp_path, monkeypatc
     other = rendering.tissue(0, 2, 240)["image"]
     images = {"a.png": tissue[:240, :240], "b.png": tissue[:240, 120:360], "c.png": other}
     done = {
-        tmp_path / name: prediction.Prediction(name[0], (240, 240), *[None] * 5) for name in images
+        tmp_path / name: prediction.Prediction(name[0], (240, 240), *[None] * 6) for name in images
     }
     for path in done:
         Image.fromarray(images[path.name]).save(path)
@@ -336,7 +343,6 @@ def on_slides(monkeypatch):
     network = slides.Network()
     monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run())
     monkeypatch.setattr(batch.tiled, "predictor", lambda *_, **__: network.tiled)
-    monkeypatch.setattr(slides_module.files, "page", lambda *_, **__: None)
     return network
 
 
@@ -401,7 +407,7 @@ def test_both_failures_of_a_cohort_are_named_in_one_summary(on_slides, tmp_path)
         assert (row["height_px"], row["width_px"]) == ("300", "300")
         assert float(row["mpp_um"]) == pytest.approx(0.5)
         # All of it is tissue: 300 x 300 px of 0.5 um.
-        assert float(row["tissue_mm2"]) == pytest.approx(0.0225, rel=0.02)
+        assert float(row["area_mm2"]) == pytest.approx(0.0225, rel=0.02)
         assert row["note"].startswith("at 0.5 um/px")
 
 
@@ -411,14 +417,14 @@ def test_what_fails_costs_one_slide_and_leaves_a_traceback(
     on_slides, tmp_path, monkeypatch, caplog, failure
 ):
     folder, out = cohort(tmp_path / "in", 3), tmp_path / "out"
-    predict = batch.predict_slide
+    predict = batch.predict_image
 
     def failing(run, network, path, *rest, **more):
         if path.name == "s01.svs":
             raise failure
         return predict(run, network, path, *rest, **more)
 
-    monkeypatch.setattr(batch, "predict_slide", failing)
+    monkeypatch.setattr(batch, "predict_image", failing)
     said = rf"s01\.svs failed \({type(failure).__name__}: .*\): report the traceback above"
     with pytest.raises(UserError, match=said):
         batch.predict_files(tmp_path, [folder], out, tile=64)
@@ -454,7 +460,6 @@ def enhancing(monkeypatch):
     network = slides.Network(2, enhances=True, segments=False)
     monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run("generator"))
     monkeypatch.setattr(batch.tiled, "predictor", lambda *_, **__: network.tiled)
-    monkeypatch.setattr(slides_module.files, "page", lambda *_, **__: None)
 
 
 def test_a_part_of_a_photograph_is_predicted(enhancing, tmp_path):
@@ -466,12 +471,12 @@ def test_a_part_of_a_photograph_is_predicted(enhancing, tmp_path):
         )
         return reader.read_image(made[0].files["sr"])
 
-    part = sr(slides=Options(region=(40, 20, 100, 60)))
+    part = sr(options=Options(region=(40, 20, 100, 60)))
     np.testing.assert_array_equal(part, SLIDE[20:80, 40:140].repeat(2, 0).repeat(2, 1))
     assert sr().shape == (600, 600, 3)
-    assert sr(outputs=["sr"], slides=Options(enhance=True)).shape == (600, 600, 3)
+    assert sr(outputs=["sr"], options=Options(enhance=True)).shape == (600, 600, 3)
     # 300 px of 0.5 um are read as 150 px of 1 um.
-    assert sr(mpp=0.5, slides=Options(read_mpp=1.0)).shape == (300, 300, 3)
+    assert sr(mpp=0.5, options=Options(read_mpp=1.0)).shape == (300, 300, 3)
 
 
 @pytest.mark.faults
@@ -481,7 +486,7 @@ def test_flags_that_would_change_nothing_are_refused(enhancing, tmp_path, monkey
     def refused(said, **options):
         with pytest.raises(UserError, match=said):
             batch.predict_files(
-                tmp_path, [tmp_path / "a.png"], tmp_path / "out", slides=Options(**options)
+                tmp_path, [tmp_path / "a.png"], tmp_path / "out", options=Options(**options)
             )
 
     for value in (0.0, -1.0, float("nan")):
@@ -518,7 +523,7 @@ def test_the_page_of_a_large_cohort_shows_the_first_slides(on_slides, tmp_path, 
 
 @pytest.mark.faults
 def test_a_slide_that_is_damaged_a_little_is_in_the_index(on_slides, tmp_path, monkeypatch):
-    monkeypatch.setattr(regions, "_MOST_DAMAGED", 0.9)
+    monkeypatch.setattr(cut, "_MOST_DAMAGED", 0.9)
     # The middle, which the index shows, cannot be read.
     folder = cohort(tmp_path / "in", 2, damaged=())
     slides.damage(folder / "s00.svs", 12)
@@ -535,7 +540,7 @@ def test_a_slide_that_is_damaged_a_little_is_in_the_index(on_slides, tmp_path, m
 def test_a_damaged_tile_does_not_keep_nuclei_from_telling_the_scale(
     on_slides, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(regions, "_MOST_DAMAGED", 0.9)
+    monkeypatch.setattr(cut, "_MOST_DAMAGED", 0.9)
     monkeypatch.setattr(batch.workdirs, "load", lambda _: slides.run(nucleus_diameter=12))
     folder = tmp_path / "in"
     folder.mkdir()
@@ -578,7 +583,7 @@ def test_a_slide_is_made_again_where_flags_change_its_results_alone(on_slides, t
 
     def before(**options):
         made = batch.predict_files(
-            tmp_path, [folder], tmp_path / "out", tile=64, slides=Options(**options)
+            tmp_path, [folder], tmp_path / "out", tile=64, options=Options(**options)
         )
         return made[0].before
 

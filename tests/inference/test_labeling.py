@@ -69,18 +69,6 @@ def test_a_run_without_markers_finds_connected_components():
     assert found.instances.max() == 1
 
 
-@pytest.mark.parametrize("markers", [True, False])
-def test_strips_give_what_the_whole_gives(markers):
-    run = untrained() if markers else tiny.run("segmentation")
-    maps = {head: two_discs()[head] for head in run.stage.segmenter.heads}
-    whole = labeling.find(run, maps, labeling.parameters_of(run)).instances
-    with labeling.Labeller(run, 40, 60) as labeller:
-        for y in range(0, 40, 7):
-            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
-        with labeller.finish() as labels:
-            np.testing.assert_array_equal(labels.read(0, 0, 40, 60), whole)
-
-
 def test_areas_hold_for_the_scale_of_training():
     # 30 px at .5 um per px are 120 at .25: a disc of radius 5 (81 px) is too small there.
     y, x = np.mgrid[:20, :20]
@@ -108,12 +96,6 @@ def test_what_is_larger_than_a_nucleus_can_be_is_dropped(markers):
     run.meta.update(nucleus_largest=100, mpp_out=0.5)
     found = labeling.find(run, maps, labeling.parameters_of(run), mpp=0.25)
     np.testing.assert_array_equal(found.instances, disc)
-    with labeling.Labeller(run, 40, 60, mpp=0.25) as labeller:
-        for row in range(0, 40, 7):
-            labeller.add({head: values[row : row + 7] for head, values in maps.items()})
-        with labeller.finish() as labels:
-            np.testing.assert_array_equal(labels.read(0, 0, 40, 60), disc)
-    assert (labeller.largest, labeller.dropped) == (400, 1)
     assert labeling.find(run, maps, labeling.parameters_of(run)).instances.max() == 0
 
 
@@ -212,7 +194,7 @@ def test_blank_glass_has_no_nuclei():
     assert not components.label_mask(np.zeros((4, 4))).any()
 
 
-def test_usenet_takes_whole_images(monkeypatch):
+def test_usenet_takes_whole_images():
     config = settings_with_markers()
     config.instances.kind = "usenet"
     stage, state, _ = tiny.built("segmentation", config)
@@ -225,15 +207,6 @@ def test_usenet_takes_whole_images(monkeypatch):
         whole, usenet_instances(maps["mask"][..., 0], maps["marker"][..., 0])
     )
     assert whole.max() == 2
-    with labeling.Labeller(run, 40, 60) as labeller:
-        for y in range(0, 40, 7):
-            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
-        with labeller.finish() as labels:
-            assert labels.count == 2
-            np.testing.assert_array_equal(np.concatenate(list(labels.strips(9))), whole)
-    monkeypatch.setattr(labeling, "MOST_PIXELS", 1000)
-    with pytest.raises(UserError, match=r"whole images of up to 1,000 px .*has 40 x 60: predict"):
-        labeling.Labeller(run, 40, 60)
 
 
 @pytest.mark.parametrize(("heads", "fitted"), [(("mask", "marker"), False), (("distance",), True)])
@@ -288,8 +261,3 @@ def test_classes_leave_nuclei_as_they_are(kind, from_mask):
     np.testing.assert_array_equal(found.instances, alone.instances)
     expected = np.where(alone.mask, np.where(left[..., 0], 1, 2), 0)
     np.testing.assert_array_equal(found.classes, expected)
-    with labeling.Labeller(run, 40, 60) as labeller:
-        for y in range(0, 40, 7):
-            labeller.add({head: values[y : y + 7] for head, values in maps.items()})
-        with labeller.finish() as labels:
-            np.testing.assert_array_equal(np.concatenate(list(labels.strips())), alone.instances)

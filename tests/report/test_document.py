@@ -38,7 +38,7 @@ def test_a_picture_without_room_is_named(tmp_path, monkeypatch):
         note="<script>",
         class_names=(),
         before=False,
-        box=None,
+        box=(0, 0, 1, 1),
     )
     path, images = tmp_path / "a.html", [(made, picture)]
     parts = {"images": images, "left": {}, "unsummed": ""}

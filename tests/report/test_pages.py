@@ -318,12 +318,13 @@ def test_the_index_of_predictions(tmp_path):
         note="at 0.5 um/px",
         class_names=("background", "<tumour>"),
         before=True,
-        tissue_mm2=None,
-        box=None,
+        area_mm2=0.5,
+        box=(0, 0, 1000, 2000),
     )
     bare = SimpleNamespace(
         **{**vars(made), "name": "c", "size": (10, 20), "mpp": None, "scale": 1, "files": {}},
     )
+    bare.box, bare.area_mm2 = (0, 0, 10, 20), None
     vars(bare).update(nuclei=None, note="fresh", class_names=(), before=False)
     preview = np.asarray(PIL.Image.fromarray(_image(30, 90)))
     path = tmp_path / "index.html"
@@ -332,7 +333,6 @@ def test_the_index_of_predictions(tmp_path):
     hrefs = [link["href"] for link in parsed.all("a") if not link["href"].startswith("#")]
     assert hrefs == ["a%20b.sr.tif", "a%20b.labels.tif", "a%20b.classes.tif"]
     assert parsed.text.count("0 background, 1 <tumour>") == 1
-    # 1000 x 2000 px of 0.5 um are half a mm2.
     assert "3,000 per mm²" in parsed.text
     assert "2 images predicted by the run in runs/joint, 1,500 nuclei in all" in parsed.text
     assert "2,000 × 1,000 px, enhanced to 8,000 × 4,000 px" in parsed.text
@@ -349,14 +349,12 @@ def test_the_index_of_predictions(tmp_path):
     assert "in/<x>.txt" in parsed.text
     assert left["in/<x>.txt"] in parsed.text
     # Of a slide the glass does not count.
-    made.tissue_mm2 = 0.25
+    made.area_mm2 = 0.25
     pages.prediction_index(path, workdir="r", rows=[(made, preview)])
-    assert "6,000 per mm² of tissue" in _read(path)[1].text
+    assert "6,000 per mm²" in _read(path)[1].text
     # A part of a slide at 0.5 um per px, which was read at 1.
     made.box, made.scale = (100, 200, 300, 400), 2.0
     pages.prediction_index(path, workdir="r", rows=[(made, preview)])
-    # A slide has a page of its own.
-    assert "a%20%3Cb%3E.html" in [link["href"] for link in _read(path)[1].all("a")]
     part = "of which 400 × 300 px at x 200, y 100 were predicted, enhanced to 800 × 600 px"
     assert part in _read(path)[1].text
 

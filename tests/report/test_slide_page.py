@@ -18,7 +18,8 @@ def write(path, **more):
         "name": "a <b>.svs",
         "lead": "12 nuclei found by x.",
         "facts": {"size": "9,000 x 6,000 px", "note": "at 0.5 um/px, as in the training"},
-        "overview": OVERVIEW,
+        "overview": ("The slide.", OVERVIEW),
+        "of": "tissue",
         "settings": {"model": "x", "in all": "12.0 s"},
         "files": ["a <b>.csv", "a <b>.geojson.gz"],
     }
@@ -105,7 +106,7 @@ def test_large_pictures_and_many_nuclei_keep_a_page_below_6_mb(tmp_path):
     places = [("a place", noise)] * 4
     source = write(
         tmp_path / "a.html",
-        overview=noise,
+        overview=("", noise),
         density=("dense", noise),
         places=places,
         summary=measurements.summary(table, 1.0),

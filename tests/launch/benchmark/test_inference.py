@@ -66,21 +66,20 @@ def test_synthesis_goes_from_file_to_files(monkeypatch):
 
 
 def test_maps_repeat_one_patch_and_end_at_their_size():
-    strips = list(inference.map_strips(700, rows=400))
-    assert [strip["mask"].shape for strip in strips] == [(400, 700), (300, 700)]
-    maps = {name: np.concatenate([strip[name] for strip in strips]) for name in strips[0]}
+    maps = inference.maps_of(700)
     for values in maps.values():
+        assert values.shape == (700, 700)
         assert values.dtype == np.float32
         assert 0 <= values.min() <= values.max() <= 1
         np.testing.assert_array_equal(values[512:, 512:], values[:188, :188])
 
 
-def test_strips_and_whole_find_the_same_nuclei():
-    (strips,), (whole,) = (
+def test_flooding_all_of_the_mask_finds_the_same_nuclei():
+    (own,), (whole,) = (
         inference.measure_postprocessing(size=400, whole=whole) for whole in (False, True)
     )
-    assert strips["labels_crc32"] == whole["labels_crc32"]
-    assert strips["nuclei"] == whole["nuclei"] > 20
+    assert own["labels_crc32"] == whole["labels_crc32"]
+    assert own["nuclei"] == whole["nuclei"] > 20
 
 
 def test_nuclei_of_a_field_are_written_side_by_side(monkeypatch):

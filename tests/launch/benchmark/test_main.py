@@ -27,7 +27,7 @@ def test_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     assert [path.name for path in tmp_path.iterdir()] == ["benchmark.json"]
     result = json.loads((tmp_path / "benchmark.json").read_text())
     rows = result["rows"]["postprocessing"]
-    assert [row["name"] for row in rows] == ["strips, in use", "whole"]
+    assert [row["name"] for row in rows] == ["in use", "all flooded"]
     assert rows[1]["times_first"] == rows[1]["seconds"] / rows[0]["seconds"]
     assert result["config"] == "configs/generator.py:smoke"
     assert result["hardware"]["platform"] == "cpu"
@@ -36,7 +36,7 @@ def test_command_prints_and_writes(tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.startswith("postprocessing\n")
     # Columns are as wide as their numbers, which are times.
-    assert printed.splitlines()[1].split() == ["1:", "strips,", "in", "use", "2:", "whole"]
+    assert printed.splitlines()[1].split() == ["1:", "in", "use", "2:", "all", "flooded"]
 
 
 @pytest.mark.faults

@@ -60,7 +60,10 @@ class Network:
 
     @property
     def tiled(self):
-        return tiled.TiledNetwork(self, halo=2, stride=4, scale=self.scale, largest=1024)
+        parts = None
+        if self.enhances and self.segments:
+            parts = (Network(self.scale, enhances=True, segments=False).tiled, Network().tiled)
+        return tiled.TiledNetwork(self, 2, stride=4, scale=self.scale, largest=1024, parts=parts)
 
 
 def tissue(height, width, nuclei, *, glass=None):

@@ -6,8 +6,8 @@ import tifffile
 
 from histojax.imaging import reader as reading
 from histojax.imaging.reader import open_image
-from histojax.inference.slides.tissue_mask import TissueMask, tissue_in, tissue_mask
-from tests.inference.slides import dark
+from histojax.inference.regions.tissue_mask import TissueMask, tissue_in, tissue_mask
+from tests.inference.regions import dark
 
 # At 8 um per px.
 SIDE = 160

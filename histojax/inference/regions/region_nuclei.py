@@ -1,4 +1,4 @@
-"""The nuclei that a region of a slide owns: measured and outlined, in a file of their own."""
+"""The nuclei that a region owns: measured and outlined, in a file of their own."""
 
 import dataclasses
 import pathlib
@@ -9,7 +9,7 @@ import numpy as np
 
 from histojax.files import atomic_path
 from histojax.inference import labeling
-from histojax.inference.slides.regions import Box, Seen
+from histojax.inference.regions.cut import Box, Seen
 from histojax.nuclei import measurements, outlines, postprocessing
 from histojax.runs import workdirs
 
@@ -20,11 +20,13 @@ class Nuclei(NamedTuple):
     """Nuclei, a row of the table each, and their outlines, on the grid on which they were found.
 
     `dropped` is the area of objects larger than a nucleus can be, px, which are none of these.
+    `classes` are those of a region's px, uint8 (h, w), where the run predicts some.
     """
 
     table: measurements.Table
     outlines: outlines.Outlines
     dropped: int = 0
+    classes: np.ndarray | None = None
 
 
 def find(
@@ -35,6 +37,7 @@ def find(
     size: tuple[int, int],
     frame: Box,
     mpp: float | None,
+    at: float | None,
     cell_expansion: float,
 ) -> Nuclei:
     """The nuclei whose centroids a region owns.
@@ -45,16 +48,17 @@ def find(
     Args:
         run, parameters: as in `labeling.find`.
         seen: the region with the network's maps.
-        size: H, W of the whole slide, on the grid of the maps, px.
+        size: H, W of the whole image, on the grid of the maps, px.
         frame: y, x, height, width of what was scanned, on the grid of the maps, px.
         mpp: um per px of that grid, None where unknown.
+        at: the same for the areas of the post-processing, which the size of nuclei may tell.
         cell_expansion: of `measurements.measure`, um.
     """
     maps = {name: values for name, values in seen.outputs.items() if name != "sr"}
     (top, left, height, _), owned = seen.region.seen, seen.region.owned
     scale = maps["mask"].shape[0] // height
     origin = top * scale, left * scale
-    found = labeling.find(run, maps, parameters, mpp=mpp)
+    found = labeling.find(run, maps, parameters, mpp=at)
     instances, dropped = found.instances, 0
     y, x, rows, columns = (value * scale for value in owned)
     own_px = np.s_[y - origin[0] : y - origin[0] + rows, x - origin[1] : x - origin[1] + columns]
@@ -65,6 +69,8 @@ def find(
         seen.image,
         mpp=mpp,
         probability=maps["mask"][..., 0],
+        classes=found.classes,
+        class_names=labeling.class_names(run),
         cell_expansion=cell_expansion,
         origin=origin,
         frame=frame,
@@ -78,13 +84,14 @@ def find(
     table = {name: values[kept] for name, values in table.items()}
     own = np.zeros(instances.max(initial=0) + 1, np.int32)
     own[table["label"]] = table["label"]
-    return Nuclei(table, outlines.trace(own[instances], origin), dropped)
+    classes = None if found.classes is None else found.classes[own_px]
+    return Nuclei(table, outlines.trace(own[instances], origin), dropped, classes)
 
 
 def _at_inner_edges(
     instances: np.ndarray, origin: tuple[int, int], size: tuple[int, int]
 ) -> np.ndarray:
-    """Labels at edges of a window that lie inside of the slide."""
+    """Labels at edges of a window that lie inside of the image."""
     height, width = instances.shape
     edges = [instances[0]] if origin[0] > 0 else []
     edges += [instances[:, 0]] if origin[1] > 0 else []
@@ -118,12 +125,14 @@ def save(path: pathlib.Path, nuclei: Nuclei) -> None:
     """Writes the file of a region."""
     rings = {name: getattr(nuclei.outlines, name) for name in _RINGS}
     arrays: dict[str, Any] = {f"table/{name}": values for name, values in nuclei.table.items()}
+    if nuclei.classes is not None:
+        arrays["classes"] = nuclei.classes
     with atomic_path(path) as part, part.open("wb") as file:
         np.savez_compressed(file, **arrays | rings, dropped=nuclei.dropped)
 
 
 def load(path: pathlib.Path) -> Nuclei:
-    """Reads it back."""
+    """Reads it back, but for the classes of its px."""
     with np.load(path) as file:
         columns = (name for name in file if name.startswith("table/"))
         table = {name.removeprefix("table/"): file[name] for name in columns}
@@ -131,7 +140,13 @@ def load(path: pathlib.Path) -> Nuclei:
         return Nuclei(table, rings, int(file["dropped"]))
 
 
-def none(mpp: float | None, cell_expansion: float) -> Nuclei:
+def load_classes(path: pathlib.Path) -> np.ndarray:
+    """The classes of its px, uint8 (h, w)."""
+    with np.load(path) as file:
+        return np.asarray(file["classes"])
+
+
+def none(mpp: float | None, cell_expansion: float, class_names: Sequence[str] = ()) -> Nuclei:
     """No nuclei, in a table with the columns of `find`."""
     glass = np.zeros((1, 1), np.int32)
     table = measurements.measure(
@@ -139,6 +154,8 @@ def none(mpp: float | None, cell_expansion: float) -> Nuclei:
         np.full((1, 1, 3), 255, np.uint8),
         mpp=mpp,
         probability=np.zeros((1, 1), np.float32),
+        classes=np.zeros((1, 1), np.uint8) if class_names else None,
+        class_names=class_names,
         cell_expansion=cell_expansion,
         with_neighbours=False,
     )
@@ -149,7 +166,7 @@ def joined(parts: Iterable[Nuclei]) -> Nuclei:
     """All nuclei of one part or more, numbered 1..n in the order of the parts."""
     tables, all_rings, count = [], [], 0
     points = rings = polygons = all_dropped = 0
-    for table, own, dropped in parts:
+    for table, own, dropped, _ in parts:
         number = np.arange(1, len(table["label"]) + 1) + count
         by_label = np.zeros(table["label"].max(initial=0) + 1, np.int64)
         by_label[table["label"]] = number

@@ -1,17 +1,26 @@
 """The scale at which a slide is read, and what of it is predicted."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from histojax.errors import UserError
 from histojax.imaging.reader import open_image
+from histojax.inference.regions import view as view_module
+from histojax.inference.regions.view import LARGEST_FIELD, Options, is_slide, scale_factor, view_of
 from histojax.inference.scale import Estimate
-from histojax.inference.slides.view import LARGEST_FIELD, Options, is_slide, view_of
 from tests.imaging import stub_slide
-from tests.inference.slides import dark
+from tests.inference.regions import dark
 
 IMAGE = dark.tissue(600, 800, dark.nuclei(600, 280), glass=300)
 FINDER = dark.run(mpp_in=0.5, mpp_out=0.5)
+
+
+@pytest.fixture(autouse=True)
+def slides(monkeypatch):
+    """Every image is taken for a slide."""
+    monkeypatch.setattr(view_module, "is_slide", lambda *_: True)
 
 
 @pytest.fixture
@@ -21,7 +30,8 @@ def path(tmp_path):
 
 def seen(path, run=FINDER, mpp=None, estimate=None, **options):
     with open_image(path) as image:
-        return view_of(run, image, path, mpp, estimate, Options(**options))
+        view, _, note = view_of(run, image, path, mpp, estimate, Options(**options))
+        return view, note
 
 
 def test_a_run_that_finds_nuclei_reads_the_scale_of_its_training(path):
@@ -52,7 +62,8 @@ def test_the_user_s_scale_goes_before_the_file_s_and_that_is_said(path):
 def test_an_enhancer_reads_the_slide_as_it_is_unless_it_is_told(path):
     run = dark.run("generator", mpp_in=1.0, mpp_out=0.25)
     view, note = seen(path, run)
-    assert (view.factor, note) == (1.0, "enhanced as it is")
+    assert view.factor == 1.0
+    assert note == "at 0.25 um/px, enhanced as it is; the training had 1 um/px"
     view, note = seen(path, run, read_mpp=1.0)
     assert (view.factor, note) == (pytest.approx(0.25), "at 0.25 um/px, read at 1 um/px")
 
@@ -114,7 +125,7 @@ def test_um_per_px_go_before_the_objective(monkeypatch, tmp_path):
 @pytest.mark.faults
 def test_a_slide_without_any_scale_is_read_as_it_is_and_that_is_said(tmp_path):
     view, note = seen(dark.write(tmp_path / "a.tif", IMAGE))
-    assert (view.mpp, view.factor, view.tissue_mm2) == (None, 1.0, None)
+    assert (view.mpp, view.factor, view.area_mm2) == (None, 1.0, None)
     assert "its scale is unknown" in note
     assert "--mpp=... gives it" in note
 
@@ -145,13 +156,13 @@ def test_tissue_within_the_box_is_wanted(path):
     # Glass begins at 300 px of the slide, and the mask reaches 40 um, 160 px, beyond the tissue.
     assert view.wanted(0, 160, 64, 64)
     assert not view.wanted(0, 350, 64, 50)
-    assert view.tissue_mm2 == pytest.approx(600 * 300 * 0.0625 / 1e6, rel=0.06)
+    assert view.area_mm2 == pytest.approx(600 * 300 * 0.0625 / 1e6, rel=0.06)
     part, _ = seen(path, region=(100, 300, 200, 60))
     assert part.wanted(150, 50, 10, 10)
     assert not part.wanted(0, 0, 140, 400)
     assert not part.wanted(182, 0, 100, 400)
     assert not part.wanted(150, 152, 10, 100)
-    assert part.tissue_mm2 == pytest.approx(200 * 60 * 0.0625 / 1e6, rel=0.1)
+    assert part.area_mm2 == pytest.approx(200 * 60 * 0.0625 / 1e6, rel=0.1)
 
 
 @pytest.mark.faults
@@ -179,4 +190,74 @@ def test_two_scales_of_one_tissue_give_one_factor_a_um(tmp_path):
     whole = dark.write(tmp_path / "c.tif", IMAGE, mpp=0.25)
     views = [seen(path)[0] for path in (half, whole)]
     assert [view.image.height for view in views] == [300, 300]
-    assert [view.tissue_mm2 for view in views] == pytest.approx([views[0].tissue_mm2] * 2, rel=0.02)
+    assert [view.area_mm2 for view in views] == pytest.approx([views[0].area_mm2] * 2, rel=0.02)
+
+
+def stub(*capabilities, **meta):
+    """A run of which only the scale is asked."""
+    meta = {"mpp_in": None, "mpp_out": None, **meta}
+    return SimpleNamespace(
+        stage=SimpleNamespace(capabilities=frozenset(capabilities)), meta=meta, workdir="run"
+    )
+
+
+SURE = Estimate(40, 36, 44, 120, True, "")
+UNSURE = Estimate(40, 20, 80, 7, False, "only 7 nuclei")
+AT_1 = {"mpp_in": 1.0, "mpp_out": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("mpp", "estimate", "meta", "factor", "said"),
+    [
+        (1.0, None, AT_1, 1, "at 1 um/px, as in the training"),
+        (1.04, None, AT_1, 1, "at 1.04 um/px, as in the training"),
+        (2.0, None, AT_1, 2, "at 2 um/px: read 2 times as large, like the 1 um/px of the training"),
+        (0.263, None, {"mpp_out": 0.5}, 0.526, "read 0.526 times as large, like the 0.5 um/px of"),
+        (31.0, None, AT_1, 31, "read 31 times as large"),
+        (2.5, None, AT_1, 2.5, "enhancing model, such as nuclei-joint-x4, may find more"),
+        (None, None, AT_1, 1, "so it is read as if it had the run's 1 um/px; --mpp=... gives it"),
+        (0.5, None, {}, 1, "at 0.5 um/px, read as it is: the run does not know its own scale"),
+        (
+            None,
+            SURE,
+            {},
+            0.5,
+            "its nuclei measure 40 px (36 to 44, estimated from 120 of them): read",
+        ),
+        (0.5, SURE, {}, 0.5, "read 0.5 times as large, like the 20 px of the training"),
+        (None, UNSURE, AT_1, 1, "the run's 1 um/px; --mpp or --nucleus_diameter gives it; its nuc"),
+        (None, UNSURE, {}, 1, "so it is read as it is; --mpp or --nucleus_diameter gives it"),
+        (0.5, UNSURE, {}, 1, "its own scale; its nuclei do not tell it: only 7 nuclei"),
+        # What the user says of nuclei wins over what the file says of its scale.
+        (1.0, Estimate(5, 5, 5, 0, True, "--nucleus_diameter"), AT_1, 4, "measure 5 px (--nuc"),
+    ],
+)
+def test_a_segmenter_reads_images_at_the_scale_of_its_training(mpp, estimate, meta, factor, said):
+    run = stub("segment", nucleus_diameter=20, **meta)
+    found, note = scale_factor(run, 1, mpp, estimate)
+    assert found == pytest.approx(factor)
+    assert said in note
+    # Behind an enhancer of factor 4 the enhanced image has a quarter of the input's mpp.
+    if found != 1:
+        both = stub("segment", "enhance", nucleus_diameter=20, **meta)
+        found, note = scale_factor(both, 4, mpp, estimate, enhanced=True)
+        assert found == pytest.approx(factor / 4)
+        assert found == 1 or "enhanced as it is, then read" in note
+        _, note = scale_factor(both, 4, mpp, estimate)
+        assert "enhanced" not in note
+
+
+@pytest.mark.parametrize("mpp", [None, 0.1, 1.0, 3.0])
+def test_an_enhancer_takes_images_as_they_are(mpp):
+    factor, note = scale_factor(stub("enhance", **AT_1), 4, mpp)
+    assert factor == 1
+    assert {None: "unknown", 1.0: "as in the training"}.get(
+        mpp, "enhanced as it is; the tr"
+    ) in note
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("mpp", [0.03, 33.0])
+def test_a_scale_that_must_be_a_mistake_is_refused(mpp):
+    with pytest.raises(UserError, match=r"um/px, more than a factor of 32 from the 1 um/px of"):
+        scale_factor(stub("segment", **AT_1), 1, mpp)

@@ -1,6 +1,8 @@
+"""Fields: whole images, without a tissue mask."""
+
 import dataclasses
 import os
-from types import SimpleNamespace
+import re
 
 import numpy as np
 import pytest
@@ -11,11 +13,14 @@ from histojax.errors import UserError
 from histojax.imaging import reader
 from histojax.imaging.labels import read_labels
 from histojax.inference import prediction, tiled
+from histojax.inference.image import predict_image
 from histojax.inference.scale import Estimate
 from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
+
+pytestmark = pytest.mark.usefixtures("blank_pages")
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +43,7 @@ def hardly_trained(folder):
 def test_size_and_micrometres_follow_the_scale_factor(scale, tmp_path):
     tiny.write_tiff(tmp_path / "a.tif", tiny.tissue(5, 64)[0][:40, :56], mpp=1.0)
     run = tiny.run("generator", scale)
-    made = prediction.predict_file(run, tiled.predictor(run), tmp_path / "a.tif", tmp_path / "out")
+    made = predict_image(run, tiled.predictor(run), tmp_path / "a.tif", tmp_path / "out")
     assert made.size == (40, 56)
     assert made.scale == scale
     assert made.mpp == pytest.approx(1, rel=1e-3)
@@ -56,17 +61,12 @@ def test_nuclei_are_joined_across_tiles(joint, tmp_path):
     image = np.full((96, 96, 3), 255, np.uint8)
     image[first | second] = 0
     Image.fromarray(image).save(tmp_path / "discs.png")
-    network = tiled.TiledNetwork(
-        windows=lambda windows: {
-            "sr": windows,
-            "mask": (windows[..., :1] < 128).astype(np.float32),
-        },
-        halo=0,
-        stride=1,
-        scale=1,
-        largest=32,
-    )
-    made = prediction.predict_file(joint, network, tmp_path / "discs.png", tmp_path)
+
+    def windows(images):
+        return {"sr": images, "mask": (images[..., :1] < 128).astype(np.float32)}
+
+    network = in_parts(windows, halo=0)
+    made = predict_image(joint, network, tmp_path / "discs.png", tmp_path)
     assert made.nuclei == 2
     labels = tifffile.imread(made.files["labels"])
     assert (labels[first] == 1).all()
@@ -81,7 +81,15 @@ def by_darkness(windows):
     return {"sr": windows, "mask": 1 / (1 + np.exp((gray - 128) / 16))}
 
 
-DARK = tiled.TiledNetwork(by_darkness, halo=2, stride=1, scale=1, largest=32)
+def in_parts(windows, *, halo, largest=32):
+    """A hand-made network of scale 1, whose enhancer and segmenter are parts of it."""
+    geometry = {"halo": halo, "stride": 1, "scale": 1, "largest": largest}
+    enhancer = tiled.TiledNetwork(lambda images: {"sr": windows(images)["sr"]}, **geometry)
+    segmenter = tiled.TiledNetwork(lambda images: {"mask": windows(images)["mask"]}, **geometry)
+    return tiled.TiledNetwork(windows, **geometry, parts=(enhancer, segmenter))
+
+
+DARK = in_parts(by_darkness, halo=2)
 
 
 def index_of(path, made):
@@ -92,7 +100,7 @@ def index_of(path, made):
 
 
 def predicted(joint, path, output, network=DARK, **options):
-    return prediction.predict_file(joint, network, path, output, **options)
+    return predict_image(joint, network, path, output, **options)
 
 
 @pytest.mark.faults
@@ -135,7 +143,7 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     os.rename(tmp_path / f"{long}.png", bad)
     with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
         predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
-    ends = (".csv", ".geojson", ".labels.tif", ".sr.labels.tif", ".sr.tif")
+    ends = (".csv", ".geojson", ".labels.tif", ".sr.geojson", ".sr.labels.tif", ".sr.tif")
     assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}{end}" for end in ends]
 
 
@@ -158,7 +166,7 @@ def test_seventy_thousand_nuclei_are_counted_across_tiles(joint, tmp_path):
     Image.fromarray(image).save(tmp_path / "dots.png")
     one = dataclasses.replace(joint, config=joint.config.copy_and_resolve_references())
     one.config.nuclei.update(min_area=1, max_hole=0)
-    network = dataclasses.replace(DARK, largest=128)
+    network = in_parts(by_darkness, halo=2, largest=128)
     made = predicted(one, tmp_path / "dots.png", tmp_path / "out", network, outputs=["labels"])
     assert made.nuclei == 175 * 400 == 70_000
     with tifffile.TiffFile(made.files["labels"]) as tiff:
@@ -188,7 +196,7 @@ def test_classes_are_written_beside_the_nuclei(tmp_path, tile):
 
     network = tiled.TiledNetwork(windows, halo=2, stride=1, scale=1, largest=tile)
     made = predicted(run, tmp_path / f"{name}.png", tmp_path / "out", network)
-    assert set(made.files) == {"labels", "classes", "table", "geojson"}
+    assert set(made.files) == {"labels", "classes", "table", "geojson", "page"}
     assert made.nuclei == 1  # the two touch
     with tifffile.TiffFile(made.files["classes"]) as tiff:
         assert tiff.pages[0].dtype == np.uint8
@@ -213,7 +221,7 @@ def test_only_the_outputs_asked_for_are_written(joint, tmp_path):
 def test_outputs_that_a_run_does_not_make_are_refused(joint, tmp_path):
     Image.fromarray(tiny.tissue(5, 64)[0]).save(tmp_path / "a.png")
     with pytest.raises(
-        UserError, match=r"=classes is not made .* among sr, labels, sr.labels, table"
+        UserError, match=r"=classes is not made .* among page, sr, labels, sr.labels, table"
     ):
         predicted(joint, tmp_path / "a.png", tmp_path / "out", outputs=["classes"])
     assert not (tmp_path / "out").exists()
@@ -223,72 +231,7 @@ def with_meta(run, **meta):
     return dataclasses.replace(run, meta={**run.meta, **meta})
 
 
-def stub(*capabilities, **meta):
-    """A run of which only the scale is asked."""
-    meta = {"mpp_in": None, "mpp_out": None, **meta}
-    return SimpleNamespace(
-        stage=SimpleNamespace(capabilities=frozenset(capabilities)), meta=meta, workdir="run"
-    )
-
-
-SURE = Estimate(40, 36, 44, 120, True, "")
-UNSURE = Estimate(40, 20, 80, 7, False, "only 7 nuclei")
 AT_1 = {"mpp_in": 1.0, "mpp_out": 1.0}
-
-
-@pytest.mark.parametrize(
-    ("mpp", "estimate", "meta", "factor", "said"),
-    [
-        (1.0, None, AT_1, 1, "at 1 um/px, as in the training"),
-        (1.04, None, AT_1, 1, "at 1.04 um/px, as in the training"),
-        (2.0, None, AT_1, 2, "at 2 um/px: read 2 times as large, like the 1 um/px of the training"),
-        (0.263, None, {"mpp_out": 0.5}, 0.526, "read 0.526 times as large, like the 0.5 um/px of"),
-        (31.0, None, AT_1, 31, "read 31 times as large"),
-        (2.5, None, AT_1, 2.5, "enhancing model, such as nuclei-joint-x4, may find more"),
-        (None, None, AT_1, 1, "so it is read as if it had the run's 1 um/px; --mpp=... gives it"),
-        (0.5, None, {}, 1, "at 0.5 um/px, read as it is: the run does not know its own scale"),
-        (
-            None,
-            SURE,
-            {},
-            0.5,
-            "its nuclei measure 40 px (36 to 44, estimated from 120 of them): read",
-        ),
-        (0.5, SURE, {}, 0.5, "read 0.5 times as large, like the 20 px of the training"),
-        (None, UNSURE, AT_1, 1, "the run's 1 um/px; --mpp or --nucleus_diameter gives it; its nuc"),
-        (None, UNSURE, {}, 1, "so it is read as it is; --mpp or --nucleus_diameter gives it"),
-        (0.5, UNSURE, {}, 1, "its own scale; its nuclei do not tell it: only 7 nuclei"),
-        # What the user says of nuclei wins over what the file says of its scale.
-        (1.0, Estimate(5, 5, 5, 0, True, "--nucleus_diameter"), AT_1, 4, "measure 5 px (--nuc"),
-    ],
-)
-def test_a_segmenter_reads_images_at_the_scale_of_its_training(mpp, estimate, meta, factor, said):
-    run = stub("segment", nucleus_diameter=20, **meta)
-    found, note = prediction.scale_factor(run, 1, mpp, estimate)
-    assert found == pytest.approx(factor)
-    assert said in note
-    # Behind an enhancer of factor 4 the enhanced image has a quarter of the input's mpp.
-    if found != 1:
-        both = stub("segment", "enhance", nucleus_diameter=20, **meta)
-        found, note = prediction.scale_factor(both, 4, mpp, estimate)
-        assert found == pytest.approx(factor / 4)
-        assert found == 1 or "enhanced as it is, then read" in note
-
-
-@pytest.mark.parametrize("mpp", [None, 0.1, 1.0, 3.0])
-def test_an_enhancer_takes_images_as_they_are(mpp):
-    factor, note = prediction.scale_factor(stub("enhance", **AT_1), 4, mpp)
-    assert factor == 1
-    assert {None: "unknown", 1.0: "as in the training"}.get(
-        mpp, "enhanced as it is; the tr"
-    ) in note
-
-
-@pytest.mark.faults
-@pytest.mark.parametrize("mpp", [0.03, 33.0])
-def test_a_scale_that_must_be_a_mistake_is_refused(mpp):
-    with pytest.raises(UserError, match=r"um/px, more than a factor of 32 from the 1 um/px of"):
-        prediction.scale_factor(stub("segment", **AT_1), 1, mpp)
 
 
 def discs(folder, *, scale, mpp):
@@ -375,23 +318,6 @@ def test_two_passes_leave_what_was_asked_for(joint, tmp_path, outputs):
     assert made.nuclei == (None if outputs == ["sr"] else 3)
 
 
-@pytest.mark.faults
-def test_what_cannot_be_labelled_is_refused_before_it_is_enhanced(joint, tmp_path, monkeypatch):
-    path, _ = discs(tmp_path, scale=2, mpp=3.0)
-    run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
-
-    class Full(prediction.labeling.Labeller):
-        def __init__(self, run, height, width, *, mpp):
-            assert (height, width, mpp) == (480, 960, 0.5)  # 80 x 160 px, twice and thrice as large
-            raise UserError("too large")
-
-    monkeypatch.setattr(prediction.labeling, "Labeller", Full)
-    with pytest.raises(UserError, match="too large"):
-        predicted(run, path, tmp_path / "out", both_at(own=2))
-    assert not (tmp_path / "out").exists()
-    predicted(run, path, tmp_path / "out", both_at(own=2), outputs=["sr"])
-
-
 def test_a_trained_run_enhances_and_segments_the_same_in_two_passes(joint, tmp_path):
     path = tmp_path / "a.tif"
     tiny.write_tiff(path, tiny.tissue(5, 64)[0][:40, :56], mpp=1.0)
@@ -417,27 +343,32 @@ def test_an_mpp_that_contradicts_the_file_is_a_warning(segmenting, tmp_path, cap
     assert made.mpp == 1.0
 
 
+def dropped(made):
+    """Px of what is too large, by the note."""
+    found = re.search(r"; ([\d,]+) px of objects too large for nuclei dropped", made.note)
+    return int(found[1].replace(",", ""))
+
+
 def test_what_is_left_out_is_counted(segmenting, tmp_path):
     path, truth = discs(tmp_path, scale=1, mpp=1.0)
     run = with_meta(segmenting, **AT_1, nucleus_largest=150)
     made = predicted(run, path, tmp_path / "out")
     # Of the discs of 49, 113 and 197 px the last is too large.
     assert made.nuclei == 2
-    said = "; 1 object larger than a nucleus can be (over {} px of the input) dropped"
-    assert said.format(150) in made.note
+    assert dropped(made) == pytest.approx(197, abs=30)
     assert not read_labels(made.files["labels"])[truth == 3].any()
     # Twice as large a side, an area of the input has four times the pixels.
     path, truth = discs(tmp_path, scale=2, mpp=0.5)
     made = predicted(run, path, tmp_path / "out")
     assert made.nuclei == 2
-    assert said.format(600) in made.note
+    assert dropped(made) == pytest.approx(4 * 197, rel=0.15)
     # Where the size of nuclei decides, a wrong scale of the file changes nothing.
     path, truth = discs(tmp_path, scale=2, mpp=4.0)
     run = with_meta(run, nucleus_diameter=12)
     given = Estimate(24, 24, 24, 0, True, "--nucleus_diameter")
     made = predicted(run, path, tmp_path / "out", estimate=given)
     assert made.nuclei == 2
-    assert said.format(600) in made.note
+    assert dropped(made) == pytest.approx(4 * 197, rel=0.15)
 
 
 def test_a_slide_is_labelled_row_by_row(segmenting, tmp_path):

@@ -1,3 +1,4 @@
+import dataclasses
 import gzip
 
 import numpy as np
@@ -9,38 +10,34 @@ from histojax.errors import UserError
 from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
 from histojax.imaging.reader import read_image
-from histojax.inference import prediction
-from histojax.inference.slides import enhancement, slide
-from histojax.inference.slides.view import Options
-from tests.inference.slides import dark
+from histojax.imaging.tiling import ArrayReader
+from histojax.inference import prediction, tiled
+from histojax.inference.image import predict_image
+from histojax.inference.regions import cut, enhancement, tissue_mask, view
+from histojax.inference.regions.view import Options
+from tests.inference.regions import dark
 
 IMAGE = dark.tissue(200, 320, dark.nuclei(200, 320))
 WHOLE = (0, 0, 200, 320)
-
-
-class Array:
-    def __init__(self, image):
-        self.image = image
-        self.height, self.width = image.shape[:2]
-
-    def read(self, y, x, height, width):
-        return self.image[y : y + height, x : x + width]
+MASK = tissue_mask.whole_mask(ArrayReader(IMAGE))
 
 
 def write(path, box=WHOLE, *, scale=2, wanted=lambda *_: True, network=None, **options):
     network = network or dark.Network(scale, enhances=True, segments=False)
-    enhancement.write(
-        path,
-        network.tiled,
-        Array(IMAGE),
-        box,
-        mpp=0.25,
-        tile=64,
-        batch=1,
-        wanted=wanted,
-        parts=path.with_suffix(".parts"),
-        **options,
+    seen = view.View(
+        path, WHOLE[2:], 0.5, cut.DamagedReader(ArrayReader(IMAGE)), 1.0, MASK, box, WHOLE, True
     )
+    path.with_suffix(".parts").mkdir(exist_ok=True)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(view.View, "wanted", lambda _, *place: wanted(*place))
+        patch.setattr(tiled.TiledNetwork, "core", lambda *_: 64)
+        enhancement.write(
+            path,
+            dataclasses.replace(network.tiled, largest=64),
+            seen,
+            Options(**options),
+            path.with_suffix(".parts"),
+        )
     return read_image(path)
 
 
@@ -101,7 +98,7 @@ def test_after_a_stop_strips_that_are_done_are_not_done_again(tmp_path, monkeypa
     stopped = dark.Network(2, enhances=True, segments=False, stop_after=12)
     with pytest.raises(dark.Stop):
         write(tmp_path / "a.tif", network=stopped)
-    done = sorted(path.name for path in (tmp_path / "a.parts").iterdir())
+    done = sorted(path.name for path in (tmp_path / "a.parts").glob("*.npy"))
     assert done[0] == "sr-y000000.npy"
     assert 1 <= len(done) <= 2
     assert not (tmp_path / "a.tif").exists()
@@ -112,26 +109,26 @@ def test_after_a_stop_strips_that_are_done_are_not_done_again(tmp_path, monkeypa
 
 def predict(path, output, run="joint", scale=4, **options):
     segments = run == "joint"
-    return slide.predict_slide(
+    network = dark.Network(scale, enhances=True, segments=segments).tiled
+    return predict_image(
         dark.run(run),
-        dark.Network(scale, enhances=True, segments=segments).tiled,
+        dataclasses.replace(network, largest=512 // scale),
         path,
         output,
         options=Options(window=2048, **options),
-        made_of={},
-        tile=512,
     )
 
 
 @pytest.fixture
 def no_page(monkeypatch):
-    monkeypatch.setattr(slide.files, "page", lambda *_, **__: None)
+    monkeypatch.setattr(view, "is_slide", lambda *_: True)
+    monkeypatch.setattr("histojax.inference.regions.page.write", lambda *_, **__: None)
 
 
 def test_a_slide_is_enhanced_at_a_quarter_of_its_um_per_px(no_page, tmp_path):
     path = dark.write(tmp_path / "a.tif", IMAGE, mpp=1.0)
     made = predict(path, tmp_path / "out", "generator", region=(40, 20, 200, 100))
-    assert (made.scale, made.nuclei, list(made.files)) == (4, None, ["sr"])
+    assert (made.scale, made.nuclei, list(made.files)) == (4, None, ["page", "sr"])
     got = read_image(made.files["sr"])
     np.testing.assert_array_equal(got, enlarged(IMAGE[20:120, 40:240], 4))
     with tifffile.TiffFile(made.files["sr"]) as file:
@@ -150,7 +147,7 @@ def test_nuclei_of_an_enhanced_slide_lie_on_both_grids(no_page, tmp_path):
     path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, places), mpp=1.0)
     made = predict(path, tmp_path / "out", enhance=True)
     assert (made.nuclei, made.scale) == (2, 4)
-    assert set(made.files) == {"sr", "labels", "table", "geojson"}
+    assert set(made.files) == {"page", "sr", "labels", "table", "geojson"}
     plain = dict(geojson.read(made.files["geojson"]))
     fine = dict(geojson.read(tmp_path / "out" / "a.sr.geojson.gz"))
     for label, ((ring,),) in plain.items():
@@ -178,7 +175,7 @@ def test_without_enhance_a_run_that_also_finds_nuclei_writes_these_alone(no_page
     path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, [(60.0, 60.0, 9)]), mpp=1.0)
     made = predict(path, tmp_path / "out")
     assert (made.nuclei, made.scale) == (1, 1)
-    assert set(made.files) == {"labels", "table", "geojson"}
+    assert set(made.files) == {"page", "labels", "table", "geojson"}
     labels = read_labels(made.files["labels"])
     assert labels.shape == (200, 320)
     assert np.argwhere(labels).mean(axis=0) == pytest.approx([60, 60], abs=0.5)

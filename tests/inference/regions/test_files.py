@@ -1,16 +1,21 @@
-"""Tables and outlines of images that fit in memory."""
+"""Labels, tables and outlines of nuclei."""
 
 import json
+import pathlib
 
 import numpy as np
 import pytest
-import tifffile
-from PIL import Image
 
+from histojax.errors import UserError
 from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
-from histojax.inference import measured
+from histojax.imaging.tiling import ArrayReader
+from histojax.inference.regions import files, region_nuclei, tissue_mask
+from histojax.inference.regions.cut import DamagedReader
+from histojax.inference.regions.image_nuclei import Found
+from histojax.inference.regions.view import View
 from histojax.nuclei import measurements, outlines
+from tests.inference.regions import dark
 
 LABELS = np.zeros((40, 60), np.int32)
 LABELS[1:6, 1:6], LABELS[3, 3] = 1, 0
@@ -20,27 +25,32 @@ IMAGE = np.full((40, 60, 3), 220, np.uint8)
 IMAGE[LABELS > 0] = 90, 55, 130
 
 
-def write(folder, *, labels=LABELS, names=("table", "geojson"), scale=1, mpp=0.5, fine=None):
-    """The files of nuclei that were found in an image, enhanced `scale` times."""
-    Image.fromarray(IMAGE).save(folder / "a.png")
-    made = {"labels": folder / "a.labels.tif"}
-    tifffile.imwrite(made["labels"], labels)
-    if fine is not None:
-        made |= {"sr": folder / "a.sr.tif", "sr.labels": folder / "a.sr.labels.tif"}
-        sr = IMAGE.repeat(scale, 0).repeat(scale, 1)
-        tifffile.imwrite(made["sr"], sr, photometric="rgb")
-        tifffile.imwrite(made["sr.labels"], fine)
-    return measured.write(
-        made,
-        folder / "a.png",
-        folder,
-        names,
-        mpp=mpp,
-        scale=scale,
-        probability=np.full((40, 60), 0.75, np.float16),
+def found_in(labels=LABELS, *, per_px=1, mpp=0.5, scanned=(0, 0, 40, 60)):
+    """The nuclei of an image that was read at `per_px` px per px."""
+    image = ArrayReader(IMAGE.repeat(per_px, 0).repeat(per_px, 1))
+    labels = labels.repeat(per_px, 0).repeat(per_px, 1)
+    table = measurements.measure(
+        labels,
+        image.image,
+        mpp=mpp and mpp / per_px,
+        probability=np.full(labels.shape, 0.75, np.float32),
         cell_expansion=3.0,
-        max_pixels=100_000,
+        with_neighbours=False,
     )
+    mask = tissue_mask.whole_mask(image)
+    seen = View(
+        *(pathlib.Path("a.png"), (40, 60), mpp, DamagedReader(image), per_px, mask),
+        *((0, 0, 40, 60), scanned, False),
+    )
+    nuclei = region_nuclei.Nuclei(table, outlines.trace(labels))
+    return Found(nuclei, seen, 1, [], pathlib.Path())
+
+
+def write(folder, names=("labels", "table", "geojson"), **options):
+    """The files of nuclei, by name."""
+    made = {name: folder / f"a{files.OUTPUTS[name]}" for name in names}
+    files.write(found_in(**options), made, None)
+    return made
 
 
 def read_table(path):
@@ -50,12 +60,26 @@ def read_table(path):
     return dict(zip(lines[0].split(","), numbers, strict=True))
 
 
-def test_files_are_those_of_a_run_that_finds_nuclei_and_of_what_is_asked_for():
-    assert measured.chosen({"sr", "mask"}, None) == []
-    assert measured.chosen({"mask", "labels"}, None) == ["table", "geojson"]
-    assert measured.chosen({"mask", "labels"}, ["labels", "geojson"]) == ["geojson"]
-    assert measured.chosen({"mask", "labels"}, ["labels"]) == []
-    assert measured.chosen({"mask", "labels"}, ["parquet", "table"]) == ["table", "parquet"]
+def test_files_are_those_of_a_run_and_of_what_is_asked_for(monkeypatch):
+    generator, finder, both = (dark.run(name) for name in ("generator", "segmentation", "joint"))
+    of_nuclei = {"page", "labels", "table", "geojson"}
+    assert files.chosen(generator, None) == files.chosen(generator, None, slide=True)
+    assert files.chosen(generator, None) == {"page", "sr"}
+    assert files.chosen(finder, None) == of_nuclei
+    assert files.chosen(both, None) == of_nuclei | {"sr", "sr.labels"}
+    # A slide has no enhanced image of all of it but by --enhance.
+    assert files.chosen(both, None, slide=True) == of_nuclei
+    assert files.chosen(both, ["parquet", "sr"], slide=True) == {"parquet", "sr"}
+    for name, slide in (("classes", False), ("sr.labels", True)):
+        with pytest.raises(
+            UserError, match=rf"--outputs={name} is not made .*choose among page, sr"
+        ):
+            files.chosen(both, [name], slide=slide)
+    monkeypatch.setattr("histojax.exports.tables.importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match="Parquet needs pyarrow, which is not installed"):
+        files.chosen(finder, ["parquet"])
+    with pytest.raises(UserError, match="--outputs='csv' is not known; choose one of page"):
+        files.chosen(both, ["csv"])
 
 
 def test_outlines_rasterized_are_the_labels(tmp_path):
@@ -68,7 +92,6 @@ def test_outlines_rasterized_are_the_labels(tmp_path):
 
 def test_a_table_is_that_of_its_labels(tmp_path):
     paths = write(tmp_path)
-    assert paths == {"table": tmp_path / "a.csv", "geojson": tmp_path / "a.geojson"}
     table = read_table(paths["table"])
     expected = measurements.measure(
         LABELS,
@@ -113,9 +136,8 @@ def test_features_are_what_qupath_reads(tmp_path):
     assert sorted(hole[:-1]) == [[3, 3], [3, 4], [4, 3], [4, 4]]
 
 
-def test_nuclei_of_the_enhanced_image_are_measured_there_and_placed_on_the_input(tmp_path):
-    fine = LABELS.repeat(4, 0).repeat(4, 1)
-    paths = write(tmp_path, scale=4, fine=fine)
+def test_nuclei_of_a_finer_grid_are_measured_there_and_placed_on_the_input(tmp_path):
+    paths = write(tmp_path, per_px=4)
     table, plain = read_table(paths["table"]), measurements.measure(LABELS, IMAGE, mpp=0.5)
     for name in ("x_px", "y_px", "area_um2", "major_axis_um", "haematoxylin_mean"):
         # An ellipse of equal moments is a little larger on coarse px.
@@ -129,8 +151,7 @@ def test_nuclei_of_the_enhanced_image_are_measured_there_and_placed_on_the_input
 
 @pytest.mark.faults
 def test_without_a_scale_everything_is_in_px_of_the_input(tmp_path):
-    fine = LABELS.repeat(4, 0).repeat(4, 1)
-    table = read_table(write(tmp_path, scale=4, fine=fine, mpp=None)["table"])
+    table = read_table(write(tmp_path, per_px=4, mpp=None)["table"])
     assert not [name for name in table if "um" in name]
     assert table["area_px2"].tolist() == [24, 6, 128]
     assert table["x_px"].tolist()[:2] == [3, 58]
@@ -150,8 +171,8 @@ def test_an_image_without_nuclei_has_a_table_without_rows(tmp_path):
 
 
 def test_one_file_is_written_alone(tmp_path):
-    assert list(write(tmp_path, names=["table"])) == ["table"]
-    assert not (tmp_path / "a.geojson").exists()
+    write(tmp_path, names=["table"])
+    assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 
 
 def test_a_table_may_be_parquet(tmp_path):
@@ -164,12 +185,11 @@ def test_a_table_may_be_parquet(tmp_path):
 
 @pytest.mark.faults
 def test_outlines_may_count_from_what_was_scanned(tmp_path):
-    table = measurements.measure(LABELS, IMAGE, mpp=None)
-    found = outlines.trace(LABELS)
-    measured.write_outlines(tmp_path / "a.geojson", "a", found, table, 0.5, (-100, 3.25))
-    rings = {label: polygons[0][0] for label, polygons in geojson.read(tmp_path / "a.geojson")}
-    for label, polygons in found:
-        np.testing.assert_allclose(rings[label], polygons[0][0] * 0.5 + (-100, 3.25))
+    write(tmp_path, ["geojson"], per_px=2, scanned=(10, 20, 30, 40))
+    whole, scan = (dict(geojson.read(tmp_path / f"a{end}.geojson")) for end in ("", ".scan"))
+    assert len(whole) == 3
+    for label, polygons in whole.items():
+        np.testing.assert_allclose(scan[label][0][0], polygons[0][0] - (20, 10))
 
 
 def test_columns_in_px_follow_the_grid_and_others_do_not():
@@ -181,20 +201,10 @@ def test_columns_in_px_follow_the_grid_and_others_do_not():
         "major_axis_px": np.array([8.0, 4.0]),
         "eccentricity": np.array([0.5, 0.1]),
     }
-    moved = measured.in_px(table, 4.0, None)
+    moved = files.in_px(table, 4.0, None)
     # The middle of the first four px is that of the first px.
     assert moved["x_px"].tolist() == [0.5, 4.5]
     assert moved["area_px2"].tolist() == [4.0, 1.0]
     assert moved["major_axis_px"].tolist() == [2.0, 1.0]
     assert moved["eccentricity"].tolist() == [0.5, 0.1]
     assert moved["nearest_neighbour_px"].tolist() == [4.0, 4.0]
-
-
-def test_probabilities_are_kept_on_the_grid_of_the_image():
-    sink = measured.Probability((4, 6), (8, 12))
-    values = np.arange(96, dtype=np.float32).reshape(8, 12, 1) / 96
-    for rows in (values[:3], values[3:]):
-        sink.add({"mask": rows})
-    sink.close()
-    assert sink.map.dtype == np.float16
-    np.testing.assert_allclose(sink.map, values[1::2, 1::2, 0], atol=1e-3)

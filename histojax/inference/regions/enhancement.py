@@ -1,5 +1,6 @@
-"""The enhanced image of a slide, or of a part of one, as a pyramidal OME-TIFF."""
+"""The enhanced image of an image, or of a part of one, as a pyramidal OME-TIFF."""
 
+import dataclasses
 import pathlib
 from collections.abc import Callable, Iterator
 
@@ -7,12 +8,28 @@ import numpy as np
 
 from histojax.errors import UserError
 from histojax.files import atomic_path
-from histojax.imaging import ome_tiff, resampling, tiling
-from histojax.inference.slides.regions import Box, Region, run_network
+from histojax.imaging import ome_tiff, resampling
+from histojax.inference.regions.cut import DAMAGE, Box, Region, run_network
+from histojax.inference.regions.progress import progress
+from histojax.inference.regions.view import Options, View
 from histojax.inference.tiled import TiledNetwork
 
 _NOTE = "Computationally enhanced by histojax, for research; not for diagnosis."
 _LARGEST_STRIP = 2**26  # px of the output that are in memory together
+
+
+@dataclasses.dataclass(frozen=True)
+class Enhanced:
+    """An enhanced image of a view's box, of `scale` px per px of the view, in a file."""
+
+    path: pathlib.Path
+    view: View
+    scale: int
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """H, W of it, px."""
+        return self.view.seen_box[2] * self.scale, self.view.seen_box[3] * self.scale
 
 
 def check_size(box: Box, scale: int, largest: int) -> None:
@@ -29,58 +46,62 @@ def check_size(box: Box, scale: int, largest: int) -> None:
 def write(
     path: pathlib.Path,
     network: TiledNetwork,
-    image: tiling.RegionReader,
-    box: Box,
-    *,
-    mpp: float | None,
-    tile: int,
-    batch: int,
-    wanted: Callable[[int, int, int, int], bool],
+    view: View,
+    options: Options,
     parts: pathlib.Path,
-    save_damage: Callable[[], None] = lambda: None,
-) -> None:
-    """Enhances a part of a slide; glass is enlarged by bicubic interpolation.
+) -> Enhanced:
+    """Enhances what is predicted of a view; glass is enlarged by bicubic interpolation.
 
     Args:
         path: final name.
         network: that gives "sr".
-        image, box: the slide as the network reads it, and y, x, height, width of it, px.
-        mpp: um per px of the enhanced image, None where unknown.
-        tile, batch, wanted: as in `run_network`.
+        view: as the network reads it.
+        options: of the batch.
         parts: folder of the strips that are done, for a call that comes after a stop.
-        save_damage: called before a strip counts as done.
+
+    Raises:
+        DiskError: the disk refuses.
     """
-    y, x, height, width = box
+    y, x, height, width = view.seen_box
     scale = network.scale
+    tile = network.core([(height, width)])
     rows = max(tile, _LARGEST_STRIP // (width * scale**2) // tile * tile)
 
     def strips() -> Iterator[np.ndarray]:
         tops = range(y, y + height, rows)
         boxes = [(top, x, min(rows, y + height - top), width) for top in tops]
-        done = {box: parts / f"sr-y{box[0]:06d}.npy" for box in boxes}
+        files = {box: parts / f"sr-y{box[0]:06d}.npy" for box in boxes}
         # Strips own all that they see: an enhancer needs no margin beyond its halo.
-        todo = [Region(box, box) for box in boxes if not done[box].exists()]
-        made = run_network(network, image, todo, tile=tile, batch=batch, wanted=wanted)
-        for box in boxes:
-            if done[box].exists():
-                yield np.load(done[box])
-                continue
-            found = next(made)
-            sr = found.outputs.get("sr")
-            strip = _with_glass(sr, found.own, found.region, tile, scale, wanted)
-            save_damage()
-            with atomic_path(done[box]) as part, part.open("wb") as file:
-                np.save(file, strip)
-            yield strip
+        todo = [Region(box, box) for box in boxes if not files[box].exists()]
+        made = run_network(
+            network, view.image, todo, tile=tile, batch=options.batch, wanted=view.wanted
+        )
+        done = sum(box[2] * box[3] for box in boxes if files[box].exists())
+        with progress(view, height * width, done) as advance:
+            for box in boxes:
+                if files[box].exists():
+                    yield np.load(files[box])
+                    continue
+                found = next(made)
+                strip = found.outputs.get("sr")
+                if strip is None or found.tiles < -(-box[2] // tile) * -(-width // tile):
+                    strip = _with_glass(strip, found.own, found.region, tile, scale, view.wanted)
+                # Before the strip counts as done.
+                view.image.save(parts / DAMAGE)
+                with atomic_path(files[box]) as part, part.open("wb") as file:
+                    np.save(file, strip)
+                advance(box[2] * box[3], found.tiles)
+                yield strip
 
     ome_tiff.write(
         path,
         strips(),
         height=height * scale,
         width=width * scale,
-        mpp=mpp,
+        mpp=view.mpp and view.mpp / view.factor / scale,
         description=_NOTE,
     )
+    return Enhanced(path, view, scale)
 
 
 def _with_glass(

@@ -6,7 +6,7 @@ import numpy as np
 from scipy import ndimage
 
 from histojax.imaging import reader, tiling
-from histojax.inference.slides.regions import DamagedReader
+from histojax.inference.regions.cut import DamagedReader
 from histojax.nuclei.components import label_mask
 from histojax.stain import hed
 
@@ -90,6 +90,16 @@ def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
         mask, tissue = (each[np.ix_(rows, columns)] for each in (mask, tissue))
     share = coarse.height / image.height, coarse.width / image.width
     return TissueMask(overview, mask, tissue, share, len(coarse.damaged))
+
+
+def whole_mask(image: tiling.RegionReader) -> TissueMask:
+    """All of an image, such as a field; its tissue is what is not pure white, as about a mosaic."""
+    factor = min(1.0, _PICTURE / max(image.height, image.width))
+    coarse = DamagedReader(reader.ResampledReader(image, factor), _BLOCK)
+    overview = coarse.read(0, 0, coarse.height, coarse.width)
+    share = coarse.height / image.height, coarse.width / image.width
+    whole = np.ones(overview.shape[:2], bool)
+    return TissueMask(overview, whole, np.any(overview < 255, axis=-1), share, len(coarse.damaged))
 
 
 def tissue_in(overview: np.ndarray, mpp: float) -> np.ndarray:

@@ -1,11 +1,11 @@
 import numpy as np
 import pytest
 
-from histojax.inference.slides import region_nuclei
-from histojax.inference.slides.region_nuclei import Nuclei
-from histojax.inference.slides.regions import Region, Seen
+from histojax.inference.regions import region_nuclei
+from histojax.inference.regions.cut import Region, Seen
+from histojax.inference.regions.region_nuclei import Nuclei
 from histojax.nuclei import measurements, outlines
-from tests.inference.slides import dark
+from tests.inference.regions import dark
 
 LABELS = np.zeros((40, 60), np.int32)
 LABELS[1:6, 1:6], LABELS[3, 3] = 3, 0
@@ -121,10 +121,11 @@ def test_a_nucleus_in_the_corner_of_four_regions_is_found_once(scale):
         one = region_nuclei.find(
             run,
             None,
-            Seen(seen, image, maps),
+            Seen(seen, image, maps, tiles=1),
             size=size,
             frame=(0, 0, *size),
             mpp=0.5,
+            at=0.5,
             cell_expansion=5.0,
         )
         found.append(len(one.table["label"]))
@@ -139,10 +140,11 @@ def found_in(labels, region):
     return region_nuclei.find(
         dark.run(),
         None,
-        Seen(region, image, {"mask": mask.astype(np.float32)}),
+        Seen(region, image, {"mask": mask.astype(np.float32)}, tiles=1),
         size=labels.shape,
         frame=(0, 0, *labels.shape),
         mpp=0.5,
+        at=0.5,
         cell_expansion=0.0,
     )
 

@@ -3,8 +3,8 @@ import pytest
 
 from histojax.errors import UserError
 from histojax.inference import tiled
-from histojax.inference.slides import regions
-from histojax.inference.slides.regions import (
+from histojax.inference.regions import cut
+from histojax.inference.regions.cut import (
     DamagedReader,
     Region,
     margin_for,
@@ -12,7 +12,7 @@ from histojax.inference.slides.regions import (
     run_network,
 )
 from tests import tiny
-from tests.inference.slides import dark
+from tests.inference.regions import dark
 
 RNG = np.random.default_rng(2)
 IMAGE = RNG.integers(0, 256, (300, 420, 3), np.uint8)
@@ -64,14 +64,22 @@ def test_every_pixel_is_owned_once_and_seen_with_its_margin(size, window, stride
 
 def test_margins_and_sides_are_multiples_of_the_stride():
     found = regions_of(2000, 2000, stride=48, window=1000, wanted=always)
-    # 128 px become 144, and 1000 - 2 * 144 = 712 become 672.
+    # 128 px become 144, and 1000 - 2 * 144 = 712 become 672: three regions a side, of 667 px and
+    # so of 672.
     assert found[-1] == Region((1344, 1344, 656, 656), (1200, 1200, 800, 800))
 
 
+def test_regions_are_alike():
+    found = regions_of(1000, 500, stride=4, window=512, wanted=always)
+    # Of at most 256 px: four of 250, and so of 252, and two of 252 at most.
+    assert {region.owned[2:] for region in found[:-2]} == {(252, 252), (252, 248)}
+    assert len(found) == 8
+
+
 def test_regions_without_tissue_are_left_out():
-    found = regions_of(600, 600, stride=4, window=512, wanted=lambda y, x, *_: x == 256 > y)
-    assert [region.owned for region in found] == [(0, 256, 256, 256)]
-    assert found[0].name == "y000000-x000256"
+    found = regions_of(600, 600, stride=4, window=512, wanted=lambda y, x, *_: x == 200 > y)
+    assert [region.owned for region in found] == [(0, 200, 200, 200)]
+    assert found[0].name == "y000000-x000200"
 
 
 @pytest.mark.faults
@@ -171,7 +179,7 @@ def test_what_the_reader_refuses_reaches_the_caller():
 
 @pytest.mark.faults
 def test_damaged_blocks_are_white_and_named_once(monkeypatch):
-    monkeypatch.setattr(regions, "_MOST_DAMAGED", 0.5)
+    monkeypatch.setattr(cut, "_MOST_DAMAGED", 0.5)
     reader = DamagedReader(Array(IMAGE, (260, 10, 5, 5), (20, 300, 1, 1)))
     assert reader.check("a.svs") == ""
     whole = reader.read(0, 0, 300, 420)

@@ -1,4 +1,4 @@
-"""A slide cut into regions, and a network over those with tissue.
+"""An image cut into regions, and a network over those that are wanted.
 
 A region owns the nuclei whose centroids it holds. It is seen with a margin on every side, so that a
 nucleus at its border is seen whole, by both sides alike. Regions lie on a grid from the upper left
@@ -28,6 +28,9 @@ WINDOW = 3_072
 _BLOCK = 256
 # Share of the px read that may be damaged.
 _MOST_DAMAGED = 0.01
+
+# In the folder of the parts: what was damaged so far.
+DAMAGE = "damaged.json"
 
 Box = tuple[int, int, int, int]  # y, x, height, width
 
@@ -69,13 +72,17 @@ def regions_of(
     side = (window - 2 * margin) // stride * stride
     if side < margin:
         raise UserError(f"--window={window} is below {3 * margin} px: give more")
+    # Alike, as a last one of a few px would cost as many tiles as a whole one.
+    down, across = (
+        tiling.round_up(-(-length // -(-length // side)), stride) for length in (height, width)
+    )
     found = []
-    for y in range(0, height, side):
-        for x in range(0, width, side):
-            owned = (y, x, min(side, height - y), min(side, width - x))
+    for y in range(0, height, down):
+        for x in range(0, width, across):
+            owned = (y, x, min(down, height - y), min(across, width - x))
             if wanted(*owned):
                 top, left = max(0, y - margin), max(0, x - margin)
-                bottom, right = min(height, y + side + margin), min(width, x + side + margin)
+                bottom, right = min(height, y + down + margin), min(width, x + across + margin)
                 found.append(Region(owned, (top, left, bottom - top, right - left)))
     return found
 
@@ -152,12 +159,14 @@ class DamagedReader:
 class Seen(NamedTuple):
     """A region, its image uint8 (h, w, 3) as the network read it, and outputs (h r, w r, C).
 
-    Outputs are 0 in tiles that were not wanted, and missing where none was.
+    Outputs are 0 in tiles that were not wanted, and missing where none was. `tiles` counts those
+    that were.
     """
 
     region: Region
     own: np.ndarray
     outputs: dict[str, np.ndarray]
+    tiles: int
 
     @property
     def image(self) -> np.ndarray:
@@ -210,10 +219,11 @@ def run_network(
             upcoming = next(ahead, None)
             height, width = region.seen[2:]
             outputs: dict[str, np.ndarray] = {}
+            places = corners(region)
             made = tiling.by_batches(
                 network.windows,
                 functools.partial(tiling.ArrayReader(pixels).read, height=side, width=side),
-                corners(region),
+                places,
                 batch * network.devices,
             )
             for (y, x), of_tile in made:
@@ -227,4 +237,4 @@ def run_network(
                         values
                     )
             own = pixels[halo : halo + height, halo : halo + width]
-            yield Seen(region, own, outputs)
+            yield Seen(region, own, outputs, len(places))
