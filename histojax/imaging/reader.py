@@ -64,6 +64,7 @@ class RegionReader(contextlib.ExitStack):
         reductions: the smaller levels of a pyramid, largest first.
         bounds: y, x, height, width of what was scanned, px.
         power: magnification of a slide's objective, or None.
+        whole: whether it is decoded whole, so that damage leaves nothing of it.
         segments: of a TIFF, closed with it.
     """
 
@@ -86,6 +87,7 @@ class RegionReader(contextlib.ExitStack):
         self.reductions = tuple(reductions)
         self.bounds: tuple[int, int, int, int] = (0, 0, *size)
         self.power: float | None = None
+        self.whole = True
         self._region = region
         if segments is not None:
             self.callback(segments.close)
@@ -292,7 +294,7 @@ def _tiff_image(
         segments=segments,
         reductions=[reduced(other) for other in smaller],
     )
-    image.power = mpp.objective_in_tiff(page)
+    image.power, image.whole = mpp.objective_in_tiff(page), whole
     return image
 
 
@@ -306,7 +308,7 @@ def _slide(path: pathlib.Path) -> RegionReader:
     )
     image = RegionReader(path, first[:2], first.read, page=name, scale=scale, reductions=smaller)
     image.callback(slide.close)
-    image.bounds, image.power = slide.bounds, slide.power
+    image.bounds, image.power, image.whole = slide.bounds, slide.power, False
     return image
 
 

@@ -19,6 +19,7 @@ from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
+from tests.inference.regions import dark
 
 pytestmark = pytest.mark.usefixtures("blank_pages")
 
@@ -143,7 +144,7 @@ def test_a_name_that_cannot_be_written_costs_only_its_image(joint, tmp_path):
     os.rename(tmp_path / f"{long}.png", bad)
     with pytest.raises(UserError, match=r"caf\\xe9\.png.* is not text in utf-8: rename the file"):
         predicted(joint, tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "out")
-    ends = (".csv", ".geojson", ".labels.tif", ".sr.geojson", ".sr.labels.tif", ".sr.tif")
+    ends = (".csv", ".geojson", ".html", ".labels.tif", ".sr.geojson", ".sr.labels.tif", ".sr.tif")
     assert sorted(os.listdir(tmp_path / "out")) == [f"{fits}{end}" for end in ends]
 
 
@@ -156,6 +157,25 @@ def test_max_pixels_refuses_a_plain_image_and_not_a_tiled_one(joint, tmp_path):
         predicted(joint, tmp_path / "a.png", tmp_path / "out", max_pixels=4095)
     assert not (tmp_path / "out").exists()
     assert predicted(joint, tmp_path / "b.tif", tmp_path / "out", max_pixels=256).size == (64, 64)
+
+
+@pytest.mark.faults
+def test_damage_to_an_image_that_is_decoded_whole_is_named_as_it_is(segmenting, tmp_path):
+    image = np.full((40, 50, 3), 4_000, np.uint16)  # of 12 bits
+    tifffile.imwrite(tmp_path / "a.tif", image, photometric="rgb")
+    with pytest.raises(UserError, match=r"a\.tif .*full"):
+        predicted(segmenting, tmp_path / "a.tif", tmp_path / "out")
+
+
+@pytest.mark.faults
+def test_damage_to_a_tile_of_a_field_costs_the_tile(segmenting, tmp_path, monkeypatch):
+    monkeypatch.setattr("histojax.inference.regions.cut._MOST_DAMAGED", 0.5)
+    places = [(40.0, 40.0, 8), (340.0, 350.0, 8)]
+    path = dark.write(tmp_path / "a.tif", dark.tissue(512, 512, places), mpp=1.0)
+    dark.damage(path, 10)  # of 4 x 4 tiles, and of the last of 4 blocks
+    made = predicted(with_meta(segmenting, **AT_1), path, tmp_path / "out")
+    assert made.nuclei == 1
+    assert "1 damaged part (" in made.note
 
 
 @pytest.mark.faults

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from histojax.errors import UserError
-from histojax.imaging import tiling, writers
+from histojax.imaging import reader, tiling, writers
 from histojax.inference.tiled import TiledNetwork
 
 # Px around a region, and of them for a nucleus; the largest of MoNuSeg measure 80 px.
@@ -90,14 +90,19 @@ def regions_of(
 class DamagedReader:
     """A reader that goes on where the file is damaged: such blocks are white, and counted.
 
+    It does not where the file is decoded whole, because nothing of it is left then.
+
     Attributes:
         damaged: y, x, height, width of each block, px.
         pixels: px that were read, those of overlaps each time.
         lost: those of them that are damaged.
     """
 
-    def __init__(self, reader: tiling.RegionReader, block: int = _BLOCK):
-        self.reader, self.height, self.width = reader, reader.height, reader.width
+    def __init__(self, image: tiling.RegionReader, block: int = _BLOCK, factor: float = 1.0):
+        """Reads an image with `factor` times as many pixels a side, in blocks of px of these."""
+        self._whole = isinstance(image, reader.RegionReader) and image.whole
+        self.reader = image if factor == 1.0 else reader.ResampledReader(image, factor)
+        self.height, self.width = self.reader.height, self.reader.width
         self._block = block
         self.damaged: set[Box] = set()
         self.pixels = self.lost = 0
@@ -108,6 +113,8 @@ class DamagedReader:
         try:
             return self.reader.read(y, x, height, width)
         except UserError:
+            if self._whole:
+                raise
             pixels = np.full((height, width, 3), 255, np.uint8)
         # Once more, in blocks of the image's own grid.
         side = self._block

@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 from scipy import ndimage
 
-from histojax.imaging import reader, tiling
+from histojax.imaging import tiling
 from histojax.inference.regions.cut import DamagedReader
 from histojax.nuclei.components import label_mask
 from histojax.stain import hed
@@ -75,14 +75,14 @@ class TissueMask:
 def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
     """Finds the tissue of an image of `mpp` um per px, None where unknown, at low power."""
     factor = min(1.0, _UNKNOWN if mpp is None else mpp / _COARSE)
-    coarse = DamagedReader(reader.ResampledReader(image, factor), _BLOCK)
+    coarse = DamagedReader(image, _BLOCK, factor)
     overview = coarse.read(0, 0, coarse.height, coarse.width)
     um = _COARSE if mpp is None else mpp / factor
     tissue = tissue_in(overview, um)
     mask = ndimage.binary_dilation(tissue, iterations=max(1, round(_MARGIN / um)))
     longest = max(image.height, image.width)
     if max(mask.shape) < _PICTURE and (finer := min(1.0, _PICTURE / longest)) > factor:
-        coarse = DamagedReader(reader.ResampledReader(image, finer), _BLOCK)
+        coarse = DamagedReader(image, _BLOCK, finer)
         overview = coarse.read(0, 0, coarse.height, coarse.width)
         rows, columns = (
             np.arange(n) * own // n for n, own in zip(overview.shape, mask.shape, strict=False)
@@ -95,7 +95,7 @@ def tissue_mask(image: tiling.RegionReader, mpp: float | None) -> TissueMask:
 def whole_mask(image: tiling.RegionReader) -> TissueMask:
     """All of an image, such as a field; its tissue is what is not pure white, as about a mosaic."""
     factor = min(1.0, _PICTURE / max(image.height, image.width))
-    coarse = DamagedReader(reader.ResampledReader(image, factor), _BLOCK)
+    coarse = DamagedReader(image, _BLOCK, factor)
     overview = coarse.read(0, 0, coarse.height, coarse.width)
     share = coarse.height / image.height, coarse.width / image.width
     whole = np.ones(overview.shape[:2], bool)

@@ -117,10 +117,8 @@ class View:
 
     def enhanced(self, image: tiling.RegionReader, scale: int, factor: float) -> "View":
         """The same of the enhanced image, of `scale` px per px of this, resampled by `factor`."""
-        seen = image if factor == 1.0 else reader.ResampledReader(image, factor)
-        return dataclasses.replace(
-            self, image=cut.DamagedReader(seen), factor=self.factor * scale * factor
-        )
+        seen = cut.DamagedReader(image, factor=factor)
+        return dataclasses.replace(self, image=seen, factor=self.factor * scale * factor)
 
 
 def check_enhances(run: workdirs.Run, options: Options) -> None:
@@ -196,7 +194,7 @@ def view_of(
         path,
         (image.height, image.width),
         known,
-        cut.DamagedReader(image if own == 1.0 else reader.ResampledReader(image, own)),
+        cut.DamagedReader(image, factor=own),
         own,
         tissue.within(y, x, height, width),
         (y, x, height, width),
