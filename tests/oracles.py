@@ -70,9 +70,12 @@ def whole_image(maps: Mapping[str, np.ndarray], parameters: InstanceParameters) 
     seeds = label_mask(mask & (maps["marker"] >= p.marker_threshold), min_area=p.min_marker)
     peaks = scipy.ndimage.maximum(maps["marker"], seeds, np.arange(seeds.max() + 1))
     seeds[(peaks < p.marker_peak)[seeds] | (components == 0)] = 0
-    basins = skimage.segmentation.watershed(
-        flooded_height(maps, p), seeds, mask=components > 0, connectivity=2
-    )
+    height, basins = flooded_height(maps, p), np.zeros_like(components)
+    for number, box in enumerate(scipy.ndimage.find_objects(components), 1):
+        mask = components[box] == number
+        basins[box] += skimage.segmentation.watershed(
+            height[box], seeds[box] * mask, mask=mask, connectivity=2
+        )
     unmarked = (basins == 0) & (components > 0)
     large = np.bincount(components[unmarked], minlength=components.max() + 1) >= p.min_unmarked
     basins = np.where(unmarked & large[components], components + seeds.max(), basins)

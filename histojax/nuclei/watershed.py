@@ -11,6 +11,7 @@ import dataclasses
 from collections.abc import Mapping
 
 import numpy as np
+import scipy.ndimage
 import skimage.segmentation
 
 from histojax.checks import check, number
@@ -86,7 +87,7 @@ def label_instances(
 
     Markers are labelled inside the mask (8-connected; what of a marker lies outside is cut off).
     Every component with two markers or more is flooded from them by priority (Meyer 1994; 256
-    levels, 8 neighbours, level ground by turns outwards from the markers).
+    levels, 8 neighbours, level ground by turns outwards from the markers), as if it were alone.
 
     Args:
         maps: (H, W) each.
@@ -117,15 +118,16 @@ def label_instances(
     number[divided | ((held == 0) & (areas < p.min_unmarked))] = 0
     ids = number[components]
     if divided.any():
-        flooded = divided[components]
+        height, boxes = flooded_height(maps, p), scipy.ndimage.find_objects(components)
         from_marker = np.where(owner > 0, np.arange(seeds + 1, dtype=np.int32) + count, 0)
-        basins = skimage.segmentation.watershed(
-            flooded_height(maps, p),
-            np.where(flooded, from_marker[markers], 0),
-            connectivity=2,
-            mask=flooded,
-        )
-        ids = np.where(flooded, basins, ids)
+        # Each by itself: of several at once the order in which level ground is flooded would
+        # depend on what else the image shows.
+        for component in np.flatnonzero(divided):
+            box = boxes[component - 1]
+            inside = components[box] == component
+            own = np.where(inside, from_marker[markers[box]], 0)
+            basins = skimage.segmentation.watershed(height[box], own, connectivity=2, mask=inside)
+            ids[box] = np.where(inside, basins, ids[box])
     kept = np.bincount(ids.ravel(), minlength=count + seeds + 1) >= max(p.min_area, 1)
     kept[0] = False
     return renumbered(kept, first_pixels(ids, len(kept) - 1))[1][ids]

@@ -154,6 +154,20 @@ def test_nuclei_are_those_of_a_flood_of_all_of_the_mask(seed):
     np.testing.assert_array_equal(label_instances(maps, p), expected)
 
 
+def test_what_else_an_image_shows_does_not_move_a_line():
+    """On level ground, where only the order of flooding decides."""
+    maps = two_discs()
+    alone = label_instances(maps, InstanceParameters(**ALL, **LEVEL))
+    beside = {name: np.zeros((120, 200), bool) for name in maps}
+    rng = np.random.default_rng(0)
+    for top, left in [(60, 100), *((20 * k, int(rng.integers(0, 40))) for k in range(4))]:
+        for name, values in maps.items():
+            beside[name][top : top + 41, left : left + 55] |= values
+    found = label_instances(beside, InstanceParameters(**ALL, **LEVEL))[60:101, 100:155]
+    np.testing.assert_array_equal(found == found[20, 20], alone == 1)
+    np.testing.assert_array_equal(found == found[20, 34], alone == 2)
+
+
 def test_nuclei_are_numbered_by_their_first_pixel():
     maps = smooth_maps(5, (80, 90))
     found = label_instances(maps, InstanceParameters(marker_threshold=0.6, **ALL))
