@@ -11,9 +11,11 @@ import math
 import numbers
 import operator
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from histojax.errors import UserError
+
+Value = TypeVar("Value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,6 +102,25 @@ def check(
             value = value[part]
         if not rule.holds(value):
             raise error(f"{group}{name}={value!r} {rule.words}")
+
+
+def ruled(default: Value, rule: Rule) -> Value:
+    """A field of a dataclass, with the rule that `check_fields` holds it to."""
+    return dataclasses.field(default=default, metadata={"rule": rule})
+
+
+def rules_of(kind: type) -> dict[str, Rule]:
+    """{name: rule} of the `ruled` fields of a dataclass."""
+    fields = dataclasses.fields(kind)
+    return {field.name: field.metadata["rule"] for field in fields if field.metadata}
+
+
+def check_fields(instance: Any, group: str = "") -> None:
+    """Checks the `ruled` fields of a dataclass as `check` does; lists become tuples."""
+    check(vars(instance), rules_of(type(instance)), group)
+    for name, value in vars(instance).items():
+        if isinstance(value, list):
+            object.__setattr__(instance, name, tuple(value))
 
 
 def check_names(values: Iterable[str], known: Iterable[str], group: str = "") -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from histojax.checks import check, check_names, flag, number, pair
+from histojax.checks import check_fields, check_names, flag, number, pair, ruled, rules_of
 from histojax.data import sampling
 from histojax.data.degradation_steps import jpeg
 from histojax.errors import UserError
@@ -21,20 +21,8 @@ from histojax.stain import hed
 
 IMAGES = ("hr", "lr")
 _TWO = np.array([True, True, False])
-_SHARE = number(0, below=1)
+_SHARE, _PROBABILITY = number(0, below=1), number(0, 1, of="a probability")
 _NOWHERE = 9.0  # sides of a crop from its middle
-_RULES = {
-    **dict.fromkeys(("flips", "vertical_flips", "rotations", "own_stains"), flag()),
-    **dict.fromkeys(("stain_sigma", "stain_bias", "brightness", "contrast"), _SHARE),
-    "channel_density": pair(number(0.01, 10)),
-    "zoom": pair(number(0.25, 4)),
-    "zoom_probability": number(0, 1, of="a probability"),
-    "rotate": number(0, 180, of="a number of degrees"),
-    "translate": _SHARE,
-    "glass": number(0, 1, of="a probability"),
-    "coarse": pair(number(1, 8)),
-    "jpeg_quality": pair(number(1, 100)),
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,62 +31,57 @@ class Augmentation:
 
     Attributes:
         flips: mirror along each axis with probability 1/2.
-        vertical_flips: upside down too, and not left to right alone. Ignored when rotations=True,
-            where a half turn and a flip make an up-down flip.
+        vertical_flips: upside down too; with rotations always.
         rotations: turn by a multiple of 90 degrees.
         stain_sigma: scale jitter of each stain, U(1 - s, 1 + s).
         stain_bias: bias jitter of each stain in concentration, U(-b, b).
-        own_stains: the two stains of the image itself are jittered, the bias in shares of their
-            99th percentile, and not the three of the textbook; see `sources.per_image_stains`.
+        own_stains: jitter the two stains of the image itself, the bias in shares of their 99th
+            percentile, and not the textbook's three; see `sources.per_image_stains`.
         brightness: shift in shares of the full range, U(-b, b).
         contrast: gain about mid-grey, U(1 - c, 1 + c).
-        channel_density: factor of each channel's optical density, drawn alone and evenly in its
-            logarithm: scanners and stains differ in how much each color tells.
+        channel_density: factor of each channel's optical density, evenly in its logarithm.
         zoom: magnification (host only). It changes the pixel size, so it suits segmentation across
             scanners and not super-resolution at a known scale.
         zoom_probability: share of the crops that are zoomed.
         rotate: turn by any angle, U(-r, r) degrees, read out of the whole image (host only).
         translate: shift beyond that of a random crop, U(-t, t) sides of it along each axis (host
             only). What lies outside of the image is black, and background.
-        glass: share of the crops a part of which, cut off by a straight line, becomes bare glass
-            without a nucleus (not with lr): networks that pool over what they read meet tissue
-            beside glass in slides, and hardly in annotated images.
-        coarse: factor by which hr is reduced and enlarged again, and not its labels (host only, and
-            not with lr): at (1, 2) a 40x grid holds the detail of 20x to 40x.
-        jpeg_quality: of JPEG with 4:2:0 chroma after it, in half of the crops (as `coarse`).
+        glass: share of the crops of which a part, beyond a straight line, becomes bare glass
+            without a nucleus: annotated images hardly show tissue beside glass, and slides do.
+        coarse: factor by which hr is reduced and enlarged again, and not its labels (host only): at
+            (1, 2) a 40x grid holds the detail of 20x to 40x.
+        jpeg_quality: of JPEG with 4:2:0 chroma after it, in half of the crops (host only).
     """
 
-    flips: bool = True
-    vertical_flips: bool = True
-    rotations: bool = True
-    stain_sigma: float = 0.0
-    stain_bias: float = 0.0
-    own_stains: bool = False
-    brightness: float = 0.0
-    contrast: float = 0.0
-    channel_density: tuple[float, float] = (1.0, 1.0)
-    zoom: tuple[float, float] = (1.0, 1.0)
-    zoom_probability: float = 1.0
-    rotate: float = 0.0
-    translate: float = 0.0
-    glass: float = 0.0
-    coarse: tuple[float, float] = (1.0, 1.0)
-    jpeg_quality: tuple[float, float] = (100, 100)
+    flips: bool = ruled(True, flag())
+    vertical_flips: bool = ruled(True, flag())
+    rotations: bool = ruled(True, flag())
+    stain_sigma: float = ruled(0.0, _SHARE)
+    stain_bias: float = ruled(0.0, _SHARE)
+    own_stains: bool = ruled(False, flag())
+    brightness: float = ruled(0.0, _SHARE)
+    contrast: float = ruled(0.0, _SHARE)
+    channel_density: tuple[float, float] = ruled((1.0, 1.0), pair(number(0.01, 10)))
+    zoom: tuple[float, float] = ruled((1.0, 1.0), pair(number(0.25, 4)))
+    zoom_probability: float = ruled(1.0, _PROBABILITY)
+    rotate: float = ruled(0.0, number(0, 180, of="a number of degrees"))
+    translate: float = ruled(0.0, _SHARE)
+    glass: float = ruled(0.0, _PROBABILITY)
+    coarse: tuple[float, float] = ruled((1.0, 1.0), pair(number(1, 8)))
+    jpeg_quality: tuple[float, float] = ruled((100, 100), pair(number(1, 100)))
 
     def __post_init__(self):
-        check(vars(self), _RULES, "augmentation.")
+        check_fields(self, "augmentation.")
         if self.own_stains and not self.restains:
             raise UserError(
                 "augmentation.own_stains=True has nothing to vary: set augmentation.stain_sigma or "
                 "stain_bias above 0, or own_stains=False"
             )
-        for field in ("channel_density", "zoom", "coarse", "jpeg_quality"):
-            object.__setattr__(self, field, tuple(map(float, getattr(self, field))))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None) -> "Augmentation":
         """Reads `config.data.augmentation`; UserError for a field unknown or out of range."""
-        check_names(config or {}, _RULES, "augmentation.")
+        check_names(config or {}, rules_of(cls), "augmentation.")
         return cls(**(config or {}))
 
     @property
@@ -139,9 +122,8 @@ def symmetries(augmentation: Augmentation) -> tuple[int, ...]:
 def dihedral(image: Any, index: Any) -> Any:
     """One of the eight symmetries of an image (H, W) or (H, W, C); a view for NumPy.
 
-    Bit 2 of the index exchanges rows and columns (of a JAX array, which has to be square), then bit
-    0 reverses the rows and bit 1 the columns. 0 is the identity, 3 the half turn, 5 and 6 the
-    quarter turns.
+    Bit 2 of the index exchanges rows and columns (of a square JAX array), then bit 0 reverses the
+    rows and bit 1 the columns. 3 is the half turn, 5 and 6 are the quarter turns.
     """
     xp = image.__array_namespace__()
 
@@ -170,11 +152,10 @@ def sample_origin(rng: Any, height: Any, width: Any, crop: int, step: int = 1) -
 def sample_parameters(augmentation: Augmentation, rng: Any) -> dict[str, Any]:
     """Draws one example's augmentation, except for its crop, from a NumPy generator or a JAX key.
 
-    "dihedral" int32 0..7, "alpha" and "beta" float32 (3,) of the stains, "gain" and "shift" float32
-    of the light (shift in [-1, 1] of the full range), "zoom" float32; where the augmentation tints,
-    "density" float32 (3,); where it adds glass, "glass" float32 (5,) (see `covered`); where it
-    warps (host only), "angle" in radians and "offset" (2,) in sides of the crop; where it dulls
-    (host only), "coarse", "kernel" "bilinear" or "bicubic", and "jpeg_quality", 0 for none.
+    "dihedral" int32 0..7; "alpha" and "beta" float32 (3,) of the stains; "gain" and "shift" float32
+    of the light (shift in [-1, 1] of the full range); "zoom" float32. Where these are on: "density"
+    float32 (3,); "glass" float32 (5,), see `covered`; "angle" in radians and "offset" (2,) in sides
+    of the crop; "coarse", "kernel" "bilinear" or "bicubic", and "jpeg_quality", 0 for none.
     """
     rng, stain_rng = sampling.split(rng, 2)
     if augmentation.tints:
@@ -252,9 +233,7 @@ def tint(image: Any, parameters: Mapping[str, Any]) -> Any:
 
 
 def covered(example: Mapping[str, Any], parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """An example whose images are bare glass beyond a line; no label or target is left there.
-
-    What says whether an image is labelled, "labelled", stays.
+    """An example whose images are bare glass beyond a line, without labels; "labelled" stays.
 
     "glass" (5,) of `parameters`: how far the line lies from the middle, in sides of the crop, its
     normal in radians from the x axis, and the glass's color in [0, 255].
@@ -280,18 +259,16 @@ def apply(
 ) -> dict[str, Any]:
     """Moves, recolours and dulls the arrays of an example; NumPy arrays may become views.
 
-    `parameters` are those that `sample_parameters` drew, and "stains" (3, 3) of the image where
-    they are to be its own. `augmentation` says what is on; its ranges are not read again.
+    `parameters` are those of `sample_parameters`, with "stains" (3, 3) where they are the image's.
     """
     moved = {name: dihedral(array, parameters["dihedral"]) for name, array in example.items()}
-    relights = augmentation.brightness > 0 or augmentation.contrast > 0
     if augmentation.glass > 0:
         moved = covered(moved, parameters)
     for name in [name for name in IMAGES if name in moved]:
         if augmentation.restains:
             stains = parameters["stains"] if augmentation.own_stains else hed.RGB_FROM_HED
             moved[name] = hed.jitter(moved[name], parameters, stains)
-        if relights:
+        if augmentation.brightness > 0 or augmentation.contrast > 0:
             moved[name] = light(moved[name], parameters)
         if augmentation.tints:
             moved[name] = tint(moved[name], parameters)

@@ -35,9 +35,8 @@ there is no shot noise in the second order. Nothing is enlarged above the hr ima
 scanner's own resolution, and no kernel picks single pixels, which would shift the image. JPEG is
 that of slide scanners, 60 to 95, and ringing, which sharpening leaves, is rare.
 
-A second of one core (AMD EPYC, Zen 5, CPU time of sampling and degrading) makes 3,100 `microscope`,
-590 `blind` or 380 `second_order` pairs from 24 to 96 px, and 1,700, 370 or 280 from 32 to 128; most
-of the last two's is the blur, an FFT.
+`blind` and `second_order` take 5 to 8 times the CPU time of `microscope`, most of it for the blur,
+which is an FFT.
 """
 
 import dataclasses
@@ -47,7 +46,7 @@ from typing import Any
 
 import numpy as np
 
-from histojax.checks import Rule, check, check_names, number, one_of, pair
+from histojax.checks import Rule, check_fields, check_names, number, one_of, pair, ruled, rules_of
 from histojax.data import sampling
 from histojax.data.degradation_steps import (
     blur_weights,
@@ -57,39 +56,19 @@ from histojax.data.degradation_steps import (
     noisy,
     sinc_filter,
 )
-from histojax.errors import UserError
 from histojax.imaging import resampling
 
 FIXED = ("bicubic", "bilinear")  # nothing is drawn, and no other field is used
 NAMES = (*FIXED, "microscope", "blind", "second_order")
 # Steps with a probability of their own, in both orders.
 _STEPS = ("blur", "noise", "photons", "jpeg")
+_KERNEL, _SHARE = one_of(resampling.KERNELS), number(0, 1)
 _KERNELS = Rule(
     f"has to be a list of kernels, one or more of {', '.join(resampling.KERNELS)}",
-    lambda v: (
-        isinstance(v, (tuple, list)) and len(v) > 0 and all(k in resampling.KERNELS for k in v)
-    ),
+    lambda v: isinstance(v, (tuple, list)) and len(v) > 0 and all(map(_KERNEL.holds, v)),
 )
-_SHARE = number(0, 1)
-_STEP_RULES = {
-    "blur_sigma": pair(number(0, 64)),
-    "noise_sigma": pair(number(0, 255)),
-    "photons": pair(number(1, 1e12)),
-    "jpeg_quality": pair(number(1, 100)),
-    **{f"{step}_probability": _SHARE for step in _STEPS},
-}
-_RULES = {
-    "name": one_of(NAMES),
-    "kernel": one_of(resampling.KERNELS),
-    "kernels": _KERNELS,
-    **_STEP_RULES,
-    **{f"second_{field}": rule for field, rule in _STEP_RULES.items()},
-    "clean_probability": _SHARE,
-    "anisotropic_probability": _SHARE,
-    "resize": pair(number(0.25, 8)),
-    "sinc_probability": _SHARE,
-    "sinc_cutoff": pair(number(0.1, 1)),
-}
+_SIGMA, _LEVELS = pair(number(0, 64)), pair(number(0, 255))
+_PHOTONS, _QUALITY = pair(number(1, 1e12)), pair(number(1, 100))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,43 +86,40 @@ class Degradation:
         sinc_cutoff: frequency that rings, in shares of the lr image's Nyquist frequency.
     """
 
-    name: str = "bicubic"
+    name: str = ruled("bicubic", one_of(NAMES))
     scale: int = 4
-    clean_probability: float = 0.0
-    kernel: str = "bicubic"
-    kernels: tuple[str, ...] = ("bicubic", "bilinear", "box")
-    blur_sigma: tuple[float, float] = (0.5, 2.0)
-    blur_probability: float = 1.0
-    anisotropic_probability: float = 0.5
-    noise_sigma: tuple[float, float] = (0.0, 5.0)
-    noise_probability: float = 1.0
-    photons: tuple[float, float] = (1000.0, 20000.0)
-    photons_probability: float = 0.5
-    jpeg_quality: tuple[int, int] = (60, 95)
-    jpeg_probability: float = 0.5
-    resize: tuple[float, float] = (1.0, 2.0)
-    second_blur_sigma: tuple[float, float] = (0.2, 1.0)
-    second_blur_probability: float = 0.5
-    second_noise_sigma: tuple[float, float] = (0.0, 3.0)
-    second_noise_probability: float = 0.5
-    second_photons: tuple[float, float] = (1000.0, 20000.0)
-    second_photons_probability: float = 0.0
-    second_jpeg_quality: tuple[int, int] = (60, 95)
-    second_jpeg_probability: float = 0.5
-    sinc_probability: float = 0.3
-    sinc_cutoff: tuple[float, float] = (0.5, 1.0)
+    clean_probability: float = ruled(0.0, _SHARE)
+    kernel: str = ruled("bicubic", _KERNEL)
+    kernels: tuple[str, ...] = ruled(("bicubic", "bilinear", "box"), _KERNELS)
+    blur_sigma: tuple[float, float] = ruled((0.5, 2.0), _SIGMA)
+    blur_probability: float = ruled(1.0, _SHARE)
+    anisotropic_probability: float = ruled(0.5, _SHARE)
+    noise_sigma: tuple[float, float] = ruled((0.0, 5.0), _LEVELS)
+    noise_probability: float = ruled(1.0, _SHARE)
+    photons: tuple[float, float] = ruled((1000.0, 20000.0), _PHOTONS)
+    photons_probability: float = ruled(0.5, _SHARE)
+    jpeg_quality: tuple[int, int] = ruled((60, 95), _QUALITY)
+    jpeg_probability: float = ruled(0.5, _SHARE)
+    resize: tuple[float, float] = ruled((1.0, 2.0), pair(number(0.25, 8)))
+    second_blur_sigma: tuple[float, float] = ruled((0.2, 1.0), _SIGMA)
+    second_blur_probability: float = ruled(0.5, _SHARE)
+    second_noise_sigma: tuple[float, float] = ruled((0.0, 3.0), _LEVELS)
+    second_noise_probability: float = ruled(0.5, _SHARE)
+    second_photons: tuple[float, float] = ruled((1000.0, 20000.0), _PHOTONS)
+    second_photons_probability: float = ruled(0.0, _SHARE)
+    second_jpeg_quality: tuple[int, int] = ruled((60, 95), _QUALITY)
+    second_jpeg_probability: float = ruled(0.5, _SHARE)
+    sinc_probability: float = ruled(0.3, _SHARE)
+    sinc_cutoff: tuple[float, float] = ruled((0.5, 1.0), pair(number(0.1, 1)))
 
     def __post_init__(self):
-        check(vars(self), _RULES, "degradation.")
+        check_fields(self, "degradation.")
         resampling.check_scale(self.scale)
-        for field, value in vars(self).items():
-            if isinstance(value, list):
-                object.__setattr__(self, field, tuple(value))
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any] | None, scale: int) -> "Degradation":
         """Reads `config.data.degradation`; UserError for a field unknown or out of range."""
-        check_names(config or {}, _RULES, "degradation.")
+        check_names(config or {}, rules_of(cls), "degradation.")
         return cls(**(config or {}), scale=scale)
 
 
@@ -167,18 +143,16 @@ def sample_parameters(
 ) -> dict[str, Any]:
     """Draws what is random about one image's degradation; `shape` is (h, w, C) of the lr image.
 
-    `rng` is a NumPy generator (host), or a JAX key (inside a jitted function, UserError for a
-    degradation that runs on the host only). {} for the fixed degradations. For `microscope` scalars
-    "blur_sigma" (hr px), "noise_sigma" (grey levels), "inverse_photons" and "jpeg_quality", each 0
-    for none, and "noise", float32 `shape` of unit variance. For `blind` and `second_order`
-    "orders", each with these but, for the sigma, "blur" (a filter (K, K) or None), and with
-    "kernel" and "noise" of the size that the order makes; "sinc" (a filter or None) and
-    "jpeg_last". Where clean_probability > 0 also "clean", for these two alone where it is true.
+    `rng` is a NumPy generator (host), or a JAX key inside a jitted function (`needs_host`: never).
+    {} for the fixed degradations. For `microscope` scalars "blur_sigma" (hr px), "noise_sigma"
+    (grey levels), "inverse_photons" and "jpeg_quality", each 0 for none, and "noise", float32
+    `shape` of unit variance. For `blind` and `second_order` "orders", each with these but, for the
+    sigma, "blur" (a filter (K, K) or None), and with "kernel" and "noise" of the size that the
+    order makes; "sinc" (a filter or None) and "jpeg_last". Where clean_probability > 0 also
+    "clean", for these two alone where it is true.
     """
     if degradation.name in FIXED:
         return {}
-    if degradation.name != "microscope" and not isinstance(rng, np.random.Generator):
-        raise UserError(f"{needs_host(degradation)}; set data.placement to 'host'")
     clean = {}
     if degradation.clean_probability > 0:
         rng, clean_rng = sampling.split(rng, 2)
@@ -255,21 +229,11 @@ def degrade(hr: Any, degradation: Degradation, parameters: Mapping[str, Any]) ->
     """uint8 (H, W, 3), NumPy or JAX -> its low-resolution image (H/r, W/r, 3) of the same kind.
 
     `parameters` is what `sample_parameters` drew for this image.
-
-    Raises:
-        UserError: for a size that is no multiple of r, or a traced array where the degradation runs
-            on the host only.
     """
-    scale = degradation.scale
     if degradation.name in FIXED:
-        return resampling.downsample(hr, scale, degradation.name)
-    xp = hr.__array_namespace__()
-    if xp is not np and (reason := needs_host(degradation)):
-        raise UserError(f"{reason}; set data.placement to 'host'")
-    height, width = hr.shape[-3:-1]
-    resampling.check_size(height, width, scale)
-    if xp is np and parameters.get("clean"):
-        return resampling.downsample(hr, scale)
+        return resampling.downsample(hr, degradation.scale, degradation.name)
+    if isinstance(hr, np.ndarray) and parameters.get("clean"):
+        return resampling.downsample(hr, degradation.scale)
     if degradation.name == "microscope":
         return _microscope(hr, degradation, parameters)
     return _in_orders(hr, parameters)

@@ -294,16 +294,8 @@ def test_evaluation_is_seeded_by_seed_and_name():
 def test_what_runs_on_the_device():
     assert D.needs_host(D.Degradation(name="bicubic")) is None
     assert D.needs_host(microscope()) is None
-    jpeg = microscope(jpeg_probability=0.1)
-    image = jnp.zeros((16, 16, 3), jnp.uint8)
-    parameters = D.sample_parameters(jpeg, jax.random.key(0), (4, 4, 3))
-    with pytest.raises(UserError, match=r"JPEG .* host only .*data.placement to 'host'"):
-        D.degrade(image, jpeg, parameters)
-    blind = D.Degradation(name="blind")
-    with pytest.raises(UserError, match="'blind' runs on the host only; set data"):
-        D.sample_parameters(blind, jax.random.key(0), (4, 4, 3))
-    with pytest.raises(UserError, match="'blind' runs on the host only; set data"):
-        D.degrade(image, blind, D.sample_parameters(blind, np.random.default_rng(0), (4, 4, 3)))
+    assert D.needs_host(microscope(jpeg_probability=0.1)).startswith("JPEG degradation runs on the")
+    assert D.needs_host(D.Degradation(name="blind")).endswith("'blind' runs on the host only")
 
 
 def test_config_is_read_and_checked():
