@@ -53,9 +53,8 @@ def jitter(rgb: Any, parameters: Mapping[str, Any], stains: Any = RGB_FROM_HED) 
     """Scales and shifts the stain concentrations of an image, (H, W, 3) of the same dtype.
 
     The concentrations become alpha c + w beta, "alpha" and "beta" of `jitter_parameters`. The
-    weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the mean optical density of the pixel, fades the
-    bias out where there is no tissue, so that blank glass is not tinted: at d = 0 white stays white
-    exactly.
+    weight w = d^2 / (d^2 + TISSUE_DENSITY^2), d the mean optical density of the pixel, keeps the
+    bias from blank glass: white stays white exactly.
 
     Args:
         rgb: uint8, or float in [0, 1], which becomes float32; NumPy or JAX.

@@ -1,8 +1,7 @@
 """Stain normalisation: an image recoloured as if it had been stained and scanned like another.
 
-What a method needs to know of an image is its fit, a few numbers found once for the whole image or
-slide; with the fits of an image and of a target, every pixel is mapped for itself, so that a slide
-can be normalised tile by tile. The methods:
+A method needs the fit of an image, a few numbers of the whole image or slide. With the fits of an
+image and of a target each pixel is mapped by itself, so that a slide is normalised tile by tile:
 
     spcn                 structure-preserving normalisation: two stains learnt as a sparse
                          dictionary, sparse concentrations (Vahadane et al. 2016)
@@ -11,9 +10,9 @@ can be normalised tile by tile. The methods:
     reinhard             mean and spread of the colours (Reinhard et al., IEEE Comput. Graph. Appl.
                          21, 2001), in CIELAB
 
-Optical density is that of `histojax.stain.hed`, -ln(I / 255), and not the ln 255 - ln(I + 1) of the
-release of spcn: white is exactly 0 in it and an image put together again is not one grey level too
-bright. On H&E images the stains found under the two are within 0.6 degrees of each other.
+Optical density is that of `histojax.stain.hed`, -ln(I / 255). The release of spcn takes
+ln 255 - ln(I + 1), which makes an image one grey level too bright; its stains are within 0.6
+degrees of these.
 """
 
 import contextlib
@@ -42,17 +41,16 @@ _LUMA = np.array([299, 587, 114], np.int32)
 # A stain is found from at most so many pixels: other draws move it by up to 0.7 degrees.
 _MOST_PIXELS = 2**15
 _LEAST_PIXELS = 256
-# Macenko's beta, .15 in decadic density, as the length of a density vector. It serves all stain
-# fits, because glass that is not quite white passes for tissue by its luma, and where there is much
-# of it, it would make the hues and pull down the maxima.
+# Macenko's beta, .15 in decadic density, as the length of a density vector: by its luma, glass that
+# is not quite white passes for tissue.
 _LEAST_DENSITY = 0.15 * math.log(10.0)
 # Robust maximum of a stain's concentration, percentile.
 _ROBUST_MAXIMUM = 99.0
 # Extreme directions of 30 MoNuSeg and 38 TNBC images lie 14 degrees apart or more; those of one
 # stain under noise of two grey levels, 8. The learnt stains lie between their extremes.
 _LEAST_EXTREMES, _LEAST_STAINS = 10.0, 2.0
-# Furthest from known hues, degrees: the stains of 163 images of five sets lie within 24 and 46 but
-# for one in saffron, and their means within 17; brown (DAB), pens and negatives lie further off.
+# Furthest from known hues, degrees: the stains of 162 in 163 images of five sets lie within 24 and
+# 46, and their means within 17; brown (DAB), pens and negatives lie further off.
 _LIKELY = (
     ("haematoxylin", hed.RGB_FROM_HED[0], 26.0),
     ("eosin", hed.RGB_FROM_HED[1], 46.5),
@@ -125,8 +123,7 @@ class StainFit:
 class ColorFit:
     """Mean and standard deviation of the tissue's colours in CIELAB: (L*, a*, b*) each.
 
-    Reinhard et al. work in the l-alpha-beta space of Ruderman et al.; histology took CIELAB in its
-    place, which has the same three roles (lightness, two opponent colours).
+    Reinhard et al. work in the l-alpha-beta space of Ruderman et al.; histology takes CIELAB.
     """
 
     mean: tuple[float, float, float]
@@ -159,10 +156,8 @@ class Unfit(ValueError):
 def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
     """Draws up to 2^15 tissue pixels of an image, all equally likely, in one pass: uint8 (N, 3).
 
-    The strips, uint8 (H, W, 3) each, are together the image, or windows of a slide. Full-width
-    strips from top to bottom, of any heights, give what the whole image gives. Pixels are left out
-    that are glass, or have a channel at 0, whose density is not known; Unfit where too few are
-    left.
+    The strips, uint8 (H, W, 3) each, are the image from top to bottom, or windows of a slide.
+    Glass, and pixels with a channel at 0, are left out; Unfit where too few are left.
     """
     rng = np.random.default_rng(seed)
     pixels, keys = np.empty((0, 3), np.uint8), np.empty(0)
@@ -192,7 +187,7 @@ def sample_tissue(strips: Iterable[np.ndarray], *, seed: int = 0) -> np.ndarray:
 
 
 def fitted(strips: Iterable[np.ndarray], method: Method, *, name: str = "the image") -> Fit:
-    """Fits a method to an image in strips; Unfit where it is blank, or not of two stains like H&E.
+    """The fit of an image in strips; Unfit where it is blank, or not of two stains like H&E.
 
     Pixels that no two stains explain, such as ink, are left out where they matter, with a warning.
     """
@@ -278,7 +273,7 @@ def _stains(density: np.ndarray, method: Method) -> np.ndarray:
     return stains
 
 
-def fit_strips(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fit | None:
+def fit(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fit | None:
     """`fitted`; None for an image without a fit, which keeps its colours, with a warning why."""
     try:
         return fitted(strips, method, name=name)
@@ -287,16 +282,11 @@ def fit_strips(strips: Iterable[np.ndarray], method: Method, *, name: str) -> Fi
         return None
 
 
-def fit(image: np.ndarray, method: Method, *, name: str) -> Fit | None:
-    """`fit_strips` of a whole image, uint8 (H, W, 3)."""
-    return fit_strips([image], method, name=name)
-
-
 def normalize(image: np.ndarray, source: Fit | None, target: Fit) -> np.ndarray:
     """Recolours an image, or a part of one: uint8 (H, W, 3) -> the same.
 
     `source` is the fit of the whole image, None for one that keeps its colours; `target`, of the
-    same method, that of what it is to look like.
+    same method, has the new ones.
     """
     if source is None:
         return image

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from histojax.imaging.tiling import RegionReader
-from histojax.stain.normalization import Fit, Method, fit_strips, normalize
+from histojax.stain.normalization import Fit, Method, fit, normalize
 
 # The fit of a larger image, px, is of windows spread evenly over it.
 _WHOLE = 2**26
@@ -13,13 +13,13 @@ _WINDOW, _ACROSS = 512, 16
 
 
 class NormalizedReader:
-    """A reader of another's pixels, stain-normalised by one `fit_strips` of the whole image."""
+    """A reader of another's pixels, stain-normalised by one `fit` of the whole image."""
 
     def __init__(self, reader: RegionReader, method: Method, target: Fit, *, name: str):
         """Reads the image for its fit; `reader` stays open, `target` is what it is to look like."""
         self._reader, self._target = reader, target
         self.height, self.width = reader.height, reader.width
-        self.fit = fit_strips(looked_at(reader), method, name=name)
+        self.fit = fit(looked_at(reader), method, name=name)
 
     def read(self, y: int, x: int, height: int, width: int) -> np.ndarray:
         """uint8 (height, width, 3) of the region at y, x."""

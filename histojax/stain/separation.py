@@ -25,10 +25,9 @@ _PURPLE = 1.3, 1.8
 def sparse_concentrations(density: np.ndarray, stains: np.ndarray, sparsity: float) -> np.ndarray:
     """The non-negative lasso of two atoms, exactly: (3, N) -> (2, N).
 
-    For each pixel the h >= 0 that minimises |v - W^T h|^2 / 2 + sparsity (h_1 + h_2). Where both
-    concentrations are positive they solve two linear equations. Where the solution of these has one
-    negative, that stain is absent (the stains are non-negative, so one's presence never makes room
-    for the other), and what is left is one equation, cut at 0. The stains may have any length.
+    For each pixel the h >= 0 that minimises |v - W^T h|^2 / 2 + sparsity (h_1 + h_2): the solution
+    of two linear equations, or, where that has one negative, of one equation without that stain,
+    cut at 0. The stains are non-negative, of any length.
     """
     stains = stains.astype(density.dtype)
     (a, b), (_, c) = stains @ stains.T
@@ -72,9 +71,8 @@ def learn_stains(density: np.ndarray, sparsity: float, start: np.ndarray) -> np.
 def extreme_stains(density: np.ndarray) -> np.ndarray:
     """The extreme directions of the pixels in their plane (Macenko et al., ISBI 2009).
 
-    The plane is that of the two largest singular vectors, through the origin, where there is no
-    stain; its extremes are the 1st and 99th percentile of the pixels' angle in it. `density` is
-    without pixels so pale that their direction is noise.
+    The plane is that of the two largest singular vectors, through the origin; its extremes are the
+    1st and 99th percentile of the pixels' angle in it. `density` is without pale pixels.
     """
     _, vectors = np.linalg.eigh(density @ density.T)
     plane = vectors[:, :0:-1]
@@ -90,8 +88,7 @@ def foreign(density: np.ndarray, tolerance: float) -> np.ndarray:
 
     They are further than `tolerance`, an optical density, from a fan of hues in a plane through the
     origin, and not as purple as haematoxylin and eosin. Plane and fan are of the other pixels, of
-    equal weight however dense, by turns; up to a tenth may be foreign. `density` is without pixels
-    so pale that their direction is noise.
+    equal weight however dense, by turns; up to a tenth may be foreign. `density` is as above.
     """
     hues = density / np.linalg.norm(density, axis=0)
     # A few nuclei in much stroma, or the reverse, lie outside the fan of most pixels.

@@ -2,6 +2,9 @@
 
 import numpy as np
 
+# Fields of `config.data` that say how batches are made.
+PIPELINE = {"placement": "host", "workers": 0, "crops_per_image": 1, "device_bytes": 2**30}
+
 
 class Coordinates:
     """hr = (y, x, image number); instances = y * 64 + x + 1; lr = (y, x, image number) / 4."""

@@ -29,7 +29,7 @@ class Reader:
 
 def test_a_region_is_that_of_the_whole_image_normalized():
     image = stained.image(0, side=128)
-    expected = normalize(image, fit(image, METHOD, name="a"), TARGET)
+    expected = normalize(image, fit([image], METHOD, name="a"), TARGET)
     reader = NormalizedReader(Reader(image), METHOD, TARGET, name="a")
     assert (reader.height, reader.width) == (128, 128)
     np.testing.assert_array_equal(reader.read(17, 30, 50, 20), expected[17:67, 30:50])

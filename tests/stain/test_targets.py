@@ -26,7 +26,7 @@ def test_the_known_target_is_whole(name):
 @pytest.mark.parametrize("name", normalization.METHODS)
 def test_the_known_target_is_measured(name, real_data):
     (path,) = (real_data / "monuseg" / "images").glob(f"{DEFAULT}-*")
-    measured = dataclasses.asdict(fit(read_image(path), Method(name), name=DEFAULT))
+    measured = dataclasses.asdict(fit([read_image(path)], Method(name), name=DEFAULT))
     for field, value in dataclasses.asdict(KNOWN[DEFAULT][name]).items():
         if value is not None:
             np.testing.assert_allclose(measured[field], value, atol=2e-4)
@@ -37,7 +37,7 @@ def test_a_path_is_fitted(tmp_path):
     Image.fromarray(image).save(tmp_path / "target.png")
     for name in normalization.METHODS:
         method = Method(name, sparsity=0.05)
-        expected = fit(image, method, name="target")
+        expected = fit([image], method, name="target")
         assert target_fit(str(tmp_path / "target.png"), method) == expected
         if isinstance(expected, StainFit):
             assert expected.sparsity == (0.05 if name == "spcn" else None)

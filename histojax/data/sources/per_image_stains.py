@@ -38,9 +38,8 @@ class PerImageStains(WrappedSource):
 def stains_of(image: np.ndarray, *, name: str) -> np.ndarray:
     """The stains of an image, uint8 (H, W, 3), called `name` in a warning: float32 (3, 3).
 
-    Haematoxylin, eosin and their common perpendicular. The first two are as long as the 99th
-    percentile of their concentration, so that a bias is a share of that. Where no stains are found,
-    the textbook's, of length 1, with a warning.
+    Haematoxylin and eosin, as long as the 99th percentile of their concentration, so that a bias is
+    a share of that, and their perpendicular. Where none are found, the textbook's, with a warning.
     """
     try:
         fit = fitted([image], _METHOD, name=name)

@@ -11,6 +11,7 @@ from histojax.data.sources.per_image_stains import PerImageStains, stains_of
 from histojax.stain import hed
 from histojax.stain.normalization import Method, fit
 from tests import stained
+from tests.data.coordinates import PIPELINE
 
 ACROSS = np.cross(*stained.STAINS)
 # As they are added to records: as long as the largest concentrations.
@@ -81,10 +82,10 @@ def test_an_image_without_two_stains_gets_the_textbooks(caplog):
 
 def test_a_jittered_images_fit_is_scaled_by_what_was_drawn():
     image, method = stained.image(side=96), Method("macenko")
-    own = fit(image, method, name="image")
+    own = fit([image], method, name="image")
     parameters = {"alpha": np.array([0.8, 1.2, 1.0], np.float32), "beta": np.zeros(3, np.float32)}
     changed = hed.jitter(image, parameters, stains_of(image, name="image"))
-    got = fit(changed, method, name="jittered")
+    got = fit([changed], method, name="jittered")
     np.testing.assert_allclose(got.stains, own.stains, atol=0.01)
     np.testing.assert_allclose(np.divide(got.maxima, own.maxima), [0.8, 1.2], rtol=0.03)
 
@@ -124,7 +125,7 @@ def test_batches_keep_the_hues_of_their_images(placement):
     how = {"flips": False, "rotations": False, "stain_sigma": 0.5, "own_stains": True}
     batches = train_batches(
         Images(),
-        {"crop": 32, "placement": placement, "augmentation": how},
+        {**PIPELINE, "crop": 32, "placement": placement, "augmentation": how},
         fields=("hr",),
         batch_size=6,
         seed=0,
