@@ -2,8 +2,12 @@
 
 import functools
 from pathlib import Path
+from xml.etree import ElementTree
 
-from histojax.data.datasets import layout, polygons
+import numpy as np
+import skimage.draw
+
+from histojax.data.datasets import layout
 from histojax.data.sources.splits import group_of
 from histojax.errors import UserError
 from histojax.imaging.reader import read_image
@@ -34,14 +38,63 @@ def read(root: Path, max_pixels: int) -> layout.Contents:
 def _load(image: Path, annotation: Path, max_pixels: int) -> layout.Record:
     """Reads an image and draws its nuclei; where outlines overlap, the first one wins."""
     hr = read_image(image, max_pixels=max_pixels)
-    regions = polygons.read_regions(annotation)
-    instances = polygons.draw_regions(regions, *hr.shape[:2])
+    regions = read_regions(annotation)
+    instances = draw_regions(regions, *hr.shape[:2])
     if regions and not instances.any():
         raise UserError(
             f"{annotation}: none of its {len(regions)} regions lies in {image.name} of "
             f"{hr.shape[0]} x {hr.shape[1]} px: give the image and the annotation of one release"
         )
     return {"hr": hr, "instances": instances}
+
+
+def read_regions(path: Path) -> list[np.ndarray]:
+    """The polygons of an Aperio ImageScope file, float (vertices, 2) of (y, x) px each.
+
+    Pixel centres are at whole numbers. UserError for a damaged file, or no Aperio annotation.
+    """
+    try:
+        root = ElementTree.parse(path).getroot()
+    except (ElementTree.ParseError, UnicodeError, LookupError, ValueError) as error:
+        raise UserError(
+            f"{path} is not valid XML ({error}): restore it from the data set"
+        ) from error
+    if root.tag != "Annotations" or root.find("Annotation/Regions") is None:
+        raise UserError(
+            f"{path} is not an Aperio annotation (Annotations / Annotation / Regions / Region): "
+            "give the XML files of the data set"
+        )
+    regions = []
+    for number, region in enumerate(root.iterfind("Annotation/Regions/Region"), 1):
+        try:
+            vertices = [
+                [float(vertex.attrib[axis]) for axis in "YX"]
+                for vertex in region.iterfind("Vertices/Vertex")
+            ]
+            if not np.isfinite(vertices).all():
+                raise ValueError("one is not finite")
+        except (KeyError, ValueError) as error:
+            raise UserError(
+                f"{path}: a vertex of region {number} has no numbers X and Y ({error}): restore "
+                "the file from the data set"
+            ) from error
+        regions.append(np.array(vertices, np.float64).reshape(-1, 2))
+    return regions
+
+
+def draw_regions(regions: list[np.ndarray], height: int, width: int) -> np.ndarray:
+    """int32 (height, width): the number of the first region that covers a pixel, from 1.
+
+    A pixel whose centre lies on an edge is covered. What lies outside the image is cut off.
+    """
+    labels = np.zeros((height, width), np.int32)
+    for number, region in enumerate(regions, 1):
+        if not len(region):
+            continue
+        rows, columns = skimage.draw.polygon(region[:, 0], region[:, 1], labels.shape)
+        free = labels[rows, columns] == 0
+        labels[rows[free], columns[free]] = number
+    return labels
 
 
 DATASET = layout.Dataset(
