@@ -1,9 +1,9 @@
 """What a split holds, counted, and annotations that cannot be meant."""
 
-import dataclasses
 import logging
 import pathlib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 import scipy.ndimage
@@ -28,45 +28,25 @@ _LEAST_DARKER = 3.0
 _LARGE, _BEYOND_LARGE = 99.9, 2.0
 
 
-@dataclasses.dataclass(frozen=True)
-class Survey:
+class Survey(NamedTuple):
     """What is known of a split.
 
     Attributes:
-        images, groups: their numbers.
-        nuclei: in the images that were looked at, None where these have no instances.
-        share: of the px that is foreground, None without labels.
-        diameter: of nuclei, 2 sqrt(area / pi), px: the median of the images' medians.
-        largest: area beyond which an object is no nucleus, px; None for glands.
-        looked_at: images that were read for these.
+        words: such as "24 images of 19 groups (13,210 nuclei, median diameter 22 px)".
+        sizes: what a checkpoint keeps: "nucleus_diameter", 2 sqrt(area / pi), px, the median of the
+            images' medians, and "nucleus_largest", the area beyond which an object is no nucleus,
+            px. Both are None without nuclei, and the largest is None for glands.
     """
 
-    images: int
-    groups: int
-    nuclei: int | None
-    share: float | None
-    diameter: float | None
-    largest: float | None
-    looked_at: int
-
-    def words(self) -> str:
-        """ "24 images of 19 groups (13,210 nuclei, median diameter 22 px)"."""
-        part = "" if self.looked_at == self.images else f" in {self.looked_at} of them"
-        what = "no labels"
-        if self.nuclei is not None and self.diameter is not None:
-            what = f"{self.nuclei:,} nuclei{part}, median diameter {self.diameter:.0f} px"
-        elif self.share is not None:
-            what = f"{self.share:.0%} foreground{part}"
-        images = f"{self.images} image{'s' * (self.images != 1)}"
-        return f"{images} of {self.groups} group{'s' * (self.groups != 1)} ({what})"
+    words: str
+    sizes: Mapping[str, float | None]
 
 
 def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     """Counts what a split holds and checks its labels; `where` names it in a message.
 
-    Raises:
-        UserError: labels that cannot be meant, where they are needed: a mask given as instances, an
-            inverted mask, not a single nucleus.
+    UserError for labels that cannot be meant, where they are needed: a mask given as instances, an
+    inverted mask, not a single nucleus.
     """
     names = places_of(source)
     synthetic = all(name.startswith("synthetic-") for name in names)
@@ -86,7 +66,8 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
         if not glands and len(source.classes) == 2 and _pale(record, mask):
             (inverted if mask.mean() > 0.5 else pale).append(record["name"])
         if "instances" in record:
-            areas.append(_areas(record["instances"]))
+            labels = record["instances"]
+            areas.append(np.unique(labels[labels > 0], return_counts=True)[1])
             masks += len(areas[-1]) == 1 and scipy.ndimage.label(mask)[1] > 1
     sizes = np.concatenate(areas) if areas else np.empty(0, int)
     if len(pale) > len(indices) / 2:
@@ -100,25 +81,21 @@ def survey(source: Source, where: str, *, needs_labels: bool) -> Survey:
     diameter = float(np.median(medians)) if medians else None
     if diameter is not None and not glands:
         _check_size(where, diameter, source.mpp)
+    largest = None
+    if sizes.size and not glands:
+        largest = _BEYOND_LARGE * float(np.percentile(sizes, _LARGE))
+    part = "" if len(indices) == len(names) else f" in {len(indices)} of them"
+    what = "no labels"
+    if diameter is not None:
+        what = f"{sizes.size:,} nuclei{part}, median diameter {diameter:.0f} px"
+    elif pixels:
+        what = f"{foreground / pixels:.0%} foreground{part}"
+    groups = len(set(source.groups))
+    images = f"{len(names)} image{'s' * (len(names) != 1)}"
     return Survey(
-        images=len(names),
-        groups=len(set(source.groups)),
-        nuclei=int(sizes.size) if areas else None,
-        share=foreground / pixels if pixels else None,
-        diameter=diameter,
-        largest=None
-        if glands or not sizes.size
-        else _BEYOND_LARGE * float(np.percentile(sizes, _LARGE)),
-        looked_at=len(indices),
+        f"{images} of {groups} group{'s' * (groups != 1)} ({what})",
+        {"nucleus_diameter": diameter, "nucleus_largest": largest},
     )
-
-
-def _areas(instances: np.ndarray) -> np.ndarray:
-    """The area of each nucleus, px."""
-    if instances.max() > instances.size:  # numbers too large to count by
-        return np.unique(instances[instances > 0], return_counts=True)[1]
-    found = np.bincount(instances.ravel())[1:]
-    return found[found > 0]
 
 
 def _pale(record: Record, mask: np.ndarray) -> bool:
@@ -160,23 +137,14 @@ def _check_size(where: str, diameter: float, mpp: float | None) -> None:
         )
 
 
-def to_meta(found: Survey) -> Mapping[str, float | None]:
-    """What a checkpoint keeps of its training data."""
-    return {"nucleus_diameter": found.diameter, "nucleus_largest": found.largest}
-
-
 def folder_lines(root: pathlib.Path) -> list[str]:
-    """What training on a data folder would read, a line for each split.
-
-    Raises:
-        UserError: as `open_source` and `survey`.
-    """
+    """What training on a data folder would read, a line for each split."""
     whole = FolderSource(root, split="all", require_labels=False)
     lines, left_out = [], whole.left_out
     for split in whole.splits or ("train", "val"):
         source = FolderSource(root, split=split, require_labels=False)
         scale = "unknown scale" if source.mpp is None else f"{source.mpp:g} um/px"
         found = survey(source, f"{root} ({split})", needs_labels="mask" in source[0])
-        lines.append(f"{split}: {found.words()}, {scale}")
+        lines.append(f"{split}: {found.words}, {scale}")
         left_out = source.left_out
     return lines + ([f"left out: {', '.join(left_out)}"] if left_out else [])

@@ -44,7 +44,7 @@ class Known:
             the model files that it descends from, "splits" the names of the train and val splits
             of data.source, labelled or not, and "kind" mpp, classes and objects.
         sentence: what it trains on.
-        nuclei: what checkpoints keep of their size, px; see `survey.to_meta`.
+        nuclei: what checkpoints keep of their size, px; see `survey.Survey`.
         landmarks: of the images that it learns from, and those before.
     """
 
@@ -202,11 +202,11 @@ def known_data(
         for split, part in parts.items()
     }
     further = [f"{len(part)} further images of data.{name}" for name, part in others.items()]
-    trains = " and ".join([found["train"].words(), *further])
+    trains = " and ".join([found["train"].words, *further])
     scale = "unknown scale" if train.mpp is None else f"{train.mpp:g} um/px"
     left_out = f"; left out: {', '.join(train.left_out)}" if train.left_out else ""
-    sentence = f"trains on {trains}, validates on {found['val'].words()}, {scale}{left_out}"
-    return Known(manifest, sentence, survey.to_meta(found["train"]), marks)
+    sentence = f"trains on {trains}, validates on {found['val'].words}, {scale}{left_out}"
+    return Known(manifest, sentence, found["train"].sizes, marks)
 
 
 def models_in(place: pathlib.Path) -> list[dict[str, str]]:
