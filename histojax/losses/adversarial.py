@@ -4,11 +4,14 @@
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.nn import sigmoid, softplus
+
+Loss = Callable[..., jax.Array]
 
 
 def bce_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
@@ -16,9 +19,8 @@ def bce_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     return softplus(-real) + softplus(fake)
 
 
-def bce_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Non-saturating form: cross-entropy of fakes being called 1; `real` is not used."""
-    del real
+def bce_generator(*, fake: jax.Array, **_: Any) -> jax.Array:
+    """Non-saturating form: cross-entropy of fakes being called 1."""
     return softplus(-fake)
 
 
@@ -27,9 +29,8 @@ def lsgan_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     return 0.5 * (jnp.square(real - 1.0) + jnp.square(fake))
 
 
-def lsgan_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """Half the squared distance of fakes to 1; `real` is not used."""
-    del real
+def lsgan_generator(*, fake: jax.Array, **_: Any) -> jax.Array:
+    """Half the squared distance of fakes to 1."""
     return 0.5 * jnp.square(fake - 1.0)
 
 
@@ -38,9 +39,8 @@ def hinge_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     return jax.nn.relu(1.0 - real) + jax.nn.relu(1.0 + fake)
 
 
-def hinge_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The negated judgement of fakes (Miyato et al. 2018, eq. 17); `real` is not used."""
-    del real
+def hinge_generator(*, fake: jax.Array, **_: Any) -> jax.Array:
+    """The negated judgement of fakes (Miyato et al. 2018, eq. 17)."""
     return -fake
 
 
@@ -63,13 +63,6 @@ def relativistic_discriminator(
     return softplus(-(real - _mean(fake, axis_name))) + softplus(fake - _mean(real, axis_name))
 
 
-def relativistic_generator(
-    *, real: jax.Array, fake: jax.Array, axis_name: str | None = None
-) -> jax.Array:
-    """The discriminator's relativistic average loss with the roles exchanged."""
-    return relativistic_discriminator(real=fake, fake=real, axis_name=axis_name)
-
-
 def relativistic_pairwise_discriminator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
     """Plain relativistic form: every patch against the one generated in its place.
 
@@ -79,9 +72,13 @@ def relativistic_pairwise_discriminator(*, real: jax.Array, fake: jax.Array) -> 
     return softplus(fake - real)
 
 
-def relativistic_pairwise_generator(*, real: jax.Array, fake: jax.Array) -> jax.Array:
-    """The discriminator's plain relativistic loss with the roles exchanged."""
-    return relativistic_pairwise_discriminator(real=fake, fake=real)
+def exchanged(discriminator: Loss) -> Loss:
+    """The generator's relativistic loss: the discriminator's, with the roles exchanged."""
+
+    def generator(*, real: jax.Array, fake: jax.Array, **options: Any) -> jax.Array:
+        return discriminator(real=fake, fake=real, **options)
+
+    return generator
 
 
 def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
@@ -89,15 +86,15 @@ def _mean(x: jax.Array, axis_name: str | None) -> jax.Array:
     return mean if axis_name is None else lax.pmean(mean, axis_name)
 
 
-KINDS: dict[str, tuple[Callable[..., jax.Array], Callable[..., jax.Array]]] = {
+KINDS: dict[str, tuple[Loss, Loss]] = {
     "bce": (bce_discriminator, bce_generator),
     "brier": (brier_discriminator, bce_generator),
     "lsgan": (lsgan_discriminator, lsgan_generator),
     "hinge": (hinge_discriminator, hinge_generator),
-    "relativistic": (relativistic_discriminator, relativistic_generator),
+    "relativistic": (relativistic_discriminator, exchanged(relativistic_discriminator)),
     "relativistic_pairwise": (
         relativistic_pairwise_discriminator,
-        relativistic_pairwise_generator,
+        exchanged(relativistic_pairwise_discriminator),
     ),
 }
 

@@ -9,6 +9,7 @@ that here.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,9 +30,8 @@ def slope(judge: Judge, images: jax.Array) -> jax.Array:
     return optax.safe_norm(gradient.reshape(len(images), -1), 0.0, axis=1) / patches**0.5
 
 
-def r1(*, judge: Judge, real: jax.Array, fake: jax.Array, mix: jax.Array) -> jax.Array:
+def r1(*, judge: Judge, real: jax.Array, **_: Any) -> jax.Array:
     """Half the squared slope at real images (Mescheder et al. 2018, eq. 9, without its gamma)."""
-    del fake, mix
     return 0.5 * jnp.square(slope(judge, real))
 
 

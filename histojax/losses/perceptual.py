@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 
-from histojax.checks import check, one_of
 from histojax.losses.pixel import absolute
 from histojax.models.layers import full_precision
 
@@ -30,11 +29,7 @@ def feature_loss(
     layer, so that weights mean the same whatever network the features come from. "raw_mse" is not
     divided. The layers of `weights` are compared; no gradient flows into the target. Source:
     Johnson et al. 2016, eq. 2; Ledig et al. 2017, eq. 5 is "raw_mse".
-
-    Raises:
-        ValueError: a kind that is not in KINDS.
     """
-    check({"kind": kind}, {"kind": one_of(KINDS)}, error=ValueError)
     measure, relative = KINDS[kind]
     total = jnp.zeros(())
     for layer, weight in weights.items():

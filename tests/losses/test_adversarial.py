@@ -50,7 +50,7 @@ def test_relativistic_judges_against_the_mean_of_the_other_kind():
     # real - mean(fake) = 1, 3; fake - mean(real) = -3, -1
     expected = [np.log1p(np.exp(-1)) + np.log1p(np.exp(-3))] * 2
     np.testing.assert_allclose(loss.ravel(), expected, rtol=1e-6)
-    swapped = adversarial.relativistic_generator(real=fake, fake=real)
+    swapped = adversarial.KINDS["relativistic"][1](real=fake, fake=real)
     np.testing.assert_allclose(swapped, loss, rtol=1e-6)
 
 
@@ -59,7 +59,7 @@ def test_the_pairwise_loss_compares_each_patch_with_its_own():
     fake = jnp.asarray([-1.0, 4.0]).reshape(2, 1, 1, 1)
     loss = adversarial.relativistic_pairwise_discriminator(real=real, fake=fake)
     np.testing.assert_allclose(loss.ravel(), np.log1p(np.exp([-2.0, 1.0])), rtol=1e-6)
-    swapped = adversarial.relativistic_pairwise_generator(real=fake, fake=real)
+    swapped = adversarial.KINDS["relativistic_pairwise"][1](real=fake, fake=real)
     np.testing.assert_allclose(swapped, loss, rtol=1e-6)
 
 

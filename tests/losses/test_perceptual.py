@@ -1,7 +1,6 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from histojax.losses import perceptual
 
@@ -48,10 +47,3 @@ def test_no_gradient_reaches_the_target():
 
     gradient = jax.grad(loss)(maps(1.0))
     assert all(np.all(np.asarray(g) == 0) for g in gradient.values())
-
-
-def test_an_unknown_form_is_refused():
-    with pytest.raises(ValueError, match="'cosine'"):
-        perceptual.feature_loss(
-            prediction=maps(1.0), target=maps(1.0), weights={"a": 1.0}, kind="cosine"
-        )
