@@ -73,13 +73,13 @@ class Batches:
 class DeviceBatches(Batches):
     """Endless training batches made on the device from a set that lies in its memory.
 
-    Stateless: batch number `position` is a jitted function of the set, the seed and the position.
-    Each epoch draws every image once, in an order of its own. Rows of a batch have random keys of
-    their own, so a batch does not depend on how many devices share it.
+    Batch number `position` is a jitted function of the set, the seed and the position. Each epoch
+    draws every image once, in an order of its own. Each row of a batch has a random key of its own,
+    so a batch does not depend on how many devices share it.
 
-    The first axis of `sharding`, a NamedSharding, splits the rows: each device computes its own,
-    also across processes. Without it batches lie on the default device, and process_index chooses
-    rows out of the batch_size x process_count of the global batch.
+    `batch_size` is that of all processes. The first axis of `sharding`, a NamedSharding, splits the
+    rows: each device computes its own, also across processes. Without it batches lie on the default
+    device.
     """
 
     def __init__(
@@ -90,19 +90,14 @@ class DeviceBatches(Batches):
         batch_size: int,
         seed: int,
         sharding: Any = None,
-        process_index: int = 0,
-        process_count: int = 1,
     ):
         import jax
         from jax.sharding import NamedSharding, PartitionSpec
 
-        self._seed = np.uint32(seed)
-        self._total = total = batch_size * process_count
+        self._seed, self._batch_size = np.uint32(seed), batch_size
         self._count = len(store["sizes"])
         make = jax.vmap(_device_example(spec), in_axes=(None, 0, 0))
-        rows = slice(None)
         if sharding is None:
-            rows = slice(process_index * batch_size, (process_index + 1) * batch_size)
             self._arrays = jax.device_put(store)
         else:
             split, whole = PartitionSpec(sharding.spec[0]), PartitionSpec()
@@ -122,16 +117,15 @@ class DeviceBatches(Batches):
 
         def batch(arrays, seed, position, epoch, first):
             order_key, example_key = jax.random.split(jax.random.key(seed))
-            images = _epoch_order(order_key, self._count, epoch, first, total)
+            images = _epoch_order(order_key, self._count, epoch, first, batch_size)
             position_key = jax.random.fold_in(example_key, position)
             key_of_row = jax.vmap(lambda row: jax.random.fold_in(position_key, row))
-            keys = key_of_row(jax.numpy.arange(total))
-            return make(arrays, images[rows], keys[rows])
+            return make(arrays, images, key_of_row(jax.numpy.arange(batch_size)))
 
         self._make = jax.jit(batch)
 
     def __next__(self) -> dict[str, Any]:
-        epoch, first = divmod(self._position * self._total, self._count)
+        epoch, first = divmod(self._position * self._batch_size, self._count)
         counters = map(np.uint32, (self._position, epoch, first))
         batch = self._make(self._arrays, self._seed, *counters)
         self._position += 1

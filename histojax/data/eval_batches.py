@@ -6,13 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from histojax.checks import check, whole
 from histojax.data.degradation import evaluation_rng
 from histojax.data.example import ExampleSpec, cut, example_spec, finish, read_checked
 from histojax.data.sources.base import Source
-from histojax.errors import UserError
-
-_RULES = {"batch_size": whole(1), "crops_per_image": whole(1), "limit": whole(1).or_none()}
 
 
 def crop_origins(
@@ -38,18 +34,18 @@ def eval_batches(
     *,
     fields: Sequence[str],
     batch_size: int,
-    crop: int | None = None,
-    limit: int | None = None,
-    crops_per_image: int = 1,
-    seed: int = 0,
+    crop: int,
+    limit: int,
+    crops_per_image: int,
+    seed: int,
 ) -> list[dict[str, np.ndarray]]:
     """Deterministic batches without augmentation, to watch a run by.
 
     Each batch holds `fields` and "weight", float32 (B,), 1, or 0 for the padding of the last batch.
 
     Args:
-        crop: side in hr px; None takes `config.data.crop`.
-        limit: at most so many images, the first ones; None takes all.
+        crop: side in hr px.
+        limit: at most so many images, the first ones.
         crops_per_image: 1 for the center, n^2 for a grid of n by n.
         seed: with the image's name, the seed of its degradation.
 
@@ -57,13 +53,7 @@ def eval_batches(
         UserError: for a config value that breaks its rule, or fields that the source does not hold.
     """
     spec = example_spec(source, data_config, fields, crop=crop, augment=False)
-    sizes = {"batch_size": batch_size, "crops_per_image": crops_per_image, "limit": limit}
-    check(sizes, _RULES)
-    if round(crops_per_image**0.5) ** 2 != crops_per_image:
-        raise UserError(
-            f"{crops_per_image} crops per image make no square grid; give 1, 4, 9, 16, ..."
-        )
-    count = len(source) if limit is None else min(len(source), limit)
+    count = min(len(source), limit)
     examples = _examples(source, spec, count, crops_per_image, seed)
     batches = []
     while rows := list(itertools.islice(examples, batch_size)):

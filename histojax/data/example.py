@@ -11,13 +11,8 @@ import numpy as np
 
 from histojax.data import augmentation as augmentation_lib
 from histojax.data import degradation as degradation_lib
-from histojax.data.sources import targets
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-
-# Fields that wrapping sources add to records.
-_WRAPPERS = {**dict.fromkeys(targets.FIELDS, "TargetSource"), "labelled": "FlaggedSource"}
-FIELDS = ("hr", "lr", "mask", "instances", *_WRAPPERS)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,65 +59,48 @@ def example_spec(
 ) -> ExampleSpec:
     """Reads `config.data` against what the first image of the source offers.
 
-    `fields` are the batch's, out of `FIELDS`; `crop` None takes `config.data.crop`; `augment` is
-    whether `config.data.augmentation` applies.
+    `fields` are the batch's; `crop` None takes `config.data.crop`; `augment` is whether
+    `config.data.augmentation` applies.
 
     Raises:
         UserError: for an empty source, a field that it does not hold, or a config value that breaks
             its rule.
     """
-    unknown = sorted(set(fields) - set(FIELDS))
-    if unknown or not fields:
-        raise UserError(f"batch fields {list(fields)} are not known; choose out of {list(FIELDS)}")
     if not len(source):
         raise UserError("the data source holds no images; check config.data.source and split")
     first = source[0]
     stored: list[str] = []
-    for field in ("hr", *(field for field in FIELDS if field in fields)):
+    for field in dict.fromkeys(("hr", *fields)):
         # The mask of what has none itself is made of its instances, and lr by degradation.
         kept = "instances" if field == "mask" and "mask" not in first else field
         if kept not in first and field != "lr":
-            fault = f"image {first['name']!r} has no annotation for it"
-            fault += "; choose a labelled config.data.source"
-            if field in _WRAPPERS:
-                fault = f"the source makes none; wrap it in a {_WRAPPERS[field]}"
-            raise UserError(f"{field!r} is asked for, but {fault}")
+            raise UserError(
+                f"{field!r} is asked for, but image {first['name']!r} has no annotation for it; "
+                "choose a labelled config.data.source"
+            )
         if kept in first and kept not in stored:
             stored.append(kept)
-
-    crop = data_config.get("crop", 96) if crop is None else crop
     degradation = degradation_lib.Degradation.from_config(
         data_config.get("degradation"), data_config.get("scale", 4)
     )
-    if not isinstance(crop, int) or crop < 1 or crop % degradation.scale:
-        raise UserError(
-            f"config.data.crop={crop!r} is not a positive multiple of config.data.scale="
-            f"{degradation.scale}; choose one"
-        )
-    augmentation = augmentation_lib.NONE
+    varied = augmentation_lib.NONE
     if augment:
-        augmentation = augmentation_lib.Augmentation.from_config(data_config.get("augmentation"))
-    if "lr" in stored and augmentation.zooms:
-        raise UserError(
-            "augmentation.zoom cannot be used with real lr images, whose scale is fixed; set it to "
-            "(1, 1)"
-        )
-    if "lr" in stored and augmentation.warps:
-        raise UserError(
-            "augmentation.rotate and translate cannot be used with real lr images, which would be "
-            "resampled; set them to 0"
-        )
-    if "lr" in stored and augmentation.glass > 0:
-        raise UserError(
-            "augmentation.glass cannot be used with real lr images, which would keep their tissue; "
-            "set it to 0"
-        )
-    if "lr" in fields and augmentation.dulls:
+        varied = augmentation_lib.Augmentation.from_config(data_config.get("augmentation"))
+    if "lr" in stored:
+        for field, on, why in (
+            ("zoom", varied.zooms, "whose scale is fixed; set it to (1, 1)"),
+            ("rotate and translate", varied.warps, "which would be resampled; set them to 0"),
+            ("glass", varied.glass > 0, "which would keep their tissue; set it to 0"),
+        ):
+            if on:
+                raise UserError(f"augmentation.{field} cannot be used with real lr images, {why}")
+    if "lr" in fields and varied.dulls:
         raise UserError(
             "augmentation.coarse and jpeg_quality cannot be used with lr images, whose hr images "
             "have to be sharp; set them to (1, 1) and (100, 100)"
         )
-    return ExampleSpec(crop, tuple(fields), tuple(stored), degradation, augmentation)
+    crop = data_config.get("crop", 96) if crop is None else crop
+    return ExampleSpec(crop, tuple(fields), tuple(stored), degradation, varied)
 
 
 def read_checked(source: Source, index: int, spec: ExampleSpec) -> dict[str, Any]:
@@ -143,13 +121,6 @@ def read_checked(source: Source, index: int, spec: ExampleSpec) -> dict[str, Any
                 "the image out"
             )
         kept[field] = np.asarray(record[field])
-        scale = spec.scale_of(field)
-        rows, columns = kept[field].shape[:2]
-        if (rows, columns) != (height // scale, width // scale):
-            raise UserError(
-                f"{field!r} of image {name!r} is {rows}x{columns} pixels, not {height // scale}x"
-                f"{width // scale} as its hr image asks for; register the two"
-            )
     if spec.augmentation.own_stains:
         kept["stains"] = record["stains"]
     return kept

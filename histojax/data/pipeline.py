@@ -36,14 +36,12 @@ from histojax.data.sources.base import Source
 from histojax.data.sources.per_image_stains import PerImageStains
 from histojax.errors import UserError
 
-PLACEMENTS = ("auto", "host", "device")
 # Fields of `config.data` that decide how batches are made, not what they hold.
-_DEFAULTS = {"workers": 0, "crops_per_image": 1, "device_bytes": 2 * 2**30, "placement": "auto"}
 _RULES = {
     "workers": whole(0),
     "crops_per_image": whole(1),
     "device_bytes": whole(0),
-    "placement": one_of(PLACEMENTS),
+    "placement": one_of(("auto", "host", "device")),
 }
 # Visits of `crops_per_image` crops whose order is mixed: so many images are in use at a time.
 _MIXED_VISITS = 16
@@ -77,8 +75,8 @@ def _permutation(seed: tuple[int, ...], count: int) -> np.ndarray:
 class ImageOrder:
     """The endless stream of image numbers: every image once an epoch, each epoch in a new order.
 
-    An image stays for `crops_per_image` places at each visit, and the places of _MIXED_VISITS
-    visits are mixed. (grain's own shuffle spends a millisecond a number on sets of a few dozen.)
+    An image has `crops_per_image` places at each visit; those of _MIXED_VISITS visits are mixed.
+    (grain's own shuffle spends a millisecond a number on sets of a few dozen.)
     """
 
     count: int
@@ -129,37 +127,33 @@ def _end_with_parent(index: int, count: int) -> None:
 class HostBatches(Batches):
     """Endless training batches made by grain on the host; NumPy arrays.
 
-    The stream of examples depends on (seed, position) alone, whatever the number of worker
-    processes or threads. Process p of n takes the p-th of n parts of each batch of all processes,
-    so that they make the batches that one process would.
+    The stream of examples depends on (seed, position) alone. Process p of n takes the p-th of n
+    parts of each batch, so that they make the batches that one process would.
 
-    Args:
-        workers: worker processes; 0 uses threads. A script that uses workers needs the usual `if
-            __name__ == "__main__":`, for they are spawned, and a source that can be pickled.
-        crops_per_image: crops drawn each time that an image is visited. They come near each other,
-            for a source that keeps a few dozen images decoded but not all.
+    Of `config.data`, workers=0 uses threads; processes are spawned, so that the source is pickled,
+    and a script needs `if __name__ == "__main__":`. The `crops_per_image` drawn each time that an
+    image is visited come near each other, for a source that keeps few images decoded.
     """
 
     def __init__(
         self,
         source: Source,
         spec: ExampleSpec,
+        data_config: Mapping[str, Any],
         *,
         batch_size: int,
         seed: int,
-        workers: int = 0,
-        crops_per_image: int = 1,
-        process_index: int = 0,
-        process_count: int = 1,
+        process_index: int,
+        process_count: int,
     ):
         import grain  # 1.5 s, which device batches and refusals do not spend
 
-        order = ImageOrder(len(source), seed, crops_per_image)
+        order = ImageOrder(len(source), seed, data_config["crops_per_image"])
         images = grain.MapDataset.source(order).seed(seed)
         examples = images.random_map(functools.partial(_train_example, source, spec))
         parts = examples.batch(batch_size, drop_remainder=True)
         self._batches: Any = parts[process_index::process_count]
-        self._workers = workers
+        self._workers = data_config["workers"]
         self._iterator: Any = None
 
     def _start(self) -> dict[str, np.ndarray]:
@@ -225,12 +219,13 @@ def _needs_host(spec: ExampleSpec) -> str | None:
     """Why examples cannot be made on the device, in words, or None."""
     if spec.degrades and (reason := degradation_lib.needs_host(spec.degradation)):
         return reason
-    if spec.augmentation.zooms:
-        return "augmentation.zoom runs on the host only ((1, 1) switches it off)"
-    if spec.augmentation.warps:
-        return "augmentation.rotate and translate run on the host only (0 switches them off)"
-    if spec.augmentation.dulls:
-        return "augmentation.coarse and jpeg_quality run on the host only ((1, 1), (100, 100): off)"
+    for field, on, off in (
+        ("zoom runs", spec.augmentation.zooms, "((1, 1) switches it off)"),
+        ("rotate and translate run", spec.augmentation.warps, "(0 switches them off)"),
+        ("coarse and jpeg_quality run", spec.augmentation.dulls, "((1, 1), (100, 100): off)"),
+    ):
+        if on:
+            return f"augmentation.{field} on the host only {off}"
     return None
 
 
@@ -248,52 +243,47 @@ def train_batches(
     """Endless training batches with a position that can be saved.
 
     Args:
-        data_config: `config.data`. placement "auto" takes the device where there is an accelerator,
-            the set fits device_bytes and every step can run there.
-        fields: the batch's fields, out of `FIELDS`.
+        data_config: `config.data`, checked. placement "auto" takes the device where there is an
+            accelerator, the set fits device_bytes and every step can run there.
         batch_size: B, of this process.
         process_index, process_count: process p of n makes the p-th of n parts, of B examples each,
             of what one process would make.
         sharding: see `DeviceBatches`; host batches are NumPy arrays of this process's part.
 
     Raises:
-        UserError: for a config value that breaks its rule, fields that the source does not hold, or
-            device placement where it is not possible. An unusable image is refused when it is read.
+        UserError: for fields that the source does not hold, or device placement where it is not
+            possible. An unusable image is refused when it is read.
     """
     import jax  # grain's workers import this module and must not start JAX
 
     spec = example_spec(source, data_config, fields)
     if spec.augmentation.own_stains:
         source = PerImageStains(source)
-    checks.check({"batch_size": batch_size}, {"batch_size": whole(1)})
-    check(data_config, seed)
     check_placement(spec, data_config)
-    how = {**_DEFAULTS, **data_config}
-    placement, max_bytes = how["placement"], how["device_bytes"]
-    common = {"batch_size": batch_size, "seed": seed}
-    common |= {"process_index": process_index, "process_count": process_count}
+    placement, max_bytes = data_config["placement"], data_config["device_bytes"]
     suits_device = placement == "auto" and not _needs_host(spec) and jax.default_backend() != "cpu"
     if placement == "device" or suits_device:
         store = load_store(source, spec, max_bytes)
         if store is not None:
-            return DeviceBatches(store, spec, sharding=sharding, **common)
+            total = batch_size * process_count
+            return DeviceBatches(store, spec, batch_size=total, seed=seed, sharding=sharding)
         if placement == "device":
             raise UserError(
                 f"config.data.placement='device' is not possible: the set of {len(source)} images "
                 f"does not fit config.data.device_bytes={max_bytes}; raise that or use 'host'"
             )
-    workers, crops_per_image = how["workers"], how["crops_per_image"]
-    return HostBatches(source, spec, workers=workers, crops_per_image=crops_per_image, **common)
+    how = {"process_index": process_index, "process_count": process_count}
+    return HostBatches(source, spec, data_config, batch_size=batch_size, seed=seed, **how)
 
 
 def check(data_config: Mapping[str, Any], seed: int) -> None:
     """Checks what decides how batches are made, not what they hold: `config.data` and the seed."""
     checks.check({"seed": seed}, {"seed": whole(0, 2**32 - 1)})
-    checks.check({**_DEFAULTS, **data_config}, _RULES, "config.data.")
+    checks.check(data_config, _RULES, "config.data.")
 
 
 def check_placement(spec: ExampleSpec, data_config: Mapping[str, Any]) -> None:
     """Checks that training batches can be made where `config.data.placement` wants them."""
     reason = _needs_host(spec)
-    if data_config.get("placement", _DEFAULTS["placement"]) == "device" and reason:
+    if data_config["placement"] == "device" and reason:
         raise UserError(f"config.data.placement='device' is not possible: {reason}; use 'host'")

@@ -97,18 +97,6 @@ def test_seeds_give_different_batches():
     assert (first != second).any()
 
 
-def test_processes_share_out_the_global_batch():
-    source = Coordinates()
-    whole = take(device_batches(source, ("hr",), 6), 2)
-    parts = [
-        take(device_batches(source, ("hr",), 3, process_index=p, process_count=2), 2)
-        for p in range(2)
-    ]
-    for number, batch in enumerate(whole):
-        joined = np.concatenate([part[number]["hr"] for part in parts])
-        np.testing.assert_array_equal(joined, batch["hr"])
-
-
 def test_a_set_that_is_too_large_is_given_up_early():
     source = Coordinates(sizes=((64, 64),) * 50)
     spec = example_spec(source, {"crop": 16}, ("hr",))

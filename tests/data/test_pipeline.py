@@ -18,12 +18,12 @@ from histojax.data.device_batches import DeviceBatches
 from histojax.data.pipeline import HostBatches, ImageOrder, train_batches
 from histojax.errors import UserError
 from histojax.imaging import resampling
-from tests.data.coordinates import Coordinates, assert_registered
+from tests.data.coordinates import PIPELINE, Coordinates, assert_registered
 
 ROOT = pathlib.Path(__file__).parents[2]
 CONFIG = {
     "crop": 16,
-    "placement": "host",
+    **PIPELINE,
     "degradation": {"name": "microscope"},
     "augmentation": {"stain_sigma": 0.2, "stain_bias": 0.05},
 }
@@ -365,23 +365,18 @@ def test_placement_is_chosen_and_refused():
 
 @pytest.mark.faults
 @pytest.mark.parametrize(
-    ("config", "kwargs", "match"),
+    ("config", "seed", "match"),
     [
-        (
-            {"placement": "gpu"},
-            {},
-            r"placement='gpu' is .*one of auto, host, device",
-        ),
-        ({"workers": -1}, {}, "workers=-1"),
-        ({"crops_per_image": 0}, {}, "crops_per_image=0"),
-        ({}, {"batch_size": 0}, "batch_size=0"),
-        ({}, {"seed": 2**32}, "seed=4294967296"),
-        ({}, {"seed": -1}, "seed=-1"),
+        ({"placement": "gpu"}, 0, r"placement='gpu' is .*one of auto, host, device"),
+        ({"workers": -1}, 0, "workers=-1"),
+        ({"crops_per_image": 0}, 0, "crops_per_image=0"),
+        ({}, 2**32, "seed=4294967296"),
+        ({}, -1, "seed=-1"),
     ],
 )
-def test_bad_values_are_refused(config, kwargs, match):
+def test_bad_values_are_refused(config, seed, match):
     with pytest.raises(UserError, match=match):
-        host_batches(config=config, **kwargs)
+        pipeline.check({**CONFIG, **config}, seed)
 
 
 @pytest.mark.faults

@@ -14,6 +14,7 @@ from histojax.data.sources import prepared
 from histojax.data.sources.specs import open_source
 from histojax.data.sources.splits import split_groups
 from histojax.errors import UserError
+from tests.data.coordinates import PIPELINE
 from tests.data.datasets import official
 
 PATIENTS = [f"TCGA-AA-{number:04d}" for number in range(1, 6)]
@@ -99,7 +100,7 @@ def test_a_pickled_source_reads_the_same(data_dir):
 
 
 def test_it_feeds_training(data_dir):
-    config = {"crop": 32, "scale": 4, "placement": "host", "degradation": {"name": "bicubic"}}
+    config = {**PIPELINE, "crop": 32}
     source = _open(data_dir, split="train", crop=32)
     batches = train_batches(source, config, fields=("lr", "hr", "mask"), batch_size=2, seed=0)
     batch = next(iter(batches))

@@ -11,6 +11,7 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.runs import run_data
 from tests import tiny
+from tests.data.coordinates import PIPELINE
 
 
 class Images(Source):
@@ -223,7 +224,7 @@ def test_turned_crops_beyond_the_image_are_unlabelled_there():
     """Black, and background: the image counts as labelled by what is left of it."""
     source = subsets.FlaggedSource(Images(), labelled=True)
     augmentation = {"translate": 0.9, "rotate": 45.0}
-    config = {"crop": 4, "augmentation": augmentation}
+    config = {**PIPELINE, "crop": 4, "augmentation": augmentation}
     fields = ("hr", "mask", "labelled")
     batches = pipeline.train_batches(source, config, fields=fields, batch_size=32, seed=0)
     flagged = next(batches)["labelled"]

@@ -11,6 +11,7 @@ from histojax.data.sources.targets import TargetSource
 from histojax.errors import UserError
 from histojax.tissue import rendering
 from tests import tiny
+from tests.data.coordinates import PIPELINE
 
 SETTINGS = {
     "marker": "shape",
@@ -108,7 +109,7 @@ def test_batches_hold_crops_of_the_targets():
     source = TargetSource(Two(), ("marker",), SETTINGS)
     batches = pipeline.train_batches(
         source,
-        {"crop": 32, "scale": 4, "augmentation": {"flips": True, "rotations": True}},
+        {**PIPELINE, "crop": 32},
         fields=("hr", "instances", "marker"),
         batch_size=4,
         seed=0,
