@@ -38,9 +38,9 @@ def displacement(hr: np.ndarray, lr: np.ndarray, scale: int) -> tuple[float, flo
     """How far lr shows things from where hr shows them: (down, right) in hr px.
 
     The peak of the cross-correlation of lr and the reduced hr, both band-limited and under a Hann
-    window, found to 0.1 hr px (Guizar-Sicairos et al. 2008). Over lr images of 240 px, with blur,
-    noise, JPEG and shading, it is right to 0.1 lr px, over 32 px to 0.25. None where the images are
-    blank, too small, or show different things.
+    window, found to 0.1 hr px (Guizar-Sicairos et al. 2008). It is right to 0.1 lr px over degraded
+    lr images of 240 px, to 0.25 over 32 px. None where the images are blank, too small, or show
+    different things.
     """
     height, width = lr.shape[:2]
     if min(height, width) < _LEAST_SIDE:
@@ -72,9 +72,7 @@ def _structure(image: np.ndarray) -> np.ndarray:
 def check_registration(source: Source, scale: int, max_shift: float) -> None:
     """Checks every pair of a source that has real low-resolution images; reads them all.
 
-    Raises:
-        UserError: names the pairs furthest off, where any is off by more than `max_shift` hr px; 0
-            checks nothing.
+    UserError names the pairs furthest off, beyond `max_shift` hr px; 0 checks nothing.
     """
     check({"max_shift": max_shift}, _RULES, "data.")
     if not max_shift or not len(source) or "lr" not in source[0]:

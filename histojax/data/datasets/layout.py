@@ -33,7 +33,7 @@ Files = Mapping[str, Path]
 
 @dataclasses.dataclass(frozen=True)
 class Example:
-    """One image of a set, not yet decoded; `name` is unique, `part` one of the set's own.
+    """One image of a set, not yet decoded; `part` is one of the set's own.
 
     `group` is the patient, or the smallest unit that is known to hold one.
     `load` gives "hr" uint8 (H, W, 3) with "instances" int32 (H, W) and, where the set has them,
@@ -65,11 +65,7 @@ class Contents:
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """A published set: its owner, and how its layout is read.
-
-    `read` takes a folder and the most pixels of an image file, and raises UserError where `layout`
-    is not what is there.
-    """
+    """A published set; `read` takes its folder, in this `layout`, and the most pixels of a file."""
 
     name: str
     title: str
@@ -117,9 +113,8 @@ def pairs(
 ) -> list[tuple[str, Path, Path]]:
     """(key, image, annotation) in order of key; annotations without an image are left out.
 
-    Raises:
-        UserError: names the `layout` that a source without images or annotations was to hold, or
-            the annotation that an image lacks: `expected`, with {} for its key.
+    UserError names the `layout` of a source without images or annotations, or the annotation that
+    an image lacks: `expected`, with {} for its key.
     """
     if not images or not annotations:
         raise unrecognised(root, layout)
@@ -192,8 +187,7 @@ def check_source(source: Path) -> None:
 def opened(source: Path, scratch: Path) -> Iterator[Path]:
     """Gives the folder of a source; archives are unpacked to `scratch`, removed at the end.
 
-    The source is a folder, an archive, or a folder of nothing but archives and tables. `scratch` is
-    a folder with room for what archives hold; UserError where one cannot be unpacked.
+    The source is a folder, an archive, or a folder of nothing but archives and tables.
     """
     archives, tables = [source], []
     if source.is_dir():

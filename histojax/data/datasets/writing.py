@@ -51,12 +51,8 @@ def scratch_in(data_dir: Path) -> Iterator[Path]:
 def write(dataset: Dataset, contents: Contents, folder: Path, scratch: Path, *, name: str) -> Path:
     """Writes a set to `folder`, which is replaced where it is there, and returns that.
 
-    `scratch` is a folder on the same disk, to write in first. `name`, in small letters, digits and
-    underscores, opens the set.
-
-    Raises:
-        UserError: for an example that cannot be read, a flaw in the set as a whole, or a disk that
-            refuses.
+    `scratch` is a folder on the same disk, to write in first. `name` opens the set. UserError for
+    an example that cannot be read, a flaw in the set as a whole, or a disk that refuses.
     """
     _check(dataset, contents)
     tfds.disable_progress_bar()

@@ -1,22 +1,7 @@
 """A folder of images and their labels as a source: `folder:ROOT`.
 
-    ROOT/images/NAME.(png|jpg|jpeg|bmp|tif|tiff|svs)  the high-resolution images
-    ROOT/instances/NAME.(png|tif|tiff|bmp)            label images, 0 = background, or
-    ROOT/masks/NAME.(png|tif|tiff|bmp)                {0, 1} or {0, 255}; otherwise class indices
-    ROOT/lr/NAME.*                                    registered low-resolution images, optional,
-                                                      1/r of the size, rounded down
-    ROOT/dataset.json                                 {"mpp": 0.25, "classes": ["background", ...],
-                                                       "objects": "nuclei" or "glands"}
-    ROOT/splits.json                                  {"train": [NAME, ...], "val": [...], ...}
-    ROOT/seen.json                                    images that these were made from, written by
-                                                      histojax.masks and histojax.synthesize
-
-A label image is upright, as viewers show its image: turned by the EXIF or TIFF orientation of the
-image file. Names are compared in Unicode's composed form (NFC), so that an accent typed on one
-system matches the same accent of another.
-
-Opening a source checks everything that the headers of its files show, so that a run with a flaw in
-its data fails in its first second.
+docs/reference/data_formats.md has its layout. Opening a source checks all that the headers of its
+files show, so that a run with a flaw in its data fails in its first second.
 """
 
 import json
@@ -70,7 +55,10 @@ _DESCRIPTION = {
 
 
 class FolderSource(CachedSource):
-    """A folder of images; `splits` is split -> names, of splits.json, or None without one."""
+    """A folder of images, arguments as `open_source`; scale None takes lr images of any scale.
+
+    `splits` is split -> names, of splits.json, or None without one.
+    """
 
     def __init__(
         self,
@@ -86,7 +74,6 @@ class FolderSource(CachedSource):
         max_pixels: int = MAX_PIXELS,
         kept: Mapping[str, Sequence[str]] | None = None,
     ):
-        """Checks the folder, as `open_source` has it; scale None takes lr images of any scale."""
         super().__init__(cache_bytes)
         root = Path(root).expanduser()
         self.split, self._max_pixels = split, max_pixels

@@ -25,12 +25,8 @@ def open_mixture(
 ) -> "MixedSource":
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
-    Split "train" follows the weights, which need not add up to 1; the others hold every image once.
-    `open_one` is `specs.open_source` with its other arguments bound.
-
-    Raises:
-        UserError: for a malformed spec, a source that cannot be opened, or a patient in two of
-            them.
+    Split "train" follows the weights; the others hold every image once. `open_one` is
+    `specs.open_source` with its other arguments bound. UserError for a patient in two sets.
     """
     weights = parse_mixture(spec)
     sources = {
@@ -83,16 +79,15 @@ def parse_mixture(spec: str) -> dict[str, float]:
 
 
 class MixedSource(Source):
-    """Several sources as one.
+    """Several sources as one, {spec: source} with weights that add up to 1.
 
-    Where it is weighted, the images of each source are repeated until they make up its weight of
-    the whole, and every image is there at least once: an epoch is max(images / weight) long. Names
-    are "SOURCE-NAME", and so are groups that are no TCGA patients. Records hold the fields that all
-    sources have; where their classes differ, the mask is {0, 1}.
+    Where it is weighted, images are repeated until each source makes up its weight, and each is
+    there at least once: an epoch is max(images / weight) long. Names are "SOURCE-NAME", and so are
+    groups that are no TCGA patients. Records hold the fields that all sources have; where their
+    classes differ, the mask is {0, 1}.
     """
 
     def __init__(self, sources: dict[str, Source], weights: Sequence[float], *, weighted: bool):
-        """Takes {spec: source} and their weights, which add up to 1."""
         self._sources = list(sources.values())
         counts = [len(source) for source in self._sources]
         if weighted:

@@ -57,8 +57,8 @@ def read_metadata(folder: Path) -> dict[str, Any]:
 class PreparedSource(CachedSource):
     """A split of a prepared set: NAME, or NAME/VARIANT for another arrangement of its parts.
 
-    The set's own val and test images are val and test; where it has no val, its train images are
-    split by group as those of a folder are.
+    Arguments as `open_source`; no image is read. Without a val part its train images are split by
+    group.
     """
 
     def __init__(
@@ -73,7 +73,6 @@ class PreparedSource(CachedSource):
         crop: int | None = None,
         scale: int = 4,
     ):
-        """Opens a set as `open_source` does; no image is read."""
         super().__init__(cache_bytes)
         base, _, variant = name.partition("/")
         self._name = name

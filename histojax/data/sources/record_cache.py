@@ -28,24 +28,18 @@ class RecordCache:
             record = self._records.get(index)
             if record is not None:
                 self._records.move_to_end(index)
-        if record is None:
-            record = make()
-            for array in _arrays(record):
-                array.flags.writeable = False
-            self._keep(index, record)
-        return dict(record)
-
-    def _keep(self, index: Hashable, record: dict[str, Any]) -> None:
-        """Keeps a record, unless it exceeds the bound; drops those unused for longest."""
-        size = sum(array.nbytes for array in _arrays(record))
+        if record is not None:
+            return dict(record)
+        record = make()
+        for array in _arrays(record):
+            array.flags.writeable = False
         with self._lock:
-            if index in self._records or size > self._max_bytes:
-                return
-            self._records[index] = record
-            self._bytes += size
+            if index not in self._records and _size(record) <= self._max_bytes:
+                self._records[index] = record
+                self._bytes += _size(record)
             while self._bytes > self._max_bytes:
-                _, oldest = self._records.popitem(last=False)
-                self._bytes -= sum(array.nbytes for array in _arrays(oldest))
+                self._bytes -= _size(self._records.popitem(last=False)[1])
+        return dict(record)
 
     def __reduce__(self) -> tuple[type["RecordCache"], tuple[int]]:
         return RecordCache, (self._max_bytes,)
@@ -71,3 +65,7 @@ class ComputedOnce(Generic[Value]):
 
 def _arrays(record: Mapping[str, Any]) -> list[np.ndarray]:
     return [value for value in record.values() if isinstance(value, np.ndarray)]
+
+
+def _size(record: Mapping[str, Any]) -> int:
+    return sum(array.nbytes for array in _arrays(record))

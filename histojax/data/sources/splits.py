@@ -21,12 +21,8 @@ _OWN_GROUPS = "data.group_pattern (data.group_pattern='.*' makes every image its
 def group_of(name: str, pattern: str | None = "") -> str:
     """The group (patient) that an image's name, without its ending, states.
 
-    It is the first group, or else the whole match, of the regular expression `pattern`; of an empty
-    one the first 12 characters of a TCGA barcode, else the text before the first "_", else the
-    name.
-
-    Raises:
-        UserError: for a pattern that is malformed or does not match.
+    It is the first group, or else the whole match, of the regular expression `pattern`. Without one
+    it is the TCGA patient, else the text before the first "_", else the name.
     """
     if not pattern:
         patient = _TCGA_PATIENT.match(name)
@@ -70,12 +66,9 @@ def split_groups(groups: Iterable[str], *, seed: int) -> tuple[list[str], list[s
 def checked_splits(
     path: Path, content: Mapping[str, Any], images: Mapping[str, Path]
 ) -> dict[str, list[str]]:
-    """{split: names} from the content of splits.json; splits without names are left out.
+    """{split: names} from the content of splits.json, which may list file names, checked.
 
-    It lists names or file names by split; `images` is {name: path} of those that there are.
-
-    Raises:
-        UserError: for another split, an image that is not there, or one that is named twice.
+    `images` is {name: path} of those that there are. Splits without names are left out.
     """
     by_file = {unicodedata.normalize("NFC", path.name): name for name, path in images.items()}
     splits: dict[str, list[str]] = {}
@@ -106,8 +99,7 @@ def kept_splits(
 ) -> dict[str, list[str]]:
     """The splits that a run was trained with; what a folder has gained since is in none.
 
-    Raises:
-        UserError: an image of the split that is `opened` is gone.
+    UserError where an image of the split that is `opened` is gone.
     """
     splits = {split: [n for n in names if n in images] for split, names in kept.items()}
     if gone := sorted(set(kept.get(opened, ())) - set(images)):
@@ -121,9 +113,7 @@ def kept_splits(
 def check_grouping(where: str, groups: Mapping[str, str]) -> None:
     """Refuses names like patient01-roi1, whose patients the default pattern does not see.
 
-    Raises:
-        UserError: every image is a group of its own, and the names, of one form, share beginnings
-            as those of several images of a patient do.
+    Every image is then a group of its own, and the names, of one form, share beginnings.
     """
     parts = [re.findall(r"[^\W\d_]+|\d+|[\W_]+", name) for name in groups]
     forms = {tuple("a" if p.isalpha() else "0" if p.isdigit() else p for p in own) for own in parts}
@@ -158,9 +148,8 @@ def names_of_split(
         published: whether others made the splits: a group that trains and tests is then no error.
 
     Raises:
-        UserError: for a split that is not there, a single group to carve, or a group in two splits;
-            a TCGA patient may not even be in two of "all". A group in test and in another split
-            that is no TCGA patient is warned of where test is opened.
+        UserError: for a split that is not there, a single group to carve, or a group in two splits,
+            also of "all" if it is a TCGA patient. Another group of test that trains is warned of.
     """
     if carve and split != "all":
         training = {name: groups[name] for name, role in roles.items() if role == "train"}

@@ -13,9 +13,7 @@ from histojax.errors import UserError
 
 _log = logging.getLogger(__name__)
 
-_LABELLED = {"labelled": number(above=0, most=1, of="a share of the patients")}
-_EXTRA = {"extra_weight": number(above=0, most=1, of="a share of the crops")}
-_UNLABELLED = {"unlabelled_weight": number(above=0, below=1, of="a share of the crops")}
+_PATIENTS, _CROPS = "a share of the patients", "a share of the crops"
 
 
 class Subset(WrappedSource):
@@ -38,9 +36,9 @@ def labelled_part(source: Source, share: float, seed: int) -> Source:
     """The images of a training split whose labels are used: those of a share of the patients.
 
     They are the first groups by SHA-256 of (seed, group), at least one. A larger share of one seed
-    holds the smaller ones. A share out of range is a UserError.
+    holds the smaller ones.
     """
-    check({"labelled": share}, _LABELLED, "data.")
+    check({"labelled": share}, {"labelled": number(above=0, most=1, of=_PATIENTS)}, "data.")
     if share == 1:
         return source
     distinct = ordered_groups(source.groups, f"{seed}:labelled")
@@ -56,11 +54,9 @@ def with_extra(source: Source, extra: Source, weight: float) -> Source:
     """A training split and further images, which make up the share `weight` of the crops.
 
     At weight 1 the extra images are all there is. The scale is that of the training split.
-
-    Raises:
-        UserError: for a weight that is not above 0, up to 1, or sets of different classes.
+    UserError for sets of different classes.
     """
-    check({"extra_weight": weight}, _EXTRA, "data.")
+    check({"extra_weight": weight}, {"extra_weight": number(above=0, most=1, of=_CROPS)}, "data.")
     # Nuclei without a class go with any classes: all are then nuclei alone.
     plain = list(extra.classes) == ["background", "nucleus"]
     if not plain and list(source.classes) != list(extra.classes):
@@ -78,11 +74,11 @@ def with_extra(source: Source, extra: Source, weight: float) -> Source:
 class FlaggedSource(WrappedSource):
     """Adds "labelled" to the records of a source: uint8 (H, W), 1 or 0 throughout.
 
-    The "instances" and "mask" of unlabelled images are 0 throughout, whatever the source holds.
+    Unlabelled images get "instances" and "mask" of 0. `like` is a source whose scale and classes
+    these take over.
     """
 
     def __init__(self, source: Source, *, labelled: bool, like: Source | None = None):
-        """`like` is a source whose scale and classes these take over; None: their own."""
         super().__init__(source)
         self._labelled = labelled
         if like is not None:
@@ -115,10 +111,8 @@ def open_unlabelled(
     """The images that `config.data.unlabelled` names, with whatever labels their files have.
 
     `spec` is "rest", the training patients that `labelled_part` leaves out of `labelled`, or a SPEC
-    of images, all of which are taken; `open_one` opens one without asking for labels.
-
-    Raises:
-        UserError: where nothing is left, or a patient is among the labelled or held-out ones too.
+    of images, all of which are taken; `open_one` opens one without asking for labels. UserError
+    where nothing is left, or a patient is among the labelled or held-out ones too.
     """
     rest = left_out(open_one(labelled, split="train", kept=kept), share, seed)
     if spec == "rest":
@@ -152,11 +146,9 @@ def with_unlabelled(source: Source, others: Source, weight: float) -> MixedSourc
     """Labelled images and others whose labels are blanked, the share `weight` of the crops.
 
     Scale and classes are those of the labelled images.
-
-    Raises:
-        UserError: for a weight not between 0 and 1.
     """
-    check({"unlabelled_weight": weight}, _UNLABELLED, "data.")
+    rule = number(above=0, below=1, of=_CROPS)
+    check({"unlabelled_weight": weight}, {"unlabelled_weight": rule}, "data.")
     scales = (source.mpp, others.mpp)
     if None not in scales and common_mpp(scales) is None:
         _log.warning("data.source has %.3g um per px and data.unlabelled %.3g", *scales)

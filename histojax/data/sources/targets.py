@@ -14,15 +14,13 @@ from histojax.errors import UserError
 from histojax.nuclei import targets
 from histojax.tissue import rendering
 
-# Batch fields made of a whole image's instances: the maps that networks find, and the built-in
-# model's tissue around the same nuclei.
+# The maps that networks find, and the built-in model's tissue around the same nuclei.
 MAPS = ("marker", "contour", "distance")
 TISSUE = "tissue"
 FIELDS = (*MAPS, TISSUE)
-MARKERS = ("shape", "center")
 _NO_LABELS = ("distance", TISSUE)
 _RULES = {
-    "marker": one_of(MARKERS),
+    "marker": one_of(("shape", "center")),
     "center_radius": whole(0, of="a whole number of px"),
     "contour_width": whole(1, of="a whole number of px"),
     "physical": flag(),
@@ -34,17 +32,16 @@ class TargetSource(WrappedSource):
     """Adds targets to the records of a source that holds instances.
 
     "marker" and "contour" are uint8 {0, 1} (H, W), "distance" is uint8 (H, W), 255 at the deepest,
-    "tissue" is uint8 (H, W, 3), one image for each name, whatever the seed of a run. They are made
-    of whole images, so that a crop's targets are those of the whole, and kept.
+    "tissue" is uint8 (H, W, 3), one image for each name. They are those of whole images, and kept.
+
+    Args:
+        fields: which of `FIELDS` to add.
+        config: `config.data.targets`; UserError for a bad value. "physical" scales the shape
+            marker's areas and radii, px at 0.25 um per px, to the images' own scale. "legacy" takes
+            from mask, marker and contour the rim that USE-Net's code drops.
     """
 
     def __init__(self, source: Source, fields: Sequence[str], config: Mapping[str, Any]):
-        """Adds `fields` as `config.data.targets` has them; UserError for a bad setting.
-
-        physical: the shape marker's areas and radii, px at 0.25 um per px, are scaled to the
-        images' own scale where it is known. legacy: mask, marker and contour lose the rim that
-        USE-Net's code drops.
-        """
         super().__init__(source)
         self._fields = tuple(fields)
         self._config = dict(config)
