@@ -49,7 +49,7 @@ def entries_of(source: Source) -> list[Entry]:
 def landmarks_of(source: Source, entries: Entries) -> dict[str, np.ndarray]:
     """What near copies of a source's images are found by, kept for the life of the process.
 
-    There are none of built-in tissue, of blank images, and of sets too large to be searched.
+    Built-in tissue, blank images and sets too large to be searched have none.
     """
     if all(entry["name"].startswith(_BUILT_IN) for entry in entries):
         return {}
@@ -77,9 +77,9 @@ def seen_among(
 ) -> dict[str, str]:
     """{name of a scored image: how one that was seen in training is the same, a clause}.
 
-    They are the same by pixels, by name, by patient, or by the tissue that they show. Names and
-    groups of other data are compared where they say more than "image_12"; `one_set`: both are known
-    to be of the same data. `landmarks` are those of scored and of seen images, as far as known.
+    They are the same by pixels, name, patient, or the tissue that they show. Unless both are of
+    `one_set`, names and groups count where they say more than "image_12". `landmarks` are those of
+    scored and of seen images, as far as known.
     """
     # Images of one colour are all alike.
     pixels = {entry["image"]: entry for entry in seen if not entry["image"].startswith(BLANK)}

@@ -43,8 +43,7 @@ _DESCRIPTION = {
         lambda names: (
             isinstance(names, list)
             and all(isinstance(name, str) for name in names)
-            and len(set(names)) == len(names)
-            and 2 <= len(names) <= 256
+            and 2 <= len(names) == len(set(names)) <= 256
         ),
     ),
     "objects": Rule(

@@ -15,24 +15,14 @@ _log = logging.getLogger(__name__)
 _FIELDS = ("instances", "mask", "lr", "labelled")
 
 
-def open_mixture(
-    spec: str,
-    open_one: Callable[..., Source],
-    *,
-    split: str,
-    require_labels: bool,
-    crop: int | None,
-) -> "MixedSource":
+def open_mixture(spec: str, open_one: Callable[..., Source], split: str) -> "MixedSource":
     """Opens "mix:SPEC=WEIGHT,SPEC=WEIGHT,...", such as "mix:monuseg=0.7,tnbc=0.3".
 
     Split "train" follows the weights; the others hold every image once. `open_one` is
     `specs.open_source` with its other arguments bound. UserError for a patient in two sets.
     """
     weights = parse_mixture(spec)
-    sources = {
-        name: open_one(name, split=split, require_labels=require_labels, crop=crop)
-        for name in weights
-    }
+    sources = {name: open_one(name, split=split) for name in weights}
     set_of: dict[str, str] = {}
     for name in weights:
         whole = open_one(name, split="all", require_labels=False, crop=None)

@@ -38,21 +38,20 @@ def open_source(
         seed: of the synthetic tissue, or of the split by group of a set without splits of its own.
         group_pattern: finds an image's group in its name; see `splits.group_of`.
         synthetic: further arguments of `SyntheticSource`.
-        cache_bytes: bound on the decoded images that a source of files keeps, in each process.
+        cache_bytes: bound on the decoded images that a process keeps of files.
         require_labels: whether an image without instances or mask is an error.
         crop: smallest side that every image must have, px of "hr".
-        scale: r, size of "hr" over that of "lr", which shows the upper left floor(H / r) r x
-            floor(W / r) r px of "hr".
+        scale: r, size of "hr" over that of "lr", which shows the upper left of "hr".
         data_dir: folder of prepared sets; empty: $TFDS_DATA_DIR, else ~/tensorflow_datasets.
         max_pixels: largest image or label map that a folder may hold, px.
         kept: {split: names} that a run was trained with, for a folder without splits.json.
     """
-    files: dict[str, Any] = {"seed": seed, "group_pattern": group_pattern, "scale": scale}
+    files: dict[str, Any] = dict(seed=seed, group_pattern=group_pattern, scale=scale, crop=crop)
     if spec.startswith("mix:"):
         share = cache_bytes // max(1, spec.count("="))
         files |= {"synthetic": synthetic, "data_dir": data_dir, "max_pixels": max_pixels}
-        open_one = functools.partial(open_source, **files, cache_bytes=share)
-        return open_mixture(spec, open_one, split=split, require_labels=require_labels, crop=crop)
+        files |= {"require_labels": require_labels, "cache_bytes": share}
+        return open_mixture(spec, functools.partial(open_source, **files), split)
     if spec == "synthetic":
         options = dict(synthetic or {})
         size = options.get("size")
@@ -62,7 +61,7 @@ def open_source(
                 "size or lower the crop"
             )
         return SyntheticSource(split=split, seed=seed, **options)
-    files |= {"split": split, "cache_bytes": cache_bytes, "crop": crop}
+    files |= {"split": split, "cache_bytes": cache_bytes}
     kind, _, root = spec.partition(":")
     if kind == "folder" and root:
         files |= {"require_labels": require_labels, "max_pixels": max_pixels, "kept": kept}
