@@ -164,9 +164,14 @@ def segmenter_start():
     return workdirs.fresh_state(build_stage(made, {}), made).variables("segmenter")
 
 
-def run(name, scale=4):
-    """A run that has not been trained: random weights, which no layer of zeros hides."""
+def run(name, scale=4, *, generator=None):
+    """A run that has not been trained: random weights, which no layer of zeros hides.
+
+    `generator`: fields in the place of its config's.
+    """
     made = config(name)
+    if generator is not None:
+        made.generator = generator
     for stage in chain.stages_of(made):
         # A multiple of every scale factor and of the segmenter's stride.
         stage.data.scale = scale

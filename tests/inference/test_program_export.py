@@ -15,13 +15,26 @@ from histojax.components.images import by_head, unit
 from histojax.errors import UserError
 from histojax.inference import program_export, tiled
 from histojax.runs import workdirs
+from histojax.stages.base import enhances, segments
+from histojax.zoo import registry
 from tests import commands, tiny
 
 ABOUT = {"licence": "CC0-1.0", "summary": "A test."}
 SUFFIXES = {"onnx": ".onnx", "stablehlo": ".zip"}
 REASON = "ONNX needs the extra: pip install 'jax2onnx==0.13.0'"
 TEXTS = ("summary", "licence", "created", "histojax", "sha256")
+NETWORKS = ["generator", "juhong2021", "unet", "use_net", "joint"]
+NETWORKS += [
+    pytest.param(name, marks=pytest.mark.slow) for name in ("srgan_srresnet", "segmentation")
+]
 GUIDE = pathlib.Path(__file__).parents[2] / "docs" / "guides" / "export.md"
+
+
+def untrained(name):
+    """A tiny run of a config, or of generator.py with another network."""
+    if name != "juhong2021":
+        return tiny.run(name)
+    return tiny.run("generator", generator={"kind": name, "blocks": 1, "features": 8})
 
 
 def export(run, path, kind):
@@ -44,7 +57,7 @@ def exported(tmp_path_factory):
             pytest.importorskip("jax2onnx", reason=REASON)
         if (name, kind) not in made:
             path = tmp_path_factory.mktemp(name) / f"{name}{SUFFIXES[kind]}"
-            made[name, kind] = export(tiny.run(name), path, kind)
+            made[name, kind] = export(untrained(name), path, kind)
         return made[name, kind]
 
     return of
@@ -66,25 +79,44 @@ def opened(path):
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
-@pytest.mark.parametrize("name", ["generator", "use_net", "joint"])
+@pytest.mark.parametrize("name", NETWORKS)
 def test_a_program_computes_what_the_run_computes(exported, name, kind):
     run, path = exported(name, kind)
     call, _ = opened(path)
     for height, width in ((32, 16), (16, 48)):
         image = read = tiny.tissue(5)[0][None, :height, :width]
         made = call(image)
-        if name != "use_net":
+        if enhances(run.stage):
             variables = run.state.variables("generator", averaged=True)
             exact = run.stage.generator.apply(variables, unit(image), train=False)
             read = np.asarray(made.pop("sr"))
             # Rounded to levels, it lies half a level from where it lay before.
             error = np.abs(read / 255 - np.clip(exact, 0, 1)).max()
             assert error <= 0.5 / 255 + 1e-4
-        if name != "generator":
+        if segments(run.stage):
             due = by_head(run.stage.segment(run.state, read), run.stage.segmenter.heads)
             assert made.keys() == due.keys()
             for head, values in due.items():
                 np.testing.assert_allclose(made[head], values, rtol=0, atol=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["enhance-x4-microscope", "nuclei-40x", "nuclei-joint-x4"])
+def test_a_model_of_the_box_in_onnx_computes_what_it_computes_in_jax(name, tmp_path):
+    pytest.importorskip("jax2onnx", reason=REASON)
+    run, path = workdirs.load(registry.path_of(name)), tmp_path / "model.onnx"
+    program_export.export(run.workdir, path, {"licence": "", "summary": ""}, "onnx")
+    call, _ = opened(path)
+    image = read = np.ascontiguousarray(tiny.tissue(5, 96)[0][None, :64])
+    made = call(image)
+    if enhances(run.stage):
+        read = made.pop("sr")
+        due = np.asarray(run.stage.predict(run.state, image)["sr"])
+        assert np.abs(read.astype(int) - due).max() <= 1  # rounded to levels
+    if segments(run.stage):
+        due = by_head(run.stage.segment(run.state, read), run.stage.segmenter.heads)
+        for head, values in due.items():
+            np.testing.assert_allclose(made[head], values, rtol=0, atol=1e-4)
 
 
 @pytest.mark.parametrize("kind", SUFFIXES)
