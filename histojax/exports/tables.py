@@ -1,52 +1,34 @@
-"""Tables of any length as CSV or Parquet, written part by part: a dict of arrays (N,) each."""
+"""Tables as CSV or Parquet: a dict of arrays (N,), one a column."""
 
-import contextlib
 import csv
 import importlib.util
-import os
 import pathlib
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Mapping
 
 import numpy as np
 
 from histojax.errors import UserError
 from histojax.files import atomic_path
 
-Append = Callable[[Mapping[str, np.ndarray]], None]
 
+def write(path: pathlib.Path, table: Mapping[str, np.ndarray]) -> None:
+    """Writes a table to NAME.parquet, or as CSV to any other name.
 
-@contextlib.contextmanager
-def writing(path: str | os.PathLike[str]) -> Iterator[Append]:
-    """Opens a .csv or .parquet file; the function that it gives appends a table.
-
-    All tables have the columns of the first, which may be empty. CSV is UTF-8 with a comma between
-    columns and a dot in numbers, of 8 significant digits; a missing value (NaN) is an empty cell,
-    and a null in Parquet. The file appears under its name when all of it is written.
+    CSV is UTF-8 with a comma between columns and a dot in numbers, of 8 significant digits. A
+    missing value (NaN) is an empty cell, and a null in Parquet.
 
     Raises:
-        UserError: another ending, or Parquet without pyarrow.
+        UserError: Parquet without pyarrow.
         DiskError: the disk refuses.
-        ValueError: the columns of a table differ, or there was no table.
     """
-    path = pathlib.Path(path)
-    formats = {".csv": _csv, ".parquet": _parquet}
-    if path.suffix not in formats:
-        raise UserError(f"{path} ends in neither .csv nor .parquet: name the table so")
-    headings: list[str] = []
-    with atomic_path(path) as beside, formats[path.suffix](beside, path) as write:
-
-        def append(table: Mapping[str, np.ndarray]) -> None:
-            headings[:] = headings or table
-            if list(table) != headings:
-                raise ValueError(f"columns {list(table)} are not those of the file: {headings}")
-            if len({len(values) for values in table.values()}) > 1:
-                raise ValueError("the columns have different lengths")
-            write(table)
-
-        yield append
-        if not headings:
-            raise ValueError(f"no table was written to {path}")
+    with atomic_path(path) as beside:
+        if path.suffix == ".parquet":
+            _write_parquet(beside, table)
+            return
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(table)
+            writer.writerows(zip(*map(texts, table.values()), strict=True))
 
 
 def texts(values: np.ndarray) -> list[str]:
@@ -58,19 +40,6 @@ def texts(values: np.ndarray) -> list[str]:
     return [f"{value:.8g}" if known else "" for value, known in pairs]
 
 
-@contextlib.contextmanager
-def _csv(beside: pathlib.Path, _: pathlib.Path) -> Iterator[Append]:
-    with beside.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-
-        def write(table: Mapping[str, np.ndarray]) -> None:
-            if file.tell() == 0:
-                writer.writerow(table)
-            writer.writerows(zip(*map(texts, table.values()), strict=True))
-
-        yield write
-
-
 def check_parquet() -> None:
     """Raises UserError where nothing here writes Parquet."""
     if importlib.util.find_spec("pyarrow") is None:
@@ -79,22 +48,11 @@ def check_parquet() -> None:
         )
 
 
-@contextlib.contextmanager
-def _parquet(beside: pathlib.Path, _: pathlib.Path) -> Iterator[Append]:
+def _write_parquet(path: pathlib.Path, table: Mapping[str, np.ndarray]) -> None:
     check_parquet()
     import pyarrow
     import pyarrow.parquet
 
-    writer: Any = None
-    with contextlib.ExitStack() as stack:
-
-        def write(table: Mapping[str, np.ndarray]) -> None:
-            nonlocal writer
-            # from_pandas: NaN is null.
-            columns = {k: pyarrow.array(v, from_pandas=True) for k, v in table.items()}
-            part = pyarrow.table(columns)
-            if writer is None:
-                writer = stack.enter_context(pyarrow.parquet.ParquetWriter(beside, part.schema))
-            writer.write_table(part.cast(writer.schema))
-
-        yield write
+    # from_pandas: NaN is null.
+    columns = {name: pyarrow.array(values, from_pandas=True) for name, values in table.items()}
+    pyarrow.parquet.write_table(pyarrow.table(columns), path)

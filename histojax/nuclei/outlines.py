@@ -58,7 +58,7 @@ def collect(
     scale: float = 1.0,
     offset: tuple[float, float] = (0.0, 0.0),
 ) -> Outlines:
-    """Outlines of labels with their polygons, int32 px, such as `exports.geojson.read` gives.
+    """Outlines of labels with their polygons, int32 px.
 
     Args:
         scale, offset: the coordinates are px times scale plus offset (x, y), as they were written.

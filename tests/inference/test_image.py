@@ -10,13 +10,13 @@ import pytest
 import tifffile
 
 from histojax.errors import UserError
-from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
 from histojax.inference import image as image_module
 from histojax.inference.regions import cut, view
 from histojax.inference.regions.view import Options, View
 from histojax.inference.scale import Estimate
 from histojax.nuclei import outlines
+from tests import geojson
 from tests.imaging import stub_slide
 from tests.inference.regions import dark
 

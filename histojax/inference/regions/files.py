@@ -91,8 +91,7 @@ def write(
     table = in_px(found.nuclei.table, found.per_px, view.mpp)
     for kind in ("table", "parquet"):
         if kind in made:
-            with tables.writing(made[kind]) as append:
-                append(table)
+            tables.write(made[kind], table)
     if "geojson" in made:
         path = made["geojson"]
         stem, end = path.name.split(".geojson")[0], path.name[path.name.rindex(".geojson") :]
@@ -106,8 +105,8 @@ def write(
             y, x = view.scanned[:2]
             grids[".scan"] = {"scale": 1 / found.per_px, "offset": (-x, -y)}
         for grid, moved in grids.items():
-            with geojson.writing(path.with_name(f"{stem}{grid}{end}"), name, **moved) as add:
-                add(found.nuclei.outlines, table)
+            place = path.with_name(f"{stem}{grid}{end}")
+            geojson.write(place, name, found.nuclei.outlines, table, **moved)
     if "labels" in made:
         _raster(made["labels"], found.label_strips(), found.size, view.size, view.mpp)
     if "sr.labels" in made:

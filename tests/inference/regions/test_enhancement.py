@@ -7,7 +7,6 @@ import pytest
 import tifffile
 
 from histojax.errors import UserError
-from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
 from histojax.imaging.reader import read_image
 from histojax.imaging.tiling import ArrayReader
@@ -15,6 +14,7 @@ from histojax.inference import prediction, tiled
 from histojax.inference.image import predict_image
 from histojax.inference.regions import cut, enhancement, tissue_mask, view
 from histojax.inference.regions.view import Options
+from tests import geojson
 from tests.inference.regions import dark
 
 IMAGE = dark.tissue(200, 320, dark.nuclei(200, 320))

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from histojax.errors import UserError
-from histojax.exports import geojson
 from histojax.imaging.labels import read_labels
 from histojax.imaging.tiling import ArrayReader
 from histojax.inference.regions import files, region_nuclei, tissue_mask
@@ -15,6 +14,7 @@ from histojax.inference.regions.cut import DamagedReader
 from histojax.inference.regions.image_nuclei import Found
 from histojax.inference.regions.view import View
 from histojax.nuclei import measurements, outlines
+from tests import geojson
 from tests.inference.regions import dark
 
 LABELS = np.zeros((40, 60), np.int32)
