@@ -9,7 +9,8 @@ holds some, they are 0, 0 and infinite. N objects are true and M predicted.
 """
 
 import numpy as np
-import scipy.ndimage
+from scipy.spatial import KDTree
+from skimage.measure import regionprops
 
 from histojax.metrics.instances import OverlapTable, best_pairs
 
@@ -56,8 +57,8 @@ def object_hausdorff(table: OverlapTable) -> float:
         return 0.0
     if not (len(table.truth_areas) and len(table.prediction_areas)):
         return np.inf
-    true = _Objects(table.truth, table.truth_labels)
-    predicted = _Objects(table.prediction, table.prediction_labels)
+    true = _pixels(table.truth, table.truth_labels)
+    predicted = _pixels(table.prediction, table.prediction_labels)
     total = 0.0
     for objects, areas, side, others, other_side in (
         (true, table.truth_areas, table.truth_index, predicted, table.prediction_index),
@@ -67,44 +68,34 @@ def object_hausdorff(table: OverlapTable) -> float:
         counterpart = np.full(len(areas), -1)
         counterpart[side[best]] = other_side[best]
         distances = [
-            objects.distance(i, others, j) if j >= 0 else objects.nearest(i, others)
-            for i, j in enumerate(counterpart)
+            _distance(one, others[j]) if j >= 0 else _nearest(one, others)
+            for one, j in zip(objects, counterpart, strict=True)
         ]
         total += np.sum(areas * distances) / areas.sum()
     return float(total / 2)
 
 
-class _Objects:
-    """The objects of a label image by index, and the boxes around them."""
+def _pixels(image: np.ndarray, labels: np.ndarray) -> list[KDTree]:
+    """The centres of each object's pixels."""
+    # Of its own type, which the labels have: 0, though none of them, stays 0.
+    known = np.concatenate([np.zeros(1, labels.dtype), labels])
+    return [KDTree(found.coords) for found in regionprops(np.searchsorted(known, image))]
 
-    def __init__(self, image: np.ndarray, labels: np.ndarray):
-        # Of its own type, which the labels have: 0, though none of them, stays 0.
-        known = np.concatenate([np.zeros(1, labels.dtype), labels])
-        self.numbers = np.searchsorted(known, np.asarray(image)).astype(np.int32)
-        self.boxes = boxes = scipy.ndimage.find_objects(self.numbers)
-        # First and last row, and column, of each object; int64 (n, 4).
-        self.edges = np.array([[e for s in box for e in (s.start, s.stop - 1)] for box in boxes])
 
-    def distance(self, i: int, others: "_Objects", j: int) -> float:
-        """Hausdorff distance of an object to one of the others, px."""
-        box = tuple(
-            slice(min(a.start, b.start), max(a.stop, b.stop))
-            for a, b in zip(self.boxes[i], others.boxes[j], strict=True)
-        )
-        one, other = self.numbers[box] == i + 1, others.numbers[box] == j + 1
-        return max(
-            scipy.ndimage.distance_transform_edt(~other)[one].max(),
-            scipy.ndimage.distance_transform_edt(~one)[other].max(),
-        )
+def _distance(one: KDTree, other: KDTree) -> float:
+    """Hausdorff distance of two objects, px."""
+    return max(one.query(other.data)[0].max(), other.query(one.data)[0].max())
 
-    def nearest(self, i: int, others: "_Objects") -> float:
-        """Smallest Hausdorff distance from an object to any of the others, px."""
-        # No distance is below the offset of two boxes' edges: the pixel on the outer edge is so far
-        # from every pixel of the other object.
-        bounds = np.abs(others.edges - self.edges[i]).max(1)
-        smallest = np.inf
-        for j in np.argsort(bounds):
-            if bounds[j] >= smallest:
-                break
-            smallest = min(smallest, self.distance(i, others, j))
-        return smallest
+
+def _nearest(one: KDTree, others: list[KDTree]) -> float:
+    """Smallest Hausdorff distance from an object to any of the others, px."""
+    # No distance is below the offset of two boxes' edges: the pixel on the outer edge is so far
+    # from every pixel of the other object.
+    edges = np.array([[*other.mins, *other.maxes] for other in others])
+    bounds = np.abs(edges - [*one.mins, *one.maxes]).max(1)
+    smallest = np.inf
+    for j in np.argsort(bounds):
+        if bounds[j] >= smallest:
+            break
+        smallest = min(smallest, _distance(one, others[j]))
+    return smallest
