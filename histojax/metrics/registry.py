@@ -12,10 +12,12 @@ psnr_rgb_bicubic. The functions of a group take the same arguments, all arrays o
 """
 
 import dataclasses
+import functools
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
-from histojax.metrics import glands, image_quality, instances, overlap
+from histojax.metrics import glands, instances, overlap
+from histojax.metrics import image_quality as quality
 
 Group = Literal["image", "input", "mask", "classes", "instances", "glands"]
 
@@ -50,35 +52,20 @@ class Metric:
 
 
 _DISTANCE = "feature_distance_"
+_lower = functools.partial(Metric, higher_is_better=False)
 
 _KNOWN = (
-    Metric(
-        "psnr_rgb", "PSNR RGB", "image", image_quality.psnr_rgb, "dB", 2, headline=True, main=True
-    ),
-    Metric("ssim_rgb", "SSIM RGB", "image", image_quality.ssim_rgb, headline=True, main=True),
-    Metric("psnr_y", "PSNR Y", "image", image_quality.psnr_y, "dB", 2),
-    Metric("ssim_y", "SSIM Y", "image", image_quality.ssim_y),
-    Metric(
-        "power_spectrum_error",
-        "power spectrum error",
-        "image",
-        image_quality.power_spectrum_error,
-        higher_is_better=False,
-    ),
-    Metric(
-        "blur_error",
-        "blur error",
-        "image",
-        image_quality.blur_error,
-        "dB",
-        1,
-        higher_is_better=False,
-    ),
-    Metric("grid", "grid", "image", image_quality.grid, decimals=2, higher_is_better=False),
-    Metric("drift", "drift", "input", image_quality.drift, "levels", 2, higher_is_better=False),
+    Metric("psnr_rgb", "PSNR RGB", "image", quality.psnr_rgb, "dB", 2, headline=True, main=True),
+    Metric("ssim_rgb", "SSIM RGB", "image", quality.ssim_rgb, headline=True, main=True),
+    Metric("psnr_y", "PSNR Y", "image", quality.psnr_y, "dB", 2),
+    Metric("ssim_y", "SSIM Y", "image", quality.ssim_y),
+    _lower("power_spectrum_error", "power spectrum error", "image", quality.power_spectrum_error),
+    _lower("blur_error", "blur error", "image", quality.blur_error, "dB", 1),
+    _lower("grid", "grid", "image", quality.grid, decimals=2),
+    _lower("drift", "drift", "input", quality.drift, "levels", 2),
     # In features of a network, by components.content; others are of a family below.
     *(
-        Metric(f"{_DISTANCE}{name}", f"feature distance, {name}", "image", higher_is_better=False)
+        _lower(f"{_DISTANCE}{name}", f"feature distance, {name}", "image")
         for name in ("squeezenet1_1", "segmenter", "vgg19")
     ),
     Metric("dice", "Dice", "mask", overlap.dice, headline=True, main=True),
@@ -96,17 +83,16 @@ _KNOWN = (
     Metric("dq", "DQ", "instances", lambda table: instances.panoptic_quality(table).dq),
     Metric("sq", "SQ", "instances", lambda table: instances.panoptic_quality(table).sq),
     Metric("f1", "F1", "instances", instances.f1, main=True),
-    Metric("merged", "merged nuclei", "instances", instances.merged, higher_is_better=False),
+    _lower("merged", "merged nuclei", "instances", instances.merged),
     Metric("object_f1", "object F1", "glands", glands.object_f1, headline=True),
     Metric("object_dice", "object Dice", "glands", glands.object_dice, headline=True),
-    Metric(
+    _lower(
         "object_hausdorff",
         "object Hausdorff distance",
         "glands",
         glands.object_hausdorff,
         "px",
         1,
-        higher_is_better=False,
         headline=True,
     ),
 )
@@ -114,7 +100,7 @@ METRICS: Mapping[str, Metric] = {metric.name: metric for metric in _KNOWN}
 # Metrics of which there is one for each feature network or class: the start of the name -> how it
 # is shown, its title with a place for the rest of the name.
 FAMILIES: Mapping[str, Metric] = {
-    _DISTANCE: Metric(_DISTANCE, "feature distance, {}", "image", higher_is_better=False),
+    _DISTANCE: _lower(_DISTANCE, "feature distance, {}", "image"),
     "class_dice_pooled_": Metric("class_dice_pooled_", "Dice, {}, pooled", "classes"),
     "class_dice_": Metric("class_dice_", "Dice, {}", "classes", main=True),
 }
