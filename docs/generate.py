@@ -1,5 +1,7 @@
 """Writes the reference pages from the code: commands.md, config.md, metrics.md, measurements.md.
 
+The pages begin by hand, and what follows NOTE is written.
+
 python docs/generate.py           writes docs/reference/*.md
 python docs/generate.py --check   writes nothing; exit status 1 if a page is stale
 """
@@ -17,7 +19,7 @@ from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 REFERENCE = ROOT / "docs" / "reference"
-NOTE = "<!-- Written by docs/generate.py; edit the code and run it again. -->\n"
+NOTE = "<!-- What follows is written by docs/generate.py; edit the code and run it again. -->\n"
 CORE = ("main", "evaluate", "predict", "compare", "prepare", "masks", "synthesize")
 CORE += ("inspect", "stitch", "export")
 # Name of an assigned or returned group in configs/ -> the groups of a config that it fills.
@@ -25,7 +27,7 @@ GROUPS = {"network": ("generator", "segmenter", "discriminator")}
 # Share of the configs in which a field has one value: the page lists that value once.
 _COMMON = 0.8
 
-Values = dict[tuple[str, ...], Any]
+Values = dict[str, Any]
 Comments = dict[tuple[str, str], str]
 
 
@@ -37,9 +39,6 @@ def table(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
     )
 
 
-# Config fields.
-
-
 def comments_of(source: str) -> Comments:
     """{(group, field): the comment above and beside it} of a config module's source."""
     beside: dict[int, str] = {}
@@ -48,59 +47,54 @@ def comments_of(source: str) -> Comments:
         if token.type == tokenize.COMMENT:
             own_line = token.line.strip().startswith("#")
             (alone if own_line else beside)[token.start[0]] = token.string.lstrip("# ")
-
-    def comment(first: int, last: int) -> str:
+    found: Comments = {}
+    for group, field, first, last in _fields_in(ast.parse(source).body, ""):
         above: list[str] = []
         while first - 1 - len(above) in alone:
             above.insert(0, alone[first - 1 - len(above)])
         # A comment beside several fields is that of the first.
         parts = [" ".join(above), beside.pop(last, "") or beside.pop(first, "")]
-        return " ".join(part for part in parts if part)
+        if text := " ".join(part for part in parts if part):
+            for real in GROUPS.get(group, (group,)):
+                found.setdefault((real, field), text)
+    return found
 
-    found: Comments = {}
 
-    def walk(group: str, node: ast.AST) -> None:
-        if isinstance(node, ast.Call):
-            for argument in node.args:
-                walk(group, argument)
-            for keyword in node.keywords:
-                if keyword.arg:
-                    note(group, keyword.arg, keyword.value, keyword.value.lineno)
-        elif isinstance(node, ast.Dict):
-            for key, value in zip(node.keys, node.values, strict=True):
-                if isinstance(key, ast.Constant):
-                    note(group, str(key.value), value, key.lineno)
+def _fields_in(body: list[ast.stmt], function: str) -> Iterator[tuple[str, str, int, int]]:
+    """(group, field, first line, last line of its comment) of what statements assign or return."""
+    for statement in body:
+        if isinstance(statement, ast.FunctionDef):
+            yield from _fields_in(statement.body, statement.name.removesuffix("_group"))
+        elif isinstance(statement, ast.Return):
+            yield from _fields_of(function, statement.value)
+        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
+            assigned = isinstance(statement, ast.Assign)
+            place = ast.unparse(statement.targets[0] if assigned else statement.target).split(".")
+            if place[0] == "config" and len(place) > 1:
+                yield from _field(place[-2], place[-1], statement.value, statement.lineno)
+            else:
+                yield from _fields_of(function, statement.value)
 
-    def note(group: str, field: str, value: ast.expr, line: int) -> None:
-        inner = isinstance(value, (ast.Dict, ast.Call))
-        one_line = inner and value.end_lineno == line and not isinstance(value, ast.Dict)
-        text = "" if one_line else comment(line, line if inner else value.end_lineno or line)
-        if text:
-            found.setdefault((group, field), text)
-        walk(field, value)
 
-    def statements(body: list[ast.stmt], function: str) -> None:
-        for statement in body:
-            if isinstance(statement, ast.FunctionDef):
-                statements(statement.body, statement.name.removesuffix("_group"))
-            elif isinstance(statement, ast.Return) and statement.value is not None:
-                walk(function, statement.value)
-            elif isinstance(statement, (ast.Assign, ast.AnnAssign)) and statement.value is not None:
-                targets = (
-                    statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-                )
-                place = ast.unparse(targets[0]).split(".")
-                if place[0] == "config" and len(place) > 1:
-                    note(place[-2], place[-1], statement.value, statement.lineno)
-                else:
-                    walk(function, statement.value)
+def _fields_of(group: str, node: ast.AST | None) -> Iterator[tuple[str, str, int, int]]:
+    """Those of a call's keywords, or of a dict."""
+    if isinstance(node, ast.Call):
+        for argument in node.args:
+            yield from _fields_of(group, argument)
+        for keyword in node.keywords:
+            if keyword.arg:
+                yield from _field(group, keyword.arg, keyword.value, keyword.value.lineno)
+    elif isinstance(node, ast.Dict):
+        for key, value in zip(node.keys, node.values, strict=True):
+            if isinstance(key, ast.Constant):
+                yield from _field(group, str(key.value), value, key.lineno)
 
-    statements(ast.parse(source).body, "")
-    return {
-        (real, field): text
-        for (group, field), text in found.items()
-        for real in GROUPS.get(group, (group,))
-    }
+
+def _field(group: str, field: str, value: Any, line: int) -> Iterator[tuple[str, str, int, int]]:
+    inner = isinstance(value, (ast.Dict, ast.Call))
+    if isinstance(value, ast.Dict) or not inner or value.end_lineno != line:
+        yield group, field, line, line if inner else value.end_lineno
+    yield from _fields_of(field, value)
 
 
 def all_comments(name: str) -> Comments:
@@ -114,26 +108,21 @@ def all_comments(name: str) -> Comments:
     return found
 
 
-def comment_for(comments: Comments, path: tuple[str, ...]) -> str:
+def comment_for(comments: Comments, path: str) -> str:
     """The comment of a field; groups such as segmenter_optimizer read as optimizer."""
-    group, field = ("config", *path)[-2:]
+    group, field = f"config.{path}".split(".")[-2:]
     text = comments.get((group, field), "")
     if not text and group.endswith("optimizer"):
         text = comments.get(("optimizer", field), "")
     return text
 
 
-def flat(
-    config: Mapping[str, Any], path: tuple[str, ...] = ()
-) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """(path, value) of every field, those of earlier stages left out."""
-    for name, value in config.items():
-        if name == "init_from" or name == "lengths":
-            continue
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, (*path, name))
-        else:
-            yield (*path, name), value
+def fields_of(config: Any) -> Values:
+    """{name with dots: value} of every field, those of earlier stages left out."""
+    from histojax.report.table import flat
+
+    values = config.to_dict()
+    return dict(flat({k: v for k, v in values.items() if k not in ("init_from", "lengths")}))
 
 
 def shown(value: Any) -> str:
@@ -144,7 +133,7 @@ def shown(value: Any) -> str:
     return f"`{list(value) if isinstance(value, tuple) else value!r}`"
 
 
-def other_sizes(sizes: Mapping[str, Values], path: tuple[str, ...]) -> str:
+def other_sizes(sizes: Mapping[str, Values], path: str) -> str:
     """The sizes whose value is not laptop's."""
     default = sizes["laptop"].get(path)
     return ", ".join(
@@ -154,7 +143,7 @@ def other_sizes(sizes: Mapping[str, Values], path: tuple[str, ...]) -> str:
     )
 
 
-def common_fields(configs: Mapping[str, Mapping[str, Values]]) -> dict[tuple[str, ...], str]:
+def common_fields(configs: Mapping[str, Mapping[str, Values]]) -> dict[str, str]:
     """{path: name of a config with the usual values} of fields that most configs share."""
     found = {}
     for path in next(iter(configs.values()))["laptop"]:
@@ -174,11 +163,11 @@ def base_sizes() -> tuple[str, ...]:
     return importlib.import_module("configs.base").SIZES
 
 
-def row_of(sizes: Mapping[str, Values], path: tuple[str, ...], notes: Comments) -> tuple[str, ...]:
+def row_of(sizes: Mapping[str, Values], path: str, notes: Comments) -> tuple[str, ...]:
     """Field, laptop's value, other sizes, meaning."""
     values = sizes["laptop"]
     default = shown(values[path]) if path in values else "–"
-    return f"`{'.'.join(path)}`", default, other_sizes(sizes, path), comment_for(notes, path)
+    return f"`{path}`", default, other_sizes(sizes, path), comment_for(notes, path)
 
 
 def config_page() -> str:
@@ -192,7 +181,7 @@ def config_page() -> str:
             continue
         heads[file.stem] = (module.__doc__ or "").strip().splitlines()[0]
         configs[file.stem] = {
-            size: dict(flat(module.get_config(size).to_dict()))
+            size: fields_of(module.get_config(size))
             for size in getattr(module, "SIZES", base_sizes())
         }
     common = common_fields(configs)
@@ -201,22 +190,13 @@ def config_page() -> str:
         row_of({size: configs[name][size] for size in base_sizes()}, path, all_comments(name))
         for path, name in common.items()
     ]
-    parts = [
-        "# Config fields\n",
-        NOTE,
-        "Set a field by `--config.FIELD=VALUE`, for example `--config.data.scale=2`.",
-        "The default size is `laptop`; `--config=FILE:SIZE` chooses another.",
-        "A config that starts from earlier stages holds their configs under `init_from.NETWORK`.",
-        "`lengths.STAGE` is the number of steps of each stage of a chain.\n",
-        "## Fields that configs share\n",
-        table(head, rows),
-    ]
+    parts = ["## Fields that configs share\n", table(head, rows)]
     for name, sizes in configs.items():
         notes = all_comments(name)
         rows = []
         for path in dict.fromkeys(path for values in sizes.values() for path in values):
             usual = configs[common[path]] if path in common else {}
-            if path in (("name",), ("stage",)) or all(
+            if path in ("name", "stage") or all(
                 usual.get(size, usual.get("paper", {})).get(path, sizes) == values.get(path)
                 for size, values in sizes.items()
             ):
@@ -225,33 +205,10 @@ def config_page() -> str:
         parts += [
             f"\n## configs/{name}.py\n",
             f"{heads[name]}",
-            f"Stage `{sizes['laptop'][('stage',)]}`; sizes {', '.join(f'`{s}`' for s in sizes)}.\n",
+            f"Stage `{sizes['laptop']['stage']}`; sizes {', '.join(f'`{s}`' for s in sizes)}.\n",
             table(head, rows),
         ]
     return "\n".join(parts) + "\n"
-
-
-# Metrics.
-
-METRICS_TEXT = """
-A score's key is METRIC_ROW, such as `psnr_rgb_bicubic` or `dice_hr_to_s`.
-The row names the enhancer, the segmenter or both:
-
-| row | meaning |
-| --- | --- |
-| `bicubic` | bicubic enlargement |
-| `generator`, `srgan`, `joint` | the image that this stage enhances |
-| `bicubic_to_s`, `generator_to_s`, `srgan_to_s` | the segmenter S on that image |
-| `joint` | also the nuclei that the joint model finds |
-| `hr_to_s`, `hr_to_joint` | a segmenter on the real high-resolution image |
-| `hr` | the real high-resolution image itself, which `grid` alone scores |
-| `classical` | threshold and watershed, without a network, on the real image |
-
-Each score is a mean over whole images with a bootstrap interval of 95 %.
-`_y` scores are of luma, without r pixels at each border (r is `data.scale`).
-`_pooled` scores sum over all images before they divide.
-Scores of instances need annotated instances; scores of classes need annotated classes.
-"""
 
 
 def metrics_page() -> str:
@@ -259,31 +216,16 @@ def metrics_page() -> str:
     from histojax.metrics import registry
 
     rows = []
-    for name, metric in {**registry.METRICS, **getattr(registry, "FAMILIES", {})}.items():
+    for name, metric in {**registry.METRICS, **registry.FAMILIES}.items():
         key = f"`{name}`" if name in registry.METRICS else f"`{name}NAME`"
-        # The first sentence of a named function's docstring.
-        function = getattr(metric, "function", None)
-        meaning = (getattr(function, "__doc__", None) or "").strip().partition("\n")[0]
+        # The first line of a named function's docstring.
+        meaning = (getattr(metric.function, "__doc__", None) or "").partition("\n")[0]
         better = "higher" if metric.higher_is_better else "lower"
         title = metric.title.format("NAME")
         unit = metric.unit or "–"
         rows.append((key, title, metric.group, unit, str(metric.decimals), better, meaning))
     head = ("key", "metric", "of", "unit", "decimals", "better", "meaning")
-    if not any(row[-1] for row in rows):
-        head, rows = head[:-1], [row[:-1] for row in rows]
-    return f"# Metrics\n\n{NOTE}{METRICS_TEXT}\n{table(head, rows)}\n"
-
-
-# Measurements.
-
-MEASUREMENTS_TEXT = """
-A table of nuclei has one row a nucleus and these columns.
-Columns in um and um2 have this unit in their heading, such as `area_um2`.
-Where the scale is unknown they are in px, such as `area_px2`.
-A centroid is of pixel centers: in the coordinates of outlines add 0.5 px to it.
-A missing value is an empty cell. A single name is a source in `skimage.measure.regionprops`.
-
-"""
+    return f"{table(head, rows)}\n"
 
 
 def measurements_page() -> str:
@@ -292,10 +234,7 @@ def measurements_page() -> str:
 
     rows = [(f"`{name}`", c.unit or "–", c.meaning, c.source) for name, c in COLUMNS.items()]
     head = ("column", "unit", "meaning", "source")
-    return f"# Measurements\n\n{NOTE}{MEASUREMENTS_TEXT}{table(head, rows)}\n"
-
-
-# Commands.
+    return f"{table(head, rows)}\n"
 
 
 def flags_of(name: str) -> tuple[str, list[tuple[str, str, str]]]:
@@ -328,20 +267,7 @@ def command_names() -> list[str]:
 
 def commands_page() -> str:
     """commands.md."""
-    parts = [
-        "# Commands\n",
-        NOTE,
-        "Flags are written `--name=value`. `--help` prints them, `--helpfull` all of absl's too.",
-        "`--verbose` says which page, size and scale is read of each image.",
-        "`--coordinator`, `--num_processes` and `--process_id` make one command of several",
-        "processes; see [Accelerators](../guides/accelerators.md).",
-        "Paths may begin with `~`, also inside a SPEC.",
-        "A failure that you can mend ends in one sentence and exit status 2.",
-        "Ctrl-C ends a command with status 130, SIGTERM with 143.\n",
-        "After `pip install .` the first eight are also `histojax train` (for `histojax.main`),",
-        "`histojax evaluate`, `histojax predict` and so on.",
-        "Commands of `launch` need a clone of the repository.\n",
-    ]
+    parts = []
     for name in command_names():
         text, rows = flags_of(name)
         first, _, rest = text.partition("\n")
@@ -366,10 +292,11 @@ def main() -> int:
     sys.path.insert(0, str(ROOT))
     stale = []
     for name, page in PAGES.items():
-        text, path = page(), REFERENCE / name
-        if path.exists() and path.read_text(encoding="utf-8") == text:
-            continue
-        stale.append(name)
+        path = REFERENCE / name
+        known = path.read_text(encoding="utf-8")
+        text = f"{known.partition(NOTE)[0]}{NOTE}\n{page()}"
+        if text != known:
+            stale.append(name)
         if "--check" not in sys.argv:
             path.write_text(text, encoding="utf-8")
     if stale and "--check" in sys.argv:

@@ -41,14 +41,14 @@ def test_comments_above_and_beside_belong_to_their_field():
 
 def test_every_optimizer_has_the_comments_of_optimizer():
     comments = generate.comments_of(SOURCE)
-    assert generate.comment_for(comments, ("segmenter_optimizer", "rate")) == "a step"
-    assert generate.comment_for(comments, ("data", "rate")) == ""
+    assert generate.comment_for(comments, "segmenter_optimizer.rate") == "a step"
+    assert generate.comment_for(comments, "data.rate") == ""
 
 
 def test_other_sizes_are_those_that_differ_from_laptop():
-    sizes = {"smoke": {("a",): 1}, "laptop": {("a",): 2, ("b",): 3}, "gpu": {("a",): 2, ("b",): 3}}
-    assert generate.other_sizes(sizes, ("a",)) == "smoke `1`"
-    assert generate.other_sizes(sizes, ("b",)) == "smoke –"
+    sizes = {"smoke": {"a": 1}, "laptop": {"a": 2, "b": 3}, "gpu": {"a": 2, "b": 3}}
+    assert generate.other_sizes(sizes, "a") == "smoke `1`"
+    assert generate.other_sizes(sizes, "b") == "smoke –"
 
 
 def test_bars_in_cells_do_not_split_them():
