@@ -99,9 +99,6 @@ def test_only_quantized_images_of_one_shape_are_scored():
 def test_images_below_the_window_are_refused():
     with pytest.raises(UserError, match="11 x 11 px and got 10 x 10"):
         image_quality.ssim(_gray(1, 10), _gray(1, 10))
-    for score in (image_quality.psnr_y, image_quality.ssim_y):
-        with pytest.raises(UserError, match="19 px a side"):
-            score(_gray(1, 18), _gray(1, 18))
     assert image_quality.ssim_y(_gray(1, 19), _gray(1, 19)) == pytest.approx(1)
 
 
@@ -304,5 +301,3 @@ def test_blank_images_have_scores(value):
     features = {"layer": np.zeros((4, 4, 8))}  # what a network without biases makes of black
     assert image_quality.feature_distance(features, features) == 0
     assert image_quality.smallest_side() == 19
-    with pytest.raises(UserError, match="at least 19 px a side"):
-        image_quality.psnr_y(image[:18], image[:18])
