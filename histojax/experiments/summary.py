@@ -2,6 +2,7 @@
 
 import pathlib
 import platform
+from collections.abc import Callable
 from typing import Any
 
 import flax
@@ -41,10 +42,7 @@ def summarize_stage(trained: workdirs.Run) -> dict[str, Any]:
         **table,
         **circumstances(),
     }
-    with processes.first_alone() as writes:
-        if writes:
-            _write(summary, trained.workdir)
-            pages.run_report(trained.workdir)
+    _write(summary, trained.workdir, pages.run_report)
     return summary
 
 
@@ -70,17 +68,19 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
         **table,
         **circumstances(),
     }
-    with processes.first_alone() as writes:
-        if writes:
-            _write(summary, workdir)
-            pages.chain_report(workdir)
+    _write(summary, workdir, pages.chain_report)
     return summary
 
 
-def _write(summary: dict[str, Any], workdir: pathlib.Path) -> None:
-    """Writes summary.json; a run that is stopped before its report makes that the next time."""
-    (workdir / "report.html").unlink(missing_ok=True)
-    writers.write_json(workdir / "summary.json", summary)
+def _write(
+    summary: dict[str, Any], workdir: pathlib.Path, report: Callable[[pathlib.Path], None]
+) -> None:
+    """Writes summary.json and the report; a run that is stopped in between makes that next time."""
+    with processes.first_alone() as writes:
+        if writes:
+            (workdir / "report.html").unlink(missing_ok=True)
+            writers.write_json(workdir / "summary.json", summary)
+            report(workdir)
 
 
 def circumstances() -> dict[str, Any]:
