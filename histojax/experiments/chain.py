@@ -169,22 +169,16 @@ def run_stage(
     known: run_data.Known,
 ) -> dict[str, Any]:
     """Trains one stage unless it is done, and writes its summary.json and report.html."""
-
-    def variables_of(start: ConfigDict | str) -> Mapping[str, Any]:
-        if isinstance(start, ConfigDict):
-            return workdirs.initial_variables(folders[start.name])
-        return workdirs.initial_variables(workdirs.place_of(start))
-
     with _sole_use(workdir):
         old = done(config, workdir)
         if old is not None:
             if processes.first():
                 claim_workdir(config, workdir, same_data=True)
+                if not (workdir / "report.html").exists():
+                    pages.run_report(workdir)
             say(f"{config.name}: done at step {old['steps']}, in {workdir}")
-            if processes.first() and not (workdir / "report.html").exists():
-                pages.run_report(workdir)
             return old
-        initial = initial_variables(config, variables_of)
+        initial = initial_variables(config, lambda name: workdirs.initial_variables(folders[name]))
         trained = loop.train(config, workdir, initial, known=known)
         found = summary.summarize_stage(trained)
         if folders:  # one stage of several; the last lines of a command have the results of one

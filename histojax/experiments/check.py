@@ -39,19 +39,13 @@ def rehearse(
     """
     shapes: dict[str, dict[str, Tree]] = {}
     registered: set[tuple[Any, ...]] = set()
-
-    def variables_of(start: ConfigDict | str) -> Mapping[str, Tree]:
-        if isinstance(start, ConfigDict):
-            return shapes[start.name]
-        return workdirs.initial_variables(workdirs.place_of(start))
-
     for config in ordered:
         loop.check(config, jax.device_count())
         stain_matching.check(config)
         check_stain_of_start(config)
         check_scales_below(config)
         own = workdirs.without_pretrained(config) if config.name in resumed else config
-        stage = build_stage(own, initial_variables(config, variables_of))
+        stage = build_stage(own, initial_variables(config, shapes.__getitem__))
         state = jax.eval_shape(lambda s=stage, c=config: workdirs.fresh_state(s, c))
         _check_data(config, stage, registered, (kept or {}).get(config.name))
         _check_steps(config, stage, state)

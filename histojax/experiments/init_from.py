@@ -17,24 +17,29 @@ def config_of(start: ConfigDict | str) -> ConfigDict:
 
 
 def initial_variables(
-    config: ConfigDict, variables_of: Callable[[ConfigDict | str], Mapping[str, Tree]]
+    config: ConfigDict, of_stage: Callable[[str], Mapping[str, Tree]]
 ) -> dict[str, Tree]:
-    """Network -> variables, from the runs that `init_from` names; `variables_of` reads one.
+    """Network -> variables, from the runs that `init_from` names.
 
-    The run named for the generator also gives its discriminator, where it has one, and that named
-    for the pyramid all its networks. A named run that lacks the network is refused.
+    `of_stage` gives the variables of an earlier stage by its name. The run named for the generator
+    also gives its discriminator, where it has one, and that named for the pyramid all its networks.
+
+    Raises:
+        UserError: a named run lacks the network.
     """
     initial: dict[str, Tree] = {}
     for network, start in config.init_from.items():
         if not start:
             continue
-        variables = variables_of(start)
+        if isinstance(start, ConfigDict):
+            name, variables = start.name, of_stage(start.name)
+        else:
+            name, variables = start, workdirs.initial_variables(workdirs.place_of(start))
         if network == "pyramid":
             # All that the scales below have, by the names of their networks.
             initial |= variables
             continue
         if network not in variables:
-            name = start.name if isinstance(start, ConfigDict) else start
             raise UserError(
                 f"init_from.{network}={name} holds no {network}, but {', '.join(variables)}; name "
                 "a run that trains one"

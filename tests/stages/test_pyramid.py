@@ -326,7 +326,7 @@ def test_the_start_of_a_scale_is_all_of_the_run_below():
     lower = build_stage(config.init_from.pyramid, {})
     state = workdirs.fresh_state(lower, config.init_from.pyramid)
     found = init_from.initial_variables(
-        config, lambda start: {name: state.variables(name) for name in state.params}
+        config, lambda _: {name: state.variables(name) for name in state.params}
     )
     assert set(found) == {"generator_0", "segmenter_0", "discriminator_0"}
     _, higher, _ = built(config, found)
