@@ -16,6 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from histojax.cli import say
 from histojax.data import cores
@@ -175,7 +176,7 @@ def run_all(jobs: Sequence[Job], devices: Sequence[str] = (), count: int = 1) ->
         KeyboardInterrupt: after a signal, once all runs have ended.
     """
     pending = [job for job in jobs if not job.done]
-    slots: list[Slot] = [(device, None) for device in devices[: len(pending)]]
+    slots: list[Slot] = [(device, None) for device in devices]
     if not devices and pending:
         slots = [(None, part) for part in cores.shares(min(count, len(pending)))]
     running: dict[subprocess.Popen[bytes], tuple[Job, Slot]] = {}
@@ -222,24 +223,24 @@ def signals() -> Iterator[list[int]]:
 
 
 def _started(job: Job, device: str | None, part: set[int] | None) -> subprocess.Popen[bytes]:
-    """The process of a job, on the cores of `part` alone if that is given."""
     job.folder.parent.mkdir(parents=True, exist_ok=True)
     say(f"{job}: running, log in {job.log}")
-    with job.log.open("ab") as log, contextlib.ExitStack() as after:
+    # Alone, also where a cluster has started several sweeps.
+    words = [*job.command, "--num_processes=1"]
+    with job.log.open("ab") as log:
+        return start(words, part, env=environment(device), stdout=log, stderr=subprocess.STDOUT)
+
+
+def start(words: Sequence[str], part: set[int] | None, **options: Any) -> subprocess.Popen[bytes]:
+    """Starts histojax.main with options of Popen, on the cores of `part` alone if it is given."""
+    with contextlib.ExitStack() as after:
         # The process takes over this one's cores; some containers forbid to choose them.
         with contextlib.suppress(OSError):
             if part is not None:
                 mine = cores.usable()
                 os.sched_setaffinity(0, part)
                 after.callback(os.sched_setaffinity, 0, mine)
-        return subprocess.Popen(
-            # Alone, also where a cluster has started several sweeps.
-            [*PROGRAM, *job.command, "--num_processes=1"],
-            env=environment(device),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-        )
+        return subprocess.Popen([*PROGRAM, *words], stdin=subprocess.DEVNULL, **options)
 
 
 def check(failed: Sequence[Job], jobs: Sequence[Job]) -> None:

@@ -23,7 +23,7 @@ from absl import flags
 from histojax import cli, processes
 from histojax.data import cores
 from histojax.errors import UserError
-from launch.jobs import PROGRAM, last_line, signals
+from launch import jobs
 
 _PROCESSES = flags.DEFINE_integer(
     "processes", None, "Number of processes. Example: --processes=2. Required.", 1
@@ -41,16 +41,16 @@ def main(argv: Sequence[str]) -> None:
     if len(processes.without_flags(words)) < len(words):
         raise UserError("--coordinator, --num_processes and --process_id are set by launch.local")
     folder = _logs(words)
-    with signals() as seen:
+    with jobs.signals() as seen:
         running = _start(words, folder)
         failed = _wait(running, seen)
     if failed is not None:
         index, status = failed
         log = folder / f"{index}.log"
         why = f"killed by {signal.Signals(-status).name}" if status < 0 else f"status {status}"
-        said = (
-            "see above" if index == 0 else f"{last_line(log.read_text(errors='replace'))} ({log})"
-        )
+        said = "see above"
+        if index:
+            said = f"{jobs.last_line(log.read_text(errors='replace'))} ({log})"
         # 2: of a sentence that names its own remedy.
         remedy = "" if status == 2 else "; the same command goes on from the last checkpoint"
         raise UserError(f"process {index} of {len(running)} failed ({why}): {said}{remedy}")
@@ -70,8 +70,8 @@ def _logs(words: Sequence[str]) -> pathlib.Path:
 
 def _start(words: Sequence[str], folder: pathlib.Path) -> list[subprocess.Popen[bytes]]:
     """The processes, in sessions of their own, so that a terminal's Ctrl-C comes to them once."""
-    count, devices, mine = _PROCESSES.value, _DEVICES.value, cores.usable()
-    port = _free_port()
+    count, devices, port = _PROCESSES.value, _DEVICES.value, _free_port()
+    given = [*words, f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
     started = []
     for index, part in enumerate(cores.shares(count)):
         local = range(index * devices, (index + 1) * devices)
@@ -79,28 +79,10 @@ def _start(words: Sequence[str], folder: pathlib.Path) -> list[subprocess.Popen[
             "JAX_NUM_CPU_DEVICES": str(devices),
             "JAX_LOCAL_DEVICE_IDS": ",".join(map(str, local)),
         }
-        with contextlib.ExitStack() as stack:
-            output = stack.enter_context((folder / f"{index}.log").open("wb")) if index else None
-            with contextlib.suppress(OSError):  # some containers forbid to choose cores
-                if part is not None:
-                    os.sched_setaffinity(0, part)
-                    stack.callback(os.sched_setaffinity, 0, mine)
-            started.append(
-                subprocess.Popen(
-                    [
-                        *PROGRAM,
-                        *words,
-                        f"--coordinator=127.0.0.1:{port}",
-                        f"--num_processes={count}",
-                        f"--process_id={index}",
-                    ],
-                    env={**os.environ, **own},
-                    stdin=subprocess.DEVNULL,
-                    stdout=output,
-                    stderr=None if output is None else subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            )
+        options = {"env": {**os.environ, **own}, "start_new_session": True}
+        with (folder / f"{index}.log").open("wb") if index else contextlib.nullcontext() as log:
+            options |= {"stdout": log, "stderr": log and subprocess.STDOUT}
+            started.append(jobs.start([*given, f"--process_id={index}"], part, **options))
     return started
 
 

@@ -34,7 +34,7 @@ def start(tmp_path, monkeypatch):
     """Runs launch.local with two processes of the stand-in."""
     (tmp_path / "main.py").write_text(STAND_IN)
     with loaded("launch.local") as local:
-        monkeypatch.setattr(local, "PROGRAM", (sys.executable, str(tmp_path / "main.py")))
+        monkeypatch.setattr(local.jobs, "PROGRAM", (sys.executable, str(tmp_path / "main.py")))
         monkeypatch.setattr(local, "_PATIENCE", 0.2)
 
         def run(*words):
