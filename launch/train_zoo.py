@@ -138,22 +138,6 @@ def scored(
     return found
 
 
-def rows_of(found: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """The cells of a card's table of scores, a line for each set and score."""
-    lines = []
-    for folder, table in found.items():
-        images = f"{folder} ({table['split']}, {table['images']} images)"
-        for key, entry in table["metrics"].items():
-            name, row = metrics.split_key(key) or ("", "")
-            if name in _SHOWN and entry["mean"] is not None:
-                form = f"{{:.{metrics.METRICS[name].decimals}f}}".format
-                interval = f"{form(entry['low'])} to {form(entry['high'])}"
-                lines.append(
-                    [images, metrics.METRICS[name].title, row, form(entry["mean"]), interval]
-                )
-    return lines
-
-
 def main(argv: Sequence[str]) -> None:
     """Trains, exports, scores and writes the card."""
     del argv
@@ -207,31 +191,24 @@ def card_of(
     begun: str,
 ) -> str:
     """A model's card, Markdown, from launch/model_card.md; `begun` is its training's commit."""
-    data, config = model.meta["data"], model.config["data"]
     template = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False).from_string(
         _CARD.read_text(encoding="utf-8")
     )
-    chosen = "step and thresholds" if "segmenter" in summary["parameters"] else "the step"
-    if model.config["checkpoint"]["best"] == "last":
-        chosen = ""
-    further = [entry["name"].startswith("synthetic-") for entry in data.get("extra", [])]
     return template.render(
         name=name,
         licence=zoo.LICENCES[name],
         summary_text=zoo.SUMMARIES[name],
         size=size,
         meta=model.meta,
+        config=model.config,
         summary=summary,
         begun=begun,
         scored=_commit(),
-        patients=sorted({entry["group"] for entry in data["train"]}),
-        source=config["source"].removeprefix("folder:"),
-        extra=further and f"{len(further)} further ones ({sum(further)} of built-in tissue)",
-        recipe_extra=config["extra"],
-        before=data["before"],
-        degradation=config["degradation"]["name"],
-        rows=rows_of(found),
-        chosen=chosen,
+        patients=sorted({entry["group"] for entry in model.meta["data"]["train"]}),
+        tissue=[e["name"].startswith("synthetic-") for e in model.meta["data"].get("extra", [])],
+        found=found,
+        shown=_SHOWN,
+        registry=metrics,
     )
 
 
