@@ -36,8 +36,8 @@ from ml_collections import config_flags
 from histojax import cli
 from histojax.cli import say
 from histojax.errors import UserError
+from histojax.report.table import text_table
 from launch import jobs, sweep_table
-from launch.tables import text_table
 
 BASELINE = "augmented"
 _PAIRS = "--config.data.extra=folder:{pairs}/seed_{{seed}}"

@@ -36,10 +36,10 @@ from histojax.errors import UserError
 from histojax.evaluation import rows as scored
 from histojax.imaging import writers
 from histojax.metrics import generation
+from histojax.report.table import text_table
 from histojax.runs import run_data, workdirs
 from histojax.synthesis import painting, quality
 from histojax.synthesis.tissue import Synthesizer
-from launch.tables import text_table
 
 Images = dict[str, np.ndarray]  # uint8 (N, S, S, 3) of each way to make them
 REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"

@@ -58,17 +58,35 @@ class Table(NamedTuple):
 
     def text(self) -> str:
         """The values in aligned columns, for a terminal."""
-        lines = [[self.corner, *(column.title for column in self.columns)]]
-        lines += [[row.name, *(cell.value for cell in row.cells)] for row in self.rows]
-        form = "  ".join(f"{{:{max(map(len, column))}}}" for column in zip(*lines, strict=True))
-        return "\n".join(form.format(*line).rstrip() for line in lines)
+        return _aligned(self._lines())
 
     def markdown(self) -> str:
         """The values in lines of Markdown."""
+        head, *lines = self._lines()
+        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
+
+    def _lines(self) -> list[list[str]]:
         head = [self.corner, *(column.title for column in self.columns)]
-        lines = [head, ["---"] * len(head)]
-        lines += [[row.name, *(cell.value for cell in row.cells)] for row in self.rows]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+        return [head, *([row.name, *(cell.value for cell in row.cells)] for row in self.rows)]
+
+
+def text_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows as lines under their keys, for a terminal; "–" where a value is missing."""
+    keys = list(dict.fromkeys(key for row in rows for key in row))
+    return _aligned([keys, *([_value_text(row.get(key)) for key in keys] for row in rows)])
+
+
+def _value_text(value: Any) -> str:
+    if isinstance(value, bool | str):
+        return str(value)
+    return count_text(value) if isinstance(value, int) else number_text(value)
+
+
+def _aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Lines in columns, the first of them left-aligned and the others right-aligned."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    form = "  ".join(f"{{:{'>' if place else '<'}{width}}}" for place, width in enumerate(widths))
+    return "\n".join(form.format(*line).rstrip() for line in lines)
 
 
 class Scores(NamedTuple):

@@ -25,8 +25,8 @@ from histojax.data import cores
 from histojax.errors import UserError
 from histojax.experiments import summary
 from histojax.models import layers
+from histojax.report.table import text_table
 from histojax.training import sharding
-from launch.tables import text_table
 
 # No repeat starts after so many seconds.
 PATIENCE = 30.0

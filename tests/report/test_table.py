@@ -137,8 +137,25 @@ def test_a_table_for_a_terminal_is_aligned():
     ]
     assert table.Table("run", columns, rows).text().splitlines() == [
         "run      Dice  PSNR RGB",
-        "a        0.8   –",
-        "bicubic  0.75  28.00",
+        "a         0.8         –",
+        "bicubic  0.75     28.00",
+    ]
+    assert table.Table("run", columns, rows).markdown().splitlines()[1:] == [
+        "| --- | --- | --- |",
+        "| a | 0.8 | – |",
+        "| bicubic | 0.75 | 28.00 |",
+    ]
+
+
+def test_rows_of_values_stand_under_their_keys():
+    rows = [
+        {"stage": "joint", "ms": 1000.4, "seen": True},
+        {"stage": "segmentation", "ms": 2.5, "batch": 70_225, "rate": math.nan},
+    ]
+    assert table.text_table(rows).splitlines() == [
+        "stage            ms  seen   batch  rate",
+        "joint         1,000  True       –     –",
+        "segmentation    2.5     –  70,225     –",
     ]
 
 

@@ -110,6 +110,6 @@ def test_rows_are_columns_with_units():
     rows = [{"name": "a", "flop": 2e9, "peak_bytes": 3 * 2**20}, {"name": "a", "flop": None}]
     assert timing.shown(rows).splitlines() == [
         "             1: a  2: a",
-        "flop        2.0 G     -",
-        "peak_bytes  3 MiB     -",
+        "flop        2.0 G     –",
+        "peak_bytes  3 MiB     –",
     ]
