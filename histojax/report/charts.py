@@ -137,7 +137,7 @@ def dot_chart(rows: Sequence[tuple[str, Sequence[float]]], *, title: str) -> Cha
         return Chart(title, _svg(axes, label, notes))
 
 
-def histogram(values: np.ndarray, *, title: str, axis: str) -> Chart | None:
+def histogram(values: np.ndarray, *, title: str) -> Chart | None:
     """How often values occur, in 40 bins from the first to the 99th percentile, with the median.
 
     Values that are not finite are left out; None where no other is.
@@ -148,11 +148,11 @@ def histogram(values: np.ndarray, *, title: str, axis: str) -> Chart | None:
     low, high = np.percentile(values, [1, 99])
     counts, edges = np.histogram(values, 40, (low, high) if high > low else None)
     middle = float(np.median(values))
-    label = printable(f"{title}: median {number_text(middle)} {axis}")
+    label = printable(f"{title}: median {number_text(middle)}")
     with _axes(label, _HEIGHT - 60, left=52) as axes:
         axes.stairs(counts, edges, fill=True, color="C0")
         axes.axvline(middle, color=_SOFT, linewidth=1)
-        _scale(axes, 0, max(1, counts.max()), False, axis)
+        _scale(axes, 0, max(1, counts.max()), False, "")
         legend = [Label("c0", "nuclei", f"median {number_text(middle)}", 0)]
         return Chart(title, _svg(axes, label, {}), legend)
 

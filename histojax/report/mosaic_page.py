@@ -1,7 +1,7 @@
 """The index.html beside mosaics: pictures with the fields' frames, links, what is left out."""
 
-from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -9,16 +9,13 @@ import PIL.ImageDraw
 
 from histojax.imaging import reader
 from histojax.mosaic.files import Joined
-from histojax.mosaic.placement import Link
 from histojax.mosaic.stitching import Stitched
 from histojax.report import document
 from histojax.report.document import Picture
-from histojax.report.table import Cell, Column, Row, Table
 
 _LONGEST = 1400
 # Okabe and Ito's vermilion and blue.
 _FRAME, _LINK = (213, 94, 0), (0, 114, 178)
-_FIELD_COLUMNS = ("number", "x, px", "y, px", "angle, °", "gain", "links", "residual, px")
 
 
 def write(path: Path, joined: Joined) -> None:
@@ -35,11 +32,12 @@ def write(path: Path, joined: Joined) -> None:
         pictures=[picture for part in sections for picture in part["pictures"]],
         sections=sections,
         left=left,
-        unused=_links(found, [link for link in found.links if link.reason]),
+        fields=found.placements,
+        unused=[link for link in found.links if link.reason],
     )
 
 
-def _section(joined: Joined, group: int) -> dict:
+def _section(joined: Joined, group: int) -> dict[str, Any]:
     file, found = joined.files[group - 1], joined.stitched
     mosaic = found.mosaics[group - 1]
     with reader.open_image(file) as image:
@@ -47,25 +45,15 @@ def _section(joined: Joined, group: int) -> dict:
         reduced = reader.ResampledReader(image, factor)
         small = reduced.read(0, 0, reduced.height, reduced.width)
     used = [k for k in found.links if not k.reason and k.first in mosaic.members]
-    used.sort(key=lambda link: -(link.residual or 0))
-    members = sorted(mosaic.members)
-    rows = []
-    for number in members:
-        one = found.placements[number]
-        values = f"{one.x:.1f}", f"{one.y:.1f}", f"{one.angle:.2f}", f"{one.gain:.3f}"
-        rows.append((one.name, (str(number + 1), *values, str(one.links), f"{one.residual:.2f}")))
+    frames = "Frames of the fields by their numbers below; links from middle to middle."
     return {
-        "heading": f"{file.name}: {len(members)} fields, {mosaic.width:,} × {mosaic.height:,} px",
         "file": file.name,
-        "scale": f"{mosaic.mpp:.4g} µm/px" if mosaic.mpp else "unknown",
+        "mosaic": mosaic,
         "pictures": [
             Picture(f"{file.name}, reduced.", small),
-            Picture(
-                "Frames of the fields by their numbers below; links from middle to middle.",
-                _frames(small, small.shape[0] / mosaic.height, found, group),
-            ),
+            Picture(frames, _frames(small, small.shape[0] / mosaic.height, found, group)),
         ],
-        "tables": [_table("field", _FIELD_COLUMNS, rows), _links(found, used)],
+        "links": sorted(used, key=lambda link: -(link.residual or 0)),
     }
 
 
@@ -84,18 +72,3 @@ def _frames(small: np.ndarray, scale: float, found: Stitched, group: int) -> np.
         place = frame.mean().imag, frame.mean().real
         draw.text(place, str(number + 1), "black", anchor="mm", stroke_width=2, stroke_fill="white")
     return np.asarray(picture)
-
-
-def _links(found: Stitched, links: Sequence[Link]) -> Table:
-    rows = []
-    for link in links:
-        names = [found.placements[end].name for end in (link.first, link.second)]
-        residual = "–" if link.residual is None else f"{link.residual:.2f}"
-        texts = (f"{link.share:.0%}", f"{link.correlation:.2f}", residual, link.reason or "used")
-        rows.append((" – ".join(names), texts))
-    return _table("pair", ("overlap", "correlation", "residual, px", "state"), rows)
-
-
-def _table(corner: str, titles: Sequence[str], rows: Iterable[tuple[str, Sequence[str]]]) -> Table:
-    made = [Row(name, [Cell(text) for text in texts]) for name, texts in rows]
-    return Table(corner, [Column(title) for title in titles], made)
