@@ -48,7 +48,7 @@ def comments_of(source: str) -> Comments:
             own_line = token.line.strip().startswith("#")
             (alone if own_line else beside)[token.start[0]] = token.string.lstrip("# ")
     found: Comments = {}
-    for group, field, first, last in _fields_in(ast.parse(source).body, ""):
+    for group, field, first, last in _of_statements(ast.parse(source).body, ""):
         above: list[str] = []
         while first - 1 - len(above) in alone:
             above.insert(0, alone[first - 1 - len(above)])
@@ -60,41 +60,41 @@ def comments_of(source: str) -> Comments:
     return found
 
 
-def _fields_in(body: list[ast.stmt], function: str) -> Iterator[tuple[str, str, int, int]]:
+def _of_statements(body: list[ast.stmt], function: str) -> Iterator[tuple[str, str, int, int]]:
     """(group, field, first line, last line of its comment) of what statements assign or return."""
     for statement in body:
         if isinstance(statement, ast.FunctionDef):
-            yield from _fields_in(statement.body, statement.name.removesuffix("_group"))
+            yield from _of_statements(statement.body, statement.name.removesuffix("_group"))
         elif isinstance(statement, ast.Return):
-            yield from _fields_of(function, statement.value)
+            yield from _of_value(function, statement.value)
         elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
             assigned = isinstance(statement, ast.Assign)
             place = ast.unparse(statement.targets[0] if assigned else statement.target).split(".")
             if place[0] == "config" and len(place) > 1:
-                yield from _field(place[-2], place[-1], statement.value, statement.lineno)
+                yield from _of_field(place[-2], place[-1], statement.value, statement.lineno)
             else:
-                yield from _fields_of(function, statement.value)
+                yield from _of_value(function, statement.value)
 
 
-def _fields_of(group: str, node: ast.AST | None) -> Iterator[tuple[str, str, int, int]]:
+def _of_value(group: str, node: ast.AST | None) -> Iterator[tuple[str, str, int, int]]:
     """Those of a call's keywords, or of a dict."""
     if isinstance(node, ast.Call):
         for argument in node.args:
-            yield from _fields_of(group, argument)
+            yield from _of_value(group, argument)
         for keyword in node.keywords:
             if keyword.arg:
-                yield from _field(group, keyword.arg, keyword.value, keyword.value.lineno)
+                yield from _of_field(group, keyword.arg, keyword.value, keyword.value.lineno)
     elif isinstance(node, ast.Dict):
         for key, value in zip(node.keys, node.values, strict=True):
             if isinstance(key, ast.Constant):
-                yield from _field(group, str(key.value), value, key.lineno)
+                yield from _of_field(group, str(key.value), value, key.lineno)
 
 
-def _field(group: str, field: str, value: Any, line: int) -> Iterator[tuple[str, str, int, int]]:
+def _of_field(group: str, field: str, value: Any, line: int) -> Iterator[tuple[str, str, int, int]]:
     inner = isinstance(value, (ast.Dict, ast.Call))
     if isinstance(value, ast.Dict) or not inner or value.end_lineno != line:
         yield group, field, line, line if inner else value.end_lineno
-    yield from _fields_of(field, value)
+    yield from _of_value(field, value)
 
 
 def all_comments(name: str) -> Comments:
@@ -117,7 +117,7 @@ def comment_for(comments: Comments, path: str) -> str:
     return text
 
 
-def fields_of(config: Any) -> Values:
+def values_of(config: Any) -> Values:
     """{name with dots: value} of every field, those of earlier stages left out."""
     from histojax.report.table import flat
 
@@ -181,7 +181,7 @@ def config_page() -> str:
             continue
         heads[file.stem] = (module.__doc__ or "").strip().splitlines()[0]
         configs[file.stem] = {
-            size: fields_of(module.get_config(size))
+            size: values_of(module.get_config(size))
             for size in getattr(module, "SIZES", base_sizes())
         }
     common = common_fields(configs)
