@@ -40,11 +40,10 @@ class Cell(NamedTuple):
 
 
 class Row(NamedTuple):
-    """A name and its cells; a reference is in italics."""
+    """A name and its cells; a reference, which reads the real image, is in italics."""
 
     name: str
     cells: Sequence[Cell]
-    note: str = ""
     reference: bool = False
 
 
@@ -247,8 +246,7 @@ def score_table(
     rows = []
     for row in keys:
         label, reference = (labels or {}).get(row) or row_label(row), some and is_reference(row)
-        note = "reads the real image" if reference else ""
-        rows.append(Row(label, [cells.get((row, n), Cell()) for n in scores], note, reference))
+        rows.append(Row(label, [cells.get((row, n), Cell()) for n in scores], reference))
     return Table("run" if labels else "method", columns, rows, caption)
 
 
