@@ -73,7 +73,7 @@ def summarize_chain(workdir: pathlib.Path, names: list[str], *, seconds: float) 
 
 
 def _write(
-    summary: dict[str, Any], workdir: pathlib.Path, report: Callable[[pathlib.Path], None]
+    summary: dict[str, Any], workdir: pathlib.Path, report: Callable[[pathlib.Path], Any]
 ) -> None:
     """Writes summary.json and the report; a run that is stopped in between makes that next time."""
     with processes.first_alone() as writes:
