@@ -16,8 +16,8 @@ writes what the run makes of each image NAME, and index.html, and replaces files
     NAME.html               a page: places with outlines, density, distributions, times
     NAME.predicted.json     what they were made of: an image is predicted once by a model
 
-Nuclei are looked for at the scale that the run was trained for. Images go region by region, so the
-disk bounds their size and memory does not; what was done is not done again after a stop.
+Nuclei are looked for at the scale that the run was trained for. Images go region by region, and
+what was done is not done again after a stop. A tiled TIFF or a slide may have any size.
 Slides go without their glass; their outlines are compressed, as NAME.geojson.gz.
 With --mosaic the images are overlapping fields: they are joined first, as histojax.stitch does.
 """

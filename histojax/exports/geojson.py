@@ -39,7 +39,7 @@ def write(
     image: str,
     outlines: Outlines,
     table: Mapping[str, np.ndarray],
-    scale: float = 1.0,
+    scale: tuple[float, float] = (1.0, 1.0),
     offset: tuple[float, float] = (0.0, 0.0),
     of: str = "input image",
 ) -> None:
@@ -51,7 +51,8 @@ def write(
         outlines, table: of the same labels, in their order. The table's column `class` is QuPath's
             classification, and its other columns (N,) are the measurements; a value that is not
             finite is left out.
-        scale, offset: coordinates are the outlines' px times scale plus offset (x, y), to 0.001 px.
+        scale, offset: (x, y) each; coordinates are the outlines' px times scale plus offset, to
+            0.001 px.
         of: what the coordinates are px of, in words.
 
     Raises:
@@ -61,7 +62,7 @@ def write(
     if table["label"].tolist() != np.unique(outlines.labels).tolist():
         raise ValueError("the table and the outlines have different labels")
     note = f"px of the {of}, origin top left, x to the right, y downward"
-    moved = {"scale": float(scale), "offset": [*map(float, offset)]}
+    moved = {"scale": [*map(float, scale)], "offset": [*map(float, offset)]}
     about = {"image": image, "coordinates": note, **moved}
     head = {"type": "FeatureCollection", "properties": about, "features": []}
     kept = {name: values for name, values in table.items() if name not in _LEFT_OUT}
@@ -87,7 +88,9 @@ def write(
         file.write("\n]}\n")
 
 
-def _geometries(outlines: Outlines, scale: float, offset: tuple[float, float]) -> Iterator[str]:
+def _geometries(
+    outlines: Outlines, scale: tuple[float, float], offset: tuple[float, float]
+) -> Iterator[str]:
     """The JSON of each label; the first vertex of a ring stands again at the end."""
     points = np.round(outlines.points * scale + offset, _DECIMALS)
     # Few coordinates differ: a text for each takes less time than one for each point.

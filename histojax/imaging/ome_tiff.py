@@ -1,4 +1,4 @@
-"""Pyramidal OME-TIFF, streamed: enhanced slides, and the labels of their nuclei.
+"""Pyramidal OME-TIFF, streamed: enhanced images, and the labels of nuclei.
 
 Source: OME-TIFF specification 6.0 (reduced levels are SubIFDs of the image's own page).
 """

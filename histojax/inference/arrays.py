@@ -83,10 +83,12 @@ def predict_array(
         at = mpp / seen.factor
     options = Options(cell_expansion=cell_expansion)
     with tempfile.TemporaryDirectory() as parts:
-        found = image_nuclei.find(run, segmenter, seen, pathlib.Path(parts), options, {}, mpp=at)
+        found = image_nuclei.find(
+            *(run, segmenter, seen, pathlib.Path(parts), options, {}), mpp=at, file=seen.image
+        )
     grid = resampling.NearestRows(found.size, size)
     strips = [piece for strip in found.label_strips() for piece in grid.pieces(strip)]
     rings = found.nuclei.outlines
-    rings = dataclasses.replace(rings, points=rings.points / found.per_px)
+    rings = dataclasses.replace(rings, points=rings.points / found.per_px[::-1])
     table = files.in_px(found.nuclei.table, found.per_px, mpp)
     return Arrays(enhanced, np.concatenate(strips).astype(np.int32), table, rings, note)

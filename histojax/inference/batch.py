@@ -75,7 +75,7 @@ def predict_files(
     check_enhances(run, options)
     suffixes = _suffixes(run, outputs)
     if mosaic:
-        joined = _joined(files, output, mpp, [RECORD, *_suffixes(run, None)])
+        joined = _joined(files, output, mpp)
         files, left = list(joined.files), left | joined.left
     check_names(files, output, suffixes)
     files = files[part[0] :: part[1]]
@@ -103,9 +103,8 @@ def predict_files(
         estimate, made = sizes.get(path), done.get(path)
         try:
             if made is None:
-                # So that it does not outlive the results that it is about.
                 with disk_errors(records[path]):
-                    records[path].unlink(missing_ok=True)
+                    record.forget(records[path], made_of(path))
                 if overwrite:
                     shutil.rmtree(output / f"{path.stem}.parts", ignore_errors=True)
                 common |= {"estimate": estimate, "made_of": made_of(path)}
@@ -151,15 +150,10 @@ def _failed(refused: Mapping[str, str], count: int) -> None:
         raise UserError(f"{len(refused)} of {count} images could not be predicted: {names}")
 
 
-def _joined(
-    inputs: Sequence[pathlib.Path],
-    output: pathlib.Path,
-    mpp: float | None,
-    suffixes: Sequence[str],
-) -> Joined:
+def _joined(inputs: Sequence[pathlib.Path], output: pathlib.Path, mpp: float | None) -> Joined:
     """Fields as mosaics, with their page; UserError where no two of them match.
 
-    What an earlier call has made of mosaics that are no more is removed, by its `suffixes`.
+    What an earlier call has made of mosaics that are no more is removed.
     """
     place = output / "mosaic"
     joined = mosaic_files.stitch_files(inputs, place, mpp=mpp, again=True, say=say)
@@ -168,8 +162,8 @@ def _joined(
         joined.check()
     gone = {path.name.removesuffix(RECORD) for path in output.glob(f"mosaic-*{RECORD}")}
     for name in gone - {path.stem for path in joined.files}:
-        for suffix in suffixes:
-            (output / f"{name}{suffix}").unlink(missing_ok=True)
+        record.forget(output / f"{name}{RECORD}", None)
+        shutil.rmtree(output / f"{name}.parts", ignore_errors=True)
     for text in (*joined.stitched.notes, str(place / "index.html")):
         say(text)
     return joined

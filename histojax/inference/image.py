@@ -1,7 +1,10 @@
 """A trained run on one image: regions, nuclei, files, page; nothing is done twice."""
 
 import contextlib
+import dataclasses
 import json
+import math
+import os
 import pathlib
 import shutil
 import time
@@ -19,7 +22,7 @@ from histojax.inference.regions.view import Options, View, check_enhances, view_
 from histojax.inference.scale import Estimate
 from histojax.nuclei.usenet import USENetParameters
 from histojax.runs import workdirs
-from histojax.stages.base import enhances
+from histojax.stages.base import enhances, segments
 
 
 def predict_image(
@@ -48,7 +51,8 @@ def predict_image(
         path: of the image.
         output: folder, made where it is missing.
         options: None: the defaults.
-        made_of: what the results follow from; parts made of anything else are made again.
+        made_of: what the results follow from; parts made of anything else are made again, and all
+            where it is None.
         outputs: names in `files.OUTPUTS`; None: as `files.chosen` says.
         mpp: of the image, um per px; None: as the file states it.
         estimate: of its nuclei; where it is sure it decides before `mpp` does.
@@ -71,34 +75,42 @@ def predict_image(
         made = {k: p for k, p in paths.items() if k in names}
         if view.slide and "geojson" in made:
             made["geojson"] = made["geojson"].with_suffix(".geojson.gz")
+        seeks = segments(run.stage) and names != {"sr"}
         # Nuclei of a field are found in its enhanced image.
-        seeks = bool(names - {"sr", "page"})
-        fine = seeks and enhances(run.stage) and not view.slide
-        if fine or "sr" in names:
+        in_enhanced = seeks and enhances(run.stage) and not view.slide
+        if in_enhanced or "sr" in names:
             enhancement.check_size(view.seen_box, network.scale, options.max_output_pixels)
         parts = output / f"{path.stem}.parts"
         with disk_errors(output):
             # An estimate of the scale follows from the other images of a call too.
-            _prepare(parts, {**(made_of or {}), "factor": view.factor * factor, "mpp": view.mpp})
+            _prepare(parts, made_of, {"factor": view.factor * factor, "mpp": view.mpp})
         view.image.load(parts / DAMAGE)
         enhanced = found = table = None
-        if fine or "sr" in names:
-            sr = made.get("sr", parts / "sr.tif")
+        sr = parts / "sr.tif"
+        if in_enhanced or "sr" in names:
             with timed(times, "enhancing"):
                 enhancer = network.parts[0] if network.parts else network
                 enhanced = enhancement.write(sr, enhancer, view, options, parts)
         if seeks:
-            seen = view
-            if fine:
+            seen, finder = view, network
+            if in_enhanced:
                 assert network.parts is not None
                 opened = stack.enter_context(reader.open_image(sr))
-                seen, network = view.enhanced(opened, network.scale, factor), network.parts[1]
-            at = seen.mpp and seen.mpp / seen.factor / network.scale
+                # Its smaller levels are means of 2 x 2 px, and so no Lanczos of all of it.
+                opened.reductions = ()
+                seen, finder = view.enhanced(opened, network.scale, factor), network.parts[1]
+            at = seen.mpp and seen.mpp / seen.factor / finder.scale
             # By the size of nuclei they lie on the grid of the training, whatever the file states.
             if estimate is not None and estimate.sure:
                 at = run.meta["mpp_out"]
-            found = image_nuclei.find(run, network, seen, parts, options, times, mpp=at)
+            found = image_nuclei.find(
+                *(run, finder, seen, parts, options, times), mpp=at, file=view.image
+            )
         note += _remarks(run, view, found)
+        if enhanced is not None and "sr" in made:
+            # Only now is it known to show the image as it is.
+            os.replace(sr, made["sr"])
+            enhanced = dataclasses.replace(enhanced, path=made["sr"])
         if found is not None:
             with timed(times, "writing"):
                 table = files.write(found, made, enhanced)
@@ -126,28 +138,31 @@ def _remarks(run: workdirs.Run, view: View, found: image_nuclei.Found | None) ->
     note = ""
     if damaged := view.image.check(view.path):
         note += f"; {damaged}"
-    if places := view.mask.damaged:
+    if (places := view.mask.damaged) and view.slide:
         note += f"; its overview is damaged in {places} place{'s' * (places > 1)} (glass there)"
     if not view.mask.mask.any():
         note += "; it shows no tissue (--noskip_glass predicts all of it)"
     if found is None:
         return note
     if found.nuclei.dropped:
-        px = found.nuclei.dropped / found.per_px**2
+        px = found.nuclei.dropped / math.prod(found.per_px)
         note += f"; {px:,.0f} px of objects too large for nuclei dropped"
     if len(found.regions) > 1 and isinstance(labeling.parameters_of(run), USENetParameters):
         note += "; its post-processing is for whole images, so --window changes the nuclei a little"
     return note
 
 
-def _prepare(parts: pathlib.Path, made_of: Mapping[str, Any]) -> None:
-    """Makes the folder of regions, without those that follow from something else."""
+def _prepare(
+    parts: pathlib.Path, made_of: Mapping[str, Any] | None, more: Mapping[str, Any]
+) -> None:
+    """Makes the folder of regions, without those that follow from something else, or unknown."""
     record = parts / "made_of.json"
+    known, made_of = made_of is not None, {**(made_of or {}), **more}
     try:
         same = json.loads(record.read_text(encoding="utf-8")) == json.loads(json.dumps(made_of))
     except (OSError, ValueError):
         same = False
-    if not same:
+    if not (same and known):
         shutil.rmtree(parts, ignore_errors=True)
         parts.mkdir(parents=True)
         writers.write_json(record, made_of)

@@ -9,7 +9,7 @@ from histojax.imaging import openslide_file, reader
 from histojax.inference.prediction import RECORD
 from histojax.inference.regions.files import OUTPUTS
 
-_OURS = (".html", ".csv", ".geojson", ".geojson.gz", RECORD)
+_OURS = (".html", ".csv", ".parquet", ".geojson", ".geojson.gz", ".parts", RECORD)
 
 
 def image_files(
@@ -29,9 +29,11 @@ def image_files(
         found = reader.listed([path], "--input", ("an image", "images"), reader.SUFFIXES)
         if path.is_dir():
             for other in sorted(set(path.iterdir()) - set(found)):
+                if other.name[0] == "." or other.name.endswith(_OURS):
+                    continue
                 if other.is_dir():
                     left[f"{other}/"] = "a folder inside a folder, to be named itself"
-                elif not (other.name[0] == "." or other.name.endswith(_OURS)):
+                else:
                     left[str(other)] = "its ending is not that of an image"
             images = [file for file in found if not _made_before(file)]
             if count := len(found) - len(images):

@@ -13,7 +13,8 @@ import numpy as np
 from histojax import __version__, files
 from histojax.imaging import openslide_file, writers
 from histojax.inference import labeling
-from histojax.inference.prediction import Prediction
+from histojax.inference.prediction import RECORD, Prediction
+from histojax.inference.regions import files as region_files
 from histojax.inference.scale import Estimate
 from histojax.runs import workdirs
 from histojax.stages.base import segments
@@ -58,6 +59,23 @@ def write(
     sizes = {kind: (file.name, file.stat().st_size) for kind, file in made.files.items()}
     more = {"files": sizes, "made_of": made_of, "estimate": estimate and vars(estimate)}
     writers.write_json(path, vars(made) | more)
+
+
+def forget(path: pathlib.Path, made_of: Mapping[str, Any] | None) -> None:
+    """Removes a record, so that it does not outlive the results that it is about.
+
+    These go too where they were made of something else than `made_of`, its `outputs` apart: beside
+    new results they would contradict them.
+    """
+    try:
+        before = json.loads(path.read_text(encoding="utf-8"))["made_of"] | {"outputs": None}
+    except (OSError, ValueError, KeyError, TypeError):
+        before = None
+    now = json.loads(json.dumps({**made_of, "outputs": None})) if made_of else None
+    if path.is_file() and (before is None or before != now):
+        for end in (*region_files.OUTPUTS.values(), *region_files.FURTHER):
+            path.with_name(path.name.removesuffix(RECORD) + end).unlink(missing_ok=True)
+    path.unlink(missing_ok=True)
 
 
 def standing(

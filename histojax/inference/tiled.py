@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -46,37 +46,23 @@ class TiledNetwork:
         """One tile size for all images of these (H, W), so that one window shape is compiled."""
         return tiling.core_size(sizes, halo=self.halo, stride=self.stride, largest=self.largest)
 
-    def tiles(
-        self,
-        image: tiling.RegionReader | np.ndarray,
-        *,
-        core: int | None = None,
-        name: str = "the image",
-    ) -> Iterator[tiling.Tile]:
-        """Tiles of the outputs in raster order; only those in flight are in memory.
+    def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
+        """Whole outputs {name: (H s, W s, C)} of an image in memory, by tiles of `core` px a side.
 
-        The image is uint8 (H, W, 3) or a reader, `core` the side of the tiles in input px, `name`
-        that of the image in a warning.
+        The image is uint8 (H, W, 3); `core` is the best one where it is None.
         """
         if self.matching is not None:
-            if isinstance(image, np.ndarray):
-                image = self.matching.image(image, name=name)
-            else:
-                image = self.matching.reader(image, name=name)
-        size = image.shape[:2] if isinstance(image, np.ndarray) else (image.height, image.width)
-        return tiling.tiled(
+            image = self.matching.image(image, name="the image")
+        tiles = tiling.tiled(
             self.windows,
             image,
-            core=core or self.core([size]),
+            core=core or self.core([image.shape[:2]]),
             halo=self.halo,
             scale=self.scale,
             stride=self.stride,
             batch=self.devices,
         )
-
-    def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
-        """Whole outputs {name: (H s, W s, C)} of a uint8 image (H, W, 3) that fits in memory."""
-        return tiling.assemble(self.tiles(image, core=core))
+        return tiling.assemble(tiles)
 
 
 def symmetric_mean(network: Callable[[jax.Array], jax.Array]) -> Callable[[Any], jax.Array]:

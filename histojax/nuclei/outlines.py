@@ -55,13 +55,13 @@ class Outlines:
 def collect(
     features: Iterable[tuple[int, Polygons]],
     *,
-    scale: float = 1.0,
+    scale: tuple[float, float] = (1.0, 1.0),
     offset: tuple[float, float] = (0.0, 0.0),
 ) -> Outlines:
     """Outlines of labels with their polygons, int32 px.
 
     Args:
-        scale, offset: the coordinates are px times scale plus offset (x, y), as they were written.
+        scale, offset: (x, y) each; the coordinates are px times scale plus offset, as written.
     """
     points, rings, polygons, labels = [np.zeros((0, 2))], [0], [0], []
     for label, parts in sorted(features, key=lambda feature: feature[0]):

@@ -187,7 +187,7 @@ def measure_geojson(*, count: int, side: int = 512) -> list[Row]:
         path = pathlib.Path(folder) / "slide.geojson.gz"
         before = timing.peak_bytes()
         with timing.Clock() as clock:
-            geojson.write(path, "slide.svs", nuclei, table, scale=0.25 / 0.2325)
+            geojson.write(path, "slide.svs", nuclei, table, scale=(0.25 / 0.2325,) * 2)
         sizes = dict(nuclei=copies * number, file_bytes=path.stat().st_size)
     peaks = dict(before_bytes=before, peak_bytes=timing.peak_bytes())
     return [{"name": f"{count:,} nuclei", **sizes, **clock.spent, **peaks}]

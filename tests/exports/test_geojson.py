@@ -34,7 +34,9 @@ def parsed(path):
 
 
 @pytest.mark.parametrize("name", ["a.geojson", "a.geojson.gz"])
-@pytest.mark.parametrize("options", [{}, {"scale": 0.37, "offset": (1200.25, -3)}, {"scale": 4.0}])
+@pytest.mark.parametrize(
+    "options", [{}, {"scale": (0.37, 0.4), "offset": (1200.25, -3)}, {"scale": (4, 4)}]
+)
 def test_labels_come_back(tmp_path, name, options):
     path = write(tmp_path / name, **options)
     found = collect(read(path), **options)
@@ -97,7 +99,7 @@ def test_a_disc_in_the_last_tile_lies_where_it_is_on_the_slide(tmp_path, mpp):
     disc = ((y - 40) ** 2 + (x - 30) ** 2 <= 100).astype(np.int32)
     scale = 0.25 / mpp
     outlines = trace(disc, origin=(960, 1984))
-    geojson.write(tmp_path / "a.geojson", "s", outlines, {"label": np.array([1])}, scale)
+    geojson.write(tmp_path / "a.geojson", "s", outlines, {"label": np.array([1])}, (scale, scale))
     ((_, ((ring,),)),) = read(tmp_path / "a.geojson")
     middle = (ring.min(axis=0) + ring.max(axis=0)) / 2
     # The middle of pixel 40 is at 40.5 from the edge.

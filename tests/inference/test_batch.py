@@ -667,3 +667,26 @@ def test_a_mosaic_of_nothing_is_refused(trained_chain, tmp_path):
     )
     assert status == 2
     assert "leave --num_parts out" in said
+
+
+@pytest.mark.faults
+def test_files_of_other_results_do_not_stay_beside_new_ones(on_slides, tmp_path):
+    Image.fromarray(SLIDE).save(tmp_path / "a.png")
+
+    def predict(*outputs, **options):
+        given = {"outputs": list(outputs) or None, "options": Options(**options)}
+        batch.predict_files(tmp_path, [tmp_path / "a.png"], tmp_path / "out", **given)
+        names = {path.name for path in (tmp_path / "out").iterdir()}
+        return names - {"index.html", "summary.csv", "a.predicted.json"}
+
+    assert predict() == {"a.csv", "a.geojson", "a.html", "a.labels.tif"}
+    # Of the same nuclei all may stay.
+    assert predict("table") == {"a.csv", "a.geojson", "a.html", "a.labels.tif"}
+    assert predict("table", region=(0, 0, 200, 200)) == {"a.csv"}
+
+
+def test_what_a_stopped_call_left_is_no_input(on_slides, tmp_path):
+    Image.fromarray(SLIDE).save(tmp_path / "a.png")
+    (tmp_path / "a.parts").mkdir()
+    (made,) = batch.predict_files(tmp_path, [tmp_path], tmp_path)
+    assert made.nuclei == 2

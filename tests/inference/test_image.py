@@ -1,4 +1,4 @@
-"""A whole slide: its nuclei do not depend on how it is cut, and nothing is done twice."""
+"""Slides: nuclei do not depend on how one is cut, and nothing is done twice."""
 
 import dataclasses
 import gzip
@@ -269,6 +269,7 @@ def test_a_slide_without_tissue_has_empty_files_and_that_is_said(tmp_path):
     assert made.nuclei == 0
     assert network.windows > 0
     assert "tissue" not in made.note
+    assert made.area_mm2 == pytest.approx(300 * 400 * 0.25 / 1e6)
 
 
 @pytest.mark.faults

@@ -19,6 +19,7 @@ from histojax.report import pages
 from histojax.runs import workdirs
 from histojax.stages import build_stage
 from tests import tiny
+from tests.geojson import read as read_geojson
 from tests.inference.regions import dark
 
 pytestmark = pytest.mark.usefixtures("blank_pages")
@@ -296,14 +297,10 @@ def doubled(image):
     return {"sr": image.repeat(2, 1).repeat(2, 2)}
 
 
-def both_at(*, own):
-    """A network that doubles images and finds what is dark, in one pass or apart."""
-    apart = [tiled.TiledNetwork(doubled, 2, 1, 2, 16), DARK]
-    return tiled.TiledNetwork(
-        lambda image: {**doubled(image), "mask": by_darkness(doubled(image)["sr"])["mask"]},
-        *(own, 1, 2, 16),
-        parts=tuple(apart),
-    )
+def both():
+    """A network that doubles images, and finds what is dark in them."""
+    parts = tiled.TiledNetwork(doubled, 2, 1, 2, 16), DARK
+    return tiled.TiledNetwork(None, 2, 1, 2, 16, parts=parts)
 
 
 @pytest.mark.parametrize("mpp", [1.0, 3.0, 0.4])
@@ -312,7 +309,7 @@ def test_an_enhanced_image_is_never_resampled_and_its_labels_come_on_both_grids(
 ):
     path, truth = discs(tmp_path, scale=2, mpp=mpp)
     run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
-    made = predicted(run, path, tmp_path / "out", both_at(own=2))
+    made = predicted(run, path, tmp_path / "out", both())
     image = reader.read_image(path)
     np.testing.assert_array_equal(
         reader.read_image(made.files["sr"]), doubled(image[None])["sr"][0]
@@ -321,7 +318,7 @@ def test_an_enhanced_image_is_never_resampled_and_its_labels_come_on_both_grids(
     assert agree(read_labels(made.files["labels"]), truth)
     fine = read_labels(made.files["sr.labels"])
     assert agree(fine, truth.repeat(2, 0).repeat(2, 1))
-    if mpp == 1.0:  # one pass; pixel i of the input has its centre in pixel 2 i + 1
+    if mpp == 1.0:  # pixel i of the input has its centre in pixel 2 i + 1
         np.testing.assert_array_equal(read_labels(made.files["labels"]), fine[1::2, 1::2])
     for kind, own in (("sr", mpp / 2), ("sr.labels", mpp / 2), ("labels", mpp)):
         assert mpp_of(made.files[kind]) == pytest.approx(own, rel=1e-3)
@@ -329,26 +326,13 @@ def test_an_enhanced_image_is_never_resampled_and_its_labels_come_on_both_grids(
 
 
 @pytest.mark.parametrize("outputs", [["labels"], ["sr"], ["sr.labels"]])
-def test_two_passes_leave_what_was_asked_for(joint, tmp_path, outputs):
+def test_what_was_asked_for_is_left_alone(joint, tmp_path, outputs):
     path, _ = discs(tmp_path, scale=2, mpp=3.0)
     run = with_meta(joint, mpp_in=1.0, mpp_out=0.5)
-    made = predicted(run, path, tmp_path / "out", both_at(own=2), outputs=outputs)
+    made = predicted(run, path, tmp_path / "out", both(), outputs=outputs)
     assert list(made.files) == outputs
     assert os.listdir(tmp_path / "out") == [f"a.{outputs[0]}.tif"]
     assert made.nuclei == (None if outputs == ["sr"] else 3)
-
-
-def test_a_trained_run_enhances_and_segments_the_same_in_two_passes(joint, tmp_path):
-    path = tmp_path / "a.tif"
-    tiny.write_tiff(path, tiny.tissue(5, 64)[0][:40, :56], mpp=1.0)
-    network = tiled.predictor(joint)
-    one = predicted(joint, path, tmp_path / "one", network)
-    # An enhanced image resampled by 1.1 and back is not the same; by 1.06 the first is.
-    run = with_meta(joint, mpp_in=1 / 1.06, mpp_out=0.25 / 1.06)
-    two = predicted(run, path, tmp_path / "two", network)
-    np.testing.assert_array_equal(*(reader.read_image(made.files["sr"]) for made in (one, two)))
-    assert "enhanced as it is, then read 1.06 times as large" in two.note
-    assert read_labels(two.files["labels"]).shape == (40, 56)
 
 
 @pytest.mark.faults
@@ -391,10 +375,62 @@ def test_what_is_left_out_is_counted(segmenting, tmp_path):
     assert dropped(made) == pytest.approx(4 * 197, rel=0.15)
 
 
-def test_a_slide_is_labelled_row_by_row(segmenting, tmp_path):
+def test_tiles_do_not_change_a_field(segmenting, tmp_path):
     path, truth = discs(tmp_path, scale=4, mpp=0.25)
     run = with_meta(segmenting, **AT_1)
-    whole = predicted(run, path, tmp_path / "whole", dataclasses.replace(DARK, largest=1024))
-    tiles = predicted(run, path, tmp_path / "tiles", dataclasses.replace(DARK, largest=16))
-    assert agree(read_labels(tiles.files["labels"]), truth)
-    assert agree(read_labels(tiles.files["labels"]), read_labels(whole.files["labels"]))
+    found = [
+        read_labels(
+            predicted(
+                run, path, tmp_path / str(tile), in_parts(by_darkness, halo=2, largest=tile)
+            ).files["labels"]
+        )
+        for tile in (1024, 16)
+    ]
+    assert agree(found[0], truth)
+    np.testing.assert_array_equal(*found)
+
+
+def test_a_page_alone_is_about_the_nuclei_too(joint, segmenting, tmp_path):
+    path, _ = discs(tmp_path, scale=2, mpp=1.0)
+    for run, network in ((with_meta(joint, mpp_in=1.0, mpp_out=0.5), both()), (segmenting, DARK)):
+        made = predicted(run, path, tmp_path / "out", network, outputs=["page"])
+        assert (list(made.files), made.nuclei) == (["page"], 3)
+
+
+@pytest.mark.faults
+def test_damage_before_a_stop_is_known_after_it(joint, tmp_path):
+    """The second network reads the enhanced image, which is whole."""
+    path = dark.write(tmp_path / "a.tif", dark.tissue(512, 512, [(40.0, 40.0, 8)]), mpp=1.0)
+    dark.damage(path, 10)
+    run, options = with_meta(joint, mpp_in=1.0, mpp_out=0.5), {"made_of": {"flags": 1}}
+
+    def stops(images):
+        raise dark.Stop
+
+    network = both()
+    halted = dataclasses.replace(DARK, windows=stops)
+    halted = dataclasses.replace(network, parts=(network.parts[0], halted))
+    with pytest.raises(dark.Stop):
+        predicted(run, path, tmp_path / "out", halted, **options)
+    # An enhanced image that may be damaged has no final name yet.
+    assert os.listdir(tmp_path / "out") == ["a.parts"]
+    with pytest.raises(UserError, match=r"a\.tif is damaged in 2\d\.\d% of what was read"):
+        predicted(run, path, tmp_path / "out", network, **options)
+    assert os.listdir(tmp_path / "out") == ["a.parts"]
+
+
+@pytest.mark.parametrize("mpp", [0.43, 1.3])
+def test_outlines_lie_on_the_labels_to_the_far_corner_of_an_odd_size(segmenting, tmp_path, mpp):
+    """Sides of what is read are rounded, so px are not quite as many times as large."""
+    image = dark.tissue(402, 301, [(386.0, 285.0, 12), (14.0, 16.0, 12)])
+    path = dark.write(tmp_path / "a.tif", image, mpp=mpp)
+    made = predicted(with_meta(segmenting, **AT_1), path, tmp_path / "out")
+    labels, found = read_labels(made.files["labels"]), dict(read_geojson(made.files["geojson"]))
+    assert set(found) == {1, 2}
+    for label, ((ring,),) in found.items():
+        y, x = np.nonzero(labels == label)
+        corners = [x.min(), y.min(), x.max() + 1, y.max() + 1]
+        # As far as a px of what is read.
+        np.testing.assert_allclose(
+            [*ring.min(0), *ring.max(0)], corners, atol=0.51 * max(1, 1 / mpp)
+        )

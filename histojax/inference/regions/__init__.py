@@ -1,1 +1,1 @@
-"""Slides: what is tissue, nuclei region by region, and the files and page about one."""
+"""Images of any size, region by region: read, enhanced, their nuclei found and written."""

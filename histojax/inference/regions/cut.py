@@ -71,7 +71,8 @@ def regions_of(
     margin = tiling.round_up(margin, stride)
     side = (window - 2 * margin) // stride * stride
     if side < margin:
-        raise UserError(f"--window={window} is below {3 * margin} px: give more")
+        cells = ", or lower --cell_expansion" if margin > tiling.round_up(MARGIN, stride) else ""
+        raise UserError(f"--window={window} is below {3 * margin} px: give more{cells}")
     # Alike, as a last one of a few px would cost as many tiles as a whole one.
     down, across = (
         tiling.round_up(-(-length // -(-length // side)), stride) for length in (height, width)

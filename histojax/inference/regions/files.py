@@ -1,8 +1,9 @@
 """The files that are made of an image: labels, classes, tables and outlines of its nuclei."""
 
+import math
 import os
 import pathlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,11 +82,12 @@ def paths_of(path: pathlib.Path, output: pathlib.Path) -> dict[str, pathlib.Path
 
 
 def write(
-    found: Found, made: Mapping[str, pathlib.Path], enhanced: Enhanced | None
+    found: Found, made: dict[str, pathlib.Path], enhanced: Enhanced | None
 ) -> measurements.Table:
     """Writes what is named in `made` of nuclei; their table in px of level 0.
 
-    Labels lie on the grid of the image, and again on that of a field's enhanced image.
+    Labels lie on the grid of the image, and again on that of a field's enhanced image. Outlines on
+    further grids are added to `made`.
     """
     view, name = found.view, found.view.path.name
     table = in_px(found.nuclei.table, found.per_px, view.mpp)
@@ -93,20 +95,22 @@ def write(
         if kind in made:
             tables.write(made[kind], table)
     if "geojson" in made:
-        path = made["geojson"]
-        stem, end = path.name.split(".geojson")[0], path.name[path.name.rindex(".geojson") :]
-        grids: dict[str, dict[str, Any]] = {"": {"scale": 1 / found.per_px}}
+        path, stem = made["geojson"], view.path.stem
+        down, across = found.per_px
+        grids: dict[str, dict[str, Any]] = {"": {"scale": (1 / across, 1 / down)}}
         if enhanced is not None and "sr" in made:
             y, x = (-enhanced.scale * value for value in enhanced.view.seen_box[:2])
-            ratio = enhanced.view.factor * enhanced.scale / found.per_px
-            grids[".sr"] = {"scale": ratio, "offset": (x, y), "of": "enhanced image"}
+            seen, scale = enhanced.view.image, enhanced.scale
+            ratio = scale * seen.width / found.size[1], scale * seen.height / found.size[0]
+            grids["sr."] = {"scale": ratio, "offset": (x, y), "of": "enhanced image"}
         if view.scanned[:2] != (0, 0):
             # Some viewers count from the part that was scanned.
             y, x = view.scanned[:2]
-            grids[".scan"] = {"scale": 1 / found.per_px, "offset": (-x, -y)}
+            grids["scan."] = grids[""] | {"offset": (-x, -y)}
         for grid, moved in grids.items():
-            place = path.with_name(f"{stem}{grid}{end}")
+            place = path.with_name(f"{stem}.{grid}{path.name.removeprefix(f'{stem}.')}")
             geojson.write(place, name, found.nuclei.outlines, table, **moved)
+            made[f"{grid}geojson"] = place
     if "labels" in made:
         _raster(made["labels"], found.label_strips(), found.size, view.size, view.mpp)
     if "sr.labels" in made:
@@ -132,18 +136,20 @@ def _raster(
     ome_tiff.write(path, strips, height=size[0], width=size[1], mpp=mpp)
 
 
-def in_px(table: measurements.Table, per_px: float, mpp: float | None) -> measurements.Table:
-    """A table of nuclei found at `per_px` px per px of the image, in px of the image.
+def in_px(
+    table: measurements.Table, per_px: tuple[float, float], mpp: float | None
+) -> measurements.Table:
+    """A table of nuclei found at `per_px` px per px of the image, along y and x, in its px.
 
     Places change, and lengths and areas where there is no scale. Neighbours are of this table.
     """
-    power = {"_px2": 2, "_px": 1}
+    power, middle = {"_px2": 2, "_px": 1}, math.sqrt(per_px[0] * per_px[1])
     moved = {}
     for name, values in table.items():
         end = next((end for end in power if name.endswith(end)), None)
         if name in ("x_px", "y_px"):
-            values = (values + 0.5) / per_px - 0.5
+            values = (values + 0.5) / per_px[name == "x_px"] - 0.5
         elif end is not None:
-            values = values / per_px ** power[end]
+            values = values / middle ** power[end]
         moved[name] = values
     return moved | measurements.neighbours(moved["x_px"], moved["y_px"], mpp=mpp)

@@ -41,14 +41,15 @@ class Found:
     parts: pathlib.Path
 
     @property
-    def per_px(self) -> float:
-        """Px of the grid per px of level 0."""
-        return self.view.factor * self.scale
-
-    @property
     def size(self) -> tuple[int, int]:
         """H, W of the grid, px."""
         return self.view.image.height * self.scale, self.view.image.width * self.scale
+
+    @property
+    def per_px(self) -> tuple[float, float]:
+        """Px of the grid per px of level 0, along y and x; sides are rounded, each by itself."""
+        (height, width), (rows, columns) = self.size, self.view.size
+        return height / rows, width / columns
 
     def label_strips(self) -> Iterator[np.ndarray]:
         """The label image, uint32 (rows, W) at a time."""
@@ -77,6 +78,7 @@ def find(
     times: Times,
     *,
     mpp: float | None,
+    file: cut.DamagedReader,
 ) -> Found:
     """The nuclei of a view, numbered 1..n, whose centroids lie in its box.
 
@@ -88,6 +90,7 @@ def find(
         options: the window, the batch, the workers and the cells.
         times: gets the seconds of the network and of the post-processing.
         mpp: um per px of the maps for the areas of the post-processing, None where unknown.
+        file: the reader whose damage is kept for a call that comes after a stop.
     """
     scale, image = network.scale, view.image
     top, left, height, width = view.frame
@@ -134,7 +137,10 @@ def find(
         ):
             seconds += time.monotonic() - started
             # Before the region counts as done.
-            image.save(parts / cut.DAMAGE)
+            file.save(parts / cut.DAMAGE)
+            if normalized is not image:
+                # Stains are measured as the file has them.
+                seen = seen._replace(own=image.read(*seen.region.seen))
             waiting.append(pool.submit(finish, seen))
             while len(waiting) > options.workers:
                 waiting.pop(0).result()

@@ -55,7 +55,7 @@ def write(
         more["pair"] = _pair(enhanced)
     shown = ("The image.", overview)
     if view.slide:
-        words = "The slide; what is outlined was taken for tissue, and the rest was not looked at."
+        words = "The slide; what is outlined was looked at, and the rest was not."
         shown = (words, writers.overlay(overview, mask.astype(np.uint8)))
     model = {"model": workdirs.name_of(run.workdir), "step": run.step}
     slide_page.write(

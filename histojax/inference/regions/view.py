@@ -3,7 +3,6 @@
 import dataclasses
 import pathlib
 
-import numpy as np
 from absl import logging
 
 from histojax.errors import UserError
@@ -158,9 +157,10 @@ def view_of(
         UserError: a region outside of the image, a scale too far from that of the training, or
             one that is unknown and was asked for.
     """
-    slide = is_slide(path, image) or bool(options.region or options.read_mpp)
+    large = is_slide(path, image)
+    slide = large or bool(options.region or options.read_mpp)
     # A slide is too large for an enhanced image of all of it.
-    first = enhances(run.stage) and segments(run.stage) and not slide
+    enhanced = enhances(run.stage) and segments(run.stage) and not slide
     known = image.mpp if mpp is None else mpp
     more = _against_file(path, image.mpp, mpp)
     if known is None and image.power and not (estimate and estimate.sure):
@@ -169,7 +169,7 @@ def view_of(
     reads = options.read_mpp
     if reads is None:
         scale = run.config.data.scale if enhances(run.stage) else 1
-        factor, note = scale_factor(run, scale, known, estimate, path=path, enhanced=first)
+        factor, note = scale_factor(run, scale, known, estimate, path=path, enhanced=enhanced)
     elif known is None:
         raise UserError(
             f"--read_mpp={reads:g} needs the scale of {path}, which is unknown: give --mpp too"
@@ -186,10 +186,8 @@ def view_of(
                 f"--region={given} is not inside {path} of {image.width} x {image.height} px: "
                 "give X,Y,WIDTH,HEIGHT in px of the full resolution"
             )
-    tissue = tissue_mask(image, known) if slide else whole_mask(image)
-    if not options.skip_glass:
-        tissue = dataclasses.replace(tissue, mask=np.ones_like(tissue.mask))
-    own = 1.0 if first else factor
+    tissue = tissue_mask(image, known) if large and options.skip_glass else whole_mask(image)
+    own = 1.0 if enhanced else factor
     view = View(
         path,
         (image.height, image.width),

@@ -147,7 +147,7 @@ def test_nuclei_of_an_enhanced_slide_lie_on_both_grids(no_page, tmp_path):
     path = dark.write(tmp_path / "a.tif", dark.tissue(200, 320, places), mpp=1.0)
     made = predict(path, tmp_path / "out", enhance=True)
     assert (made.nuclei, made.scale) == (2, 4)
-    assert set(made.files) == {"page", "sr", "labels", "table", "geojson"}
+    assert set(made.files) == {"page", "sr", "labels", "table", "geojson", "sr.geojson"}
     plain = dict(geojson.read(made.files["geojson"]))
     fine = dict(geojson.read(tmp_path / "out" / "a.sr.geojson.gz"))
     for label, ((ring,),) in plain.items():

@@ -201,7 +201,7 @@ def test_columns_in_px_follow_the_grid_and_others_do_not():
         "major_axis_px": np.array([8.0, 4.0]),
         "eccentricity": np.array([0.5, 0.1]),
     }
-    moved = files.in_px(table, 4.0, None)
+    moved = files.in_px(table, (4.0, 4.0), None)
     # The middle of the first four px is that of the first px.
     assert moved["x_px"].tolist() == [0.5, 4.5]
     assert moved["area_px2"].tolist() == [4.0, 1.0]

@@ -1,4 +1,4 @@
-"""The page about a slide: what it is given to show."""
+"""The page about an image: what it is given to show."""
 
 import dataclasses
 import re
