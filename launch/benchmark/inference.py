@@ -125,7 +125,9 @@ def measure_streaming(*, size: int, tile: int) -> list[Row]:
         writers.stream_tiff(source, repeated(patch, size), height=size, width=size, mpp=1.0)
         network = _smoothed(tiled.predictor(run, largest=tile))
         # This compiles, and finds the threshold that makes a quarter of the image nuclear.
-        outputs = network(patch[:size, :size], core=network.core([(size, size)]))
+        assert network.parts is not None
+        enhance, segment = network.parts
+        outputs = segment(enhance(patch[:size, :size])["sr"])
         run.meta["thresholds"]["mask"] = float(np.quantile(outputs["mask"], 1 - _FOREGROUND))
         with timing.Clock() as clock:
             made = image.predict_image(run, network, source, root)
