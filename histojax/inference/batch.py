@@ -104,12 +104,12 @@ def predict_files(
         try:
             if made is None:
                 with disk_errors(records[path]):
-                    record.forget(records[path], made_of(path))
+                    kept = record.forget(records[path], made_of(path))
                 if overwrite:
                     shutil.rmtree(output / f"{path.stem}.parts", ignore_errors=True)
                 common |= {"estimate": estimate, "made_of": made_of(path)}
                 made = predict_image(run, network, path, output, **common)
-                record.write(records[path], made, made_of(path), own.get(path))
+                record.write(records[path], made, made_of(path), own.get(path), kept)
         except UserError as failure:
             refused[str(path)] = str(failure)
             continue
@@ -162,7 +162,8 @@ def _joined(inputs: Sequence[pathlib.Path], output: pathlib.Path, mpp: float | N
         joined.check()
     gone = {path.name.removesuffix(RECORD) for path in output.glob(f"mosaic-*{RECORD}")}
     for name in gone - {path.stem for path in joined.files}:
-        record.forget(output / f"{name}{RECORD}", None)
+        for end in (RECORD, *region_files.OUTPUTS.values(), *region_files.FURTHER):
+            (output / f"{name}{end}").unlink(missing_ok=True)
         shutil.rmtree(output / f"{name}.parts", ignore_errors=True)
     for text in (*joined.stitched.notes, str(place / "index.html")):
         say(text)

@@ -1,7 +1,6 @@
 """A trained run on one image: regions, nuclei, files, page; nothing is done twice."""
 
 import contextlib
-import dataclasses
 import json
 import math
 import os
@@ -99,7 +98,7 @@ def predict_image(
                 # Its smaller levels are means of 2 x 2 px, and so no Lanczos of all of it.
                 opened.reductions = ()
                 seen, finder = view.enhanced(opened, network.scale, factor), network.parts[1]
-            at = seen.mpp and seen.mpp / seen.factor / finder.scale
+            at = seen.mpp_at(finder.scale)
             # By the size of nuclei they lie on the grid of the training, whatever the file states.
             if estimate is not None and estimate.sure:
                 at = run.meta["mpp_out"]
@@ -107,10 +106,6 @@ def predict_image(
                 *(run, finder, seen, parts, options, times), mpp=at, file=view.image
             )
         note += _remarks(run, view, found)
-        if enhanced is not None and "sr" in made:
-            # Only now is it known to show the image as it is.
-            os.replace(sr, made["sr"])
-            enhanced = dataclasses.replace(enhanced, path=made["sr"])
         if found is not None:
             with timed(times, "writing"):
                 table = files.write(found, made, enhanced)
@@ -118,6 +113,10 @@ def predict_image(
         if "page" in made:
             nuclei = None if found is None or table is None else (found, table)
             page.write(run, view, nuclei, enhanced, made, note=note, times=times)
+        if "sr" in made:
+            # Last, as a stop would leave it in the place of an image without a record.
+            with disk_errors(made["sr"]):
+                os.replace(sr, made["sr"])
         shutil.rmtree(parts, ignore_errors=True)
     return Prediction(
         name=path.stem,

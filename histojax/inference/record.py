@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -13,8 +13,7 @@ import numpy as np
 from histojax import __version__, files
 from histojax.imaging import openslide_file, writers
 from histojax.inference import labeling
-from histojax.inference.prediction import RECORD, Prediction
-from histojax.inference.regions import files as region_files
+from histojax.inference.prediction import Prediction
 from histojax.inference.scale import Estimate
 from histojax.runs import workdirs
 from histojax.stages.base import segments
@@ -50,32 +49,41 @@ def image_digest(path: pathlib.Path) -> str:
 
 
 def write(
-    path: pathlib.Path, made: Prediction, made_of: Mapping[str, Any], estimate: Estimate | None
+    path: pathlib.Path,
+    made: Prediction,
+    made_of: Mapping[str, Any],
+    estimate: Estimate | None,
+    kept: Sequence[str] = (),
 ) -> None:
     """Writes the record of results that are whole, as they follow from `made_of`.
 
-    `estimate` is the size of the image's own nuclei, where it was asked for.
+    `estimate` is the size of the image's own nuclei, where it was asked for; `kept` are names of
+    earlier files that agree with these.
     """
     sizes = {kind: (file.name, file.stat().st_size) for kind, file in made.files.items()}
     more = {"files": sizes, "made_of": made_of, "estimate": estimate and vars(estimate)}
-    writers.write_json(path, vars(made) | more)
+    writers.write_json(path, vars(made) | more | {"kept": kept})
 
 
-def forget(path: pathlib.Path, made_of: Mapping[str, Any] | None) -> None:
+def forget(path: pathlib.Path, made_of: Mapping[str, Any]) -> list[str]:
     """Removes a record, so that it does not outlive the results that it is about.
 
-    These go too where they were made of something else than `made_of`, its `outputs` apart: beside
-    new results they would contradict them.
+    The files that it names go too where they were made of something else than `made_of`, its
+    `outputs` apart: beside new results they would contradict them. The names of those that stay.
     """
+    names: list[str] = []
     try:
-        before = json.loads(path.read_text(encoding="utf-8"))["made_of"] | {"outputs": None}
-    except (OSError, ValueError, KeyError, TypeError):
+        values = json.loads(path.read_text(encoding="utf-8"))
+        names = [*values.get("kept", ()), *(name for name, _ in values["files"].values())]
+        before = values["made_of"] | {"outputs": None}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         before = None
-    now = json.loads(json.dumps({**made_of, "outputs": None})) if made_of else None
-    if path.is_file() and (before is None or before != now):
-        for end in (*region_files.OUTPUTS.values(), *region_files.FURTHER):
-            path.with_name(path.name.removesuffix(RECORD) + end).unlink(missing_ok=True)
     path.unlink(missing_ok=True)
+    if before == json.loads(json.dumps({**made_of, "outputs": None})):
+        return sorted(set(names))
+    for name in names:
+        path.with_name(name).unlink(missing_ok=True)
+    return []
 
 
 def standing(

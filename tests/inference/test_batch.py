@@ -682,7 +682,10 @@ def test_files_of_other_results_do_not_stay_beside_new_ones(on_slides, tmp_path)
     assert predict() == {"a.csv", "a.geojson", "a.html", "a.labels.tif"}
     # Of the same nuclei all may stay.
     assert predict("table") == {"a.csv", "a.geojson", "a.html", "a.labels.tif"}
-    assert predict("table", region=(0, 0, 200, 200)) == {"a.csv"}
+    # A file of the user's own is none of them.
+    (tmp_path / "out" / "a.classes.tif").write_bytes(b"own")
+    left = predict("table", region=(0, 0, 200, 200))
+    assert left == {"a.csv", "a.classes.tif"}
 
 
 def test_what_a_stopped_call_left_is_no_input(on_slides, tmp_path):

@@ -98,7 +98,7 @@ def write(
         strips(),
         height=height * scale,
         width=width * scale,
-        mpp=view.mpp and view.mpp / view.factor / scale,
+        mpp=view.mpp_at(scale),
         description=_NOTE,
     )
     return Enhanced(path, view, scale)

@@ -94,7 +94,7 @@ def find(
     """
     scale, image = network.scale, view.image
     top, left, height, width = view.frame
-    um = view.mpp and view.mpp / view.factor / scale
+    um = view.mpp_at(scale)
     found = _regions_of(view, network, options)
     paths = {region: parts / f"{region.name}.npz" for region in found}
     todo = [region for region in found if not paths[region].exists()]
@@ -157,8 +157,8 @@ def find(
 
 def _regions_of(view: View, network: TiledNetwork, options: Options) -> list[cut.Region]:
     """The regions of a view in which nuclei are looked for."""
-    scale = network.scale
-    expansion = options.cell_expansion / (view.mpp / view.factor / scale) if view.mpp else 0
+    scale, um = network.scale, view.mpp_at(network.scale)
+    expansion = options.cell_expansion / um if um else 0
     return cut.regions_of(
         view.image.height,
         view.image.width,

@@ -107,6 +107,10 @@ class View:
         right = round((x + width) * factor) - 1 if x + width < self.size[1] else self.image.width
         return top, left, bottom - top, right - left
 
+    def mpp_at(self, scale: int) -> float | None:
+        """um per px of what a network makes, `scale` px per px of the image; None: unknown."""
+        return self.mpp and self.mpp / self.factor / scale
+
     @property
     def area_mm2(self) -> float | None:
         """Tissue of the box, of a field all but pure white, mm2; None without a scale."""
