@@ -1,11 +1,9 @@
-"""How good a pyramid's tissue is, against real tissue and tissue that is made more simply.
+"""How good a pyramid's tissue is, against real tissue and the built-in model's.
 
     python -m launch.generation_report --workdir=runs/pyramid --judge=runs/use_net --output=out
 
-The pyramid makes squares of `--size` px for masks of its val images. The same masks are also
-painted in the mean colours of the training images, painted in the colours of one training square,
-both with noise like theirs, and drawn by the built-in model. Real val and training squares complete
-the table:
+The pyramid makes squares of `--size` px for masks of its val images, and so does the built-in
+model. Real val and training squares complete the table:
 
     KID        distance to the real squares by features of the judge's encoder (--features=NAME=
                WEIGHTS: of another network), standardised by the training squares; the mean over 100
@@ -38,11 +36,11 @@ from histojax.imaging import writers
 from histojax.metrics import generation
 from histojax.report.table import text_table
 from histojax.runs import run_data, workdirs
-from histojax.synthesis import painting, quality
+from histojax.synthesis import quality
 from histojax.synthesis.tissue import Synthesizer
 
 Images = dict[str, np.ndarray]  # uint8 (N, S, S, 3) of each way to make them
-REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
+REAL, TRAINING, PYRAMID, BUILTIN = "real", "real, of training", "pyramid", "synthetic tissue"
 # Masks of which several images are made, images of each, and masks in samples.png.
 _MASKS, _NOISES, _SHOWN = 24, 4, 8
 
@@ -99,24 +97,16 @@ def check_unseen(judge: workdirs.Run, source: Source, spec: str) -> None:
         )
 
 
-def made(
-    run: workdirs.Run, real: quality.Windows, train: quality.Windows, seed: int
-) -> tuple[Images, list[np.ndarray]]:
+def made(run: workdirs.Run, real: quality.Windows, seed: int) -> tuple[Images, list[np.ndarray]]:
     """Images of the real squares' masks by each way, and several of some by noise.
 
     Raises:
-        UserError: a run that cannot make them, or training squares without nuclei or background.
+        UserError: a run that cannot make them.
     """
-    pairs = zip(train.images, train.labels, strict=True)
-    known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
-    if not known:
-        raise UserError("no training square holds both nuclei and background: give a larger --size")
-    synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
+    synthesizer = Synthesizer(run)
     images = {
         PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
-        "mean colours and noise": quality.painted_images(real.labels, [mean], seed=seed),
-        "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
-        "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
+        BUILTIN: quality.builtin_images(real.labels, seed=seed),
     }
     some, noises = real.spread(_MASKS).labels, range(_NOISES)
     return images, [quality.pyramid_images(synthesizer, some, seed=seed, noise=n) for n in noises]
@@ -203,7 +193,7 @@ def main(argv: Sequence[str]) -> None:
     real = quality.windows_of(source, size).spread(_COUNT.value)
     train = quality.windows_of(known, size)
     say(f"making squares of {size} px for {len(real)} masks, with {len(train)} training squares")
-    images, several = made(run, real, train, seed)
+    images, several = made(run, real, seed)
     say("measuring")
     find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
     subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
