@@ -5,9 +5,9 @@
 The pyramid makes squares of `--size` px for masks of its val images, and so does the built-in
 model. Real val and training squares complete the table:
 
-    KID        distance to the real squares by features of the judge's encoder (--features=NAME=
-               WEIGHTS: of another network), standardised by the training squares; the mean over 100
-               subsets, and its error by leaving out image by image
+    KID        distance to the real squares by features of the judge's encoder, standardised by the
+               training squares; the mean over 100 subsets, and its error by leaving out image by
+               image
     dice, aji  of what the judge, a segmentation run on real images, finds in the squares, against
                the masks
     nearest    mean distance to the nearest training square, over that of the real squares; far
@@ -61,30 +61,21 @@ _SIZE = flags.DEFINE_integer("size", 256, "Side of the squares, px. Example: --s
 _COUNT = flags.DEFINE_integer("count", 400, "Squares at most. Example: --count=100", 2)
 _SUBSET = flags.DEFINE_integer("subset", 50, "Squares of a KID subset. Example: --subset=20", 2)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Example: --seed=1", 0)
-_FEATURES = flags.DEFINE_string(
-    "features",
-    "",
-    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
-    "encoder. Example: --features=vgg19=vgg19.npz",
-)
 
 
-def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
-    """(name, feature network): that of --features, or the judge's encoder.
+def network_of(judge: workdirs.Run) -> content.FeatureNetwork:
+    """The judge's encoder as a feature network.
 
     Raises:
-        UserError: a judge whose encoder reads normalised images, or weights that cannot be read.
+        UserError: a judge whose encoder reads normalised images.
     """
-    if features:
-        name, _, path = features.partition("=")
-        return name, content.pretrained_features(name, path=path, path_field=f"--features={name}")
     own = scored.own_features({"judge": judge})
     if not own:
         raise UserError(
             f"--judge={judge.workdir} reads stain-normalised images, so that its encoder does not "
-            "see colours: give --features=NAME=WEIGHTS as well, or another judge"
+            "see colours: name another judge"
         )
-    return f"encoder of {judge.workdir}", own["segmenter"]
+    return own["segmenter"]
 
 
 def check_unseen(judge: workdirs.Run, source: Source, spec: str) -> None:
@@ -179,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     stage = judge.config.stage
     if stage != "segmentation":
         raise UserError(f"--judge={judge.workdir} is of stage {stage}: name one of segmentation")
-    name, network = network_of(judge, _FEATURES.value)
+    network = network_of(judge)
     config = run_data.without_extra(run.config)
     spec = _DATA.value or config.data.source
     kept = run_data.kept_splits(run.workdir) if spec == config.data.source else None
@@ -203,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
         "pyramid": run.workdir,
         "step": run.step,
         "judge": judge.workdir,
-        "features": f"{name}: {', '.join(network.layers)}",
+        "features": f"encoder of {judge.workdir}: {', '.join(network.layers)}",
         "data": f"{spec}, {_SPLIT.value}, {len(real)} squares of {size} px",
         "subset": subset,
         "seed": seed,

@@ -39,7 +39,7 @@ def test_made_tissue_is_far_and_images_that_come_back_show(run, judge):
     # Instead of an untrained pyramid's: training squares as they are. And what is far from real.
     images[report.PYRAMID] = train.images
     images["negatives"] = 255 - real.images
-    network = report.network_of(judge, "")[1]
+    network = report.network_of(judge)
     find = scored.run_segmenter(judge, [(32, 32)])
     rows, diversity, closest = report.measured(
         find, network, real, train, images, several, subset=4, seed=0
@@ -68,8 +68,8 @@ def test_a_judge_that_has_seen_the_real_images_is_refused(trained_chain):
 
 
 @pytest.mark.faults
-def test_a_judge_of_normalized_images_needs_features(judge):
+def test_a_judge_of_normalized_images_is_refused(judge):
     other = judge.config.copy_and_resolve_references()
     other.data.stain.method = "macenko"
-    with pytest.raises(UserError, match=r"reads stain-normalised images.*--features=NAME=WEIGHTS"):
-        report.network_of(dataclasses.replace(judge, config=other), "")
+    with pytest.raises(UserError, match=r"reads stain-normalised images.*name another judge"):
+        report.network_of(dataclasses.replace(judge, config=other))
