@@ -63,8 +63,6 @@ def collapse_group() -> dict[str, object]:
         # 0.61 to 0.93 over a window, a coin has 0.5.
         "told_apart": 0.99,
         "confused": 0.5,
-        "loss_factor": 1.5,  # discriminator's loss in that of a coin; healthy: 0.6 to 1.1
-        "adversarial_share": 0.9,  # of the generator's loss; healthy: 0.06 to 0.26
         # of enhanced images in that of real ones; healthy: 0.95 to 1.05
         "variance": (0.7, 1.5),
         "detail": (-20.0, 6.0),  # dB of power beyond the real images'; bicubic: -16

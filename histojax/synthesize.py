@@ -10,10 +10,7 @@ a pyramid with pyramid.base='tissue' makes up to 8192 px on each side.
 `--builtin` draws the built-in model's tissue, which needs no training, around the same nuclei. It
 draws images whole, in memory, and ignores `--tile`.
 
-A pyramid's image has the colours that labels have in one of its training images. `--looks=SPEC`
-names other images with labels, given or predicted (`histojax.masks --kind=predicted
---with_images`), such as of another scanner. `--looks=own` keeps the colours of the built-in tissue
-that pyramid.base='tissue' adds to.
+A pyramid's image has the colours that labels have in one of its training images.
 """
 
 import pathlib
@@ -30,9 +27,6 @@ _MASKS = flags.DEFINE_multi_string(
     "masks", None, "Label image, or folder of them; repeat for more."
 )
 _OUTPUT = flags.DEFINE_string("output", None, "Folder that the pairs are written to.")
-_LOOKS = flags.DEFINE_string(
-    "looks", "", "SPEC of images whose colours are drawn, or own; empty: the training images."
-)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and tissue.", lower_bound=0)
 _COUNT = flags.DEFINE_integer("count", 1, "Images for each mask, of other noise.", lower_bound=1)
 _TILE = flags.DEFINE_integer("tile", 512, "Largest tile, px; sets the memory.", lower_bound=1)
@@ -44,14 +38,10 @@ _MAX_PIXELS = flags.DEFINE_integer(
 def main(argv: Sequence[str]) -> None:
     """Parses flags and synthesises."""
     del argv
-    workdir, looks = _WORKDIR.value, _LOOKS.value
+    workdir = _WORKDIR.value
     if _BUILTIN.value == (workdir is not None):
         raise UserError(
             "tissue is made by --workdir=RUN, a pyramid, or by --builtin: give one of the two"
-        )
-    if _BUILTIN.value and looks:
-        raise UserError(
-            f"--looks={looks} is for a pyramid, and --builtin draws its own colours: leave it out"
         )
     # After the flags, so that --help and bad flags answer at once.
     from histojax.data.sources.base import Entry
@@ -66,7 +56,7 @@ def main(argv: Sequence[str]) -> None:
     else:
         cli.set_up_jax()
         run = workdirs.load(workdirs.place_of(workdir))
-        maker = tissue.Synthesizer(run, looks, tile=_TILE.value)
+        maker = tissue.Synthesizer(run, tile=_TILE.value)
         seen = run_data.seen_by(run.meta["data"])
     output, seed, count = pathlib.Path(str(_OUTPUT.value)), _SEED.value, _COUNT.value
     options = {"seed": seed, "count": count, "max_pixels": _MAX_PIXELS.value}

@@ -1,15 +1,13 @@
-"""How good a pyramid's tissue is, against real tissue and tissue that is made more simply.
+"""How good a pyramid's tissue is, against real tissue and the built-in model's.
 
     python -m launch.generation_report --workdir=runs/pyramid --judge=runs/use_net --output=out
 
-The pyramid makes squares of `--size` px for masks of its val images. The same masks are also
-painted in the mean colours of the training images, painted in the colours of one training square,
-both with noise like theirs, and drawn by the built-in model. Real val and training squares complete
-the table:
+The pyramid makes squares of `--size` px for masks of its val images, and so does the built-in
+model. Real val and training squares complete the table:
 
-    KID        distance to the real squares by features of the judge's encoder (--features=NAME=
-               WEIGHTS: of another network), standardised by the training squares; the mean over 100
-               subsets, and its error by leaving out image by image
+    KID        distance to the real squares by features of the judge's encoder, standardised by the
+               training squares; the mean over 100 subsets, and its error by leaving out image by
+               image
     dice, aji  of what the judge, a segmentation run on real images, finds in the squares, against
                the masks
     nearest    mean distance to the nearest training square, over that of the real squares; far
@@ -38,11 +36,11 @@ from histojax.imaging import writers
 from histojax.metrics import generation
 from histojax.report.table import text_table
 from histojax.runs import run_data, workdirs
-from histojax.synthesis import painting, quality
+from histojax.synthesis import quality
 from histojax.synthesis.tissue import Synthesizer
 
 Images = dict[str, np.ndarray]  # uint8 (N, S, S, 3) of each way to make them
-REAL, TRAINING, PYRAMID = "real", "real, of training", "pyramid"
+REAL, TRAINING, PYRAMID, BUILTIN = "real", "real, of training", "pyramid", "synthetic tissue"
 # Masks of which several images are made, images of each, and masks in samples.png.
 _MASKS, _NOISES, _SHOWN = 24, 4, 8
 
@@ -63,30 +61,21 @@ _SIZE = flags.DEFINE_integer("size", 256, "Side of the squares, px. Example: --s
 _COUNT = flags.DEFINE_integer("count", 400, "Squares at most. Example: --count=100", 2)
 _SUBSET = flags.DEFINE_integer("subset", 50, "Squares of a KID subset. Example: --subset=20", 2)
 _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Example: --seed=1", 0)
-_FEATURES = flags.DEFINE_string(
-    "features",
-    "",
-    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
-    "encoder. Example: --features=vgg19=vgg19.npz",
-)
 
 
-def network_of(judge: workdirs.Run, features: str) -> tuple[str, content.FeatureNetwork]:
-    """(name, feature network): that of --features, or the judge's encoder.
+def network_of(judge: workdirs.Run) -> content.FeatureNetwork:
+    """The judge's encoder as a feature network.
 
     Raises:
-        UserError: a judge whose encoder reads normalised images, or weights that cannot be read.
+        UserError: a judge whose encoder reads normalised images.
     """
-    if features:
-        name, _, path = features.partition("=")
-        return name, content.pretrained_features(name, path=path, path_field=f"--features={name}")
     own = scored.own_features({"judge": judge})
     if not own:
         raise UserError(
             f"--judge={judge.workdir} reads stain-normalised images, so that its encoder does not "
-            "see colours: give --features=NAME=WEIGHTS as well, or another judge"
+            "see colours: name another judge"
         )
-    return f"encoder of {judge.workdir}", own["segmenter"]
+    return own["segmenter"]
 
 
 def check_unseen(judge: workdirs.Run, source: Source, spec: str) -> None:
@@ -99,24 +88,16 @@ def check_unseen(judge: workdirs.Run, source: Source, spec: str) -> None:
         )
 
 
-def made(
-    run: workdirs.Run, real: quality.Windows, train: quality.Windows, seed: int
-) -> tuple[Images, list[np.ndarray]]:
+def made(run: workdirs.Run, real: quality.Windows, seed: int) -> tuple[Images, list[np.ndarray]]:
     """Images of the real squares' masks by each way, and several of some by noise.
 
     Raises:
-        UserError: a run that cannot make them, or training squares without nuclei or background.
+        UserError: a run that cannot make them.
     """
-    pairs = zip(train.images, train.labels, strict=True)
-    known = [found for pair in pairs if (found := painting.statistics_of(*pair)) is not None]
-    if not known:
-        raise UserError("no training square holds both nuclei and background: give a larger --size")
-    synthesizer, mean = Synthesizer(run), painting.mean_statistics(known)
+    synthesizer = Synthesizer(run)
     images = {
         PYRAMID: quality.pyramid_images(synthesizer, real.labels, seed=seed),
-        "mean colours and noise": quality.painted_images(real.labels, [mean], seed=seed),
-        "a square's colours and noise": quality.painted_images(real.labels, known, seed=seed),
-        "synthetic tissue": quality.builtin_images(real.labels, seed=seed),
+        BUILTIN: quality.builtin_images(real.labels, seed=seed),
     }
     some, noises = real.spread(_MASKS).labels, range(_NOISES)
     return images, [quality.pyramid_images(synthesizer, some, seed=seed, noise=n) for n in noises]
@@ -189,7 +170,7 @@ def main(argv: Sequence[str]) -> None:
     stage = judge.config.stage
     if stage != "segmentation":
         raise UserError(f"--judge={judge.workdir} is of stage {stage}: name one of segmentation")
-    name, network = network_of(judge, _FEATURES.value)
+    network = network_of(judge)
     config = run_data.without_extra(run.config)
     spec = _DATA.value or config.data.source
     kept = run_data.kept_splits(run.workdir) if spec == config.data.source else None
@@ -203,7 +184,7 @@ def main(argv: Sequence[str]) -> None:
     real = quality.windows_of(source, size).spread(_COUNT.value)
     train = quality.windows_of(known, size)
     say(f"making squares of {size} px for {len(real)} masks, with {len(train)} training squares")
-    images, several = made(run, real, train, seed)
+    images, several = made(run, real, seed)
     say("measuring")
     find = scored.run_segmenter(judge, [(size, size)], mpp=source.mpp)
     subset = min(_SUBSET.value, len(real), len(train))  # of one size for all sets
@@ -213,7 +194,7 @@ def main(argv: Sequence[str]) -> None:
         "pyramid": run.workdir,
         "step": run.step,
         "judge": judge.workdir,
-        "features": f"{name}: {', '.join(network.layers)}",
+        "features": f"encoder of {judge.workdir}: {', '.join(network.layers)}",
         "data": f"{spec}, {_SPLIT.value}, {len(real)} squares of {size} px",
         "subset": subset,
         "seed": seed,

@@ -3,7 +3,7 @@
     python -m launch.scaling --config=configs/joint.py:gpu --devices=1,2,4,8 --output=runs/scaling
 
 Strong scaling divides the batch of the config; weak scaling gives each device the batch that the
-largest number of devices gives it. It writes scaling.json, scaling.md and scaling.html. Devices are
+largest number of devices gives it. It writes scaling.json and scaling.html. Devices are
 the first of this machine; on a machine without accelerators they are CPU devices, which share its
 cores. Each measurement has a process of its own.
 
@@ -97,8 +97,7 @@ def counts_of(words: Sequence[str]) -> list[int]:
 
 
 def write(output: pathlib.Path, result: Mapping[str, Any]) -> str:
-    """Writes scaling.json, scaling.md and scaling.html; returns the tables as text."""
-    from histojax.files import atomic_path
+    """Writes scaling.json and scaling.html; returns the tables as text."""
     from histojax.imaging import writers
     from histojax.report import charts, document, table
 
@@ -126,9 +125,6 @@ def write(output: pathlib.Path, result: Mapping[str, Any]) -> str:
     writers.write_json(output / "scaling.json", result)
     page = output / "scaling.html"
     document.write(page, "sections", title="Scaling", lead=lead, sections=sections)
-    marked = "\n".join(f"{one.caption}\n\n{one.markdown()}\n" for one in tables)
-    with atomic_path(output / "scaling.md") as unfinished:
-        unfinished.write_text(f"{lead}\n\n{marked}", encoding="utf-8")
     return "\n".join(f"{one.caption}\n{one.text()}\n" for one in tables)
 
 

@@ -11,7 +11,6 @@ import pytest
     [
         ([], r"by --workdir=RUN, a pyramid, or by --builtin: give one of the two"),
         (["--builtin", "--workdir=w"], r"give one of the two"),
-        (["--builtin", "--looks=folder:x"], r"--looks=folder:x is for a pyramid"),
     ],
 )
 def test_what_makes_the_tissue_is_named_once(words, said):

@@ -40,12 +40,10 @@ class Sheet:
 
     Attributes:
         captions: of its pictures, left to right, of each row; alike rows are named once.
-        focus: boxes (x, y, width, height), px, of the pictures that change during training.
         legend: meaning -> colour "#rrggbb".
     """
 
     captions: tuple[tuple[str, ...], ...] = ()
-    focus: tuple[tuple[int, int, int, int], ...] = ()
     legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
@@ -97,10 +95,7 @@ def write_samples(
     legend = {}
     if any("agreement" in dict(row) for row in drawn):
         legend = {meaning: f"#{bytes(color).hex()}" for meaning, color in AGREEMENT.items()}
-    layouts = {tuple((caption, picture.shape) for caption, picture in row) for row in drawn}
-    sheet = panels(drawn, gap=_GAP)
-    focus = _focus(drawn, sheet.shape[0]) if len(layouts) == 1 else ()
-    _write(path, drawn, sheet, focus=focus, legend=legend)
+    _write(path, drawn, panels(drawn, gap=_GAP), legend=legend)
 
 
 def write_comparison(
@@ -182,9 +177,8 @@ def read_sheet(image: PIL.Image.Image) -> Sheet:
     """The notes of an opened PNG of this module; an empty Sheet for any other image."""
     try:
         notes = json.loads(getattr(image, "text", {})[_NOTES])
-        focus = tuple((int(x), int(y), int(w), int(h)) for x, y, w, h in notes["focus"])
         captions = tuple(tuple(map(str, row)) for row in notes["captions"])
-        return Sheet(captions, focus, dict(notes["legend"]))
+        return Sheet(captions, dict(notes["legend"]))
     except (KeyError, TypeError, ValueError):
         return Sheet()
 
@@ -236,22 +230,6 @@ def _sample_row(row: Mapping[str, np.ndarray], scale: int) -> _Row:
 def _gray(probability: np.ndarray) -> np.ndarray:
     """A map in [0, 1] as uint8; what is not a number is drawn as 0."""
     return np.nan_to_num(np.clip(probability, 0, 1) * 255).round().astype(np.uint8)
-
-
-def _focus(rows: Sequence[_Row], sheet_height: int) -> tuple[tuple[int, int, int, int], ...]:
-    """Boxes of the predictions in the row with most detail; all rows are laid out alike."""
-    captions = [caption for caption, _ in rows[0]]
-    shown = [caption for caption in ("enhanced", "predicted") if caption in captions]
-    against = [caption for caption in ("original", "annotated", "input") if caption in captions]
-    if not shown or not against:
-        return ()
-    reference = captions.index(against[0])
-    detail = [np.abs(np.diff(row[reference][1].astype(np.int16), axis=1)).mean() for row in rows]
-    height, width = rows[0][0][1].shape[:2]
-    top = _GAP + int(np.argmax(detail)) * ((sheet_height - _GAP) // len(rows))
-    return tuple(
-        (_GAP + captions.index(caption) * (width + _GAP), top, width, height) for caption in shown
-    )
 
 
 def _overview(image: np.ndarray, y: int, x: int, side: int) -> np.ndarray:

@@ -97,11 +97,3 @@ KINDS: dict[str, tuple[Loss, Loss]] = {
         exchanged(relativistic_pairwise_discriminator),
     ),
 }
-
-
-def undecided_loss(kind: str) -> float:
-    """The discriminator's least loss where it gives every patch the same logit: that of a coin."""
-    # LSGAN's aims are 1 and 0; all others treat the two kinds alike around 0.
-    logit = jnp.full((1, 1, 1, 1), 0.5 if kind == "lsgan" else 0.0)
-    discriminator, _ = KINDS[kind]
-    return float(discriminator(real=logit, fake=logit).mean())

@@ -13,7 +13,7 @@ import PIL.Image
 from markupsafe import Markup
 
 from histojax.files import atomic_path
-from histojax.imaging.figures import Sheet, read_sheet
+from histojax.imaging.figures import read_sheet
 from histojax.report import table
 
 if TYPE_CHECKING:
@@ -109,32 +109,15 @@ def encode(pictures: Sequence[Picture], limit: int = PICTURE_BYTES) -> None:
 
 def read_picture(path: Path, caption: str) -> Picture | str:
     """A sheet with its own captions added to `caption`, or words where it cannot be read."""
-    if (read := _read(path)) is None:
+    try:
+        with PIL.Image.open(path) as image:
+            sheet, pixels = read_sheet(image), np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
         return f"{path.name} cannot be read as a picture."
-    sheet, pixels = read
     if sheet.captions:
         rows = "; then ".join(" | ".join(row) for row in sheet.captions)
         caption += f" Left to right: {rows}."
     return Picture(caption, pixels, sheet.legend)
-
-
-def read_focus(path: Path, caption: str) -> Picture | None:
-    """The parts of a sheet that change during training, side by side; None if it names none."""
-    sheet, pixels = _read(path) or (Sheet(), np.empty((0, 0, 3)))
-    parts = [pixels[y : y + height, x : x + width] for x, y, width, height in sheet.focus]
-    if not parts or len({part.shape[0] for part in parts}) != 1 or not all(p.size for p in parts):
-        return None
-    gap = np.full((parts[0].shape[0], 4, 3), 255, np.uint8)
-    images = [piece for part in parts for piece in (gap, part)][1:]
-    return Picture(caption, np.concatenate(images, axis=1))
-
-
-def _read(path: Path) -> tuple[Sheet, np.ndarray] | None:
-    try:
-        with PIL.Image.open(path) as image:
-            return read_sheet(image), np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
-        return None
 
 
 @functools.cache

@@ -18,7 +18,6 @@ from histojax.report.document import Picture, read_picture
 from histojax.report.table import count_text, finite
 
 _FIGURES = 6
-_STRIP = 6
 _DETAIL = "the windows with most detail, as framed at the left."
 
 
@@ -26,7 +25,7 @@ def run_report(workdir: str | Path) -> Path:
     """Writes workdir/report.html of one stage's run and returns its path."""
     workdir = Path(workdir)
     config, summary = _read(workdir / "config.json"), _read(workdir / "summary.json")
-    folder = {**_training(workdir), **_samples(workdir)}
+    folder = {**_training(workdir), "sample": _sample(workdir)}
     return _write(workdir, config, summary, lead=_sentence(config, summary), folder=folder)
 
 
@@ -43,7 +42,7 @@ def chain_report(workdir: str | Path) -> Path:
                 "link": f"{folder.relative_to(workdir).as_posix()}/report.html",
                 "sentence": _sentence(_read(folder / "config.json"), own),
                 **_training(folder),
-                **_samples(folder, strip=0),
+                "sample": _sample(folder),
             }
         )
     lead = "A chain of stages; none has been trained yet."
@@ -109,7 +108,7 @@ def _write(
     sheets = sorted((workdir / "evaluation" / "figures").glob("*.png"))
     figures = [read_picture(path, f"{path.stem}: {_DETAIL}") for path in _spread(sheets, _FIGURES)]
     parts = [folder] if folder else stages
-    samples = [picture for part in parts for picture in (part["sample"], *part["strip"])]
+    samples = [part["sample"] for part in parts]
     path = workdir / "report.html"
     document.write(
         path,
@@ -214,15 +213,12 @@ def _training(workdir: Path) -> dict[str, Any]:
     return {"charts": charts, "warned": warned, "skipped": skipped}
 
 
-def _samples(workdir: Path, *, strip: int = _STRIP) -> dict[str, Any]:
-    """The last sheet of samples, and `strip` sheets of how its predictions changed."""
+def _sample(workdir: Path) -> Picture | str | None:
+    """The last sheet of samples, or None."""
     sheets = sorted((workdir / "samples").glob("*.png"), key=_step_of)
     if not sheets:
-        return {"sample": None, "strip": []}
-    last = read_picture(sheets[-1], f"Validation crops at step {_step_of(sheets[-1]):,}.")
-    shown = sheets if isinstance(last, Picture) and len(sheets) > 1 else []
-    focus = (document.read_focus(s, f"step {_step_of(s):,}") for s in _spread(shown, strip))
-    return {"sample": last, "strip": [picture for picture in focus if picture is not None]}
+        return None
+    return read_picture(sheets[-1], f"Validation crops at step {_step_of(sheets[-1]):,}.")
 
 
 def _spread(paths: Sequence[Path], count: int) -> list[Path]:

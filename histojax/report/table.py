@@ -57,16 +57,9 @@ class Table(NamedTuple):
 
     def text(self) -> str:
         """The values in aligned columns, for a terminal."""
-        return _aligned(self._lines())
-
-    def markdown(self) -> str:
-        """The values in lines of Markdown."""
-        head, *lines = self._lines()
-        return "\n".join(f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *lines))
-
-    def _lines(self) -> list[list[str]]:
         head = [self.corner, *(column.title for column in self.columns)]
-        return [head, *([row.name, *(cell.value for cell in row.cells)] for row in self.rows)]
+        lines = ([row.name, *(cell.value for cell in row.cells)] for row in self.rows)
+        return _aligned([head, *lines])
 
 
 def text_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -4,7 +4,7 @@ Each method that is compared makes images for the masks of the same windows of r
 """
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -17,7 +17,6 @@ from histojax.imaging import tiling
 from histojax.inference import labeling
 from histojax.metrics import instances, overlap, registry
 from histojax.synthesis.mask_bank import instances_of
-from histojax.synthesis.painting import Statistics, paint
 from histojax.synthesis.tissue import Synthesizer
 from histojax.tissue import rendering
 
@@ -90,12 +89,6 @@ def pyramid_images(
         for index, mask in enumerate(labels)
     ]
     return np.stack(made)
-
-
-def painted_images(labels: np.ndarray, known: Sequence[Statistics], *, seed: int) -> np.ndarray:
-    """The label images painted, each by one of the known statistics, uint8 (N, S, S, 3)."""
-    rng = np.random.default_rng(seed)
-    return np.stack([paint(mask, known[int(rng.integers(len(known)))], rng) for mask in labels])
 
 
 def builtin_images(labels: np.ndarray, *, seed: int) -> np.ndarray:

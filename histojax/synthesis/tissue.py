@@ -18,15 +18,13 @@ from histojax.components.images import quantize
 from histojax.errors import UserError
 from histojax.imaging import tiling
 from histojax.nuclei import targets
-from histojax.runs import run_data, workdirs
+from histojax.runs import workdirs
 from histojax.stages.pyramid import Pyramid
 from histojax.synthesis import builtin
 from histojax.synthesis.builtin import Seed
 
 # Noise is drawn in squares of so many px of its scale.
 _SQUARE = 128
-# --looks=own: the tissue of pyramid.base='tissue' keeps the colours that it was drawn in.
-OWN = "own"
 
 
 @functools.lru_cache(maxsize=256)
@@ -85,15 +83,11 @@ class Synthesizer:
         tile: largest tile, px, which memory follows.
     """
 
-    def __init__(self, run: workdirs.Run, looks: str = "", *, tile: int = 512):
+    def __init__(self, run: workdirs.Run, *, tile: int = 512):
         """Checks the run; the network is compiled with the first image.
 
-        `looks` is a SPEC of images with labels, given or predicted, whose colours are drawn; OWN
-        keeps the colours of built-in tissue, and "" draws those of the training images.
-
         Raises:
-            UserError: for a run of another stage or of a lower scale, data that cannot be used, or
-                a pyramid without use for `looks`.
+            UserError: for a run of another stage or of a lower scale.
         """
         if not isinstance(run.stage, Pyramid):
             raise UserError(
@@ -107,7 +101,7 @@ class Synthesizer:
                 f"{run.workdir} is trained up to {stage.sizes[-1]} px of crops of {stage.crop} px: "
                 "name the run of the highest scale, which holds all of them"
             )
-        self.palette = _palette(run, stage, looks) if looks else run.meta.get("palette") or []
+        self.palette = run.meta.get("palette") or []
         self.mpp = run.meta["mpp_out"]
         self.classes = run.meta["classes"] if stage.labels.kind == "classes" else None
         self._contour_width = run.config.data.targets.contour_width
@@ -178,30 +172,3 @@ class Synthesizer:
         core = tiling.core_size([labels.shape], halo=halo, stride=stride, largest=self.tile)
         colored = functools.partial(self._apply, colors=colors)
         return tiling.tiled(colored, conditions, core=core, halo=halo, stride=stride)
-
-
-def _palette(run: workdirs.Run, stage: Pyramid, looks: str) -> list[palette.Look]:
-    """The looks of the images that --looks names; see `Synthesizer`."""
-    if looks == OWN:
-        if stage.base != "tissue":
-            raise UserError(
-                f"--looks={OWN} keeps the colours of built-in tissue: name a pyramid trained with "
-                "pyramid.base='tissue', or images"
-            )
-        return []
-    if stage.base == "gray":
-        raise UserError(
-            f"{run.workdir} starts from grey and has no use for --looks={looks}: leave it out, or "
-            "name a pyramid trained with pyramid.base='colors'"
-        )
-    config = run_data.without_extra(run.config)
-    config.data.source = looks
-    fields = ("hr", *stage.labels.fields)
-    source = run_data.open_split(config, "all", fields=fields, crop=stage.crop)
-    known, count = config.pyramid.classes, len(source.classes)
-    if stage.labels.kind == "classes" and known != count:
-        raise UserError(
-            f"--looks={looks} has {count} classes, {', '.join(source.classes)}, and {run.workdir} "
-            f"knows {known}: name images with the same"
-        )
-    return stage.palette_of(source)

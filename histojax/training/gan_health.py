@@ -14,7 +14,6 @@ from ml_collections import ConfigDict
 
 from histojax.checks import check, number, pair, whole
 from histojax.errors import UserError
-from histojax.losses import adversarial
 from histojax.stages.base import Stage
 
 Row = Mapping[str, Any]
@@ -28,8 +27,6 @@ class Limits:
         window: steps over which metrics are averaged.
         told_apart, confused: largest and least share of patches of which the discriminator puts the
             real one above the enhanced one.
-        loss_factor: limit of the discriminator's loss, in that of a coin.
-        adversarial_share: limit of the adversarial term's share of the generator's loss.
         variance: (least, most) variance of the enhanced images, in that of the real ones.
         detail: (least, most) power of fine detail at validation beyond the real images', dB.
     """
@@ -37,8 +34,6 @@ class Limits:
     window: int
     told_apart: float
     confused: float
-    loss_factor: float
-    adversarial_share: float
     variance: tuple[float, float]
     detail: tuple[float, float]
 
@@ -47,8 +42,6 @@ RULES = {
     "window": whole(0, of="a number of steps"),
     "told_apart": number(0, 1),
     "confused": number(0, 1),
-    "loss_factor": number(),
-    "adversarial_share": number(),
     "variance": pair(number()),
     "detail": pair(number()),
 }
@@ -70,12 +63,12 @@ def build_limits(config: ConfigDict) -> Limits | None:
     return Limits(**{**group.to_dict(), "window": window})
 
 
-def signs(rows: Sequence[Row], limits: Limits, *, start: int, coin: float) -> dict[str, str | None]:
+def signs(rows: Sequence[Row], limits: Limits, *, start: int) -> dict[str, str | None]:
     """What the lines up to the last one show, as {sign: a sentence with a remedy, or None}.
 
     Signs that the last line cannot show are left out. `rows` are the lines of metrics.jsonl, at
     least those of the last window; `start` is the step from which generator and discriminator play
-    against each other, and `coin` the loss of a discriminator that judges all patches alike.
+    against each other.
     """
     step, split = rows[-1]["step"], rows[-1]["split"]
     if step - limits.window < start:
@@ -83,7 +76,7 @@ def signs(rows: Sequence[Row], limits: Limits, *, start: int, coin: float) -> di
     lines = [row for row in rows if row["split"] == split and row["step"] > step - limits.window]
     return {
         sign: sentence if broken else None
-        for sign, (value, broken, sentence) in _judged(lines, limits, coin).items()
+        for sign, (value, broken, sentence) in _judged(lines, limits).items()
         if not math.isnan(value)
     }
 
@@ -94,18 +87,11 @@ def _mean(rows: Sequence[Row], name: str) -> float:
     return sum(values) / len(values) if values else math.nan
 
 
-def _ratio(part: float, whole: float) -> float:
-    return part / whole if whole > 0 else math.nan
-
-
-def _judged(
-    lines: Sequence[Row], limits: Limits, coin: float
-) -> dict[str, tuple[float, bool, str]]:
+def _judged(lines: Sequence[Row], limits: Limits) -> dict[str, tuple[float, bool, str]]:
     """Sign -> (value, NaN where the lines have none, whether it is not healthy, sentence)."""
     share = _mean(lines, "real_above_fake")
-    loss = _mean(lines, "loss_discriminator")
-    part = _ratio(_mean(lines, "loss_adversarial"), _mean(lines, "loss"))
-    varied = _ratio(_mean(lines, "variance_enhanced"), _mean(lines, "variance_real"))
+    real = _mean(lines, "variance_real")
+    varied = _mean(lines, "variance_enhanced") / real if real > 0 else math.nan
     excess = _mean(lines[-1:], "power_spectrum_excess")  # of validation
     over = f"over the last {limits.window} steps"
     (flat, wild), (blurred, noisy) = limits.variance, limits.detail
@@ -127,20 +113,6 @@ def _judged(
             f"versions (collapse.confused={limits.confused}), where a coin would put half: unless "
             "the images are that good it pushes the generator at random; if it knew more before, "
             f"{slower}, else raise it or loss.adversarial.discriminator_warmup",
-        ),
-        "overshooting": (
-            loss,
-            loss / coin >= limits.loss_factor,
-            f"{over}, the discriminator's loss was {loss:.3g}, {loss / coin:.1f} times that of a "
-            f"coin (collapse.loss_factor={limits.loss_factor}): it overshoots instead of learning; "
-            f"{slower}, or set loss.adversarial.penalty.kind=r1",
-        ),
-        "outweighing": (
-            part,
-            part >= limits.adversarial_share,
-            f"{over}, {part:.1%} of the generator's loss was its adversarial term "
-            f"(collapse.adversarial_share={limits.adversarial_share}): likeness to the real image "
-            "no longer counts; lower loss.adversarial.weight",
         ),
         "flat": (
             varied,
@@ -172,9 +144,9 @@ def _judged(
 class Watch:
     """Which signs were reported, from line to line."""
 
-    def __init__(self, limits: Limits, *, start: int, coin: float):
-        """Limits, start and coin as `signs` takes them."""
-        self._limits, self._start, self._coin = limits, start, coin
+    def __init__(self, limits: Limits, *, start: int):
+        """Limits and start as `signs` takes them."""
+        self._limits, self._start = limits, start
         self._rows: list[Row] = []
         self._last: dict[str, int] = {}  # reported sign -> step at which it was last seen
 
@@ -183,7 +155,7 @@ class Watch:
         step, window = row["step"], self._limits.window
         self._rows = [old for old in self._rows if old["step"] > step - window] + [row]
         new = []
-        found = signs(self._rows, self._limits, start=self._start, coin=self._coin)
+        found = signs(self._rows, self._limits, start=self._start)
         for sign, sentence in found.items():
             if sentence is not None:
                 if sign not in self._last:
@@ -200,5 +172,4 @@ def build_watch(config: ConfigDict, stage: Stage) -> Watch | None:
     limits, start = build_limits(config), stage.adversarial_from()
     if limits is None or start is None:
         return None
-    coin = adversarial.undecided_loss(config.loss.adversarial.kind)
-    return Watch(limits, start=start, coin=coin)
+    return Watch(limits, start=start)

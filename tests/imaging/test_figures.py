@@ -76,15 +76,6 @@ def test_samples_show_what_there_is_at_one_size(tmp_path):
     assert set(sheet.legend) == set(figures.AGREEMENT)
 
 
-def test_focus_boxes_show_the_row_with_most_detail(tmp_path):
-    flat = {"hr": np.full((160, 160, 3), 200, np.uint8), "predicted_sr": _image(160, 160, 1)}
-    busy = {"hr": _image(160, 160, 2), "predicted_sr": _image(160, 160, 3)}
-    figures.write_samples(tmp_path / "a.png", [flat, busy, flat], scale=4)
-    pixels, sheet = _open(tmp_path / "a.png")
-    ((x, y, width, height),) = sheet.focus
-    np.testing.assert_array_equal(pixels[y : y + height, x : x + width], busy["predicted_sr"])
-
-
 @pytest.mark.parametrize(
     ("row", "captions"),
     [
@@ -114,7 +105,6 @@ def test_samples_of_differing_sizes_and_of_nothing(tmp_path):
     figures.write_samples(tmp_path / "a.png", rows, scale=4)
     sheet = _open(tmp_path / "a.png")[1]
     assert sheet.captions == (("original",), ("enhanced", "original"))
-    assert sheet.focus == ()
     with pytest.raises(ValueError, match="no samples"):
         figures.write_samples(tmp_path / "b.png", [], scale=4)
     with pytest.raises(ValueError, match="cannot be drawn"):

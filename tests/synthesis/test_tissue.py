@@ -2,7 +2,6 @@ import dataclasses
 
 import numpy as np
 import pytest
-import tifffile
 
 from histojax.components import palette
 from histojax.errors import UserError
@@ -120,7 +119,9 @@ def test_what_adds_nothing_gives_the_tissue_in_the_colors_drawn(pyramid):
         assert image[nucleus == label].mean(0) == pytest.approx(255 * color, abs=4)
     other = synthesizer.image(mask, seed=(4,), look=seed)
     assert not np.array_equal(other, image)
-    image = Synthesizer(run, tissue.OWN).image(mask, seed=seed)
+    # Without colours the tissue keeps its own.
+    plain = dataclasses.replace(run, meta={**run.meta, "palette": []})
+    image = Synthesizer(plain).image(mask, seed=seed)
     assert np.abs(image.astype(int) - drawn).max() <= 1
 
 
@@ -129,50 +130,6 @@ def test_tiles_that_start_from_tissue_agree_with_each_other(pyramid):
     mask = tiny.tissue(0)[1]
     one, other = images_in_tiles(Synthesizer(run), mask)
     assert np.abs(one.astype(int) - other).max() <= 1
-
-
-def folder_of(place, color):
-    """A labelled image in one colour and its complement."""
-    mask = tiny.tissue(0)[1]
-    image = np.where(mask[..., None] > 0, np.uint8(color), np.uint8(255 - color))
-    for kind, array in (("images", image.repeat(3, -1)), ("instances", mask.astype(np.uint16))):
-        (place / kind).mkdir(parents=True)
-        tifffile.imwrite(place / kind / "p_a.tif", array)
-    return f"folder:{place}"
-
-
-def test_colors_are_of_the_images_that_are_named(pyramid, tmp_path):
-    own = [[0.2] * 3] * 3
-    run = dataclasses.replace(pyramid, meta={**pyramid.meta, "palette": [own]})
-    dark, light = folder_of(tmp_path / "dark", 51), folder_of(tmp_path / "light", 204)
-    found = Synthesizer(run, dark).palette
-    # Four windows of one image; what is no nucleus has the complement.
-    assert len(found) == 4
-    for background, *nuclei in found:
-        assert background == pytest.approx([0.8] * 3, abs=1e-4)
-        for color in nuclei:
-            assert color is None or color == pytest.approx([0.2] * 3, abs=1e-4)
-    assert Synthesizer(run).palette == [own]
-    # Images follow.
-    mask = tiny.tissue(1)[1]
-    one, other = (Synthesizer(run, looks).image(mask, seed=(0,)) for looks in (dark, light))
-    assert one[mask > 0].mean() < other[mask > 0].mean()
-
-
-@pytest.mark.faults
-def test_colors_that_cannot_be_drawn_are_refused(pyramid, tmp_path):
-    gray = dataclasses.replace(pyramid, stage=dataclasses.replace(pyramid.stage, base="gray"))
-    with pytest.raises(UserError, match=r"starts from grey and has no use for --looks=folder:x"):
-        Synthesizer(gray, "folder:x")
-    with pytest.raises(UserError, match="nowhere"):
-        Synthesizer(pyramid, f"folder:{tmp_path / 'nowhere'}")
-    with pytest.raises(UserError, match=r"--looks=own keeps the colours of built-in tissue"):
-        Synthesizer(pyramid, "own")
-    config = pyramid.config.copy_and_resolve_references()
-    config.pyramid.classes = 4
-    other = dataclasses.replace(pyramid, stage=stage_of(pyramid, "classes", 4), config=config)
-    with pytest.raises(UserError, match=r"--looks=folder:.* has 2 classes, background, nucleus"):
-        Synthesizer(other, folder_of(tmp_path / "two", 51))
 
 
 def test_instances_get_rims_and_classes_their_numbers(pyramid):

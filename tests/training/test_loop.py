@@ -201,7 +201,7 @@ def test_a_collapse_is_reported_once_also_by_a_resumed_run(tmp_path, capsys):
     config.loss.features.weight = 0.0
     # No variance is that small, so that every line has the one sign.
     config.collapse.update(window=1, told_apart=1.0, confused=0.0, variance=(50.0, 99.0))
-    config.collapse.update(loss_factor=99.0, adversarial_share=99.0, detail=(-99.0, 99.0))
+    config.collapse.update(detail=(-99.0, 99.0))
     loop.train(config, tmp_path, devices=ONE)
     said = capsys.readouterr().err
     assert said.count("srgan 1/2  warning: over the last 1 steps, the enhanced images varied") == 1
