@@ -10,14 +10,11 @@ import pathlib
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from safetensors.numpy import load_file
 
 from histojax.errors import UserError
 from histojax.imaging import resampling
-from histojax.models.resizing import pixel_shuffle
 
 # The coefficients of `linear`: "kernels" float32 (4, 4, 11, 11), an output phase's (y, x) first.
 # `python -m launch.fit_linear --data=folder:$MONUSEG` makes them from MoNuSeg's 24 training images,
@@ -40,9 +37,9 @@ def lanczos(lr: Any, scale: int) -> Any:
 def back_projection(lr: Any, scale: int) -> Any:
     """Bicubic enlargement whose reduction is the input, nearly; halo 82 px.
 
-    x <- x + up(lr - down(x)), 20 times (Irani and Peleg 1991, equation 7), in floating point. Up
-    and down are Pillow's bicubic, the latter that of the degradation `bicubic`. A reduction and an
-    enlargement reach 2 px each, so that a round adds 4 px to the halo.
+    x <- x + up(lr - down(x)), 20 times (Irani and Peleg 1991), in floating point. Up and down are
+    Pillow's bicubic, the latter that of the degradation `bicubic`. A reduction and an enlargement
+    reach 2 px each, so that a round adds 4 px to the halo.
     """
     lr = lr.astype(np.float32)
     x = resampling.upsample(lr, scale)
@@ -61,30 +58,15 @@ def linear(lr: Any, scale: int) -> Any:
         UserError: the scale is not 4.
     """
     check_scale("linear", scale)
-    return lr.__array_namespace__().asarray(_filtered(jnp.asarray(lr), _kernels()))
+    from histojax.models import resizing  # JAX, which tables with these names do without
+
+    sharp = resizing.filtered(lr.astype(np.float32), _kernels())
+    return resampling.round_to_uint8(lr.__array_namespace__().asarray(sharp))
 
 
 @functools.cache
 def _kernels() -> np.ndarray:
     return load_file(LINEAR_FILE)["kernels"]
-
-
-@jax.jit
-def _filtered(lr: jax.Array, kernels: jax.Array) -> jax.Array:
-    height, width = lr.shape[-3:-1]
-    planes = jnp.moveaxis(lr, -1, 0).reshape(-1, height, width, 1).astype(jnp.float32)
-    radius = kernels.shape[-1] // 2
-    sides = (radius, radius)
-    x = jax.lax.conv_general_dilated(
-        jnp.pad(planes, ((0, 0), sides, sides, (0, 0)), mode="reflect"),
-        kernels.reshape(-1, 1, *kernels.shape[2:]).transpose(2, 3, 1, 0),
-        (1, 1),
-        "VALID",
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        precision=jax.lax.Precision.HIGHEST,
-    )
-    x = resampling.round_to_uint8(pixel_shuffle(x, LINEAR_SCALE))
-    return jnp.moveaxis(x.reshape(lr.shape[-1], *lr.shape[:-3], *x.shape[1:3]), 0, -1)
 
 
 ENHANCERS: Mapping[str, Callable[[Any, int], Any]] = {

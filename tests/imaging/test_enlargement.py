@@ -77,18 +77,6 @@ def test_the_reduction_of_a_back_projection_is_the_input(scale):
     assert errors["back_projection"].mean() < 0.1 * errors["bicubic"].mean()
 
 
-def test_the_linear_filter_is_the_sum_of_its_kernels():
-    image = picture(9, 8)
-    kernels = np.asarray(enlargement._kernels(), np.float64)
-    extended = np.pad(image, ((5, 5), (5, 5), (0, 0)), mode="reflect").astype(np.float64)
-    expected = np.zeros((36, 32, 3))
-    for y, x in np.ndindex(36, 32):
-        window = extended[y // 4 : y // 4 + 11, x // 4 : x // 4 + 11]
-        expected[y, x] = np.tensordot(kernels[y % 4, x % 4], window, 2)
-    difference = enlargement.linear(image, 4) - np.clip(expected, 0, 255)
-    assert np.abs(difference).max() < 0.501
-
-
 def test_the_linear_filter_has_one_scale():
     assert enlargement.names(4) == ["bicubic", "lanczos", "back_projection", "linear"]
     assert "linear" not in enlargement.names(2)
