@@ -11,8 +11,8 @@ from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.evaluation.rows import Image, Methods, bicubic
-from histojax.imaging import writers
+from histojax.evaluation.rows import Image, Methods
+from histojax.imaging import enlargement, writers
 from histojax.inference import labeling
 from histojax.metrics import classes, image_quality, instances, intervals, overlap, registry
 
@@ -48,7 +48,7 @@ def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterat
         pictures: dict[str, Image] = {"lr": lr}
         matrices: dict[str, np.ndarray] = {}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
-        enlarged = bicubic(config.data.scale)(lr) if enhanced else None
+        enlarged = enlargement.bicubic(lr, config.data.scale)
         for name, sr in enhanced.items():
             scores = registry.scores("image", sr, hr, config.data.scale)
             if name != "bicubic":
