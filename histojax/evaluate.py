@@ -26,8 +26,8 @@ _SPLIT = flags.DEFINE_string("split", "val", "Split to score: train, val, test o
 _ENHANCER = flags.DEFINE_string(
     "enhancer",
     None,
-    "Enhancer that the segmenter reads: bicubic, none (the real image alone), a run's folder or a "
-    "model. Example: runs/srgan. Default: all of the workdir.",
+    "Enhancer that the segmenter reads: bicubic, lanczos, back_projection, linear, none (the real "
+    "image alone), a run's folder or a model. Example: runs/srgan. Default: all of the workdir.",
 )
 _OUTPUT = flags.DEFINE_string(
     "output", None, "Folder of the results. Example: out. Default: evaluation... in the workdir."

@@ -13,11 +13,11 @@ from histojax.config import read_config
 from histojax.data.datasets.organs import organ_of
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table
-from histojax.imaging import writers
+from histojax.imaging import enlargement, writers
 from histojax.metrics import registry
 from histojax.report import charts, document, table
 
-_BASELINES = ("bicubic", "classical")
+_BASELINES = (*enlargement.ENHANCERS, "classical")
 ALL = "all"
 
 Row = dict[str, Any]
@@ -70,7 +70,7 @@ def main_metrics(rows: Sequence[Row]) -> list[str]:
     return [
         key
         for key, (metric, row) in known.items()
-        if table.describe(metric).main and not row.startswith(_BASELINES)
+        if table.describe(metric).main and row.split("_to_")[0] not in _BASELINES
     ]
 
 

@@ -26,7 +26,7 @@ from histojax.data.sources.base import Source
 from histojax.errors import UserError
 from histojax.evaluation import comparison_table, rows, scores
 from histojax.evaluation.comparison_table import Scores
-from histojax.imaging import figures, writers
+from histojax.imaging import enlargement, figures, writers
 from histojax.report import comparison_page
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import enhances, segments
@@ -296,8 +296,10 @@ def _draw(
     chosen = np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
     recipe = degradation.Degradation.from_config(reference.data.degradation, reference.data.scale)
     pairs = {i: image_pair(source[i], recipe, reference.seed) for i in chosen}
-    upsample = rows.bicubic(reference.data.scale)
-    images = {i: {"lr": lr, "bicubic": upsample(lr)} for i, (_, lr, _) in pairs.items()}
+    scale = reference.data.scale
+    images = {
+        i: {"lr": lr, "bicubic": enlargement.bicubic(lr, scale)} for i, (_, lr, _) in pairs.items()
+    }
     masks: dict[int, dict[str, np.ndarray]] = {i: {} for i in chosen}
     hr_sizes = [hr.shape[:2] for hr, _, _ in pairs.values()]
     lr_sizes = [lr.shape[:2] for _, lr, _ in pairs.values()]

@@ -25,7 +25,7 @@ Shared = Mapping[str, Sequence[str]]  # row -> metrics
 
 # Rows of a run itself; other rows belong to earlier stages of a chain.
 OWN_ROWS = ("sr", "sr_to_s", "bicubic_to_s", "hr_to_s")
-_NO_RUN = tuple(BASELINES.values())
+_NO_RUN = tuple(itertools.chain.from_iterable(BASELINES.values()))
 
 
 def arranged(rows: Sequence[Mapping[str, Any]], own: str, stage: str) -> tuple[Scores, set[str]]:
@@ -87,12 +87,12 @@ def means(scores: Mapping[str, Scores], shared: Shared) -> dict[str, dict[str, E
 
 
 def baselines(scores: Mapping[str, Scores], shared: Shared) -> dict[str, dict[str, Entry]]:
-    """Row -> metric -> score of the baseline that the row is read against."""
+    """Row -> metric -> baseline -> score of the baselines that the row is read against."""
 
     def entry(key: Key) -> Entry:
-        baseline = BASELINES.get(key[0], ""), key[1]
-        having = [own[baseline] for own in scores.values() if baseline in own]
-        return intervals.bootstrap_mean(having[0])._asdict() if having else {}
+        keys = {name: (name, key[1]) for name in BASELINES.get(key[0], ())}
+        having = {n: [own[k] for own in scores.values() if k in own] for n, k in keys.items()}
+        return {n: intervals.bootstrap_mean(v[0])._asdict() for n, v in having.items() if v}
 
     return _by_row(shared, entry)
 
@@ -140,9 +140,9 @@ def table_text(result: Mapping[str, Any]) -> str:
             unit = f", {metric.unit}" if metric.unit else ""
             sense = "higher" if metric.higher_is_better else "lower"
             lines += ["", f"{row_title(row)}: {metric.title}{unit} ({sense} is better)"]
-            baseline = result["baselines"].get(row, {}).get(name)
+            baselines = result["baselines"].get(row, {}).get(name, {})
             others = result["differences"].get(row, {}).get(name, {})
-            shown = [(table.row_label(BASELINES[row]), baseline, None)] if baseline else []
+            shown = [(table.row_label(key), entry, None) for key, entry in baselines.items()]
             shown += [(label, entry, others.get(label)) for label, entry in by_run.items()]
             width = max(len(label) for label, _, _ in shown)
             form = "{:>7} [{:>7}, {:>7}]"

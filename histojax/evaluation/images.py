@@ -11,8 +11,9 @@ from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.evaluation.rows import Image, Methods, bicubic
-from histojax.imaging import writers
+from histojax.evaluation import perceptual
+from histojax.evaluation.rows import Image, Methods
+from histojax.imaging import enlargement, writers
 from histojax.inference import labeling
 from histojax.metrics import classes, image_quality, instances, intervals, overlap, registry
 
@@ -48,11 +49,13 @@ def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterat
         pictures: dict[str, Image] = {"lr": lr}
         matrices: dict[str, np.ndarray] = {}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
-        enlarged = bicubic(config.data.scale)(lr) if enhanced else None
+        enlarged = enlargement.bicubic(lr, config.data.scale)
+        distances = perceptual.st_lpips(enhanced, hr)
         for name, sr in enhanced.items():
             scores = registry.scores("image", sr, hr, config.data.scale)
             if name != "bicubic":
                 scores |= registry.scores("input", sr, enlarged, config.data.scale)
+            scores["st_lpips"] = distances[name]
             for network, distance in methods.features.items():
                 scores[f"feature_distance_{network}"] = distance(sr, hr)
             row |= {f"{metric}_{name}": value for metric, value in scores.items()}

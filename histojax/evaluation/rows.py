@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 from histojax.components import content
 from histojax.data.sources.base import Source
 from histojax.errors import UserError
-from histojax.imaging import resampling, tiling
+from histojax.imaging import enlargement, tiling
 from histojax.inference import labeling, tiled
 from histojax.metrics import image_quality
 from histojax.nuclei import classical
@@ -21,6 +21,8 @@ from histojax.stages.base import enhances, segments
 from histojax.zoo.model_file import SUFFIX
 
 Image = np.ndarray
+# Metrics of enhanced images whose differences are reported.
+_OF_IMAGES = ("psnr_rgb", "ssim_rgb", "st_lpips")
 # Side of the windows on which feature maps are compared, px; it bounds their memory.
 _FEATURE_WINDOW = 256
 
@@ -54,8 +56,8 @@ def methods_of(
     """Every enhancer, segmenter and row of runs, which are named in the order of training.
 
     Args:
-        enhancer: that every segmenter reads: "bicubic", "none" (the real image alone), the folder
-            of a run, or None for all of the runs.
+        enhancer: that every segmenter reads: one of `enlargement.ENHANCERS`, "none" (the real image
+            alone), the folder of a run, or None for bicubic and all of the runs.
         features: by name, for feature distances.
         ensemble: whether networks are averaged over the eight flips and rotations.
     """
@@ -67,16 +69,21 @@ def methods_of(
     masks = {name: run for name, run in runs.items() if segments(run.stage)}
     enhancers: dict[str, Callable[[Image], Image]] = {}
     if enhancer != "none":
-        enhancers["bicubic"] = bicubic(scale)
+        enhancers["bicubic"] = untrained("bicubic", scale)
     if enhancer is None:
+        if generators:
+            enhancers |= {name: untrained(name, scale) for name in enlargement.names(scale)}
         for name, run in generators.items():
             enhancers[name] = run_enhancer(run, lr_sizes, ensemble=ensemble)
-    elif enhancer not in ("bicubic", "none"):
+    elif enhancer in enlargement.ENHANCERS:
+        enhancers[enhancer] = untrained(enhancer, scale)
+    elif enhancer != "none":
         outside = workdirs.load(workdirs.place_of(enhancer))
         if not enhances(outside.stage):
             raise UserError(
                 f"--enhancer={enhancer} is a {outside.config.stage} run, which does not enhance "
-                "images; name a generator, srgan or joint run, bicubic or none"
+                "images; name a generator, srgan or joint run, none or one of "
+                f"{', '.join(enlargement.ENHANCERS)}"
             )
         if outside.config.data.scale != scale:
             raise UserError(
@@ -96,8 +103,10 @@ def methods_of(
         if name in generators and enhancer is None:
             rows.append((name, name, name))
         else:
-            # A joint run's own generator is scored with its own segmenter, not with another's.
-            paired = [e for e in enhancers if e not in masks or enhancer is not None]
+            # A joint run's own generator is scored with its own segmenter, not with another's, and
+            # of the baselines bicubic stands for all.
+            unpaired = {*masks, *enlargement.ENHANCERS} - {"bicubic"} if enhancer is None else {}
+            paired = [e for e in enhancers if e not in unpaired]
             rows += [(f"{e}_to_{label}", e, name) for e in paired]
         rows.append((f"hr_to_{label}", None, name))
     distances = {name: feature_metric(network) for name, network in (features or {}).items()}
@@ -119,9 +128,10 @@ def sizes_of(source: Source, scale: int, *, smallest: int) -> list[tuple[int, in
     return sizes
 
 
-def bicubic(scale: int) -> Callable[[Image], Image]:
-    """Pillow's bicubic enlargement, the baseline of every table."""
-    return lambda lr: np.asarray(resampling.upsample(lr, scale, "bicubic"))
+def untrained(name: str, scale: int) -> Callable[[Image], Image]:
+    """One of `enlargement.ENHANCERS` on whole images; UserError: it has another scale."""
+    enlargement.check_scale(name, scale)
+    return lambda lr: enlargement.ENHANCERS[name](lr, scale)
 
 
 def run_enhancer(
@@ -198,11 +208,11 @@ def own_features(folders: Mapping[str, workdirs.Run]) -> dict[str, content.Featu
 
 
 def comparisons(methods: Methods) -> list[tuple[str, str]]:
-    """Pairs of keys whose differences are reported: enhancers to bicubic, joint to other rows."""
+    """Pairs of keys whose differences are reported: networks to baselines, joint to other rows."""
     pairs = []
-    for name in methods.enhancers:
-        if name != "bicubic":
-            pairs += [(f"{m}_{name}", f"{m}_bicubic") for m in ("psnr_rgb", "ssim_rgb")]
+    for name in [name for name in methods.enhancers if name not in enlargement.ENHANCERS]:
+        for base in [b for b in ("bicubic", "linear") if b in methods.enhancers]:
+            pairs += [(f"{m}_{name}", f"{m}_{base}") for m in _OF_IMAGES]
     own = [row for row, enhancer, segmenter in methods.rows if row == enhancer == segmenter]
     for joint in own:
         for row, _, segmenter in methods.rows:

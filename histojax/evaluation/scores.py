@@ -1,8 +1,9 @@
 """Scores of trained runs on a data set, on whole images, tile by tile.
 
 The low-resolution input is made from each image by the run's own degradation, always alike for the
-same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic,
-every generator, every way to a mask, the mask found in the real image, and the classical method.
+same image, or read where the data has real ones. A chained workdir is scored row by row: bicubic
+and the other baselines, every generator, every way to a mask, the mask found in the real image, and
+the classical method.
 """
 
 import contextlib
@@ -32,7 +33,7 @@ from histojax.evaluation.images import (
     summary_of,
 )
 from histojax.evaluation.rows import comparisons, methods_of, own_features
-from histojax.imaging import figures, writers
+from histojax.imaging import enlargement, figures, writers
 from histojax.runs import run_data, workdirs
 from histojax.stages.base import segments
 
@@ -100,7 +101,7 @@ def score_workdir(
     for run in folders.values():
         check_same_classes(run, source, config.data.source)
     places = [run.workdir for run in folders.values()]
-    if enhancer not in (None, "none", "bicubic"):
+    if enhancer is not None and enhancer not in ("none", *enlargement.ENHANCERS):
         places.append(workdirs.stage_folder(workdirs.place_of(enhancer)))
     seen = run_data.seen_in(source, places, one_set=own, allowed=allow_seen or split in SEEN_SPLITS)
     if own and split == "val":

@@ -5,6 +5,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from histojax.imaging import enlargement
 from histojax.metrics import registry
 from histojax.metrics.registry import Metric
 from histojax.report.table import finite
@@ -64,7 +65,7 @@ def results(table: Mapping[str, Any]) -> list[str]:
     lines = []
     for metric in metrics:
         own, baseline = _chosen(list(rows[metric.name]), metric)
-        if own == "bicubic" and any(not other.of_images for other in metrics):
+        if own in enlargement.ENHANCERS and any(not other.of_images for other in metrics):
             continue  # a run that enhances nothing
         text = _score_text(rows[metric.name][own], metric, own)
         if baseline is not None:
@@ -80,7 +81,8 @@ def _chosen(rows: Sequence[str], metric: Metric) -> tuple[str, str | None]:
     """(the run's own row, its baseline or None) of a metric's rows."""
     bicubic = next((row for row in rows if row.split("_to_")[0] == "bicubic"), None)
     real = [row for row in rows if row.startswith("hr_to_")]
-    enhanced = [row for row in rows if row not in (bicubic, "classical", *real)]
+    others = (bicubic, "classical", *real, *enlargement.ENHANCERS)
+    enhanced = [row for row in rows if row not in others]
     own = [*real, *enhanced] or rows
     baselines = [bicubic, "classical"] if enhanced else ["classical"]
     return own[-1], next((row for row in baselines if row in rows and row != own[-1]), None)

@@ -241,12 +241,15 @@ def _windows(image: np.ndarray, side: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(image, (side, side))[::step, ::step]
 
 
-def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
+def feature_distance(
+    a: Mapping[str, Any], b: Mapping[str, Any], heads: Mapping[str, Any] | None = None
+) -> Any:
     """Distance of two images in a network's features: LPIPS without its calibrated heads.
 
     Each position's feature vector is scaled to unit length; squared differences are summed over
     channels, averaged over positions, then over layers (Zhang et al. 2018, equation 1, w = 1).
-    0 for identical features, 2 for orthogonal ones, 4 for opposite ones.
+    0 for identical features, 2 for orthogonal ones, 4 for opposite ones. With `heads`, weights (C,)
+    of the channels by layer, it is LPIPS: layers are summed.
 
     Both hold NumPy or JAX arrays (..., H, W, C) by layer, alike in shape; the result is (...).
     """
@@ -255,8 +258,10 @@ def feature_distance(a: Mapping[str, Any], b: Mapping[str, Any]) -> Any:
     distances = []
     for layer in a:
         _check_same(a[layer], b[layer])
-        distances.append(((_unit(a[layer]) - _unit(b[layer])) ** 2).sum(-1).mean((-2, -1)))
-    return sum(distances) / len(distances)
+        squares = (_unit(a[layer]) - _unit(b[layer])) ** 2
+        weighted = squares if heads is None else squares * heads[layer]
+        distances.append(weighted.sum(-1).mean((-2, -1)))
+    return sum(distances) / (len(distances) if heads is None else 1)
 
 
 def _unit(features: Any) -> Any:

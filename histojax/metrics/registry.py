@@ -63,6 +63,8 @@ _KNOWN = (
     _lower("blur_error", "blur error", "image", quality.blur_error, "dB", 1),
     _lower("grid", "grid", "image", quality.grid, decimals=2),
     _lower("drift", "drift", "input", quality.drift, "levels", 2),
+    # By evaluation.perceptual, which reads the network's weights.
+    _lower("st_lpips", "ST-LPIPS", "image", main=True),
     # In features of a network, by components.content; others are of a family below.
     *(
         _lower(f"{_DISTANCE}{name}", f"feature distance, {name}", "image")

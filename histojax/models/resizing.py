@@ -117,6 +117,29 @@ def upsample(x: jax.Array, r: int, method: str) -> jax.Array:
     return x
 
 
+@jax.jit
+def filtered(x: jax.Array, kernels: jax.Array) -> jax.Array:
+    """Enlarges (..., H, W, C) to (..., r H, r W, C) by a kernel for each phase, (r, r, k, k).
+
+    Output pixel (r y + p, r x + q) is kernels[p, q] times the k x k input pixels around (y, x) of
+    its channel, summed; borders are reflected.
+    """
+    r, size = kernels.shape[1:3]
+    height, width = x.shape[-3:-1]
+    planes = jnp.moveaxis(x, -1, 0).reshape(-1, height, width, 1)
+    sides = (size // 2, size // 2)
+    y = lax.conv_general_dilated(
+        jnp.pad(planes, ((0, 0), sides, sides, (0, 0)), mode="reflect"),
+        kernels.reshape(r * r, 1, size, size).transpose(2, 3, 1, 0),
+        (1, 1),
+        "VALID",
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        precision=lax.Precision.HIGHEST,
+    )
+    y = pixel_shuffle(y, r)
+    return jnp.moveaxis(y.reshape(x.shape[-1], *x.shape[:-3], *y.shape[1:3]), 0, -1)
+
+
 def block_mean(x: jax.Array, r: int) -> jax.Array:
     """Means over r x r pixels: (B, r H, r W, C) to (B, H, W, C)."""
     b, h, w, c = x.shape

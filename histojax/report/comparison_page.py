@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from histojax.imaging.enlargement import ENHANCERS
 from histojax.report import curves, document, table
 from histojax.report.charts import Chart
 from histojax.report.table import Table
 
-# Row -> the row that it is read against, which belongs to no run.
-BASELINES = {"sr": "bicubic", "hr_to_s": "classical"}
+# Row -> the rows that it is read against, which belong to no run.
+BASELINES = {"sr": tuple(ENHANCERS), "hr_to_s": ("classical",)}
 _DETAIL = "the windows with most detail, alike for all."
 
 
@@ -60,15 +61,13 @@ def _scores(result: Mapping[str, Any]) -> list[Table]:
     labels = {key: label for label, key in keys.items()}
     tables = []
     for row, metrics in result["scores"].items():
-        baseline = BASELINES.get(row, "")
         scores, differences = {}, {}
         for metric, by_run in metrics.items():
-            entry = result["baselines"].get(row, {}).get(metric)
-            scores[metric] = {baseline: entry} if entry else {}
-            scores[metric] |= {keys[label]: entry for label, entry in by_run.items()}
+            baselines = result["baselines"].get(row, {}).get(metric, {})
+            scores[metric] = baselines | {keys[label]: entry for label, entry in by_run.items()}
         for metric, by_run in result["differences"].get(row, {}).items():
             differences[metric] = {keys[label]: entry for label, entry in by_run.items()}
-        names = {baseline: table.row_label(baseline), **labels}
+        names = {name: table.row_label(name) for name in BASELINES.get(row, ())} | labels
         title = row_title(row)
         tables.append(table.score_table(scores, caption=title, labels=names))
         caption = f"{title}: difference from {result['against']}"

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from markupsafe import Markup
 
+from histojax.imaging import enlargement
 from histojax.report import curves, document, table
 from histojax.report.document import Picture, read_picture
 from histojax.report.table import count_text, finite
@@ -184,7 +185,7 @@ def _tiles(scores: table.Scores, own: str) -> list[dict[str, str]]:
         metric, by_row = table.describe(name), by_metric.get(name, {})
         found = {row: finite(entry.get("mean")) for row, entry in by_row.items()}
         means = {row: mean for row, mean in found.items() if mean is not None}
-        rivals = [row for row in means if row not in baselines]
+        rivals = [row for row in means if row not in (*baselines, *enlargement.ENHANCERS)]
         if not rivals:
             continue
         ours = [row for row in (own, "", "hr_to_s") if row in rivals]

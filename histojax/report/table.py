@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from histojax.imaging.enlargement import ENHANCERS
 from histojax.metrics import registry
 from histojax.metrics.intervals import LEAST_IMAGES
 from histojax.metrics.registry import Metric
@@ -16,7 +17,12 @@ MISSING = "–"
 # {"mean", "low", "high", "n", "left_out"}, of which any may be absent or None.
 Entry = Mapping[str, Any]
 
-_LABELS = {"": "this run", "bicubic": "bicubic", "classical": "classical method"}
+_LABELS = {
+    "": "this run",
+    "classical": "classical method",
+    "back_projection": "back-projection",
+    "linear": "linear filter",
+}
 _IMAGES = {"s": "S", "hr": "HR", "sr": "SR", "lr": "LR"}
 # Rows that read the real high-resolution image; they bound the others and do not compete.
 _REFERENCES = ("classical", "hr")
@@ -274,7 +280,7 @@ def _rank(row: str) -> int:
     """Baselines first, then rows of the run as they come, the real image last."""
     if row == "classical":
         return 0
-    return 1 if row.startswith("bicubic") else 3 if is_reference(row) else 2
+    return 1 if row.split("_to_")[0] in ENHANCERS else 3 if is_reference(row) else 2
 
 
 def interval_texts(entry: Entry, metric: Metric, *, signed: bool) -> list[str]:

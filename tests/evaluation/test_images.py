@@ -8,7 +8,7 @@ from histojax.data import degradation
 from histojax.data.pairs import image_pair
 from histojax.errors import UserError
 from histojax.evaluation.images import differences_of, score_images, summary_of
-from histojax.evaluation.rows import Methods, bicubic, methods_of
+from histojax.evaluation.rows import Methods, methods_of, untrained
 from histojax.inference.labeling import Found
 from histojax.metrics import image_quality
 from tests import tiny
@@ -136,7 +136,7 @@ def test_masks_are_not_scored_without_annotation():
     found = methods(source, enhancers={}, segmenters=segment, rows=[("hr_to_s", None, "s")])
     with pytest.raises(UserError, match="n1 has no instances or mask"):
         list(score_images(found, source, tiny.config()))
-    found = methods(source, enhancers={"bicubic": bicubic(4)})
+    found = methods(source, enhancers={"bicubic": untrained("bicubic", 4)})
     assert len(list(score_images(found, source, tiny.config()))) == 2
 
 

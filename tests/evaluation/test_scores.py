@@ -12,6 +12,7 @@ from histojax.evaluation import scores as evaluation
 from histojax.evaluation import words
 from histojax.evaluation.rows import by_classical
 from histojax.experiments import chain
+from histojax.imaging import enlargement
 from histojax.inference import tiled
 from histojax.runs import workdirs
 from tests import tiny
@@ -25,6 +26,7 @@ IMAGE_METRICS = {
     "power_spectrum_error",
     "blur_error",
     "grid",
+    "st_lpips",
 }
 MASK_METRICS = {"dice", "iou", "miou", "aji", "aji_plus", "pq", "dq", "sq", "f1", "merged"}
 
@@ -47,7 +49,8 @@ def test_pairs_that_are_shifted_are_not_scored(trained_chain, tmp_path):
 
 def test_a_chain_is_scored_in_every_row(trained_chain):
     table = json.loads((trained_chain / "summary.json").read_text())
-    enhancers = ["bicubic", "generator", "srgan", "joint"]
+    networks = ["generator", "srgan", "joint"]
+    enhancers = [*enlargement.ENHANCERS, *networks]
     rows = [
         "classical",
         "bicubic_to_s",
@@ -64,7 +67,12 @@ def test_a_chain_is_scored_in_every_row(trained_chain):
     assert features == {f"feature_distance_segmenter_{name}" for name in enhancers}
     assert set(table["metrics"]) == expected | features
     assert set(table["differences"]) == {
-        *(f"{m}_{n} - {m}_bicubic" for m in ("psnr_rgb", "ssim_rgb") for n in enhancers[1:]),
+        *(
+            f"{m}_{n} - {m}_{base}"
+            for m in ("psnr_rgb", "ssim_rgb", "st_lpips")
+            for n in networks
+            for base in ("bicubic", "linear")
+        ),
         *(f"{m}_joint - {m}_{row}" for m in ("dice", "aji") for row in rows[1:5]),
     }
     for entry in table["metrics"].values():
@@ -206,7 +214,7 @@ def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     assert metrics["dice_classical"]["mean"] == 1  # nothing to find, nothing found
     undefined = {name for name, m in metrics.items() if not np.isfinite(m["mean"])}
     # So do generators whose phases are alike and whose low frequencies are the input's.
-    rows = ("bicubic", "generator", "srgan", "joint")
+    rows = (*enlargement.ENHANCERS, "generator", "srgan", "joint")
     assert undefined == {f"psnr_{colors}_{row}" for colors in ("rgb", "y") for row in rows}
     lines = words.results({"metrics": metrics, "differences": {}})
     assert not re.search(r"\bnan\b|\binf\b", " ".join(lines))
@@ -332,3 +340,10 @@ def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_scored(
     (tmp_path / "file").write_text("")
     with pytest.raises(DiskError, match=r"file/out failed \(Not a directory"):
         scored(trained_chain / "generator", tmp_path / "file")
+
+
+def test_a_baseline_stands_before_a_segmenter(trained_chain, tmp_path):
+    metrics = scored(trained_chain / "segmentation", tmp_path, enhancer="linear")
+    rows = {key.removeprefix("dice_") for key in metrics if key.startswith("dice_")}
+    assert rows == {"classical", "bicubic_to_s", "linear_to_s", "hr_to_s"}
+    assert metrics["psnr_rgb_linear"]["mean"] != metrics["psnr_rgb_bicubic"]["mean"]

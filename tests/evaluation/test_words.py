@@ -10,7 +10,8 @@ def entry(mean, low=None, high=None, *, n=6, left_out=0):
 def chain():
     """The rows of a chain in the order in which it is scored."""
     metrics = {}
-    for row, psnr in {"bicubic": 27.02, "generator": 28.4, "joint": 28.314}.items():
+    baselines = {"bicubic": 27.02, "linear": 27.9}
+    for row, psnr in {**baselines, "generator": 28.4, "joint": 28.314}.items():
         metrics[f"psnr_rgb_{row}"] = entry(psnr)
         metrics[f"psnr_y_{row}"] = entry(psnr + 1)
     rows = ["classical", "bicubic_to_s", "generator_to_s", "hr_to_s", "joint", "hr_to_joint"]
@@ -50,6 +51,10 @@ def test_a_run_without_a_baseline_is_told_alone():
     ]
     assert words.results({"metrics": {"psnr_rgb_bicubic": entry(27.0)}, "differences": {}}) == [
         "image: PSNR RGB 27.00 dB in the bicubic image"
+    ]
+    metrics = {f"psnr_rgb_{row}": entry(27.0) for row in ("bicubic", "linear")}
+    assert words.results({"metrics": metrics, "differences": {}}) == [
+        "image: PSNR RGB 27.00 dB in the linear image"
     ]
 
 

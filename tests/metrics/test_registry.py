@@ -39,7 +39,13 @@ def test_a_group_is_scored_by_its_functions():
 @pytest.mark.parametrize(
     ("group", "elsewhere"),
     [
-        ("image", {f"feature_distance_{n}" for n in ("squeezenet1_1", "segmenter", "vgg19")}),
+        (
+            "image",
+            {
+                "st_lpips",
+                *(f"feature_distance_{n}" for n in ("squeezenet1_1", "segmenter", "vgg19")),
+            },
+        ),
         ("mask", {"dice_pooled", "iou_pooled"}),
         ("classes", {"class_miou_pooled"}),
         ("instances", set()),

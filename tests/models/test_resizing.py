@@ -82,3 +82,14 @@ def test_gaussian_blur_is_normalized_over_the_image():
 def test_an_unknown_method_is_refused_with_the_choices():
     with pytest.raises(ValueError, match="bilinear, bicubic, bilinear_align_corners"):
         resizing.upsample(jnp.zeros((1, 2, 2, 1)), 2, "lanczos")
+
+
+def test_a_filter_has_a_kernel_for_each_phase():
+    rng = np.random.default_rng(0)
+    x, kernels = rng.random((2, 6, 4, 3), np.float32), rng.random((2, 2, 5, 5), np.float32)
+    extended = np.pad(x, ((0, 0), (2, 2), (2, 2), (0, 0)), mode="reflect")
+    expected = np.zeros((2, 12, 8, 3))
+    for i, j in np.ndindex(12, 8):
+        window = extended[:, i // 2 : i // 2 + 5, j // 2 : j // 2 + 5]
+        expected[:, i, j] = np.einsum("byxc,yx->bc", window, kernels[i % 2, j % 2])
+    np.testing.assert_allclose(resizing.filtered(x, kernels), expected, rtol=1e-5)

@@ -38,7 +38,7 @@ def result(**changes):
         "test": "p is two-sided.",
         "notes": ["A & note."],
         "scores": {"sr": {"psnr_rgb": {"bicubic": entry(30.0), other: entry(30.6)}}},
-        "baselines": {"sr": {"psnr_rgb": entry(28.0)}},
+        "baselines": {"sr": {"psnr_rgb": {"bicubic": entry(28.0), "linear": entry(29.5)}}},
         "differences": {"sr": {"psnr_rgb": {other: entry(0.6, p=0.03125, exact=True, left_out=1)}}},
         "pictures": ["figures/a.png", "figures/lost.png"],
         "command": "python -m histojax.compare runs/x runs/y --output=out",
@@ -65,9 +65,14 @@ def page(tmp_path):
 def test_runs_stand_beside_their_baseline_with_the_best_marked(page):
     scores, differences = re.findall(r"<table>.*?</table>", page, re.S)[:2]
     rows = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', scores, re.S)
-    assert [head for head, _ in rows] == ["bicubic", "bicubic", "&lt;b&gt;&amp;other"]
-    assert [cells.count("best of its column") for _, cells in rows] == [0, 0, 1]
-    assert "30.10 – 31.10" in rows[2][1]
+    assert [head for head, _ in rows] == [
+        "bicubic",
+        "linear filter",
+        "bicubic",
+        "&lt;b&gt;&amp;other",
+    ]
+    assert [cells.count("best of its column") for _, cells in rows] == [0, 0, 0, 1]
+    assert "30.10 – 31.10" in rows[3][1]
     ((head, cell),) = re.findall(r'<th scope="row">(.*?)</th>(.*?)</tr>', differences, re.S)
     assert head == "&lt;b&gt;&amp;other"
     assert "+0.60<small>+0.10 to +1.10</small><small>p 0.031</small>" in cell
