@@ -21,6 +21,7 @@ WEIGHT_GRADIENTS = ("auto", "xla", "rearranged")
 MERGED_CHANNELS = 32
 NARROW_CHANNELS = 4
 MIRRORED_WEIGHTS = 2**18
+SMALL = 2**20
 STRIP = 8  # rows
 BLOCK = 1024  # px
 
@@ -105,7 +106,11 @@ def _rearranged_backward(residuals, g):
     # The correlation of x with g is that of g with x, mirrored. XLA is faster with the narrower
     # first: 97 ms in place of 162 for 384 -> 64 channels, 3x3 at 64 px. A large kernel costs more
     # to mirror than that saves.
-    form = _by_strips if min(c_in, c_out) < NARROW_CHANNELS else _by_correlation
+    form = _by_correlation
+    if min(c_in, c_out) < NARROW_CHANNELS:
+        form = _by_strips
+    elif side * max(x.size, g.size) <= SMALL:
+        form = _by_rows
     if c_in <= c_out or c_in * c_out > MIRRORED_WEIGHTS:
         return dx, form(x, g, kernel)
     return dx, jnp.swapaxes(form(g, x, jnp.swapaxes(kernel, 2, 3))[::-1, ::-1], 2, 3)
@@ -135,6 +140,16 @@ def _valid_convolution(x: jax.Array, kernel: jax.Array) -> jax.Array:
 def _by_correlation(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
     """The kernel's gradient as XLA has it."""
     return jax.vjp(lambda k: _same_convolution(x, k), kernel)[1](g)[0]
+
+
+def _by_rows(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
+    # Products need all columns of the kernel beside each other. While these stay in the cache they
+    # take half the time: 3.6 ms in place of 6.8 for 32 -> 32 channels, 3x3 at 48 px.
+    padded, (height, width) = _padded(x, kernel), g.shape[1:3]
+    columns = [padded[:, :, n : n + width] for n in range(kernel.shape[1])]
+    beside = jnp.concatenate(columns, -1)
+    rows = [_product(beside[:, n : n + height], g) for n in range(kernel.shape[0])]
+    return jnp.stack(rows).reshape(kernel.shape)
 
 
 def _by_strips(x: jax.Array, g: jax.Array, kernel: jax.Array) -> jax.Array:
