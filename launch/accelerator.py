@@ -78,7 +78,7 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
     lower = () if size == "smoke" else ("scale_64", "scale_128", "scale_256")
     pyramid += tuple(f"--config.lengths.{name}=300" for name in lower)
     return [
-        measure("grouped", "grouped", 1 / 8),
+        measure("grouped", "grouped", 1 / 8, "generator"),
         measure("steps-use_net", "step", 1 / 8, "use_net", *torch),
         measure("steps-joint", "step", 1 / 4, "joint", *torch),
         measure("tiled", "inference", 1 / 8),

@@ -203,13 +203,16 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", cli.OLDER_FUSIONS),
-        ("--xla_cpu_max_isa=AVX2", f"--xla_cpu_max_isa=AVX2 {cli.OLDER_FUSIONS}"),
-        ("--xla_backend_extra_options=xla_none", "--xla_backend_extra_options=xla_none"),
+        ("", " ".join(cli.CPU_FLAGS)),
+        ("--xla_cpu_max_isa=AVX2", " ".join(["--xla_cpu_max_isa=AVX2", *cli.CPU_FLAGS])),
+        (
+            "--xla_backend_extra_options=xla_none",
+            f"--xla_backend_extra_options=xla_none {cli.CPU_FLAGS[1]}",
+        ),
         ("flags of xla.txt", "flags of xla.txt"),  # a file, from which XLA reads its flags
     ],
 )
-def test_older_fusions_are_asked_for_beside_what_the_user_set(
+def test_flags_for_cpu_are_asked_for_beside_what_the_user_set(
     monkeypatch, compilation_cache, before, after
 ):
     monkeypatch.setenv("XLA_FLAGS", before)

@@ -1,15 +1,16 @@
 """Measures how fast this machine trains, reads data, enhances images and scores nuclei.
 
     python -m launch.benchmark --config=configs/joint.py:laptop --output=runs/benchmark
-    python -m launch.benchmark --what=grouped,streaming
+    python -m launch.benchmark --config=configs/generator.py:paper --what=grouped,streaming
 
 prints a table for each measurement and writes benchmark.json. The measurements (--what):
 
     step            each stage's training step, its input pipeline alone, and both together
     inference       tiled inference of the networks of each stage
     input           each stage's input pipeline alone (--config.data.workers, data.placement)
-    grouped         the step of configs/generator.py:paper by the grouped convolution in use, and by
-                    its other forms, such as XLA's
+    layers          each convolution of a stage alone, beside PyTorch's with --against=torch
+    grouped         the generator's step by the grouped convolution in use, and by its other forms,
+                    such as XLA's
     streaming       a made-up slide through a small network, file to files
     postprocessing  nuclei of maps, and with all of the mask flooded
     geojson         500,000 nuclei of a slide to NAME.geojson.gz
@@ -46,14 +47,14 @@ from histojax.errors import UserError
 
 Measurement = tuple[Callable[..., Any], dict[str, Any]]
 OF_STAGES = ("step", "inference", "input")
-WHAT = (*OF_STAGES, "grouped", "streaming", "postprocessing", "geojson")
+WHAT = (*OF_STAGES, "layers", "grouped", "streaming", "postprocessing", "geojson")
 WHAT += ("synthesis", "instances")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
     "configs/joint.py:laptop",
-    "FILE[:SIZE] of the config whose stages are measured by step, inference and input. "
-    "Example: --config=configs/use_net.py:gpu",
+    "FILE[:SIZE] of the config whose stages are measured by step, inference, input, layers and "
+    "grouped. Example: --config=configs/use_net.py:gpu",
 )
 _WHAT = flags.DEFINE_list(
     "what",
@@ -97,17 +98,19 @@ _OUTPUT = flags.DEFINE_string(
 
 def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
     """The functions of each word of --what, with their options; each call has its own process."""
-    from configs import generator
-    from histojax.config import to_values
     from histojax.models import layers
-    from launch.benchmark import against, inference, steps
+    from launch.benchmark import against, inference, single_layers, steps
 
     repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
     of_stages = [dict(values=values, name=name) for name, values in stages.items()]
     tiled = dict(size=size or 1_024, repeats=repeats)
-    paper = dict(values=to_values(generator.get_config("paper")), repeats=repeats)
+    alone = dict(repeats=repeats, torch=_AGAINST.value is not None)
     forms = [("auto", batch), ("auto", 1), *((form, 1) for form in layers.GROUPED_FORMS[1:])]
-    grouped = [dict(paper, form=form, batch_size=count) for form, count in dict.fromkeys(forms)]
+    grouped = [
+        dict(values=stages["generator"], repeats=repeats, form=form, batch_size=count)
+        for form, count in dict.fromkeys(forms)
+        if "generator" in stages
+    ]
     slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)
     maps = [dict(size=size or 3_072, whole=whole) for whole in (False, True)]
     mask = dict(size=size or 4_096, tile=_TILE.value or 512, workdir=_PYRAMID.value)
@@ -116,6 +119,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
         "step": [(steps.measure_step, dict(of, steps=repeats)) for of in of_stages],
         "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
         "input": [(steps.measure_input, of) for of in of_stages],
+        "layers": [(single_layers.measure, of | alone) for of in of_stages],
         "torch": [(against.compare, dict(of, repeats=repeats)) for of in of_stages],
         "grouped": [(steps.measure_grouped, options) for options in grouped],
         "streaming": [(inference.measure_streaming, slide)],
@@ -136,13 +140,20 @@ def main(argv: Sequence[str]) -> None:
     from histojax.config import to_values
     from histojax.experiments import chain
     from histojax.imaging import writers
+    from histojax.report.table import text_table
     from launch.benchmark import against, timing
 
     words, versions = list(_WHAT.value), {}
     if _AGAINST.value:
-        words.append(_AGAINST.value)
+        words += [_AGAINST.value] * (words != ["layers"])
         versions["torch"] = against.version()
     plan = measurements({stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)})
+    for word in words:
+        if not plan[word]:
+            raise UserError(
+                f"--what={word} measures the stage generator, which --config does not have; "
+                "take --config=configs/generator.py:paper"
+            )
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
     rows: dict[str, list[dict[str, Any]]] = {word: [] for word in words}
     result = {**timing.conditions(flags.FLAGS["config"].config_filename), "rows": rows}
@@ -151,10 +162,11 @@ def main(argv: Sequence[str]) -> None:
         for function, options in plan[word]:
             print(f"measuring {word}", file=sys.stderr, flush=True)
             found += timing.apart(function, **options)
-            if word not in (*OF_STAGES, _AGAINST.value):
+            if word not in (*OF_STAGES, "layers", _AGAINST.value):
                 timing.add_ratios(found)
             writers.write_json(path, result)
-        print(f"{word}\n{timing.shown(found)}\n")
+        shown = text_table if word == "layers" else timing.shown
+        print(f"{word}\n{shown(found)}\n")
     print(*(f"{name} {version}" for name, version in result["versions"].items()), sep=", ")
     print(path, file=sys.stderr)
 

@@ -59,10 +59,12 @@ def test_the_cpu_never_runs_feature_group_count():
 
 @pytest.mark.parametrize(
     ("side", "c_in", "c_out"),
-    [(1, 6, 20), (3, 8, 48), (3, 48, 8), (9, 20, 3), (9, 3, 20), (3, 64, 128), (3, 128, 64)],
+    [(1, 6, 20), (1, 20, 6), (3, 8, 48), (3, 48, 8), (9, 20, 3), (9, 3, 20), (3, 640, 512)],
 )
-@pytest.mark.parametrize("width", [6, 48])  # summed at once, and row by row
-def test_rearranged_weight_gradient_is_xlas(side, c_in, c_out, width):
+@pytest.mark.parametrize("width", [6, 96])  # pixels in one block, and in two
+@pytest.mark.parametrize("small", [0, layers.SMALL])
+def test_rearranged_weight_gradient_is_xlas(side, c_in, c_out, width, small, monkeypatch):
+    monkeypatch.setattr(layers, "SMALL", small)
     # More rows than a strip, and no multiple of one.
     x, kernel = _normal(0, 2, 11, width, c_in), _normal(1, side, side, c_in, c_out)
     results = [

@@ -40,11 +40,18 @@ def test_command_prints_and_writes(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.faults
-def test_command_refuses_an_unknown_measurement(tmp_path):
-    words = ("--what=speed", f"--output={tmp_path}")
+@pytest.mark.parametrize(
+    ("what", "sentence"),
+    [
+        ("speed", "--what has 'speed', which is none of step, inference, input"),
+        ("grouped", "--what=grouped measures the stage generator, which --config does not have"),
+    ],
+)
+def test_command_refuses_what_cannot_be_measured(tmp_path, what, sentence):
+    words = (f"--what={what}", "--config=configs/segmentation.py:smoke", f"--output={tmp_path}")
     command = [sys.executable, "-m", "launch.benchmark", *words]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 2
-    assert "--what has 'speed', which is none of step, inference, input" in done.stderr
+    assert sentence in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
