@@ -42,10 +42,12 @@ _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
 # How XLA compiles for CPU. Its newer emitters of fused kernels set up MLIR again for each kernel.
 # Its YNN library has slower convolutions than Eigen: 690 beside 109 ms for the weight gradient of
-# 512 to 1,024 channels, 1x1, 4 x 32 x 32 px. Other backends ignore both.
+# 512 to 1,024 channels, 1x1, 4 x 32 x 32 px. Its order of kernels for concurrency takes 1.2 to 2
+# times the memory, and gains nothing where each kernel uses all cores. Other backends ignore these.
 CPU_FLAGS = (
     "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
     "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
+    "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 )
 
 

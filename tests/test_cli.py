@@ -207,7 +207,7 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
         ("--xla_cpu_max_isa=AVX2", " ".join(["--xla_cpu_max_isa=AVX2", *cli.CPU_FLAGS])),
         (
             "--xla_backend_extra_options=xla_none",
-            f"--xla_backend_extra_options=xla_none {cli.CPU_FLAGS[1]}",
+            " ".join(["--xla_backend_extra_options=xla_none", *cli.CPU_FLAGS[1:]]),
         ),
         ("flags of xla.txt", "flags of xla.txt"),  # a file, from which XLA reads its flags
     ],
