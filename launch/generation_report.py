@@ -66,8 +66,8 @@ _SEED = flags.DEFINE_integer("seed", 0, "Seed of noise, colours and subsets. Exa
 _FEATURES = flags.DEFINE_string(
     "features",
     "",
-    "Network of the features, vgg19 or squeezenet1_1, with its weights; by default the judge's "
-    "encoder. Example: --features=vgg19=vgg19.npz",
+    "Network NAME[=WEIGHTS] of the features: vgg19, vgg16 or squeezenet1_1; by default the judge's "
+    "encoder. Example: --features=squeezenet1_1",
 )
 
 

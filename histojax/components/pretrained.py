@@ -162,6 +162,7 @@ FEATURE_NETWORKS = {
     "vgg19": FeatureNetwork(vgg.VGG19, vgg.TAPS, convert_vgg19, 16),
     # Keras' names and layout are ours.
     "squeezenet1_1": FeatureNetwork(squeezenet.SqueezeNet, squeezenet.TAPS, dict, 31),
+    "vgg16": FeatureNetwork(vgg.VGG16, vgg.TAPS16, dict, 4),
 }
 
 
@@ -171,7 +172,8 @@ def load_feature_network(
     """A frozen network of FEATURE_NETWORKS with its ImageNet weights: (module, {"params": tree}).
 
     Args:
-      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
+      path: the weight file; empty takes that in third_party, and fetches VGG19 from the Hugging
+        Face hub (once, then cached).
       sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
       path_field: the config field of `path`, named in messages.
 
@@ -183,12 +185,6 @@ def load_feature_network(
         raise UserError(
             f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
             "choose one of these."
-        )
-    if not path and name not in REPOSITORIES:
-        raise UserError(
-            f"The feature network {name} has no published download: save the Keras "
-            "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
-            f"layer names and name the file in {path_field}, or take vgg19."
         )
     network = FEATURE_NETWORKS[name]
     file, arrays = _weights(name, path, sha256, path_field)
@@ -251,9 +247,15 @@ def expected(name: str) -> Any:
 def _weights(
     name: str, path: str, sha256: str, path_field: str
 ) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
-    """The file of a network, fetched where no path is given, and its arrays."""
-    file = pathlib.Path(path).expanduser() if path else _fetch(name, path_field)
+    """The file of a network, in third_party or fetched where no path is given, and its arrays."""
+    file = pathlib.Path(path).expanduser() if path else _bundled(name) or _fetch(name, path_field)
     return file, read_arrays(file, sha256, path_field=path_field)
+
+
+def _bundled(name: str) -> pathlib.Path | None:
+    # In a clone third_party lies beside histojax, in a wheel inside it.
+    places = (pathlib.Path(__file__).parents[n] / "third_party" / name for n in (2, 1))
+    return next((file for place in places for file in place.glob("*.safetensors")), None)
 
 
 def _shapes(module: nn.Module, side: int) -> Any:
@@ -285,6 +287,11 @@ def fit_tree(
 
 
 def _fetch(name: str, path_field: str) -> pathlib.Path:
+    if name not in REPOSITORIES:
+        raise UserError(
+            f"The weights of {name} are missing in third_party: install histojax again, or name "
+            f"their file in {path_field}."
+        )
     repository = REPOSITORIES[name]
     remedy = (
         f"download {PUBLISHED_FILE} of https://huggingface.co/{repository} on a machine that is "
