@@ -20,7 +20,10 @@ from configs import base, generator, segmentation
 
 
 def feature_group(size: str) -> dict[str, object]:
-    """Where and how images are compared in features, shared with joint.py."""
+    """Where and how images are compared in features, shared with joint.py.
+
+    Other networks: squeezenet1_1 and vgg16, whose weights are in third_party.
+    """
     if size in ("gpu", "paper"):
         layers = {"relu1_2": 0.1, "relu2_2": 0.1, "relu3_4": 1.0, "relu4_4": 1.0}
         network = "vgg19"

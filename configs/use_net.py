@@ -30,9 +30,9 @@ def segmenter(size: str) -> dict[str, object]:
     """The network's fields."""
     network: dict[str, object] = {
         "kind": "se_unet",
-        "encoder": "se_resnet50",  # | resnet50 | se_resnet18 | resnet18
+        "encoder": "se_resnet50",  # | resnet50 | se_resnet18 | resnet18 | efficientnet_lite0
         "blocks": (),  # of each stage; empty: the encoder's own
-        "width": 64,
+        "width": 64,  # of a ResNet
         "se_reduction": 16,
         "se_bias": False,  # timm's weights have biases
         "decoder_features": (256, 128, 64, 32, 16),
@@ -70,10 +70,11 @@ def get_config(size: str = "laptop") -> ConfigDict:
     config.name = "use_net"
     config.segmenter = segmenter(size)
     config.pretrained = {
-        # none | imagenet, of resnet18, resnet50 and se_resnet50 at their own width and blocks,
-        # which needs segmenter.imagenet_input and, for the last, segmenter.se_bias.
+        # none | imagenet, which needs segmenter.imagenet_input: of resnet18, resnet50 and (with
+        # segmenter.se_bias) se_resnet50 at their own width and blocks, and of efficientnet_lite0,
+        # converted by launch.convert_weights.
         "encoder": "none",
-        "path": "",  # .safetensors or .npz; empty: fetched, once
+        "path": "",  # .safetensors or .npz; empty: a ResNet's are fetched, once
         "sha256": "",
     }
     config.data.crop = 992

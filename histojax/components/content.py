@@ -22,7 +22,7 @@ class FeatureNetwork:
     """A frozen network in whose layers images are compared.
 
     Attributes:
-        name: "segmenter", "vgg19" or "squeezenet1_1".
+        name: "segmenter", or a name of `pretrained.FEATURE_NETWORKS`.
         features: (variables, images (B, H, W, 3) in [0, 1], layer names) -> {layer: features}.
         variables: what `features` reads; a training state carries them as `frozen["features"]`.
         layers: every layer that can be compared, shallow first.
@@ -50,7 +50,7 @@ def segmenter_features(segmenter: Any, variables: Tree) -> FeatureNetwork:
 def pretrained_features(
     name: str, *, path: str = "", sha256: str = "", path_field: str = "loss.features.path"
 ) -> FeatureNetwork:
-    """VGG19 or SqueezeNet 1.1; arguments and UserError as `pretrained.load_feature_network`."""
+    """A pretrained network; arguments and UserError: `pretrained.load_feature_network`."""
     network, variables = pretrained.load_feature_network(name, path, sha256, path_field=path_field)
     return FeatureNetwork(name, network.apply, variables, pretrained.FEATURE_NETWORKS[name].taps)
 
@@ -111,7 +111,7 @@ def build_content(config: ConfigDict, segmenter: Any, initial: Mapping[str, Tree
     elif segmenter is None or "segmenter" not in initial:
         raise UserError(
             "loss.features.network='segmenter' needs init_from.segmenter, the segmentation run "
-            "whose encoder is used; name one, or choose vgg19 or squeezenet1_1"
+            f"whose encoder is used; name one, or choose {' or '.join(pretrained.FEATURE_NETWORKS)}"
         )
     else:
         network = segmenter_features(segmenter, initial["segmenter"])

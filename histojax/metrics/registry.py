@@ -68,7 +68,7 @@ _KNOWN = (
     # In features of a network, by components.content; others are of a family below.
     *(
         _lower(f"{_DISTANCE}{name}", f"feature distance, {name}", "image")
-        for name in ("squeezenet1_1", "segmenter", "vgg19")
+        for name in ("squeezenet1_1", "segmenter", "vgg16", "vgg19")
     ),
     Metric("dice", "Dice", "mask", overlap.dice, headline=True, main=True),
     Metric("iou", "IoU", "mask", overlap.iou),

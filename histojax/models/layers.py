@@ -24,6 +24,11 @@ MIRRORED_WEIGHTS = 2**18
 SMALL = 2**20
 STRIP = 8  # rows
 BLOCK = 1024  # px
+# Momentum and epsilon: PyTorch's, those of Juhong et al. 2021, and EfficientNet's.
+BATCH_NORMS = {"batch": (0.9, 1e-5), "keras_batch": (0.8, 1e-3), "tf_batch": (0.99, 1e-3)}
+
+# torchvision's and EfficientNet's initialisation of convolutions.
+HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
 
 # The name of what is kept of a network where the rest is computed again.
 KEPT = "kept"
@@ -68,7 +73,8 @@ def weight_gradient_form(backend: str) -> str:
     return "rearranged" if backend == "cpu" else "xla"
 
 
-def _resolve(form: str, allowed: tuple[str, ...], choose: Callable[[str], str]) -> str:
+def resolve(form: str, allowed: tuple[str, ...], choose: Callable[[str], str]) -> str:
+    """A form of `allowed`, chosen by the backend where it is "auto"; ValueError: another."""
     if form not in allowed:
         raise ValueError(f"form {form!r} is not one of {', '.join(allowed)}")
     return choose(jax.default_backend()) if form == "auto" else form
@@ -171,20 +177,25 @@ def _varying_axes(x: jax.Array) -> frozenset[str]:
     return frozenset(getattr(kind, "varying", ()))
 
 
+def replicated_kernel(x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """The kernel, varying over the devices that x varies over, for a custom gradient.
+
+    Under shard_map a replicated kernel meets a varying batch. A custom gradient needs the cast,
+    whose transpose is the sum over devices that autodiff would have inserted.
+    """
+    varying = _varying_axes(x) - _varying_axes(kernel)
+    return lax.pcast(kernel, tuple(varying), to="varying") if varying else kernel
+
+
 def convolve(x: jax.Array, kernel: jax.Array, *, form: str = "auto") -> jax.Array:
     """Convolution at stride 1 with zero padding that keeps the size, in the dtype of x.
 
     (B, H, W, C_in) and an odd kernel (kh, kw, C_in, C_out) give (B, H, W, C_out). `form` is one of
     WEIGHT_GRADIENTS, for benchmarks; all compute the same sums.
     """
-    if _resolve(form, WEIGHT_GRADIENTS, weight_gradient_form) == "xla":
+    if resolve(form, WEIGHT_GRADIENTS, weight_gradient_form) == "xla":
         return _same_convolution(x, kernel)
-    # Under shard_map a replicated kernel meets a varying batch. A custom gradient needs the cast,
-    # whose transpose is the sum over devices that autodiff would have inserted.
-    varying = _varying_axes(x) - _varying_axes(kernel)
-    if varying:
-        kernel = lax.pcast(kernel, tuple(varying), to="varying")
-    return _rearranged_convolution(x, kernel)
+    return _rearranged_convolution(x, replicated_kernel(x, kernel))
 
 
 def merge_groups(kernel: jax.Array, groups: int, merged: int) -> jax.Array:
@@ -211,7 +222,7 @@ def grouped_convolve(
     "block_diagonal" (one dense kernel), "merged" (dense kernels over neighbouring groups, at least
     32 channels each), or "auto" (see `grouped_conv_form`). All compute the same function.
     """
-    form = _resolve(form, GROUPED_FORMS, grouped_conv_form)
+    form = resolve(form, GROUPED_FORMS, grouped_conv_form)
     if form == "grouped":
         return _same_convolution(x, kernel, groups)
     merged = 1
@@ -295,12 +306,12 @@ def norm_layer(
 ) -> Callable[[jax.Array], jax.Array]:
     """A normalisation by name, ready to be applied to (B, H, W, C).
 
-    "batch" has momentum 0.9 and epsilon 1e-5, "keras_batch" momentum 0.8 and Keras' epsilon 1e-3,
-    as in Juhong et al. 2021; "instance" has no learned scale or offset; "none" does nothing. In
-    training the batch's own statistics, averaged over `axis_name`, are used and tracked.
+    Momentum and epsilon of batch normalisation are those of BATCH_NORMS; "instance" has no learned
+    scale or offset; "none" does nothing. In training the batch's own statistics, averaged over
+    `axis_name`, are used and tracked.
     """
-    if kind in ("batch", "keras_batch"):
-        momentum, epsilon = (0.9, 1e-5) if kind == "batch" else (0.8, 1e-3)
+    if kind in BATCH_NORMS:
+        momentum, epsilon = BATCH_NORMS[kind]
         return nn.BatchNorm(
             use_running_average=not train,
             momentum=momentum,
@@ -315,7 +326,7 @@ def norm_layer(
         )
     if kind == "none":
         return lambda x: x
-    raise ValueError(f"norm {kind!r} is not one of batch, keras_batch, instance, none")
+    raise ValueError(f"norm {kind!r} is not one of {', '.join(BATCH_NORMS)}, instance, none")
 
 
 def normalize(module: Network, kind: str, x: jax.Array, name: str, *, train: bool) -> jax.Array:

@@ -13,10 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import check, one_of
-from histojax.models.layers import Conv, Network, kept, max_pool, normalize, submodule
-
-# torchvision's initialisation of every convolution.
-_HE_FAN_OUT = nn.initializers.variance_scaling(2.0, "fan_out", "normal")
+from histojax.models.layers import HE_FAN_OUT, Conv, Network, kept, max_pool, normalize, submodule
 
 
 class Kind(NamedTuple):
@@ -74,7 +71,7 @@ def _stride(stage: int, block: int) -> int:
 
 def _conv(x: jax.Array, features: int, kernel: int, stride: int, dtype: Any, name: str):
     # SAME pads (0, 1) at stride 2 on even sides, where PyTorch pads alike on both.
-    options = dict(use_bias=False, kernel_init=_HE_FAN_OUT, dtype=dtype, name=name)
+    options = dict(use_bias=False, kernel_init=HE_FAN_OUT, dtype=dtype, name=name)
     if stride == 1 or kernel == 1:
         return Conv(features, kernel, **options)(x[:, ::stride, ::stride])
     conv = nn.Conv(features, (kernel, kernel), strides=stride, padding=kernel // 2, **options)

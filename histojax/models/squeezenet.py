@@ -16,7 +16,7 @@ POOLED = ("fire2", "fire4", "fire6")
 TAPS = ("conv1", *FIRES)
 # Least sides, px: 3 for the first convolution, and a pixel more than twice as many a pooling.
 _SIDES = [2 ** (2 + sum(p in TAPS[: n + 1] for p in POOLED)) - 1 for n in range(len(TAPS))]
-# Grey levels, blue-green-red: the mean that the Caffe model and its Keras conversion subtract.
+# Grey levels, blue-green-red: the mean that Caffe models and their Keras conversions subtract.
 BGR_MEAN = (104.006, 116.669, 122.679)
 
 

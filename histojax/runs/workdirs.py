@@ -131,7 +131,7 @@ def without_pretrained(config: ConfigDict) -> ConfigDict:
     if config.get("pretrained", {}).get("encoder", "none") == "none":
         return config
     config = config.copy_and_resolve_references()
-    config.pretrained.encoder = "none"
+    config.pretrained.update(encoder="none", path="")
     return config
 
 

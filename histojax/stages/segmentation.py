@@ -207,11 +207,16 @@ def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
         return None
     check(group, {"encoder": one_of(("none", "imagenet"))}, "pretrained.")
     if group.encoder == "none":
+        if group.path:
+            raise UserError(
+                f"pretrained.path={group.path} is not read with pretrained.encoder='none': set "
+                "that to 'imagenet', or this to ''"
+            )
         return None
     if not isinstance(segmenter, SEUNet):
         raise UserError(
-            "pretrained.encoder='imagenet' is for segmenter.kind='se_unet', whose encoder is a "
-            f"ResNet, and not for {config.segmenter.kind!r}; set it to 'none'"
+            "pretrained.encoder='imagenet' is for segmenter.kind='se_unet', whose encoders "
+            f"have them, and not for {config.segmenter.kind!r}; set it to 'none'"
         )
     if not segmenter.imagenet_input:
         raise UserError(
@@ -223,14 +228,16 @@ def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
             "pretrained.encoder='imagenet' and init_from.segmenter both say what the segmenter "
             "starts from; give one of them"
         )
-    own = resnet.kind(segmenter.encoder).blocks
-    if not group.path and (segmenter.width != 64 or segmenter.blocks not in ((), own)):
-        raise UserError(
-            f"pretrained.encoder='imagenet' has weights of {segmenter.encoder} at segmenter.width="
-            f"64 and segmenter.blocks=(), and not at {segmenter.width} and {segmenter.blocks}: set "
-            "these, or name a file in pretrained.path"
-        )
-    return pretrained.load_encoder(segmenter.encoder_module(), group.path, group.sha256)
+    encoder = segmenter.encoder_module()
+    if isinstance(encoder, resnet.ResNet) and not group.path:
+        own = resnet.kind(encoder.kind).blocks
+        if encoder.width != 64 or encoder.blocks not in ((), own):
+            raise UserError(
+                f"pretrained.encoder='imagenet' has weights of {encoder.kind} at segmenter.width="
+                f"64 and segmenter.blocks=(), and not at {encoder.width} and {encoder.blocks}: "
+                "set these, or name a file in pretrained.path"
+            )
+    return pretrained.load_encoder(encoder, group.path, group.sha256)
 
 
 def build_instances(config: ConfigDict, heads: tuple[str, ...]) -> postprocessing.Parameters | None:

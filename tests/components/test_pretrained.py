@@ -8,11 +8,13 @@ import threading
 import jax
 import numpy as np
 import pytest
+from PIL import Image
 from safetensors.numpy import save, save_file
 
 from histojax.components import pretrained
 from histojax.errors import UserError
 from histojax.models.resnet import ResNet
+from histojax.zoo import registry
 from tests.models.published_resnet import published_arrays as resnet_arrays
 from tests.models.test_squeezenet import published_arrays as squeezenet_arrays
 from tests.models.test_vgg import published_arrays as vgg_arrays
@@ -197,7 +199,7 @@ def test_truncated_files_are_refused(tmp_path, name):
 
 
 @pytest.mark.faults
-def test_missing_files_unknown_endings_and_names(tmp_path):
+def test_missing_files_unknown_endings_and_names(tmp_path, monkeypatch):
     with pytest.raises(UserError, match=r"absent\.npz does not exist: correct loss\.path"):
         pretrained.load_feature_network(
             "squeezenet1_1", str(tmp_path / "absent.npz"), path_field="loss.path"
@@ -205,10 +207,11 @@ def test_missing_files_unknown_endings_and_names(tmp_path):
     (tmp_path / "model.pth").write_bytes(b"x")
     with pytest.raises(UserError, match="convert it"):
         pretrained.read_arrays(tmp_path / "model.pth")
-    with pytest.raises(UserError, match=r"resnet50.*vgg19, squeezenet1_1"):
+    with pytest.raises(UserError, match=r"resnet50.*vgg19, squeezenet1_1, vgg16"):
         pretrained.load_feature_network("resnet50")
-    with pytest.raises(UserError, match=r"name the file in loss\.path"):
-        pretrained.load_feature_network("squeezenet1_1", path_field="loss.path")
+    monkeypatch.setattr(pretrained, "_bundled", lambda name: None)
+    with pytest.raises(UserError, match=r"vgg16 are missing in third_party.*file in loss\.path"):
+        pretrained.load_feature_network("vgg16", path_field="loss.path")
 
 
 @pytest.mark.faults
@@ -312,3 +315,38 @@ def test_an_unwritable_cache_of_weights_is_one_sentence(hub, monkeypatch, tmp_pa
     said = str(failure.value)
     assert said.startswith(f"The weights of vgg19 cannot be kept in {tmp_path}/file/hub")
     assert "(Not a directory): set HF_HOME to a folder that can be written, or download" in said
+
+
+# Mean and maximum of layers for the first 64 x 64 px of a sample field, by PyTorch 2.13 from the
+# files that those in third_party were made of, in float32.
+RECORDED = {
+    "squeezenet1_1": {
+        "conv1": (14.5205, 370.326),
+        "fire4": (36.0995, 986.178),
+        "fire9": (0.76771, 82.918),
+    },
+    "vgg16": {
+        "relu1_2": (116.605, 1597.99),
+        "relu2_2": (71.8761, 2986.15),
+        "relu3_3": (16.1546, 2183.35),
+    },
+}
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_network_in_third_party_is_found_by_name_and_sees_what_was_recorded(name):
+    image = np.asarray(Image.open(registry.SAMPLES / "breast_10x.tif").convert("RGB"))[:64, :64]
+    network, variables = pretrained.load_feature_network(name)
+    apply = jax.jit(network.apply, static_argnums=2)
+    found = apply(variables, image[None].astype(np.float32) / 255, tuple(RECORDED[name]))
+    for tap, expected in RECORDED[name].items():
+        # Half precision keeps three digits of each weight.
+        np.testing.assert_allclose((found[tap].mean(), found[tap].max()), expected, rtol=2e-3)
+
+
+@pytest.mark.parametrize("name", RECORDED)
+def test_a_file_in_third_party_is_that_of_its_page(name):
+    folder = pathlib.Path(__file__).parents[2] / "third_party" / name
+    digest = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+    assert digest in (folder / "README.md").read_text()
+    assert "MIT License" in (folder / "LICENSE").read_text()

@@ -178,7 +178,7 @@ def test_batch_statistics_after_keras_move_by_a_fifth():
 
 
 def test_unknown_names_are_refused_with_the_choices():
-    with pytest.raises(ValueError, match="batch, keras_batch, instance, none"):
+    with pytest.raises(ValueError, match="batch, keras_batch, tf_batch, instance, none"):
         layers.norm_layer("layer", train=True)
     with pytest.raises(ValueError, match="relu, prelu"):
         layers.activate("swish", jnp.zeros(1))

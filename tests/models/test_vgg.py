@@ -7,7 +7,7 @@ import pytest
 from scipy.signal import correlate
 
 from histojax.components.pretrained import convert_vgg19, fit_tree
-from histojax.models.vgg import BLOCKS, IMAGENET_MEAN, IMAGENET_STD, LAYERS, VGG19
+from histojax.models.vgg import BLOCKS, IMAGENET_MEAN, IMAGENET_STD, LAYERS, VGG16, VGG19
 
 
 def published_arrays(layers: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -103,7 +103,23 @@ def test_layers_beyond_the_deepest_tap_are_not_made():
     assert sum(a.size for a in jax.tree.leaves(whole)) == 20_024_384
 
 
+def test_vgg16_has_seven_layers_and_sees_grey_levels():
+    x = jnp.asarray(np.random.default_rng(1).random((1, 8, 8, 3)), jnp.float32)
+    variables = jax.jit(VGG16().init)(jax.random.key(0), x)
+    # 3x3 kernels and biases: 3-64-64-128-128-256-256-256.
+    assert sum(a.size for a in jax.tree.leaves(variables)) == 1_735_488
+    assert list(jax.eval_shape(VGG16().apply, variables, x)) == ["relu3_3"]
+    grey = VGG16().apply(variables, x, ("conv1_1",))["conv1_1"]
+    # What VGG19 makes of the image that is standardized to the same.
+    blue_first = 255 * x[..., ::-1] - jnp.array([104.006, 116.669, 122.679])
+    same = blue_first * jnp.array(IMAGENET_STD) + jnp.array(IMAGENET_MEAN)
+    expected = VGG19().apply(variables, same, ("conv1_1",))["conv1_1"]
+    np.testing.assert_allclose(grey, expected, atol=1e-3)
+
+
 def test_wrong_taps_and_sizes_are_named():
+    with pytest.raises(ValueError, match=r"taps \['relu3_4'\] of VGG16"):
+        VGG16().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), ("relu3_4",))
     with pytest.raises(ValueError, match="relu3_5"):
         VGG19().init(jax.random.key(0), jnp.zeros((1, 32, 32, 3)), ("relu3_5",))
     with pytest.raises(ValueError, match="needs 16 x 16"):

@@ -14,6 +14,8 @@ from histojax.runs.metrics_log import read_metrics
 from histojax.stages import build_stage, segmentation
 from histojax.training import loop
 from tests import tiny
+from tests.launch.commands import load
+from tests.models import published_efficientnet
 from tests.models.published_resnet import published_arrays
 
 
@@ -145,12 +147,34 @@ def test_a_pretrained_encoder_learns_on(tmp_path):
         statistics = variables["batch_stats"]["trunk"]
         np.testing.assert_array_equal(statistics["bn1"]["mean"], arrays["bn1.running_mean"])
     # The decoder is what it is without them.
-    config.pretrained.encoder = "none"
+    config.pretrained.update(encoder="none", path="")
     _, fresh, _ = tiny.built("use_net", config)
     head = [s.params["segmenter"]["head"]["kernel"] for s in (state, fresh)]
     np.testing.assert_array_equal(*head)
     state, _ = tiny.stepped(stage, state, batch, 1)
     assert not np.array_equal(state.params["segmenter"]["trunk"]["conv1"]["kernel"], kernel)
+
+
+def test_an_efficientnet_takes_the_blocks_that_it_has(tmp_path):
+    command = load("launch.convert_weights")
+    arrays = published_efficientnet.published_arrays(2)
+    converted = command.convert_efficientnet(arrays)
+    np.savez(tmp_path / "lite0.npz", **converted)
+    config = tiny.config("use_net")
+    config.segmenter.update(encoder="efficientnet_lite0", blocks=(1,), imagenet_input=True)
+    config.pretrained.update(encoder="imagenet", path=str(tmp_path / "lite0.npz"))
+    stage, state, batch = tiny.built("use_net", config)
+    trunk = state.variables("segmenter")["params"]["trunk"]
+    assert sorted(trunk) == ["bn0", "conv_stem", "stage0_0", "stage1_0"]
+    kernel = trunk["stage1_0"]["depthwise_conv"]["kernel"]
+    published = arrays["_blocks.1._depthwise_conv.weight"]
+    np.testing.assert_array_equal(kernel, published.transpose(2, 3, 1, 0))
+    state, _ = tiny.stepped(stage, state, batch, 1)
+    trunk = state.params["segmenter"]["trunk"]
+    assert not np.array_equal(trunk["stage1_0"]["depthwise_conv"]["kernel"], kernel)
+    config.pretrained.path = ""
+    with pytest.raises(UserError, match=r"launch\.convert_weights and name the file in pretrained"):
+        build_stage(config, {})
 
 
 def test_a_run_from_pretrained_weights_is_used_without_them(tmp_path):
@@ -172,6 +196,7 @@ def test_a_run_from_pretrained_weights_is_used_without_them(tmp_path):
 @pytest.mark.parametrize(
     ("group", "field", "value", "match"),
     [
+        ("pretrained", "encoder", "none", r"resnet18\.npz is not read with pretrained\.encoder="),
         ("pretrained", "encoder", "keras", r"pretrained\.encoder='keras' is not known"),
         ("segmenter", "imagenet_input", False, r"needs segmenter\.imagenet_input=True"),
         ("segmenter", "kind", "unet", r"is for segmenter\.kind='se_unet'"),

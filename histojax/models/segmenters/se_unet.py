@@ -1,4 +1,4 @@
-"""USE-Net's network: a U-Net whose way down is a ResNet, with several maps at its end.
+"""USE-Net's network: a U-Net whose way down is a pretrained encoder, with several maps at its end.
 
 Rahmon, Toubal and Palaniappan 2021 as they coded it, with SE-ResNet-50, two heads and
 `resizing="align_corners"`: 35,037,186 parameters. B batch, H and W pixels, C channels; level l
@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.checks import Rule, check, one_of
-from histojax.models import resnet
+from histojax.models import efficientnet, resnet
 from histojax.models.layers import Conv, full_precision, kept, submodule
 from histojax.models.resizing import pixel_shuffle, upsample
 from histojax.models.segmenters import frame
@@ -21,6 +21,7 @@ from histojax.models.vgg import IMAGENET_MEAN, IMAGENET_STD
 
 RESIZINGS = {"half_pixel": "bilinear", "align_corners": "bilinear_align_corners"}
 _RULES = {
+    "encoder": one_of((*resnet.KINDS, efficientnet.NAME)),
     "resizing": one_of(RESIZINGS),
     "blocks": Rule(
         "has stages without a block: each has at least 1", lambda b: min(b, default=1) >= 1
@@ -41,9 +42,10 @@ class SEUNet(frame.Windowed):
     window, and without align_corners resizing, which depends on the position in the window.
 
     Attributes:
-      encoder: "se_resnet50", "resnet50", "se_resnet18" or "resnet18".
-      blocks, width, se_reduction, se_bias: of the encoder, see `resnet.ResNet`. The number of
+      encoder: "se_resnet50", "resnet50", "se_resnet18", "resnet18" or "efficientnet_lite0".
+      blocks: of the encoder, see `resnet.ResNet` and `efficientnet.EfficientNet`. The number of
         stages may be other than 4, and that of `decoder_features` with it.
+      width, se_reduction, se_bias: of a ResNet.
       decoder_features: channels of the decoder's levels, deepest first, one for each stage and one
         for the full size. Without the last, the decoder ends at half the size and the head's
         pixel shuffle restores the full one.
@@ -70,7 +72,13 @@ class SEUNet(frame.Windowed):
 
     @property
     def _stages(self) -> tuple[int, ...]:
-        return self.blocks or resnet.kind(self.encoder).blocks
+        if self.blocks:
+            return self.blocks
+        return efficientnet.BLOCKS if self._light else resnet.KINDS[self.encoder].blocks
+
+    @property
+    def _light(self) -> bool:
+        return self.encoder == efficientnet.NAME
 
     @property
     def _full_size(self) -> bool:
@@ -103,16 +111,20 @@ class SEUNet(frame.Windowed):
             needed.append((low, high))
             low, high = (low - 1) // 2, (high + 1) // 2
         needed.append((low, high))
-        low, high = resnet.field(self._stages, resnet.kind(self.encoder).bottleneck, needed)
+        if self._light:
+            low, high = efficientnet.field(self._stages, needed)
+        else:
+            low, high = resnet.field(self._stages, resnet.KINDS[self.encoder].bottleneck, needed)
         return min(low, image[0]), max(high, image[1])
 
     @nn.nowrap
-    def encoder_module(self) -> resnet.ResNet:
+    def encoder_module(self) -> resnet.ResNet | efficientnet.EfficientNet:
         """The encoder by itself; its variables lie under "trunk" of this network's."""
+        if self._light:
+            return submodule(self, efficientnet.EfficientNet)
         return submodule(self, resnet.ResNet, kind=self.encoder)
 
     def setup(self) -> None:
-        resnet.kind(self.encoder)
         check(vars(self), _RULES, error=ValueError)
         if len(self.decoder_features) not in (self.depth, self.depth + 1):
             raise ValueError(
@@ -142,7 +154,8 @@ class SEUNet(frame.Windowed):
         """The encoder's feature maps, "level0" (the stem's) ... "level<stages>", as in `UNetFrame`.
 
         "level0" is (B, H / 2, W / 2, width), "level<l>" (B, H / 2^(l + 1), W / 2^(l + 1),
-        width 2^(l - 1)), four times the channels from level1 on in a ResNet-50.
+        width 2^(l - 1)), four times the channels from level1 on in a ResNet-50; for other channels
+        see `efficientnet.EfficientNet`.
         """
         frame.check_size(x, self.stride)
         maps = self.trunk(self._pixels(x), train=train)

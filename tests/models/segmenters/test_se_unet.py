@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen as nn
 from flax import traverse_util
 from jax.sharding import AxisType, PartitionSpec
 
@@ -16,6 +17,7 @@ from tests.models.published_resnet import published_arrays, torch_maps
 from tests.models.synchronised import check_two_devices_are_one
 
 TINY = {"encoder": "resnet18", "blocks": (1,), "width": 4, "decoder_features": (4, 4)}
+LITE = {"encoder": "efficientnet_lite0", "blocks": (1, 1), "decoder_features": (4, 4)}
 TINY_SE = {**TINY, "encoder": "se_resnet18", "se_reduction": 1}
 
 
@@ -81,6 +83,12 @@ def test_levels_go_from_half_the_size_to_the_depth():
         "level4": (2, 2, 2048),
     }
     assert (SEUNet().depth, SEUNet().stride) == (4, 32)
+    lite = SEUNet(encoder="efficientnet_lite0")
+    levels, _ = _shapes(lite, method="encode")
+    assert [v.shape[1:] for v in levels.values()] == [
+        (32 >> n, 32 >> n, c) for n, c in enumerate((16, 24, 40, 112, 320))
+    ]
+    assert (lite.depth, lite.stride) == (4, 32)
     model = SEUNet(blocks=(1, 1), decoder_features=(8, 8))
     assert (model.depth, model.stride) == (2, 8)
 
@@ -91,9 +99,13 @@ def test_levels_go_from_half_the_size_to_the_depth():
         TINY,
         {**TINY, "blocks": (1, 2), "decoder_features": (4, 4)},
         {**TINY, "encoder": "resnet50", "stem_skip": 4, "resizing": "align_corners"},
+        {**LITE, "blocks": (1,), "decoder_features": (4, 4)},
+        {**LITE, "blocks": (1, 2), "decoder_features": (4, 4, 4)},
     ],
 )
-def test_halo_bounds_the_receptive_field_within_one_stride(fields):
+def test_halo_bounds_the_receptive_field_within_one_stride(fields, monkeypatch):
+    # What ends at six would hide what lies behind it.
+    monkeypatch.setattr(nn, "relu6", nn.relu)
     # In double precision: kernels of some processors round a pixel by what lies far from it.
     with jax.enable_x64(True):
         model = SEUNet(**fields, dtype=jnp.float64)
@@ -114,7 +126,7 @@ def test_halo_bounds_the_receptive_field_within_one_stride(fields):
 
 @pytest.mark.parametrize(
     ("fields", "exact"),
-    [(TINY, True), ({**TINY, "resizing": "align_corners"}, False), (TINY_SE, False)],
+    [(TINY, True), (LITE, True), ({**TINY, "resizing": "align_corners"}, False), (TINY_SE, False)],
 )
 def test_exact_tiles_agree_with_the_whole(fields, exact):
     model = SEUNet(**fields)
@@ -307,7 +319,8 @@ def test_the_fields_are_checked():
     for fields, message in (
         (
             {"encoder": "vgg"},
-            "encoder='vgg' is not known; choose one of resnet18, se_resnet18, resnet50",
+            "encoder='vgg' is not known; choose one of resnet18, se_resnet18, resnet50, "
+            "se_resnet50, efficientnet_lite0",
         ),
         (
             {"resizing": "nearest"},
