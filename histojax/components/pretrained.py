@@ -21,7 +21,7 @@ from safetensors.numpy import load_file
 
 from histojax import files
 from histojax.errors import UserError
-from histojax.models import efficientnet, squeezenet, vgg
+from histojax.models import efficientnet, squeezenet, st_lpips, vgg
 from histojax.models.efficientnet import EfficientNet
 from histojax.models.resnet import ResNet
 
@@ -241,6 +241,11 @@ def expected(name: str) -> Any:
     """The shapes of what a file written by `launch.convert_weights` holds of a network."""
     if name == efficientnet.NAME:
         return _shapes(EfficientNet(), 64)
+    if name == "st_lpips":
+        image = jax.ShapeDtypeStruct((1, st_lpips.SMALLEST, st_lpips.SMALLEST, 3), jnp.float32)
+        init = st_lpips.ShiftTolerantAlexNet().init
+        params = jax.eval_shape(init, jax.random.key(0), image)["params"]
+        return {"params": params, "heads": {key: params[key]["bias"] for key in st_lpips.LAYERS}}
     return _shapes(FEATURE_NETWORKS[name].module(), FEATURE_NETWORKS[name].side)["params"]
 
 
@@ -248,11 +253,12 @@ def _weights(
     name: str, path: str, sha256: str, path_field: str
 ) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
     """The file of a network, in third_party or fetched where no path is given, and its arrays."""
-    file = pathlib.Path(path).expanduser() if path else _bundled(name) or _fetch(name, path_field)
+    file = pathlib.Path(path).expanduser() if path else bundled(name) or _fetch(name, path_field)
     return file, read_arrays(file, sha256, path_field=path_field)
 
 
-def _bundled(name: str) -> pathlib.Path | None:
+def bundled(name: str) -> pathlib.Path | None:
+    """The file of a network in third_party, if there is one."""
     # In a clone third_party lies beside histojax, in a wheel inside it.
     places = (pathlib.Path(__file__).parents[n] / "third_party" / name for n in (2, 1))
     return next((file for place in places for file in place.glob("*.safetensors")), None)

@@ -6,7 +6,6 @@ Its weights are those of the package stlpips-pytorch 0.0.2 (third_party/st_lpips
 import functools
 import itertools
 import math
-import pathlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,11 +15,10 @@ import numpy as np
 from flax import traverse_util
 
 from histojax.components import pretrained
+from histojax.errors import UserError
 from histojax.metrics import image_quality
 from histojax.models import st_lpips as network
 
-# In a wheel third_party lies inside histojax, in a clone beside it.
-_FILE = pathlib.Path("third_party", "st_lpips", "alexnet.safetensors")
 # Largest side that is compared whole, px: 0.8 GiB, and 5 s of one core for a pair.
 _LARGEST = 1024
 
@@ -52,8 +50,11 @@ def _parts(height: int, width: int) -> Iterator[tuple[slice, slice]]:
 @functools.cache
 def _weights() -> dict[str, Any]:
     """{"params": of the network, "heads": weights (C,) of a layer's channels by its name}."""
-    places = (pathlib.Path(__file__).parents[n] / _FILE for n in (2, 1))
-    path = next((place for place in places if place.is_file()), _FILE)
+    path = pretrained.bundled("st_lpips")
+    if path is None:
+        raise UserError(
+            "The weights of ST-LPIPS are missing in third_party: install histojax again"
+        )
     arrays = pretrained.read_arrays(path, path_field="the installation of histojax")
     return jax.device_put(traverse_util.unflatten_dict(arrays, sep="/"))
 

@@ -209,7 +209,7 @@ def test_missing_files_unknown_endings_and_names(tmp_path, monkeypatch):
         pretrained.read_arrays(tmp_path / "model.pth")
     with pytest.raises(UserError, match=r"resnet50.*vgg19, squeezenet1_1, vgg16"):
         pretrained.load_feature_network("resnet50")
-    monkeypatch.setattr(pretrained, "_bundled", lambda name: None)
+    monkeypatch.setattr(pretrained, "bundled", lambda name: None)
     with pytest.raises(UserError, match=r"vgg16 are missing in third_party.*file in loss\.path"):
         pretrained.load_feature_network("vgg16", path_field="loss.path")
 

@@ -67,6 +67,6 @@ def test_the_weights_are_those_that_their_page_names():
 
 @pytest.mark.faults
 def test_lost_weights_are_named(monkeypatch):
-    monkeypatch.setattr(perceptual, "_FILE", pathlib.Path("third_party", "st_lpips", "lost"))
-    with pytest.raises(UserError, match="lost does not exist: correct the installation"):
+    monkeypatch.setattr(perceptual.pretrained, "bundled", lambda name: None)
+    with pytest.raises(UserError, match="ST-LPIPS are missing in third_party: install histojax"):
         perceptual._weights.__wrapped__()
