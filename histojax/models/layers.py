@@ -15,6 +15,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.ad_checkpoint import checkpoint_name
 
+from histojax.models.batch_norm import BatchNorm
+
 DIMENSIONS = ("NHWC", "HWIO", "NHWC")
 GROUPED_FORMS = ("auto", "grouped", "merged", "block_diagonal")
 WEIGHT_GRADIENTS = ("auto", "xla", "rearranged")
@@ -312,7 +314,7 @@ def norm_layer(
     """
     if kind in BATCH_NORMS:
         momentum, epsilon = BATCH_NORMS[kind]
-        return nn.BatchNorm(
+        return BatchNorm(
             use_running_average=not train,
             momentum=momentum,
             epsilon=epsilon,
