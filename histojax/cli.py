@@ -3,6 +3,8 @@
 import ctypes
 import functools
 import importlib
+import importlib.metadata
+import importlib.util
 import inspect
 import io
 import os
@@ -40,15 +42,18 @@ COMMANDS = {"train": "main", **dict(zip(_OTHERS, _OTHERS, strict=True))}
 # Parameters of mallopt(3), from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
 
-# How XLA compiles for CPU. Its newer emitters of fused kernels set up MLIR again for each kernel.
-# Its YNN library has slower convolutions than Eigen: 690 beside 109 ms for the weight gradient of
+# How XLA compiles for CPU. Its newer emitters of fused kernels set up MLIR again for each kernel;
+# other backends, and versions that do not know an extra option, ignore it.
+OLDER_FUSIONS = "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+# XLA's YNN library has slower convolutions than Eigen: 690 beside 109 ms for the weight gradient of
 # 512 to 1,024 channels, 1x1, 4 x 32 x 32 px. Its order of kernels for concurrency takes 1.2 to 2
-# times the memory, and gains nothing where each kernel uses all cores. Other backends ignore these.
-CPU_FLAGS = (
-    "--xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters",
+# times the memory, and gains nothing where each kernel uses all cores.
+LEANER_CPU = (
     "--xla_cpu_experimental_ynn_fusion_type=-LIBRARY_FUSION_TYPE_INDIVIDUAL_CONVOLUTION",
     "--xla_cpu_scheduler_type=CPU_SCHEDULER_TYPE_MEMORY_OPTIMIZED",
 )
+# A flag that XLA does not know ends the process, so others than these do not get LEANER_CPU.
+_KNOWING_JAXLIB = ("0.10.2", "0.11.0", "0.11.1")
 
 
 def run(main: Callable[[Sequence[str]], None], *, words: bool = False) -> None:
@@ -285,17 +290,29 @@ def set_up_jax(*, together: bool = False) -> None:
     otherwise the first does it alone, and the others wait for its end.
 
     Compiled programs are kept between runs. A folder that cannot be written keeps nothing, with a
-    warning. XLA gets CPU_FLAGS, but for those that XLA_FLAGS sets already, and unless it names a
+    warning. XLA gets `cpu_flags`, but for those that XLA_FLAGS sets already, and unless it names a
     file of flags. --xla_backend_extra_options=xla_none there leaves XLA its newer emitters.
     """
-    options = os.environ.get("XLA_FLAGS", "").strip()
-    if not options or options.startswith("-"):
-        added = [flag for flag in CPU_FLAGS if flag.partition("=")[0] not in options]
-        os.environ["XLA_FLAGS"] = " ".join([options, *added]).strip()
+    options = os.environ.get("XLA_FLAGS", "").split()
+    if not options or options[0].startswith("-"):
+        known = {option.partition("=")[0] for option in options}
+        added = [flag for flag in cpu_flags() if flag.partition("=")[0] not in known]
+        os.environ["XLA_FLAGS"] = " ".join([*options, *added])
     _keep_programs()
     processes.start()
     if not together and not processes.first():
         sys.exit(0)
+
+
+def cpu_flags() -> tuple[str, ...]:
+    """The flags of XLA that make programs faster, or smaller in memory, on CPU.
+
+    libtpu reads them too, so that it is not given any of which it may not know.
+    """
+    tpu = importlib.util.find_spec("libtpu") is not None
+    if tpu or importlib.metadata.version("jaxlib") not in _KNOWING_JAXLIB:
+        return (OLDER_FUSIONS,)
+    return (OLDER_FUSIONS, *LEANER_CPU)
 
 
 def _keep_programs() -> None:

@@ -9,7 +9,7 @@ import zlib
 import filelock
 import pytest
 
-from histojax.cli import CPU_FLAGS  # of which nothing imports JAX yet
+from histojax.cli import cpu_flags  # of which nothing imports JAX yet
 
 
 def pytest_configure(config):
@@ -22,7 +22,7 @@ def pytest_configure(config):
             "--xla_backend_optimization_level=0",
             # A program in one piece: cut in 32, it takes a fifth longer to compile.
             "--xla_cpu_parallel_codegen_split_count=1",
-            *CPU_FLAGS,
+            *cpu_flags(),
         ]
     ).strip()
     os.environ.setdefault("JAX_PLATFORMS", "cpu")

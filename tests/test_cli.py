@@ -1,5 +1,8 @@
 """Commands run as users run them: what they say and the status they end with."""
 
+import importlib
+import importlib.metadata
+import importlib.util
 import os
 import pathlib
 import platform
@@ -203,11 +206,11 @@ def test_compiled_programs_are_kept_where_asked_or_else_at_home(
 @pytest.mark.parametrize(
     ("before", "after"),
     [
-        ("", " ".join(cli.CPU_FLAGS)),
-        ("--xla_cpu_max_isa=AVX2", " ".join(["--xla_cpu_max_isa=AVX2", *cli.CPU_FLAGS])),
+        ("", " ".join(cli.cpu_flags())),
+        ("--xla_cpu_max_isa=AVX2", " ".join(["--xla_cpu_max_isa=AVX2", *cli.cpu_flags()])),
         (
             "--xla_backend_extra_options=xla_none",
-            " ".join(["--xla_backend_extra_options=xla_none", *cli.CPU_FLAGS[1:]]),
+            " ".join(["--xla_backend_extra_options=xla_none", *cli.cpu_flags()[1:]]),
         ),
         ("flags of xla.txt", "flags of xla.txt"),  # a file, from which XLA reads its flags
     ],
@@ -219,6 +222,16 @@ def test_flags_for_cpu_are_asked_for_beside_what_the_user_set(
     cli.set_up_jax()
     cli.set_up_jax()
     assert os.environ["XLA_FLAGS"] == after
+
+
+def test_only_versions_that_know_them_get_the_flags_that_end_others(monkeypatch):
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.2")
+    assert cli.cpu_flags() == (cli.OLDER_FUSIONS, *cli.LEANER_CPU)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.11.9")
+    assert cli.cpu_flags() == (cli.OLDER_FUSIONS,)
+    monkeypatch.setattr(importlib.metadata, "version", lambda name: "0.10.2")
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: name)
+    assert cli.cpu_flags() == (cli.OLDER_FUSIONS,)
 
 
 @pytest.mark.faults

@@ -203,10 +203,10 @@ def load_encoder(
     """ImageNet weights of an encoder, {"params": tree, "batch_stats": tree}.
 
     Published: resnet18 and resnet50 as torchvision trained them, se_resnet50 as timm did, with
-    biases in squeeze-and-excitation; EfficientNet-Lite0 as `launch.convert_weights` writes it. All
-    expect ImageNet's mean and deviation taken off. The file has to be of a ResNet's width and
-    blocks; an EfficientNet takes those blocks that it has. Arguments and UserError:
-    `load_feature_network`.
+    biases in squeeze-and-excitation; EfficientNet-Lite0 as `launch.convert_weights` writes it.
+    They expect images as `SEUNet` gives them with `imagenet_input`. The file has to be of a
+    ResNet's width and blocks; an EfficientNet takes those blocks that it has. Arguments and
+    UserError: `load_feature_network`.
     """
     if isinstance(encoder, EfficientNet):
         if not path:

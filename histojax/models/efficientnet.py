@@ -14,6 +14,8 @@ from histojax.models.depthwise import DepthwiseConv
 from histojax.models.layers import HE_FAN_OUT, Conv, Network, kept, normalize, submodule
 
 NAME = "efficientnet_lite0"
+# Of images in [0, 1], all three channels alike: what is taken off, and divided by.
+MEAN, STD = 127 / 255, 128 / 255
 # (channels, side of the depthwise kernel) of the blocks of each map from level1 on; the first block
 # halves the size.
 STAGES = (

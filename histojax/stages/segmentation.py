@@ -221,7 +221,7 @@ def build_encoder(config: ConfigDict, segmenter: Any) -> Tree | None:
     if not segmenter.imagenet_input:
         raise UserError(
             "pretrained.encoder='imagenet' needs segmenter.imagenet_input=True: these weights "
-            "expect ImageNet's mean and deviation taken off the image"
+            "expect images normalised as in their own training"
         )
     if config.init_from.get("segmenter"):
         raise UserError(

@@ -21,6 +21,7 @@ from histojax.components import networks
 from histojax.config import from_values
 from histojax.data import cores
 from histojax.errors import UserError
+from histojax.models import efficientnet
 from histojax.runs import workdirs
 from launch.benchmark import timing
 from launch.benchmark.steps import Row, untrained_stage
@@ -56,8 +57,9 @@ def compare(values: Mapping[str, Any], *, name: str, repeats: int) -> list[Row]:
     rows = []
     for network in timing.apart(described, values=values):
         title = f"{name}: {network['network']}"
-        if network["kind"] not in torch_networks.NETWORKS:
-            failed = f"no {network['kind']} in launch/benchmark/torch_networks.py"
+        kind, encoder = network["kind"], network["fields"].get("encoder")
+        if kind not in torch_networks.NETWORKS or encoder == efficientnet.NAME:
+            failed = f"no {kind} {encoder or ''} in launch/benchmark/torch_networks.py"
             rows.append({"name": f"{title}, PyTorch", "failed": failed})
             continue
         check(network)

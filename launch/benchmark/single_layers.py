@@ -15,6 +15,7 @@ import numpy as np
 from histojax.components import networks
 from histojax.config import from_values
 from histojax.data import cores
+from histojax.models.depthwise import DepthwiseConv
 from histojax.models.layers import Conv
 from histojax.runs import workdirs
 from launch.benchmark import timing
@@ -69,12 +70,13 @@ def _convolutions(config: Any) -> dict[Layer, tuple[int, nn.Module]]:
 
     def note(call: Callable[..., Any], args: Any, kwargs: Any, context: Any) -> Any:
         y, module = call(*args, **kwargs), context.module
-        if isinstance(module, Conv | nn.Conv) and context.method_name == "__call__":
+        kinds = Conv | nn.Conv | DepthwiseConv
+        if isinstance(module, kinds) and context.method_name == "__call__":
             (x, *_), kernel = args, module.get_variable("params", "kernel").shape
-            groups = module.groups if isinstance(module, Conv) else module.feature_group_count
+            groups = x.shape[-1] // kernel[2]
             layer = Layer(x.shape, kernel, y.shape, round(x.shape[1] / y.shape[1]), groups)
-            uses = found.get(layer, (0, None))[0]
-            found[layer] = uses + 1, module.clone(parent=None, use_bias=False)
+            without = {} if isinstance(module, DepthwiseConv) else {"use_bias": False}
+            found[layer] = found.get(layer, (0,))[0] + 1, module.clone(parent=None, **without)
         return y
 
     examples = stage.inputs(workdirs.example_batch(config))
@@ -113,11 +115,15 @@ def _in_torch(layer: Layer, x: Any, kernel: Any, g: Any) -> dict[str, Any]:
     device = "cuda" if jax.default_backend() == "gpu" else "cpu"
     x, g = (torch.from_numpy(each).permute(0, 3, 1, 2).to(device) for each in (x, g))
     w = torch.from_numpy(kernel).permute(3, 2, 0, 1).to(device)
-    even = 1 - layer.kernel[0] % 2 if layer.stride == 1 else 0
-    x = torch.nn.functional.pad(x, (0, even, 0, even))  # as SAME does
+    # What both sides are padded by in all, less before and more after.
+    rows, columns = (
+        max((out - 1) * layer.stride + side - own, 0)
+        for own, side, out in zip(layer.x[1:3], layer.kernel, layer.y[1:3], strict=False)
+    )
+    around = columns // 2, columns - columns // 2, rows // 2, rows - rows // 2
+    x = torch.nn.functional.pad(x, around)
     x, g, w = (each.contiguous(memory_format=torch.channels_last) for each in (x, g, w))
-    padding = [(side - 1) // 2 for side in layer.kernel[:2]]
-    walk = [layer.stride] * 2, padding, [1, 1], False, [0, 0], layer.groups
+    walk = [layer.stride] * 2, [0, 0], [1, 1], False, [0, 0], layer.groups
 
     def wait(result: Any) -> None:
         if device == "cuda":

@@ -54,8 +54,8 @@ class SEUNet(frame.Windowed):
       resizing: "half_pixel", or the source's "align_corners", under which tiles are not exact.
       heads: names of the maps, in the order of the logits.
       dropout: rate before the head.
-      imagenet_input: normalises the image by ImageNet's mean and deviation, as pretrained weights
-        expect; the source feeds them [0, 1].
+      imagenet_input: normalises the image as pretrained weights expect: by ImageNet's mean and
+        deviation, or to -1 ... 1 for EfficientNet-Lite0; the source feeds them [0, 1].
     """
 
     encoder: str = "se_resnet50"
@@ -74,7 +74,7 @@ class SEUNet(frame.Windowed):
     def _stages(self) -> tuple[int, ...]:
         if self.blocks:
             return self.blocks
-        return efficientnet.BLOCKS if self._light else resnet.KINDS[self.encoder].blocks
+        return efficientnet.BLOCKS if self._light else resnet.kind(self.encoder).blocks
 
     @property
     def _light(self) -> bool:
@@ -114,7 +114,7 @@ class SEUNet(frame.Windowed):
         if self._light:
             low, high = efficientnet.field(self._stages, needed)
         else:
-            low, high = resnet.field(self._stages, resnet.KINDS[self.encoder].bottleneck, needed)
+            low, high = resnet.field(self._stages, resnet.kind(self.encoder).bottleneck, needed)
         return min(low, image[0]), max(high, image[1])
 
     @nn.nowrap
@@ -163,7 +163,9 @@ class SEUNet(frame.Windowed):
 
     def _pixels(self, x: jax.Array) -> jax.Array:
         if self.imagenet_input:
-            x = (x - jnp.array(IMAGENET_MEAN, x.dtype)) / jnp.array(IMAGENET_STD, x.dtype)
+            light = efficientnet.MEAN, efficientnet.STD
+            mean, std = light if self._light else (IMAGENET_MEAN, IMAGENET_STD)
+            x = (x - jnp.array(mean, x.dtype)) / jnp.array(std, x.dtype)
         return x.astype(self.dtype)
 
     def __call__(self, x: jax.Array, *, train: bool) -> jax.Array:

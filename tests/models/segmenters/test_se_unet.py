@@ -240,6 +240,12 @@ def test_imagenets_mean_and_deviation_are_taken_off_on_demand():
     assert float(jnp.abs(inside - apply(variables, x)).max()) > 1e-2
 
 
+def test_efficientnet_reads_images_from_minus_one_to_one():
+    model = SEUNet(encoder="efficientnet_lite0", imagenet_input=True)
+    levels = jnp.array([[[[0.0, 127.0, 255.0]]]]) / 255
+    np.testing.assert_allclose(model._pixels(levels)[0, 0, 0], [-127 / 128, 0, 1], atol=1e-6)
+
+
 def test_dropout_acts_before_the_head_in_training_alone():
     model = SEUNet(**TINY, dropout=0.5)
     x = jax.random.uniform(jax.random.key(0), (1, 16, 16, 3))
