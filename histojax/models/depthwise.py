@@ -38,7 +38,9 @@ def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, *, form: str = "a
         ValueError: an unknown form, or s does not divide H and W.
     """
     if x.shape[1] % stride or x.shape[2] % stride:
-        raise ValueError(f"stride {stride} does not divide the image's sides {x.shape[1:3]}: crop")
+        raise ValueError(
+            f"stride {stride} does not divide the image's sides {x.shape[1:3]}: crop it"
+        )
     if resolve(form, FORMS, form_of) == "grouped":
         return lax.conv_general_dilated(
             x,
