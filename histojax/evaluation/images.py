@@ -49,7 +49,7 @@ def score_images(methods: Methods, source: Source, config: ConfigDict) -> Iterat
         pictures: dict[str, Image] = {"lr": lr}
         matrices: dict[str, np.ndarray] = {}
         enhanced = {name: run(lr) for name, run in methods.enhancers.items()}
-        enlarged = enlargement.bicubic(lr, config.data.scale)
+        enlarged = enlargement.bicubic(lr, config.data.scale) if enhanced else None
         distances = perceptual.st_lpips(enhanced, hr)
         for name, sr in enhanced.items():
             scores = registry.scores("image", sr, hr, config.data.scale)

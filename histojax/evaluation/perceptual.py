@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import traverse_util
 
 from histojax.components import pretrained
 from histojax.errors import UserError
@@ -55,8 +54,9 @@ def _weights() -> dict[str, Any]:
         raise UserError(
             "The weights of ST-LPIPS are missing in third_party: install histojax again"
         )
-    arrays = pretrained.read_arrays(path, path_field="the installation of histojax")
-    return jax.device_put(traverse_util.unflatten_dict(arrays, sep="/"))
+    arrays = pretrained.read_arrays(path, pretrained.BUNDLED["st_lpips"])
+    expected = pretrained.expected("st_lpips")
+    return jax.device_put(pretrained.fit_tree(arrays, expected, source=str(path)))
 
 
 @jax.jit

@@ -84,7 +84,7 @@ def _chosen(rows: Sequence[str], metric: Metric) -> tuple[str, str | None]:
     others = (bicubic, "classical", *real, *enlargement.ENHANCERS)
     enhanced = [row for row in rows if row not in others]
     own = [*real, *enhanced] or rows
-    baselines = [bicubic, "classical"] if enhanced else ["classical"]
+    baselines = ["linear", bicubic, "classical"] if enhanced else ["classical"]
     return own[-1], next((row for row in baselines if row in rows and row != own[-1]), None)
 
 

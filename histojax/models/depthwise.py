@@ -22,17 +22,25 @@ def form_of(backend: str) -> str:
     """The form on a backend: "grouped" (XLA's feature_group_count) or "shifted".
 
     "shifted" sums k * k products of a shifted image with a weight a channel. On one CPU core all
-    layers of EfficientNet-Lite0, 128 px and batch 4, take 7 ms forward where XLA takes 400 ms, and
-    the weight gradient 50 ms where it takes 7 s. GPU and TPU have not been measured.
+    layers of EfficientNet-Lite0, 128 px and batch 4, take 7 ms forward where XLA takes 400 ms. In
+    the worst layer (144 channels, 5 x 5, stride 2) the input gradient falls from 39 to 55 ms to
+    0.4 ms, and the weight gradient from 12 to 2.9 ms. GPU and TPU have not been measured.
     """
     return "shifted" if backend == "cpu" else "grouped"
 
 
 def convolve(x: jax.Array, kernel: jax.Array, stride: int = 1, *, form: str = "auto") -> jax.Array:
-    """(B, H, W, C) and a kernel (k, k, 1, C) give (B, H / s, W / s, C); s divides H and W.
+    """(B, H, W, C) and a kernel (k, k, 1, C) give (B, H / s, W / s, C).
 
     `form` is one of FORMS, for benchmarks and tests; all compute the same sums.
+
+    Raises:
+        ValueError: an unknown form, or s does not divide H and W.
     """
+    if x.shape[1] % stride or x.shape[2] % stride:
+        raise ValueError(
+            f"stride {stride} does not divide the image's sides {x.shape[1:3]}: crop it"
+        )
     if resolve(form, FORMS, form_of) == "grouped":
         return lax.conv_general_dilated(
             x,

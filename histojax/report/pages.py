@@ -178,8 +178,8 @@ def _tiles(scores: table.Scores, own: str) -> list[dict[str, str]]:
     """The main numbers, each with its gain over the baseline that it is read against."""
     tiles = []
     for by_metric, name, baselines in (
-        (scores.images, "psnr_rgb", ("bicubic",)),
-        (scores.images, "ssim_rgb", ("bicubic",)),
+        (scores.images, "psnr_rgb", ("linear", "bicubic")),
+        (scores.images, "ssim_rgb", ("linear", "bicubic")),
         (scores.masks, "dice", ("bicubic_to_s", "classical")),
     ):
         metric, by_row = table.describe(name), by_metric.get(name, {})

@@ -344,9 +344,29 @@ def test_a_network_in_third_party_is_found_by_name_and_sees_what_was_recorded(na
         np.testing.assert_allclose((found[tap].mean(), found[tap].max()), expected, rtol=2e-3)
 
 
-@pytest.mark.parametrize("name", RECORDED)
+@pytest.mark.parametrize("name", pretrained.BUNDLED)
 def test_a_file_in_third_party_is_that_of_its_page(name):
     folder = pathlib.Path(__file__).parents[2] / "third_party" / name
+    assert pretrained.bundled(name) == folder / f"{name}.safetensors"
     digest = hashlib.sha256((folder / f"{name}.safetensors").read_bytes()).hexdigest()
+    assert digest == pretrained.BUNDLED[name]
     assert digest in (folder / "README.md").read_text()
-    assert "MIT License" in (folder / "LICENSE").read_text()
+
+
+def test_the_files_of_a_wheel_come_first(tmp_path, monkeypatch):
+    monkeypatch.setattr(pretrained, "__file__", str(tmp_path / "histojax/components/pretrained.py"))
+    for folder in (tmp_path, tmp_path / "histojax"):
+        file = folder / "third_party/vgg16/vgg16.safetensors"
+        file.parent.mkdir(parents=True)
+        file.with_name("other.safetensors").touch()
+        assert pretrained.bundled("vgg16") != file
+        file.touch()
+        assert pretrained.bundled("vgg16") == file
+    assert pretrained.bundled("vgg19") is None
+
+
+@pytest.mark.faults
+def test_a_changed_file_in_third_party_is_refused(monkeypatch, squeezenet_file):
+    monkeypatch.setattr(pretrained, "bundled", lambda name: squeezenet_file)
+    with pytest.raises(UserError, match=r"has SHA-256 .* where 05accf0c"):
+        pretrained.load_feature_network("squeezenet1_1")

@@ -1,17 +1,15 @@
-import hashlib
 import math
-import pathlib
 
 import numpy as np
 import pytest
 from PIL import Image
+from safetensors.numpy import save_file
 
+from histojax.components import pretrained
 from histojax.errors import UserError
 from histojax.evaluation import perceptual
 from histojax.imaging import resampling
 from histojax.zoo.registry import SAMPLES
-
-ROOT = pathlib.Path(__file__).parents[2]
 
 
 def sample(name):
@@ -59,14 +57,21 @@ def test_an_image_that_is_too_small_has_no_value():
     assert perceptual.st_lpips({}, sample("breast_10x")) == {}
 
 
-def test_the_weights_are_those_that_their_page_names():
-    folder = ROOT / "third_party" / "st_lpips"
-    digest = hashlib.sha256((folder / "alexnet.safetensors").read_bytes()).hexdigest()
-    assert digest in (folder / "README.md").read_text()
-
-
 @pytest.mark.faults
 def test_lost_weights_are_named(monkeypatch):
     monkeypatch.setattr(perceptual.pretrained, "bundled", lambda name: None)
     with pytest.raises(UserError, match="ST-LPIPS are missing in third_party: install histojax"):
+        perceptual._weights.__wrapped__()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize(
+    ("digests", "said"),
+    [({}, "has SHA-256"), ({"st_lpips": ""}, "are not those of the network, .*- heads/conv1")],
+)
+def test_other_weights_are_refused(monkeypatch, tmp_path, digests, said):
+    save_file({"heads/conv1": np.zeros(3, np.float32)}, tmp_path / "a.safetensors")
+    monkeypatch.setattr(pretrained, "bundled", lambda name: tmp_path / "a.safetensors")
+    monkeypatch.setattr(pretrained, "BUNDLED", {**pretrained.BUNDLED, **digests})
+    with pytest.raises(UserError, match=said):
         perceptual._weights.__wrapped__()

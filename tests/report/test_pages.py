@@ -161,6 +161,13 @@ def test_scores_stand_in_rows_of_methods_with_the_best_marked(tmp_path):
     assert "+0.122 over bicubic → S" in parsed.text
 
 
+def test_a_gain_is_told_over_the_linear_filter_where_its_row_is_there(tmp_path):
+    rows = {"bicubic": 24.81, "linear": 26.5, "joint": 26.95}
+    metrics = {f"psnr_rgb_{row}": _entry(psnr) for row, psnr in rows.items()}
+    _stage(tmp_path / "run", metrics=metrics)
+    assert "+0.45 dB over linear" in _read(pages.run_report(tmp_path / "run"))[1].text
+
+
 def test_scores_of_glands_are_called_so(tmp_path):
     metrics = {"dice_hr_to_s": _entry(0.8), "object_hausdorff_hr_to_s": _entry(41.26)}
     _stage(tmp_path / "run", metrics=metrics, differences={})
