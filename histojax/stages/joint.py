@@ -55,16 +55,16 @@ class Joint(segmentation.FindsNuclei, Adversarial):
             params["segmenter"],
             state.statistics["segmenter"],
             key=step_key(state, axis_name),
-            remat=self.remat,
         )
         if self.real_mask_weight > 0:
             # The statistics are dropped: the running ones are used afterwards, and have to
             # describe the enhanced images that the segmenter will read (without their anchor,
             # which moves colors by a level or two).
-            logits, _ = read(unit(batch["hr"], self.dtype))
+            # Both readings at once would keep twice a segmenter's activations.
+            logits, _ = read(unit(batch["hr"], self.dtype), remat=True)
             terms["loss_mask_real"] = self.mask_loss(logits, maps)
             loss = loss + self.real_mask_weight * terms["loss_mask_real"]
-        logits, stats = read(sr)
+        logits, stats = read(sr, remat=self.remat)
         terms["loss_mask"] = self.mask_loss(logits, maps)
         terms["accuracy"] = segmentation.pixel_accuracy(logits, maps)
         loss = loss + self.mask_weight * terms["loss_mask"]

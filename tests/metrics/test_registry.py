@@ -43,7 +43,10 @@ def test_a_group_is_scored_by_its_functions():
             "image",
             {
                 "st_lpips",
-                *(f"feature_distance_{n}" for n in ("squeezenet1_1", "segmenter", "vgg19")),
+                *(
+                    f"feature_distance_{n}"
+                    for n in ("squeezenet1_1", "segmenter", "vgg16", "vgg19")
+                ),
             },
         ),
         ("mask", {"dice_pooled", "iou_pooled"}),
