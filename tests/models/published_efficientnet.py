@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from histojax.models.efficientnet import BLOCKS, STAGES
-from tests.models.published_resnet import torch_norm
+from tests.models.published_resnet import drawing, torch_norm
 
 
 def shapes():
@@ -20,36 +20,19 @@ def shapes():
 
 def published_arrays(stages: int = len(BLOCKS)) -> dict[str, np.ndarray]:
     """Weights and batch statistics of the first stages, and a classifier's, by RandomState."""
-    rng = np.random.RandomState(0)
-    arrays = {}
-
-    def conv(name, out, inside, side):
-        scale = np.sqrt(2 / (side * side * inside))
-        kernel = scale * rng.standard_normal((out, inside, side, side))
-        arrays[f"{name}.weight"] = kernel.astype(np.float32)
-
-    def norm(name, channels):
-        values = {
-            "weight": 1 + 0.2 * rng.standard_normal(channels),
-            "bias": 0.2 * rng.standard_normal(channels),
-            "running_mean": 0.2 * rng.standard_normal(channels),
-            "running_var": 0.5 + rng.random_sample(channels),
-        }
-        arrays.update({f"{name}.{key}": v.astype(np.float32) for key, v in values.items()})
-        arrays[f"{name}.num_batches_tracked"] = np.array(7)
-
-    conv("_conv_stem", 32, 3, 3)
+    arrays, _, conv, norm = drawing()
+    conv("_conv_stem", 3, 32, 3)
     norm("_bn0", 32)
     for n, (expand, c_in, c_out, side, _) in enumerate(shapes()[: 1 + sum(BLOCKS[:stages])]):
         name, wide = f"_blocks.{n}", expand * c_in
         if expand > 1:
-            conv(f"{name}._expand_conv", wide, c_in, 1)
+            conv(f"{name}._expand_conv", c_in, wide, 1)
             norm(f"{name}._bn0", wide)
-        conv(f"{name}._depthwise_conv", wide, 1, side)
+        conv(f"{name}._depthwise_conv", 1, wide, side)
         norm(f"{name}._bn1", wide)
-        conv(f"{name}._project_conv", c_out, wide, 1)
+        conv(f"{name}._project_conv", wide, c_out, 1)
         norm(f"{name}._bn2", c_out)
-    conv("_conv_head", 8, c_out, 1)
+    conv("_conv_head", c_out, 8, 1)
     norm("_bn1", 8)
     arrays["_fc.weight"], arrays["_fc.bias"] = np.zeros((3, 8), "f4"), np.zeros(3, "f4")
     return arrays

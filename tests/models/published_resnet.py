@@ -7,15 +7,12 @@ import numpy as np
 from histojax.models import resnet
 
 
-def published_arrays(
-    kind: str, blocks: tuple[int, ...] = (), width: int = 64, *, se_bias: bool = True
-) -> dict[str, np.ndarray]:
-    """Weights and batch statistics under timm's names, classifier included.
+def drawing():
+    """An empty dict, a generator, and what draws a convolution and a norm into it by PyTorch names.
 
     From RandomState, the one generator whose numbers NumPy has promised never to change.
     """
     rng = np.random.RandomState(0)
-    which = resnet.KINDS[kind]
     arrays = {}
 
     def conv(name, c_in, c_out, side):
@@ -34,6 +31,15 @@ def published_arrays(
             arrays[f"{name}.{key}"] = value.astype(np.float32)
         arrays[f"{name}.num_batches_tracked"] = np.array(7)
 
+    return arrays, rng, conv, norm
+
+
+def published_arrays(
+    kind: str, blocks: tuple[int, ...] = (), width: int = 64, *, se_bias: bool = True
+) -> dict[str, np.ndarray]:
+    """Weights and batch statistics under timm's names, classifier included."""
+    which = resnet.KINDS[kind]
+    arrays, rng, conv, norm = drawing()
     conv("conv1", 3, width, 7)
     norm("bn1", width)
     c_in = width
