@@ -96,6 +96,11 @@ def score_workdir(
         source, own = opened_elsewhere(config, split, known, fields)
     else:
         source = run_data.open_split(config, split, fields=fields, kept=kept)
+    if len(source) == 0:
+        raise UserError(
+            f"{config.data.source} has no image in the split {split}: take another --split "
+            "or --data"
+        )
     if source.left_out:
         say(f"{config.data.source}: left out: {', '.join(source.left_out)}")
     for run in folders.values():

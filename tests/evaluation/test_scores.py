@@ -202,6 +202,13 @@ def blank(value, side=64):
 
 
 @pytest.mark.faults
+def test_a_split_without_images_is_refused(tmp_path):
+    # The models in the box take no val images from the built-in tissue.
+    with pytest.raises(UserError, match="synthetic has no image in the split val: take another"):
+        scored(workdirs.place_of("enhance-x4-clean"), tmp_path, data="synthetic", split="val")
+
+
+@pytest.mark.faults
 def test_blank_images_are_scored_without_a_nan(trained_chain, tmp_path):
     data = annotated(
         tmp_path / "data", {"white": blank(255), "black": blank(0), "gray": blank(128)}
