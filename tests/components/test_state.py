@@ -8,6 +8,7 @@ import pytest
 
 from histojax.components import state as states
 from histojax.models.generators.resnext import ResNeXt
+from histojax.stages.joint import Joint
 from tests import tiny
 
 OPTIMIZERS = {"net": optax.sgd(0.5)}
@@ -147,7 +148,10 @@ def test_a_step_that_computes_networks_twice_is_the_same_step(name):
     for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(other.params), strict=True):
         np.testing.assert_allclose(a, b, atol=1e-5)
     programs = [str(jax.make_jaxpr(of.train_step)(state, batch)) for of in (stage, twice)]
-    assert ["remat" in program or "checkpoint[" in program for program in programs] == [0, 1]
+    before, after = (program.count("remat") for program in programs)
+    # joint reads the real image so in any case, beside its enhanced one.
+    assert (before > 0) == isinstance(stage, Joint)
+    assert after > before
 
 
 def test_of_networks_computed_twice_blocks_are_kept(capsys):
