@@ -81,7 +81,9 @@ def _normalized(
 
 
 def _forward(x, scale, bias, epsilon, axis_name):
-    y, moments = _normalized(x, scale, bias, epsilon, axis_name)
+    # Not by _normalized, through which a gradient of the gradient would not see the moments move.
+    moments = _moments(x, axis_name)
+    y = _scaled(x, scale, bias, moments, epsilon).astype(x.dtype)
     return (y, moments), (x, scale, moments)
 
 

@@ -49,6 +49,23 @@ def test_training_is_linens_with_its_gradients(dtype, tolerance):
         np.testing.assert_allclose(own, linens, atol=tolerance * np.abs(linens).max())
 
 
+def test_the_gradient_of_a_gradient_penalty_is_linens():
+    x, weights = _drawn((3, 5, 4, 6)), _drawn((3, 5, 4, 6), seed=2)
+    options = dict(OPTIONS, use_running_average=False, dtype=jnp.float32)
+    variables = _variables(6)
+
+    def penalty(module, x):
+        def judged(x):
+            y, _ = module.apply(variables, x, mutable=["batch_stats"])
+            return (weights * jnp.tanh(y)).sum()
+
+        return jnp.square(jax.grad(judged)(x)).sum()
+
+    modules = (kind(**options) for kind in (BatchNorm, nn.BatchNorm))
+    own, linens = (jax.jit(jax.grad(partial(penalty, module)))(x) for module in modules)
+    np.testing.assert_allclose(own, linens, atol=1e-4 * np.abs(linens).max())
+
+
 def test_tracked_moments_and_trees_are_linens():
     x = _drawn((2, 3, 3, 4))
     options = dict(OPTIONS, use_running_average=True)
