@@ -19,11 +19,14 @@ def _value_and_gradients(f, x, kernel):
     return (y, *pull(_normal(9, *y.shape)))
 
 
-@pytest.mark.parametrize("form", ["block_diagonal", "merged"])
+@pytest.mark.parametrize("form", ["block_diagonal", "batched"])
 @pytest.mark.parametrize(("channels", "groups", "out"), [(128, 32, 128), (64, 4, 32), (12, 3, 6)])
-def test_grouped_forms_agree_with_xla_in_value_and_gradients(form, channels, groups, out):
-    x = _normal(0, 2, 5, 6, channels)
-    kernel = _normal(1, 3, 3, channels // groups, out)
+@pytest.mark.parametrize(("side", "width"), [(3, 6), (5, 210)])  # pixels in one block, and in two
+def test_grouped_forms_agree_with_xla_in_value_and_gradients(
+    form, channels, groups, out, side, width
+):
+    x = _normal(0, 2, 6, width, channels)
+    kernel = _normal(1, side, side, channels // groups, out)
     naive = jax.jit(
         lambda x, k: _value_and_gradients(
             lambda x, k: layers.grouped_convolve(x, k, groups, form="grouped"), x, k
@@ -42,7 +45,7 @@ def test_a_grouped_kernel_sees_its_own_group_alone():
     # Two groups of two channels; output o takes its group's second channel, one pixel to the right.
     x = jnp.arange(2 * 3 * 4, dtype=jnp.float32).reshape(1, 2, 3, 4)
     kernel = jnp.zeros((3, 3, 2, 2)).at[1, 2, 1, :].set(1.0)
-    for form in ("grouped", "merged", "block_diagonal"):
+    for form in ("grouped", "batched", "block_diagonal"):
         y = np.asarray(layers.grouped_convolve(x, kernel, 2, form=form))
         np.testing.assert_array_equal(y[0, :, :2, 0], x[0, :, 1:, 1])
         np.testing.assert_array_equal(y[0, :, :2, 1], x[0, :, 1:, 3])
@@ -50,11 +53,11 @@ def test_a_grouped_kernel_sees_its_own_group_alone():
 
 
 def test_the_cpu_never_runs_feature_group_count():
-    assert layers.grouped_conv_form("cpu") == "merged"
+    assert layers.grouped_conv_form("cpu") == "batched"
     x, kernel = jnp.zeros((1, 4, 4, 128)), jnp.zeros((3, 3, 4, 128))
     text = jax.jit(lambda x, k: layers.grouped_convolve(x, k, 32)).lower(x, kernel).as_text()
-    assert text.count("stablehlo.convolution") == 4
-    assert "feature_group_count = 32" not in text
+    assert text.count("stablehlo.dot_general") == 1
+    assert "stablehlo.convolution" not in text
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,7 @@ def test_compiled_program_is_counted_and_runs():
 
 def test_grouped_convolutions_are_counted_by_definition():
     x, kernel = jnp.ones((2, 5, 5, 8)), jnp.ones((1, 1, 2, 12))
-    assert layers.grouped_conv_form("cpu") == "merged"
+    assert layers.grouped_conv_form("cpu") == "batched"
     convolve = jax.jit(functools.partial(layers.grouped_convolve, groups=4))
     # Each of 12 outputs reads the two channels of its group.
     assert timing.model_flop(convolve, x, kernel) == 2 * (2 * 5 * 5) * 2 * 12
