@@ -14,7 +14,7 @@ import pathlib
 import sys
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -143,7 +143,10 @@ def _write_onnx(
 
     made = model_export.probe(run)
     image = made.pop("input")
-    model = _converted(network, stride, [_FLOATS.get(name, name) for name in sorted(made)])
+    h, w = jax_export.symbolic_shape("h, w")
+    example = jax.ShapeDtypeStruct((1, h, stride, w, 3 * stride), jnp.uint8)
+    names = [_FLOATS.get(name, name) for name in sorted(made)]
+    model = to_onnx(network, example, input_name="strides", output_names=names)
     _read_images(onnx, model.graph, stride)
     _write_images(onnx, model.graph)
     texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in facts.items()}
@@ -151,23 +154,29 @@ def _write_onnx(
     model.producer_name, model.producer_version = "histojax", __version__
     data = model.SerializeToString()
     session = onnxruntime.InferenceSession(data, providers=["CPUExecutionProvider"])
-    names = [output.name for output in session.get_outputs()]
-    found = dict(zip(names, session.run(None, {"image": image}), strict=True))
+    order = [output.name for output in session.get_outputs()]
+    found = dict(zip(order, session.run(None, {"image": image}), strict=True))
     if not model_export.alike(found, made):
         raise UserError("ONNX Runtime gives other results than JAX: give --format=stablehlo")
     path.write_bytes(data)
 
 
-def _converted(network: Callable[[jax.Array], Outputs], stride: int, names: list[str]) -> Any:
-    h, w = jax_export.symbolic_shape("h, w")
-    strides = jax.ShapeDtypeStruct((1, h, stride, w, 3 * stride), jnp.uint8)
+def to_onnx(
+    function: Callable[[jax.Array], Any],
+    example: jax.ShapeDtypeStruct,
+    *,
+    input_name: str,
+    output_names: Sequence[str],
+) -> Any:
+    """An onnx.ModelProto of a function of one array; UserError: jax2onnx does not carry it."""
+    names = dict(input_names=[input_name], output_names=[*output_names])
     with _quiet():
         import jax2onnx
 
         for name in _UNUSED:
             sys.modules.setdefault(f"jax2onnx.plugins.{name}", None)  # type: ignore[arg-type]
         try:
-            return jax2onnx.to_onnx(network, [strides], input_names=["strides"], output_names=names)
+            return jax2onnx.to_onnx(function, [example], **names)
         except (NotImplementedError, TypeError, ValueError) as error:
             reason = str(error).strip().partition("\n")[0]
             raise UserError(

@@ -21,6 +21,7 @@ from histojax.components import networks
 from histojax.config import from_values
 from histojax.data import cores
 from histojax.errors import UserError
+from histojax.inference import program_export
 from histojax.models import efficientnet
 from histojax.runs import workdirs
 from launch.benchmark import timing
@@ -43,10 +44,11 @@ def version() -> str:
 
 
 def compare(values: Mapping[str, Any], *, name: str, repeats: int) -> list[Row]:
-    """For each network of a stage a row of JAX and, below it, one for each of `FORMS`.
+    """For each network of a stage rows of JAX, of each of `FORMS`, and of ONNX Runtime.
 
-    Each is measured in a process of its own. `jax_over_torch_seconds` is JAX's time of the step
-    over PyTorch's, and so on for other times. A row that was not measured says in `failed` why.
+    Each is measured in a process of its own; ONNX Runtime has no training. A row that was not
+    measured says in `failed` why. `jax_over_torch_seconds` is JAX's time of the step over
+    PyTorch's, and so on for other times.
 
     Raises:
         UserError: the two networks differ in their number of parameters, or PyTorch does not see
@@ -71,6 +73,8 @@ def compare(values: Mapping[str, Any], *, name: str, repeats: int) -> list[Row]:
                 for key in ("seconds", "cpu_seconds", "forward_seconds", "forward_cpu_seconds"):
                     row[f"jax_over_torch_{key}"] = own[key] / row[key]
             rows.append({"name": f"{title}, PyTorch {form}", **row})
+        row = timing.apart(measure_onnx, values=values, network=network["network"], repeats=repeats)
+        rows.append({"name": f"{title}, ONNX Runtime", **row})
     return rows
 
 
@@ -128,21 +132,7 @@ def check(network: Mapping[str, Any]) -> None:
 
 def measure_jax(values: Mapping[str, Any], *, network: str, repeats: int) -> Row:
     """A network of a stage on the first device, in JAX; its donated step, then `forward_`."""
-    config = from_values(dict(values))
-    stage = untrained_stage(config)
-    module = stage.networks[network]
-    (example,) = stage.inputs(workdirs.example_batch(config))[network]
-    shape = (config.data.batch_size, *example.shape[1:])
-    rng = np.random.default_rng(0)
-    image = jax.device_put(rng.random(shape, np.float32), jax.devices()[0])
-
-    def fresh(leaf: Any) -> jax.Array:
-        # `init` itself compiles for minutes where the network is deep.
-        values = rng.normal(0, 0.05, leaf.shape) if leaf.ndim > 1 else np.ones(leaf.shape)
-        return jnp.asarray(values, leaf.dtype)
-
-    init = functools.partial(module.init, train=False)
-    rest = jax.tree.map(fresh, dict(jax.eval_shape(init, jax.random.key(0), example)))
+    module, rest, image = _drawn(values, network)
     params, adamw = rest.pop("params"), optax.adamw(1e-3)
 
     def loss(params: Any, rest: Any, image: jax.Array) -> tuple[jax.Array, Any]:
@@ -170,7 +160,55 @@ def measure_jax(values: Mapping[str, Any], *, network: str, repeats: int) -> Row
         state = jax.block_until_ready(training(state, image))
 
     count = sum(leaf.size for leaf in jax.tree.leaves(state[0]))
-    return _row(shape, count, compiled | timing.timed(run, repeats), spent, timing.peak_bytes())
+    return _row(
+        image.shape, count, compiled | timing.timed(run, repeats), spent, timing.peak_bytes()
+    )
+
+
+def _drawn(values: Mapping[str, Any], network: str) -> tuple[nn.Module, dict[str, Any], jax.Array]:
+    """A network of a stage, variables drawn for it, and images, on the first device."""
+    config = from_values(dict(values))
+    stage = untrained_stage(config)
+    module = stage.networks[network]
+    (example,) = stage.inputs(workdirs.example_batch(config))[network]
+    rng = np.random.default_rng(0)
+    image = rng.random((config.data.batch_size, *example.shape[1:]), np.float32)
+
+    def fresh(leaf: Any) -> jax.Array:
+        # `init` itself compiles for minutes where the network is deep.
+        values = rng.normal(0, 0.05, leaf.shape) if leaf.ndim > 1 else np.ones(leaf.shape)
+        return jnp.asarray(values, leaf.dtype)
+
+    init = functools.partial(module.init, train=False)
+    variables = jax.tree.map(fresh, dict(jax.eval_shape(init, jax.random.key(0), example)))
+    return module, variables, jax.device_put(image, jax.devices()[0])
+
+
+def measure_onnx(values: Mapping[str, Any], *, network: str, repeats: int) -> Row:
+    """The forward pass of a network of a stage in ONNX Runtime on CPU; {failed} without it."""
+    try:
+        import onnxruntime
+    except ImportError:
+        return {"failed": "ONNX Runtime is not installed: pip install 'jax2onnx==0.13.0'"}
+
+    module, variables, image = _drawn(values, network)
+    example = jax.ShapeDtypeStruct(image.shape, image.dtype)
+    try:
+        model = program_export.to_onnx(
+            lambda x: module.apply(variables, x, train=False),
+            example,
+            input_name="image",
+            output_names=["output"],
+        )
+    except UserError as error:
+        return {"failed": str(error)}
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = len(cores.usable())
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    read = {"image": np.asarray(image)}
+    spent = timing.timed(lambda: session.run(None, read), repeats)
+    found = {"batch_size": image.shape[0], "side": image.shape[1]}
+    return found | {f"forward_{key}": spent[key] for key in ("seconds", "cpu_seconds")}
 
 
 def _row(shape: Any, parameters: int, spent: Row, forward: Row, peak: int) -> Row:

@@ -1,5 +1,7 @@
 """Structure and arithmetic of the rows; how long anything takes is never tested."""
 
+import sys
+
 import pytest
 
 from configs import generator, joint, pyramid, segmentation, use_net
@@ -73,7 +75,7 @@ def test_networks_are_measured_in_both(monkeypatch):
         raise RuntimeError("no compiler\nhere")
 
     monkeypatch.setattr(torch, "compile", lambda module: no_compiler)
-    ours, *rows = against.compare(smoke(generator), name="generator", repeats=1)
+    ours, *rows, onnx = against.compare(smoke(generator), name="generator", repeats=1)
     assert ours["name"] == "generator: generator, JAX"
     assert ours["images_per_second"] == pytest.approx(ours["batch_size"] / ours["seconds"])
     assert min(ours["flop"], ours["compile_seconds"], ours["forward_seconds"]) > 0
@@ -84,6 +86,23 @@ def test_networks_are_measured_in_both(monkeypatch):
         for key in ("seconds", "forward_seconds"):
             assert row[f"jax_over_torch_{key}"] == pytest.approx(ours[key] / row[key])
     assert rows[2]["failed"] == "RuntimeError: no compiler"
+
+    assert onnx["name"] == "generator: generator, ONNX Runtime"
+    assert "failed" in onnx or onnx["forward_seconds"] > 0
+
+
+def test_networks_run_in_onnx_runtime():
+    pytest.importorskip("onnxruntime", reason="ONNX Runtime comes with jax2onnx, an extra")
+    row = against.measure_onnx(smoke(use_net), network="segmenter", repeats=1)
+    assert (row["batch_size"], row["side"]) == (8, 64)
+    assert row["forward_seconds"] > 0
+
+
+@pytest.mark.faults
+def test_missing_onnx_runtime_is_a_row(monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    row = against.measure_onnx(smoke(use_net), network="segmenter", repeats=1)
+    assert "pip install 'jax2onnx==0.13.0'" in row["failed"]
 
 
 def test_network_that_pytorch_does_not_have_is_a_row(monkeypatch):
