@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -95,6 +96,28 @@ def test_flags_that_do_not_fit_are_refused(words, message):
 def test_clusters_are_looked_for_where_there_may_be_one(environment, several, monkeypatch):
     monkeypatch.setattr(processes.os, "environ", {"JAX_PLATFORMS": "cpu", **environment})
     assert processes._in_cluster() == several
+
+
+STARTED = """
+import os, sys
+from unittest import mock
+import jax
+from histojax import processes
+from jax._src.distributed import global_state
+global_state.num_processes = 1
+failure = {"none": None, "value": ValueError("x")}[sys.argv[1]]
+with mock.patch.object(processes, "_in_cluster", return_value=True):
+    with mock.patch.object(jax.distributed, "initialize", side_effect=failure):
+        processes.start()
+os.abort()
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("failure", ["none", "value"])
+def test_a_process_that_is_alone_after_all_aborts_without_a_sentence(failure):
+    done = subprocess.run([sys.executable, "-c", STARTED, failure], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, "")
 
 
 def test_values_of_all_processes_come_in_their_order(monkeypatch):
