@@ -15,6 +15,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -134,9 +135,10 @@ def _joined(given: dict[str, Any]) -> _Group | None:
         if not given:  # a machine that only looked like one of several
             return None
         raise UserError(f"the processes cannot be set up ({error}); see --coordinator") from error
-    except RuntimeError as error:
-        line = str(error).partition("\n")[0]
-        raise UserError(f"the processes cannot be joined ({line}): {_REACH}") from error
+    except Exception as error:  # a cluster's own, such as that of a service account not mounted
+        line = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "" if given else "; --num_processes=1 runs this one alone"
+        raise UserError(f"the processes cannot be joined ({line}): {_REACH}{remedy}") from error
     # JAX offers no public way to the store that its runtime keeps; orbax takes the same one.
     from jax._src.distributed import global_state
 
@@ -184,7 +186,10 @@ def _in_cluster() -> bool:
         if environment.get(variable, "").isdigit():
             # Outside a step of SLURM's, JAX finds nothing.
             return int(environment[variable]) > 1
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys() and (
+        # JAX asks by this package, and needs a subdomain, without which pods have no domain name.
+        importlib.util.find_spec("kubernetes") is not None and "." in socket.getfqdn()
+    ):
         return True
     platforms = environment.get("JAX_PLATFORMS", "tpu")
     return "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
