@@ -271,15 +271,14 @@ class Training:
         A step that is not finite leaves the state alone, so this takes an update that overflows or
         memory that fails.
         """
-        for name, leaf in trees.named(self.state.replace(frozen={})).items():
-            number = jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
-            if number and not np.isfinite(np.asarray(leaf)).all():
-                raise UserError(
-                    f"{self._config.name}: {name} is not finite at step {int(self.state.step)}, "
-                    "and no step can mend it; the last good checkpoint is "
-                    f"{_newest(self._last)}, from which the same command goes on; lower the "
-                    "learning rate in a new workdir if it comes again"
-                )
+        name = trees.not_finite(self.state.replace(frozen={}))
+        if name is not None:
+            raise UserError(
+                f"{self._config.name}: {name} is not finite at step {int(self.state.step)}, "
+                "and no step can mend it; the last good checkpoint is "
+                f"{_newest(self._last)}, from which the same command goes on; lower the "
+                "learning rate in a new workdir if it comes again"
+            )
 
 
 def _open_data(
