@@ -21,10 +21,10 @@ from histojax.runs.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {
-    "steps": 4,
-    "log.every": 2,
-    "checkpoint.every": 2,
-    "eval.every": 2,
+    "steps": 20,
+    "log.every": 5,
+    "checkpoint.every": 10,
+    "eval.every": 10,
     "data.crop": 16,
     "generator.features": 8,
     "generator.width": 8,
@@ -43,7 +43,7 @@ STAGES = {
     "joint": {
         **SMALL,
         "optimizer.schedule": None,
-        **{f"lengths.{name}": 4 for name in ("generator", "segmentation", "srgan")},
+        **{f"lengths.{name}": 20 for name in ("generator", "segmentation", "srgan")},
     },
     # Dropout is another on every device.
     "pyramid": {**WITHOUT, "data.crop": 32, "segmenter.dropout": 0.0},
@@ -181,10 +181,13 @@ def test_processes_share_the_images_that_are_scored(alone, tmp_path):
     assert files[4] == files[1]
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_other_processes_and_devices(alone, together, tmp_path):
-    assert_alike(alone, trained(back_to(together, 2, tmp_path / "fewer"), 1))
-    assert_alike(alone, trained(back_to(alone, 2, tmp_path / "more"), 2, 1))
+@pytest.mark.parametrize(
+    ("begun", "processes"),
+    [("together", 1), pytest.param("alone", 4, marks=pytest.mark.slow)],
+)
+def test_a_run_goes_on_with_other_processes_and_devices(alone, begun, processes, request, tmp_path):
+    copy = back_to(request.getfixturevalue(begun), 10, tmp_path / "run")
+    assert_alike(alone, trained(copy, processes))
 
 
 @pytest.mark.slow
@@ -192,7 +195,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(alone, together, tmp_pat
 def test_two_processes_train_every_stage_as_one(config, tmp_path):
     options = {"config": f"configs/{config}.py:smoke", **STAGES[config]}
     one = trained(tmp_path / "one", 1, **options)
-    two = trained(tmp_path / "two", 2, **options)
+    two = trained(tmp_path / "two", 2, 2, **options)
     inner = [path.parent.name for path in one.glob("*/metrics.jsonl")] or ["."]
     for stage in inner:
         assert_alike(one / stage, two / stage)
