@@ -238,7 +238,7 @@ def check_alike(what: str, make: Callable[[], Any]) -> None:
     if others:
         raise UserError(
             f"process {others[0]} has another {what} than process 0: give all the same command, "
-            "data, versions and kind of machine"
+            "shared workdir, data, versions and kind of machine"
         )
 
 

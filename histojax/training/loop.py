@@ -163,8 +163,6 @@ class Training:
         """Makes the first state, or takes that of the last checkpoint."""
         state = workdirs.fresh_state(self._stage, self._config)
         describe(self._stage, state, self._config)
-        processes.check_alike("first state", lambda: trees.checksum(state))
-        asked([], together=True)  # connects them now: Gloo gives up after 30 s, a compilation's
         frozen = sharding.replicate(state.frozen, self._mesh)
         state = sharding.replicate(state.replace(frozen={}), self._mesh)
         self.step, self.since, self.seconds = 0, SinceLastLine(), 0.0
@@ -177,6 +175,9 @@ class Training:
             self.since = SinceLastLine(meta["since"])
             say(f"{self._config.name}: going on from step {self.step}")
         self.state = state.replace(frozen=frozen)
+        processes.check_alike("last checkpoint", lambda: self.step)
+        processes.check_alike("first state", lambda: trees.checksum(self.state))
+        asked([], together=True)  # connects them now: Gloo gives up after 30 s, a compilation's
 
     def run(self, stop: Sequence[int]) -> None:
         """Takes the steps that are left, until one of them finds a signal in `stop`.

@@ -51,7 +51,10 @@ STAGES = {
 
 
 def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **fields):
-    """The processes of one run; outputs are joined to stderr."""
+    """The processes of one run; outputs are joined to stderr.
+
+    `workdir` is a path, in which {process} stands for a process's number.
+    """
     words = [f"--config.{k}={v}" for k, v in {**FIELDS, **fields}.items() if v is not None]
     return launched(
         "main", processes, devices, f"--config={config}", f"--workdir={workdir}", *words
@@ -59,7 +62,7 @@ def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **
 
 
 def launched(name, processes, devices, *words):
-    """The processes of a command."""
+    """The processes of a command; {process} in its words is their number."""
     command = [sys.executable, "-m", f"histojax.{name}", *words]
     own = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
     own |= {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -67,9 +70,11 @@ def launched(name, processes, devices, *words):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     named = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+    if processes > 1:
+        command += [*named, "--process_id={process}"]
     return [
         subprocess.Popen(
-            [*command, *named, f"--process_id={index}"] if processes > 1 else command,
+            [word.replace("{process}", str(index)) for word in command],
             cwd=ROOT,
             env={**os.environ, **own},
             text=True,
@@ -163,6 +168,16 @@ def test_two_processes_train_as_one(alone, together):
     found = json.loads((together / "summary.json").read_text())
     assert (found["hardware"]["processes"], found["hardware"]["devices"]) == (2, 4)
     assert "--coordinator" not in found["command"]
+
+
+@pytest.mark.faults
+def test_processes_that_see_other_checkpoints_are_refused(together, tmp_path):
+    for process, step in enumerate((20, 10)):
+        back_to(together, step, tmp_path / f"seen{process}")
+    statuses, said = ended(start(tmp_path / "seen{process}", 2, 2))
+    assert statuses == [2, 2], said
+    sentence = "process 1 has another last checkpoint than process 0: give all the same command, sh"
+    assert sentence in said[0]
 
 
 @pytest.mark.slow
