@@ -288,6 +288,15 @@ def set_up_jax(*, together: bool = False) -> None:
 
     Several processes are joined into one. `together`: whether they share the command's work;
     otherwise the first does it alone, and the others wait for its end.
+    """
+    set_up_compilation()
+    processes.start()
+    if not together and not processes.first():
+        sys.exit(0)
+
+
+def set_up_compilation() -> None:
+    """The part of `set_up_jax` that joins no other process.
 
     Compiled programs are kept between runs. A folder that cannot be written keeps nothing, with a
     warning. XLA gets `cpu_flags`, but for those that XLA_FLAGS sets already, and unless it names a
@@ -299,9 +308,6 @@ def set_up_jax(*, together: bool = False) -> None:
         added = [flag for flag in cpu_flags() if flag.partition("=")[0] not in known]
         os.environ["XLA_FLAGS"] = " ".join([*options, *added])
     _keep_programs()
-    processes.start()
-    if not together and not processes.first():
-        sys.exit(0)
 
 
 def cpu_flags() -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import json
 import os
 import re
 import signal
+import socket
 import sys
 import threading
 import time
@@ -110,7 +111,17 @@ def start() -> None:
 
     # It would take SIGTERM, which the training loop answers with a checkpoint.
     jax.config.update("jax_enable_preemption_service", False)
-    _speak_when_aborted()
+    with _speaking_when_aborted():
+        _group = _joined(given)
+    if _group is not None:
+        threading.Thread(target=_watch, args=(_group,), daemon=True).start()
+        jax.devices()  # which the processes list together, those too that then only wait
+
+
+def _joined(given: dict[str, Any]) -> _Group | None:
+    """The processes that the flags name or JAX finds; None: this one is alone."""
+    import jax
+
     try:
         jax.distributed.initialize(
             given.get("coordinator"),
@@ -122,25 +133,24 @@ def start() -> None:
         )
     except ValueError as error:
         if not given:  # a machine that only looked like one of several
-            return
+            return None
         raise UserError(f"the processes cannot be set up ({error}); see --coordinator") from error
-    except RuntimeError as error:
-        line = str(error).partition("\n")[0]
-        raise UserError(f"the processes cannot be joined ({line}): {_REACH}") from error
+    except Exception as error:  # a cluster's own, such as that of a service account not mounted
+        line = str(error).partition("\n")[0] or type(error).__name__
+        remedy = "" if given else "; --num_processes=1 runs this one alone"
+        raise UserError(f"the processes cannot be joined ({line}): {_REACH}{remedy}") from error
     # JAX offers no public way to the store that its runtime keeps; orbax takes the same one.
     from jax._src.distributed import global_state
 
     if global_state.num_processes == 1:
-        return
-    _group = _Group(
+        return None
+    return _Group(
         client=global_state.client,
         index=global_state.process_id,
         count=global_state.num_processes,
         over=threading.Event(),
         numbers=itertools.count(),
     )
-    threading.Thread(target=_watch, args=(_group,), daemon=True).start()
-    jax.devices()  # which the processes list together, those too that then only wait
 
 
 def _given(known: flags.FlagValues) -> dict[str, Any]:
@@ -176,7 +186,10 @@ def _in_cluster() -> bool:
         if environment.get(variable, "").isdigit():
             # Outside a step of SLURM's, JAX finds nothing.
             return int(environment[variable]) > 1
-    if "KUBERNETES_SERVICE_HOST" in environment and "JOB_COMPLETION_INDEX" in environment:
+    if {"KUBERNETES_SERVICE_HOST", "JOB_COMPLETION_INDEX"} <= environment.keys() and (
+        # JAX asks by this package, and needs a subdomain, without which pods have no domain name.
+        importlib.util.find_spec("kubernetes") is not None and "." in socket.getfqdn()
+    ):
         return True
     platforms = environment.get("JAX_PLATFORMS", "tpu")
     return "tpu" in platforms and importlib.util.find_spec("libtpu") is not None
@@ -225,7 +238,7 @@ def check_alike(what: str, make: Callable[[], Any]) -> None:
     if others:
         raise UserError(
             f"process {others[0]} has another {what} than process 0: give all the same command, "
-            "data, versions and kind of machine"
+            "shared workdir, data, versions and kind of machine"
         )
 
 
@@ -362,25 +375,26 @@ def _say(sentence: str) -> None:
         os.write(2, f"histojax: {sentence}\n".encode())
 
 
-def _speak_when_aborted() -> None:
-    """Adds a sentence where JAX's runtime aborts.
+@contextlib.contextmanager
+def _speaking_when_aborted() -> Iterator[None]:
+    """From this block on, adds a sentence where JAX's runtime aborts; unless it makes no group.
 
     It does so when the processes do not find each other, and at once when process 0 is gone.
     """
     global _handler
 
-    def speak(number: int) -> None:
-        del number
-        if _group is None:
-            _say(f"the processes did not find each other in {_CONNECT} s: {_REACH}")
-        else:
-            words = f"process 0 of {count()} is gone, or JAX failed (see above), so all end"
-            _say(f"{words}: {_GOES_ON}")
+    def speak(_: int) -> None:
+        lost = f"process 0 of {count()} is gone, or JAX failed (see above), so all end: {_GOES_ON}"
+        absent = f"the processes did not find each other in {_CONNECT} s: {_REACH}"
+        _say(absent if _group is None else lost)
         os._exit(1)
 
-    with contextlib.suppress(OSError, AttributeError):
-        kind = ctypes.CFUNCTYPE(None, ctypes.c_int)
-        _handler = kind(speak)
-        libc = ctypes.CDLL(None)
-        libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, kind], ctypes.c_void_p
-        libc.signal(signal.SIGABRT, _handler)
+    _handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(speak)
+    libc = ctypes.CDLL(None)
+    libc.signal.argtypes, libc.signal.restype = [ctypes.c_int, ctypes.c_void_p], ctypes.c_void_p
+    before = libc.signal(signal.SIGABRT, _handler)
+    try:
+        yield
+    finally:
+        if _group is None:
+            libc.signal(signal.SIGABRT, before)

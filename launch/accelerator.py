@@ -114,8 +114,10 @@ def run(part: Part, deadline: float, output: pathlib.Path, spent: float = 0.0) -
 def _run(words: Sequence[str], until: float, output: pathlib.Path, name: str) -> str:
     """Runs a module with its flags; "done", "cut" (it was asked to save and end) or "failed"."""
     log = output / f"{name}.log"
+    # Alone, also where a cluster has started several of this command.
+    command = [sys.executable, "-m", *words, "--num_processes=1"]
     with log.open("ab") as file:
-        process = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file)
         try:
             status = process.wait(max(until - time.monotonic(), 0))
             return "failed" if status else "done"

@@ -1,3 +1,4 @@
+import signal
 import subprocess
 import sys
 
@@ -89,12 +90,59 @@ def test_flags_that_do_not_fit_are_refused(words, message):
         ({"OMPI_COMM_WORLD_SIZE": "1"}, False),
         ({"OMPI_COMM_WORLD_SIZE": "8"}, True),
         ({"KUBERNETES_SERVICE_HOST": "10.0.0.1"}, False),
-        ({"KUBERNETES_SERVICE_HOST": "10.0.0.1", "JOB_COMPLETION_INDEX": "0"}, True),
     ],
 )
 def test_clusters_are_looked_for_where_there_may_be_one(environment, several, monkeypatch):
     monkeypatch.setattr(processes.os, "environ", {"JAX_PLATFORMS": "cpu", **environment})
     assert processes._in_cluster() == several
+
+
+@pytest.mark.parametrize(
+    ("environment", "package", "name", "several"),
+    [
+        ({"JOB_COMPLETION_INDEX": "0"}, True, "train-0.pods.default.svc.cluster.local", True),
+        # Pods of an indexed job without a subdomain do not reach each other.
+        ({"JOB_COMPLETION_INDEX": "0"}, True, "train-0", False),
+        ({"JOB_COMPLETION_INDEX": "0"}, False, "train-0.pods.default.svc.cluster.local", False),
+        ({}, True, "train-0.pods.default.svc.cluster.local", False),
+    ],
+)
+def test_pods_of_kubernetes_count_as_one_where_jax_can_join_them(
+    environment, package, name, several, monkeypatch
+):
+    environment = {"JAX_PLATFORMS": "cpu", "KUBERNETES_SERVICE_HOST": "10.0.0.1", **environment}
+    monkeypatch.setattr(processes.os, "environ", environment)
+    monkeypatch.setattr(processes.importlib.util, "find_spec", lambda _: package or None)
+    monkeypatch.setattr(processes.socket, "getfqdn", lambda: name)
+    assert processes._in_cluster() == several
+
+
+STARTED = """
+import os, sys
+from unittest import mock
+import jax
+from histojax import errors, processes
+from jax._src.distributed import global_state
+global_state.num_processes = 1
+failure = {"none": None, "value": ValueError("x"), "other": LookupError("no token")}[sys.argv[1]]
+with mock.patch.object(processes, "_in_cluster", return_value=True):
+    with mock.patch.object(jax.distributed, "initialize", side_effect=failure):
+        try:
+            processes.start()
+        except errors.UserError as error:
+            print(error)
+os.abort()
+"""
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("failure", ["none", "value", "other"])
+def test_a_process_that_is_alone_after_all_aborts_without_a_sentence(failure):
+    done = subprocess.run([sys.executable, "-c", STARTED, failure], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (-signal.SIGABRT, "")
+    if failure == "other":  # such as kubernetes.config.ConfigException
+        assert done.stdout.startswith("the processes cannot be joined (no token): check that all")
+        assert done.stdout.endswith("; --num_processes=1 runs this one alone\n")
 
 
 def test_values_of_all_processes_come_in_their_order(monkeypatch):

@@ -180,6 +180,18 @@ def _where(condition: jax.Array, new: Tree, old: Tree) -> Tree:
     return jax.tree.map(lambda n, o: jnp.where(condition, n, o), new, old)
 
 
+def _new_weight(taken: jax.Array, moments: Any, ema_decay: float) -> jax.Array:
+    """Weight of a network's new variables in their average, after `taken` steps without this."""
+    accumulates = isinstance(moments, optax.MultiStepsState)
+    t = (moments.gradient_step - 1 if accumulates else taken).astype(jnp.float32)
+    weight = 1.0 - jnp.minimum(ema_decay, (1.0 + t) / (10.0 + t))
+    return jnp.where(moments.mini_step == 0, weight, 0.0) if accumulates else weight
+
+
+def _moved(old: Tree, new: Tree, weight: jax.Array) -> Tree:
+    return jax.tree.map(lambda o, n: o + weight.astype(o.dtype) * (n - o), old, new)
+
+
 def advance(
     state: State,
     optimizers: Mapping[str, optax.GradientTransformation],
@@ -201,7 +213,8 @@ def advance(
         grads, statistics: network name -> gradients, and updated statistics, averaged over devices.
         metrics: name -> scalar, averaged over devices; they have to be finite too.
         ema_decay: largest weight of the old average, which is min(ema_decay, (1 + t) / (10 + t)) at
-            step t, so that the average forgets the start of a run.
+            step t, so that the average forgets the start of a run. Where an optimizer accumulates,
+            t counts its updates, and the average stands still between two.
         learn_from_step: network name -> step at which it starts to learn; until then its
             parameters, statistics and optimiser state do not change (default 0).
     """
@@ -222,16 +235,11 @@ def advance(
             kept = (params[name], opt_state[name], stats[name])
             moved = _where(state.step >= first, moved, kept)
         params[name], opt_state[name], stats[name] = moved
-    taken = (state.step - state.skipped).astype(jnp.float32)
-    decay = jnp.minimum(ema_decay, (1.0 + taken) / (10.0 + taken))
-
-    def averaged(old: jax.Array, new: jax.Array) -> jax.Array:
-        return old + (1.0 - decay).astype(old.dtype) * (new - old)
-
-    ema = {
-        name: jax.tree.map(averaged, old, {"params": params[name], **stats[name]})
-        for name, old in state.ema.items()
-    }
+    taken = state.step - state.skipped
+    ema = {}
+    for name, old in state.ema.items():
+        weight = _new_weight(taken, opt_state.get(name), ema_decay)
+        ema[name] = _moved(old, {"params": params[name], **stats[name]}, weight)
     before = (state.params, state.statistics, state.opt_state, state.ema)
     params, stats, opt_state, ema = _where(finite, (params, stats, opt_state, ema), before)
     bad = jnp.where(finite, 0, 1).astype(jnp.int32)

@@ -4,6 +4,7 @@ import zlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from histojax.errors import UserError
@@ -27,6 +28,22 @@ def checksum(tree: Any) -> int:
         if not jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             total = zlib.crc32(np.ascontiguousarray(leaf).data.cast("B"), total)
     return total
+
+
+def not_finite(tree: Any) -> str | None:
+    """Name of the first array of floats with a value that is not finite; None: there is none.
+
+    Found on the device, because copying a state to the host keeps the steps waiting. One program
+    for all arrays would take 19 s to compile for the 416 of a USE-Net, one for each shape 2 s.
+    """
+    arrays = {k: v for k, v in named(tree).items() if jnp.issubdtype(v.dtype, jnp.inexact)}
+    finite = jax.device_get({name: _is_finite(array) for name, array in arrays.items()})
+    return next((name for name in arrays if not finite[name]), None)
+
+
+@jax.jit
+def _is_finite(array: jax.Array) -> jax.Array:
+    return jnp.isfinite(array).all()
 
 
 def check_names(stored: Any, wanted: Any, place: Any) -> None:

@@ -163,8 +163,6 @@ class Training:
         """Makes the first state, or takes that of the last checkpoint."""
         state = workdirs.fresh_state(self._stage, self._config)
         describe(self._stage, state, self._config)
-        processes.check_alike("first state", lambda: trees.checksum(state))
-        asked([], together=True)  # connects them now: Gloo gives up after 30 s, a compilation's
         frozen = sharding.replicate(state.frozen, self._mesh)
         state = sharding.replicate(state.replace(frozen={}), self._mesh)
         self.step, self.since, self.seconds = 0, SinceLastLine(), 0.0
@@ -177,6 +175,9 @@ class Training:
             self.since = SinceLastLine(meta["since"])
             say(f"{self._config.name}: going on from step {self.step}")
         self.state = state.replace(frozen=frozen)
+        processes.check_alike("last checkpoint", lambda: self.step)
+        processes.check_alike("first state", lambda: trees.checksum(self.state))
+        asked([], together=True)  # connects them now: Gloo gives up after 30 s, a compilation's
 
     def run(self, stop: Sequence[int]) -> None:
         """Takes the steps that are left, until one of them finds a signal in `stop`.
@@ -271,15 +272,14 @@ class Training:
         A step that is not finite leaves the state alone, so this takes an update that overflows or
         memory that fails.
         """
-        for name, leaf in trees.named(self.state.replace(frozen={})).items():
-            number = jax.numpy.issubdtype(leaf.dtype, jax.numpy.inexact)
-            if number and not np.isfinite(np.asarray(leaf)).all():
-                raise UserError(
-                    f"{self._config.name}: {name} is not finite at step {int(self.state.step)}, "
-                    "and no step can mend it; the last good checkpoint is "
-                    f"{_newest(self._last)}, from which the same command goes on; lower the "
-                    "learning rate in a new workdir if it comes again"
-                )
+        name = trees.not_finite(self.state.replace(frozen={}))
+        if name is not None:
+            raise UserError(
+                f"{self._config.name}: {name} is not finite at step {int(self.state.step)}, "
+                "and no step can mend it; the last good checkpoint is "
+                f"{_newest(self._last)}, from which the same command goes on; lower the "
+                "learning rate in a new workdir if it comes again"
+            )
 
 
 def _open_data(

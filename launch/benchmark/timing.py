@@ -33,7 +33,7 @@ PATIENCE = 30.0
 
 
 def apart(function: Callable[..., Any], **options: Any) -> Any:
-    """`function(**options)` in a process of its own, set up as histojax.main sets up its own.
+    """`function(**options)` in a process of its own, set up as histojax.main is where it is alone.
 
     No measurement inherits the memory, threads or compiled programs of another.
 
@@ -51,7 +51,7 @@ def apart(function: Callable[..., Any], **options: Any) -> Any:
 
 
 def _prepared(function: Callable[..., Any], options: dict[str, Any]) -> Any:
-    cli.set_up_jax()
+    cli.set_up_compilation()
     cli.keep_freed_memory()
     return function(**options)
 

@@ -29,10 +29,10 @@ def make(**changes):
     return state.replace(**changes)
 
 
-def advance(state, grad, stats=1.0, loss=0.0, **options):
+def advance(state, grad, stats=1.0, loss=0.0, optimizers=OPTIMIZERS, **options):
     return states.advance(
         state,
-        OPTIMIZERS,
+        optimizers,
         {"net": {"w": jnp.asarray(grad)}},
         {"net": {"mean": jnp.full(2, stats)}},
         {"loss": jnp.asarray(loss)},
@@ -56,6 +56,24 @@ def test_the_average_decays_as_asked_once_the_run_is_old():
     state, _ = advance(make(step=jnp.asarray(1000, jnp.int32)), [2.0, -2.0])
     np.testing.assert_allclose(state.ema["net"]["params"]["w"], [0.5, 2.5])
     np.testing.assert_allclose(state.ema["net"]["mean"], [0.5, 0.5])
+
+
+def test_the_average_moves_once_an_update_of_several_steps():
+    three = {"net": optax.MultiSteps(optax.sgd(0.5), 3).gradient_transformation()}
+    one = make()
+    several = make(opt_state={"net": three["net"].init(one.params["net"])})
+    for update in range(3):
+        mean = np.asarray([1.0, -2.0]) + update
+        one, _ = advance(one, mean, stats=update)
+        for factor in (0.0, 2.5, 0.5):
+            before = several
+            several, _ = advance(several, factor * mean, stats=update, optimizers=three)
+            if factor:
+                several, _ = advance(several, [np.nan, 0.0], optimizers=three)  # is skipped
+            assert tiny.same(several.ema, before.ema) == (factor != 0.5)
+            assert tiny.same(several.statistics["net"], {"mean": np.full(2, float(update))})
+        for a, b in zip(jax.tree.leaves(several.ema), jax.tree.leaves(one.ema), strict=True):
+            np.testing.assert_allclose(a, b, rtol=1e-6)
 
 
 def test_a_non_finite_step_changes_the_counts_alone():

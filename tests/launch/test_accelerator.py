@@ -30,7 +30,9 @@ while True:
 def modules(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "trains.py").write_text(TRAINS)
-    (tmp_path / "fails.py").write_text("import sys; print('no such thing'); sys.exit(2)")
+    (tmp_path / "fails.py").write_text(
+        "import sys; print('no such thing', sys.argv[1:]); sys.exit(2)"
+    )
     return tmp_path
 
 
@@ -53,6 +55,7 @@ def test_a_training_is_cut_at_its_time_and_scored_at_its_step(modules):
 def test_a_failure_and_a_cut_are_told_apart(modules):
     failing = accelerator.Part("bad", ("fails",), 60)
     assert accelerator.run(failing, time.monotonic() + 60, modules)["status"] == "failed"
+    assert (modules / "bad.log").read_text() == "no such thing ['--num_processes=1']\n"
     endless = accelerator.Part("long", ("trains", str(modules / "x"), "=1000"), 2.0)
     found = accelerator.run(endless, time.monotonic() + 60, modules)
     assert found["status"] == "cut"

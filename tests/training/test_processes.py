@@ -21,10 +21,10 @@ from histojax.runs.metrics_log import read_metrics
 
 ROOT = pathlib.Path(__file__).parents[2]
 FIELDS = {
-    "steps": 4,
-    "log.every": 2,
-    "checkpoint.every": 2,
-    "eval.every": 2,
+    "steps": 20,
+    "log.every": 5,
+    "checkpoint.every": 10,
+    "eval.every": 10,
     "data.crop": 16,
     "generator.features": 8,
     "generator.width": 8,
@@ -43,7 +43,7 @@ STAGES = {
     "joint": {
         **SMALL,
         "optimizer.schedule": None,
-        **{f"lengths.{name}": 4 for name in ("generator", "segmentation", "srgan")},
+        **{f"lengths.{name}": 20 for name in ("generator", "segmentation", "srgan")},
     },
     # Dropout is another on every device.
     "pyramid": {**WITHOUT, "data.crop": 32, "segmenter.dropout": 0.0},
@@ -51,7 +51,10 @@ STAGES = {
 
 
 def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **fields):
-    """The processes of one run; outputs are joined to stderr."""
+    """The processes of one run; outputs are joined to stderr.
+
+    `workdir` is a path, in which {process} stands for a process's number.
+    """
     words = [f"--config.{k}={v}" for k, v in {**FIELDS, **fields}.items() if v is not None]
     return launched(
         "main", processes, devices, f"--config={config}", f"--workdir={workdir}", *words
@@ -59,7 +62,7 @@ def start(workdir, processes, devices=1, config="configs/generator.py:smoke", **
 
 
 def launched(name, processes, devices, *words):
-    """The processes of a command."""
+    """The processes of a command; {process} in its words is their number."""
     command = [sys.executable, "-m", f"histojax.{name}", *words]
     own = {"XLA_FLAGS": "--xla_backend_optimization_level=0", "JAX_PLATFORMS": "cpu"}
     own |= {"JAX_ENABLE_X64": "1", "JAX_NUM_CPU_DEVICES": str(devices)}
@@ -67,9 +70,11 @@ def launched(name, processes, devices, *words):
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     named = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={processes}"]
+    if processes > 1:
+        command += [*named, "--process_id={process}"]
     return [
         subprocess.Popen(
-            [*command, *named, f"--process_id={index}"] if processes > 1 else command,
+            [word.replace("{process}", str(index)) for word in command],
             cwd=ROOT,
             env={**os.environ, **own},
             text=True,
@@ -165,6 +170,16 @@ def test_two_processes_train_as_one(alone, together):
     assert "--coordinator" not in found["command"]
 
 
+@pytest.mark.faults
+def test_processes_that_see_other_checkpoints_are_refused(together, tmp_path):
+    for process, step in enumerate((20, 10)):
+        back_to(together, step, tmp_path / f"seen{process}")
+    statuses, said = ended(start(tmp_path / "seen{process}", 2, 2))
+    assert statuses == [2, 2], said
+    sentence = "process 1 has another last checkpoint than process 0: give all the same command, sh"
+    assert sentence in said[0]
+
+
 @pytest.mark.slow
 def test_processes_share_the_images_that_are_scored(alone, tmp_path):
     files = {}
@@ -181,10 +196,13 @@ def test_processes_share_the_images_that_are_scored(alone, tmp_path):
     assert files[4] == files[1]
 
 
-@pytest.mark.slow
-def test_a_run_goes_on_with_other_processes_and_devices(alone, together, tmp_path):
-    assert_alike(alone, trained(back_to(together, 2, tmp_path / "fewer"), 1))
-    assert_alike(alone, trained(back_to(alone, 2, tmp_path / "more"), 2, 1))
+@pytest.mark.parametrize(
+    ("begun", "processes"),
+    [("together", 1), pytest.param("alone", 4, marks=pytest.mark.slow)],
+)
+def test_a_run_goes_on_with_other_processes_and_devices(alone, begun, processes, request, tmp_path):
+    copy = back_to(request.getfixturevalue(begun), 10, tmp_path / "run")
+    assert_alike(alone, trained(copy, processes))
 
 
 @pytest.mark.slow
@@ -192,7 +210,7 @@ def test_a_run_goes_on_with_other_processes_and_devices(alone, together, tmp_pat
 def test_two_processes_train_every_stage_as_one(config, tmp_path):
     options = {"config": f"configs/{config}.py:smoke", **STAGES[config]}
     one = trained(tmp_path / "one", 1, **options)
-    two = trained(tmp_path / "two", 2, **options)
+    two = trained(tmp_path / "two", 2, 2, **options)
     inner = [path.parent.name for path in one.glob("*/metrics.jsonl")] or ["."]
     for stage in inner:
         assert_alike(one / stage, two / stage)

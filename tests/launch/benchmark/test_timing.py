@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from histojax import processes
 from histojax.errors import UserError
 from histojax.models import layers
 from histojax.training import sharding
@@ -88,6 +89,12 @@ def test_peak_memory_holds_what_was_freed():
     first, last = timing.apart(allocated)
     assert 2**24 < first < last < first + 2**28 + 2**24
     assert last >= 2**28
+
+
+def test_processes_of_a_cluster_measure_alone(monkeypatch):
+    monkeypatch.setattr(processes, "start", lambda: pytest.fail("joins the others"))
+    monkeypatch.setattr(timing.cli, "keep_freed_memory", lambda: None)
+    assert timing._prepared(dict, {"a": 1}) == {"a": 1}
 
 
 @pytest.mark.faults
