@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -105,27 +106,35 @@ def run(part: Part, deadline: float, output: pathlib.Path, spent: float = 0.0) -
             status = _run(words, until + _SCORING, output, part.name)
             said = f"{step} steps"
     else:
-        status = _run(words, until, output, part.name)
+        status = _run(words, until, output, part.name, saving=0.0)
     seconds = spent + time.monotonic() - started
     command = shlex.join(["python", "-m", *words])
     return {"command": command, "status": status, "said": said, "seconds": seconds}
 
 
-def _run(words: Sequence[str], until: float, output: pathlib.Path, name: str) -> str:
-    """Runs a module with its flags; "done", "cut" (it was asked to save and end) or "failed"."""
+def _run(
+    words: Sequence[str], until: float, output: pathlib.Path, name: str, saving: float = _SAVING
+) -> str:
+    """Runs a module with its flags, at most `until`; "done", "cut" or "failed".
+
+    A cut training has `saving` seconds to end. No process that a part started outlives it.
+    """
     log = output / f"{name}.log"
+    command = [sys.executable, "-m", *words]
     with log.open("ab") as file:
-        process = subprocess.Popen([sys.executable, "-m", *words], stdout=file, stderr=file)
+        # A session of its own: a child that is left behind would hold the accelerator's memory.
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
             status = process.wait(max(until - time.monotonic(), 0))
             return "failed" if status else "done"
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SAVING)
+                process.wait(saving)
             return "cut"
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -1,4 +1,6 @@
 import json
+import os
+import pathlib
 import subprocess
 import sys
 import time
@@ -24,12 +26,21 @@ while True:
     (place / "checkpoints" / "last" / str(max(steps, default=0) + 5)).mkdir(parents=True)
     time.sleep(0.1)
 """
+# A command whose child ignores that it is left alone, as a measurement's process does.
+LEAVES = """
+import pathlib, subprocess, sys, time
+script = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); time.sleep(600)"
+child = subprocess.Popen([sys.executable, "-c", script])
+pathlib.Path(sys.argv[1]).write_text(str(child.pid))
+time.sleep(float(sys.argv[2]))
+"""
 
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     (tmp_path / "trains.py").write_text(TRAINS)
+    (tmp_path / "leaves.py").write_text(LEAVES)
     (tmp_path / "fails.py").write_text("import sys; print('no such thing'); sys.exit(2)")
     return tmp_path
 
@@ -59,6 +70,29 @@ def test_a_failure_and_a_cut_are_told_apart(modules):
     text = accelerator.page({"bad": {**found, "status": "failed"}}, modules)
     assert "## bad: failed, " in text
     assert "no such thing" in text
+
+
+@pytest.mark.parametrize("length", [0, 600])
+def test_no_process_outlives_its_part(modules, length):
+    part = accelerator.Part("some", ("leaves", str(modules / "child"), str(length)), 2.0)
+    found = accelerator.run(part, time.monotonic() + 60, modules)
+    assert found["status"] == ("cut" if length else "done")
+    assert found["seconds"] < 20
+    child = int((modules / "child").read_text())
+    until = time.monotonic() + 10
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not _runs(child)
+
+
+def _runs(process):
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    # In a container nobody may collect a dead orphan.
+    status = pathlib.Path(f"/proc/{process}/status")
+    return not status.exists() or "State:\tZ" not in status.read_text()
 
 
 def test_parts_are_in_order_of_worth_and_share_the_time(tmp_path):
