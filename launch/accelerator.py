@@ -43,7 +43,7 @@ _LONG = 10**6
 class Part:
     """A command of at most so many seconds; a training has its stage's folder and length's field.
 
-    A part that was cut begins again, and a training goes on.
+    A part that was cut goes on: a training at its last step, a measurement at its last row.
     """
 
     name: str
@@ -59,7 +59,8 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
 
     def measure(name: str, what: str, share: float, config: str = "joint", *words: str) -> Part:
         config = f"--config=configs/{config}.py:{size}"
-        words = ("launch.benchmark", f"--what={what}", config, *words, f"--output={output / name}")
+        words = ("launch.benchmark", f"--what={what}", config, *words, "--resume")
+        words += (f"--output={output / name}",)
         return Part(name, words, 60 * share * minutes)
 
     def train(name: str, config: str, *words: str, length: str, folder: str = "") -> Part:
@@ -75,14 +76,15 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
         return Part(name, words, 60 * minutes / 6, place, length)
 
     # VGG19's weights are not at hand.
-    pyramid = ("--config.loss.features.weight=0",)
+    plain = "--config.loss.features.weight=0"
     lower = () if size == "smoke" else ("scale_64", "scale_128", "scale_256")
-    pyramid += tuple(f"--config.lengths.{name}=300" for name in lower)
+    pyramid = (plain, *(f"--config.lengths.{name}=300" for name in lower))
     return [
-        measure("grouped", "grouped", 1 / 8, "generator"),
+        measure("grouped", "grouped", 1 / 12, "generator"),
         measure("steps-use_net", "step", 1 / 8, "use_net", *torch),
         measure("steps-joint", "step", 1 / 4, "joint", *torch),
-        measure("tiled", "inference", 1 / 8),
+        measure("steps-pyramid", "step", 1 / 12, "pyramid", plain, *torch),
+        measure("tiled", "inference", 1 / 12),
         train("use_net", "use_net", length="steps"),
         train("generator", "generator", length="steps"),
         train("pyramid", "pyramid", *pyramid, length="lengths.pyramid", folder="pyramid"),
