@@ -76,14 +76,14 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
         return Part(name, words, 60 * minutes / 6, place, length)
 
     # VGG19's weights are not at hand.
-    plain = "--config.loss.features.weight=0"
+    pyramid = ("--config.loss.features.weight=0",)
     lower = () if size == "smoke" else ("scale_64", "scale_128", "scale_256")
-    pyramid = (plain, *(f"--config.lengths.{name}=300" for name in lower))
+    pyramid += tuple(f"--config.lengths.{name}=300" for name in lower)
     return [
         measure("grouped", "grouped", 1 / 12, "generator"),
         measure("steps-use_net", "step", 1 / 8, "use_net", *torch),
         measure("steps-joint", "step", 1 / 4, "joint", *torch),
-        measure("steps-pyramid", "step", 1 / 12, "pyramid", plain, *torch),
+        measure("steps-pyramid", "step", 1 / 12, "pyramid", *torch),
         measure("tiled", "inference", 1 / 12),
         train("use_net", "use_net", length="steps"),
         train("generator", "generator", length="steps"),

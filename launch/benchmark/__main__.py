@@ -17,6 +17,7 @@ prints and writes each row to benchmark.json as it comes, and a table for each m
     geojson         500,000 nuclei of a slide to NAME.geojson.gz
     synthesis       tissue for a large mask by a pyramid, file to files
     instances       scores of 1,024 nuclei, by one table and by loops, and of 70,225 nuclei
+    residuals       bytes that the gradients of each stage's step keep, by shape
 
 Each measurement has a process of its own. Networks are untrained, but for --synthesis_workdir.
 
@@ -49,7 +50,7 @@ from histojax.errors import UserError
 Measurement = tuple[Callable[..., Any], dict[str, Any]]
 OF_STAGES = ("step", "inference", "input")
 WHAT = (*OF_STAGES, "layers", "grouped", "streaming", "postprocessing", "geojson")
-WHAT += ("synthesis", "instances")
+WHAT += ("synthesis", "instances", "residuals")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -110,7 +111,7 @@ _RESUME = flags.DEFINE_bool(
 def measurements(stages: Mapping[str, Any], platform: str) -> dict[str, list[Measurement]]:
     """The functions of each word of --what, with their options; each call has its own process."""
     from histojax.models import layers
-    from launch.benchmark import against, inference, single_layers, steps
+    from launch.benchmark import against, inference, residuals, single_layers, steps
 
     repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
     of_stages = [dict(values=values, name=name) for name, values in stages.items()]
@@ -134,6 +135,7 @@ def measurements(stages: Mapping[str, Any], platform: str) -> dict[str, list[Mea
         "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
         "input": [(steps.measure_input, of) for of in of_stages],
         "layers": [(single_layers.measure, of | alone) for of in of_stages],
+        "residuals": [(residuals.measure_residuals, of) for of in of_stages],
         "torch": [(against.compare, dict(of, repeats=repeats)) for of in of_stages],
         "grouped": [(steps.measure_grouped, options) for options in grouped],
         "streaming": [(inference.measure_streaming, slide)],
@@ -182,7 +184,7 @@ def main(argv: Sequence[str]) -> None:
         for row in rows_of(function, options, kept):
             rows[word].append(row)
             keys[word].append(key)
-            if word not in (*OF_STAGES, "layers", _AGAINST.value):
+            if word not in (*OF_STAGES, "layers", "residuals", _AGAINST.value):
                 timing.add_ratios(rows[word])
             print(f"{word}, {timing.line(row)}", file=sys.stderr, flush=True)
             if row not in kept:
