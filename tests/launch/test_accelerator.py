@@ -107,13 +107,25 @@ def test_parts_are_in_order_of_worth_and_share_the_time(tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal_measures_and_trains_all_parts(tmp_path):
-    command = [sys.executable, "-m", "launch.accelerator", "--minutes=9", "--size=smoke"]
-    command.append(f"--output={tmp_path}")
-    for _ in range(2):
+    def call(minutes):
+        command = [sys.executable, "-m", "launch.accelerator", f"--minutes={minutes}"]
+        command += ["--size=smoke", f"--output={tmp_path}"]
         made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
         assert made.stderr.endswith("evidence.md\n")
-    found = json.loads((tmp_path / "evidence.json").read_text())
-    assert {part["status"] for part in found.values()} == {"done"}
+        found = json.loads((tmp_path / "evidence.json").read_text())
+        paths = tmp_path.glob("*/benchmark.json")
+        rows = {path.parent.name: json.loads(path.read_text())["rows"] for path in paths}
+        return {name: part["status"] for name, part in found.items()}, rows
+
+    # Half a minute is less than joint.py's four stages take.
+    statuses, before = call(2)
+    assert statuses["steps-joint"] == "cut"
+    for _ in range(2):
+        statuses, after = call(9)
+    assert set(statuses.values()) == {"done"}
+    for name, words in before.items():
+        for word, rows in words.items():
+            assert after[name][word][: len(rows)] == rows
     for name in ("use_net", "generator", "pyramid"):
         assert (tmp_path / name / "summary.json").exists()
     assert "Dice" in (tmp_path / "evidence.md").read_text()
