@@ -11,8 +11,8 @@ made as real fields are, a third of them clean.
 laptop, lengths 10,000, 8,000, 400 and 600 on MoNuSeg, one core of a Xeon, 2 h 12 min: Dice 0.814
 from the low-resolution image on the 6 val images (0.772 from bicubic), 26.01 dB (bicubic 25.27); on
 clean images, with degradation.name=bicubic, 0.822 and 29.54 dB (docs/results/joint.md). gpu and
-paper: not run. gpu keeps 37 GiB of activations for the gradient at its batch of 32 in bfloat16, and
-9 GiB with remat, which computes networks twice.
+paper: not run. gpu keeps 43 GiB of activations for the gradient at its batch of 32 in
+bfloat16, and 9 GiB with remat, which computes networks twice (launch.benchmark --what=residuals).
 """
 
 from types import ModuleType

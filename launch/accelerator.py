@@ -12,6 +12,7 @@ import contextlib
 import dataclasses
 import importlib.util
 import json
+import os
 import pathlib
 import shlex
 import signal
@@ -42,7 +43,7 @@ _LONG = 10**6
 class Part:
     """A command of at most so many seconds; a training has its stage's folder and length's field.
 
-    A part that was cut begins again, and a training goes on.
+    A part that was cut goes on: a training at its last step, a measurement at its last row.
     """
 
     name: str
@@ -58,7 +59,8 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
 
     def measure(name: str, what: str, share: float, config: str = "joint", *words: str) -> Part:
         config = f"--config=configs/{config}.py:{size}"
-        words = ("launch.benchmark", f"--what={what}", config, *words, f"--output={output / name}")
+        words = ("launch.benchmark", f"--what={what}", config, *words, "--resume")
+        words += (f"--output={output / name}",)
         return Part(name, words, 60 * share * minutes)
 
     def train(name: str, config: str, *words: str, length: str, folder: str = "") -> Part:
@@ -78,10 +80,11 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
     lower = () if size == "smoke" else ("scale_64", "scale_128", "scale_256")
     pyramid += tuple(f"--config.lengths.{name}=300" for name in lower)
     return [
-        measure("grouped", "grouped", 1 / 8, "generator"),
+        measure("grouped", "grouped", 1 / 12, "generator"),
         measure("steps-use_net", "step", 1 / 8, "use_net", *torch),
         measure("steps-joint", "step", 1 / 4, "joint", *torch),
-        measure("tiled", "inference", 1 / 8),
+        measure("steps-pyramid", "step", 1 / 12, "pyramid", *torch),
+        measure("tiled", "inference", 1 / 12),
         train("use_net", "use_net", length="steps"),
         train("generator", "generator", length="steps"),
         train("pyramid", "pyramid", *pyramid, length="lengths.pyramid", folder="pyramid"),
@@ -105,29 +108,36 @@ def run(part: Part, deadline: float, output: pathlib.Path, spent: float = 0.0) -
             status = _run(words, until + _SCORING, output, part.name)
             said = f"{step} steps"
     else:
-        status = _run(words, until, output, part.name)
+        status = _run(words, until, output, part.name, saving=0.0)
     seconds = spent + time.monotonic() - started
     command = shlex.join(["python", "-m", *words])
     return {"command": command, "status": status, "said": said, "seconds": seconds}
 
 
-def _run(words: Sequence[str], until: float, output: pathlib.Path, name: str) -> str:
-    """Runs a module with its flags; "done", "cut" (it was asked to save and end) or "failed"."""
+def _run(
+    words: Sequence[str], until: float, output: pathlib.Path, name: str, saving: float = _SAVING
+) -> str:
+    """Runs a module with its flags, at most `until`; "done", "cut" or "failed".
+
+    A cut training has `saving` seconds to end. No process that a part started outlives it.
+    """
     log = output / f"{name}.log"
     # Alone, also where a cluster has started several of this command.
     command = [sys.executable, "-m", *words, "--num_processes=1"]
     with log.open("ab") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        # A session of its own: a child that is left behind would hold the accelerator's memory.
+        process = subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
         try:
             status = process.wait(max(until - time.monotonic(), 0))
             return "failed" if status else "done"
         except subprocess.TimeoutExpired:
             process.send_signal(signal.SIGTERM)
             with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(_SAVING)
+                process.wait(saving)
             return "cut"
         finally:
-            process.kill()
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 

@@ -195,7 +195,7 @@ def load_feature_network(
     network = FEATURE_NETWORKS[name]
     file, arrays = _weights(name, path, sha256, path_field)
     module = network.module()
-    expected = _shapes(module, network.side)["params"]
+    expected = shapes(module, network.side)["params"]
     return module, {"params": fit_tree(network.convert(arrays), expected, source=str(file))}
 
 
@@ -221,7 +221,7 @@ def load_encoder(
                 f"with python -m launch.convert_weights and name the file in {path_field}."
             )
         file, arrays = _weights(efficientnet.NAME, path, sha256, path_field)
-        wanted = _shapes(encoder, 64)
+        wanted = shapes(encoder, 64)
         arrays = {
             key: array
             for key, array in arrays.items()
@@ -240,19 +240,19 @@ def load_encoder(
             f"The weights of {file} have biases in squeeze-and-excitation and the encoder has "
             "none: set segmenter.se_bias=True."
         )
-    return fit_tree(arrays, _shapes(encoder, 64), source=str(file))
+    return fit_tree(arrays, shapes(encoder, 64), source=str(file))
 
 
 def expected(name: str) -> Any:
     """The shapes of what a file written by `launch.convert_weights` holds of a network."""
     if name == efficientnet.NAME:
-        return _shapes(EfficientNet(), 64)
+        return shapes(EfficientNet(), 64)
     if name == "st_lpips":
         image = jax.ShapeDtypeStruct((1, st_lpips.SMALLEST, st_lpips.SMALLEST, 3), jnp.float32)
         init = st_lpips.ShiftTolerantAlexNet().init
         params = jax.eval_shape(init, jax.random.key(0), image)["params"]
         return {"params": params, "heads": {key: params[key]["bias"] for key in st_lpips.LAYERS}}
-    return _shapes(FEATURE_NETWORKS[name].module(), FEATURE_NETWORKS[name].side)["params"]
+    return shapes(FEATURE_NETWORKS[name].module(), FEATURE_NETWORKS[name].side)["params"]
 
 
 def _weights(
@@ -272,7 +272,8 @@ def bundled(name: str) -> pathlib.Path | None:
     return next((file for file in files_of if file.is_file()), None)
 
 
-def _shapes(module: nn.Module, side: int) -> Any:
+def shapes(module: nn.Module, side: int) -> Any:
+    """A network's variables by shape, initialised for an image of `side` px."""
     image = jax.ShapeDtypeStruct((1, side, side, 3), jnp.float32)
     return jax.eval_shape(lambda x: module.init(jax.random.key(0), x, train=False), image)
 

@@ -157,6 +157,7 @@ def tiled(
     scale: int = 1,
     stride: int = 1,
     batch: int = 1,
+    devices: int = 1,
 ) -> Iterator[Tile]:
     """Runs a network over an image of any size at one window shape, core + 2 halo.
 
@@ -169,6 +170,7 @@ def tiled(
             scale of its own, which is read off its shape.
         stride: the network's total stride, input px.
         batch: the most windows that the network sees at once; an image has them in equal parts.
+        devices: what batches of more windows are a multiple of; `batch` has to be one, or less.
 
     Yields:
         Tiles in raster order, cropped to the part of the core inside the image.
@@ -185,20 +187,28 @@ def tiled(
     if halo < 0:
         raise UserError(f"A halo of {halo} px is negative: give 0 px or more.")
     # Apart from the generator, so that a refusal does not wait for the first tile.
-    return _tiles(network, _as_reader(image), core, round_up(halo, stride), scale, batch)
+    reader = _as_reader(image)
+    return _tiles(network, reader, core, round_up(halo, stride), scale, batch, devices)
 
 
 def _tiles(
-    network: Network, reader: RegionReader, core: int, halo: int, scale: int, batch: int
+    network: Network,
+    reader: RegionReader,
+    core: int,
+    halo: int,
+    scale: int,
+    batch: int,
+    devices: int,
 ) -> Iterator[Tile]:
     side = core + 2 * halo
     corners = list(itertools.product(range(0, reader.height, core), range(0, reader.width, core)))
-    rounds = -(-len(corners) // batch)
+    count = -(-len(corners) // -(-len(corners) // batch))
+    count = round_up(count, devices) if count > devices else count
 
     def window(y: int, x: int) -> np.ndarray:
         return read_window(reader, y - halo, x - halo, side, side)
 
-    for (y, x), outputs in by_batches(network, window, corners, -(-len(corners) // rounds)):
+    for (y, x), outputs in by_batches(network, window, corners, count):
         rows, columns = min(core, reader.height - y), min(core, reader.width - x)
         yield Tile(y * scale, x * scale, crop(outputs, side, halo, rows, columns, scale))
 

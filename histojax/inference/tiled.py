@@ -18,6 +18,8 @@ from histojax.stages.base import enhances, segments
 
 # One window's pixels on the high-resolution side; memory follows it, a few KiB a pixel.
 LARGEST_TILE = 1024
+# Windows that an accelerator sees at once: their output px together, and their number.
+_TOGETHER, _MOST = 4 * LARGEST_TILE**2, 8
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -46,21 +48,35 @@ class TiledNetwork:
         """One tile size for all images of these (H, W), so that one window shape is compiled."""
         return tiling.core_size(sizes, halo=self.halo, stride=self.stride, largest=self.largest)
 
+    def together(self, side: int) -> int:
+        """Windows of `side` px that a device sees at once: 1 on CPU, where more are no faster.
+
+        Elsewhere they have at most 2^22 output px together, or are one window, which is then all
+        that bounds the memory.
+        """
+        if jax.default_backend() == "cpu":
+            return 1
+        return min(max(_TOGETHER // (side * self.scale) ** 2, 1), _MOST)
+
     def __call__(self, image: np.ndarray, *, core: int | None = None) -> dict[str, np.ndarray]:
         """Whole outputs {name: (H s, W s, C)} of an image in memory, by tiles of `core` px a side.
 
-        The image is uint8 (H, W, 3); `core` is the best one where it is None.
+        The image is uint8 (H, W, 3); `core` is the best one where it is None. A device holds the
+        activations of `together` windows, and the windows of an image have one compiled shape.
         """
         if self.matching is not None:
             image = self.matching.image(image, name="the image")
+        core = core or self.core([image.shape[:2]])
+        side = core + 2 * tiling.round_up(self.halo, self.stride)
         tiles = tiling.tiled(
             self.windows,
             image,
-            core=core or self.core([image.shape[:2]]),
+            core=core,
             halo=self.halo,
             scale=self.scale,
             stride=self.stride,
-            batch=self.devices,
+            batch=self.devices * self.together(side),
+            devices=self.devices,
         )
         return tiling.assemble(tiles)
 

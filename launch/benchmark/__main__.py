@@ -3,7 +3,8 @@
     python -m launch.benchmark --config=configs/joint.py:laptop --output=runs/benchmark
     python -m launch.benchmark --config=configs/generator.py:paper --what=grouped,streaming
 
-prints a table for each measurement and writes benchmark.json. The measurements (--what):
+prints and writes each row to benchmark.json as it comes, and a table for each measurement. With
+--resume a command that was cut goes on. The measurements (--what):
 
     step            each stage's training step, its input pipeline alone, and both together
     inference       tiled inference of the networks of each stage
@@ -16,11 +17,12 @@ prints a table for each measurement and writes benchmark.json. The measurements 
     geojson         500,000 nuclei of a slide to NAME.geojson.gz
     synthesis       tissue for a large mask by a pyramid, file to files
     instances       scores of 1,024 nuclei, by one table and by loops, and of 70,225 nuclei
+    residuals       bytes that the gradients of each stage's step keep, by shape
 
 Each measurement has a process of its own. Networks are untrained, but for --synthesis_workdir.
 
---against=torch adds each network by itself: its forward pass, and a step of forward, backward and
-AdamW, in JAX and in PyTorch on the same device, with equal numbers of parameters.
+--against=torch adds each network of a stage by itself: its forward pass, and a step of forward,
+backward and AdamW, in JAX and in PyTorch on the same device, with equal numbers of parameters.
 `jax_over_torch_seconds` is JAX's time of the step over PyTorch's, `jax_over_torch_forward_seconds`
 that of the forward pass.
 
@@ -36,7 +38,7 @@ first row of equal batch and size.
 
 import pathlib
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from absl import flags
@@ -48,7 +50,7 @@ from histojax.errors import UserError
 Measurement = tuple[Callable[..., Any], dict[str, Any]]
 OF_STAGES = ("step", "inference", "input")
 WHAT = (*OF_STAGES, "layers", "grouped", "streaming", "postprocessing", "geojson")
-WHAT += ("synthesis", "instances")
+WHAT += ("synthesis", "instances", "residuals")
 
 _CONFIG = config_flags.DEFINE_config_file(
     "config",
@@ -70,7 +72,11 @@ _AGAINST = flags.DEFINE_enum(
 )
 _STEPS = flags.DEFINE_integer("steps", 20, "Runs that are timed. Example: --steps=5", 1)
 _BATCH = flags.DEFINE_integer(
-    "batch", 4, "Images of a step for grouped; other forms take 1. Example: --batch=16", 1
+    "batch",
+    0,
+    "Images of a step for grouped; 0, the default, takes 4 on CPU, where other forms take 1, and "
+    "data.batch_size elsewhere. Example: --batch=16",
+    0,
 )
 _SIZE = flags.DEFINE_integer(
     "size",
@@ -94,23 +100,32 @@ _PYRAMID = flags.DEFINE_string(
 _OUTPUT = flags.DEFINE_string(
     "output", "runs/benchmark", "Folder of benchmark.json. Example: --output=out"
 )
+_RESUME = flags.DEFINE_bool(
+    "resume",
+    False,
+    "Keeps the rows of benchmark.json that the same code, config, options, versions and hardware "
+    "gave. Example: --resume",
+)
 
 
-def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
+def measurements(stages: Mapping[str, Any], platform: str) -> dict[str, list[Measurement]]:
     """The functions of each word of --what, with their options; each call has its own process."""
     from histojax.models import layers
-    from launch.benchmark import against, inference, single_layers, steps
+    from launch.benchmark import against, inference, residuals, single_layers, steps
 
     repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
     of_stages = [dict(values=values, name=name) for name, values in stages.items()]
     tiled = dict(size=size or 1_024, repeats=repeats)
     alone = dict(repeats=repeats, torch=_AGAINST.value is not None)
-    forms = [("auto", batch), ("auto", 1), *((form, 1) for form in layers.GROUPED_FORMS[1:])]
-    grouped = [
-        dict(values=stages["generator"], repeats=repeats, form=form, batch_size=count)
-        for form, count in dict.fromkeys(forms)
-        if "generator" in stages
-    ]
+    grouped = []
+    if "generator" in stages:
+        values = stages["generator"]
+        batch = batch or (4 if platform == "cpu" else values["data"]["batch_size"])
+        # XLA's form takes seconds an image on CPU.
+        others = 1 if platform == "cpu" else batch
+        forms = [("auto", batch), *((form, others) for form in layers.GROUPED_FORMS)]
+        for form, count in dict.fromkeys(forms):
+            grouped.append(dict(values=values, repeats=repeats, form=form, batch_size=count))
     slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)
     maps = [dict(size=size or 3_072, whole=whole) for whole in (False, True)]
     mask = dict(size=size or 4_096, tile=_TILE.value or 512, workdir=_PYRAMID.value)
@@ -120,6 +135,7 @@ def measurements(stages: Mapping[str, Any]) -> dict[str, list[Measurement]]:
         "inference": [(inference.measure_tiled, of | tiled) for of in of_stages],
         "input": [(steps.measure_input, of) for of in of_stages],
         "layers": [(single_layers.measure, of | alone) for of in of_stages],
+        "residuals": [(residuals.measure_residuals, of) for of in of_stages],
         "torch": [(against.compare, dict(of, repeats=repeats)) for of in of_stages],
         "grouped": [(steps.measure_grouped, options) for options in grouped],
         "streaming": [(inference.measure_streaming, slide)],
@@ -141,34 +157,62 @@ def main(argv: Sequence[str]) -> None:
     from histojax.experiments import chain
     from histojax.imaging import writers
     from histojax.report.table import text_table
-    from launch.benchmark import against, timing
+    from launch.benchmark import against, resuming, timing
 
     words, versions = list(_WHAT.value), {}
     if _AGAINST.value:
         words += [_AGAINST.value] * (words != ["layers"])
         versions["torch"] = against.version()
-    plan = measurements({stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)})
-    for word in words:
-        if not plan[word]:
-            raise UserError(
-                f"--what={word} measures the stage generator, which --config does not have; "
-                "take --config=configs/generator.py:paper"
-            )
+    stages = {stage.name: to_values(stage) for stage in chain.stages_of(_CONFIG.value)}
+    if "grouped" in words and "generator" not in stages:
+        raise UserError(
+            "--what=grouped measures the stage generator, which --config does not have; "
+            "take --config=configs/generator.py:paper"
+        )
     path = pathlib.Path(_OUTPUT.value) / "benchmark.json"
-    rows: dict[str, list[dict[str, Any]]] = {word: [] for word in words}
-    result = {**timing.conditions(flags.FLAGS["config"].config_filename), "rows": rows}
+    result = timing.conditions(flags.FLAGS["config"].config_filename)
     result["versions"] |= versions
+    rows: dict[str, list[dict[str, Any]]] = {word: [] for word in words}
+    keys: dict[str, list[str]] = {word: [] for word in words}
+    result |= {"rows": rows, "keys": keys}
+    before = resuming.kept(path) if _RESUME.value else {}
+    plan = measurements(stages, result["hardware"]["platform"])
+    for word, function, options in in_order(words, plan):
+        key = resuming.key(function, options, result)
+        kept = before.get(key, [])
+        print(f"{'kept' if kept else 'measuring'} {word}", file=sys.stderr, flush=True)
+        for row in rows_of(function, options, kept):
+            rows[word].append(row)
+            keys[word].append(key)
+            if word not in (*OF_STAGES, "layers", "residuals", _AGAINST.value):
+                timing.add_ratios(rows[word])
+            print(f"{word}, {timing.line(row)}", file=sys.stderr, flush=True)
+            if row not in kept:
+                writers.write_json(path, result)
     for word, found in rows.items():
-        for function, options in plan[word]:
-            print(f"measuring {word}", file=sys.stderr, flush=True)
-            found += timing.apart(function, **options)
-            if word not in (*OF_STAGES, "layers", _AGAINST.value):
-                timing.add_ratios(found)
-            writers.write_json(path, result)
-        shown = text_table if word == "layers" else timing.shown
-        print(f"{word}\n{shown(found)}\n")
+        print(f"{word}\n{(text_table if word == 'layers' else timing.shown)(found)}\n")
     print(*(f"{name} {version}" for name, version in result["versions"].items()), sep=", ")
     print(path, file=sys.stderr)
+
+
+def in_order(
+    words: Sequence[str], plan: Mapping[str, list[Measurement]]
+) -> list[tuple[str, Callable[..., Any], dict[str, Any]]]:
+    """All measurements; those of one stage follow one another, PyTorch's the last of them."""
+    found = [(word, *measurement) for word in words for measurement in plan[word]]
+    stages = list(dict.fromkeys(options.get("name") for _, _, options in found))
+    return sorted(found, key=lambda each: stages.index(each[2].get("name")))
+
+
+def rows_of(
+    function: Callable[..., Any], options: Mapping[str, Any], kept: Sequence[dict[str, Any]]
+) -> Iterable[dict[str, Any]]:
+    """The rows of a measurement as they come, where `kept` has not all of them."""
+    from launch.benchmark import against, timing
+
+    if function is against.compare:  # its networks have processes of their own
+        return against.compare(**options, kept={row["name"]: row for row in kept})
+    return kept or timing.apart(function, **options)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ import dataclasses
 import functools
 import importlib.metadata
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
@@ -43,12 +43,15 @@ def version() -> str:
     return importlib.metadata.version("torch")
 
 
-def compare(values: Mapping[str, Any], *, name: str, repeats: int) -> list[Row]:
+def compare(
+    values: Mapping[str, Any], *, name: str, repeats: int, kept: Mapping[str, Row] | None = None
+) -> Iterator[Row]:
     """For each network of a stage rows of JAX, of each of `FORMS`, and of ONNX Runtime.
 
     Each is measured in a process of its own; ONNX Runtime has no training. A row that was not
     measured says in `failed` why. `jax_over_torch_seconds` is JAX's time of the step over
-    PyTorch's, and so on for other times.
+    PyTorch's, and so on for other times. `kept` has rows of an earlier call by their names, which
+    are not measured again.
 
     Raises:
         UserError: the two networks differ in their number of parameters, or PyTorch does not see
@@ -56,26 +59,36 @@ def compare(values: Mapping[str, Any], *, name: str, repeats: int) -> list[Row]:
     """
     from launch.benchmark import torch_networks
 
-    rows = []
+    kept = kept or {}
     for network in timing.apart(described, values=values):
         title = f"{name}: {network['network']}"
         kind, encoder = network["kind"], network["fields"].get("encoder")
         if kind not in torch_networks.NETWORKS or encoder == efficientnet.NAME:
-            failed = f"no {kind} {encoder or ''} in launch/benchmark/torch_networks.py"
-            rows.append({"name": f"{title}, PyTorch", "failed": failed})
+            of = f" with the encoder {encoder}" if encoder else ""
+            failed = f"launch/benchmark/torch_networks.py has no {kind}{of}, so it is not compared"
+            yield {"name": f"{title}, PyTorch", "failed": failed}
             continue
         check(network)
-        own = timing.apart(measure_jax, values=values, network=network["network"], repeats=repeats)
-        rows.append({"name": f"{title}, JAX", **own})
+        own = kept.get(f"{title}, JAX") or {
+            "name": f"{title}, JAX",
+            **timing.apart(measure_jax, values=values, network=network["network"], repeats=repeats),
+        }
+        yield own
         for form in FORMS:
-            row = timing.apart(measure_torch, network=network, form=form, repeats=repeats)
-            if "failed" not in row:
-                for key in ("seconds", "cpu_seconds", "forward_seconds", "forward_cpu_seconds"):
-                    row[f"jax_over_torch_{key}"] = own[key] / row[key]
-            rows.append({"name": f"{title}, PyTorch {form}", **row})
-        row = timing.apart(measure_onnx, values=values, network=network["network"], repeats=repeats)
-        rows.append({"name": f"{title}, ONNX Runtime", **row})
-    return rows
+            row = kept.get(f"{title}, PyTorch {form}")
+            if row is None:
+                measured = timing.apart(measure_torch, network=network, form=form, repeats=repeats)
+                row = {"name": f"{title}, PyTorch {form}", **measured}
+                if "failed" not in row:
+                    for key in ("seconds", "cpu_seconds", "forward_seconds", "forward_cpu_seconds"):
+                        row[f"jax_over_torch_{key}"] = own[key] / row[key]
+            yield row
+        yield kept.get(f"{title}, ONNX Runtime") or {
+            "name": f"{title}, ONNX Runtime",
+            **timing.apart(
+                measure_onnx, values=values, network=network["network"], repeats=repeats
+            ),
+        }
 
 
 def described(values: Mapping[str, Any]) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
-from histojax.components import networks
+from histojax.components import networks, pretrained
 from histojax.config import from_values
 from histojax.data import pipeline
 from histojax.models import layers
@@ -32,15 +32,23 @@ SECONDS = 5.0
 
 
 def untrained_stage(config: ConfigDict) -> Stage:
-    """The stage of a config, without the runs that it starts from."""
+    """The stage of a config, without the runs and the files that it starts from."""
     features = config.loss.get("features")
     if features is None or features.weight == 0 or features.network != "segmenter":
-        return build_stage(config, {})
+        with mock.patch.object(pretrained, "load_feature_network", _untrained_features):
+            return build_stage(config, {})
     # No stage with this loss is built without a segmenter. Zeros need no compilation.
     module = segmentation.build_segmenter(config)
     image = workdirs.example_batch(config)["hr"].astype(np.float32)
     shapes = jax.eval_shape(lambda key: module.init(key, image, train=False), jax.random.key(0))
     return build_stage(config, {"segmenter": jax.tree.map(jnp.zeros_like, shapes)})
+
+
+def _untrained_features(name: str, *_: Any, **__: Any) -> tuple[Any, Any]:
+    network = pretrained.FEATURE_NETWORKS[name]
+    module = network.module()
+    shapes = pretrained.shapes(module, network.side)
+    return module, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
 
 
 def untrained_run(config: ConfigDict) -> workdirs.Run:

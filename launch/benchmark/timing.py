@@ -196,3 +196,9 @@ def shown(rows: Sequence[Mapping[str, Any]]) -> str:
             if key != "name":
                 lines.setdefault(key, {"": key})[f"{place}: {row['name']}"] = value
     return text_table(list(lines.values()))
+
+
+def line(row: Mapping[str, Any]) -> str:
+    """A row as one line: its name, then each field as in `shown`."""
+    fields = [" ".join(field.split()) for field in shown([row]).splitlines()[1:]]
+    return f"{row['name']}: {', '.join(fields)}"

@@ -157,15 +157,27 @@ def test_tiles_come_in_raster_order_cropped_to_the_image():
     assert shapes == [(1, 32, 32, 3)] * 12
 
 
-@pytest.mark.parametrize(("batch", "seen"), [(5, [4, 4, 4]), (8, [6, 6]), (7, [6, 6]), (99, [12])])
-def test_an_image_has_its_batches_in_equal_parts(batch, seen):
+@pytest.mark.parametrize(
+    ("batch", "devices", "seen"),
+    [
+        (5, 1, [4, 4, 4]),
+        (8, 1, [6, 6]),
+        (7, 1, [6, 6]),
+        (99, 1, [12]),
+        # Six would be three on each of two devices of four, or all on one of seven.
+        (8, 4, [8, 8]),
+        (7, 7, [6, 6]),
+        (14, 7, [14]),
+    ],
+)
+def test_an_image_has_its_batches_in_equal_parts(batch, devices, seen):
     shapes, image = [], _image(70, 100)
 
     def network(windows):
         shapes.append(len(windows))
         return {"copy": windows}
 
-    tiles = tiling.tiled(network, image, core=32, halo=8, batch=batch)
+    tiles = tiling.tiled(network, image, core=32, halo=8, batch=batch, devices=devices)
     np.testing.assert_array_equal(tiling.assemble(tiles)["copy"], image)
     assert shapes == seen
 

@@ -79,6 +79,33 @@ def test_segmenter_tiles_agree_with_the_whole(joint):
     np.testing.assert_allclose(tiles, whole, atol=1e-5)
 
 
+# Of 20 tiles: in parts of equal size, the last filled up, and all at once, on each device.
+@pytest.mark.parametrize("together", [1, 2, 3, 8])
+def test_tiles_in_batches_agree_with_the_whole(joint, monkeypatch, together):
+    monkeypatch.setattr(tiled.TiledNetwork, "together", lambda *_: together)
+    network, shapes = tiled.segmenter(joint), set()
+
+    def windows(images):
+        shapes.add(images.shape)
+        return network.windows(images)
+
+    image = lr_image(60, 80)
+    whole = network(image)["mask"]
+    counted = dataclasses.replace(network, windows=windows, devices=1)
+    tiles = counted(image, core=16)["mask"]
+    np.testing.assert_allclose(tiles, whole, atol=1e-5)
+    assert [shape[0] for shape in shapes] == [{1: 1, 2: 2, 3: 3, 8: 7}[together]]
+
+
+def test_windows_of_an_accelerator_are_bounded(joint, monkeypatch):
+    network = tiled.predictor(joint)
+    assert network.scale == 4
+    assert network.together(16) == 1
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    # Output px: 64^2, 1,024^2 and 1,448^2 (half of 2^22, less a little), and one too many.
+    assert [network.together(side) for side in (16, 256, 362, 363, 1000)] == [8, 4, 2, 1, 1]
+
+
 def test_a_batch_is_spread_over_devices(joint):
     network = tiled.predictor(joint)
     assert network.devices == jax.local_device_count() > 1

@@ -86,7 +86,11 @@ def test_networks_are_measured_in_both(monkeypatch):
         for key in ("seconds", "forward_seconds"):
             assert row[f"jax_over_torch_{key}"] == pytest.approx(ours[key] / row[key])
     assert rows[2]["failed"] == "RuntimeError: no compiler"
-
+    # What an earlier call has measured is not measured again.
+    monkeypatch.setattr(against, "measure_jax", None)
+    kept = {row["name"]: row for row in (ours, *rows, onnx)}
+    again = against.compare(smoke(generator), name="generator", repeats=1, kept=kept)
+    assert list(again) == [ours, *rows, onnx]
     assert onnx["name"] == "generator: generator, ONNX Runtime"
     assert "failed" in onnx or onnx["forward_seconds"] > 0
 
@@ -107,8 +111,10 @@ def test_missing_onnx_runtime_is_a_row(monkeypatch):
 
 def test_network_that_pytorch_does_not_have_is_a_row(monkeypatch):
     pytest.importorskip("torch", reason=TORCH_MISSING)
-    rows = against.compare(smoke(pyramid), name="pyramid", repeats=1)
-    assert all("launch/benchmark/torch_networks.py" in row["failed"] for row in rows)
+    said = [row["failed"] for row in against.compare(smoke(pyramid), name="pyramid", repeats=1)]
+    place = "launch/benchmark/torch_networks.py has no "
+    assert f"{place}PyramidGenerator, so it is not compared" in said
+    assert all(sentence.startswith(place) for sentence in said)
 
 
 @pytest.mark.faults

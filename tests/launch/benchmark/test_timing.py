@@ -120,3 +120,4 @@ def test_rows_are_columns_with_units():
         "flop        2.0 G     –",
         "peak_bytes  3 MiB     –",
     ]
+    assert timing.line(rows[0]) == "a: flop 2.0 G, peak_bytes 3 MiB"
