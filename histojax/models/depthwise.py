@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from histojax.models.layers import DIMENSIONS, Network, replicated_kernel, resolve
+from histojax.models.convolutions import DIMENSIONS, replicated_kernel, resolve
+from histojax.models.layers import Network
 
 FORMS = ("auto", "grouped", "shifted")
 

@@ -110,7 +110,7 @@ _RESUME = flags.DEFINE_bool(
 
 def measurements(stages: Mapping[str, Any], platform: str) -> dict[str, list[Measurement]]:
     """The functions of each word of --what, with their options; each call has its own process."""
-    from histojax.models import layers
+    from histojax.models import convolutions
     from launch.benchmark import against, inference, residuals, single_layers, steps
 
     repeats, size, batch = _STEPS.value, _SIZE.value, _BATCH.value
@@ -123,7 +123,7 @@ def measurements(stages: Mapping[str, Any], platform: str) -> dict[str, list[Mea
         batch = batch or (4 if platform == "cpu" else values["data"]["batch_size"])
         # XLA's form takes seconds an image on CPU.
         others = 1 if platform == "cpu" else batch
-        forms = [("auto", batch), *((form, others) for form in layers.GROUPED_FORMS)]
+        forms = [("auto", batch), *((form, others) for form in convolutions.GROUPED_FORMS)]
         for form, count in dict.fromkeys(forms):
             grouped.append(dict(values=values, repeats=repeats, form=form, batch_size=count))
     slide = dict(size=size or 5_000, tile=_TILE.value or 1_024)

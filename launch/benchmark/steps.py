@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 from histojax.components import networks, pretrained
 from histojax.config import from_values
 from histojax.data import pipeline
-from histojax.models import layers
+from histojax.models import convolutions
 from histojax.runs import run_data, workdirs
 from histojax.stages import build_stage, segmentation
 from histojax.stages.base import Stage
@@ -159,13 +159,13 @@ def _input_rate(batches: Any, config: ConfigDict, images: int) -> Row:
 def measure_grouped(
     values: Mapping[str, Any], *, form: str, batch_size: int, repeats: int
 ) -> list[Row]:
-    """A generator's step on one device, with a form of `layers.GROUPED_FORMS`."""
+    """A generator's step on one device, with a form of `convolutions.GROUPED_FORMS`."""
     config = from_values(dict(values))
     mesh = sharding.data_mesh(jax.devices()[:1])
     rng = np.random.default_rng(0)
     # "auto" leaves the backend its form.
-    choose = layers.grouped_conv_form if form == "auto" else lambda backend: form
-    with mock.patch.object(layers, "grouped_conv_form", choose):
+    choose = convolutions.grouped_conv_form if form == "auto" else lambda backend: form
+    with mock.patch.object(convolutions, "grouped_conv_form", choose):
         stage = build_stage(config, {})
         shapes = {key: x.shape[1:] for key, x in workdirs.example_batch(config).items()}
         batch = {

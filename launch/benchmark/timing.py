@@ -24,7 +24,7 @@ from histojax import cli
 from histojax.data import cores
 from histojax.errors import UserError
 from histojax.experiments import summary
-from histojax.models import layers
+from histojax.models import convolutions
 from histojax.report.table import text_table
 from histojax.training import sharding
 
@@ -157,7 +157,7 @@ def model_flop(network: Callable[..., Any], *arguments: Any) -> float | None:
 
     Grouped convolutions are counted by their definition, whatever form the backend gives them.
     """
-    with mock.patch.object(layers, "grouped_conv_form", return_value="grouped"):
+    with mock.patch.object(convolutions, "grouped_conv_form", return_value="grouped"):
         return (network.lower(*arguments).cost_analysis() or {}).get("flops")
 
 

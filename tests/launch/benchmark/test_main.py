@@ -9,7 +9,7 @@ from absl import flags
 
 from histojax.data import cores
 from histojax.experiments import summary
-from histojax.models import layers
+from histojax.models import convolutions
 from launch.benchmark import timing
 from tests.launch.commands import load, loaded
 
@@ -107,7 +107,7 @@ def test_grouped_forms_are_compared_at_the_batch_of_training(platform, batches):
         flags.FLAGS.unparse_flags()
     found = [(options["form"], options["batch_size"]) for _, options in plan["grouped"]]
     assert found[: len(batches)] == batches
-    assert {form for form, _ in found} == set(layers.GROUPED_FORMS)
+    assert {form for form, _ in found} == set(convolutions.GROUPED_FORMS)
 
 
 @pytest.mark.faults

@@ -9,7 +9,7 @@ import pytest
 
 from histojax import processes
 from histojax.errors import UserError
-from histojax.models import layers
+from histojax.models import convolutions
 from histojax.training import sharding
 from launch.benchmark import timing
 
@@ -61,8 +61,8 @@ def test_compiled_program_is_counted_and_runs():
 
 def test_grouped_convolutions_are_counted_by_definition():
     x, kernel = jnp.ones((2, 5, 5, 8)), jnp.ones((1, 1, 2, 12))
-    assert layers.grouped_conv_form("cpu") == "batched"
-    convolve = jax.jit(functools.partial(layers.grouped_convolve, groups=4))
+    assert convolutions.grouped_conv_form("cpu") == "batched"
+    convolve = jax.jit(functools.partial(convolutions.grouped_convolve, groups=4))
     # Each of 12 outputs reads the two channels of its group.
     assert timing.model_flop(convolve, x, kernel) == 2 * (2 * 5 * 5) * 2 * 12
 
