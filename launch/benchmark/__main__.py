@@ -28,12 +28,11 @@ that of the forward pass.
 
 `seconds` is the median of `repeats` runs after a warm-up; a run over 30 s is not repeated.
 `cpu_seconds` are those of all threads, which a shared machine changes less. `flop` counts the
-compiled program: dense or merged kernels of a grouped convolution count with their zeros, which
+compiled program: the dense kernel of a grouped convolution counts with its zeros, which
 `model_flop` leaves out. `share_of_peak` and `model_share_of_peak` compare them with a large matrix
-product in the same process. `peak_bytes` is that of
-the fullest device where the backend counts it, else that of the process. `border_ratio` is the
-difference of neighbours across borders of tiles, over that inside. `times_first` compares with the
-first row of equal batch and size.
+product in the same process. `peak_bytes` is that of the fullest device where the backend counts it,
+else that of the process. `border_ratio` is the difference of neighbours across borders of tiles,
+over that inside. `times_first` compares with the first row of equal batch and size.
 """
 
 import pathlib
