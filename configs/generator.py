@@ -4,7 +4,7 @@ Source: Juhong et al. 2023, Biomed. Opt. Express 14(1):18-36; blocks of Xie et a
 gives neither widths nor losses: sizes gpu and paper are our reading of it (16 blocks of 32 groups),
 laptop keeps every module and works at low resolution throughout.
 
-    python -m histojax.main --config=configs/generator.py --config.data.source=folder:$MONUSEG \
+    python -m histojax.main --config=configs/generator.py --config.data.source=folder:$MONUSEG \\
         --config.steps=10000
 
 laptop, one CPU core, 8 min 40 s: 30.66 dB, SSIM 0.870 on the 6 MoNuSeg val images (bicubic 28.04,

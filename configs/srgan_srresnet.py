@@ -13,8 +13,8 @@ generator and discriminator learn from the same image. At one image a step the d
 normalisation sees one value a channel and passes nothing of the image on: the adversarial term then
 has no gradient, there as here. Two images mend it: --config.data.batch_size=2.
 
-    python -m histojax.main --config=configs/srgan_srresnet.py \
-        --config.data.source=folder:$MONUSEG --config.init_from.generator.steps=10000 \
+    python -m histojax.main --config=configs/srgan_srresnet.py \\
+        --config.data.source=folder:$MONUSEG --config.init_from.generator.steps=10000 \\
         --config.init_from.segmenter.steps=8000 --config.steps=400
 
 The segmentation stage, which gives the feature network, is that of joint.py: its finished folder

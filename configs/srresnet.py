@@ -7,7 +7,7 @@ parameters as generator.py's (247,683 and 240,928). Size paper is the publicatio
 The worth of the block alone: this config with generator.py's other fields, for laptop
 generator.features=48, norm=none, activation=relu, head_kernel=3, upsampling=direct, skip=bicubic.
 
-    python -m histojax.main --config=configs/srresnet.py --config.data.source=folder:$MONUSEG \
+    python -m histojax.main --config=configs/srresnet.py --config.data.source=folder:$MONUSEG \\
         --config.steps=10000
 
 laptop, one slow CPU core, 51 min 1 s: 30.40 dB, SSIM 0.865 on the 6 MoNuSeg val images, where

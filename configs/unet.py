@@ -9,7 +9,7 @@ dropout, two channels before the logit, squared error of the probability, Adam a
 over the images without augmentation. Ours differs in that pixels are fed in [-1, 1], not in
 [0, 255].
 
-    python -m histojax.main --config=configs/unet.py \
+    python -m histojax.main --config=configs/unet.py \\
         --config.data.source=folder:$MONUSEG --config.steps=8000
 
 laptop, one slow CPU core, 48 min 25 s: Dice 0.834 on the 6 MoNuSeg val images, where

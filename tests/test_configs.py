@@ -309,7 +309,14 @@ def test_each_experiment_differs_from_the_best_by_its_row(name):
     small = ablation.get_config(f"{name}-smoke")
     stage = build_stage(small, {})
     assert stage.instances is not None
-    assert small.segmenter.encoder in ("resnet18", "se_resnet18")
+    assert small.segmenter.encoder == encoder
+
+
+def test_no_two_experiments_are_the_same_run():
+    configs = [to_values(ablation.get_config(f"{name}-laptop")) for name in ablation.EXPERIMENTS]
+    for config in configs:
+        del config["name"]
+    assert all(configs.count(config) == 1 for config in configs)
 
 
 @pytest.mark.faults
