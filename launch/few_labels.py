@@ -1,6 +1,6 @@
 """Ways to train a segmenter where labels are few, as sweeps over shares of the labels and seeds.
 
-    python -m launch.few_labels --data=folder:$MONUSEG --shares=0.2 --seeds=0,1,2 \
+    python -m launch.few_labels --data=folder:$MONUSEG --shares=0.2 --seeds=0,1,2 \\
         --output=runs/few_labels --pupil="configs/segmentation.py --config.steps=1500"
 
 For each share of the training patients and each seed, which chooses the patients, the pupil trains

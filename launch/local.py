@@ -1,6 +1,6 @@
 """Starts one command of histojax in several processes on this machine, which compute as one.
 
-    python -m launch.local --processes=2 --devices_per_process=2 -- \
+    python -m launch.local --processes=2 --devices_per_process=2 -- \\
         --config=configs/joint.py --workdir=runs/joint
 
 runs histojax.main; the words after `--` are its flags. What process 0 prints is shown, that of the

@@ -1,7 +1,7 @@
 """Runs configs over seeds, as many at a time as there are devices, and tabulates their scores.
 
-    python -m launch.sweep --run=configs/ablations/use_net.py:exp1 \
-        --run="no_stain: configs/use_net.py --config.data.stain.method=none" \
+    python -m launch.sweep --run=configs/ablations/use_net.py:exp1 \\
+        --run="no_stain: configs/use_net.py --config.data.stain.method=none" \\
         --seeds=0,1,2 --output=runs/ablation -- --config.data.source=folder:$MONUSEG
 
 Each run is histojax.main in a process and a workdir of its own, OUTPUT/NAME/seed_K, with its log
