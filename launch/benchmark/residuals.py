@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from histojax.config import from_values
-from histojax.models import layers
+from histojax.models import convolutions
 from histojax.runs import workdirs
 from launch.benchmark.steps import Row, untrained_stage
 
@@ -22,8 +22,8 @@ def measure_residuals(values: Mapping[str, Any], *, name: str) -> list[Row]:
     """
     config = from_values(dict(values))
     with (
-        mock.patch.object(layers, "grouped_conv_form", return_value="grouped"),
-        mock.patch.object(layers, "weight_gradient_form", return_value="xla"),
+        mock.patch.object(convolutions, "grouped_conv_form", return_value="grouped"),
+        mock.patch.object(convolutions, "weight_gradient_form", return_value="xla"),
         counted() as kept,
     ):
         stage = untrained_stage(config)
