@@ -71,10 +71,11 @@ def test_input_of_a_stage(placement):
 def test_forms_train_the_same_network():
     values = tiny_paper()
     (used,) = steps.measure_grouped(values, form="auto", batch_size=2, repeats=2)
-    assert (used["name"], used["batch_size"], used["repeats"]) == ("merged, in use", 2, 2)
+    assert (used["name"], used["batch_size"], used["repeats"]) == ("batched, in use", 2, 2)
     assert min(used["seconds"], used["cpu_seconds"], used["peak_bytes"]) > 0
     (xla,) = steps.measure_grouped(values, form="grouped", batch_size=2, repeats=1)
     assert xla["name"] == "grouped"
+    (dense,) = steps.measure_grouped(values, form="block_diagonal", batch_size=2, repeats=1)
     # Four groups run as one dense kernel cost more than four kernels.
-    assert used["flop"] > xla["flop"] > 0
-    assert xla["parameters"] == used["parameters"]
+    assert dense["flop"] > used["flop"] > 0
+    assert dense["parameters"] == xla["parameters"] == used["parameters"]
