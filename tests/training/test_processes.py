@@ -42,6 +42,7 @@ STAGES = {
     "segmentation": {**WITHOUT, **SMALL},
     "joint": {
         **SMALL,
+        "data.crop": 32,  # 16 px leave the discriminator no patch
         "optimizer.schedule": None,
         **{f"lengths.{name}": 20 for name in ("generator", "segmentation", "srgan")},
     },
@@ -133,7 +134,7 @@ def assert_alike(one, other, atol=1e-8):
             if a[name] is None:  # not finite
                 assert b[name] is None
             else:
-                np.testing.assert_allclose(b[name], a[name], rtol=1e-9, err_msg=name)
+                np.testing.assert_allclose(b[name], a[name], rtol=1e-8, err_msg=name)
     values = [json.loads((workdir / "summary.json").read_text()) for workdir in (one, other)]
     assert values[0]["checkpoint_step"] == values[1]["checkpoint_step"]
 

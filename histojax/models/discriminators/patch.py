@@ -36,7 +36,17 @@ class PatchDiscriminator(Network):
 
         `train`: whether batch statistics and power iterations are advanced. With `features` the
         activations of the hidden layers, [(B, h_i, w_i, C_i), ...], are returned too.
+
+        Raises:
+            ValueError: the image is so small that no logit is left, of which no mean can be taken.
         """
+        # The last two convolutions take a pixel each.
+        least = 3 * 2 ** (len(self.widths) - 1)
+        if min(x.shape[1:3]) < least:
+            raise ValueError(
+                f"images of {x.shape[1]} x {x.shape[2]} px leave a discriminator of "
+                f"{len(self.widths)} widths no patch: it needs {least} x {least} px or more"
+            )
         hidden = []
         x = (2 * x - 1).astype(self.dtype)
         last = len(self.widths)

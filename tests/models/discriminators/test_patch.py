@@ -87,3 +87,11 @@ def test_norms_and_extra_channels(norm):
     y, variables = jax.jit(partial(model.init_with_output, train=True))(jax.random.key(1), x)
     assert y.shape == (2, 2, 2, 1)
     assert ("batch_stats" in variables) == (norm == "batch")
+
+
+def test_an_image_that_leaves_no_patch_is_refused():
+    network = PatchDiscriminator(widths=(4, 8, 8))
+    init = partial(network.init, jax.random.key(0), train=False)
+    jax.eval_shape(init, jnp.zeros((1, 12, 12, 3)))
+    with pytest.raises(ValueError, match=r"12 x 11 px leave .* no patch: it needs 12 x 12 px or"):
+        jax.eval_shape(init, jnp.zeros((1, 12, 11, 3)))
