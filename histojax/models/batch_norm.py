@@ -4,7 +4,6 @@ Autodiff of `flax.linen.BatchNorm` keeps its input for the gradient once more, i
 walks over it more often.
 """
 
-import functools
 from typing import Any
 
 import flax.linen as nn
@@ -71,8 +70,7 @@ def _moments(x: jax.Array, axis_name: str | None) -> Moments:
     return mean, jnp.maximum(squares - lax.square(mean), 0)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4))
-def _normalized(
+def _normalize(
     x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, axis_name: str | None
 ) -> tuple[jax.Array, Moments]:
     """x normalised by its own moments, and these, whose own gradient is not taken."""
@@ -80,10 +78,12 @@ def _normalized(
     return _scaled(x, scale, bias, moments, epsilon).astype(x.dtype), moments
 
 
+_normalized = jax.custom_vjp(_normalize, nondiff_argnums=(3, 4))
+
+
 def _forward(x, scale, bias, epsilon, axis_name):
     # Not by _normalized, through which a gradient of the gradient would not see the moments move.
-    moments = _moments(x, axis_name)
-    y = _scaled(x, scale, bias, moments, epsilon).astype(x.dtype)
+    y, moments = _normalize(x, scale, bias, epsilon, axis_name)
     return (y, moments), (x, scale, moments)
 
 
