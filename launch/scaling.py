@@ -57,6 +57,7 @@ def measure(values: Mapping[str, Any], *, devices: int, batch_size: int, steps: 
     from launch.benchmark.steps import Step, untrained_stage
 
     jax.config.update("jax_num_cpu_devices", devices)
+    cli.keep_freed_memory()  # of as many devices
     local = jax.local_devices()
     if len(local) < devices:
         raise UserError(f"--devices={devices} is more than this machine's {len(local)}; give fewer")
