@@ -175,7 +175,7 @@ def _command(*words: str) -> None:
     written = shlex.join(["python", "-m", *words])
     say(written)
     device = next(iter(_DEVICES.value), None)
-    command = [sys.executable, "-m", *words]
+    command = [sys.executable, "-m", *words, "--num_processes=1"]
     done = subprocess.run(
         command, env=jobs.environment(device), stderr=subprocess.PIPE, text=True, check=False
     )

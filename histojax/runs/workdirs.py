@@ -114,7 +114,8 @@ def fresh_state(stage: Stage, config: ConfigDict) -> State:
     except (TypeError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0]
         raise UserError(
-            f"{config.name}: its networks cannot be made: {reason}; mend the config's field"
+            f"{config.name}: its networks cannot be made: {reason}; "
+            "change the network's fields, or data.crop"
         ) from error
     if config.precision != "float64":
         return state

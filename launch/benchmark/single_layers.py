@@ -21,9 +21,6 @@ from histojax.runs import workdirs
 from launch.benchmark import timing
 from launch.benchmark.steps import Row, untrained_stage
 
-# Forward, gradient of the input, gradient of the weights.
-PASSES = ("forward", "input", "weights")
-
 
 class Layer(NamedTuple):
     """A convolution of a batch: its shapes, and how it walks over them."""

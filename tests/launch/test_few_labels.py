@@ -141,6 +141,7 @@ def test_pairs_are_whole_or_not_there(tmp_path, monkeypatch, study, few_labels):
     for way in ("augmented", "teacher"):
         few_labels.make_pairs(tmp_path, dataclasses.replace(pupils[f"{way}-0.2"]))
     assert len(called) == 7
+    assert all(words[-1] == "--num_processes=1" for words in called)
 
 
 def test_ways_are_compared_with_the_baseline_seed_by_seed(few_labels):
