@@ -172,6 +172,7 @@ def measure_jax(values: Mapping[str, Any], *, network: str, repeats: int) -> Row
         nonlocal state
         state = jax.block_until_ready(training(state, image))
 
+    run()  # as in PyTorch, two steps come before those timed: the second may map memory too
     count = sum(leaf.size for leaf in jax.tree.leaves(state[0]))
     return _row(
         image.shape, count, compiled | timing.timed(run, repeats), spent, timing.peak_bytes()

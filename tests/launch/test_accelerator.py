@@ -110,10 +110,14 @@ def test_parts_are_in_order_of_worth_and_share_the_time(tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal_measures_and_trains_all_parts(tmp_path):
+    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+
     def call(minutes):
         command = [sys.executable, "-m", "launch.accelerator", f"--minutes={minutes}"]
         command += ["--size=smoke", f"--output={tmp_path}"]
-        made = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+        made = subprocess.run(
+            command, cwd=ROOT, capture_output=True, text=True, check=True, env=one_device
+        )
         assert made.stderr.endswith("evidence.md\n")
         found = json.loads((tmp_path / "evidence.json").read_text())
         paths = tmp_path.glob("*/benchmark.json")
@@ -123,8 +127,10 @@ def test_a_rehearsal_measures_and_trains_all_parts(tmp_path):
     # Half a minute is less than joint.py's four stages take.
     statuses, before = call(2)
     assert statuses["steps-joint"] == "cut"
-    for _ in range(2):
+    for _ in range(2):  # a busy machine takes both
         statuses, after = call(9)
+        if set(statuses.values()) == {"done"}:
+            break
     assert set(statuses.values()) == {"done"}
     for name, words in before.items():
         for word, rows in words.items():
