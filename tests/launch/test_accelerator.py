@@ -1,6 +1,7 @@
 import json
 import os
 import pathlib
+import re
 import subprocess
 import sys
 import time
@@ -110,7 +111,9 @@ def test_parts_are_in_order_of_worth_and_share_the_time(tmp_path):
 
 @pytest.mark.slow
 def test_a_rehearsal_measures_and_trains_all_parts(tmp_path):
-    one_device = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+    # Eight do not divide the pyramid's batch of 4.
+    flags = re.sub(r"(device_count)=\d+", r"\1=1", os.environ["XLA_FLAGS"])
+    one_device = os.environ | {"XLA_FLAGS": flags}
 
     def call(minutes):
         command = [sys.executable, "-m", "launch.accelerator", f"--minutes={minutes}"]
