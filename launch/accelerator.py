@@ -75,6 +75,7 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
         place = str(workdir / folder) if folder else str(workdir)
         return Part(name, words, 60 * minutes / 6, place, length)
 
+    small = ("--size=256",) if size == "smoke" else ()
     # VGG19's weights are not at hand.
     pyramid = ("--config.loss.features.weight=0",)
     lower = () if size == "smoke" else ("scale_64", "scale_128", "scale_256")
@@ -84,7 +85,7 @@ def parts(size: str, data: str, minutes: float, output: pathlib.Path) -> list[Pa
         measure("steps-use_net", "step", 1 / 8, "use_net", *torch),
         measure("steps-joint", "step", 1 / 4, "joint", *torch),
         measure("steps-pyramid", "step", 1 / 12, "pyramid", *torch),
-        measure("tiled", "inference", 1 / 12),
+        measure("tiled", "inference", 1 / 12, "joint", *small),
         train("use_net", "use_net", length="steps"),
         train("generator", "generator", length="steps"),
         train("pyramid", "pyramid", *pyramid, length="lengths.pyramid", folder="pyramid"),
