@@ -183,7 +183,9 @@ def feature_metric(network: content.FeatureNetwork) -> Callable[[Image, Image], 
         height, width = hr.shape[:2]
         side = min(_FEATURE_WINDOW, height, width) // network.stride * network.stride
         windows = tiling.squares(height, width, side)
-        return float(np.mean([distance(sr[None, y, x], hr[None, y, x])[0] for y, x in windows]))
+        # One by one: an interrupt while numpy converts a list of arrays comes out as a ValueError.
+        found = [float(distance(sr[None, y, x], hr[None, y, x])[0]) for y, x in windows]
+        return float(np.mean(found))
 
     return metric
 
