@@ -351,8 +351,9 @@ def keep_freed_memory() -> bool:
     mapping and zeroing the same pages. One arena serves all threads, because blocks of 64 MiB and
     more do not fit the arenas of other threads and are mapped again each time: a training step of
     the segmenter took 1.45 times as long. Several CPU devices have an arena each, and smaller
-    blocks: eight waited for one another's, and their step took 1.4 times as long. Other C libraries
-    are left as they are. It comes before JAX lists its devices, whose threads choose their arenas.
+    blocks: with one arena eight waited for its lock, and their step took 1.6 times the CPU time.
+    Other C libraries are left as they are. Call this before JAX lists its devices, whose threads
+    then choose their arenas.
     """
     if not sys.platform.startswith("linux"):
         return False
